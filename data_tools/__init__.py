@@ -1,0 +1,1 @@
+"""Raw text to tokenizer to sharded WebDataset tars; imports no torch."""

@@ -1,0 +1,1 @@
+"""Config to layout to model to loop to checkpoint to MLflow."""

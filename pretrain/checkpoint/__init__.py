@@ -1,0 +1,1 @@
+"""Save, verify, find the newest good one, and load on any layout."""

@@ -1,0 +1,1 @@
+"""Which keys exist, what they mean, and which combinations are legal."""

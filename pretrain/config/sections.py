@@ -1,0 +1,220 @@
+"""Every key of a config file: its type, its default and what it means.
+
+Each class is one section of the YAML file. The docstring under a field is the documentation of its key.
+Rules that concern one key stand here; rules between keys stand in `rules.py`.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    """What a run is called, how long it goes on and where it lives."""
+
+    dir: str
+    """Run folder: config, metrics, logs and checkpoints. Relative to the working directory."""
+    seed: int = Field(1234, ge=0, lt=2**32)
+    """Seed of the initial weights, the order of samples and dropout."""
+    steps: PositiveInt
+    """Optimizer steps of the whole run, counted from the first start, not from a resume."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the newest good checkpoint in `run.dir`. never: start at step 0; refused where
+    the folder holds checkpoints already."""
+
+
+class ModelConfig(Section):
+    """A GPT: a decoder-only transformer (Radford et al. 2019, "Language Models are Unsupervised
+    Multitask Learners"), with the options of its successors."""
+
+    kind: Literal["gpt"]
+    """Model family."""
+    num_layers: PositiveInt
+    """Transformer layers."""
+    hidden_size: PositiveInt
+    """Width of the residual stream."""
+    num_attention_heads: PositiveInt
+    """Attention heads; divides `hidden_size`."""
+    num_query_groups: PositiveInt | None = None
+    """Key/value heads of grouped-query attention (Ainslie et al. 2023); null: one per head."""
+    ffn_hidden_size: PositiveInt | None = None
+    """Width of the feed-forward layer; null: 4 x `hidden_size`, or 8/3 of it rounded up to a multiple of 64
+    for swiglu."""
+    position_embedding: Literal["learned", "rotary"] = "learned"
+    """learned: one vector per position up to `batch.sequence_length`. rotary: RoPE (Su et al. 2021)."""
+    rotary_base: PositiveInt | None = None
+    """Base of the rotary frequencies; null: 10,000. Only with position_embedding: rotary."""
+    normalization: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Normalisation before attention, before the feed-forward layer and at the end."""
+    norm_epsilon: float = Field(1e-5, gt=0)
+    """Added to the variance in the normalisation."""
+    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
+    """Feed-forward activation; gelu_tanh is GPT-2's approximation, swiglu is Shazeer (2020)."""
+    bias: bool = True
+    """Biases in the linear layers."""
+    tie_embeddings: bool = True
+    """The output head shares the token embedding's weight."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout after the embedding, on attention weights and on each residual branch."""
+    init_std: float = Field(0.02, gt=0)
+    """Standard deviation of the initial weights; residual projections get init_std / sqrt(2 num_layers)."""
+    vocab_multiple: PositiveInt = 128
+    """The embedding is padded to a multiple of this many rows, whatever the layout. Padding rows never
+    receive probability or gradient."""
+
+
+class BatchConfig(Section):
+    """How many samples a step sees. Gradient accumulation follows from these and the world size."""
+
+    global_size: PositiveInt
+    """Samples per optimizer step over all ranks."""
+    micro_size: PositiveInt = 1
+    """Samples per forward pass of one rank."""
+    sequence_length: PositiveInt
+    """Tokens per sample."""
+
+
+class ParallelConfig(Section):
+    """How a model and its batch are laid over the ranks; data parallelism takes what is left."""
+
+    tensor: PositiveInt = 1
+    """Tensor parallel size (Shoeybi et al. 2019)."""
+    pipeline: PositiveInt = 1
+    """Pipeline stages."""
+    virtual_pipeline: PositiveInt | None = None
+    """Model chunks per pipeline stage (interleaved schedule, Narayanan et al. 2021); null: one."""
+    context: PositiveInt = 1
+    """Context parallel size: the sequence is split over this many ranks."""
+    sequence: bool = False
+    """Sequence parallelism of norms and dropout in the tensor parallel group (Korthikanti et al. 2022)."""
+    distributed_optimizer: bool = False
+    """Shard optimizer states over the data parallel ranks (ZeRO stage 1, Rajbhandari et al. 2020)."""
+    overlap_grad_reduce: bool = False
+    """Reduce gradients while the backward pass goes on."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activation recomputation: the attention core alone (selective) or whole layers (full)."""
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    lr: float = Field(gt=0)
+    """Peak learning rate."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    beta2: float = Field(0.95, ge=0, lt=1)
+    """Decay of the second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay of matrices; biases and norms have none."""
+    clip_grad: float = Field(1.0, ge=0)
+    """Global gradient norm to clip to; 0: no clipping."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate over steps: linear warm-up, then a decay to `min_lr`."""
+
+    kind: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """Shape after the warm-up; wsd is warm-up, stable, decay (Hu et al. 2024)."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear warm-up from 0."""
+    min_lr: float | None = Field(None, ge=0)
+    """Learning rate at the end of the decay; null: a tenth of `optimizer.lr`. Not with kind: constant."""
+    decay_steps: PositiveInt | None = None
+    """cosine, linear: the step at which `min_lr` is reached, null: `run.steps`. wsd: length of the final
+    decay, null: a tenth of `run.steps`. Not with kind: constant."""
+
+
+class Source(Section):
+    """One shard directory of a blend."""
+
+    path: str
+    """Shard directory, made by `pretrain data build`."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the samples, relative to the other sources."""
+
+
+class DataConfig(Section):
+    """Where tokens come from. A path may stand for a list of one source of weight 1."""
+
+    train: tuple[Source, ...] = Field(min_length=1)
+    """Shard directory, or a list of {path, weight}."""
+    validation: tuple[Source, ...] | None = None
+    """Shard directories to validate on; null: split `validation_fraction` off the end of each source in
+    `train`. Weights mean nothing here and are refused: every token is scored once."""
+    validation_fraction: float | None = Field(None, gt=0, lt=1)
+    """Share of each training source, at its end, that is held out; the cut falls on a document's start
+    where there is one. Only without `validation`."""
+    tokenizer: str | None = None
+    """Tokenizer directory the shards must have been built with; null: the one the shards carry."""
+    reset_at_document_end: bool = False
+    """Attention does not cross document ends, and positions start again at each document."""
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written and which are kept. The last step is always saved."""
+
+    every: PositiveInt | None = None
+    """Steps between checkpoints; null: only at the end of the run."""
+    keep_last: PositiveInt = 2
+    """Newest checkpoints to keep."""
+    keep_every: PositiveInt | None = None
+    """Also keep every checkpoint whose step is a multiple of this, for ever."""
+    async_: bool = Field(False, alias="async")
+    """Write in the background while training goes on."""
+    max_failures: PositiveInt = 3
+    """Saves in a row that may fail before the run stops."""
+
+
+class EvalConfig(Section):
+    """Validation during training."""
+
+    every: PositiveInt | None = None
+    """Steps between validations; null: only at the end, where there is validation data."""
+    max_windows: PositiveInt | None = None
+    """Validate on the first this many sequences of each source; null: on all of them."""
+
+
+class TrackingConfig(Section):
+    """MLflow. metrics.jsonl in the run folder is written in any case."""
+
+    enabled: bool = True
+    """Send metrics to MLflow while training; when false, `pretrain sync` can do so later."""
+    uri: str | None = None
+    """MLflow tracking URI; null: sqlite in the run folder."""
+    experiment: str = "pretrain"
+    """MLflow experiment."""
+
+
+class HealthConfig(Section):
+    """What to do about numbers that are not finite."""
+
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A NaN or infinite loss or gradient: stop the run with exit code 4, or skip the update."""
+    max_skips: PositiveInt | None = None
+    """Skipped updates in a row before the run stops; null: 10. Only with on_nonfinite: skip."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    batch: BatchConfig
+    parallel: ParallelConfig = ParallelConfig()
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    data: DataConfig
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward; master weights and optimizer states are fp32 in both."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    health: HealthConfig = HealthConfig()

@@ -1,0 +1,1 @@
+"""Models: config in, module out; no loop and no input or output."""

@@ -1,0 +1,1 @@
+"""The metrics journal and its MLflow uploader."""
