@@ -1,0 +1,86 @@
+"""What a model is fed: one micro-batch of one rank, as torch tensors on the CPU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+PADDING_SAMPLE = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of S tokens; S is the whole sequence, not yet split over context-parallel ranks.
+
+    tokens: int64 [B, S]. labels: int64 [B, S], the tokens shifted by one. loss_mask: float32 [B, S], 1
+    where the label counts. position_ids: int64 [B, S]. document_ids: int64 [B, S] with
+    `data.reset_at_document_end`, else None: number of the document within the sample, which attention must
+    not leave. sample_ids: global sample (or window) of each row, PADDING_SAMPLE for a row that is there for
+    the shape alone and masked.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+    position_ids: Tensor
+    document_ids: Tensor | None
+    sample_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample on its way into a batch.
+
+    stream: integers [up to S + 1], inputs and the last label. starts: int64, positions in it at which a
+    document begins, None where documents do not matter. score_from: first input position whose label counts.
+    """
+
+    sample_id: int
+    stream: npt.NDArray[np.integer]
+    starts: npt.NDArray[np.int64] | None
+    score_from: int = 0
+
+
+def padding_row(reset: bool) -> Row:
+    """A row without a label that counts."""
+    return Row(PADDING_SAMPLE, np.zeros(0, np.int64), np.zeros(0, np.int64) if reset else None)
+
+
+def make_batch(rows: Sequence[Row], sequence_length: int) -> Batch:
+    """Stack rows; those shorter than `sequence_length` + 1 are padded with token 0, masked."""
+    shape = len(rows), sequence_length
+    stream = np.zeros((len(rows), sequence_length + 1), dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.float32)
+    positions = np.tile(np.arange(sequence_length, dtype=np.int64), (len(rows), 1))
+    documents = np.zeros(shape, dtype=np.int64)
+    for i, row in enumerate(rows):
+        stream[i, : len(row.stream)] = row.stream
+        mask[i, row.score_from : max(0, len(row.stream) - 1)] = 1
+        if row.starts is not None:
+            positions[i], documents[i] = _documents(row.starts, sequence_length)
+    return Batch(
+        tokens=torch.from_numpy(stream[:, :-1].copy()),
+        labels=torch.from_numpy(stream[:, 1:].copy()),
+        loss_mask=torch.from_numpy(mask),
+        position_ids=torch.from_numpy(positions),
+        document_ids=None if any(row.starts is None for row in rows) else torch.from_numpy(documents),
+        sample_ids=tuple(row.sample_id for row in rows),
+    )
+
+
+def _documents(
+    starts: npt.NDArray[np.int64], sequence_length: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions that begin again at each document start, and the document's number at each position.
+
+    The document that reaches into the sample is number 0, whether the sample begins with its start or not.
+    """
+    begins = np.zeros(sequence_length, dtype=np.int64)
+    begins[starts[(starts > 0) & (starts < sequence_length)]] = 1
+    documents = np.cumsum(begins)
+    indices = np.arange(sequence_length, dtype=np.int64)
+    last_start = np.maximum.accumulate(np.where(begins == 1, indices, 0))
+    return indices - last_start, documents

@@ -1,0 +1,136 @@
+"""Shard directories opened as ranges of tokens, after checking that they belong together.
+
+All sources of a run, training and validation, must have been built with one tokenizer, since an id means a
+different text in another; and with `data.tokenizer`, when the config names one.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from data_tools.reader import ShardReader
+from data_tools.tokenizer import Tokenizer
+from pretrain.config.sections import Config
+from pretrain.data.batch import Row
+from pretrain.data.split import cut_position
+from pretrain.errors import IntegrityError, UserError
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """Tokens [start, stop) of one shard directory's stream."""
+
+    path: str
+    reader: ShardReader
+    start: int
+    stop: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the range."""
+        return self.stop - self.start
+
+    def describe(self) -> dict[str, str | int]:
+        """What identifies the range, for fingerprints and result files."""
+        return {"fingerprint": self.reader.fingerprint, "start": self.start, "stop": self.stop}
+
+    def row(self, sample_id: int, start: int, stop: int, *, reset: bool, score_from: int = 0) -> Row:
+        """Stream positions [start, stop) as a row of a batch; with document starts if `reset`.
+
+        Raises IntegrityError when a token id is beyond the vocabulary of the shards' tokenizer.
+        """
+        stream = self.reader.read(start, stop)
+        vocab_size = self.reader.index.vocab_size
+        if stream.size and int(stream.max()) >= vocab_size:
+            at = start + int(stream.argmax())
+            raise IntegrityError(
+                f"{self.path}: token {at:,} is id {int(stream.max())}, but its tokenizer has "
+                f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {self.path}`"
+            )
+        starts = self.reader.document_starts(start, stop) - start if reset else None
+        return Row(sample_id, stream, starts, score_from)
+
+
+def open_training(config: Config) -> tuple[TokenRange, ...]:
+    """The training part of every source in `data.train`.
+
+    Raises UserError when a source is shorter than one sequence or has another tokenizer; lets the reader's
+    IntegrityError pass.
+    """
+    length = config.batch.sequence_length
+    ranges = tuple(_training_part(reader, config) for reader in _open(config))
+    for source in ranges:
+        if source.tokens < length + 1:
+            raise UserError(
+                f"{source.path}: {source.tokens:,} tokens are fewer than one sequence: batch.sequence_length "
+                f"{length:,} needs {length + 1:,}; the longest sequence_length that fits is "
+                f"{max(0, source.tokens - 1):,}"
+            )
+    return ranges
+
+
+def open_validation(
+    config: Config, tokenizer_fingerprint: str | None = None
+) -> tuple[TokenRange, ...] | None:
+    """The validation sources of a config: `data.validation`, or the held-out ends, or None if it has neither.
+
+    tokenizer_fingerprint: what the model was trained with; by default that of `data.train`.
+    """
+    if config.data.validation is not None:
+        expected = tokenizer_fingerprint or _open(config)[0].index.tokenizer_fingerprint
+        return open_whole([source.path for source in config.data.validation], expected, "data.validation")
+    if config.data.validation_fraction is None:
+        return None
+    readers = _open(config)
+    if tokenizer_fingerprint:
+        _check_tokenizers(readers, tokenizer_fingerprint, "the model's tokenizer")
+    return tuple(
+        TokenRange(reader.path, reader, _training_part(reader, config).stop, len(reader))
+        for reader in readers
+    )
+
+
+def open_whole(paths: Sequence[str], tokenizer_fingerprint: str, key: str) -> tuple[TokenRange, ...]:
+    """Whole shard directories to score, of the tokenizer with this fingerprint; `key` is for messages."""
+    readers = [ShardReader(path) for path in paths]
+    _check_tokenizers(readers, tokenizer_fingerprint, "the model's tokenizer")
+    for reader in readers:
+        if len(reader) < 2:
+            raise UserError(
+                f"{reader.path}: {key}: {len(reader)} tokens hold no label to score; 2 or more do"
+            )
+    return tuple(TokenRange(reader.path, reader, 0, len(reader)) for reader in readers)
+
+
+def _training_part(reader: ShardReader, config: Config) -> TokenRange:
+    if config.data.validation_fraction is None:
+        return TokenRange(reader.path, reader, 0, len(reader))
+    cut = cut_position(
+        reader.path,
+        len(reader),
+        config.data.validation_fraction,
+        config.batch.sequence_length,
+        reader.nearest_document_start,
+    )
+    return TokenRange(reader.path, reader, 0, cut)
+
+
+def _open(config: Config) -> list[ShardReader]:
+    """Readers of `data.train`, all with the same tokenizer."""
+    readers = [ShardReader(source.path) for source in config.data.train]
+    if config.data.tokenizer is None:
+        first = readers[0]
+        _check_tokenizers(readers, first.index.tokenizer_fingerprint, f"that of {first.path}")
+    else:
+        given = Tokenizer.load(config.data.tokenizer).fingerprint
+        _check_tokenizers(readers, given, f"data.tokenizer {config.data.tokenizer}")
+    return readers
+
+
+def _check_tokenizers(readers: Iterable[ShardReader], expected: str, whose: str) -> None:
+    for reader in readers:
+        found = reader.index.tokenizer_fingerprint
+        if found != expected:
+            raise UserError(
+                f"{reader.path}: the shards were built with tokenizer {found[:12]}, not {expected[:12]} "
+                f"({whose}); build them again with that tokenizer"
+            )

@@ -1,0 +1,178 @@
+"""Batches of tokens: training batches by step, validation batches in order.
+
+Both are pure functions of the config and the shards. A sample of a source is S + 1 tokens, sample j being
+[j S, j S + S + 1): its last token is only a label here and the first input of sample j + 1.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.config.sections import Config
+from pretrain.data.batch import Batch, Row, make_batch, padding_row
+from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.sources import TokenRange, open_training, open_validation
+from pretrain.data.windows import Windows
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training samples of a run. Immutable: what comes next is known from the step alone."""
+
+    sources: tuple[TokenRange, ...]
+    order: SampleOrder
+    sequence_length: int
+    global_size: int
+    micro_size: int
+    reset_at_document_end: bool
+    fingerprint: str
+    """Equal fingerprints give equal samples at every index."""
+
+    @classmethod
+    def from_config(cls, config: Config) -> "TrainingData":
+        """Open the sources of `data.train`; raises UserError or IntegrityError naming the path."""
+        sources = open_training(config)
+        length = config.batch.sequence_length
+        weights = [source.weight for source in config.data.train]
+        order = make_order(config.run.seed, [(source.tokens - 1) // length for source in sources], weights)
+        reset = config.data.reset_at_document_end
+        identity = {
+            "sources": [source.describe() for source in sources],
+            "weights": weights,
+            "sequence_length": length,
+            "seed": config.run.seed,
+            "reset_at_document_end": reset,
+        }
+        return cls(
+            sources,
+            order,
+            length,
+            config.batch.global_size,
+            config.batch.micro_size,
+            reset,
+            hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        )
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in all sources together."""
+        return sum(self.order.sizes)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that all sources were built with."""
+        return self.sources[0].reader.tokenizer()
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the tokenizer, special ones included."""
+        return self.sources[0].reader.index.vocab_size
+
+    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> Batch:
+        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+        return self.samples(
+            micro_batch_samples(
+                step=step,
+                micro_batch=micro_batch,
+                rank=rank,
+                size=size,
+                global_size=self.global_size,
+                micro_size=self.micro_size,
+            )
+        )
+
+    def samples(self, sample_ids: Sequence[int]) -> Batch:
+        """The samples with these global indices."""
+        sources, found = self.order.locate(np.asarray(sample_ids, dtype=np.int64))
+        rows = [
+            self._row(sample_id, self.sources[source], int(sample))
+            for sample_id, source, sample in zip(sample_ids, sources, found, strict=True)
+        ]
+        return make_batch(rows, self.sequence_length)
+
+    def _row(self, sample_id: int, source: TokenRange, sample: int) -> Row:
+        start = source.start + sample * self.sequence_length
+        return source.row(
+            sample_id, start, start + self.sequence_length + 1, reset=self.reset_at_document_end
+        )
+
+
+@dataclass(frozen=True)
+class ValidationData:
+    """Every label of the validation sources, scored once: see `pretrain.data.windows`."""
+
+    sources: tuple[TokenRange, ...]
+    windows_of: tuple[Windows, ...]
+    sequence_length: int
+    reset_at_document_end: bool
+
+    @classmethod
+    def from_config(cls, config: Config, tokenizer_fingerprint: str | None = None) -> "ValidationData | None":
+        """The validation data of a config, None when it has none.
+
+        tokenizer_fingerprint: what the model was trained with; by default that of `data.train`. Raises
+        UserError or IntegrityError naming the path.
+        """
+        sources = open_validation(config, tokenizer_fingerprint)
+        return None if sources is None else cls.over(sources, config)
+
+    @classmethod
+    def over(
+        cls, sources: tuple[TokenRange, ...], config: Config, stride: int | None = None
+    ) -> "ValidationData":
+        """Windows over these ranges; `stride` labels apart, by default `batch.sequence_length`."""
+        length = config.batch.sequence_length
+        windows = tuple(
+            Windows(source.start, source.stop, length, stride or length, config.eval.max_windows)
+            for source in sources
+        )
+        return cls(sources, windows, length, config.data.reset_at_document_end)
+
+    @property
+    def windows(self) -> int:
+        """Windows in all sources together."""
+        return sum(len(windows) for windows in self.windows_of)
+
+    @property
+    def tokens(self) -> int:
+        """Labels that are scored."""
+        return sum(stop - start for start, stop in self.scored)
+
+    @property
+    def scored(self) -> tuple[tuple[int, int], ...]:
+        """Per source, the half-open range of stream positions whose tokens are scored as labels."""
+        return tuple(windows.scored for windows in self.windows_of)
+
+    def batches(self, size: int, micro_size: int) -> int:
+        """Micro-batches that each of `size` data-parallel ranks gets."""
+        return -(-self.windows // (size * micro_size))
+
+    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[Batch]:
+        """The micro-batches of data-parallel rank `rank`: as many on every rank, all of `micro_size` rows.
+
+        Windows go to the ranks in turn, in order; rows beyond the last window are padding.
+        """
+        for micro_batch in range(self.batches(size, micro_size)):
+            first = (micro_batch * size + rank) * micro_size
+            rows = [self._row(window) for window in range(first, first + micro_size)]
+            yield make_batch(rows, self.sequence_length)
+
+    def _row(self, index: int) -> Row:
+        if index >= self.windows:
+            return padding_row(self.reset_at_document_end)
+        ends = list(accumulate(len(windows) for windows in self.windows_of))
+        source = next(k for k, end in enumerate(ends) if index < end)
+        windows = self.windows_of[source]
+        window = windows[index - ends[source] + len(windows)]
+        return self.sources[source].row(
+            index,
+            window.start,
+            window.stop,
+            reset=self.reset_at_document_end,
+            score_from=window.score_from - window.start - 1,
+        )
