@@ -1,0 +1,241 @@
+"""A run on disk: the name of everything in a run folder, and who may write into it.
+
+RUN/config.yaml  config.resolved.yaml  status.json  metrics.jsonl  logs/  heartbeat/  checkpoints/  lock
+RUN/tracking.json  evaluations.jsonl  pictures/  mlflow.db  mlartifacts/
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.compatible import changed_keys, compatible
+from pretrain.errors import UserError
+from pretrain.lock import RunLock
+
+FOLDERS = ("logs", "heartbeat", "checkpoints", "pictures")
+ALLOWED_BEFORE_A_RUN = {
+    "lock",
+    "slurm",
+    "config.yaml",
+    ".config.yaml.tmp",
+    ".config.resolved.yaml.tmp",
+    *FOLDERS,
+}
+"""What may lie in a folder that is no run yet: a job script's output, or what a crash in
+`create_or_open` left."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run folder that this process may write."""
+
+    lock: RunLock
+    is_new: bool
+    changes: dict[str, tuple[object, object]]
+    """Keys that a resume changed, all of them legal, with the old and the new value."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names in a run folder."""
+
+    path: Path
+
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path).expanduser().absolute())
+
+    @property
+    def config(self) -> Path:
+        """The config as its user wrote it."""
+        return self.path / "config.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The config with every key; written last, so its presence marks a run."""
+        return self.path / "config.resolved.yaml"
+
+    @property
+    def status(self) -> Path:
+        """How the run is or ended (`pretrain.status`)."""
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        """The journal: one JSON object a line (`pretrain.tracking.journal`)."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """Results of evaluations, and pictures, for MLflow (`pretrain.tracking.evaluations`)."""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        """What the uploader has sent where."""
+        return self.path / "tracking.json"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the ranks' logs and the uploader's."""
+        return self.path / "logs"
+
+    @property
+    def heartbeat(self) -> Path:
+        """Folder of the ranks' heartbeats."""
+        return self.path / "heartbeat"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def pictures(self) -> Path:
+        """Folder of loss curves, samples and other artifacts."""
+        return self.path / "pictures"
+
+    @property
+    def lock(self) -> Path:
+        """File whose kernel lock rank 0 holds."""
+        return self.path / "lock"
+
+    @property
+    def tracking_lock(self) -> Path:
+        """File whose kernel lock the one uploader of this run holds."""
+        return self.logs / "tracking.lock"
+
+    @property
+    def tracking_log(self) -> Path:
+        """The uploader's log."""
+        return self.logs / "tracking.log"
+
+    @property
+    def database(self) -> Path:
+        """MLflow's database where no tracking URI is set."""
+        return self.path / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts where no tracking URI is set."""
+        return self.path / "mlartifacts"
+
+    @property
+    def loss_curve(self) -> Path:
+        """The picture of the loss curve."""
+        return self.pictures / "loss.png"
+
+    def rank_log(self, rank: int) -> Path:
+        """Log of one rank."""
+        return self.logs / f"rank-{rank:04d}.log"
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder holds a run."""
+        return self.resolved.is_file()
+
+    def require_run(self) -> None:
+        """Refuse a folder that is no run.
+
+        Raises:
+            UserError: it is not there, or holds no run.
+        """
+        if not self.is_run:
+            what = (
+                "is not a run folder: it has no config.resolved.yaml"
+                if self.path.exists()
+                else "does not exist"
+            )
+            raise UserError(f"{self.path} {what}")
+
+    def create_or_open(self, config_text: str, resolved_text: str, resume: str = "auto") -> Opened:
+        """Lock the folder, make sure that it is new or holds this run, and write the configs into it.
+
+        Args:
+            config_text: the config as its user wrote it.
+            resolved_text: the config with every key, as YAML.
+            resume: `run.resume`; "never" refuses a folder with checkpoints.
+
+        Raises:
+            UserError: no permission; a file in the way; other things in the folder; another job is writing
+                it; another run in it (names the keys and both values).
+        """
+        try:
+            self._refuse_foreign_content()
+            for name in FOLDERS:
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            lock = RunLock.acquire(self.lock)
+        except OSError as error:
+            raise UserError(
+                f"cannot write the run folder {self.path}: {error.strerror} ({error.filename})"
+            ) from None
+        try:
+            return self._open_locked(lock, config_text, resolved_text, resume)
+        except OSError as error:
+            lock.release()
+            raise UserError(
+                f"cannot write the run folder {self.path}: {error.strerror} ({error.filename})"
+            ) from None
+        except BaseException:
+            lock.release()
+            raise
+
+    def _refuse_foreign_content(self) -> None:
+        if not self.path.exists() or self.is_run:
+            return
+        foreign = sorted(set(os.listdir(self.path)) - ALLOWED_BEFORE_A_RUN)
+        if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+            foreign.append("checkpoints of a run whose config.resolved.yaml is gone")
+        if foreign:
+            raise UserError(
+                f"run.dir: {self.path} holds no run but other things "
+                f"({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); choose a new or an empty folder"
+            )
+
+    def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
+        is_new = not self.is_run
+        changes: dict[str, tuple[object, object]] = {}
+        if not is_new:
+            old, new = read_yaml(self.resolved), yaml.safe_load(resolved_text)
+            if problems := compatible(old, new):
+                raise UserError(
+                    f"run.dir: {self.path} holds another run; it differs where that matters:\n  "
+                    + "\n  ".join(problems)
+                    + "\nChoose another run.dir, or set these keys back."
+                )
+            changes = changed_keys(old, new)
+        if resume == "never" and any(self.checkpoints.glob("step-*")):
+            raise UserError(
+                f"run.resume: never, but {self.checkpoints} holds checkpoints; "
+                "choose another run.dir, or delete them"
+            )
+        write_atomically(self.config, config_text)
+        write_atomically(self.resolved, resolved_text)
+        return Opened(lock, is_new, changes)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of a run.
+
+    Raises:
+        UserError: it is no YAML mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} is damaged: it holds no mapping")
+    return tree
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file by new text: a reader, or a crash, sees the old or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

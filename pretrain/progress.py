@@ -1,0 +1,99 @@
+"""What rank 0 shows while it trains: one live line on a terminal, elsewhere a plain line now and then."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+PLAIN_INTERVAL = 10.0
+"""Seconds between plain lines."""
+LIVE_INTERVAL = 0.25
+"""Seconds between updates of the live line."""
+
+SHOWN: tuple[tuple[str, str, str], ...] = (
+    ("loss", "loss", "{:.4f}"),
+    ("lr", "lr", "{:.3g}"),
+    ("grad_norm", "grad norm", "{:.3g}"),
+    ("tokens_per_second", "tokens/s", "{:,.0f}"),
+    ("images_per_second", "images/s", "{:,.0f}"),
+    ("mfu", "MFU", "{:.1%}"),
+)
+"""Metric, label and format, in the order of the line."""
+
+log = logging.getLogger(__name__)
+
+
+class TrainingProgress:
+    """Context manager: `update` after every step; a line in the log every ten seconds, a live line on a tty.
+
+    Args:
+        steps: optimizer steps of the whole run.
+        start: steps done before this job.
+        console: where the live line is shown, if it is a terminal. Plain lines go to the log.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, steps: int, start: int, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._steps = steps
+        self._start = start
+        self._clock = clock
+        self._began = self._last_plain = self._last_live = clock()
+        self._plain_shown = False
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        )
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show a step, if it is time to."""
+        now = self._clock()
+        due = now - self._last_plain >= PLAIN_INTERVAL or not self._plain_shown or step >= self._steps
+        live_due = self._live is not None and now - self._last_live >= LIVE_INTERVAL
+        if not (due or live_due):
+            return
+        line = step_line(step, self._steps, metrics, self._seconds_left(step, now))
+        if due:
+            self._last_plain, self._plain_shown = now, True
+            # With a live line the log's file still gets its lines, the terminal does not.
+            log.info("%s", line, extra={"live": self._live is not None})
+        if self._live is not None:
+            self._last_live = now
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+    def _seconds_left(self, step: int, now: float) -> float | None:
+        done = step - self._start
+        return (now - self._began) / done * (self._steps - step) if done > 0 else None
+
+    def __enter__(self) -> "TrainingProgress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+def step_line(step: int, steps: int, metrics: Mapping[str, float], seconds_left: float | None) -> str:
+    """The line: `step 120/2,000  loss 3.2145  lr 0.00098  grad norm 0.87  12,345 tokens/s  ETA 0:03:12`."""
+    parts = [f"step {step:,}/{steps:,}"]
+    for name, label, form in SHOWN:
+        if name in metrics:
+            value = form.format(metrics[name])
+            parts.append(f"{value} {label}" if label.endswith("/s") else f"{label} {value}")
+    if seconds_left is not None:
+        parts.append(f"ETA {duration(seconds_left)}")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

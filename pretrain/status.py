@@ -1,0 +1,75 @@
+"""How a run is or ended: `status.json`, written by rank 0 at its start and end, read by everybody else."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder, write_atomically
+from pretrain.lock import is_held
+
+State = Literal["running", "finished", "failed", "stopped", "crashed"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One job's word on its run."""
+
+    run: str
+    """Id of the logical run: the same for every job that goes on with it, kept in checkpoints."""
+    job: int
+    """How many jobs have worked on the run, this one included."""
+    state: State
+    """finished: all steps done. stopped: by a signal, a checkpoint saved. failed: by an error. crashed: never
+    written, but what `actual_status` finds when the job is gone without a word."""
+    step: int
+    """Optimizer steps done when this was written."""
+    steps: int
+    """Optimizer steps of the whole run."""
+    started: float
+    """Unix time at which this job started."""
+    time: float
+    """Unix time of this word."""
+    reason: str | None = None
+    """Why it failed or stopped."""
+    exit_code: int | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+    """What is true of the run beyond its config: versions, host, layout, fingerprints."""
+
+
+def write_status(folder: RunFolder, status: Status) -> None:
+    """Replace the status.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomically(folder.status, json.dumps(asdict(status), indent=1) + "\n")
+
+
+def read_status(folder: RunFolder) -> Status | None:
+    """The last word of a job, None if there was none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return Status(**json.loads(folder.status.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder.status} is damaged: {error}") from None
+
+
+def actual_status(folder: RunFolder) -> Status | None:
+    """The status as it is: a job that says "running" but no longer holds the lock has crashed."""
+    status = read_status(folder)
+    if status is None or status.state != "running" or is_held(folder.lock):
+        return status
+    latest = read_status(folder)  # it may have ended in between
+    if latest is None or latest.state != "running":
+        return latest
+    crashed = {
+        "state": "crashed",
+        "reason": "the job is gone without a word (killed, or its machine is down)",
+    }
+    return Status(**(asdict(latest) | crashed))

@@ -1,0 +1,188 @@
+"""The journal of a run, `metrics.jsonl`: one JSON object a line, the source of truth of every curve.
+
+A line is strict JSON: `step` (optimizer steps done), `time` (unix seconds) and numbers. Numbers that JSON
+lacks are the strings "NaN", "Infinity" and "-Infinity" (protobuf's mapping), which `read` turns back. Each
+line goes to the kernel in one write, so a killed process loses none; `sync` puts them on the disk, before a
+checkpoint is saved.
+"""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.errors import IntegrityError
+
+Entry = dict[str, float]
+
+SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+MAX_PENDING_BYTES = 64 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """What `truncate_after` did."""
+
+    kept: int
+    superseded: int
+    """Lines of later steps, moved to `metrics.superseded.jsonl`."""
+    damaged: int
+    """Lines that were no JSON object with a step, moved too; the last line of a kill may be torn."""
+
+
+class Journal:
+    """Appends lines to a journal. A full disk does not stop a run: lines wait in memory for room.
+
+    Raises (constructor):
+        OSError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pending = b""
+        self._last_step = -math.inf
+        self._open()
+
+    def _open(self) -> None:
+        self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def append(self, step: int, metrics: Mapping[str, float], when: float | None = None) -> None:
+        """Write one line.
+
+        Args:
+            step: optimizer steps done; may not go down (`truncate_after` winds back).
+            metrics: numbers by name.
+            when: unix seconds; None: now.
+
+        Raises:
+            ValueError: the step goes down.
+            OSError: the disk has been full for so long that 64 MiB are waiting.
+        """
+        if step < self._last_step:
+            raise ValueError(f"{self.path}: step {step} after step {self._last_step}")
+        self._last_step = step
+        self._pending += encode({"step": step, "time": time.time() if when is None else when, **metrics})
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            data = self._pending
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._size)  # no torn line in the middle
+            log.warning("%s: %s; %d bytes wait in memory", self.path, error.strerror, len(self._pending))
+            if len(self._pending) > MAX_PENDING_BYTES:
+                raise
+        else:
+            self._size += len(self._pending)
+            self._pending = b""
+
+    def sync(self) -> None:
+        """Put every line on the disk: a checkpoint must not outlive the lines of its steps.
+
+        Raises:
+            OSError: lines are still waiting for room on the disk.
+        """
+        if self._pending:
+            self._flush()
+        if self._pending:
+            raise OSError(f"{self.path}: {len(self._pending)} bytes cannot be written")
+        os.fsync(self._descriptor)
+
+    def truncate_after(self, step: int) -> Truncation:
+        """Wind back to a step: later lines, and damaged ones, move to `metrics.superseded.jsonl`.
+
+        The file is replaced, not cut, so that a reader which follows it notices.
+        """
+        self._pending = b""
+        kept: list[bytes] = []
+        later: list[bytes] = []
+        damaged: list[bytes] = []
+        for line in self.path.read_bytes().splitlines():
+            entry = decode(line)
+            (damaged if entry is None else kept if entry["step"] <= step else later).append(line)
+        ends_well = self._size == sum(len(line) + 1 for line in (*kept, *later, *damaged))
+        if later or damaged or not ends_well:
+            _append_lines(self.path.with_name("metrics.superseded.jsonl"), later + damaged)
+            temporary = self.path.with_name(".metrics.jsonl.new")
+            temporary.unlink(missing_ok=True)
+            _append_lines(temporary, kept)
+            os.replace(temporary, self.path)
+            os.close(self._descriptor)
+            self._open()
+        self._last_step = step
+        if damaged:
+            log.warning("%s: %d damaged line(s) moved to metrics.superseded.jsonl", self.path, len(damaged))
+        return Truncation(len(kept), len(later), len(damaged))
+
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        if self._pending:
+            self._flush()
+        os.close(self._descriptor)
+
+
+def read(path: Path) -> list[Entry]:
+    """All lines of a journal, in order, without a torn last line (of a writer at work, or killed).
+
+    Raises:
+        IntegrityError: a line within is no JSON object with a step.
+        FileNotFoundError: there is no journal.
+    """
+    data = path.read_bytes()
+    entries: list[Entry] = []
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        entry = decode(line)
+        if entry is not None:
+            entries.append(entry)
+        elif line.endswith(b"\n"):
+            raise IntegrityError(f"{path}:{number}: not a line of a journal: {line[:60]!r}")
+    return entries
+
+
+def curve(entries: list[Entry], name: str) -> Iterator[tuple[int, float]]:
+    """(step, value) of every line that has a metric."""
+    return ((int(entry["step"]), entry[name]) for entry in entries if name in entry)
+
+
+def encode(entry: Mapping[str, object]) -> bytes:
+    """One line of strict JSON."""
+    try:
+        text = json.dumps(entry, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        text = json.dumps({key: _portable(value) for key, value in entry.items()}, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def decode(line: bytes) -> Entry | None:
+    """A line's numbers by name, or None where it is no JSON object with an integer step."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        return None
+    return {
+        key: SPECIAL.get(value, math.nan) if isinstance(value, str) else value for key, value in entry.items()
+    }
+
+
+def _portable(value: object) -> object:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _append_lines(path: Path, lines: list[bytes]) -> None:
+    with open(path, "ab") as file:
+        file.writelines(line + b"\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
