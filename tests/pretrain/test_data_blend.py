@@ -68,7 +68,7 @@ def test_too_fine_weights_are_refused_with_the_nearest_usable_ones() -> None:
     assert make_blend(nearest).period <= MAX_PERIOD
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(1e-9, 1e6), min_size=2, max_size=6))
 def test_any_refusal_names_weights_that_are_accepted(weights: list[float]) -> None:
     try:
