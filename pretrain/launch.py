@@ -1,0 +1,143 @@
+"""Which rank am I, in a world of how many, and on which device.
+
+A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as one
+rank of `torchrun` (RANK, WORLD_SIZE), or alone. Alone with `--processes N` it starts N ranks of itself on this
+machine (`spawn.py`), which then find themselves in torchrun's variables.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from pretrain import cpu_backend
+from pretrain.errors import UserError
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands, before it has met the others."""
+
+    rank: int
+    size: int
+    local_rank: int
+    launcher: str
+    """srun, torchrun, or alone."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A joined world: every rank can talk to every other."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    store: dist.Store
+    """Key-value store of all ranks, for what must not be a collective."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that prints and writes."""
+        return self.rank == 0
+
+
+def find_place(environment: Mapping[str, str]) -> Place:
+    """Read rank and size from the launcher's variables.
+
+    Raises:
+        UserError: the variables contradict one another.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
+    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        # A batch script has SLURM_PROCID too, but only a step that srun started has a step id.
+        names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun"
+    else:
+        return Place(0, 1, 0, "alone")
+    try:
+        rank, size, local_rank = (int(environment[name]) for name in names)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{launcher} should set {', '.join(names)} to integers: {error}") from None
+    if not 0 <= rank < size:
+        raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
+    return Place(rank, size, local_rank, launcher)
+
+
+def choose_device(place: Place) -> torch.device:
+    """One GPU per rank where there are GPUs, else the CPU.
+
+    Raises:
+        UserError: more ranks than GPUs on this machine.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    # srun may show each task only its own GPU.
+    index = 0 if count == 1 and place.launcher == "srun" else place.local_rank
+    if index >= count:
+        raise UserError(
+            f"local rank {place.local_rank} has no GPU: this machine shows {count}; start at most {count} "
+            "processes, or set CUDA_VISIBLE_DEVICES= (empty) to run on the CPU"
+        )
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def join_world(place: Place | None = None) -> Iterator[World]:
+    """Meet the other ranks and leave them at the end.
+
+    Yields:
+        The joined world. On the CPU collectives go through gloo, on GPUs through NCCL, with gloo beside it
+        for tensors on the host.
+    """
+    place = place or find_place(os.environ)
+    device = choose_device(place)
+    cpu_backend.install()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store = _meet(place)
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore("world", store),
+        rank=place.rank,
+        world_size=place.size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    try:
+        yield World(place.rank, place.size, place.local_rank, device, dist.PrefixStore("pretrain", store))
+    finally:
+        dist.destroy_process_group()
+
+
+def _meet(place: Place) -> dist.Store:
+    """The store through which ranks find each other."""
+    if place.launcher == "alone":
+        return dist.HashStore()
+    if place.launcher == "srun":
+        os.environ.setdefault("MASTER_ADDR", _first_host(os.environ))
+        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+        os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
+    store, _, _ = next(dist.rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    return store
+
+
+def _first_host(environment: Mapping[str, str]) -> str:
+    """Host of rank 0 in a Slurm step."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
+    if not nodes:
+        return "127.0.0.1"
+    answer = subprocess.run(
+        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
+    )
+    if answer.returncode != 0:
+        raise UserError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}; set MASTER_ADDR")
+    return answer.stdout.split()[0]

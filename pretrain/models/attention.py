@@ -1,0 +1,152 @@
+"""Core attention on torch's scaled_dot_product_attention, in place of megatron's unfused one.
+
+It serves tensor parallelism (heads are split before it), context parallelism (keys and values are
+gathered; the sequence is laid out in zigzag order so that every rank does the same work) and masks.
+
+Shape legend: S local sequence, K keys (= S x context parallel size), B micro-batch, N local heads,
+G local key/value heads, H head size.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from megatron.core import tensor_parallel
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+
+def zigzag_positions(rank: int, size: int, sequence_length: int) -> Tensor:
+    """Positions of the sequence that context rank `rank` of `size` holds, [sequence_length / size] int64.
+
+    The sequence is cut into 2 x size pieces, and a rank holds piece `rank` from the front and from the
+    back, so that causal attention costs every rank the same (Brandon et al. 2023, "Striped attention";
+    the layout is megatron-core's).
+    """
+    piece = sequence_length // (2 * size)
+    steps = torch.arange(piece)
+    return torch.cat([rank * piece + steps, (2 * size - 1 - rank) * piece + steps])
+
+
+def gathered_positions(size: int, sequence_length: int) -> Tensor:
+    """Position of each key after the all-gather over context ranks, [sequence_length] int64."""
+    return torch.cat([zigzag_positions(rank, size, sequence_length) for rank in range(size)])
+
+
+def attention_mask(
+    document_ids_BS: Tensor | None, context_rank: int, context_size: int, sequence_length: int
+) -> Tensor | None:
+    """Which keys each local query may see.
+
+    Args:
+        document_ids_BS: [B, full sequence] document of each token; attention stays within it. None: no limit.
+        context_rank: rank in the context parallel group.
+        context_size: size of that group.
+        sequence_length: full sequence length.
+
+    Returns:
+        Boolean [B or 1, 1, S, K], True where the query may look; None where plain causal attention does.
+    """
+    if context_size == 1 and document_ids_BS is None:
+        return None
+    query_S = zigzag_positions(context_rank, context_size, sequence_length)
+    key_K = gathered_positions(context_size, sequence_length)
+    if context_size == 1:
+        query_S = key_K = torch.arange(sequence_length)
+    visible = (query_S[:, None] >= key_K[None, :])[None]
+    if document_ids_BS is not None:
+        same = document_ids_BS[:, query_S][:, :, None] == document_ids_BS[:, key_K][:, None, :]
+        visible = visible & same
+    return visible[:, None]
+
+
+class _GatherSequence(torch.autograd.Function):
+    """All-gather along dimension 0; its gradient is the reduce-scatter of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        full = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
+        dist.all_gather_into_tensor(full, local.contiguous(), group=group)
+        return full
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        local = gradient.new_empty((gradient.shape[0] // ctx.group.size(), *gradient.shape[1:]))
+        dist.reduce_scatter_tensor(local, gradient.contiguous(), group=ctx.group)
+        return local, None
+
+
+class SDPACoreAttention(MegatronModule):
+    """The `core_attention` slot of a megatron-core layer.
+
+    The constructor's arguments are the slot's.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        softmax_scale: float | None = None,
+        cp_comm_type: str | None = None,
+        pg_collection: Any = None,
+    ) -> None:
+        super().__init__(config=config)
+        self.causal = attn_mask_type == AttnMaskType.causal
+        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+        self.scale = softmax_scale
+        self.context_group = pg_collection.cp if config.context_parallel_size > 1 else None
+        self.grouped = config.num_query_groups != config.num_attention_heads
+
+    def forward(
+        self,
+        query_SBNH: Tensor,
+        key_SBGH: Tensor,
+        value_SBGH: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query_SBNH: queries of the local part of the sequence.
+            key_SBGH: keys of the local part of the sequence.
+            value_SBGH: values of the local part of the sequence.
+            attention_mask: boolean, broadcastable to [B, N, S, K], True where a query may look; None: causal.
+            attn_mask_type: the slot's; the constructor's counts.
+            attention_bias: must be None.
+            packed_seq_params: must be None.
+
+        Returns:
+            [S, B, N x H].
+        """
+        if self.context_group is not None:
+            both = _GatherSequence.apply(torch.cat([key_SBGH, value_SBGH], -1), self.context_group)
+            key_SBGH, value_SBGH = both.split([key_SBGH.shape[-1], value_SBGH.shape[-1]], -1)
+        q, k, v = (x.permute(1, 2, 0, 3) for x in (query_SBNH, key_SBGH, value_SBGH))
+        dropout = self.dropout if self.training else 0.0
+        # Heads differ between tensor parallel ranks, so their masks must too. Under sequence parallelism
+        # the whole layer runs in that random stream already.
+        fork = dropout > 0 and not self.config.sequence_parallel
+        with tensor_parallel.get_cuda_rng_tracker().fork() if fork else nullcontext():
+            out_BNSH = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=attention_mask,
+                dropout_p=dropout,
+                is_causal=self.causal and attention_mask is None,
+                scale=self.scale,
+                enable_gqa=self.grouped,
+            )
+        return out_BNSH.permute(2, 0, 1, 3).flatten(2)

@@ -1,0 +1,88 @@
+"""From our config to megatron-core's TransformerConfig, shared by all transformer families."""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from pretrain.config.sections import Config, ModelConfig
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "swiglu": F.silu,
+}
+
+
+def ffn_hidden_size(model: ModelConfig) -> int:
+    """Width of the feed-forward layer: as configured, else 4 x hidden, or for swiglu 8/3 of it rounded up
+    to a multiple of 64 (Touvron et al. 2023, section 2.2)."""
+    if model.ffn_hidden_size is not None:
+        return model.ffn_hidden_size
+    if model.activation == "swiglu":
+        return 64 * math.ceil(8 * model.hidden_size / 3 / 64)
+    return 4 * model.hidden_size
+
+
+def parameter_dtype(config: Config) -> torch.dtype:
+    """The dtype of weights in the forward pass."""
+    return torch.bfloat16 if config.precision == "bf16" else torch.float32
+
+
+def _leave_uninitialised(tensor: torch.Tensor) -> torch.Tensor:
+    """`models.initialise` sets every weight, by its logical name."""
+    return tensor
+
+
+def transformer_config(config: Config, device: torch.device) -> TransformerConfig:
+    """megatron-core's config for this run."""
+    model, parallel = config.model, config.parallel
+    dtype = parameter_dtype(config)
+    interleaved = parallel.virtual_pipeline is not None
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups or model.num_attention_heads,
+        ffn_hidden_size=ffn_hidden_size(model),
+        normalization="RMSNorm" if model.normalization == "rmsnorm" else "LayerNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        add_bias_linear=model.bias,
+        gated_linear_unit=model.activation == "swiglu",
+        activation_func=ACTIVATIONS[model.activation],
+        hidden_dropout=model.dropout,
+        attention_dropout=model.dropout,
+        init_method=_leave_uninitialised,
+        output_layer_init_method=_leave_uninitialised,
+        embedding_init_method=_leave_uninitialised,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline,
+        context_parallel_size=parallel.context,
+        sequence_parallel=parallel.sequence,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=config.precision == "bf16",
+        use_cpu_initialization=device.type == "cpu",
+        # The loss is a sum over tokens, divided once by the tokens of the global batch, so that neither
+        # the micro-batch size nor the layout weighs tokens differently.
+        calculate_per_token_loss=True,
+        # Interleaved schedules with batched p2p train wrong in silence at two stages.
+        batch_p2p_comm=not interleaved,
+        overlap_p2p_comm=interleaved,
+        batch_p2p_sync=False,
+        # gloo may still be sending an output when the schedule would free it.
+        deallocate_pipeline_outputs=device.type == "cuda",
+        gradient_accumulation_fusion=False,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        persist_layer_norm=False,
+        recompute_granularity=None if parallel.recompute == "none" else parallel.recompute,
+        recompute_method="uniform" if parallel.recompute == "full" else None,
+        recompute_num_layers=1 if parallel.recompute == "full" else None,
+    )

@@ -1,0 +1,131 @@
+"""Run a command as N ranks on this machine: `pretrain train CONFIG --processes N`.
+
+The parent holds the store through which the ranks meet (so no port can be lost to a race), passes signals
+on, ends all ranks as soon as one fails, and shows what the first one to fail said.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import torch.distributed as dist
+
+GRACE_SECONDS = 20.0
+"""How long the others may take to end by themselves once a rank has failed."""
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class _Rank:
+    rank: int
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes] | None
+    """Where the standard error of a rank other than 0 goes."""
+
+
+def spawn(command: Sequence[str], processes: int) -> int:
+    """Run a command as ranks 0 to processes - 1 and wait for all.
+
+    Args:
+        command: program and arguments.
+        processes: number of ranks.
+
+    Returns:
+        The exit code for the whole: 0 if every rank ended with 0; 75 if ranks stopped early with a
+        checkpoint; otherwise the code of the first rank that failed.
+    """
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [_start(command, rank, processes, store.port) for rank in range(processes)]
+    previous = {number: signal.getsignal(number) for number in FORWARDED}
+
+    def forward(number: int, _frame: object) -> None:
+        for each in ranks:
+            if each.process.poll() is None:
+                each.process.send_signal(number)
+
+    for number in FORWARDED:
+        signal.signal(number, forward)
+    try:
+        return _wait(ranks)
+    finally:
+        for each in ranks:
+            if each.process.poll() is None:
+                each.process.kill()
+                each.process.wait()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Rank:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent hosts the store; rank 0 must not
+    }
+    errors = None if rank == 0 else tempfile.TemporaryFile()
+    process = subprocess.Popen(
+        list(command),
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=None if rank == 0 else subprocess.DEVNULL,
+        stderr=errors,
+        preexec_fn=_die_with_parent,
+        start_new_session=True,  # a terminal's ctrl-C reaches the parent alone, which passes it on
+    )
+    return _Rank(rank, process, errors)
+
+
+def _die_with_parent() -> None:
+    """A parent that is killed leaves no ranks behind (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _wait(ranks: Sequence[_Rank]) -> int:
+    first: _Rank | None = None
+    deadline = float("inf")
+    while any(each.process.poll() is None for each in ranks):
+        if first is None:
+            first = next((each for each in ranks if each.process.poll() not in (None, 0)), None)
+            deadline = time.monotonic() + GRACE_SECONDS if first else deadline
+            if first and first.process.returncode < 0:
+                deadline = time.monotonic()  # killed: the others wait for it in a collective for ever
+        if time.monotonic() > deadline:
+            for each in ranks:
+                if each.process.poll() is None:
+                    each.process.kill()
+        time.sleep(0.02)
+    first = first or next((each for each in ranks if each.process.returncode != 0), None)
+    if first is None:
+        return 0
+    return _report(first, ranks)
+
+
+def _report(first: _Rank, ranks: Sequence[_Rank]) -> int:
+    """Show what the first failing rank said, unless rank 0 has shown the same, and give the exit code."""
+    code = first.process.returncode
+    rank_0_agrees = ranks[0].process.returncode == code
+    if first.errors is not None and not rank_0_agrees:
+        first.errors.seek(0)
+        for line in first.errors.read().decode(errors="replace").splitlines()[-40:]:
+            print(f"[rank {first.rank}] {line}", file=sys.stderr)
+    if code < 0:
+        name = signal.Signals(-code).name
+        print(f"pretrain: rank {first.rank} was killed by {name}; the other ranks were ended", file=sys.stderr)
+        return 128 - code
+    return code
