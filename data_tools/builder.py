@@ -1,0 +1,276 @@
+"""Text to token shards: parallel, interruptible, and the same bytes whatever the number of workers."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_tools.blocks import BLOCK_TOKENS, PartitionWriter
+from data_tools.errors import UserError
+from data_tools.index import (
+    Shard,
+    ShardIndex,
+    make_index,
+    read_index,
+    token_dtype,
+    write_atomically,
+    write_index,
+)
+from data_tools.partition import Partition, make_partitions
+from data_tools.pool import Report, run_tasks
+from data_tools.progress import Progress
+from data_tools.records import BadRecord, Document, ReadOptions, read_documents
+from data_tools.sources import Inputs, find_inputs, is_remote
+from data_tools.tokenizer import Tokenizer, segments
+from data_tools.workspace import PLAN_NAME, SKIPPED_NAME, PartitionResult, Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The arguments of a build. `max_bad_records` 0 stops at the first; `workers` 0 is one per core."""
+
+    inputs: tuple[str, ...]
+    tokenizer: str
+    output: str
+    workers: int = 0
+    max_bad_records: int = 0
+    text_key: str = "text"
+    document: str = "file"
+    input_format: str = "auto"
+    block_tokens: int = BLOCK_TOKENS
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did. `resumed` counts partitions that an earlier, interrupted build had finished."""
+
+    index: ShardIndex
+    files: int
+    left_out_files: int
+    empty_documents: int
+    skipped: tuple[BadRecord, ...]
+    partitions: int
+    resumed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PartitionJob:
+    """Everything a worker needs to turn a partition into shards; called once per partition."""
+
+    directory: str
+    tokenizer_path: str
+    block_tokens: int
+    max_bad_records: int
+    options: ReadOptions
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded once in each process."""
+        return Tokenizer.load(self.tokenizer_path)
+
+    def __call__(self, partition: Partition, report: Report) -> PartitionResult:
+        """Write the partition's shards and record it as finished; reports bytes of input done."""
+        workspace = Workspace(Path(self.directory))
+        size = (self.tokenizer.vocab_size, self.tokenizer.eod_id, self.block_tokens)
+        writer = PartitionWriter(workspace.directory, workspace.work, partition.number, *size)
+        counts = {"documents": 0, "empty_documents": 0, "tokens": 0, "bytes": 0, "words": 0}
+        skipped: list[BadRecord] = []
+        for unit in partition.units:
+            reported = 0
+            for record in read_documents(unit, self.options):
+                if isinstance(record, BadRecord):
+                    skipped.append(record)
+                    check_skipped(skipped, self.max_bad_records)
+                    continue
+                for key, value in self._write(record, writer, report):
+                    counts[key] += value
+                    if key == "bytes":
+                        reported += value
+            report(max(unit.weight - reported, 0))
+        result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **counts)
+        workspace.save(result)
+        return result
+
+    def _write(
+        self, document: Document, writer: PartitionWriter, report: Report
+    ) -> Iterator[tuple[str, int]]:
+        """Write one document; yields (counter, increment)."""
+        tokens, text_before = 0, False
+        for segment in segments(document.parts):
+            if not tokens:
+                writer.start_document()
+            ids = self.tokenizer.encode_segment(segment)
+            writer.add(ids)
+            tokens += len(ids)
+            size = len(segment) if segment.isascii() else len(segment.encode("utf-8"))
+            words = len(segment.split()) - int(text_before and not segment[0].isspace())
+            text_before = not segment[-1].isspace()
+            report(size)
+            yield "bytes", size
+            yield "words", words
+        if not tokens:
+            yield "empty_documents", 1
+            return
+        writer.end_document()
+        yield "documents", 1
+        yield "tokens", tokens + 1
+
+
+def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:
+    """Raise UserError for the first bad record more than `most`."""
+    for count, record in enumerate(skipped, 1):
+        if count > most:
+            allowed = (
+                f"more than the {most} bad records of --bad-records"
+                if most
+                else "--bad-records skip:N skips up to N"
+            )
+            raise UserError(f"{record} ({allowed})")
+
+
+def build(options: BuildOptions) -> BuildReport:
+    """Build a shard directory, or continue an interrupted build of the same arguments.
+
+    Raises UserError for input that cannot be used and for an output directory that holds something else.
+    """
+    start = time.monotonic()
+    _check_options(options)
+    tokenizer = Tokenizer.load(options.tokenizer)
+    inputs = find_inputs(list(options.inputs), options.input_format)
+    _check_documents(options, inputs)
+    directory = Path(options.output)
+    partitions = make_partitions(inputs.files, options.document)
+    with open_workspace(directory, _plan(options, inputs, tokenizer), options.restart) as workspace:
+        if workspace is None:
+            index, results, resumed = read_index(directory), [], len(partitions)
+        else:
+            done = workspace.finished(len(partitions))
+            workspace.clean(done)
+            resumed = len(done)
+            results = _run(options, partitions, done)
+            index = _finish(workspace, tokenizer, results)
+    return BuildReport(
+        index=index,
+        files=len(inputs.files),
+        left_out_files=inputs.left_out,
+        empty_documents=sum(result.empty_documents for result in results),
+        skipped=tuple(record for result in results for record in result.skipped),
+        partitions=len(partitions),
+        resumed=resumed,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _check_options(options: BuildOptions) -> None:
+    if options.block_tokens < 1024:
+        raise UserError(
+            f"--block-tokens {options.block_tokens}: at least 1024; the default is {BLOCK_TOKENS}"
+        )
+    if options.workers < 0 or options.max_bad_records < 0:
+        raise UserError(
+            f"--workers {options.workers}: at least 1" if options.workers < 0 else "skip:N needs N >= 0"
+        )
+    if is_remote(options.output):
+        raise UserError(
+            f"--output {options.output}: must be a local directory; training maps shards into memory"
+        )
+
+
+def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
+    """Refuse options that would have no effect, and inputs inside the output."""
+    formats = {file.format for file in inputs.files}
+    if options.document != "file" and "txt" not in formats:
+        raise UserError(
+            f"--document {options.document}: has an effect on .txt alone, and there is none in the input"
+        )
+    if options.text_key != "text" and formats == {"txt"}:
+        raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
+    output = Path(options.output).resolve()
+    for file in inputs.files:
+        if not is_remote(file.url) and output in Path(file.url).resolve().parents:
+            raise UserError(f"--input {file.url}: lies inside --output {options.output}")
+    if options.workers > 1 and any(file.url.startswith("memory://") for file in inputs.files):
+        raise UserError("--input memory://: exists in this process alone; use --workers 1")
+
+
+def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What must be equal for a build to be continued; neither workers nor the bad-record limit changes the shards."""
+    digest = hashlib.sha256()
+    for file in inputs.files:
+        digest.update(json.dumps(asdict(replace(file, url=_absolute(file.url)))).encode())
+    return {
+        "inputs": [_absolute(value) for value in options.inputs],
+        "files": len(inputs.files),
+        "file_bytes": sum(file.size for file in inputs.files),
+        "inputs_sha256": digest.hexdigest(),
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "text_key": options.text_key,
+        "document": options.document,
+        "input_format": options.input_format,
+        "block_tokens": options.block_tokens,
+    }
+
+
+def _absolute(url: str) -> str:
+    return url if is_remote(url) else os.path.abspath(os.path.expanduser(url))
+
+
+def _run(
+    options: BuildOptions, partitions: list[Partition], done: dict[int, PartitionResult]
+) -> list[PartitionResult]:
+    """Do the partitions that are not done; all results in the order of the partitions."""
+    read_options = ReadOptions(options.text_key, options.document)
+    job = PartitionJob(
+        options.output, options.tokenizer, options.block_tokens, options.max_bad_records, read_options
+    )
+    results = dict(done)
+    check_skipped(_skipped(results), options.max_bad_records)
+    pending = [partition for partition in partitions if partition.number not in done]
+    in_memory = any(unit.file.url.startswith("memory://") for part in pending for unit in part.units)
+    workers = 1 if in_memory else options.workers or len(os.sched_getaffinity(0))
+    with Progress("building shards", sum(partition.weight for partition in pending), "B") as progress:
+        for result in run_tasks(job, pending, workers, progress.advance):
+            results[result.number] = result
+            check_skipped(_skipped(results), options.max_bad_records)
+    return [results[partition.number] for partition in partitions]
+
+
+def _skipped(results: dict[int, PartitionResult]) -> list[BadRecord]:
+    return [record for number in sorted(results) for record in results[number].skipped]
+
+
+def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionResult]) -> ShardIndex:
+    """Write what stands beside the shards; the index comes last and makes the directory readable."""
+    directory = workspace.directory
+    shards: list[Shard] = [shard for result in results for shard in result.shards]
+    if not shards:
+        workspace.remove()
+        raise UserError("--input: there is no text in it, so there is nothing to build")
+    tokenizer.save(directory / "tokenizer")
+    index = make_index(
+        dtype=token_dtype(tokenizer.vocab_size),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocab_size=tokenizer.vocab_size,
+        eod_id=tokenizer.eod_id,
+        tokens=sum(result.tokens for result in results),
+        documents=sum(result.documents for result in results),
+        bytes=sum(result.bytes for result in results),
+        words=sum(result.words for result in results),
+        shards=tuple(shards),
+    )
+    skipped = [record for result in results for record in result.skipped]
+    if skipped:
+        lines = [json.dumps(asdict(record), ensure_ascii=False) for record in skipped]
+        write_atomically(directory / SKIPPED_NAME, "\n".join(lines) + "\n")
+    shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)
+    write_index(directory, index)
+    workspace.remove()
+    return index

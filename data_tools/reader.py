@@ -1,0 +1,185 @@
+"""Random access to the tokens of a shard directory, memory-mapped in place.
+
+The directory is one stream of tokens: its blocks in the order of the index. Nothing is read at start but the index and
+the sizes of the shards; a shard is mapped when it is first touched, and at most `MAX_OPEN_SHARDS` stay mapped, so
+a corpus of any number of shards needs few file handles.
+"""
+
+import mmap
+import os
+import stat
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.errors import IntegrityError, UserError
+from data_tools.index import Block, Shard, ShardIndex, read_index
+from data_tools.tokenizer import Tokenizer
+
+MAX_OPEN_SHARDS = 256
+
+
+class ShardReader:
+    """Reads a shard directory.
+
+    Raises:
+        UserError: `path` is not a shard directory.
+        IntegrityError: the index is damaged, or a shard is missing, truncated or not a plain file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.index: ShardIndex = read_index(self.path)
+        for shard in self.index.shards:
+            check_shard_size(Path(self.path), shard)
+        self._blocks: list[tuple[int, Block]] = [
+            (number, block) for number, shard in enumerate(self.index.shards) for block in shard.blocks
+        ]
+        self._starts = [0, *accumulate(block.tokens for _, block in self._blocks)]
+        self._dtype = np.dtype(self.index.dtype).newbyteorder("<")
+        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type["ShardReader"], tuple[str]]:
+        return ShardReader, (self.path,)
+
+    def __len__(self) -> int:
+        """Tokens in the whole directory."""
+        return self.index.tokens
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that stands for the content: every shard's checksum is in it."""
+        return self.index.fingerprint
+
+    def read(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[Any]]:
+        """Tokens [start, stop) of the stream, shape [stop - start], dtype as stored.
+
+        Within a block it is a read-only view of the file; across blocks a copy. Raises IndexError outside the stream.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens [{start}, {stop}) of a stream of {len(self)}")
+        number = max(bisect_right(self._starts, start, 0, len(self._starts) - 1) - 1, 0)
+        if stop <= self._starts[number + 1]:
+            return self._part(number, start, stop)
+        parts = []
+        while start < stop:
+            end = min(stop, self._starts[number + 1])
+            parts.append(self._part(number, start, end))
+            start, number = end, number + 1
+        return np.concatenate(parts)
+
+    def document_starts(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Stream positions in [start, stop) at which a document begins, ascending, shape [documents]."""
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"tokens [{start}, {stop}) of a stream of {len(self)}")
+        number = max(bisect_right(self._starts, start, 0, len(self._starts) - 1) - 1, 0)
+        parts = [np.empty(0, np.int64)]
+        while start < stop:
+            positions = self._docs(number)
+            low, high = np.searchsorted(positions, (start, stop))
+            parts.append(positions[low:high])
+            number += 1
+            start = self._starts[number]
+        return np.concatenate(parts)
+
+    def nearest_document_start(self, position: int) -> int:
+        """The document start nearest to `position` (the earlier one of two equally near)."""
+        if not 0 <= position <= len(self):
+            raise IndexError(f"position {position} of a stream of {len(self)}")
+        number = max(bisect_right(self._starts, position, 0, len(self._starts) - 1) - 1, 0)
+        before = self._last_start_until(number, position)
+        after = self._first_start_from(number, position)
+        if after is None or position - before <= after - position:
+            return before
+        return after
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the directory carries.
+
+        Raises:
+            IntegrityError: it is missing, damaged, or not the one that the shards were built with.
+        """
+        path = os.path.join(self.path, "tokenizer")
+        try:
+            tokenizer = Tokenizer.load(path)
+        except IntegrityError:
+            raise
+        except UserError as error:
+            raise IntegrityError(f"{self.path}: the shards' own tokenizer cannot be read: {error}") from None
+        if tokenizer.fingerprint != self.index.tokenizer_fingerprint:
+            raise IntegrityError(
+                f"{path}: fingerprint {tokenizer.fingerprint[:16]}, but the shards were built with "
+                f"{self.index.tokenizer_fingerprint[:16]}; copy the right tokenizer there or build the shards again"
+            )
+        return tokenizer
+
+    def _last_start_until(self, number: int, position: int) -> int:
+        while number >= 0:
+            positions = self._docs(number)
+            count = int(np.searchsorted(positions, position, side="right"))
+            if count:
+                return int(positions[count - 1])
+            number -= 1
+        return 0
+
+    def _first_start_from(self, number: int, position: int) -> int | None:
+        while number < len(self._blocks):
+            positions = self._docs(number)
+            count = int(np.searchsorted(positions, position))
+            if count < len(positions):
+                return int(positions[count])
+            number += 1
+        return None
+
+    def _part(self, number: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[Any]]:
+        shard, block = self._blocks[number]
+        offset = block.tokens_offset + (start - self._starts[number]) * self._dtype.itemsize
+        return np.frombuffer(self._map(shard), self._dtype, stop - start, offset)
+
+    def _docs(self, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        shard, block = self._blocks[number]
+        starts = np.frombuffer(self._map(shard), "<i8", block.docs, block.docs_offset)
+        return starts + self._starts[number]
+
+    def _map(self, number: int) -> mmap.mmap:
+        with self._lock:
+            found = self._maps.get(number)
+            if found is not None:
+                self._maps.move_to_end(number)
+                return found
+            shard = self.index.shards[number]
+            check_shard_size(Path(self.path), shard)
+            with open(os.path.join(self.path, shard.name), "rb") as file:
+                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[number] = found
+            if len(self._maps) > MAX_OPEN_SHARDS:
+                self._maps.popitem(last=False)
+            return found
+
+
+def check_shard_size(directory: Path, shard: Shard) -> None:
+    """Check that a shard is a plain file of the size in the index.
+
+    Raises:
+        IntegrityError: it is missing, a link, unreadable, or has another size.
+    """
+    path = directory / shard.name
+    remedy = "copy the shard again or build the directory again"
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: missing, the index expects {shard.size} bytes; {remedy}") from None
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise IntegrityError(f"{path}: is a link or a folder and not a plain file; {remedy}")
+    if found.st_size != shard.size:
+        raise IntegrityError(f"{path}: {found.st_size} bytes, the index expects {shard.size}; {remedy}")
+    if not os.access(path, os.R_OK):
+        raise IntegrityError(f"{path}: no permission to read it")

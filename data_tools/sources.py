@@ -1,0 +1,244 @@
+"""Finds and opens the input files: paths, folders, globs and fsspec URLs; plain, .gz or .zst.
+
+The list is in a fixed order (arguments as given, each expanded in sorted order), because the order of the files is the order
+of the documents in the shards.
+"""
+
+import contextlib
+import glob
+import gzip
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from data_tools.errors import UserError
+
+FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
+READ_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file: `url` is a local path or an fsspec URL, `marker` changes when the file does."""
+
+    url: str
+    size: int
+    format: str
+    compression: str | None
+    marker: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files to read, in order, and how many files in folders were left out for their ending."""
+
+    files: tuple[InputFile, ...]
+    left_out: int
+
+
+def is_remote(url: str) -> bool:
+    """Whether a path is an fsspec URL."""
+    return "://" in url
+
+
+def find_inputs(arguments: list[str], input_format: str = "auto") -> Inputs:
+    """Expand the `--input` arguments.
+
+    `input_format` other than "auto" reads every file as that format whatever its ending.
+    Raises UserError for an argument that matches nothing, an unknown ending, a file named twice or not readable.
+    """
+    files: list[InputFile] = []
+    left_out = 0
+    for argument in arguments:
+        found, is_folder = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
+        if not found:
+            raise UserError(f"--input {argument}: nothing there matches")
+        kept = 0
+        for url, size, marker in found:
+            kind, compression = _format(url, input_format)
+            if kind is None:
+                if not is_folder:
+                    known = ", ".join(FORMATS)
+                    raise UserError(
+                        f"--input {url}: unknown ending; known are {known} (+ .gz, .zst), or give --input-format"
+                    )
+                left_out += 1
+                continue
+            kept += 1
+            files.append(InputFile(url, size, kind, compression, marker))
+        if not kept:
+            endings = ", ".join(FORMATS)
+            raise UserError(
+                f"--input {argument}: no file ends in {endings} (+ .gz, .zst); --input-format txt reads any"
+            )
+    _check_readable_once(files)
+    return Inputs(tuple(files), left_out)
+
+
+def _check_readable_once(files: list[InputFile]) -> None:
+    seen: set[str] = set()
+    for file in files:
+        name = file.url if is_remote(file.url) else os.path.abspath(file.url)
+        if name in seen:
+            raise UserError(
+                f"--input {file.url}: given twice; to weigh a source use data.train weights when training"
+            )
+        seen.add(name)
+        if not is_remote(file.url) and not os.access(file.url, os.R_OK):
+            raise UserError(f"--input {file.url}: no permission to read it")
+
+
+def _format(url: str, input_format: str) -> tuple[str | None, str | None]:
+    stem, ending = os.path.splitext(url)
+    compression = COMPRESSIONS.get(ending.lower())
+    if compression is not None:
+        ending = os.path.splitext(stem)[1]
+    kind = FORMATS.get(ending.lower()) if input_format == "auto" else input_format
+    if kind == "parquet" and compression is not None:
+        raise UserError(
+            f"--input {url}: parquet compresses its own columns; a compressed parquet file is not read"
+        )
+    return kind, compression
+
+
+def _expand_local(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
+    path = os.path.expanduser(argument)
+    if os.path.isdir(path):
+        return [_describe(name) for name in sorted(_walk(path))], True
+    if os.path.lexists(path):
+        return [_describe(path)], False
+    names = sorted(name for name in glob.glob(path, recursive=True) if not os.path.isdir(name))
+    return [_describe(name) for name in names], False
+
+
+def _walk(top: str) -> Iterator[str]:
+    visited = set()
+    for folder, folders, names in os.walk(top, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link back up the tree
+            folders.clear()
+            continue
+        visited.add(real)
+        folders.sort()
+        yield from (os.path.join(folder, name) for name in names)
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"--input {error.filename}: cannot be read: {error.strerror}")
+
+
+def _describe(path: str) -> tuple[str, int, str]:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise UserError(f"--input {path}: cannot be read: {error.strerror}") from None
+    if not Path(path).is_file():
+        raise UserError(f"--input {path}: not a plain file")
+    return path, found.st_size, str(found.st_mtime_ns)
+
+
+def _expand_remote(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
+    filesystem, path = _filesystem(argument)
+    protocol = argument.split("://", 1)[0]
+    try:
+        if any(mark in path for mark in "*?["):
+            found, is_folder = filesystem.glob(path, detail=True), False
+        elif filesystem.isdir(path):
+            found, is_folder = filesystem.find(path, detail=True), True
+        elif filesystem.exists(path):
+            found, is_folder = {path: filesystem.info(path)}, False
+        else:
+            return [], False
+    except Exception as error:  # every fsspec backend has its own exception types
+        raise UserError(f"--input {argument}: {type(error).__name__}: {error}") from None
+    files = []
+    for name in sorted(found):
+        info = found[name]
+        if info.get("type") == "directory":
+            continue
+        marks = [
+            str(info[key]) for key in ("mtime", "created", "ETag", "LastModified", "etag") if info.get(key)
+        ]
+        url = name if is_remote(name) else f"{protocol}://{name}"
+        files.append((url, int(info.get("size") or 0), "|".join(marks[:1])))
+    return files, is_folder
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"--input {url}: {error}") from None
+    return filesystem, path
+
+
+@contextlib.contextmanager
+def open_raw(file: InputFile) -> Iterator[IO[bytes]]:
+    """Open the file as it is stored. Raises UserError if it cannot be opened."""
+    if is_remote(file.url):
+        filesystem, path = _filesystem(file.url)
+        try:
+            handle = filesystem.open(path, "rb")
+        except Exception as error:  # every fsspec backend has its own exception types
+            raise UserError(f"{file.url}: cannot be opened: {type(error).__name__}: {error}") from None
+    else:
+        try:
+            handle = open(file.url, "rb")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise UserError(f"{file.url}: cannot be opened: {error.strerror}") from None
+    with handle:
+        yield cast("IO[bytes]", handle)
+
+
+@contextlib.contextmanager
+def open_text_bytes(file: InputFile) -> Iterator[IO[bytes]]:
+    """Open the file decompressed. Damaged compression shows as EOFError, OSError or zlib/zstd errors while reading."""
+    with open_raw(file) as raw:
+        if file.compression == "gz":
+            with gzip.open(raw, "rb") as unpacked:
+                yield cast("IO[bytes]", unpacked)
+        elif file.compression == "zst":
+            yield cast("IO[bytes]", io.BufferedReader(_ZstdFile(raw), READ_CHUNK))
+        else:
+            yield raw
+
+
+class _ZstdFile(io.RawIOBase):
+    """Decompressed bytes of one or more zstd frames; unlike zstandard's own reader it notices a truncated frame."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        import zstandard
+
+        self._raw = raw
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame: Any = None
+        self._input = b""
+        self._output = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._output:
+            if not self._input:
+                self._input = self._raw.read(READ_CHUNK >> 4)
+                if not self._input:
+                    if self._frame is not None:
+                        raise EOFError("compressed file ended before the end of its last frame")
+                    return 0
+            if self._frame is None:
+                self._frame = self._new_frame()
+            self._output = memoryview(self._frame.decompress(self._input))
+            self._input = b""
+            if self._frame.eof:
+                self._input, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._output))
+        buffer[:count] = self._output[:count]
+        self._output = self._output[count:]
+        return count

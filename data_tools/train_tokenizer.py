@@ -1,0 +1,133 @@
+"""Trains a sentencepiece tokenizer on text: deterministic, without normalisation, with a token for every byte."""
+
+import io
+import random
+import re
+from collections.abc import Iterable, Iterator
+
+from data_tools.errors import UserError
+from data_tools.partition import make_partitions
+from data_tools.progress import Progress
+from data_tools.records import BadRecord, ReadOptions, read_documents
+from data_tools.sources import find_inputs
+from data_tools.tokenizer import MODEL_TYPES, Tokenizer, byte_tokenizer
+
+BYTE_VOCAB_SIZE = 257
+RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
+LINE_CHARACTERS = 1024
+SAMPLE_LINES = 1_000_000
+# Never learnt as part of a piece: newline and tab (tab is the trainer's own separator), NUL and the two symbols that
+# sentencepiece uses itself. In a text each of them is spelt by its bytes.
+SEPARATORS = re.compile("[\n\t\x00\u2581\u2585]+")
+
+
+def training_texts(inputs: list[str], options: ReadOptions, input_format: str = "auto") -> Iterator[str]:
+    """The text of the input files in parts. Raises UserError at the first bad record."""
+    files = find_inputs(inputs, input_format).files
+    with Progress("reading text", sum(file.size for file in files), "B") as progress:
+        for partition in make_partitions(files, options.document):
+            for unit in partition.units:
+                for record in read_documents(unit, options):
+                    if isinstance(record, BadRecord):
+                        raise UserError(str(record))
+                    yield from record.parts
+                progress.advance(unit.weight)
+
+
+def train_tokenizer(
+    texts: Iterable[str], model_type: str, vocab_size: int | None = None, sample_lines: int = SAMPLE_LINES
+) -> Tokenizer:
+    """Train on texts; the same texts give the same tokenizer.
+
+    At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id, the 256 bytes and the
+    end of a document included; None is allowed for char (all characters) and byte.
+    Raises UserError if the text cannot give that many pieces, naming the largest possible number.
+    """
+    if model_type not in MODEL_TYPES:
+        raise UserError(f"--model-type {model_type}: known are {', '.join(MODEL_TYPES)}")
+    if model_type == "byte":
+        if vocab_size not in (None, BYTE_VOCAB_SIZE):
+            raise UserError(f"--vocab-size {vocab_size}: a byte tokenizer always has {BYTE_VOCAB_SIZE}")
+        return byte_tokenizer()
+    lines = sample(training_lines(texts), sample_lines)
+    if not lines:
+        raise UserError("--input: there is no text to train a tokenizer on")
+    characters = len(set().union(*lines) - {" "}) + 1
+    if model_type == "char":
+        vocab_size = vocab_size or RESERVED + characters
+        if vocab_size > RESERVED + characters:
+            raise UserError(
+                f"--vocab-size {vocab_size}: the text has {characters} characters; the largest possible is "
+                f"{RESERVED + characters}"
+            )
+    if vocab_size is None:
+        raise UserError(f"--vocab-size is needed for --model-type {model_type}")
+    if vocab_size <= RESERVED:
+        raise UserError(
+            f"--vocab-size {vocab_size}: at least {RESERVED + 1}, since {RESERVED} ids are taken by bytes and specials"
+        )
+    return Tokenizer(model_type, _train(lines, model_type, vocab_size))
+
+
+def training_lines(texts: Iterable[str]) -> Iterator[str]:
+    """Pieces of text of at most `LINE_CHARACTERS`, without the separators."""
+    for text in texts:
+        for line in SEPARATORS.split(text):
+            for start in range(0, len(line), LINE_CHARACTERS):
+                part = line[start : start + LINE_CHARACTERS]
+                if part.strip():
+                    yield part
+
+
+def sample(lines: Iterable[str], most: int) -> list[str]:
+    """At most `most` lines, each equally likely (reservoir sampling, Vitter 1985, algorithm R), from a fixed seed."""
+    generator = random.Random(0)
+    kept: list[str] = []
+    for count, line in enumerate(lines):
+        if count < most:
+            kept.append(line)
+        else:
+            place = generator.randrange(count + 1)
+            if place < most:
+                kept[place] = line
+    return kept
+
+
+def _train(lines: list[str], model_type: str, vocab_size: int) -> bytes:
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=model_type,
+            vocab_size=vocab_size,
+            character_coverage=1.0 if model_type == "char" else 0.9995,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            allow_whitespace_only_pieces=True,
+            byte_fallback=True,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            eos_piece="<|endoftext|>",
+            max_sentence_length=8 * LINE_CHARACTERS,
+            num_threads=4,  # part of the result of unigram training, so not the machine's number of cores
+            minloglevel=3,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(_explain(str(error), model_type, vocab_size)) from None
+    return model.getvalue()
+
+
+def _explain(message: str, model_type: str, vocab_size: int) -> str:
+    largest = re.search(r"set it to a value <= (\d+)", message)
+    if largest:
+        return f"--vocab-size {vocab_size}: too large for this text; the largest possible is {largest[1]}"
+    smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if smallest:
+        return f"--vocab-size {vocab_size}: too small for the characters of this text; the smallest possible is {smallest[1]}"
+    return f"sentencepiece could not train a {model_type} model of {vocab_size}: {message.strip()}"

@@ -1,0 +1,157 @@
+"""The output directory of a build while it is being built: who may write it, what is already done, what is rubbish.
+
+`DIR/.build` holds the plan (the arguments and a digest of the inputs), a lock that a crash releases, temporaries and one
+result file per finished partition. A build that is killed at any moment is continued by the same command; another
+command is refused. `index.json` is written when all partitions are done, then `.build` goes.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.errors import UserError
+from data_tools.index import INDEX_NAME, SHARD_NAME, WORK_DIR, Block, Shard, write_atomically
+from data_tools.records import BadRecord
+
+PLAN_NAME = "build.json"
+SKIPPED_NAME = "skipped.jsonl"
+OWN_NAMES = {INDEX_NAME, PLAN_NAME, SKIPPED_NAME, WORK_DIR, "tokenizer"}
+
+
+@dataclass(frozen=True)
+class PartitionResult:
+    """What one partition gave: its shards, counts and the records it skipped."""
+
+    number: int
+    shards: tuple[Shard, ...]
+    documents: int
+    empty_documents: int
+    tokens: int
+    bytes: int
+    words: int
+    skipped: tuple[BadRecord, ...]
+
+
+class Workspace:
+    """The paths of a build in its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.work = directory / WORK_DIR
+
+    def save(self, result: PartitionResult) -> None:
+        """Record that a partition is finished."""
+        write_atomically(self.work / f"{result.number:06d}.json", json.dumps(asdict(result)))
+
+    def finished(self, partitions: int) -> dict[int, PartitionResult]:
+        """The finished partitions by number; one whose shards are not there in full counts as not finished."""
+        results = {}
+        for number in range(partitions):
+            path = self.work / f"{number:06d}.json"
+            if path.exists():
+                result = _parse_result(json.loads(path.read_text(encoding="utf-8")))
+                if all(self._has(shard) for shard in result.shards):
+                    results[number] = result
+        return results
+
+    def clean(self, keep: dict[int, PartitionResult]) -> None:
+        """Delete temporaries and shards of unfinished partitions."""
+        for path in self.work.glob("*.tmp"):
+            path.unlink()
+        kept = {shard.name for result in keep.values() for shard in result.shards}
+        for path in self.directory.glob("*.tar"):
+            if path.name not in kept:
+                path.unlink()
+
+    def remove(self) -> None:
+        """Delete the working folder."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _has(self, shard: Shard) -> bool:
+        path = self.directory / shard.name
+        return path.is_file() and path.stat().st_size == shard.size
+
+
+@contextlib.contextmanager
+def open_workspace(directory: Path, plan: dict[str, Any], restart: bool) -> Iterator[Workspace | None]:
+    """Take the output directory for this build, or give None if it already holds exactly this build, finished.
+
+    Raises UserError if it holds anything else, another build is writing it, or it cannot be written.
+    """
+    workspace = Workspace(directory)
+    if (directory / INDEX_NAME).exists():
+        _refuse_unless_same(directory / PLAN_NAME, plan, "a finished build")
+        workspace.remove()
+        yield None
+        return
+    try:
+        _check_foreign(directory)
+        workspace.work.mkdir(parents=True, exist_ok=True)
+        lock = open(workspace.work / "lock", "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(f"--output {directory}: cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--output {directory}: another build is writing it") from None
+        path = workspace.work / PLAN_NAME
+        if restart:
+            for old in workspace.work.glob("*.json"):
+                old.unlink()
+        if path.exists():
+            _refuse_unless_same(path, plan, "an unfinished build")
+        else:
+            write_atomically(path, json.dumps(plan, indent=1) + "\n")
+        yield workspace
+
+
+def _check_foreign(directory: Path) -> None:
+    if directory.is_file():
+        raise UserError(f"--output {directory}: is a file; give a new or empty directory")
+    if not directory.is_dir():
+        return
+    names = set(os.listdir(directory))
+    foreign = sorted(name for name in names - OWN_NAMES if not SHARD_NAME.fullmatch(name))
+    if foreign or (names and WORK_DIR not in names):
+        example = foreign[0] if foreign else sorted(names)[0]
+        raise UserError(
+            f"--output {directory}: holds something else ({example}); give a new or empty directory"
+        )
+
+
+def _refuse_unless_same(path: Path, plan: dict[str, Any], what: str) -> None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    if found == plan:
+        return
+    keys = [key for key in plan if not isinstance(found, dict) or found.get(key) != plan[key]]
+    changes = [
+        f"{key} was {found[key]!r}, now {plan[key]!r}"
+        for key in keys
+        if key in found and key != "inputs_sha256"
+    ]
+    changes += ["the input files or their times have changed"] if "inputs_sha256" in keys else []
+    remedy = (
+        "give the same arguments, another --output, or --restart" if "un" in what else "give another --output"
+    )
+    raise UserError(
+        f"{path.parent}: holds {what} of other arguments: {'; '.join(changes) or 'unknown'}; {remedy}"
+    )
+
+
+def _parse_result(value: dict[str, Any]) -> PartitionResult:
+    shards = tuple(
+        Shard(s["name"], s["size"], s["sha256"], tuple(Block(**block) for block in s["blocks"]))
+        for s in value["shards"]
+    )
+    skipped = tuple(BadRecord(**record) for record in value["skipped"])
+    return PartitionResult(**{**value, "shards": shards, "skipped": skipped})
