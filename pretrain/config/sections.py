@@ -4,25 +4,57 @@ Each class is one section of the YAML file. The docstring under a field is the d
 Rules that concern one key stand here; rules between keys stand in `rules.py`.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+LARGEST_COUNT = 2**31 - 1
+"""No count in a config exceeds this; it keeps arithmetic on them far from 64 bits."""
+
+
+def _plain_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _plain_path(text: str) -> str:
+    """A path is taken as it stands: what a shell would have expanded is refused, not used as a name."""
+    if text.startswith("~") or "$" in text:
+        raise ValueError("'~' and '$' are not expanded in a config; write the path out")
+    return _plain_text(text)
+
+
+def _as_sources(value: Any) -> Any:
+    """One path, or a list of paths and mappings, as a tuple of mappings."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple):
+        return tuple({"path": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+PathText = Annotated[str, AfterValidator(_plain_path)]
+Name = Annotated[str, AfterValidator(_plain_text)]
 
 
 class Section(BaseModel):
     """A frozen section that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class RunConfig(Section):
     """What a run is called, how long it goes on and where it lives."""
 
-    dir: str
+    dir: PathText
     """Run folder: config, metrics, logs and checkpoints. Relative to the working directory."""
     seed: int = Field(1234, ge=0, lt=2**32)
     """Seed of the initial weights, the order of samples and dropout."""
-    steps: PositiveInt
+    steps: Count
     """Optimizer steps of the whole run, counted from the first start, not from a resume."""
     resume: Literal["auto", "never"] = "auto"
     """auto: go on from the newest good checkpoint in `run.dir`. never: start at step 0; refused where
@@ -35,20 +67,20 @@ class ModelConfig(Section):
 
     kind: Literal["gpt"]
     """Model family."""
-    num_layers: PositiveInt
+    num_layers: Count
     """Transformer layers."""
-    hidden_size: PositiveInt
+    hidden_size: Count
     """Width of the residual stream."""
-    num_attention_heads: PositiveInt
+    num_attention_heads: Count
     """Attention heads; divides `hidden_size`."""
-    num_query_groups: PositiveInt | None = None
+    num_query_groups: Count | None = None
     """Key/value heads of grouped-query attention (Ainslie et al. 2023); null: one per head."""
-    ffn_hidden_size: PositiveInt | None = None
+    ffn_hidden_size: Count | None = None
     """Width of the feed-forward layer; null: 4 x `hidden_size`, or 8/3 of it rounded up to a multiple of 64
     for swiglu."""
     position_embedding: Literal["learned", "rotary"] = "learned"
     """learned: one vector per position up to `batch.sequence_length`. rotary: RoPE (Su et al. 2021)."""
-    rotary_base: PositiveInt | None = None
+    rotary_base: Count | None = None
     """Base of the rotary frequencies; null: 10,000. Only with position_embedding: rotary."""
     normalization: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Normalisation before attention, before the feed-forward layer and at the end."""
@@ -64,7 +96,7 @@ class ModelConfig(Section):
     """Dropout after the embedding, on attention weights and on each residual branch."""
     init_std: float = Field(0.02, gt=0)
     """Standard deviation of the initial weights; residual projections get init_std / sqrt(2 num_layers)."""
-    vocab_multiple: PositiveInt = 128
+    vocab_multiple: Count = 128
     """The embedding is padded to a multiple of this many rows, whatever the layout. Padding rows never
     receive probability or gradient."""
 
@@ -72,24 +104,24 @@ class ModelConfig(Section):
 class BatchConfig(Section):
     """How many samples a step sees. Gradient accumulation follows from these and the world size."""
 
-    global_size: PositiveInt
+    global_size: Count
     """Samples per optimizer step over all ranks."""
-    micro_size: PositiveInt = 1
+    micro_size: Count = 1
     """Samples per forward pass of one rank."""
-    sequence_length: PositiveInt
+    sequence_length: Count
     """Tokens per sample."""
 
 
 class ParallelConfig(Section):
     """How a model and its batch are laid over the ranks; data parallelism takes what is left."""
 
-    tensor: PositiveInt = 1
+    tensor: Count = 1
     """Tensor parallel size (Shoeybi et al. 2019)."""
-    pipeline: PositiveInt = 1
+    pipeline: Count = 1
     """Pipeline stages."""
-    virtual_pipeline: PositiveInt | None = None
+    virtual_pipeline: Count | None = None
     """Model chunks per pipeline stage (interleaved schedule, Narayanan et al. 2021); null: one."""
-    context: PositiveInt = 1
+    context: Count = 1
     """Context parallel size: the sequence is split over this many ranks."""
     sequence: bool = False
     """Sequence parallelism of norms and dropout in the tensor parallel group (Korthikanti et al. 2022)."""
@@ -123,11 +155,11 @@ class ScheduleConfig(Section):
 
     kind: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape after the warm-up; wsd is warm-up, stable, decay (Hu et al. 2024)."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT)
     """Steps of linear warm-up from 0."""
     min_lr: float | None = Field(None, ge=0)
     """Learning rate at the end of the decay; null: a tenth of `optimizer.lr`. Not with kind: constant."""
-    decay_steps: PositiveInt | None = None
+    decay_steps: Count | None = None
     """cosine, linear: the step at which `min_lr` is reached, null: `run.steps`. wsd: length of the final
     decay, null: a tenth of `run.steps`. Not with kind: constant."""
 
@@ -135,24 +167,27 @@ class ScheduleConfig(Section):
 class Source(Section):
     """One shard directory of a blend."""
 
-    path: str
+    path: PathText
     """Shard directory, made by `pretrain data build`."""
     weight: float = Field(1.0, gt=0)
     """Share of the samples, relative to the other sources."""
 
 
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_sources), Field(min_length=1)]
+
+
 class DataConfig(Section):
     """Where tokens come from. A path may stand for a list of one source of weight 1."""
 
-    train: tuple[Source, ...] = Field(min_length=1)
+    train: Sources
     """Shard directory, or a list of {path, weight}."""
-    validation: tuple[Source, ...] | None = None
+    validation: Sources | None = None
     """Shard directories to validate on; null: split `validation_fraction` off the end of each source in
     `train`. Weights mean nothing here and are refused: every token is scored once."""
     validation_fraction: float | None = Field(None, gt=0, lt=1)
     """Share of each training source, at its end, that is held out; the cut falls on a document's start
     where there is one. Only without `validation`."""
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """Tokenizer directory the shards must have been built with; null: the one the shards carry."""
     reset_at_document_end: bool = False
     """Attention does not cross document ends, and positions start again at each document."""
@@ -161,24 +196,24 @@ class DataConfig(Section):
 class CheckpointConfig(Section):
     """When checkpoints are written and which are kept. The last step is always saved."""
 
-    every: PositiveInt | None = None
+    every: Count | None = None
     """Steps between checkpoints; null: only at the end of the run."""
-    keep_last: PositiveInt = 2
+    keep_last: Count = 2
     """Newest checkpoints to keep."""
-    keep_every: PositiveInt | None = None
+    keep_every: Count | None = None
     """Also keep every checkpoint whose step is a multiple of this, for ever."""
     async_: bool = Field(False, alias="async")
     """Write in the background while training goes on."""
-    max_failures: PositiveInt = 3
+    max_failures: Count = 3
     """Saves in a row that may fail before the run stops."""
 
 
 class EvalConfig(Section):
     """Validation during training."""
 
-    every: PositiveInt | None = None
+    every: Count | None = None
     """Steps between validations; null: only at the end, where there is validation data."""
-    max_windows: PositiveInt | None = None
+    max_windows: Count | None = None
     """Validate on the first this many sequences of each source; null: on all of them."""
 
 
@@ -187,9 +222,9 @@ class TrackingConfig(Section):
 
     enabled: bool = True
     """Send metrics to MLflow while training; when false, `pretrain sync` can do so later."""
-    uri: str | None = None
+    uri: Name | None = None
     """MLflow tracking URI; null: sqlite in the run folder."""
-    experiment: str = "pretrain"
+    experiment: Name = "pretrain"
     """MLflow experiment."""
 
 
@@ -198,7 +233,7 @@ class HealthConfig(Section):
 
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """A NaN or infinite loss or gradient: stop the run with exit code 4, or skip the update."""
-    max_skips: PositiveInt | None = None
+    max_skips: Count | None = None
     """Skipped updates in a row before the run stops; null: 10. Only with on_nonfinite: skip."""
 
 

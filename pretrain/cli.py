@@ -1,0 +1,192 @@
+"""The face: every command of `pretrain`, its options, and one exit code for each way to end.
+
+Commands import what they need when they run, so that `pretrain --help` answers at once.
+Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopped by a health verdict;
+75 stopped early with a checkpoint; 130 interrupted. Anything else, with a traceback, is a bug.
+"""
+
+import errno
+import sys
+from typing import Annotated
+
+import typer
+
+from pretrain.errors import UserError
+
+INTERRUPTED = 130
+_MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EADDRINUSE)
+
+app = typer.Typer(
+    name="pretrain",
+    help="Distributed pretraining: raw data to a scored checkpoint, on a laptop or a cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Config file (YAML).")]
+CheckpointPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="CHECKPOINT", help="Run directory (its newest good checkpoint) or a step-* in it."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Config keys to set, such as optimizer.lr=1e-3."),
+]
+Processes = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Processes to start on this machine.")
+]
+
+
+@app.command()
+def check(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    processes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Also check the layout against N processes.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print every key with its value and source.")] = False,
+    data: Annotated[
+        bool, typer.Option("--data/--no-data", help="Also open the shards that the config names.")
+    ] = True,
+) -> None:
+    """Report everything that is wrong with a config at once; needs no GPU."""
+    from pretrain.check import check_command
+
+    check_command(config, overrides or (), processes, show=show, data=data)
+
+
+@app.command()
+def train(config: ConfigPath, overrides: Overrides = None, processes: Processes = None) -> None:
+    """Train; inside srun or torchrun this is one rank of many."""
+    from pretrain.launch import train_command
+
+    train_command(config, processes, overrides or ())
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: CheckpointPath,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    json: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Tokens a window moves on; default: a full sequence."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Shards to score instead of the run's validation data; repeatable."),
+    ] = None,
+) -> None:
+    """Score a checkpoint: perplexity by token, word and byte, whatever layout wrote it."""
+    from evals.command import evaluate_command
+
+    evaluate_command(
+        checkpoint,
+        processes=processes,
+        json_path=json,
+        stride=stride,
+        data=data or (),
+        overrides=overrides or (),
+    )
+
+
+@app.command()
+def generate(
+    checkpoint: CheckpointPath,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to go on from.")],
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to generate.")] = 100,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", help="Divides the logits; default 1. Above 0.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(metavar="K", min=1, help="Draw from the K likeliest tokens only.")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="P", help="Draw from the likeliest tokens that hold this probability."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", min=0, help="Seed of the draws; default 1234.")
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token every time.")] = False,
+) -> None:
+    """Generate text from a checkpoint."""
+    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
+    useless = [name for name, value in drawing.items() if value is not None]
+    if greedy and useless:
+        raise UserError(f"{useless[0]} has no effect with --greedy; remove one of them")
+    if temperature is not None and not 0 < temperature < float("inf"):
+        raise UserError(
+            f"--temperature must be above 0, got {temperature}; for the likeliest token use --greedy"
+        )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"--top-p must be above 0 and at most 1, got {top_p}")
+    from pretrain.generate import generate_command
+
+    generate_command(
+        checkpoint,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        temperature=1.0 if temperature is None else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=1234 if seed is None else seed,
+        greedy=greedy,
+    )
+
+
+@app.command()
+def quickstart(
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for everything it makes.")] = "quickstart",
+) -> None:
+    """Train, score and sample a small model on text that every Python carries; a few minutes."""
+    from pretrain.quickstart import quickstart_command
+
+    quickstart_command(out)
+
+
+@app.command()
+def doctor() -> None:
+    """Report what this machine has, what is missing, and what that costs."""
+    from pretrain.doctor import doctor_command
+
+    doctor_command()
+
+
+@app.command()
+def sync(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories.")],
+    uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow to send to; default: the run's own.")
+    ] = None,
+) -> None:
+    """Send what MLflow has missed of one or more runs; nothing is sent twice."""
+    from pretrain.tracking.sync import sync_command
+
+    sync_command(runs, uri=uri)
+
+
+def main() -> None:
+    """Run a command; what a user can cause ends in one message on stderr, without traceback."""
+    try:
+        app()
+    except UserError as error:
+        _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"{where}{error.strerror}", UserError.exit_code)
+
+
+def _end(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(f"pretrain: error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,102 @@
+"""Numbers that follow from a config: defaults that depend on other keys, and sizes of a layout.
+
+The one place where a `null` becomes a number, so that trainer, check and documentation can not disagree.
+"""
+
+from dataclasses import dataclass
+
+from pretrain.config.sections import Config, ModelConfig, ParallelConfig
+
+
+def ffn_hidden_size(model: ModelConfig) -> int:
+    """Width of the feed-forward layer: 4 x hidden, or for swiglu 8/3 x hidden up to a multiple of 64."""
+    if model.ffn_hidden_size is not None:
+        return model.ffn_hidden_size
+    if model.activation == "swiglu":
+        return -(-8 * model.hidden_size // (3 * 64)) * 64
+    return 4 * model.hidden_size
+
+
+def query_groups(model: ModelConfig) -> int:
+    """Key/value heads: one per attention head unless the config says fewer."""
+    return model.num_query_groups or model.num_attention_heads
+
+
+def rotary_base(model: ModelConfig) -> int:
+    """Base of the rotary frequencies."""
+    return model.rotary_base or 10_000
+
+
+def min_lr(config: Config) -> float:
+    """Learning rate at the end of the decay: a tenth of the peak unless the config says otherwise."""
+    given = config.schedule.min_lr
+    return config.optimizer.lr / 10 if given is None else given
+
+
+def decay_steps(config: Config) -> int:
+    """cosine, linear: the step at which `min_lr` is reached. wsd: the length of the final decay."""
+    given = config.schedule.decay_steps
+    if given is not None:
+        return given
+    return max(1, round(config.run.steps * 0.1)) if config.schedule.kind == "wsd" else config.run.steps
+
+
+def max_skips(config: Config) -> int:
+    """Skipped updates in a row before the run stops."""
+    return config.health.max_skips or 10
+
+
+def padded_vocab_size(vocab_size: int, multiple: int) -> int:
+    """Rows of the embedding: the vocabulary up to the next multiple."""
+    return -(-vocab_size // multiple) * multiple
+
+
+def model_ranks(parallel: ParallelConfig) -> int:
+    """Ranks that hold one replica: tensor x pipeline x context."""
+    return parallel.tensor * parallel.pipeline * parallel.context
+
+
+def data_parallel_size(config: Config, world_size: int) -> int | None:
+    """Replicas in a world of this size; None where the world is no multiple of one replica."""
+    size, rest = divmod(world_size, model_ranks(config.parallel))
+    return size if size and not rest else None
+
+
+def micro_batches(config: Config, data_parallel: int) -> int | None:
+    """Micro-batches per replica and step (gradient accumulation); None where the batch does not divide."""
+    count, rest = divmod(config.batch.global_size, config.batch.micro_size * data_parallel)
+    return None if rest else count
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of the whole model, without padding rows of the vocabulary."""
+
+    embedding: int
+    """Token and position embeddings."""
+    layers: int
+    """All transformer layers and the final norm."""
+    head: int
+    """The output head; 0 where it is tied to the embedding."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.embedding + self.layers + self.head
+
+
+def count_parameters(model: ModelConfig, vocab_size: int, sequence_length: int) -> ParameterCount:
+    """Parameters by formula: attention h(2q + 2k), feed-forward 2hf (3hf for swiglu), biases and norms."""
+    hidden, ffn = model.hidden_size, ffn_hidden_size(model)
+    head_size = hidden // model.num_attention_heads
+    query, key_value = head_size * model.num_attention_heads, head_size * query_groups(model)
+    up = 2 * ffn if model.activation == "swiglu" else ffn
+    weights = hidden * (query + 2 * key_value) + query * hidden + hidden * up + ffn * hidden
+    biases = (query + 2 * key_value + hidden + up + hidden) if model.bias else 0
+    norm = 2 * hidden if model.normalization == "layernorm" else hidden
+    positions = sequence_length * hidden if model.position_embedding == "learned" else 0
+    return ParameterCount(
+        embedding=vocab_size * hidden + positions,
+        layers=model.num_layers * (weights + biases + 2 * norm) + norm,
+        head=0 if model.tie_embeddings else vocab_size * hidden,
+    )

@@ -1,0 +1,203 @@
+"""A config file and its overrides in, one frozen Config out, with the source of every value.
+
+Reading (`read_config`) is apart from judging (`rules.violations`); `load_config` does both. All problems of
+a file are reported together, each as `file:line: section.key: what is wrong`.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import ValidationError
+
+from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
+from pretrain.config.rules import violations
+from pretrain.config.schema import leaf_keys, nearest_name, problems_of, show
+from pretrain.config.sections import Config
+from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
+from pretrain.errors import UserError
+
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A config and where it came from."""
+
+    config: Config
+    text_as_written: str
+    """The file as it stands; a base file and command-line overrides follow as comments."""
+    sources: Mapping[str, Place]
+    """Dotted key -> place of its value, for every key; `default` where nobody wrote it."""
+    path: str
+
+
+@dataclass(frozen=True)
+class _File:
+    tree: Node
+    text: str
+    problems: tuple[Problem, ...]
+
+
+def load_config(path: str, overrides: Sequence[str] = (), world_size: int | None = None) -> LoadedConfig:
+    """Read a config and apply the rules between keys.
+
+    `overrides` are `section.key=value` texts; `world_size` is the number of processes where it is known.
+    Raises ConfigError (exit code 2) with all problems of the reading, or else with all violated rules.
+    """
+    loaded = read_config(path, overrides)
+    found = violations(loaded.config, world_size)
+    if found:
+        raise ConfigError([violation.problem(loaded.sources) for violation in found])
+    return loaded
+
+
+def read_config(path: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read a config without the rules between keys. Raises ConfigError with every problem that was found."""
+    file = _read_file(path, is_base=False)
+    problems = list(file.problems)
+    tree, text = file.tree, file.text
+    base = _read_base(path, file, problems)
+    if base:
+        problems += base.problems
+        tree = merge(base.tree, tree)
+        text += _as_comments(f"base: {show(plain(mapping(file.tree)['base']))}", base.text)
+    layer = _parse_overrides(overrides, problems)
+    tree = merge(tree, layer)
+    if overrides:
+        text += _as_comments("command line:", "\n".join(overrides))
+    tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.place)
+    try:
+        config = Config.model_validate(plain(tree))
+    except ValidationError as error:
+        problems += problems_of(error, tree)
+    if problems:
+        raise ConfigError(sorted(problems, key=_reading_order(path)))
+    return LoadedConfig(config, text, _sources(tree), path)
+
+
+def _reading_order(path: str) -> Callable[[Problem], tuple[bool, bool, str, int]]:
+    """The file itself first, then its base, then the command line; within a file by line."""
+
+    def key(problem: Problem) -> tuple[bool, bool, str, int]:
+        place = problem.place
+        return place.layer == "command line", place.file != path, place.file, place.line
+
+    return key
+
+
+def _read_file(path: str, is_base: bool) -> _File:
+    layer: Layer = "base" if is_base else "file"
+    text = _read_text(path)
+    tree, _, problems = parse_yaml(text, lambda line: Place(layer, path, line))
+    if tree.value is None:
+        raise ConfigError([Problem(Place("file", path, 1), "", "the file is empty")])
+    if not isinstance(tree.value, dict):
+        what = "a list" if isinstance(tree.value, list) else show(tree.value)
+        raise ConfigError(
+            [Problem(tree.place, "", f"a config is a mapping of sections (`model:` ...), got {what}")]
+        )
+    return _File(tree, text, tuple(problems))
+
+
+def _read_text(path: str) -> str:
+    """The file as text. Raises UserError where it can not be opened, is too large or is not UTF-8."""
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file{_similar_file(path)}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a directory; a config is a YAML file") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{path!r}: can not be read: {reason}") from None
+    if len(raw) > MAX_BYTES:
+        raise UserError(f"{path}: is larger than {MAX_BYTES:,} bytes; this is no config file")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        byte = f"byte 0x{raw[error.start]:02x} at offset {error.start:,}"
+        raise ConfigError([Problem(Place("file", path, line), "", f"is not UTF-8 text: {byte}")]) from None
+
+
+def _similar_file(path: str) -> str:
+    folder = Path(path).parent
+    try:
+        names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    except OSError:
+        names = []
+    meant = nearest_name(Path(path).name, names)
+    return f" (did you mean '{folder / meant}'?)" if meant else ""
+
+
+def _read_base(path: str, file: _File, problems: list[Problem]) -> _File | None:
+    """The file named by `base:`, relative to the one that names it; it may not have a base itself."""
+    node = mapping(file.tree).get("base")
+    if node is None:
+        return None
+    if not isinstance(node.value, str) or not node.value:
+        problems.append(Problem(node.place, "base", f"must be the path of a config, got {show(plain(node))}"))
+        return None
+    base_path = os.path.join(os.path.dirname(path), node.value)
+    try:
+        base = _read_file(base_path, is_base=True)
+    except ConfigError as error:
+        problems += error.problems
+        return None
+    except UserError as error:
+        problems.append(Problem(node.place, "base", str(error)))
+        return None
+    inner = mapping(base.tree).get("base")
+    if inner is not None:
+        problems.append(Problem(inner.place, "base", f"{path} uses this file as its base; a base has none"))
+    return base
+
+
+def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
+    """All `section.key=value` texts as one tree; a key that is given twice is a problem."""
+    place = Place("command line")
+    layer = Node({}, place)
+    given: set[tuple[str, ...]] = set()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        path = tuple(key.split("."))
+        if not equals or not all(path) or len(path) > MAX_DEPTH:
+            problems.append(Problem(place, "", f"expected section.key=value, got {show(override)}"))
+            continue
+        if path[0] == "base":
+            problems.append(Problem(place, "base", "stands in the file, not on the command line"))
+            continue
+        if any(path[: len(other)] == other or other[: len(path)] == path for other in given):
+            problems.append(Problem(place, key, "duplicate key; it is given twice"))
+            continue
+        try:
+            node, end, found = parse_yaml(value, lambda line: place)
+        except ConfigError as error:
+            problems += [Problem(place, key, f"{one.text}, in {show(value)}") for one in error.problems]
+            continue
+        if end < len(value.rstrip()):
+            problems.append(
+                Problem(place, key, f"{show(value)} is cut short by YAML; put it in quotation marks")
+            )
+        problems += [Problem(place, ".".join((key, one.key)).strip("."), one.text) for one in found]
+        given.add(path)
+        for part in reversed(path):
+            node = Node({part: node}, place)
+        layer = merge(layer, node)
+    return layer
+
+
+def _as_comments(title: str, text: str) -> str:
+    return "\n" + "".join(f"# {line}\n" for line in [title, *text.splitlines()])
+
+
+def _sources(tree: Node) -> Mapping[str, Place]:
+    sources = {}
+    for path, _ in leaf_keys():
+        node, written = find(tree, path)
+        sources[dotted(path)] = node.place if written else Place("default")
+    return MappingProxyType(sources)

@@ -1,0 +1,135 @@
+"""What a rule between keys is, and how the nearest legal values are found.
+
+A rule says when it applies, when it holds, and which values of which keys could mend it. Values are tried
+against the rule itself and against every rule that the config keeps, so that what is suggested is legal.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pretrain.config import derived
+from pretrain.config.node import Place, Problem
+from pretrain.config.sections import LARGEST_COUNT, Config
+
+PROCESSES = "processes"
+"""Stands for the world size where keys are named."""
+SUGGESTIONS = 3
+"""Legal values named per key."""
+TRIED = 64
+"""Multiples tried on either side of a value."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A config and the number of processes, where that is known."""
+
+    config: Config
+    world_size: int | None
+
+    @property
+    def data_parallel(self) -> int | None:
+        """Replicas; None where the world size is not known or does not fit the layout."""
+        if self.world_size is None:
+            return None
+        return derived.data_parallel_size(self.config, self.world_size)
+
+    def value(self, key: str) -> object:
+        """The value of a dotted key."""
+        value: object = self.world_size if key == PROCESSES else self.config
+        for part in [] if key == PROCESSES else key.split("."):
+            value = getattr(value, "async_" if part == "async" else part)
+        return value
+
+    def replaced(self, key: str, value: float) -> "Setup":
+        """The same setup with another value of one key."""
+        if key == PROCESSES:
+            return Setup(self.config, int(value))
+        section, name = key.split(".")
+        changed = getattr(self.config, section).model_copy(update={name: value})
+        return Setup(self.config.model_copy(update={section: changed}), self.world_size)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule; `holds` and `message` are asked only where `applies`."""
+
+    name: str
+    key: str
+    """The key that the message is about."""
+    applies: Callable[[Setup], bool]
+    holds: Callable[[Setup], bool]
+    message: Callable[[Setup], str]
+    remedies: Mapping[str, Callable[[Setup], Iterable[float]]] = field(default_factory=dict)
+    """Key -> values of it that could mend the rule, nearest first."""
+
+    def broken(self, setup: Setup) -> bool:
+        """Whether the setup breaks this rule."""
+        return self.applies(setup) and not self.holds(setup)
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A rule that a config breaks."""
+
+    rule: str
+    key: str
+    value: object
+    message: str
+    suggestions: Mapping[str, tuple[float, ...]]
+    """Key -> nearest legal values of it, all other keys being as they are."""
+
+    @property
+    def text(self) -> str:
+        """The message with its suggestions."""
+        parts = [
+            f"{key} {' or '.join(map(str, values))}" for key, values in self.suggestions.items() if values
+        ]
+        return self.message + (f" (nearest legal: {'; '.join(parts)})" if parts else "")
+
+    def problem(self, sources: Mapping[str, Place]) -> Problem:
+        """The violation at the place of its key."""
+        return Problem(sources.get(self.key, Place("command line")), self.key, self.text)
+
+
+def broken_rules(rules: Sequence[Rule], setup: Setup) -> list[Violation]:
+    """Every rule that the setup breaks, each with the nearest legal values."""
+    kept = [rule for rule in rules if not rule.broken(setup)]
+    found = []
+    for rule in rules:
+        if rule.broken(setup):
+            suggestions = {
+                key: _nearest_legal(rule, kept, key, remedy(setup), setup)
+                for key, remedy in rule.remedies.items()
+            }
+            found.append(
+                Violation(rule.name, rule.key, setup.value(rule.key), rule.message(setup), suggestions)
+            )
+    return found
+
+
+def _nearest_legal(
+    rule: Rule, kept: Sequence[Rule], key: str, candidates: Iterable[float], setup: Setup
+) -> tuple[float, ...]:
+    legal: list[float] = []
+    for value in candidates:
+        changed = setup.replaced(key, value)
+        if not rule.broken(changed) and not any(other.broken(changed) for other in kept):
+            legal.append(value)
+        if len(legal) == SUGGESTIONS:
+            break
+    return tuple(sorted(legal))
+
+
+def multiples_near(value: int, unit: int) -> Iterator[int]:
+    """Positive multiples of `unit`, the nearest to `value` first."""
+    below = value // unit
+    near = range(max(1, below - TRIED), below + TRIED + 1)
+    within = (unit * count for count in near if unit * count <= LARGEST_COUNT)
+    return iter(sorted(within, key=lambda multiple: abs(multiple - value)))
+
+
+def divisors_near(value: int, number: int) -> Iterator[int]:
+    """Divisors of `number`, the nearest to `value` first."""
+    small = [count for count in range(1, int(number**0.5) + 2) if number % count == 0]
+    every = {*small, *(number // count for count in small)}
+    return iter(sorted(every, key=lambda divisor: (abs(divisor - value), divisor)))

@@ -1,0 +1,386 @@
+"""All rules between keys; `violations` reports every one that a config breaks, all together.
+
+Here stand the rules without which a run would fail or be wrong. Rules about options that would have no
+effect have the same form and stand in `useless.py`.
+"""
+
+import math
+
+from pretrain.config import derived
+from pretrain.config.rule import (
+    PROCESSES,
+    Rule,
+    Setup,
+    Violation,
+    broken_rules,
+    divisors_near,
+    multiples_near,
+)
+from pretrain.config.sections import Config
+from pretrain.config.useless import USELESS
+
+__all__ = ["RULES", "Violation", "violations"]
+
+
+def violations(config: Config, world_size: int | None) -> list[Violation]:
+    """Every rule that the config breaks; `world_size` None leaves out the rules that depend on it."""
+    return broken_rules(RULES, Setup(config, world_size))
+
+
+def _heads_fit(setup: Setup) -> bool:
+    model = setup.config.model
+    return model.hidden_size % model.num_attention_heads == 0
+
+
+def _layer_unit(setup: Setup) -> int:
+    parallel = setup.config.parallel
+    return parallel.pipeline * (parallel.virtual_pipeline or 1)
+
+
+def _batch_unit(setup: Setup) -> int:
+    """Samples of one micro-batch on every replica."""
+    return setup.config.batch.micro_size * (setup.data_parallel or 1)
+
+
+def _step_unit(setup: Setup) -> int:
+    """The global batch is a multiple of this; the interleaved schedule wants full rounds of stages."""
+    parallel = setup.config.parallel
+    return _batch_unit(setup) * (parallel.pipeline if parallel.virtual_pipeline else 1)
+
+
+def _samples_per_replica(setup: Setup) -> int:
+    replicas = setup.data_parallel or 1
+    whole = setup.config.parallel.pipeline if setup.config.parallel.virtual_pipeline else 1
+    return setup.config.batch.global_size // (replicas * whole)
+
+
+def _sequence_unit(setup: Setup) -> int:
+    parallel = setup.config.parallel
+    zigzag = 2 * parallel.context if parallel.context > 1 else 1
+    shards = parallel.context * parallel.tensor if parallel.sequence else 1
+    return math.lcm(zigzag, shards)
+
+
+def _warmup_end(setup: Setup) -> int:
+    """The warm-up must be shorter than this."""
+    config = setup.config
+    if config.schedule.kind == "wsd":
+        return max(0, config.run.steps - derived.decay_steps(config)) + 1
+    return config.run.steps if config.schedule.kind == "constant" else derived.decay_steps(config)
+
+
+MODEL_RULES = (
+    Rule(
+        name="heads divide hidden",
+        key="model.num_attention_heads",
+        applies=lambda s: True,
+        holds=_heads_fit,
+        message=lambda s: (
+            f"{s.config.model.num_attention_heads} heads do not divide "
+            f"model.hidden_size {s.config.model.hidden_size}"
+        ),
+        remedies={
+            "model.num_attention_heads": lambda s: divisors_near(
+                s.config.model.num_attention_heads, s.config.model.hidden_size
+            ),
+            "model.hidden_size": lambda s: multiples_near(
+                s.config.model.hidden_size, s.config.model.num_attention_heads
+            ),
+        },
+    ),
+    Rule(
+        name="rotary head size is even",
+        key="model.num_attention_heads",
+        applies=lambda s: s.config.model.position_embedding == "rotary" and _heads_fit(s),
+        holds=lambda s: s.config.model.hidden_size // s.config.model.num_attention_heads % 2 == 0,
+        message=lambda s: (
+            f"rotary positions turn pairs of numbers, and {s.config.model.num_attention_heads} heads of "
+            f"model.hidden_size {s.config.model.hidden_size} have the odd size "
+            f"{s.config.model.hidden_size // s.config.model.num_attention_heads}"
+        ),
+        remedies={
+            "model.num_attention_heads": lambda s: divisors_near(
+                s.config.model.num_attention_heads, s.config.model.hidden_size
+            ),
+            "model.hidden_size": lambda s: multiples_near(
+                s.config.model.hidden_size, 2 * s.config.model.num_attention_heads
+            ),
+        },
+    ),
+    Rule(
+        name="query groups divide heads",
+        key="model.num_query_groups",
+        applies=lambda s: s.config.model.num_query_groups is not None,
+        holds=lambda s: s.config.model.num_attention_heads % derived.query_groups(s.config.model) == 0,
+        message=lambda s: (
+            f"{s.config.model.num_query_groups} query groups do not divide "
+            f"model.num_attention_heads {s.config.model.num_attention_heads}"
+        ),
+        remedies={
+            "model.num_query_groups": lambda s: divisors_near(
+                derived.query_groups(s.config.model), s.config.model.num_attention_heads
+            )
+        },
+    ),
+)
+
+TENSOR_RULES = (
+    Rule(
+        name="tensor divides heads",
+        key="parallel.tensor",
+        applies=lambda s: True,
+        holds=lambda s: s.config.model.num_attention_heads % s.config.parallel.tensor == 0,
+        message=lambda s: (
+            f"tensor parallel size {s.config.parallel.tensor} does not divide "
+            f"model.num_attention_heads {s.config.model.num_attention_heads}"
+        ),
+        remedies={
+            "parallel.tensor": lambda s: divisors_near(
+                s.config.parallel.tensor, s.config.model.num_attention_heads
+            ),
+            "model.num_attention_heads": lambda s: divisors_near(
+                s.config.model.num_attention_heads, s.config.model.hidden_size
+            ),
+        },
+    ),
+    Rule(
+        name="tensor divides query groups",
+        key="parallel.tensor",
+        applies=lambda s: s.config.model.num_query_groups is not None,
+        holds=lambda s: derived.query_groups(s.config.model) % s.config.parallel.tensor == 0,
+        message=lambda s: (
+            f"tensor parallel size {s.config.parallel.tensor} does not divide "
+            f"model.num_query_groups {s.config.model.num_query_groups}"
+        ),
+        remedies={
+            "parallel.tensor": lambda s: divisors_near(
+                s.config.parallel.tensor, derived.query_groups(s.config.model)
+            ),
+            "model.num_query_groups": lambda s: divisors_near(
+                derived.query_groups(s.config.model), s.config.model.num_attention_heads
+            ),
+        },
+    ),
+    Rule(
+        name="tensor divides feed-forward",
+        key="parallel.tensor",
+        applies=lambda s: True,
+        holds=lambda s: derived.ffn_hidden_size(s.config.model) % s.config.parallel.tensor == 0,
+        message=lambda s: (
+            f"tensor parallel size {s.config.parallel.tensor} does not divide the feed-forward width "
+            f"model.ffn_hidden_size {derived.ffn_hidden_size(s.config.model)}"
+        ),
+        remedies={
+            "parallel.tensor": lambda s: divisors_near(
+                s.config.parallel.tensor, derived.ffn_hidden_size(s.config.model)
+            ),
+            "model.ffn_hidden_size": lambda s: multiples_near(
+                derived.ffn_hidden_size(s.config.model), s.config.parallel.tensor
+            ),
+        },
+    ),
+    Rule(
+        name="tensor divides padded vocabulary",
+        key="model.vocab_multiple",
+        applies=lambda s: True,
+        holds=lambda s: s.config.model.vocab_multiple % s.config.parallel.tensor == 0,
+        message=lambda s: (
+            f"the vocabulary is padded to a multiple of {s.config.model.vocab_multiple}, "
+            f"which parallel.tensor {s.config.parallel.tensor} does not divide"
+        ),
+        remedies={
+            "model.vocab_multiple": lambda s: multiples_near(
+                s.config.model.vocab_multiple, s.config.parallel.tensor
+            ),
+            "parallel.tensor": lambda s: divisors_near(
+                s.config.parallel.tensor, s.config.model.vocab_multiple
+            ),
+        },
+    ),
+)
+
+PIPELINE_RULES = (
+    Rule(
+        name="layers fill the pipeline",
+        key="model.num_layers",
+        applies=lambda s: True,
+        holds=lambda s: s.config.model.num_layers % _layer_unit(s) == 0,
+        message=lambda s: (
+            f"{s.config.model.num_layers} layers are no multiple of pipeline x virtual_pipeline = "
+            f"{s.config.parallel.pipeline} x {s.config.parallel.virtual_pipeline or 1}"
+        ),
+        remedies={
+            "model.num_layers": lambda s: multiples_near(s.config.model.num_layers, _layer_unit(s)),
+            "parallel.pipeline": lambda s: divisors_near(
+                s.config.parallel.pipeline, s.config.model.num_layers
+            ),
+            "parallel.virtual_pipeline": lambda s: (
+                divisors_near(s.config.parallel.virtual_pipeline, s.config.model.num_layers)
+                if s.config.parallel.virtual_pipeline
+                else ()
+            ),
+        },
+    ),
+    Rule(
+        name="virtual pipeline needs a pipeline",
+        key="parallel.virtual_pipeline",
+        applies=lambda s: (s.config.parallel.virtual_pipeline or 1) > 1,
+        holds=lambda s: s.config.parallel.pipeline > 1,
+        message=lambda s: (
+            f"{s.config.parallel.virtual_pipeline} model chunks per stage need parallel.pipeline of 2 or "
+            f"more, got 1; remove virtual_pipeline or raise pipeline"
+        ),
+        remedies={
+            "parallel.pipeline": lambda s: (
+                size for size in divisors_near(2, s.config.model.num_layers) if size > 1
+            )
+        },
+    ),
+    Rule(
+        name="interleaved schedule needs whole groups of micro-batches",
+        key="batch.global_size",
+        applies=lambda s: (
+            (s.config.parallel.virtual_pipeline or 1) > 1 and s.config.batch.global_size % _batch_unit(s) == 0
+        ),
+        holds=lambda s: s.config.batch.global_size % _step_unit(s) == 0,
+        message=lambda s: (
+            f"batch.global_size {s.config.batch.global_size} makes "
+            f"{s.config.batch.global_size // _batch_unit(s)} micro-batches"
+            f"{' per replica' if s.data_parallel else ''}; with virtual_pipeline their number must be a "
+            f"multiple of parallel.pipeline {s.config.parallel.pipeline}"
+        ),
+        remedies={
+            "batch.global_size": lambda s: multiples_near(s.config.batch.global_size, _step_unit(s)),
+            "batch.micro_size": lambda s: divisors_near(s.config.batch.micro_size, _samples_per_replica(s)),
+        },
+    ),
+)
+
+BATCH_RULES = (
+    Rule(
+        name="world holds whole replicas",
+        key=PROCESSES,
+        applies=lambda s: s.world_size is not None,
+        holds=lambda s: s.data_parallel is not None,
+        message=lambda s: (
+            f"{s.world_size} processes are no multiple of tensor x pipeline x context = "
+            f"{s.config.parallel.tensor} x {s.config.parallel.pipeline} x {s.config.parallel.context}"
+        ),
+        remedies={
+            PROCESSES: lambda s: multiples_near(s.world_size or 1, derived.model_ranks(s.config.parallel)),
+            "parallel.tensor": lambda s: divisors_near(s.config.parallel.tensor, s.world_size or 1),
+            "parallel.pipeline": lambda s: divisors_near(s.config.parallel.pipeline, s.world_size or 1),
+            "parallel.context": lambda s: divisors_near(s.config.parallel.context, s.world_size or 1),
+        },
+    ),
+    Rule(
+        name="batch divides into micro-batches",
+        key="batch.global_size",
+        applies=lambda s: True,
+        holds=lambda s: s.config.batch.global_size % _batch_unit(s) == 0,
+        message=lambda s: (
+            f"{s.config.batch.global_size} samples are no multiple of micro_size"
+            + (
+                f" x data parallel size = {s.config.batch.micro_size} x {s.data_parallel}"
+                if s.data_parallel
+                else f" {s.config.batch.micro_size}"
+            )
+        ),
+        remedies={
+            "batch.global_size": lambda s: multiples_near(s.config.batch.global_size, _step_unit(s)),
+            "batch.micro_size": lambda s: divisors_near(s.config.batch.micro_size, _samples_per_replica(s)),
+            PROCESSES: lambda s: (
+                multiples_near(s.world_size, derived.model_ranks(s.config.parallel)) if s.world_size else ()
+            ),
+        },
+    ),
+    Rule(
+        name="sequence divides over context and sequence parallel ranks",
+        key="batch.sequence_length",
+        applies=lambda s: True,
+        holds=lambda s: s.config.batch.sequence_length % _sequence_unit(s) == 0,
+        message=lambda s: (
+            f"{s.config.batch.sequence_length} tokens are no multiple of {_sequence_unit(s)}: context "
+            f"parallelism takes 2 x {s.config.parallel.context} pieces"
+            + (
+                f", sequence parallelism context x tensor = "
+                f"{s.config.parallel.context} x {s.config.parallel.tensor}"
+                if s.config.parallel.sequence
+                else ""
+            )
+        ),
+        remedies={
+            "batch.sequence_length": lambda s: multiples_near(
+                s.config.batch.sequence_length, _sequence_unit(s)
+            ),
+            "parallel.context": lambda s: divisors_near(
+                s.config.parallel.context, s.config.batch.sequence_length
+            ),
+        },
+    ),
+)
+
+SCHEDULE_RULES = (
+    Rule(
+        name="warm-up ends before the decay",
+        key="schedule.warmup_steps",
+        applies=lambda s: True,
+        holds=lambda s: s.config.schedule.warmup_steps < _warmup_end(s),
+        message=lambda s: (
+            f"a warm-up of {s.config.schedule.warmup_steps} steps leaves nothing of the schedule: kind "
+            f"{s.config.schedule.kind}, run.steps {s.config.run.steps}"
+            + (
+                f", decay_steps {derived.decay_steps(s.config)}"
+                if s.config.schedule.kind != "constant"
+                else ""
+            )
+        ),
+        remedies={
+            "schedule.warmup_steps": lambda s: [_warmup_end(s) - 1],
+            "run.steps": lambda s: [
+                steps
+                for steps in (
+                    s.config.schedule.warmup_steps + 1,
+                    s.config.schedule.warmup_steps + derived.decay_steps(s.config),
+                    math.ceil(s.config.schedule.warmup_steps / 0.9) + 1,
+                )
+                if steps > s.config.run.steps
+            ],
+        },
+    ),
+    Rule(
+        name="wsd decay fits into the run",
+        key="schedule.decay_steps",
+        applies=lambda s: s.config.schedule.kind == "wsd",
+        holds=lambda s: derived.decay_steps(s.config) <= s.config.run.steps,
+        message=lambda s: (
+            f"a final decay of {derived.decay_steps(s.config)} steps is longer than "
+            f"run.steps {s.config.run.steps}"
+        ),
+        remedies={"schedule.decay_steps": lambda s: [s.config.run.steps - s.config.schedule.warmup_steps]},
+    ),
+    Rule(
+        name="min_lr is below lr",
+        key="schedule.min_lr",
+        applies=lambda s: s.config.schedule.min_lr is not None,
+        holds=lambda s: derived.min_lr(s.config) <= s.config.optimizer.lr,
+        message=lambda s: f"{s.config.schedule.min_lr} is above optimizer.lr {s.config.optimizer.lr}",
+        remedies={"schedule.min_lr": lambda s: [s.config.optimizer.lr / 10]},
+    ),
+    Rule(
+        name="kept checkpoints are ones that are written",
+        key="checkpoint.keep_every",
+        applies=lambda s: bool(s.config.checkpoint.keep_every and s.config.checkpoint.every),
+        holds=lambda s: (s.config.checkpoint.keep_every or 0) % (s.config.checkpoint.every or 1) == 0,
+        message=lambda s: (
+            f"{s.config.checkpoint.keep_every} is no multiple of checkpoint.every {s.config.checkpoint.every}"
+        ),
+        remedies={
+            "checkpoint.keep_every": lambda s: multiples_near(
+                s.config.checkpoint.keep_every or 1, s.config.checkpoint.every or 1
+            )
+        },
+    ),
+)
+
+RULES = (*MODEL_RULES, *TENSOR_RULES, *PIPELINE_RULES, *BATCH_RULES, *SCHEDULE_RULES, *USELESS)

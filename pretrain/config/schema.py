@@ -1,0 +1,208 @@
+"""Walks the sections: which keys exist under which, which name was meant, and what a bad value should be.
+
+Everything here follows from the classes in `sections.py`; no key is named a second time.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from pretrain.config.node import KeyPath, Node, Problem, dotted, find
+from pretrain.config.sections import Config, Section
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """The section class a field holds, be it alone, optional or in a tuple; None for a plain value."""
+
+    def search(annotation: Any) -> type[Section] | None:
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            return annotation
+        found = (search(part) for part in get_args(annotation))
+        return next((section for section in found if section), None)
+
+    return search(field.annotation)
+
+
+def is_list(field: FieldInfo) -> bool:
+    """Whether the field holds a tuple of sections."""
+
+    def search(annotation: Any) -> bool:
+        return getattr(annotation, "__origin__", None) is tuple or any(map(search, get_args(annotation)))
+
+    return search(field.annotation)
+
+
+def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
+    """The fields of a section by the name they have in a file."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def leaf_keys(section: type[Section] = Config, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
+    """Every key that holds a value, in the order of the sections; lists of sections count as one value."""
+    for name, field in keys_of(section).items():
+        inner = section_of(field)
+        if inner is None or is_list(field):
+            yield (*prefix, name), field
+        else:
+            yield from leaf_keys(inner, (*prefix, name))
+
+
+def section_at(path: KeyPath) -> type[Section] | None:
+    """The section that `path` leads to from the top; list positions are passed over."""
+    section: type[Section] | None = Config
+    for part in path:
+        if section is None:
+            return None
+        if isinstance(part, str):
+            field = keys_of(section).get(part)
+            section = section_of(field) if field else None
+    return section
+
+
+def nearest_name(word: str, names: Iterable[str]) -> str | None:
+    """The name that was most likely meant: at most one edit away, or much alike."""
+    names = list(names)
+    one_edit = [name for name in names if _edits(word.lower(), name.lower()) <= 1]
+    if one_edit:
+        return one_edit[0]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def _edits(a: str, b: str) -> int:
+    """Edit distance with transpositions of neighbours counted as one (Damerau 1964), cut off at 2."""
+    if abs(len(a) - len(b)) > 1:
+        return 2
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        new = [i]
+        for j, other in enumerate(b, 1):
+            cost = min(row[j] + 1, new[j - 1] + 1, row[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                cost = min(cost, before[j - 2] + 1)
+            new.append(cost)
+        before, row = row, new
+    return row[-1]
+
+
+def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
+    """What pydantic found, in a user's words, each at the line of its value."""
+    problems = []
+    unknown: dict[KeyPath, str] = {}
+    details = error.errors(include_url=False)
+    for detail in details:
+        path = detail["loc"]
+        if detail["type"] == "extra_forbidden":
+            hint, meant = _unknown_key(path)
+            place = find(tree, path)[0].place
+            problems.append(Problem(place, dotted(path), hint))
+            if meant:
+                unknown[(*path[:-1], meant)] = hint
+    for detail in details:
+        path = detail["loc"]
+        if detail["type"] == "extra_forbidden" or (detail["type"] == "missing" and path in unknown):
+            continue
+        node, _ = find(tree, path)
+        problems.append(Problem(node.place, dotted(path), _wrong_value(dict(detail))))
+    return problems
+
+
+def _unknown_key(path: KeyPath) -> tuple[str, str | None]:
+    word = str(path[-1])
+    section = section_at(path[:-1])
+    here = list(keys_of(section)) if section else []
+    kind = "key" if len(path) > 1 else "section or key"
+    meant = nearest_name(word, here)
+    if meant:
+        return f"unknown {kind} '{word[:60]}' (did you mean '{meant}'?)", meant
+    elsewhere = {str(keys[-1]): dotted(keys) for keys, _ in leaf_keys()}
+    other = nearest_name(word, elsewhere)
+    if other:
+        return f"unknown {kind} '{word[:60]}' (did you mean '{elsewhere[other]}'?)", None
+    return f"unknown {kind} '{word[:60]}'; it has: {', '.join(here)}", None
+
+
+_EXPECTED = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "model_type": "must be a section with keys of its own",
+    "model_attributes_type": "must be a section with keys of its own",
+    "tuple_type": "must be a path or a list of paths or {path, weight}",
+    "too_short": "must name at least one source",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be greater than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def _wrong_value(detail: dict[str, Any]) -> str:
+    """One sentence: what the value must be, what it is, and what was likely meant."""
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "missing":
+        return "required, and missing"
+    got = f", got {show(value)}"
+    if kind == "literal_error":
+        section = section_at(detail["loc"][:-1])
+        field = keys_of(section)[detail["loc"][-1]] if section else None
+        choices = [str(choice) for choice in _choices(field)]
+        meant = nearest_name(value, choices) if isinstance(value, str) else None
+        return f"must be {' or '.join(choices)}{got}" + (f" (did you mean '{meant}'?)" if meant else "")
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"{words} {context[bound]}{got}"
+    if kind == "value_error":
+        return f"{context['error']}{got}"
+    return f"{_EXPECTED.get(kind, detail['msg'])}{got}{_hint(kind, value)}"
+
+
+def _hint(kind: str, value: Any) -> str:
+    """How the value would have to be written, where that can be told."""
+    if value is None:
+        return " (nothing is written after the colon, or null)"
+    if (
+        isinstance(value, float)
+        and kind in ("int_type", "int_from_float")
+        and value.is_integer()
+        and abs(value) < 2**53
+    ):
+        return f" (write {int(value)})"
+    if isinstance(value, str) and kind == "bool_type" and value.lower() in ("yes", "on", "y", "true"):
+        return " (write true)"
+    if isinstance(value, str) and kind == "bool_type" and value.lower() in ("no", "off", "n", "false"):
+        return " (write false)"
+    if isinstance(value, str) and kind in ("int_type", "float_type"):
+        digits = value.replace("_", "").replace(",", "").strip()
+        try:
+            number = int(digits) if kind == "int_type" else float(digits)
+        except ValueError:
+            return ""
+        return f" (write {number})" if len(digits) < 19 else ""
+    if isinstance(value, int | float) and kind == "string_type":
+        return f' (write "{show(value)}" in quotation marks)'
+    return ""
+
+
+def _choices(field: FieldInfo | None) -> tuple[Any, ...]:
+    return get_args(field.annotation) if field else ()
+
+
+def show(value: Any) -> str:
+    """A value as YAML would write it, on one short line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = f"'{value}'" if isinstance(value, str) else str(value)
+    text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
+    return text if len(text) <= 80 else f"{text[:77]}..."
