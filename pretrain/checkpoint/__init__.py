@@ -1,1 +1,28 @@
 """Save, verify, find the newest good one, and load on any layout."""
+
+from pretrain.checkpoint.checkpoint import Checkpoint, load, open_checkpoint
+from pretrain.checkpoint.coordinator import CoordinationError, Coordinator, LocalCoordinator, StoreCoordinator
+from pretrain.checkpoint.find import newest_good, resolve
+from pretrain.checkpoint.manifest import Fault, verify
+from pretrain.checkpoint.piece import Group, Piece
+from pretrain.checkpoint.retention import clean
+from pretrain.checkpoint.saver import Saver, SaveReport
+
+__all__ = [
+    "Checkpoint",
+    "CoordinationError",
+    "Coordinator",
+    "Fault",
+    "Group",
+    "LocalCoordinator",
+    "Piece",
+    "SaveReport",
+    "Saver",
+    "StoreCoordinator",
+    "clean",
+    "load",
+    "newest_good",
+    "open_checkpoint",
+    "resolve",
+    "verify",
+]

@@ -1,0 +1,251 @@
+"""Read a checkpoint: assemble any piece of any layout from the pieces that were written."""
+
+import difflib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.checkpoint import index as index_file
+from pretrain.checkpoint.geometry import Extent, overlap
+from pretrain.checkpoint.index import Index, LogicalTensor
+from pretrain.checkpoint.layout import INDEX, STATE
+from pretrain.checkpoint.manifest import Manifest, read_manifest
+from pretrain.checkpoint.piece import Group, Piece
+from pretrain.checkpoint.tensors import DTYPES, TensorFile, dtype_name
+from pretrain.errors import IntegrityError, UserError
+
+_OPEN_FILES = 64
+
+
+def copy_overlap(source: torch.Tensor, of: Extent, target: torch.Tensor, into: Extent) -> int:
+    """Copy the elements that both extents cover from one tensor to the other, in place.
+
+    Args:
+        source: shape `of.shape`, or [of.size] where `of` is a range.
+        of: what `source` covers of the logical tensor.
+        target: shape `into.shape`, or [into.size] where `into` is a range.
+        into: what `target` covers of it.
+
+    Returns:
+        Number of elements copied.
+    """
+    if (of.offset, of.shape) == (into.offset, into.shape):
+        if of.flat is None and into.flat is None:
+            target.copy_(source)
+            return into.size
+        start, stop = max(of.range[0], into.range[0]), min(of.range[1], into.range[1])
+        if start >= stop:
+            return 0
+        if target.is_contiguous():
+            a, b = of.range[0], into.range[0]
+            target.view(-1)[start - b : stop - b].copy_(source.view(-1)[start - a : stop - a])
+            return stop - start
+    copied = 0
+    for a_region in of.regions():
+        chunk = source.view(-1)[a_region.start : a_region.start + a_region.size].view(a_region.shape)
+        for b_region in into.regions():
+            if (common := overlap(a_region, b_region)) is None:
+                continue
+            in_source, in_target, size = common
+            if into.flat is None:  # any strides: the box is indexed as it is
+                base = (b - o for b, o in zip(b_region.offset, into.offset, strict=True))
+                in_target = tuple(
+                    slice(b + s.start, b + s.stop) for b, s in zip(base, in_target, strict=True)
+                )
+                view = target
+            else:
+                view = target[b_region.start : b_region.start + b_region.size].view(b_region.shape)
+            view[in_target].copy_(chunk[in_source])
+            copied += size
+    return copied
+
+
+class Checkpoint:
+    """A checkpoint folder, open for reading. Its structure is checked; `verify` checks its contents."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a step folder.
+
+        Raises:
+            IntegrityError: no manifest, or a damaged manifest, index or state.
+        """
+        self.path = Path(path)
+        self._manifest: Manifest = read_manifest(self.path)
+        self.index: Index = index_file.parse(self.file(INDEX), str(self.path / INDEX))
+        self.state: Mapping[str, Any] = self._read_state()
+        self._files: OrderedDict[str, TensorFile] = OrderedDict()
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._manifest.step
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every file's checksum: equal fingerprints mean equal checkpoints."""
+        return self._manifest.fingerprint
+
+    @cached_property
+    def config_text(self) -> str:
+        """The resolved config of the run that wrote it; the config as written where that was not stored.
+
+        Raises:
+            IntegrityError: it holds neither.
+        """
+        name = "config.resolved.yaml" if "config.resolved.yaml" in self._manifest.files else "config.yaml"
+        return self.file(name).decode()
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file but the manifest, relative to the checkpoint."""
+        return tuple(sorted(self._manifest.files))
+
+    def file(self, name: str) -> bytes:
+        """Content of one of `files`.
+
+        Raises:
+            IntegrityError: the checkpoint does not hold it, or it cannot be read.
+        """
+        if name not in self._manifest.files:
+            raise IntegrityError(f"{self.path}: holds no {name}; it holds {', '.join(self.files)}")
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"{self.path / name}: cannot be read: {error.strerror}") from None
+
+    def keys(self, group: Group | None = None) -> tuple[str, ...]:
+        """Logical names of the tensors of a group, or of all."""
+        return tuple(key for key, tensor in self.index.items() if group in (None, tensor.group))
+
+    def read(self, key: str) -> torch.Tensor:
+        """One whole logical tensor, as a new tensor on the CPU.
+
+        Raises:
+            UserError: there is no such tensor.
+        """
+        tensor = self._find(key, "")
+        piece = Piece.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
+        self.load([piece])
+        return piece.tensor
+
+    def load(self, pieces: Iterable[Piece]) -> None:
+        """Fill every piece's tensor in place, whatever layout wrote the checkpoint.
+
+        Raises:
+            UserError: a tensor is not in the checkpoint, or has another shape or dtype; names both. Nothing
+                is copied then.
+            IntegrityError: the files are not as the index says.
+        """
+        wanted = list(pieces)
+        for piece in wanted:
+            self._match(piece)
+        with torch.no_grad():
+            for piece in wanted:
+                self._fill(piece)
+
+    def unread(self, keys: Iterable[str], group: Group | None = None) -> tuple[str, ...]:
+        """Tensors of a group (or of all) that are not among `keys`, the logical names that a model asked
+        for."""
+        asked = set(keys)
+        return tuple(key for key in self.keys(group) if key not in asked)
+
+    def require_all_read(self, keys: Iterable[str], group: Group | None = None) -> None:
+        """Refuse a model that leaves out part of the checkpoint; `keys` are those of all ranks together.
+
+        Raises:
+            UserError: names the tensors that nobody asked for.
+        """
+        if left := self.unread(keys, group):
+            names = ", ".join(f"{key} {self.index[key].describe}" for key in left[:5])
+            more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+            raise UserError(
+                f"{self.path}: holds {len(left)} tensors that the model has not: {names}{more}; "
+                "the checkpoint is of another model, compare its config.yaml with the run's"
+            )
+
+    def _read_state(self) -> Mapping[str, Any]:
+        try:
+            state = json.loads(self.file(STATE))
+        except ValueError as error:
+            raise IntegrityError(f"{self.path / STATE}: not JSON: {error}") from None
+        if not isinstance(state, dict):
+            raise IntegrityError(f"{self.path / STATE}: not a JSON object")
+        return state
+
+    def _find(self, key: str, asked: str) -> LogicalTensor:
+        if key not in self.index:
+            near = difflib.get_close_matches(key, self.index, n=1)
+            hint = f"; the nearest it holds is {near[0]} {self.index[near[0]].describe}" if near else ""
+            raise UserError(f"{self.path}: holds no tensor {key}{asked}{hint}")
+        return self.index[key]
+
+    def _match(self, piece: Piece) -> None:
+        asked = f"{list(piece.global_shape)} {dtype_name(piece.tensor.dtype)}"
+        tensor = self._find(piece.key, f", which the model has as {asked}")
+        if (tensor.shape, tensor.dtype) != (piece.global_shape, dtype_name(piece.tensor.dtype)):
+            what = "shape" if tensor.shape != piece.global_shape else "dtype"
+            raise UserError(
+                f"{self.path}: {piece.key} is {tensor.describe} in the checkpoint and {asked} in the model: "
+                f"the {what} differs, so it is of another model or precision"
+            )
+
+    def _fill(self, piece: Piece) -> None:
+        target, extent, copied = piece.tensor.detach(), piece.extent, 0
+        for stored in self.index[piece.key].pieces:
+            if not _may_meet(stored.extent, extent):
+                continue
+            source = self._open(stored.file).tensor(stored.name)
+            expected = stored.extent.shape if stored.extent.flat is None else (stored.extent.size,)
+            if tuple(source.shape) != expected or source.dtype != target.dtype:
+                found = f"{list(source.shape)} {dtype_name(source.dtype)}"
+                raise IntegrityError(
+                    f"{self.path / stored.file}: {stored.name} is {found}, {INDEX} says otherwise"
+                )
+            copied += copy_overlap(source, stored.extent, target, extent)
+        if copied != extent.size:
+            raise IntegrityError(
+                f"{self.path}: {piece.name}: {extent.size - copied} of {extent.size} elements are in no file"
+            )
+
+    def _open(self, name: str) -> TensorFile:
+        if name in self._files:
+            self._files.move_to_end(name)
+            return self._files[name]
+        try:
+            self._files[name] = TensorFile(self.path / name)
+        except OSError as error:
+            raise IntegrityError(f"{self.path / name}: cannot be read: {error.strerror or error}") from None
+        if len(self._files) > _OPEN_FILES:
+            self._files.popitem(last=False)
+        return self._files[name]
+
+
+def _may_meet(a: Extent, b: Extent) -> bool:
+    """Whether the boxes of two extents meet; cheap, to leave out files that hold nothing of what is
+    wanted."""
+    if (a.offset, a.shape) == (b.offset, b.shape):
+        return a.range[0] < b.range[1] and b.range[0] < a.range[1]
+    return all(
+        p < q + m and q < p + n for p, n, q, m in zip(a.offset, a.shape, b.offset, b.shape, strict=True)
+    )
+
+
+def open_checkpoint(path: Path | str) -> Checkpoint:
+    """Open a step folder for reading; `resolve` finds and verifies it first.
+
+    Raises:
+        IntegrityError: no manifest, or a damaged manifest, index or state.
+    """
+    return Checkpoint(path)
+
+
+def load(path: Path | str, pieces: Iterable[Piece]) -> Checkpoint:
+    """Open a checkpoint and fill `pieces` from it; raises what `Checkpoint` and `Checkpoint.load` raise."""
+    checkpoint = Checkpoint(path)
+    checkpoint.load(pieces)
+    return checkpoint

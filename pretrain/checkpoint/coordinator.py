@@ -1,0 +1,120 @@
+"""How the ranks of a save tell each other what they need, wrote and decided.
+
+Saves run in a background thread while training uses the process groups, so a save may use no collective. A
+few small messages through a key-value store are enough, and the store's waits do not hold Python's lock.
+"""
+
+import threading
+import time
+from datetime import timedelta
+from typing import Protocol, Self
+
+from pretrain.errors import UserError
+
+
+class CoordinationError(UserError):
+    """Another rank did not answer in time, or the store it answers through is gone."""
+
+
+class Coordinator(Protocol):
+    """A key-value store that every rank reaches, from any thread."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a key."""
+
+    def get(self, key: str, timeout: float) -> bytes:
+        """Wait up to `timeout` seconds until a key is set, and return its value; CoordinationError if it is
+        not."""
+
+    def delete(self, key: str) -> None:
+        """Forget a key."""
+
+
+class LocalCoordinator:
+    """For a single process: its threads, or one rank alone."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self._changed = threading.Condition()
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a key."""
+        with self._changed:
+            self._values[key] = value
+            self._changed.notify_all()
+
+    def get(self, key: str, timeout: float) -> bytes:
+        """Wait for a key."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: key in self._values, timeout):
+                raise CoordinationError(f"no rank set {key} within {timeout:g} s")
+            return self._values[key]
+
+    def delete(self, key: str) -> None:
+        """Forget a key."""
+        with self._changed:
+            self._values.pop(key, None)
+
+
+class Store(Protocol):
+    """What is needed of a `torch.distributed.Store`."""
+
+    def set(self, key: str, value: bytes, /) -> None:
+        """Set a key."""
+
+    def get(self, key: str, /) -> bytes:
+        """Value of a key."""
+
+    def wait(self, keys: list[str], timeout: timedelta, /) -> None:
+        """Wait until all keys are set; RuntimeError after the timeout."""
+
+    def delete_key(self, key: str, /) -> bool:
+        """Delete a key."""
+
+    def clone(self) -> Self:
+        """The same store over a connection of its own."""
+
+
+class StoreCoordinator:
+    """Over a `torch.distributed.Store`, with a connection of its own for each thread that uses it."""
+
+    def __init__(self, store: Store, prefix: str = "checkpoint") -> None:
+        """Take a store that all ranks share; `prefix` keeps this coordinator's keys apart from others'."""
+        self._store, self._prefix = store, prefix
+        self._of_thread = threading.local()
+
+    def _connection(self) -> Store:
+        # A store blocks all its threads while one of them waits for a key; a clone has its own connection.
+        if not hasattr(self._of_thread, "store"):
+            self._of_thread.store = self._store.clone()
+        connection: Store = self._of_thread.store
+        return connection
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a key."""
+        try:
+            self._connection().set(f"{self._prefix}/{key}", value)
+        except RuntimeError as error:
+            raise CoordinationError(f"cannot set {key}: {_first_line(error)}") from error
+
+    def get(self, key: str, timeout: float) -> bytes:
+        """Wait for a key."""
+        started = time.monotonic()
+        try:
+            self._connection().wait([f"{self._prefix}/{key}"], timedelta(seconds=timeout))
+            return bytes(self._connection().get(f"{self._prefix}/{key}"))
+        except RuntimeError as error:
+            if time.monotonic() - started >= 0.9 * timeout:
+                raise CoordinationError(f"no rank set {key} within {timeout:g} s") from error
+            raise CoordinationError(f"waiting for {key} failed: {_first_line(error)}") from error
+
+    def delete(self, key: str) -> None:
+        """Forget a key."""
+        try:
+            self._connection().delete_key(f"{self._prefix}/{key}")
+        except RuntimeError as error:
+            raise CoordinationError(f"cannot delete {key}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,133 @@
+"""Files that are on the disk when we say so: hashed while written, fsynced, replaced and removed
+atomically."""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+CHUNK = 8 << 20
+"""Bytes per write and per hash update."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What the manifest says of one file."""
+
+    size: int
+    sha256: str
+
+
+class DurableFile:
+    """A new file that hashes what is written to it and is fsynced when its `with` block ends well."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115 (closed by __exit__)
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; a large buffer goes in chunks, so that its pages are hashed while still in cache."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), CHUNK):
+            chunk = view[start : start + CHUNK]
+            self._hash.update(chunk)
+            self._file.write(chunk)
+            self._size += len(chunk)
+
+    @property
+    def record(self) -> FileRecord:
+        """Size and checksum of what was written so far."""
+        return FileRecord(self._size, self._hash.hexdigest())
+
+    def __enter__(self) -> "DurableFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+
+def write_durably(path: Path, data: bytes) -> FileRecord:
+    """Create `path` with `data`, fsynced."""
+    with DurableFile(path) as file:
+        file.write(data)
+    return file.record
+
+
+def copy_durably(source: Path, target: Path) -> FileRecord:
+    """Copy one file, fsynced."""
+    with open(source, "rb") as data, DurableFile(target) as file:
+        while chunk := data.read(CHUNK):
+            file.write(chunk)
+    return file.record
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Put `data` in place of `path`'s content; a crash leaves the old content or the new."""
+    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
+    try:
+        write_durably(temporary, data)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Fsync a directory, so that the names in it are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such operation
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def file_record(path: Path) -> FileRecord:
+    """Size and checksum of a file as it lies on the disk; every byte is read once."""
+    digest, size = hashlib.sha256(), 0
+    buffer = memoryview(bytearray(CHUNK))
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size += count
+    return FileRecord(size, digest.hexdigest())
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that is not a directory, and every symlink, in sorted order."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            yield from walk(path)
+        else:
+            yield path
+
+
+def remove(path: Path, on_trash: Callable[[], None] = lambda: None) -> None:
+    """Delete a folder so that a kill at any moment leaves nothing in it that could be taken for good.
+
+    The folder gets a hidden name first, on the disk, and loses its manifest before anything else.
+    """
+    trash = path
+    if not path.name.startswith(".trash-"):
+        trash = path.with_name(f".trash-{path.name.lstrip('.')}-{secrets.token_hex(4)}")
+        os.rename(path, trash)
+        sync_folder(path.parent)
+    if trash.is_dir() and not trash.is_symlink():
+        (trash / "manifest.json").unlink(missing_ok=True)
+        on_trash()
+        shutil.rmtree(trash)
+    else:
+        trash.unlink()

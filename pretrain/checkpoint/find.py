@@ -1,0 +1,107 @@
+"""Find the checkpoint to go on from: the newest that verifies, with the reason for each that was passed
+over."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pretrain.checkpoint.layout import (
+    CHECKPOINTS,
+    LATEST,
+    MANIFEST,
+    checkpoints_folder,
+    set_aside,
+    step_of,
+    steps_in,
+)
+from pretrain.checkpoint.manifest import verify
+from pretrain.checkpoint.tensors import foreign
+from pretrain.errors import IntegrityError, UserError
+
+
+def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint of a run that verifies.
+
+    `latest` is a hint for people; the folders are the truth. Call `clean` first where the run is to go on.
+
+    Returns:
+        The checkpoint, or None where the run has none at all, and those that were passed over with the
+        reason.
+
+    Raises:
+        IntegrityError: there are checkpoints, and none is good. A run must not begin again in silence.
+    """
+    folder = checkpoints_folder(run_dir)
+    passed_over: list[tuple[Path, str]] = []
+    steps = steps_in(folder)
+    hint = _hint(folder)
+    if hint is not None and step_of(hint) not in steps:
+        passed_over.append((folder / hint, f"does not exist, though {LATEST} names it"))
+    for path in steps.values():
+        faults = verify(path)
+        if not faults:
+            return path, passed_over
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        passed_over.append((path, f"{faults[0]}{more}"))
+    passed_over += [(path, "was set aside by a save that was killed") for path in set_aside(folder)]
+    if passed_over:
+        reasons = "".join(f"\n  {path.name}: {reason}" for path, reason in passed_over)
+        raise IntegrityError(f"{folder}: no checkpoint is good; to start over, use a new run.dir.{reasons}")
+    return None, []
+
+
+def _hint(folder: Path) -> str | None:
+    """The step name in `latest`, where it holds one."""
+    try:
+        name = (folder / LATEST).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return name if step_of(name) is not None else None
+
+
+def resolve(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Path:
+    """The verified checkpoint folder that a CHECKPOINT argument means: a run directory, or one step in it.
+
+    Args:
+        path: what the user gave.
+        say: told of each newer checkpoint of a run directory that was passed over, and why.
+
+    Raises:
+        UserError: there is no such run or step; names those that exist.
+        IntegrityError: the checkpoint, or every one of the run, is damaged.
+    """
+    path = Path(path)
+    if path.is_file():
+        what = foreign(path) or "is a file"
+        raise UserError(f"{path}: {what}; a checkpoint is a run directory or a step-* folder in it")
+    if not path.exists():
+        raise UserError(f"{path}: does not exist{_nearest(path)}")
+    if (path / MANIFEST).exists() or step_of(path.name) is not None:
+        if faults := verify(path):
+            raise IntegrityError(
+                f"{path}: damaged checkpoint:" + "".join(f"\n  {fault}" for fault in faults[:20])
+            )
+        return path
+    run_dir = path.parent if path.name == CHECKPOINTS else path
+    found, passed_over = newest_good(run_dir)
+    for other, reason in passed_over:
+        say(f"passed over {other.name}: {reason}")
+    if found is None:
+        raise UserError(
+            f"{path}: no checkpoint here; expected {CHECKPOINTS}/step-* as `pretrain train` writes them"
+        )
+    return found
+
+
+def _nearest(path: Path) -> str:
+    """Which steps lie beside a step that does not exist, or the nearest folder that does."""
+    wanted, steps = step_of(path.name), steps_in(path.parent)
+    if steps:
+        names = ", ".join(str(step) for step in sorted(steps)[-10:])
+        near = (
+            f"; nearest: {steps[min(steps, key=lambda step: abs(step - wanted))]}"
+            if wanted is not None
+            else ""
+        )
+        return f"; {path.parent} holds the steps {names}{near}"
+    parent = next((parent for parent in path.parents if parent.is_dir()), None)
+    return f" ({parent} does)" if parent else ""

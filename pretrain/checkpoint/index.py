@@ -1,0 +1,158 @@
+"""`index.json`: every logical tensor of a checkpoint, and in which file each of its pieces lies."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from pretrain.checkpoint.geometry import Extent, Shape, tiling_fault
+from pretrain.checkpoint.piece import GROUPS, Group
+from pretrain.checkpoint.tensors import DTYPES
+from pretrain.errors import IntegrityError
+
+FORMAT = "pretrain-checkpoint-index"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class StoredPiece:
+    """A piece of a logical tensor in a file."""
+
+    file: str
+    name: str
+    extent: Extent
+
+    def to_json(self) -> dict[str, Any]:
+        """As in index.json."""
+        return {
+            "file": self.file,
+            "name": self.name,
+            "offset": list(self.extent.offset),
+            "shape": list(self.extent.shape),
+            "flat": None if self.extent.flat is None else list(self.extent.flat),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "StoredPiece":
+        """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
+        flat = value["flat"]
+        start_stop = None if flat is None else _ints(flat)
+        if start_stop is not None and len(start_stop) != 2:
+            raise ValueError(f"flat is {flat}")
+        extent = Extent(_ints(value["offset"]), _ints(value["shape"]), start_stop)
+        return cls(str(value["file"]), str(value["name"]), extent)
+
+
+@dataclass(frozen=True)
+class LogicalTensor:
+    """One tensor of the model or the optimizer, whatever the layout."""
+
+    key: str
+    shape: Shape
+    dtype: str
+    """Name in safetensors, such as F32."""
+    group: Group
+    pieces: tuple[StoredPiece, ...]
+
+    @property
+    def describe(self) -> str:
+        """Readable form, such as `[128, 64] F32`."""
+        return f"{list(self.shape)} {self.dtype}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As in index.json."""
+        return {
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "group": self.group,
+            "pieces": [piece.to_json() for piece in self.pieces],
+        }
+
+    @classmethod
+    def from_json(cls, key: str, value: Any) -> "LogicalTensor":
+        """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
+        if value["dtype"] not in DTYPES or value["group"] not in GROUPS:
+            raise ValueError(f"{key}: dtype {value['dtype']!r} or group {value['group']!r} is not known")
+        pieces = tuple(StoredPiece.from_json(piece) for piece in value["pieces"])
+        return cls(key, _ints(value["shape"]), value["dtype"], value["group"], pieces)
+
+
+def _ints(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(n) is int and n >= 0 for n in value):
+        raise ValueError(f"{value!r} is not a list of whole numbers")
+    return tuple(value)
+
+
+Index = Mapping[str, LogicalTensor]
+
+
+def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
+    """One index from what each writer (named for the message) wrote; every element must be in exactly one
+    piece.
+
+    Raises:
+        IntegrityError: writers disagree on a tensor, or its pieces leave a hole or overlap. That is a defect
+            of the layout's description, and must not become a checkpoint.
+    """
+    merged: dict[str, LogicalTensor] = {}
+    pieces: dict[str, list[StoredPiece]] = {}
+    for writer, part in parts:
+        for key, tensor in part.items():
+            known = merged.setdefault(key, tensor)
+            if (known.shape, known.dtype, known.group) != (tensor.shape, tensor.dtype, tensor.group):
+                raise IntegrityError(
+                    f"checkpoint not written: {key} is {tensor.describe} ({tensor.group}) on {writer}, "
+                    f"{known.describe} ({known.group}) on another rank"
+                )
+            pieces.setdefault(key, []).extend(tensor.pieces)
+    index = {
+        key: LogicalTensor(key, tensor.shape, tensor.dtype, tensor.group, tuple(pieces[key]))
+        for key, tensor in sorted(merged.items())
+    }
+    if fault := coverage_fault(index):
+        raise IntegrityError(f"checkpoint not written: {fault}")
+    return index
+
+
+def coverage_fault(index: Index) -> str | None:
+    """The first logical tensor whose pieces do not tile it, and where, or None."""
+    for key, tensor in index.items():
+        if fault := tiling_fault(tensor.shape, [piece.extent for piece in tensor.pieces]):
+            files = ", ".join(sorted({piece.file for piece in tensor.pieces})[:4]) or "no file"
+            return f"{key} {tensor.describe}: {fault} (pieces in {files})"
+    return None
+
+
+def dump(index: Index) -> bytes:
+    """Content of index.json."""
+    tensors = {key: tensor.to_json() for key, tensor in index.items()}
+    return (
+        json.dumps({"format": FORMAT, "format_version": VERSION, "tensors": tensors}, indent=0).encode()
+        + b"\n"
+    )
+
+
+def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
+    """Read index.json.
+
+    Raises:
+        IntegrityError: it is not one, is of another version, or names a file outside of the checkpoint.
+    """
+    try:
+        value = json.loads(text)
+        if value["format"] != FORMAT or value["format_version"] != VERSION:
+            found = f"{value['format']} version {value['format_version']}"
+            raise IntegrityError(f"{where}: is {found}; this program reads {FORMAT} version {VERSION}")
+        index = {key: LogicalTensor.from_json(key, item) for key, item in value["tensors"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError(
+            f"{where}: not an index of a checkpoint: {type(error).__name__}: {error}"
+        ) from error
+    for key, tensor in index.items():
+        for piece in tensor.pieces:
+            if PurePosixPath(piece.file).name != piece.file or piece.file in ("", "..", "."):
+                raise IntegrityError(
+                    f"{where}: {key} lies in {piece.file!r}, which is no file of the checkpoint"
+                )
+    return index

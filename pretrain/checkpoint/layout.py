@@ -1,0 +1,47 @@
+"""Names on the disk: where the checkpoints of a run are, and which step a folder is of."""
+
+import re
+from pathlib import Path
+
+CHECKPOINTS = "checkpoints"
+LATEST = "latest"
+MANIFEST = "manifest.json"
+INDEX = "index.json"
+STATE = "state.json"
+OWN_FILES = frozenset({MANIFEST, INDEX, STATE})
+
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+def checkpoints_folder(run_dir: Path | str) -> Path:
+    """Where a run keeps its checkpoints."""
+    return Path(run_dir) / CHECKPOINTS
+
+
+def step_name(step: int) -> str:
+    """Folder of a step, such as `step-00000200`."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step a folder name stands for; None where it is not exactly such a name."""
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match and step_name(int(match[1])) == name else None
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """Everything under a step's name in the folder, good or not, newest step first."""
+    if not folder.is_dir():
+        return {}
+    found = {step: path for path in folder.iterdir() if (step := step_of(path.name)) is not None}
+    return dict(sorted(found.items(), reverse=True))
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Folders that a save moved aside to put a new checkpoint of the same step in their place."""
+    return sorted(folder.glob(".old-step-*")) if folder.is_dir() else []
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Folders and files of saves and deletions that did not end."""
+    return sorted([*folder.glob(".tmp-*"), *folder.glob(".trash-*")]) if folder.is_dir() else []

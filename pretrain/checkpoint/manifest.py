@@ -1,0 +1,227 @@
+"""`manifest.json`, written last: every file's size and checksum. A folder without it is not a checkpoint.
+
+The manifest carries the checksum of its own content in canonical form, so a flipped byte in the manifest
+itself is found as surely as one in a file it lists.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pretrain.checkpoint.files import FileRecord, file_record, walk
+from pretrain.checkpoint.index import coverage_fault, parse
+from pretrain.checkpoint.layout import INDEX, MANIFEST, STATE, step_name, step_of
+from pretrain.checkpoint.tensors import foreign, read_header
+from pretrain.errors import IntegrityError
+
+FORMAT = "pretrain-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something about a checkpoint that is not as it was written."""
+
+    file: str
+    """Path within the checkpoint; empty for the checkpoint as a whole."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}" if self.file else self.what
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint consists of."""
+
+    step: int
+    files: Mapping[str, FileRecord]
+    """By path relative to the checkpoint, with forward slashes."""
+    fingerprint: str
+    """SHA-256 over all of it; equal fingerprints mean equal files."""
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def dump_manifest(step: int, files: Mapping[str, FileRecord]) -> bytes:
+    """Content of manifest.json."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "step": step,
+        "files": {name: {"size": record.size, "sha256": record.sha256} for name, record in files.items()},
+    }
+    return _canonical({**content, "sha256": hashlib.sha256(_canonical(content)).hexdigest()})
+
+
+def parse_manifest(text: bytes) -> Manifest:
+    """Read manifest.json; ValueError says what is wrong with it."""
+    try:
+        content = json.loads(text)
+        digest = content.pop("sha256")
+        kind, version = content["format"], content["format_version"]
+        files = {
+            str(name): FileRecord(int(entry["size"]), str(entry["sha256"]))
+            for name, entry in content["files"].items()
+        }
+        step = int(content["step"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a manifest: {type(error).__name__}: {error}") from error
+    if kind != FORMAT or version != VERSION:
+        raise ValueError(f"is {kind} version {version}; this program reads {FORMAT} version {VERSION}")
+    expected = hashlib.sha256(_canonical(content)).hexdigest()
+    if digest != expected or text != _canonical({**content, "sha256": digest}):
+        raise ValueError("its content does not match its own checksum")
+    for name in files:
+        if problem := name_problem(name):
+            raise ValueError(f"lists {name!r}, {problem}")
+    return Manifest(step, files, expected)
+
+
+def name_problem(name: str) -> str | None:
+    """Why a relative path may not stand in a checkpoint, or None."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        return "which reaches outside of the checkpoint"
+    if not name or str(path) != name or name == MANIFEST:
+        return "which is not a plain relative path"
+    return None
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the checkpoint at `path`.
+
+    Raises:
+        IntegrityError: it has none, or it is damaged.
+    """
+    where = path / MANIFEST
+    try:
+        if where.is_symlink():
+            raise IntegrityError(f"{where}: is a symlink; a checkpoint holds plain files")
+        return parse_manifest(where.read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{where}: missing, so this is not a finished checkpoint") from None
+    except ValueError as error:
+        raise IntegrityError(f"{where}: {error}") from None
+    except OSError as error:
+        raise IntegrityError(f"{where}: cannot be read: {error.strerror}") from None
+
+
+def verify(path: Path | str, threads: int | None = None) -> list[Fault]:
+    """Everything that is wrong with the checkpoint folder `path`; empty: it is what was written.
+
+    Reads every byte once, in `threads` threads (default: one per core, up to 8).
+    """
+    path = Path(path)
+    if path.is_symlink() or not path.is_dir():
+        return [Fault("", _not_a_folder(path))]
+    try:
+        manifest = read_manifest(path)
+    except IntegrityError as error:
+        return [Fault(MANIFEST, str(error).removeprefix(f"{path / MANIFEST}: ")), *_pickles(path)]
+    named_step = step_of(path.name)
+    faults = []
+    if named_step is not None and named_step != manifest.step:
+        faults.append(
+            Fault("", f"the folder is named {path.name} but was written as {step_name(manifest.step)}")
+        )
+    faults += _unexpected(path, manifest)
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        # Large files first, so that no thread is left alone with one at the end.
+        names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
+        faults += [f for f in pool.map(lambda name: _check(path, name, manifest.files[name]), names) if f]
+    return faults or _structure(path, manifest)
+
+
+def _not_a_folder(path: Path) -> str:
+    if path.is_symlink():
+        return "is a symlink; a checkpoint is a folder"
+    if not path.exists():
+        return "does not exist"
+    return foreign(path) or "is a file; a checkpoint is a folder"
+
+
+def _check(path: Path, name: str, expected: FileRecord) -> Fault | None:
+    file = path / name
+    try:
+        status = os.lstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a symlink" if stat.S_ISLNK(status.st_mode) else "not a plain file"
+            return Fault(name, f"is {kind}; a checkpoint holds plain files")
+        if status.st_size != expected.size:
+            alien = foreign(file)
+            cause = (
+                f"; it is {alien}"
+                if alien
+                else ", so it was cut off"
+                if status.st_size < expected.size
+                else ""
+            )
+            return Fault(name, f"{status.st_size} bytes, {expected.size} were written{cause}")
+        if file_record(file).sha256 != expected.sha256:
+            alien = foreign(file)
+            return Fault(name, "content does not match its checksum" + (f"; it is {alien}" if alien else ""))
+    except FileNotFoundError:
+        return Fault(name, f"missing; {expected.size} bytes were written")
+    except OSError as error:
+        return Fault(name, f"cannot be read: {error.strerror}")
+    return None
+
+
+def _unexpected(path: Path, manifest: Manifest) -> list[Fault]:
+    names = (file.relative_to(path).as_posix() for file in walk(path))
+    return [
+        Fault(name, "is not part of the checkpoint" + _pickle_note(path / name))
+        for name in names
+        if name != MANIFEST and name not in manifest.files
+    ]
+
+
+def _pickle_note(path: Path) -> str:
+    try:
+        kind = foreign(path) if path.is_file() else None
+    except OSError:
+        kind = None
+    return f"; it is {kind}" if kind else ""
+
+
+def _pickles(path: Path) -> list[Fault]:
+    notes = ((file.relative_to(path).as_posix(), _pickle_note(file)) for file in walk(path))
+    return [Fault(name, note.removeprefix("; it ")) for name, note in notes if note]
+
+
+def _structure(path: Path, manifest: Manifest) -> list[Fault]:
+    """What is wrong with a checkpoint whose files are all as written: only a foreign writer gets here."""
+    missing = [
+        Fault(name, "is not listed in the manifest") for name in (INDEX, STATE) if name not in manifest.files
+    ]
+    if missing:
+        return missing
+    try:
+        index = parse((path / INDEX).read_bytes(), INDEX)
+        if fault := coverage_fault(index):
+            return [Fault(INDEX, fault)]
+        named = {piece.file for tensor in index.values() for piece in tensor.pieces}
+        if unlisted := sorted(named - manifest.files.keys()):
+            return [Fault(unlisted[0], f"is named in {INDEX} but not listed in the manifest")]
+        headers = {name: read_header(path / name) for name in sorted(named)}
+    except IntegrityError as error:
+        return [Fault(INDEX, str(error))]
+    for tensor in index.values():
+        for piece in tensor.pieces:
+            entry = headers[piece.file].get(piece.name)
+            expected = piece.extent.shape if piece.extent.flat is None else (piece.extent.size,)
+            if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, expected):
+                found = "is not there" if entry is None else f"is {list(entry.shape)} {entry.dtype}"
+                return [
+                    Fault(piece.file, f"{piece.name} {found}, {INDEX} has {list(expected)} {tensor.dtype}")
+                ]
+    return []

@@ -1,0 +1,203 @@
+"""One save over all ranks: who waits for whom, and the one verdict that every rank learns.
+
+Messages, all through the `Coordinator`:
+
+    rank r to rank 0    need/r    how many bytes it will write
+    rank 0 to all       begin     the temporary folder, made after the free space was checked
+    rank r to rank 0    done/r    its files and tensors, fsynced; or why it could not write them
+    rank 0 to all       verdict   after index, manifest, rename, `latest` and retention; or after cleaning up
+
+An error of the disk on any rank makes the verdict a failure on every rank. Anything else that goes wrong is a
+defect or a lost rank, and the verdict is fatal: training on would only hide it.
+"""
+
+import json
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pretrain.checkpoint.coordinator import CoordinationError, Coordinator
+from pretrain.checkpoint.files import remove, sync_folder
+from pretrain.checkpoint.layout import leftovers, step_name
+from pretrain.checkpoint.retention import Retention, retire
+from pretrain.checkpoint.write import (
+    OnEvent,
+    SaveJob,
+    Written,
+    complete,
+    publish,
+    require_space,
+    write_pieces,
+)
+from pretrain.errors import UserError
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a save ended, the same on every rank."""
+
+    ok: bool
+    reason: str = ""
+    """Why not."""
+    fatal: bool = False
+    """Not an error of the disk: the run must stop at once."""
+    size: int = 0
+    """Bytes of the whole checkpoint."""
+    messages: tuple[str, ...] = ()
+    """What a person should know besides."""
+
+    def dump(self) -> bytes:
+        """For the other ranks."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Verdict":
+        """Inverse of `dump`."""
+        value = json.loads(text)
+        return cls(**{**value, "messages": tuple(value["messages"])})
+
+
+@dataclass(frozen=True)
+class Team:
+    """The ranks that save together, as one of them sees it."""
+
+    rank: int
+    world_size: int
+    coordinator: Coordinator
+    timeout: float
+    """Seconds to wait for another rank."""
+    prefix: str
+    """Keys of this save begin with it."""
+
+    def put(self, key: str, value: bytes) -> None:
+        """Tell the others."""
+        self.coordinator.put(f"{self.prefix}/{key}", value)
+
+    def get(self, key: str) -> bytes:
+        """Wait for what another rank tells."""
+        return self.coordinator.get(f"{self.prefix}/{key}", self.timeout)
+
+    def forget(self, key: str) -> None:
+        """Delete a message that was read."""
+        self.coordinator.delete(f"{self.prefix}/{key}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where checkpoints go, and which stay."""
+
+    folder: Path
+    keep: Retention
+    on_event: OnEvent
+
+
+def run_save(job: SaveJob, team: Team, place: Place) -> Verdict:
+    """This rank's part of a save, from its first message to the verdict. Raises nothing that can be told."""
+    try:
+        return (_lead if team.rank == 0 else _follow)(job, team, place)
+    except Exception as error:
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Verdict:
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Verdict(False, f"{where}{error.strerror or error}")
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return Verdict(False, reason, fatal=True)
+
+
+def _follow(job: SaveJob, team: Team, place: Place) -> Verdict:
+    team.put(f"need/{team.rank}", str(job.bytes_needed(leads=False)).encode())
+    begin = json.loads(team.get("begin"))
+    if "folder" not in begin:
+        return Verdict.parse(team.get("verdict"))
+    try:
+        written = write_pieces(place.folder / begin["folder"], team.rank, job, place.on_event)
+        answer = json.dumps(written.to_json()).encode()
+    except Exception as error:
+        answer = json.dumps({"failure": asdict(_failure(error))}).encode()
+    team.put(f"done/{team.rank}", answer)
+    return Verdict.parse(team.get("verdict"))
+
+
+def _lead(job: SaveJob, team: Team, place: Place) -> Verdict:
+    temporary: Path | None = None
+    try:
+        needs = [int(team.get(f"need/{rank}")) for rank in range(1, team.world_size)]
+        temporary = _begin(job, place, sum(needs) + job.bytes_needed(leads=True))
+        team.put("begin", json.dumps({"folder": temporary.name}).encode())
+        verdict = _gather_and_publish(job, team, place, temporary)
+    except Exception as error:
+        verdict = _failure(error)
+        if temporary is None:
+            with suppress(CoordinationError):
+                team.put("begin", b"{}")
+    if not verdict.ok and temporary is not None and temporary.exists():
+        with suppress(OSError):  # what cannot be removed now goes when the next save begins
+            remove(temporary)
+    team.put("verdict", verdict.dump())
+    for rank in range(1, team.world_size):
+        team.forget(f"need/{rank}")
+        team.forget(f"done/{rank}")
+    return verdict
+
+
+def _begin(job: SaveJob, place: Place, needed: int) -> Path:
+    place.folder.mkdir(parents=True, exist_ok=True)
+    for path in leftovers(place.folder):  # of a save that failed: it may be what fills the disk
+        remove(path)
+    require_space(place.folder, job.step, needed)
+    temporary = place.folder / f".tmp-{step_name(job.step)}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    sync_folder(place.folder)
+    return temporary
+
+
+def _gather_and_publish(job: SaveJob, team: Team, place: Place, temporary: Path) -> Verdict:
+    failures: list[tuple[int, Verdict]] = []
+    written: dict[int, Written] = {}
+    try:
+        written[0] = write_pieces(temporary, 0, job, place.on_event)
+    except Exception as error:
+        failures.append((0, _failure(error)))
+    for rank in range(
+        1, team.world_size
+    ):  # all of them, even after a failure: no one may write into a removed folder
+        try:
+            answer = json.loads(team.get(f"done/{rank}"))
+        except CoordinationError as error:
+            failures.append((rank, _failure(error)))
+            continue
+        if "failure" in answer:
+            failures.append((rank, Verdict.parse(json.dumps(answer["failure"]).encode())))
+        else:
+            written[rank] = Written.from_json(answer)
+    if failures:
+        reasons = "; ".join(f"rank {rank}: {failure.reason}" for rank, failure in failures[:4])
+        more = f"; and {len(failures) - 4} more ranks" if len(failures) > 4 else ""
+        return Verdict(False, reasons + more, fatal=any(failure.fatal for _, failure in failures))
+    size = complete(temporary, job, written, place.on_event)
+    messages = publish(temporary, job.step, place.on_event)
+    messages += _guarded(lambda: retire(place.folder, job.step, place.keep, place.on_event))
+    return Verdict(True, size=size, messages=tuple(messages))
+
+
+def _guarded(tidy: Callable[[], list[str]]) -> list[str]:
+    """The checkpoint is in place: an error of the disk while tidying up does not unmake it."""
+    try:
+        return tidy()
+    except OSError as error:
+        return [f"old checkpoints could not be tidied up: {error.filename or ''} {error.strerror or error}"]
+
+
+def with_count(verdict: Verdict, failed: int, allowed: int) -> Verdict:
+    """The verdict on the last of `failed` failed saves in a row: fatal once they reach `allowed`."""
+    if verdict.ok or verdict.fatal or failed < allowed:
+        return verdict
+    saves = "the last save" if failed == 1 else f"the last {failed} saves in a row"
+    return replace(
+        verdict, fatal=True, reason=f"{saves} failed (checkpoint.max_failures: {allowed}): {verdict.reason}"
+    )

@@ -1,0 +1,211 @@
+"""`Saver`: the trainer's handle on saving, at once or in the background, that survives saves that fail."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.checkpoint.coordinator import Coordinator
+from pretrain.checkpoint.layout import checkpoints_folder, step_name
+from pretrain.checkpoint.piece import Piece
+from pretrain.checkpoint.protocol import Place, Team, Verdict, run_save, with_count
+from pretrain.checkpoint.retention import Retention
+from pretrain.checkpoint.write import OnEvent, SaveJob, readable
+from pretrain.config.sections import CheckpointConfig
+from pretrain.errors import IntegrityError, UserError
+
+
+@dataclass(frozen=True)
+class SaveReport:
+    """How one save went."""
+
+    step: int
+    ok: bool
+    reason: str
+    """Why not."""
+    bytes: int
+    """Size of the whole checkpoint, over all ranks."""
+    seconds: float
+    """From the call to the checkpoint in place (or given up)."""
+    stalled_seconds: float
+    """How long training stood still for it: copying to host memory and waiting, or all of it."""
+    path: Path | None
+    """The checkpoint."""
+
+
+class _HostCopies:
+    """Copies of tensors in host memory; the memory is kept for the next save, which spares paging it in
+    again."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, str], torch.Tensor] = {}
+
+    def take(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+        """The pieces with tensors that training does not change."""
+        kept: dict[tuple[str, str], torch.Tensor] = {}
+        for piece in pieces:
+            source = piece.tensor.detach()
+            buffer = self._buffers.get((piece.group, piece.name))
+            if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
+                buffer = torch.empty(source.shape, dtype=source.dtype, device="cpu")
+            kept[piece.group, piece.name] = buffer.copy_(source)
+        self._buffers = kept
+        return tuple(replace(piece, tensor=kept[piece.group, piece.name]) for piece in pieces)
+
+
+class _Pending:
+    """A save under way in a thread."""
+
+    def __init__(self, step: int, started: float, stalled: float, work: Callable[[], Verdict]) -> None:
+        self.step = step
+        self.started = started
+        self.stalled = stalled
+        self.finished = started
+        self._verdict: Verdict | None = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name=f"save-{step}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self._verdict = self._work()
+        self.finished = time.monotonic()
+
+    def wait(self) -> Verdict:
+        self._thread.join()
+        return self._verdict or Verdict(False, "the thread that saved died", fatal=True)
+
+
+class Saver:
+    """Saves checkpoints of one run from every rank; all ranks call the same methods in the same order."""
+
+    def __init__(
+        self,
+        run_dir: Path | str,
+        settings: CheckpointConfig,
+        rank: int,
+        world_size: int,
+        coordinator: Coordinator,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        on_event: OnEvent = lambda _: None,
+        timeout: float = 3600.0,
+    ) -> None:
+        """Write nothing yet.
+
+        Args:
+            run_dir: on a file system that all ranks share.
+            settings: section `checkpoint` of the config.
+            rank: of this process.
+            world_size: number of processes that save together.
+            coordinator: reaches all of them; each Saver in its life wants keys of its own there.
+            say: told, in the calling thread and on rank 0 alone, of saves that failed and of what was tidied
+                up.
+            on_event: called at each stage of a save with its name, by the thread that writes; for fault
+                injection.
+            timeout: seconds to wait for another rank's part of a save.
+        """
+        folder = checkpoints_folder(run_dir)
+        self._settings = settings
+        self._place = Place(folder, Retention(settings.keep_last, settings.keep_every), on_event)
+        self._rank, self._world_size = rank, world_size
+        self._coordinator, self._timeout = coordinator, timeout
+        self._say = say if rank == 0 else lambda _: None
+        self._copies = _HostCopies()
+        self._pending: _Pending | None = None
+        self._attempts = 0
+        self._failed_in_a_row = 0
+        self.last: SaveReport | None = None
+        """The newest save that ended."""
+
+    def save(
+        self,
+        step: int,
+        pieces: Sequence[Piece],
+        state: Mapping[str, Any],
+        files: Mapping[str, bytes | Path] | None = None,
+    ) -> SaveReport | None:
+        """Save a checkpoint; with `checkpoint.async`, copy it and go on.
+
+        Args:
+            step: optimizer steps done.
+            pieces: what this rank holds; those it owns are written. Empty on a rank that owns nothing.
+            state: JSON-able, the same on all ranks; rank 0's is stored.
+            files: further files by relative name (config.yaml, tokenizer/): content, or a file or folder to
+                copy.
+
+        Returns:
+            The report of the save that ended in this call: this one, or with `checkpoint.async` the one
+                before, if any.
+
+        Raises:
+            UserError: `checkpoint.max_failures` saves in a row failed, or a rank did not answer.
+            IntegrityError: the pieces of all ranks do not cover every tensor exactly once.
+        """
+        started = time.monotonic()
+        before = self.join()
+        text = json.dumps(dict(state), indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+        job = SaveJob.of(step, pieces, text, files or {})
+        self._attempts += 1
+        prefix = f"{self._place.folder}/{self._attempts}"
+        team = Team(self._rank, self._world_size, self._coordinator, self._timeout, prefix)
+        self._forget_previous(team)
+        if self._settings.async_:
+            job = replace(job, pieces=self._copies.take(job.pieces))
+            stalled = time.monotonic() - started
+            self._pending = _Pending(step, started, stalled, lambda: run_save(job, team, self._place))
+            return before
+        verdict = run_save(job, team, self._place)
+        now = time.monotonic()
+        return self._settle(step, verdict, now - started, now - started)
+
+    def join(self) -> SaveReport | None:
+        """Wait for the save under way; its report, or None where there was none.
+
+        Raises:
+            UserError, IntegrityError: as `save`.
+        """
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        waited = time.monotonic()
+        verdict = pending.wait()
+        stalled = pending.stalled + time.monotonic() - waited
+        return self._settle(pending.step, verdict, pending.finished - pending.started, stalled)
+
+    def close(self) -> SaveReport | None:
+        """As `join`; call it before the process ends, or a save in the background is lost."""
+        return self.join()
+
+    def _forget_previous(self, team: Team) -> None:
+        if self._rank == 0 and self._attempts > 2:
+            # Every rank has joined the last save but one when it begins the next, so no one reads that any
+            # more.
+            old = replace(team, prefix=f"{self._place.folder}/{self._attempts - 2}")
+            for key in ("begin", "verdict"):
+                old.forget(key)
+
+    def _settle(self, step: int, verdict: Verdict, seconds: float, stalled: float) -> SaveReport:
+        self._failed_in_a_row = 0 if verdict.ok else self._failed_in_a_row + 1
+        verdict = with_count(verdict, self._failed_in_a_row, self._settings.max_failures)
+        path = self._place.folder / step_name(step) if verdict.ok else None
+        self.last = SaveReport(step, verdict.ok, verdict.reason, verdict.size, seconds, stalled, path)
+        for message in verdict.messages:
+            self._say(message)
+        if verdict.fatal:
+            broken = verdict.reason.startswith("checkpoint not written")
+            raise (IntegrityError if broken else UserError)(f"step {step}: {verdict.reason}")
+        if not verdict.ok:
+            left = self._settings.max_failures - self._failed_in_a_row
+            self._say(
+                f"step {step} was not saved: {verdict.reason}; the run goes on from memory, "
+                f"and stops if {'the next save fails' if left == 1 else f'{left} more saves in a row fail'}"
+            )
+        else:
+            rate = verdict.size / max(seconds, 1e-9)
+            self._say(f"saved {path}: {readable(verdict.size)} in {seconds:.2f} s ({readable(int(rate))}/s)")
+        return self.last

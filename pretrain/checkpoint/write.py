@@ -1,0 +1,216 @@
+"""What one rank writes of a checkpoint, and what rank 0 adds to publish it.
+
+Order of a save: every rank writes and fsyncs its files into `.tmp-step-...`; rank 0 adds index, state, config
+and, last, the manifest; fsyncs the folder; renames it to `step-...`; fsyncs the parent; replaces `latest`. A
+kill at any moment leaves either the old checkpoints as they were, or those and a whole new one.
+"""
+
+import secrets
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pretrain.checkpoint.files import (
+    FileRecord,
+    copy_durably,
+    remove,
+    replace_durably,
+    sync_folder,
+    walk,
+    write_durably,
+)
+from pretrain.checkpoint.index import LogicalTensor, StoredPiece, dump, merge
+from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name
+from pretrain.checkpoint.manifest import dump_manifest, name_problem
+from pretrain.checkpoint.piece import GROUPS, Piece
+from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
+
+OnEvent = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SaveJob:
+    """All that a rank brings to a save; nothing in it changes while it is written."""
+
+    step: int
+    pieces: tuple[Piece, ...]
+    """Those this rank owns."""
+    state: bytes
+    """Content of state.json; rank 0's is written."""
+    files: Mapping[str, bytes | Path]
+    """Further files by relative name: content, or a file or folder to copy; rank 0's are written."""
+
+    @classmethod
+    def of(
+        cls, step: int, pieces: Sequence[Piece], state: bytes, files: Mapping[str, bytes | Path]
+    ) -> "SaveJob":
+        """Keep the pieces that the rank owns and that hold anything; check the names of the files.
+
+        Raises:
+            ValueError: a file's name has no place in a checkpoint.
+        """
+        for name in files:
+            problem = "which is written by the save itself" if name in OWN_FILES else name_problem(name)
+            if problem or name.endswith(".safetensors"):
+                raise ValueError(f"cannot store {name!r}, {problem or 'which looks like a file of tensors'}")
+        owned = tuple(p for p in pieces if p.owner and (p.extent.size or not prod(p.global_shape)))
+        return cls(step, owned, state, files)
+
+    def bytes_needed(self, leads: bool) -> int:
+        """Bytes this rank will write; with those of rank 0's own files, generously, where it `leads`."""
+        size = sum(file_size(_named(pieces)) for pieces in self._groups().values())
+        size += sum(400 + 2 * len(piece.name) for piece in self.pieces)  # its lines in index.json
+        if leads:
+            size += len(self.state) + (64 << 10) + sum(_size(source) for source in self.files.values())
+        return size
+
+    def _groups(self) -> dict[str, list[Piece]]:
+        by_group = {group: [piece for piece in self.pieces if piece.group == group] for group in GROUPS}
+        return {group: pieces for group, pieces in by_group.items() if pieces}
+
+
+def _named(pieces: Sequence[Piece]) -> list[tuple[str, Any]]:
+    return [(piece.name, piece.tensor) for piece in pieces]
+
+
+def _size(source: bytes | Path) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return sum(path.stat().st_size for path in (walk(source) if source.is_dir() else [source]))
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files and tensors that a rank wrote."""
+
+    files: Mapping[str, FileRecord]
+    tensors: Mapping[str, LogicalTensor]
+
+    def to_json(self) -> dict[str, Any]:
+        """For rank 0."""
+        return {
+            "files": {name: [record.size, record.sha256] for name, record in self.files.items()},
+            "tensors": {key: tensor.to_json() for key, tensor in self.tensors.items()},
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Written":
+        """Inverse of `to_json`."""
+        files = {name: FileRecord(size, digest) for name, (size, digest) in value["files"].items()}
+        tensors = {key: LogicalTensor.from_json(key, item) for key, item in value["tensors"].items()}
+        return cls(files, tensors)
+
+
+def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> Written:
+    """Write this rank's tensors into `folder`, one file per group, fsynced."""
+    files: dict[str, FileRecord] = {}
+    tensors: dict[str, LogicalTensor] = {}
+    on_event("before-files")
+    for group, pieces in job._groups().items():
+        if files:
+            on_event("between-files")
+        name = f"{group}-rank-{rank:04d}.safetensors"
+        files[name] = write_tensors(folder / name, _named(pieces))
+        for piece in pieces:
+            stored = (StoredPiece(name, piece.name, piece.extent),)
+            known = tensors.get(piece.key)
+            before = known.pieces if known else ()
+            tensors[piece.key] = LogicalTensor(
+                piece.key, piece.global_shape, dtype_name(piece.tensor.dtype), piece.group, before + stored
+            )
+    on_event("after-files")
+    return Written(files, tensors)
+
+
+def complete(folder: Path, job: SaveJob, written: Mapping[int, Written], on_event: OnEvent) -> int:
+    """Add rank 0's files and, last, the manifest to what the ranks wrote.
+
+    Returns:
+        Bytes of the whole checkpoint.
+
+    Raises:
+        IntegrityError: the pieces do not cover every tensor exactly once.
+    """
+    index = merge((f"rank {rank}", part.tensors) for rank, part in written.items())
+    files = {name: record for part in written.values() for name, record in part.files.items()}
+    files[INDEX] = write_durably(folder / INDEX, dump(index))
+    files[STATE] = write_durably(folder / STATE, job.state)
+    for name, source in job.files.items():
+        files.update(_store(folder, name, source))
+    on_event("before-manifest")
+    manifest = write_durably(folder / MANIFEST, dump_manifest(job.step, files))
+    for parent in sorted({(folder / name).parent for name in files} | {folder}, reverse=True):
+        sync_folder(parent)
+    return manifest.size + sum(record.size for record in files.values())
+
+
+def _store(folder: Path, name: str, source: bytes | Path) -> dict[str, FileRecord]:
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, bytes):
+        return {name: write_durably(target, source)}
+    if not source.is_dir():
+        return {name: copy_durably(source, target)}
+    stored = {}
+    for path in walk(source):
+        inner = f"{name}/{path.relative_to(source).as_posix()}"
+        (folder / inner).parent.mkdir(parents=True, exist_ok=True)
+        stored[inner] = copy_durably(path, folder / inner)
+    return stored
+
+
+def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
+    """Give a complete folder its name, and point `latest` at it.
+
+    Returns:
+        Messages on what could not be done after the checkpoint was in place.
+    """
+    folder, name = temporary.parent, step_name(step)
+    target = folder / name
+    on_event("before-rename")
+    aside = None
+    if target.exists() or target.is_symlink():
+        # This step was saved before, by a course of the run that was given up or damaged. `clean` gives the
+        # old one its name back if we die between the two renames.
+        aside = folder / f".old-{name}-{secrets.token_hex(4)}"
+        target.rename(aside)
+        sync_folder(folder)
+        on_event("during-replace")
+    try:
+        temporary.rename(target)
+    except OSError:
+        if aside:
+            aside.rename(target)
+        raise
+    sync_folder(folder)
+    on_event("before-latest")
+    messages = []
+    try:
+        replace_durably(folder / LATEST, f"{name}\n".encode())
+        if aside:
+            remove(aside)
+    except OSError as error:
+        messages.append(f"{target} is saved, but tidying up after it failed: {error.strerror or error}")
+    return messages
+
+
+def require_space(folder: Path, step: int, needed: int) -> None:
+    """Refuse a save that cannot fit.
+
+    Raises:
+        OSError: less than `needed` bytes are free where `folder` lies.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"step {step} needs {readable(needed)}, {folder} has {readable(free)} free")
+
+
+def readable(size: int) -> str:
+    """Bytes in the largest decimal unit that keeps a digit before the point."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size} B"
