@@ -1,8 +1,8 @@
 """Writes the tokens of one partition into WebDataset tars, block by block, in flat memory.
 
-The tars are what `webdataset.TarWriter(..., mtime=0)` writes, byte for byte (a test compares them), but written with
-the standard library: importing webdataset imports torch, which would cost every worker two seconds and
-hundreds of megabytes.
+The tars are what `webdataset.TarWriter(..., mtime=0)` writes, byte for byte (a test compares them), but
+written with the standard library: importing webdataset imports torch, which would cost every worker two
+seconds and hundreds of megabytes.
 """
 
 import hashlib
@@ -42,11 +42,15 @@ class _Hashed:
         self.size += len(data)
         return self.file.write(data)
 
+    def tell(self) -> int:
+        return self.size
+
 
 class PartitionWriter:
-    """Collects documents into blocks of `block_tokens` and blocks into shards `PPPPPP-NNN.tar` in `directory`.
+    """Collects documents into blocks of `block_tokens`, and blocks into shards `PPPPPP-NNN.tar`.
 
-    A shard gets its final name when it is complete and on disk; before that it has a temporary name in `scratch`.
+    A shard gets its final name when it is complete and on disk; before that it has a temporary name in
+    `scratch`.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class PartitionWriter:
         if self._tar is None:
             self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed with the shard
             self._hashed = _Hashed(self._file)
-            self._tar = tarfile.open(fileobj=self._hashed, mode="w|", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]
+            self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
             self._blocks, self._position = [], 0
         key = f"{self._stem}-{len(self._blocks):06d}"
         docs, docs_header = npy_bytes(np.array(self._docs, "<i8"))

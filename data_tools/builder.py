@@ -146,17 +146,11 @@ def build(options: BuildOptions) -> BuildReport:
     tokenizer = Tokenizer.load(options.tokenizer)
     inputs = find_inputs(list(options.inputs), options.input_format)
     _check_documents(options, inputs)
-    directory = Path(options.output)
     partitions = make_partitions(inputs.files, options.document)
-    with open_workspace(directory, _plan(options, inputs, tokenizer), options.restart) as workspace:
-        if workspace is None:
-            index, results, resumed = read_index(directory), [], len(partitions)
-        else:
-            done = workspace.finished(len(partitions))
-            workspace.clean(done)
-            resumed = len(done)
-            results = _run(options, partitions, done)
-            index = _finish(workspace, tokenizer, results)
+    try:
+        index, results, resumed = _build(options, partitions, _plan(options, inputs, tokenizer), tokenizer)
+    except OSError as error:
+        raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
     return BuildReport(
         index=index,
         files=len(inputs.files),
@@ -167,6 +161,20 @@ def build(options: BuildOptions) -> BuildReport:
         resumed=resumed,
         seconds=time.monotonic() - start,
     )
+
+
+def _build(
+    options: BuildOptions, partitions: list[Partition], plan: dict[str, Any], tokenizer: Tokenizer
+) -> tuple[ShardIndex, list[PartitionResult], int]:
+    """The index, the results of all partitions, and how many of them were there before."""
+    directory = Path(options.output)
+    with open_workspace(directory, plan, options.restart) as workspace:
+        if workspace is None:
+            return read_index(directory), [], len(partitions)
+        done = workspace.finished(len(partitions))
+        workspace.clean(done)
+        results = _run(options, partitions, done)
+        return _finish(workspace, tokenizer, results), results, len(done)
 
 
 def _check_options(options: BuildOptions) -> None:
@@ -202,7 +210,10 @@ def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
 
 
 def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What must be equal for a build to be continued; neither workers nor the bad-record limit changes the shards."""
+    """What must be equal for a build to be continued.
+
+    Neither workers nor the bad-record limit changes the shards.
+    """
     digest = hashlib.sha256()
     for file in inputs.files:
         digest.update(json.dumps(asdict(replace(file, url=_absolute(file.url)))).encode())
@@ -254,6 +265,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
     if not shards:
         workspace.remove()
         raise UserError("--input: there is no text in it, so there is nothing to build")
+    shutil.rmtree(directory / "tokenizer", ignore_errors=True)  # of a build that was killed here
     tokenizer.save(directory / "tokenizer")
     index = make_index(
         dtype=token_dtype(tokenizer.vocab_size),

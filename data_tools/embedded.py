@@ -19,7 +19,10 @@ LEFT_OUT = {
 
 
 def stdlib_source() -> Iterator[tuple[str, str]]:
-    """(name, text) of each .py file of the running Python's standard library, sorted by name, without its tests."""
+    """(name, text) of each .py file of the running Python's standard library, sorted by name.
+
+    Its tests are left out, and so are the few files in another encoding than UTF-8.
+    """
     root = sysconfig.get_path("stdlib")
     names = []
     for folder, folders, files in os.walk(root):
@@ -29,7 +32,7 @@ def stdlib_source() -> Iterator[tuple[str, str]]:
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 text = file.read()
-        except UnicodeDecodeError:  # the few sources in another encoding than UTF-8
+        except UnicodeDecodeError:
             continue
         if text.strip():
             yield os.path.relpath(path, root), text

@@ -1,9 +1,9 @@
 """The index of a shard directory: `index.json`, what it says and how it is checked.
 
-The index is written last and atomically, so its presence means that the build finished. It names every shard with
-its size and checksum, and every block with the byte offsets of its two arrays, so that a reader maps tokens in place
-without reading the tars. `fingerprint` is the sha256 over everything else in the file: whatever is edited, damaged
-or mixed up in the index is found when it is read.
+The index is written last and atomically, so its presence means that the build finished. It names every shard
+with its size and checksum, and every block with the byte offsets of its two arrays, so that a reader maps
+tokens in place without reading the tars. `fingerprint` is the sha256 over everything else in the file:
+whatever is edited, damaged or mixed up in the index is found when it is read.
 """
 
 import hashlib
@@ -28,7 +28,10 @@ DOCS_ITEM_SIZE = 8
 
 @dataclass(frozen=True)
 class Block:
-    """One WebDataset sample: `KEY.tokens.npy` and `KEY.docs.npy`; offsets are bytes of raw array data in the tar."""
+    """One WebDataset sample: `KEY.tokens.npy` and `KEY.docs.npy`.
+
+    Offsets are those of raw array data in the tar.
+    """
 
     key: str
     tokens_offset: int
@@ -49,7 +52,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What a shard directory holds; `bytes` and `words` count the documents' text (UTF-8; whitespace-separated)."""
+    """What a shard directory holds; `bytes` and `words` count the documents' text.
+
+    Bytes are those of UTF-8, words are separated by whitespace.
+    """
 
     format_version: int
     kind: str
@@ -82,7 +88,7 @@ def content_fingerprint(content: dict[str, Any]) -> str:
 
 
 def make_index(**content: Any) -> ShardIndex:
-    """Build an index from its fields without `format_version`, `kind` and `fingerprint`, which are filled in."""
+    """Build an index from its fields ; `format_version`, `kind` and `fingerprint` are added."""
     draft = ShardIndex(format_version=FORMAT_VERSION, kind="text", fingerprint="", **content)
     return ShardIndex(**{**_shallow(draft), "fingerprint": content_fingerprint(_content(draft))})
 
@@ -93,7 +99,7 @@ def write_index(directory: Path, index: ShardIndex) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` so that a crash leaves the old file or the new one, and the new one is on disk."""
+    """Replace `path` by `text`; a crash leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text)
@@ -167,7 +173,10 @@ def _content(index: ShardIndex) -> dict[str, Any]:
 
 
 class _Fields:
-    """One JSON object of the index, taken apart with checks; errors name the place, as in `shards[3].size`."""
+    """One JSON object of the index, taken apart with checks.
+
+    Errors name the place, as in `shards[3].size`.
+    """
 
     def __init__(self, path: Path, where: str, value: Any, names: tuple[str, ...]) -> None:
         self.path, self.where = path, where

@@ -1,7 +1,7 @@
 """Runs independent tasks in worker processes that never outlive their parent.
 
-A worker has a pipe of its own and nothing else in common with the others. When the parent is killed, the pipe ends and the
-worker with it, so a build that is started again meets no left-over writers.
+A worker has a pipe of its own and nothing else in common with the others. When the parent is killed, the pipe
+ends and the worker with it, so a build that is started again meets no left-over writers.
 """
 
 import multiprocessing
@@ -26,8 +26,8 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Yield `function(task, report)` for every task, in the order in which they finish.
 
-    `function` must be picklable if there is more than one worker. `report` is called in this process with the amounts
-    that tasks report. The first error of a task ends all workers and is raised here.
+    `function` must be picklable if there is more than one worker. `report` is called in this process with the
+    amounts that tasks report. The first error of a task ends all workers and is raised here.
     """
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
@@ -39,7 +39,7 @@ def run_tasks(
     try:
         for _ in range(min(workers, len(tasks))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+            process: BaseProcess = context.Process(target=_serve, args=(theirs, function), daemon=True)
             process.start()
             theirs.close()
             processes.append(process)
@@ -105,6 +105,8 @@ def _serve(connection: Connection, function: Callable[[Any, Report], Any]) -> No
                 raise
             except UserError as error:
                 result = ("error", error)
+            except OSError as error:
+                result = ("error", UserError(str(error)))
             except Exception:
                 result = ("error", RuntimeError("in a worker process:\n" + traceback.format_exc()))
             connection.send(result)

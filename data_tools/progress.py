@@ -86,5 +86,6 @@ class Progress:
         line = f"{self._title}: {amount(self._done, self._unit)}"
         if self._total:
             seconds = (self._total - self._done) / rate if rate else 0
-            line += f" of {amount(self._total, self._unit)} ({100 * self._done / self._total:.0f} %), {seconds:.0f} s to go"
+            percent = 100 * self._done / self._total
+            line += f" of {amount(self._total, self._unit)} ({percent:.0f} %), {seconds:.0f} s to go"
         return line + f", {amount(rate, self._unit)}/s"

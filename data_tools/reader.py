@@ -1,8 +1,8 @@
 """Random access to the tokens of a shard directory, memory-mapped in place.
 
-The directory is one stream of tokens: its blocks in the order of the index. Nothing is read at start but the index and
-the sizes of the shards; a shard is mapped when it is first touched, and at most `MAX_OPEN_SHARDS` stay mapped, so
-a corpus of any number of shards needs few file handles.
+The directory is one stream of tokens: its blocks in the order of the index. Nothing is read at start but the
+index and the sizes of the shards; a shard is mapped when it is first touched, and at most `MAX_OPEN_SHARDS`
+stay mapped, so a corpus of any number of shards needs few file handles.
 """
 
 import mmap
@@ -60,7 +60,8 @@ class ShardReader:
     def read(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[Any]]:
         """Tokens [start, stop) of the stream, shape [stop - start], dtype as stored.
 
-        Within a block it is a read-only view of the file; across blocks a copy. Raises IndexError outside the stream.
+        Within a block it is a read-only view of the file; across blocks a copy. Raises IndexError outside the
+        stream.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens [{start}, {stop}) of a stream of {len(self)}")
@@ -115,7 +116,7 @@ class ShardReader:
         if tokenizer.fingerprint != self.index.tokenizer_fingerprint:
             raise IntegrityError(
                 f"{path}: fingerprint {tokenizer.fingerprint[:16]}, but the shards were built with "
-                f"{self.index.tokenizer_fingerprint[:16]}; copy the right tokenizer there or build the shards again"
+                f"{self.index.tokenizer_fingerprint[:16]}; copy the right one there or build the shards again"
             )
         return tokenizer
 

@@ -1,8 +1,8 @@
 """Reads documents out of input files and names every record that is not one.
 
-A document is a whole .txt file, one of its lines or paragraphs, one line of .jsonl, or one row of .parquet. What
-cannot be a document (not UTF-8, not JSON, no text, broken compression) comes out as a `BadRecord`, in its
-place in the order, so that the caller decides whether to stop or to go on.
+A document is a whole .txt file, one of its lines or paragraphs, one line of .jsonl, or one row of .parquet.
+What cannot be a document (not UTF-8, not JSON, no text, broken compression) comes out as a `BadRecord`, in
+its place in the order, so that the caller decides whether to stop or to go on.
 """
 
 import codecs
@@ -48,7 +48,10 @@ class ReadOptions:
 
 
 def read_documents(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:
-    """Documents and bad records of one unit, in order. Raises UserError for a file that cannot be opened at all."""
+    """Documents and bad records of one unit, in order.
+
+    Raises UserError for a file that cannot be opened at all.
+    """
     file = unit.file
     if file.format == "parquet":
         return _parquet_rows(unit, options.text_key)
@@ -64,7 +67,10 @@ def _damaged() -> tuple[type[Exception], ...]:
 
 
 def _whole_file(file: InputFile) -> Iterator[Document | BadRecord]:
-    """A file as one document. A large one is read twice, first to be sure that it is good, so memory stays flat."""
+    """A file as one document.
+
+    A large one is read twice, first to be sure that it is good, so memory stays flat.
+    """
     try:
         with open_text_bytes(file) as stream:
             head = stream.read(WHOLE_FILE_BYTES + 1)
@@ -101,7 +107,10 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 
 
 def _guarded_lines(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:
-    """Documents of a line-oriented file; numbers lines from the start of the file, even within a byte range."""
+    """Documents of a line-oriented file.
+
+    Numbers lines from the start of the file, even within a byte range.
+    """
     count = 0
     offset: int | None = None if unit.start else 0
     lines = _lines(unit)

@@ -1,7 +1,7 @@
 """Finds and opens the input files: paths, folders, globs and fsspec URLs; plain, .gz or .zst.
 
-The list is in a fixed order (arguments as given, each expanded in sorted order), because the order of the files is the order
-of the documents in the shards.
+The list is in a fixed order (arguments as given, each expanded in sorted order), because the order of the
+files is the order of the documents in the shards.
 """
 
 import contextlib
@@ -48,8 +48,8 @@ def is_remote(url: str) -> bool:
 def find_inputs(arguments: list[str], input_format: str = "auto") -> Inputs:
     """Expand the `--input` arguments.
 
-    `input_format` other than "auto" reads every file as that format whatever its ending.
-    Raises UserError for an argument that matches nothing, an unknown ending, a file named twice or not readable.
+    `input_format` other than "auto" reads every file as that format whatever its ending. Raises UserError for
+    an argument that matches nothing, an unknown ending, a file named twice or not readable.
     """
     files: list[InputFile] = []
     left_out = 0
@@ -64,7 +64,7 @@ def find_inputs(arguments: list[str], input_format: str = "auto") -> Inputs:
                 if not is_folder:
                     known = ", ".join(FORMATS)
                     raise UserError(
-                        f"--input {url}: unknown ending; known are {known} (+ .gz, .zst), or give --input-format"
+                        f"--input {url}: unknown ending; known are {known} (+ .gz, .zst); or --input-format"
                     )
                 left_out += 1
                 continue
@@ -198,7 +198,10 @@ def open_raw(file: InputFile) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def open_text_bytes(file: InputFile) -> Iterator[IO[bytes]]:
-    """Open the file decompressed. Damaged compression shows as EOFError, OSError or zlib/zstd errors while reading."""
+    """Open the file decompressed.
+
+    Damaged compression shows as EOFError, OSError or zlib/zstd errors while reading.
+    """
     with open_raw(file) as raw:
         if file.compression == "gz":
             with gzip.open(raw, "rb") as unpacked:
@@ -210,7 +213,10 @@ def open_text_bytes(file: InputFile) -> Iterator[IO[bytes]]:
 
 
 class _ZstdFile(io.RawIOBase):
-    """Decompressed bytes of one or more zstd frames; unlike zstandard's own reader it notices a truncated frame."""
+    """Decompressed bytes of one or more zstd frames.
+
+    Unlike zstandard's own reader it notices a truncated frame.
+    """
 
     def __init__(self, raw: IO[bytes]) -> None:
         import zstandard

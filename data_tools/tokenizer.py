@@ -1,12 +1,13 @@
 """Tokenizers that give every text back byte for byte.
 
-Three are sentencepiece models (bpe, unigram, char) trained without any normalisation and with a token for each byte; the
-fourth, `byte`, is the 256 bytes alone. sentencepiece writes a space as U+2581, and would read a U+2581 in the
-text as a space; here such a character is always spelt by its three bytes. Decoding is ours: a table from id to bytes.
+Three are sentencepiece models (bpe, unigram, char) trained without any normalisation and with a token for
+each byte; the fourth, `byte`, is the 256 bytes alone. sentencepiece writes a space as U+2581, and would read
+a U+2581 in the text as a space; here such a character is always spelt by its three bytes. Decoding is ours: a
+table from id to bytes.
 
-A long text is cut into segments before it is encoded, which keeps memory flat and is also faster, since the cost of
-byte-pair merging grows with the length. The rule of the cut depends on the text alone and so is part of the tokenizer:
-whoever encodes a text, in whatever pieces it arrives, gets the same tokens.
+A long text is cut into segments before it is encoded, which keeps memory flat and is also faster, since the
+cost of byte-pair merging grows with the length. The rule of the cut depends on the text alone and so is part
+of the tokenizer: whoever encodes a text, in whatever pieces it arrives, gets the same tokens.
 """
 
 import hashlib
@@ -32,8 +33,8 @@ Ids = np.ndarray[Any, np.dtype[np.int32]]
 def segments(parts: Iterable[str]) -> Iterator[str]:
     """Cut a text, which may arrive in parts, into segments of at most `SEGMENT_CHARACTERS`.
 
-    A segment ends after the last newline in reach, else before the last space that follows another character, else
-    (one endless word) at the limit. The cuts do not depend on how the text was divided into parts.
+    A segment ends after the last newline in reach, else before the last space that follows another character,
+    else (one endless word) at the limit. The cuts do not depend on how the text was divided into parts.
     """
     buffer, position = "", 0
     for part in parts:
@@ -87,7 +88,10 @@ class Tokenizer:
         return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; never contains `eod_id`. Raises UserError for text that is not Unicode (lone surrogates)."""
+        """The ids of a text; never contains `eod_id`.
+
+        Raises UserError for text that is not Unicode (lone surrogates).
+        """
         ids: list[int] = self.encode_array(text).tolist()
         return ids
 

@@ -1,4 +1,7 @@
-"""Trains a sentencepiece tokenizer on text: deterministic, without normalisation, with a token for every byte."""
+"""Trains a sentencepiece tokenizer on text.
+
+The training is deterministic, without normalisation, and leaves a token for every byte.
+"""
 
 import io
 import random
@@ -16,8 +19,8 @@ BYTE_VOCAB_SIZE = 257
 RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
 LINE_CHARACTERS = 1024
 SAMPLE_LINES = 1_000_000
-# Never learnt as part of a piece: newline and tab (tab is the trainer's own separator), NUL and the two symbols that
-# sentencepiece uses itself. In a text each of them is spelt by its bytes.
+# Never learnt as part of a piece: newline and tab (tab is the trainer's own separator), NUL and the two
+# symbols that sentencepiece uses itself. In a text each of them is spelt by its bytes.
 SEPARATORS = re.compile("[\n\t\x00\u2581\u2585]+")
 
 
@@ -39,9 +42,9 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train on texts; the same texts give the same tokenizer.
 
-    At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id, the 256 bytes and the
-    end of a document included; None is allowed for char (all characters) and byte.
-    Raises UserError if the text cannot give that many pieces, naming the largest possible number.
+    At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id, the
+    256 bytes and the end of a document included; None is allowed for char (all characters) and byte. Raises
+    UserError if the text cannot give that many pieces, naming the largest possible number.
     """
     if model_type not in MODEL_TYPES:
         raise UserError(f"--model-type {model_type}: known are {', '.join(MODEL_TYPES)}")
@@ -64,7 +67,7 @@ def train_tokenizer(
         raise UserError(f"--vocab-size is needed for --model-type {model_type}")
     if vocab_size <= RESERVED:
         raise UserError(
-            f"--vocab-size {vocab_size}: at least {RESERVED + 1}, since {RESERVED} ids are taken by bytes and specials"
+            f"--vocab-size {vocab_size}: at least {RESERVED + 1}: bytes and specials take {RESERVED} ids"
         )
     return Tokenizer(model_type, _train(lines, model_type, vocab_size))
 
@@ -80,7 +83,10 @@ def training_lines(texts: Iterable[str]) -> Iterator[str]:
 
 
 def sample(lines: Iterable[str], most: int) -> list[str]:
-    """At most `most` lines, each equally likely (reservoir sampling, Vitter 1985, algorithm R), from a fixed seed."""
+    """At most `most` lines, each equally likely; the seed is fixed.
+
+    Reservoir sampling: Vitter 1985, algorithm R.
+    """
     generator = random.Random(0)
     kept: list[str] = []
     for count, line in enumerate(lines):
@@ -129,5 +135,5 @@ def _explain(message: str, model_type: str, vocab_size: int) -> str:
         return f"--vocab-size {vocab_size}: too large for this text; the largest possible is {largest[1]}"
     smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
     if smallest:
-        return f"--vocab-size {vocab_size}: too small for the characters of this text; the smallest possible is {smallest[1]}"
+        return f"--vocab-size {vocab_size}: too small for this text; the smallest possible is {smallest[1]}"
     return f"sentencepiece could not train a {model_type} model of {vocab_size}: {message.strip()}"

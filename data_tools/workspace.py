@@ -1,8 +1,9 @@
-"""The output directory of a build while it is being built: who may write it, what is already done, what is rubbish.
+"""The output directory of a build while it is being built: who may write, what is done, what is rubbish.
 
-`DIR/.build` holds the plan (the arguments and a digest of the inputs), a lock that a crash releases, temporaries and one
-result file per finished partition. A build that is killed at any moment is continued by the same command; another
-command is refused. `index.json` is written when all partitions are done, then `.build` goes.
+`DIR/.build` holds the plan (the arguments and a digest of the inputs), a lock that a crash releases,
+temporaries and one result file per finished partition. A build that is killed at any moment is continued by
+the same command; another command is refused. `index.json` is written when all partitions are done, then
+`.build` goes.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from data_tools.records import BadRecord
 
 PLAN_NAME = "build.json"
 SKIPPED_NAME = "skipped.jsonl"
+TEMPORARIES = ".*.tmp"
 OWN_NAMES = {INDEX_NAME, PLAN_NAME, SKIPPED_NAME, WORK_DIR, "tokenizer"}
 
 
@@ -50,19 +53,25 @@ class Workspace:
         write_atomically(self.work / f"{result.number:06d}.json", json.dumps(asdict(result)))
 
     def finished(self, partitions: int) -> dict[int, PartitionResult]:
-        """The finished partitions by number; one whose shards are not there in full counts as not finished."""
+        """The finished partitions by number.
+
+        One whose shards are not there in full counts as not finished.
+        """
         results = {}
         for number in range(partitions):
             path = self.work / f"{number:06d}.json"
             if path.exists():
-                result = _parse_result(json.loads(path.read_text(encoding="utf-8")))
+                try:
+                    result = _parse_result(json.loads(path.read_text(encoding="utf-8")))
+                except (ValueError, KeyError, TypeError):  # damaged: do the partition again
+                    continue
                 if all(self._has(shard) for shard in result.shards):
                     results[number] = result
         return results
 
     def clean(self, keep: dict[int, PartitionResult]) -> None:
         """Delete temporaries and shards of unfinished partitions."""
-        for path in self.work.glob("*.tmp"):
+        for path in [*self.work.glob("*.tmp"), *self.directory.glob(TEMPORARIES)]:
             path.unlink()
         kept = {shard.name for result in keep.values() for shard in result.shards}
         for path in self.directory.glob("*.tar"):
@@ -80,13 +89,15 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(directory: Path, plan: dict[str, Any], restart: bool) -> Iterator[Workspace | None]:
-    """Take the output directory for this build, or give None if it already holds exactly this build, finished.
+    """Take the output directory for this build; None if it already holds exactly this build, finished.
 
     Raises UserError if it holds anything else, another build is writing it, or it cannot be written.
     """
     workspace = Workspace(directory)
     if (directory / INDEX_NAME).exists():
         _refuse_unless_same(directory / PLAN_NAME, plan, "a finished build")
+        if restart:
+            raise UserError(f"--restart: the build in {directory} is finished; delete it to build it again")
         workspace.remove()
         yield None
         return
@@ -118,7 +129,11 @@ def _check_foreign(directory: Path) -> None:
     if not directory.is_dir():
         return
     names = set(os.listdir(directory))
-    foreign = sorted(name for name in names - OWN_NAMES if not SHARD_NAME.fullmatch(name))
+    foreign = sorted(
+        name
+        for name in names - OWN_NAMES
+        if not SHARD_NAME.fullmatch(name) and not fnmatch(name, TEMPORARIES)
+    )
     if foreign or (names and WORK_DIR not in names):
         example = foreign[0] if foreign else sorted(names)[0]
         raise UserError(

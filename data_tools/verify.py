@@ -1,0 +1,203 @@
+"""Reads a whole shard directory and lists everything that is wrong with it."""
+
+import hashlib
+import io
+import mmap
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from data_tools.errors import IntegrityError
+from data_tools.index import Block, Shard, ShardIndex, read_index
+from data_tools.pool import Report, run_tasks
+from data_tools.progress import Progress
+from data_tools.reader import ShardReader, check_shard_size
+
+HASH_CHUNK = 4 << 20
+MOST_FAULTS_PER_SHARD = 20
+
+
+@dataclass(frozen=True)
+class ShardVerdict:
+    """What was found in one shard; the two flags join it to its neighbours."""
+
+    number: int
+    faults: tuple[str, ...]
+    starts_document: bool
+    ends_document: bool
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """All faults of a directory, each naming the shard; none means that it is good."""
+
+    index: ShardIndex
+    faults: tuple[str, ...]
+
+
+def verify(directory: str, workers: int = 1) -> VerifyReport:
+    """Check every checksum and every block of a shard directory.
+
+    Raises UserError or IntegrityError only if the index itself cannot be read; all else is listed in the
+    report.
+    """
+    index = read_index(directory)
+    verdicts: dict[int, ShardVerdict] = {}
+    numbers = list(range(len(index.shards)))
+    with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
+        for verdict in run_tasks(_VerifyShard(directory), numbers, workers, progress.advance):
+            verdicts[verdict.number] = verdict
+    faults = _directory_faults(Path(directory), index)
+    before = True
+    for number in numbers:
+        verdict = verdicts[number]
+        faults += [f"{index.shards[number].name}: {fault}" for fault in verdict.faults]
+        if not verdict.faults and before and not verdict.starts_document:
+            faults.append(f"{index.shards[number].name}: does not begin with a document")
+        before = verdict.ends_document
+    if not before:
+        faults.append(f"{index.shards[-1].name}: the last document has no end")
+    return VerifyReport(index, tuple(faults))
+
+
+def _directory_faults(directory: Path, index: ShardIndex) -> list[str]:
+    """Shards that the index does not know, and a tokenizer that does not fit."""
+    known = {shard.name for shard in index.shards}
+    foreign = sorted(path.name for path in directory.glob("*.tar") if path.name not in known)
+    faults = [f"{name}: not in the index (a shard of another build?)" for name in foreign]
+    missing = not all((directory / name).is_file() for name in known)
+    if not missing:
+        try:
+            ShardReader(directory).tokenizer()
+        except IntegrityError as error:
+            if not any(name in str(error) for name in known):  # a shard's own fault is listed with the shard
+                faults.append(f"tokenizer: {error}")
+    return faults
+
+
+@dataclass(frozen=True)
+class _VerifyShard:
+    """Verifies the shard of a number; a callable that workers can be sent."""
+
+    directory: str
+
+    def __call__(self, number: int, report: Report) -> ShardVerdict:
+        index = read_index(self.directory)
+        shard = index.shards[number]
+        path = Path(self.directory) / shard.name
+        try:
+            check_shard_size(Path(self.directory), shard)
+            faults = _checksum_faults(path, shard, report)
+            block_faults, starts, ends = _content_faults(path, shard, index)
+        except IntegrityError as error:
+            return ShardVerdict(number, (str(error).removeprefix(f"{path}: "),), True, True)
+        except (OSError, tarfile.TarError) as error:
+            return ShardVerdict(number, (f"cannot be read as a tar: {error}",), True, True)
+        faults += block_faults
+        if len(faults) > MOST_FAULTS_PER_SHARD:
+            rest = len(faults) - MOST_FAULTS_PER_SHARD
+            faults = [*faults[:MOST_FAULTS_PER_SHARD], f"{rest} more faults"]
+        return ShardVerdict(number, tuple(faults), starts, ends)
+
+
+def _checksum_faults(path: Path, shard: Shard, report: Report) -> list[str]:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+            report(len(chunk))
+    if digest.hexdigest() == shard.sha256:
+        return []
+    return [
+        f"its bytes have changed: sha256 {digest.hexdigest()[:16]}, the index expects {shard.sha256[:16]}"
+    ]
+
+
+def _content_faults(path: Path, shard: Shard, index: ShardIndex) -> tuple[list[str], bool, bool]:
+    """Faults of the blocks, whether the shard begins with a document, and whether it ends with one's end."""
+    faults: list[str] = []
+    starts = ends = True
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        offsets = _member_offsets(path, shard)
+        for number, block in enumerate(shard.blocks):
+            try:
+                tokens = _array(
+                    view, offsets, f"{block.key}.tokens.npy", block.tokens_offset, block.tokens, index.dtype
+                )
+                docs = _array(view, offsets, f"{block.key}.docs.npy", block.docs_offset, block.docs, "int64")
+            except ValueError as error:
+                faults.append(f"block {block.key}: {error}")
+                continue
+            if number == 0:
+                starts = ends = _begins(docs)
+                starts, ends = _begins(docs), not _begins(docs)
+            faults += [
+                f"block {block.key}: {fault}" for fault in _block_faults(block, tokens, docs, index, ends)
+            ]
+            ends = bool(tokens[-1] == index.eod_id)
+    return faults, starts, ends
+
+
+def _begins(docs: "np.ndarray[Any, np.dtype[Any]]") -> bool:
+    return bool(len(docs) and docs[0] == 0)
+
+
+def _member_offsets(path: Path, shard: Shard) -> dict[str, tuple[int, int]]:
+    """Offset and size of each member's data. Raises IntegrityError for members other than the index's."""
+    with tarfile.open(path, "r:") as tar:
+        members = tar.getmembers()
+    expected = [f"{block.key}.{part}.npy" for block in shard.blocks for part in ("docs", "tokens")]
+    for member in members:
+        if not member.isreg():
+            raise IntegrityError(f"member {member.name!r} is a link, a folder or a device, not a plain file")
+    names = [member.name for member in members]
+    if names != expected:
+        odd = sorted(set(names) ^ set(expected))[:3] or ["their order"]
+        raise IntegrityError(f"its members are not those of the index: {', '.join(odd)}")
+    return {member.name: (member.offset_data, member.size) for member in members}
+
+
+def _array(
+    view: mmap.mmap, offsets: dict[str, tuple[int, int]], name: str, data_offset: int, count: int, dtype: str
+) -> "np.ndarray[Any, np.dtype[Any]]":
+    """Copy an .npy member out of the tar. Raises ValueError if its header is not as the index says."""
+    offset, size = offsets[name]
+    header = io.BytesIO(view[offset : offset + min(size, 4096)])
+    if np.lib.format.read_magic(header) != (1, 0):
+        raise ValueError(f"{name} is not an .npy file of version 1.0")
+    shape, _, found = np.lib.format.read_array_header_1_0(header)
+    expected = np.dtype(dtype).newbyteorder("<")
+    if shape != (count,) or found != expected:
+        raise ValueError(f"{name} holds {found} {shape}, the index expects {expected} ({count},)")
+    if offset + header.tell() != data_offset or header.tell() + count * expected.itemsize != size:
+        raise ValueError(f"{name} lies at byte {offset + header.tell()}, the index expects {data_offset}")
+    data = view[data_offset : data_offset + count * expected.itemsize]
+    return cast("np.ndarray[Any, np.dtype[Any]]", np.frombuffer(data, expected))
+
+
+def _block_faults(
+    block: Block,
+    tokens: "np.ndarray[Any, np.dtype[Any]]",
+    docs: "np.ndarray[Any, np.dtype[Any]]",
+    index: ShardIndex,
+    ended_before: bool,
+) -> list[str]:
+    """Faults of one block; `ended_before` says whether the token before it ends a document."""
+    faults = []
+    beyond = np.flatnonzero(tokens >= index.vocab_size)
+    if len(beyond):
+        first = int(beyond[0])
+        what = f"token {first} is {int(tokens[first])}, outside the vocabulary of {index.vocab_size}"
+        faults.append(what + (f" (and {len(beyond) - 1} more)" if len(beyond) > 1 else ""))
+    if len(docs) and (docs[0] < 0 or docs[-1] >= block.tokens or np.any(np.diff(docs) <= 0)):
+        return [*faults, "document starts are not ascending positions within the block"]
+    expected = np.flatnonzero(tokens[:-1] == index.eod_id) + 1
+    if ended_before:
+        expected = np.concatenate([[0], expected])
+    wrong = np.setxor1d(expected, docs)
+    if len(wrong):
+        faults.append(f"a document start and the end of the one before disagree at token {int(wrong[0])}")
+    return faults
