@@ -1,51 +1,33 @@
 """Small shard directories for tests: blocks of a few tokens, so that documents and samples cross them."""
 
-import io
-import tarfile
-from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-
-from data_tools.index import Block, Shard, make_index, token_dtype, write_index
+from data_tools.blocks import PartitionWriter
+from data_tools.index import make_index, token_dtype, write_index
 from data_tools.tokenizer import Tokenizer, byte_tokenizer
 
 
 def build_shards(
     path: Path, documents: list[str], tokenizer: Tokenizer | None = None, block_tokens: int = 100
 ) -> Path:
-    """Write `documents` into the shard directory `path`, two blocks a shard."""
+    """Write documents into the shard directory `path`, one shard for every third of them."""
     tokenizer = tokenizer or byte_tokenizer()
-    encoded = [[*tokenizer.encode(text), tokenizer.eod_id] for text in documents]
-    stream = np.array(
-        [token for document in encoded for token in document], token_dtype(tokenizer.vocab_size)
-    )
-    starts = np.cumsum([0, *(len(document) for document in encoded[:-1])])
     path.mkdir(parents=True)
-    firsts = range(0, len(stream), block_tokens)
+    size = tokenizer.vocab_size, tokenizer.eod_id, block_tokens
     shards = []
-    for number, first in enumerate(firsts[::2]):
-        blocks = []
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for start in [first, first + block_tokens][: len(firsts) - 2 * number]:
-                tokens = stream[start : start + block_tokens]
-                docs = starts[(starts >= start) & (starts < start + len(tokens))] - start
-                key = f"{start:06d}"
-                at = [
-                    _add(tar, buffer, f"{key}.{kind}.npy", a)
-                    for kind, a in (("tokens", tokens), ("docs", docs))
-                ]
-                blocks.append(Block(key, at[0], len(tokens), at[1], len(docs)))
-        content = buffer.getvalue()
-        (path / f"{number:06d}.tar").write_bytes(content)
-        shards.append(Shard(f"{number:06d}.tar", len(content), sha256(content).hexdigest(), tuple(blocks)))
+    for part in range(3):
+        writer = PartitionWriter(path, path, part, *size)
+        for text in documents[part * len(documents) // 3 : (part + 1) * len(documents) // 3]:
+            writer.start_document()
+            writer.add(tokenizer.encode_array(text))
+            writer.end_document()
+        shards += writer.close()
     index = make_index(
-        dtype=str(stream.dtype),
+        dtype=token_dtype(tokenizer.vocab_size),
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocab_size=tokenizer.vocab_size,
         eod_id=tokenizer.eod_id,
-        tokens=len(stream),
+        tokens=sum(block.tokens for shard in shards for block in shard.blocks),
         documents=len(documents),
         bytes=sum(len(text.encode()) for text in documents),
         words=sum(len(text.split()) for text in documents),
@@ -54,14 +36,3 @@ def build_shards(
     tokenizer.save(path / "tokenizer")
     write_index(path, index)
     return path
-
-
-def _add(tar: tarfile.TarFile, buffer: io.BytesIO, name: str, array: np.ndarray) -> int:
-    """Add an array as a member; returns the offset of its raw data in the tar."""
-    member = io.BytesIO()
-    np.save(member, array)
-    info = tarfile.TarInfo(name)
-    info.size = len(member.getvalue())
-    header = buffer.tell() + 512
-    tar.addfile(info, io.BytesIO(member.getvalue()))
-    return header + info.size - array.nbytes

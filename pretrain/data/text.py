@@ -125,11 +125,15 @@ class ValidationData:
     def over(
         cls, sources: tuple[TokenRange, ...], config: Config, stride: int | None = None
     ) -> "ValidationData":
-        """Windows over these ranges; `stride` labels apart, by default `batch.sequence_length`."""
-        length = config.batch.sequence_length
+        """Windows over these ranges, `stride` labels apart, by default `batch.sequence_length`.
+
+        `eval.max_windows` keeps the labels of that many whole sequences of each source, whatever the stride.
+        """
+        length, most = config.batch.sequence_length, config.eval.max_windows
+        ends = [s.stop if most is None else min(s.stop, s.start + most * length + 1) for s in sources]
         windows = tuple(
-            Windows(source.start, source.stop, length, stride or length, config.eval.max_windows)
-            for source in sources
+            Windows(source.start, end, length, stride or length)
+            for source, end in zip(sources, ends, strict=True)
         )
         return cls(sources, windows, length, config.data.reset_at_document_end)
 

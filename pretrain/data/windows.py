@@ -25,15 +25,13 @@ class Window:
 class Windows:
     """The windows of the tokens [start, stop) of a stream, by index: O(1) memory.
 
-    length: labels in a window. stride: labels that each window but the first scores. limit: at most this
-    many windows, None for all.
+    length: labels in a window. stride: labels that each window but the first scores.
     """
 
     start: int
     stop: int
     length: int
     stride: int
-    limit: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.length:
@@ -44,8 +42,7 @@ class Windows:
 
     def __len__(self) -> int:
         beyond_first = max(0, self.stop - self.start - 1 - self.length)
-        every = -(-beyond_first // self.stride) + (self.stop - self.start > 1)
-        return every if self.limit is None else min(every, self.limit)
+        return -(-beyond_first // self.stride) + (self.stop - self.start > 1)
 
     def __getitem__(self, index: int) -> Window:
         if not 0 <= index < len(self):
@@ -57,4 +54,4 @@ class Windows:
     @property
     def scored(self) -> tuple[int, int]:
         """The labels that count, as one half-open range of the stream."""
-        return self.start + 1, self[len(self) - 1].stop if len(self) else self.start + 1
+        return self.start + 1, max(self.stop, self.start + 1)

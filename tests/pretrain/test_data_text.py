@@ -1,20 +1,21 @@
 """Batches from real shards: each sample once an epoch whatever the layout, each label scored once."""
 
-import io
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sentencepiece
 from text_shards import build_shards as build
 
 from data_tools.errors import IntegrityError, UserError
 from data_tools.reader import ShardReader
-from data_tools.tokenizer import Tokenizer, byte_tokenizer
+from data_tools.tokenizer import byte_tokenizer
+from data_tools.train_tokenizer import train_tokenizer
 from pretrain.config.sections import Config
 from pretrain.data.batch import PADDING_SAMPLE, Batch
+from pretrain.data.sources import open_validation
 from pretrain.data.text import TrainingData, ValidationData
 
 SEQUENCE = 16
@@ -26,20 +27,6 @@ def text_of(size: int, salt: int = 0) -> str:
 
 
 DOCUMENTS = [text_of(size, size) for size in SIZES]
-
-
-def char_tokenizer(text: str) -> Tokenizer:
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([text]),
-        model_writer=model,
-        model_type="char",
-        vocab_size=300,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        minloglevel=2,
-    )
-    return Tokenizer("char", model.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +198,17 @@ def test_a_config_without_validation_data_has_none(shards: Path) -> None:
     assert ValidationData.from_config(config_of(shards)) is None
 
 
-def test_max_windows_limits_each_source(shards: Path, other_shards: Path) -> None:
+@pytest.mark.parametrize("stride", [None, 5])
+def test_max_windows_keeps_that_many_sequences_of_each_source(
+    shards: Path, other_shards: Path, stride: int | None
+) -> None:
     config = config_of(shards, data={"validation": ({"path": str(shards)}, {"path": str(other_shards)})})
     config = config.model_copy(update={"eval": config.eval.model_copy(update={"max_windows": 3})})
-    data = ValidationData.from_config(config)
-    assert data is not None
-    assert (data.windows, data.tokens) == (6, 6 * SEQUENCE)
+    sources = open_validation(config)
+    assert sources is not None
+    data = ValidationData.over(sources, config, stride)
+    assert data.tokens == 6 * SEQUENCE
+    assert data.windows == (6 if stride is None else 2 * (1 + math.ceil(2 * SEQUENCE / 5)))
 
 
 def test_a_source_shorter_than_a_sequence_is_refused(shards: Path) -> None:
@@ -226,7 +218,7 @@ def test_a_source_shorter_than_a_sequence_is_refused(shards: Path) -> None:
 
 
 def test_sources_of_different_tokenizers_are_refused(shards: Path, tmp_path: Path) -> None:
-    foreign = char_tokenizer("".join(DOCUMENTS))
+    foreign = train_tokenizer(DOCUMENTS, "char")
     strange = build(tmp_path / "strange", DOCUMENTS, foreign)
     with pytest.raises(
         UserError, match=rf"strange: .*{foreign.fingerprint[:12]}, not {byte_tokenizer().fingerprint[:12]}"

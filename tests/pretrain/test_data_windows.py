@@ -33,12 +33,6 @@ def test_stride_of_a_window_gives_windows_that_do_not_overlap() -> None:
     assert all(window.score_from == window.start + 1 for window in windows)
 
 
-def test_limit_keeps_the_first_windows() -> None:
-    windows = Windows(5, 1000, 10, 4, limit=3)
-    assert len(list(windows)) == 3
-    assert windows.scored == (6, 5 + 2 * 4 + 11)
-
-
 @pytest.mark.parametrize("stride", [0, 11])
 def test_a_stride_that_would_skip_labels_is_refused(stride: int) -> None:
     with pytest.raises(UserError, match="from 1 to the sequence length 10"):
