@@ -110,17 +110,7 @@ def _summary(
         yield "parameters", f"{parameters.total:,} ({parameters.layers:,} in layers)"
         yield "vocabulary", f"{vocab:,} ids, padded to {padded:,} rows"
     yield "feed-forward width", f"{derived.ffn_hidden_size(config.model):,}"
-    if config.schedule.kind == "constant":
-        yield (
-            "schedule",
-            f"warm-up {config.schedule.warmup_steps:,} steps to {config.optimizer.lr:g}, then constant",
-        )
-    else:
-        yield (
-            "schedule",
-            f"warm-up {config.schedule.warmup_steps:,} steps to {config.optimizer.lr:g}, "
-            f"{config.schedule.kind} to {derived.min_lr(config):g} (decay_steps {derived.decay_steps(config):,})",
-        )
+    yield "schedule", _schedule(config)
     yield "tokens", f"{tokens:,} a step, {tokens * steps:,} in {steps:,} steps"
     if training is not None:
         samples = training.samples_per_epoch

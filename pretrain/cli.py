@@ -34,7 +34,7 @@ CheckpointPath = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Config keys to set, such as optimizer.lr=1e-3."),
+    typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-3."),
 ]
 Processes = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Processes to start on this machine.")
@@ -160,7 +160,7 @@ def doctor() -> None:
 
 @app.command()
 def sync(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run directories.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
     uri: Annotated[
         str | None, typer.Option(metavar="URI", help="MLflow to send to; default: the run's own.")
     ] = None,

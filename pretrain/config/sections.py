@@ -68,13 +68,14 @@ class ModelConfig(Section):
     kind: Literal["gpt"]
     """Model family."""
     num_layers: Count
-    """Transformer layers."""
+    """Transformer layers; a multiple of pipeline x virtual_pipeline."""
     hidden_size: Count
-    """Width of the residual stream."""
+    """Width of the residual stream; a multiple of `num_attention_heads`."""
     num_attention_heads: Count
-    """Attention heads; divides `hidden_size`."""
+    """Attention heads; a multiple of `parallel.tensor`. With rotary positions their size is even."""
     num_query_groups: Count | None = None
-    """Key/value heads of grouped-query attention (Ainslie et al. 2023); null: one per head."""
+    """Key/value heads of grouped-query attention (Ainslie et al. 2023); null: one per head. Divides the
+    heads, and is a multiple of `parallel.tensor`."""
     ffn_hidden_size: Count | None = None
     """Width of the feed-forward layer; null: 4 x `hidden_size`, or 8/3 of it rounded up to a multiple of 64
     for swiglu."""
@@ -105,11 +106,12 @@ class BatchConfig(Section):
     """How many samples a step sees. Gradient accumulation follows from these and the world size."""
 
     global_size: Count
-    """Samples per optimizer step over all ranks."""
+    """Samples per optimizer step over all ranks; a multiple of micro_size x data parallel size."""
     micro_size: Count = 1
     """Samples per forward pass of one rank."""
     sequence_length: Count
-    """Tokens per sample."""
+    """Tokens per sample; a multiple of 2 x `parallel.context`, and of context x tensor with
+    `parallel.sequence`."""
 
 
 class ParallelConfig(Section):
@@ -120,13 +122,15 @@ class ParallelConfig(Section):
     pipeline: Count = 1
     """Pipeline stages."""
     virtual_pipeline: Count | None = None
-    """Model chunks per pipeline stage (interleaved schedule, Narayanan et al. 2021); null: one."""
+    """Model chunks per pipeline stage (interleaved schedule, Narayanan et al. 2021); null: one. The number of
+    micro-batches must then be a multiple of `pipeline`."""
     context: Count = 1
     """Context parallel size: the sequence is split over this many ranks."""
     sequence: bool = False
     """Sequence parallelism of norms and dropout in the tensor parallel group (Korthikanti et al. 2022)."""
     distributed_optimizer: bool = False
-    """Shard optimizer states over the data parallel ranks (ZeRO stage 1, Rajbhandari et al. 2020)."""
+    """Shard optimizer states over the data and context parallel ranks (ZeRO stage 1, Rajbhandari et al.
+    2020)."""
     overlap_grad_reduce: bool = False
     """Reduce gradients while the backward pass goes on."""
     recompute: Literal["none", "selective", "full"] = "none"
@@ -201,7 +205,7 @@ class CheckpointConfig(Section):
     keep_last: Count = 2
     """Newest checkpoints to keep."""
     keep_every: Count | None = None
-    """Also keep every checkpoint whose step is a multiple of this, for ever."""
+    """Also keep every checkpoint whose step is a multiple of this, for ever; a multiple of `every`."""
     async_: bool = Field(False, alias="async")
     """Write in the background while training goes on."""
     max_failures: Count = 3
@@ -223,7 +227,7 @@ class TrackingConfig(Section):
     enabled: bool = True
     """Send metrics to MLflow while training; when false, `pretrain sync` can do so later."""
     uri: Name | None = None
-    """MLflow tracking URI; null: sqlite in the run folder."""
+    """MLflow tracking URI, a server or a database; null: sqlite in the run folder. `pretrain sync` uses it too."""
     experiment: Name = "pretrain"
     """MLflow experiment."""
 

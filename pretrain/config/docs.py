@@ -1,0 +1,107 @@
+"""Writes docs/config.md from the docstrings in `sections.py`: `python -m pretrain.config.docs`.
+
+The page has no source of its own, so that it can not disagree with the code; a test compares the two.
+"""
+
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pretrain.config.schema import is_list, keys_of, section_of, show
+from pretrain.config.sections import Config, Section, Source
+
+PAGE = "docs/config.md"
+_HEAD = """# Config keys
+
+<!-- Made by `python -m pretrain.config.docs` from pretrain/config/sections.py; edit that file instead. -->
+
+A config is a YAML file of sections. Keys not given have the default; a key that does not exist, stands
+twice or has a value of the wrong type is refused with its line. `key=value` behind a command wins over the
+file: `pretrain train configs/gpt/tiny.yaml optimizer.lr=3e-3`. `pretrain check FILE` reports everything that is
+wrong at once; `pretrain check --show FILE` prints every key with its value and where it came from.
+
+- `base: other.yaml`, at the top, takes from another file (path relative to this one) all keys that this file
+  does not set itself. A base can not have a base. Sections are merged key by key, lists are replaced.
+- Numbers are decimal (`6e-4` is one, `1_000` and `012` are not); only `true` and `false` are truth values; text
+  that looks like a number needs quotation marks. `null` is the default of keys that say so.
+- Nothing is expanded: no `~`, no `$HOME`, no references between keys. YAML anchors and `<<` work, tags do not.
+- Relative paths are relative to the working directory.
+- Combinations of keys that can not work, and keys that would have no effect, are refused.
+"""
+_BOUNDS = {
+    "exclusiveMinimum": "above {}",
+    "minimum": "at least {}",
+    "exclusiveMaximum": "below {}",
+}
+_TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+
+
+def config_page() -> str:
+    """The whole page."""
+    return "\n".join([_HEAD, *_page_lines()]) + "\n"
+
+
+def _page_lines() -> Iterator[str]:
+    schema = Config.model_json_schema()
+    yield from _table("Keys outside of sections", None, Config, schema)
+    for name, field in keys_of(Config).items():
+        section = section_of(field)
+        if section is not None:
+            yield from _table(f"`{name}`", _sentence(inspect.getdoc(section)), section, schema)
+    yield from _table(
+        "A source of `data.train`", "An item of the list may also be a path alone.", Source, schema
+    )
+
+
+def _table(title: str, text: str | None, section: type[Section], schema: Mapping[str, Any]) -> Iterator[str]:
+    described = schema if section is Config else schema["$defs"][section.__name__]
+    yield f"## {title}\n"
+    if text:
+        yield f"{text}\n"
+    yield "| key | value | default | meaning |"
+    yield "|---|---|---|---|"
+    for name, field in keys_of(section).items():
+        inner = section_of(field)
+        if inner is not None and not is_list(field):
+            continue
+        value = "path, or list of sources" if inner else _type(described["properties"][name])
+        default = "required" if field.is_required() else f"`{_default(field.default)}`"
+        cells = (f"`{name}`", value, default, _sentence(field.description))
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    """What a value may be, in words: type, choices, bounds."""
+    parts = schema.get("anyOf", [schema])
+    words = []
+    for part in parts:
+        if part.get("type") == "null":
+            words.append("null")
+        elif "enum" in part or "const" in part:
+            words += [f"`{choice}`" for choice in part.get("enum", [part.get("const")])]
+        else:
+            bounds = [text.format(part[key]) for key, text in _BOUNDS.items() if key in part]
+            words.append(" ".join([_TYPES[part["type"]], " and ".join(bounds)]).strip())
+    return " or ".join(words)
+
+
+def _default(value: Any) -> str:
+    return value if isinstance(value, str) else show(value)
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def main() -> None:
+    """Write the page into the repository that holds this package."""
+    page = Path(__file__).parents[2] / PAGE
+    page.write_text(config_page(), encoding="utf-8")
+    print(f"wrote {page}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
