@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from data_tools.cli import app as data_app
 from pretrain.errors import UserError
 
 INTERRUPTED = 130
@@ -24,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(data_app, name="data")
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Config file (YAML).")]
 CheckpointPath = Annotated[

@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pretrain.errors import UserError
@@ -57,7 +58,7 @@ def doctor_command() -> None:
     bad = []
     with console.status("looking around, and letting two processes talk ..."):
         for finding in examine():
-            table.add_row(marks[finding.level], finding.what, finding.found, finding.cost)
+            table.add_row(marks[finding.level], *map(escape, (finding.what, finding.found, finding.cost)))
             if finding.level == "bad":
                 bad.append(finding)
     console.print(table)

@@ -19,14 +19,15 @@ _HEAD = """# Config keys
 
 A config is a YAML file of sections. Keys not given have the default; a key that does not exist, stands
 twice or has a value of the wrong type is refused with its line. `key=value` behind a command wins over the
-file: `pretrain train configs/gpt/tiny.yaml optimizer.lr=3e-3`. `pretrain check FILE` reports everything that is
-wrong at once; `pretrain check --show FILE` prints every key with its value and where it came from.
+file: `pretrain train configs/gpt/tiny.yaml optimizer.lr=3e-3`. `pretrain check FILE` reports everything
+that is wrong at once; `pretrain check --show FILE` prints every key with its value and where it came from.
 
 - `base: other.yaml`, at the top, takes from another file (path relative to this one) all keys that this file
   does not set itself. A base can not have a base. Sections are merged key by key, lists are replaced.
-- Numbers are decimal (`6e-4` is one, `1_000` and `012` are not); only `true` and `false` are truth values; text
-  that looks like a number needs quotation marks. `null` is the default of keys that say so.
-- Nothing is expanded: no `~`, no `$HOME`, no references between keys. YAML anchors and `<<` work, tags do not.
+- Numbers are decimal (`6e-4` is one, `1_000` and `012` are not); only `true` and `false` are truth values;
+  text that looks like a number needs quotation marks. `null` is the default of keys that say so.
+- Nothing is expanded: no `~`, no `$HOME`, no references between keys. YAML anchors and `<<` work; tags do
+  not.
 - Relative paths are relative to the working directory.
 - Combinations of keys that can not work, and keys that would have no effect, are refused.
 """

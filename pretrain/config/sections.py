@@ -227,7 +227,8 @@ class TrackingConfig(Section):
     enabled: bool = True
     """Send metrics to MLflow while training; when false, `pretrain sync` can do so later."""
     uri: Name | None = None
-    """MLflow tracking URI, a server or a database; null: sqlite in the run folder. `pretrain sync` uses it too."""
+    """MLflow tracking URI, a server or a database, for training and `pretrain sync`; null: sqlite in the run
+    folder."""
     experiment: Name = "pretrain"
     """MLflow experiment."""
 
