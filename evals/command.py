@@ -1,0 +1,188 @@
+"""`pretrain eval`: score a checkpoint on any layout, print the numbers, put them into the run's MLflow run.
+
+The weights, the windows and the forward pass are those of the trainer's validation, so with the default
+stride exp(validation loss) of the trainer at that step is the token perplexity here.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import astuple
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from data_tools.progress import Progress
+from data_tools.tokenizer import Tokenizer
+from evals.perplexity import DEFINITIONS, perplexities
+from evals.result import Result, require_writable, write_result
+from evals.setting import evaluation_config
+from evals.text import TextSize, text_size
+from pretrain.agree import first_decides
+from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.config.sections import Config
+from pretrain.data.sources import open_validation, open_whole
+from pretrain.data.text import ValidationData
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.launch import World, find_place, join_world
+from pretrain.layout import Layout, build_layout
+from pretrain.model import LossSum, Model
+from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER, Saved, load_model
+from pretrain.scoring import score
+from pretrain.spawn import spawn
+from pretrain.tracking.evaluations import log_evaluation
+
+
+def evaluate_command(
+    checkpoint: str,
+    *,
+    processes: int | None = None,
+    json_path: str | None = None,
+    stride: int | None = None,
+    data: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> None:
+    """Score a checkpoint as one of many ranks, or start `processes` ranks that do.
+
+    Args:
+        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
+        processes: ranks to start on this machine, each a process.
+        json_path: file for the result.
+        stride: tokens that a window moves on; None: a whole sequence, as in the trainer's validation.
+        data: shard directories to score in place of the run's validation data.
+        overrides: `section.key=value` texts; `evals.setting.OVERRIDES` says which.
+
+    Raises:
+        UserError, IntegrityError: the arguments, the checkpoint or the data are wrong.
+        HealthError: the loss is not finite.
+    """
+    if json_path is not None:
+        require_writable(json_path)
+    place = find_place(os.environ)
+    if place.launcher != "alone" and processes not in (None, place.size):
+        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
+    if place.launcher == "alone" and (processes or 1) > 1:
+        options = [] if stride is None else ["--stride", str(stride)]
+        options += [] if json_path is None else ["--json", json_path]
+        options += [part for path in data for part in ("--data", path)]
+        command = [sys.executable, "-m", "pretrain", "eval", *options, "--", checkpoint, *overrides]
+        sys.exit(spawn(command, processes or 1))
+    with join_world(place) as world:
+        result = evaluate(checkpoint, world, stride=stride, data=data, overrides=overrides)
+        if world.is_first:
+            if json_path is not None:
+                write_result(json_path, result)
+            result.show(Console())
+            _record(result)
+
+
+def evaluate(
+    checkpoint: str,
+    world: World,
+    *,
+    stride: int | None = None,
+    data: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Result:
+    """Score a checkpoint, all ranks together; the arguments are those of `evaluate_command`.
+
+    Returns:
+        The result, on every rank.
+    """
+    path = Path(first_decides(world, lambda: str(resolve(checkpoint, _say))))
+    opened = open_checkpoint(path)
+    tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
+    config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, other_data=bool(data))
+    scored = _open_data(config, data, tokenizer.fingerprint, stride)
+    layout = build_layout(world, config.parallel)
+    model = load_model(Saved(opened, config, tokenizer.vocab_size), config, layout)
+    loss = _score(model, scored, layout)
+    if loss.tokens != scored.tokens:
+        raise RuntimeError(f"scored {loss.tokens} labels of {scored.tokens}")
+    size = TextSize(*first_decides(world, lambda: _size(scored, tokenizer)))
+    metrics = perplexities(loss.nll, loss.tokens, size)
+    return Result(str(path), opened.step, metrics, _spec(opened, config, scored, tokenizer, layout))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _open_data(
+    config: Config, paths: Sequence[str], tokenizer_fingerprint: str, stride: int | None
+) -> ValidationData:
+    """The windows of `--data`, or else of the run's validation data."""
+    if paths:
+        sources = open_whole(paths, tokenizer_fingerprint, "--data")
+    else:
+        found = open_validation(config, tokenizer_fingerprint)
+        if found is None:
+            raise UserError("the run has no validation data; name shards to score with --data DIR")
+        sources = found
+    return ValidationData.over(sources, config, stride)
+
+
+def _score(model: Model, scored: ValidationData, layout: Layout) -> LossSum:
+    """As `score`, with a progress bar on rank 0."""
+    if not layout.world.is_first:
+        return score(model, scored)
+    micro_size = model.config.batch.micro_size
+    with Progress("scoring", scored.batches(layout.data_size, micro_size), "micro-batches") as progress:
+        return score(model, scored, progress.advance)
+
+
+def _record(result: Result) -> None:
+    """Hand the numbers to MLflow, with the whole result as an artifact, if the checkpoint lies in a run."""
+    run = RunFolder(Path(result.checkpoint).parent.parent)
+    if not run.is_run:
+        _say(f"{result.checkpoint} lies in no run folder, so nothing goes to MLflow")
+        return
+    # The trainer has logged validation_loss, on its own windows; its curve stays its own.
+    metrics = {name: value for name, value in result.metrics.items() if name != "validation_loss"}
+    what = json.dumps([result.spec["data"], result.spec["stride"]])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"perplexity-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
+        file.write_text(result.to_json())
+        log_evaluation(run.path, result.step, metrics, [file])
+
+
+def _size(scored: ValidationData, tokenizer: Tokenizer) -> tuple[int, int]:
+    ranges = [
+        (source.reader, start, stop)
+        for source, (start, stop) in zip(scored.sources, scored.scored, strict=True)
+    ]
+    return astuple(text_size(ranges, tokenizer))
+
+
+def _spec(
+    opened: Checkpoint, config: Config, scored: ValidationData, tokenizer: Tokenizer, layout: Layout
+) -> dict[str, Any]:
+    """Everything needed to get the same numbers again."""
+    return {
+        "definitions": DEFINITIONS,
+        "checkpoint_fingerprint": opened.fingerprint,
+        "data": [
+            {"path": os.path.abspath(source.path), **source.describe(), "scored": list(labels)}
+            for source, labels in zip(scored.sources, scored.scored, strict=True)
+        ],
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "sequence_length": scored.sequence_length,
+        "stride": scored.windows_of[0].stride,
+        "windows": scored.windows,
+        "max_windows": config.eval.max_windows,
+        "reset_at_document_end": scored.reset_at_document_end,
+        "precision": config.precision,
+        "layout": layout.describe(),
+        "parallel": config.parallel.model_dump(),
+        "processes": layout.world.size,
+        "micro_size": config.batch.micro_size,
+        "device": layout.device.type,
+        "seed": config.run.seed,
+        "versions": {name: version(name) for name in ("pretrain", "torch", "megatron-core")},
+    }

@@ -1,0 +1,59 @@
+"""Perplexity of a language model by token, word and byte, and bits per byte, from one sum of losses.
+
+All of them divide the same number, the negative log-likelihood of the scored tokens, by different counts.
+Token perplexity compares models of one tokenizer only. The others do not depend on the tokenizer.
+"""
+
+import math
+
+from evals.text import TextSize
+from pretrain.errors import HealthError
+
+DEFINITIONS = {
+    "validation_loss": "NLL / tokens_scored, in nats",
+    "token_perplexity": "exp(NLL / tokens_scored)",
+    "word_perplexity": "exp(NLL / words)",
+    "byte_perplexity": "exp(NLL / bytes)",
+    "bits_per_byte": "NLL / (ln 2 x bytes)",
+    "tokens_scored": "labels scored: each token of each source once, but for its first, which nothing "
+    "precedes; ends of documents included",
+    "words": "whitespace-separated words (Python's str.split) of the scored tokens' text, per document",
+    "bytes": "UTF-8 bytes of the scored tokens' decoded text",
+    "NLL": "sum of -ln p(token | tokens before it in its window) over the scored tokens, in nats, from "
+    "float32 losses summed in float64",
+    "window": "sequence_length tokens of context at most; a window begins stride tokens after the one "
+    "before, and scores only the labels that no window before it has scored",
+}
+
+
+def perplexities(nll: float, tokens: int, size: TextSize) -> dict[str, float]:
+    """Metric name -> value, as DEFINITIONS says; word and byte metrics only where there are words and bytes.
+
+    nll: nats, summed over `tokens` labels, whose text has `size`. Raises HealthError when it is not finite.
+    """
+    if not math.isfinite(nll):
+        raise HealthError(
+            f"the loss summed over {tokens:,} tokens is {nll}: the weights hold numbers that are not finite, "
+            "or overflow in this precision"
+        )
+    found: dict[str, float] = {
+        "validation_loss": nll / tokens,
+        "token_perplexity": _exp(nll / tokens),
+        "tokens_scored": tokens,
+        "words": size.words,
+        "bytes": size.bytes,
+    }
+    if size.words:
+        found["word_perplexity"] = _exp(nll / size.words)
+    if size.bytes:
+        found["byte_perplexity"] = _exp(nll / size.bytes)
+        found["bits_per_byte"] = nll / (math.log(2) * size.bytes)
+    return found
+
+
+def _exp(value: float) -> float:
+    """e^value; infinity where it is too large for a float, as for a text that is one endless word."""
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf

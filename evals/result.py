@@ -1,0 +1,79 @@
+"""The result of an evaluation: the numbers, and everything needed to get them again."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.errors import UserError
+from pretrain.folder import write_atomically
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `pretrain eval --json` writes."""
+
+    checkpoint: str
+    """Path of the step folder."""
+    step: int
+    """Optimizer steps done."""
+    metrics: Mapping[str, float]
+    """Metric name -> value; `spec["definitions"]` says what each is."""
+    spec: Mapping[str, Any]
+    """All that decides the metrics: data, weights, windows, precision, and how the ranks were laid out."""
+
+    def to_json(self) -> str:
+        """Strict JSON; an infinite number is the text "Infinity", as in metrics.jsonl."""
+        document = asdict(self)
+        document["metrics"] = {
+            name: value if math.isfinite(value) else "Infinity" for name, value in self.metrics.items()
+        }
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def show(self, console: Console) -> None:
+        """Print every metric with its value and definition, then what was scored."""
+        definitions = self.spec["definitions"]
+        table = Table(title=f"{self.checkpoint} (step {self.step:,})", title_justify="left")
+        for column in ("metric", "value", "definition"):
+            table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
+        for name, value in self.metrics.items():
+            table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.6g}", definitions[name])
+        console.print(table)
+        for name in sorted(set(definitions) - set(self.metrics)):
+            console.print(f"{name}: {definitions[name]}", highlight=False)
+        spec = self.spec
+        paths = ", ".join(source["path"] for source in spec["data"])
+        console.print(
+            f"scored {paths} in windows of {spec['sequence_length']} tokens, stride {spec['stride']}; "
+            f"{spec['layout']}, {spec['precision']} on {spec['device']}",
+            highlight=False,
+        )
+
+
+def require_writable(path: str) -> None:
+    """Refuse a result file that cannot be written, before the hours of scoring.
+
+    Raises:
+        UserError: its folder is not there, or it is a folder itself.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"--json {path}: is a folder; give the name of a file")
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(f"--json {path}: its folder {Path(path).absolute().parent} does not exist")
+
+
+def write_result(path: str, result: Result) -> None:
+    """Write the result as JSON, all of it or nothing.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        write_atomically(Path(path), result.to_json())
+    except OSError as error:
+        raise UserError(f"--json {path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,74 @@
+"""The config of an evaluation: that of the checkpoint, on a layout of its own.
+
+What the model is and what it was trained on comes from the checkpoint. The layout of training is not taken
+over: evaluation starts from one rank per replica, and `parallel.*` overrides say otherwise.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.config import derived
+from pretrain.config.load import read_config
+from pretrain.config.node import ConfigError
+from pretrain.config.rules import violations
+from pretrain.config.schema import nearest_name
+from pretrain.config.sections import Config, ParallelConfig
+from pretrain.errors import UserError
+
+OVERRIDES = (
+    "parallel.tensor",
+    "parallel.pipeline",
+    "parallel.virtual_pipeline",
+    "parallel.context",
+    "parallel.sequence",
+    "batch.micro_size",
+    "eval.max_windows",
+    "data.train",
+    "data.validation",
+)
+"""Keys that have an effect on an evaluation; all others belong to the training that is done."""
+
+
+def evaluation_config(path: Path, overrides: Sequence[str], world_size: int, *, other_data: bool) -> Config:
+    """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
+
+    other_data: `--data` names what is scored, so the config's limits on its own data do not hold. Raises
+    UserError with everything that is wrong with the overrides.
+    """
+    given = [override.partition("=")[0] for override in overrides]
+    for key in given:
+        if key not in OVERRIDES:
+            meant = nearest_name(key, OVERRIDES)
+            raise UserError(
+                f"{key} has no effect on an evaluation"
+                + (f"; did you mean '{meant}'?" if meant else f"; these have: {', '.join(OVERRIDES)}")
+            )
+        if other_data and key.startswith("data."):
+            raise UserError(f"{key} has no effect with --data; remove one of them")
+    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data)])
+    config = _fit_batch(loaded.config, world_size)
+    if found := violations(config, world_size):
+        raise ConfigError([violation.problem(loaded.sources) for violation in found])
+    return config
+
+
+def _defaults(given: Sequence[str], other_data: bool) -> list[str]:
+    """Overrides that put the checkpoint's layout, and limits that do not hold, back to their defaults."""
+    settings = ParallelConfig().model_dump()
+    defaults = {f"parallel.{key}": value for key, value in settings.items()}
+    defaults["data.tokenizer"] = None  # the checkpoint carries its own
+    if other_data:
+        defaults["eval.max_windows"] = None
+    return [f"{key}={_yaml(value)}" for key, value in defaults.items() if key not in given]
+
+
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value).lower()
+
+
+def _fit_batch(config: Config, world_size: int) -> Config:
+    """A global batch that any layout divides: evaluation takes no steps, but the rules speak of one."""
+    replicas = derived.data_parallel_size(config, world_size) or 1
+    rounds = config.parallel.pipeline if config.parallel.virtual_pipeline else 1
+    size = config.batch.micro_size * replicas * rounds
+    return config.model_copy(update={"batch": config.batch.model_copy(update={"global_size": size})})
