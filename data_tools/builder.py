@@ -17,7 +17,6 @@ from data_tools.index import (
     Shard,
     ShardIndex,
     make_index,
-    read_index,
     token_dtype,
     write_atomically,
     write_index,
@@ -25,6 +24,7 @@ from data_tools.index import (
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
+from data_tools.reader import ShardReader
 from data_tools.records import BadRecord, Document, ReadOptions, read_documents
 from data_tools.sources import Inputs, find_inputs, is_remote
 from data_tools.tokenizer import Tokenizer, segments
@@ -170,7 +170,7 @@ def _build(
     directory = Path(options.output)
     with open_workspace(directory, plan, options.restart) as workspace:
         if workspace is None:
-            return read_index(directory), [], len(partitions)
+            return ShardReader(directory).index, [], len(partitions)
         done = workspace.finished(len(partitions))
         workspace.clean(done)
         results = _run(options, partitions, done)

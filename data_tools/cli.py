@@ -1,4 +1,4 @@
-"""`pretrain data ...`: tokenizer, build, inspect, verify, embedded. Heavy imports wait until a command runs."""
+"""The commands `pretrain data ...`; heavy imports wait until a command runs."""
 
 import enum
 from pathlib import Path
@@ -47,14 +47,10 @@ class Corpus(enum.StrEnum):
     language_reference = "language-reference"
 
 
-InputOption = Annotated[
-    list[str],
-    typer.Option(
-        "--input",
-        "-i",
-        help="File, folder, glob or fsspec URL; may be repeated. .txt .jsonl .parquet, .gz .zst",
-    ),
-]
+INPUT = typer.Option(
+    "--input", "-i", help="File, folder, glob or fsspec URL; may be repeated. .txt .jsonl .parquet, .gz .zst"
+)
+InputOption = Annotated[list[str], INPUT]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")]
 TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]
 DocumentOption = Annotated[
@@ -67,8 +63,8 @@ DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="Shard dir
 
 @app.command()
 def tokenizer(
-    inputs: InputOption = [],  # noqa: B006 - typer's way to make an option that may be left out
-    output: OutputOption = ...,  # type: ignore[assignment]
+    output: OutputOption,
+    inputs: Annotated[list[str] | None, INPUT] = None,
     model_type: Annotated[ModelType, typer.Option(help="Kind of tokenizer.")] = ModelType.bpe,
     vocab_size: Annotated[
         int | None, typer.Option(help="All ids, with the 256 bytes and 2 specials; char and byte need none.")
@@ -87,7 +83,7 @@ def tokenizer(
         raise UserError("--input: give at least one file to train on")
     if inputs and model_type is ModelType.byte:
         raise UserError("--input: a byte tokenizer is not trained; leave it out")
-    texts = training_texts(inputs, ReadOptions(text_key, document.value), input_format.value)
+    texts = training_texts(inputs or [], ReadOptions(text_key, document.value), input_format.value)
     trained = train_tokenizer(texts, model_type.value, vocab_size)
     try:
         trained.save(output)
@@ -151,8 +147,9 @@ def parse_bad_records(value: str) -> int:
 def _print_report(output: Path, report: "BuildReport") -> None:
     index = report.index
     typer.echo(
-        f"{output}: {index.documents:,} documents, {index.tokens:,} tokens, {index.bytes / index.tokens:.3f} bytes per token, "
-        f"{len(index.shards)} shards, {report.seconds:.1f} s"
+        f"{output}: {index.documents:,} documents, {index.tokens:,} tokens, "
+        f"{index.bytes / index.tokens:.3f} bytes per token, {len(index.shards)} shards, "
+        f"{report.seconds:.1f} s"
     )
     if report.resumed:
         typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
@@ -192,9 +189,8 @@ def verify(
     if report.faults:
         lines = "\n".join(f"  {fault}" for fault in report.faults)
         raise IntegrityError(f"{directory}: {len(report.faults)} faults\n{lines}")
-    typer.echo(
-        f"{directory}: good; {len(index.shards)} shards, {index.tokens:,} tokens, {index.documents:,} documents"
-    )
+    counts = f"{len(index.shards)} shards, {index.tokens:,} tokens, {index.documents:,} documents"
+    typer.echo(f"{directory}: good; {counts}")
 
 
 @app.command()

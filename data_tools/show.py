@@ -28,7 +28,7 @@ def _counts(reader: ShardReader) -> Table:
         "documents": f"{index.documents:,} ({index.tokens / index.documents:,.1f} tokens each)",
         "text": f"{amount(index.bytes, 'B')}, {index.words:,} words",
         "bytes per token": f"{index.bytes / index.tokens:.3f}",
-        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, end of document is {index.eod_id}",
+        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, end of document {index.eod_id}",
         "tokenizer fingerprint": index.tokenizer_fingerprint[:16],
         "fingerprint": index.fingerprint[:16],
     }
@@ -39,9 +39,8 @@ def _counts(reader: ShardReader) -> Table:
 
 def _shards(reader: ShardReader, most: int = 10) -> Table:
     shards = reader.index.shards
-    table = Table(
-        "shard", "size", "blocks", "tokens", "documents", title=f"{len(shards)} shards", title_justify="left"
-    )
+    columns = ("shard", "size", "blocks", "tokens", "documents")
+    table = Table(*columns, title=f"{len(shards)} shards", title_justify="left")
     for shard in shards[:most]:
         tokens, docs = (sum(getattr(block, key) for block in shard.blocks) for key in ("tokens", "docs"))
         table.add_row(shard.name, amount(shard.size, "B"), str(len(shard.blocks)), f"{tokens:,}", f"{docs:,}")

@@ -19,9 +19,10 @@ BYTE_VOCAB_SIZE = 257
 RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
 LINE_CHARACTERS = 1024
 SAMPLE_LINES = 1_000_000
-# Never learnt as part of a piece: newline and tab (tab is the trainer's own separator), NUL and the two
+# Never learnt as part of a piece: newline, return and tab (which the trainer uses or
+# strips), NUL and the two
 # symbols that sentencepiece uses itself. In a text each of them is spelt by its bytes.
-SEPARATORS = re.compile("[\n\t\x00\u2581\u2585]+")
+SEPARATORS = re.compile("[\n\r\t\x00\u2581\u2585]+")
 
 
 def training_texts(inputs: list[str], options: ReadOptions, input_format: str = "auto") -> Iterator[str]:
@@ -55,21 +56,24 @@ def train_tokenizer(
     lines = sample(training_lines(texts), sample_lines)
     if not lines:
         raise UserError("--input: there is no text to train a tokenizer on")
-    characters = len(set().union(*lines) - {" "}) + 1
-    if model_type == "char":
-        vocab_size = vocab_size or RESERVED + characters
-        if vocab_size > RESERVED + characters:
-            raise UserError(
-                f"--vocab-size {vocab_size}: the text has {characters} characters; the largest possible is "
-                f"{RESERVED + characters}"
-            )
-    if vocab_size is None:
-        raise UserError(f"--vocab-size is needed for --model-type {model_type}")
-    if vocab_size <= RESERVED:
+    if vocab_size is not None and vocab_size <= RESERVED:
         raise UserError(
             f"--vocab-size {vocab_size}: at least {RESERVED + 1}: bytes and specials take {RESERVED} ids"
         )
+    if model_type == "char":
+        return _char_tokenizer(lines, vocab_size)
+    if vocab_size is None:
+        raise UserError(f"--vocab-size is needed for --model-type {model_type}")
     return Tokenizer(model_type, _train(lines, model_type, vocab_size))
+
+
+def _char_tokenizer(lines: list[str], vocab_size: int | None) -> Tokenizer:
+    """One id per character of the lines, or per character of the most frequent ones if `vocab_size` is less."""
+    everything = RESERVED + len(set().union(*lines)) + 1
+    tokenizer = Tokenizer("char", _train(lines, "char", min(vocab_size or everything, everything)))
+    if vocab_size is not None and tokenizer.vocab_size < vocab_size:
+        raise UserError(_explain_largest(vocab_size, tokenizer.vocab_size))
+    return tokenizer
 
 
 def training_lines(texts: Iterable[str]) -> Iterator[str]:
@@ -129,10 +133,14 @@ def _train(lines: list[str], model_type: str, vocab_size: int) -> bytes:
     return model.getvalue()
 
 
+def _explain_largest(vocab_size: int, largest: int) -> str:
+    return f"--vocab-size {vocab_size}: too large for this text; the largest possible is {largest}"
+
+
 def _explain(message: str, model_type: str, vocab_size: int) -> str:
     largest = re.search(r"set it to a value <= (\d+)", message)
     if largest:
-        return f"--vocab-size {vocab_size}: too large for this text; the largest possible is {largest[1]}"
+        return _explain_largest(vocab_size, int(largest[1]))
     smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
     if smallest:
         return f"--vocab-size {vocab_size}: too small for this text; the smallest possible is {smallest[1]}"

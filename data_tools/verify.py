@@ -55,8 +55,9 @@ def verify(directory: str, workers: int = 1) -> VerifyReport:
     for number in numbers:
         verdict = verdicts[number]
         faults += [f"{index.shards[number].name}: {fault}" for fault in verdict.faults]
-        if not verdict.faults and before and not verdict.starts_document:
-            faults.append(f"{index.shards[number].name}: does not begin with a document")
+        if not verdict.faults and before != verdict.starts_document:
+            what = "does not begin with a document" if before else "begins a document within another"
+            faults.append(f"{index.shards[number].name}: {what}")
         before = verdict.ends_document
     if not before:
         faults.append(f"{index.shards[-1].name}: the last document has no end")
@@ -88,14 +89,15 @@ class _VerifyShard:
         index = read_index(self.directory)
         shard = index.shards[number]
         path = Path(self.directory) / shard.name
+        faults: list[str] = []
         try:
             check_shard_size(Path(self.directory), shard)
-            faults = _checksum_faults(path, shard, report)
+            faults += _checksum_faults(path, shard, report)
             block_faults, starts, ends = _content_faults(path, shard, index)
         except IntegrityError as error:
-            return ShardVerdict(number, (str(error).removeprefix(f"{path}: "),), True, True)
+            return ShardVerdict(number, (*faults, str(error).removeprefix(f"{path}: ")), True, True)
         except (OSError, tarfile.TarError) as error:
-            return ShardVerdict(number, (f"cannot be read as a tar: {error}",), True, True)
+            return ShardVerdict(number, (*faults, f"cannot be read as a tar: {error}"), True, True)
         faults += block_faults
         if len(faults) > MOST_FAULTS_PER_SHARD:
             rest = len(faults) - MOST_FAULTS_PER_SHARD
@@ -133,7 +135,6 @@ def _content_faults(path: Path, shard: Shard, index: ShardIndex) -> tuple[list[s
                 continue
             if number == 0:
                 starts = ends = _begins(docs)
-                starts, ends = _begins(docs), not _begins(docs)
             faults += [
                 f"block {block.key}: {fault}" for fault in _block_faults(block, tokens, docs, index, ends)
             ]
