@@ -7,7 +7,7 @@ few small messages through a key-value store are enough, and the store's waits d
 import threading
 import time
 from datetime import timedelta
-from typing import Protocol, Self
+from typing import Any, Protocol
 
 from pretrain.errors import UserError
 
@@ -71,29 +71,28 @@ class Store(Protocol):
     def delete_key(self, key: str, /) -> bool:
         """Delete a key."""
 
-    def clone(self) -> Self:
-        """The same store over a connection of its own."""
-
 
 class StoreCoordinator:
-    """Over a `torch.distributed.Store`, with a connection of its own for each thread that uses it."""
+    """Over a `torch.distributed.Store`, through a connection of its own.
 
-    def __init__(self, store: Store, prefix: str = "checkpoint") -> None:
-        """Take a store that all ranks share; `prefix` keeps this coordinator's keys apart from others'."""
-        self._store, self._prefix = store, prefix
-        self._of_thread = threading.local()
+    A store blocks all its threads while one of them waits for a key, so saves must not share the connection
+    that process groups use. They may share one among themselves: a rank has one save under way at a time.
+    """
 
-    def _connection(self) -> Store:
-        # A store blocks all its threads while one of them waits for a key; a clone has its own connection.
-        if not hasattr(self._of_thread, "store"):
-            self._of_thread.store = self._store.clone()
-        connection: Store = self._of_thread.store
-        return connection
+    def __init__(self, store: Any, prefix: str = "checkpoint") -> None:
+        """Connect to a `torch.distributed.Store` that all ranks share.
+
+        Args:
+            store: is cloned. Typed loosely because torch's own stubs lack `clone`.
+            prefix: keeps this coordinator's keys apart from others' in the store.
+        """
+        self._store: Store = store.clone()
+        self._prefix = prefix
 
     def put(self, key: str, value: bytes) -> None:
         """Set a key."""
         try:
-            self._connection().set(f"{self._prefix}/{key}", value)
+            self._store.set(f"{self._prefix}/{key}", value)
         except RuntimeError as error:
             raise CoordinationError(f"cannot set {key}: {_first_line(error)}") from error
 
@@ -101,8 +100,8 @@ class StoreCoordinator:
         """Wait for a key."""
         started = time.monotonic()
         try:
-            self._connection().wait([f"{self._prefix}/{key}"], timedelta(seconds=timeout))
-            return bytes(self._connection().get(f"{self._prefix}/{key}"))
+            self._store.wait([f"{self._prefix}/{key}"], timedelta(seconds=timeout))
+            return bytes(self._store.get(f"{self._prefix}/{key}"))
         except RuntimeError as error:
             if time.monotonic() - started >= 0.9 * timeout:
                 raise CoordinationError(f"no rank set {key} within {timeout:g} s") from error
@@ -111,7 +110,7 @@ class StoreCoordinator:
     def delete(self, key: str) -> None:
         """Forget a key."""
         try:
-            self._connection().delete_key(f"{self._prefix}/{key}")
+            self._store.delete_key(f"{self._prefix}/{key}")
         except RuntimeError as error:
             raise CoordinationError(f"cannot delete {key}: {_first_line(error)}") from error
 
