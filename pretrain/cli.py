@@ -65,7 +65,7 @@ def check(
 @app.command()
 def train(config: ConfigPath, overrides: Overrides = None, processes: Processes = None) -> None:
     """Train; inside srun or torchrun this is one rank of many."""
-    from pretrain.launch import train_command
+    from pretrain.train import train_command
 
     train_command(config, processes, overrides or ())
 

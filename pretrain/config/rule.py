@@ -4,6 +4,7 @@ A rule says when it applies, when it holds, and which values of which keys could
 against the rule itself and against every rule that the config keeps, so that what is suggested is legal.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -129,7 +130,7 @@ def multiples_near(value: int, unit: int) -> Iterator[int]:
 
 
 def divisors_near(value: int, number: int) -> Iterator[int]:
-    """Divisors of `number`, the nearest to `value` first."""
-    small = [count for count in range(1, int(number**0.5) + 2) if number % count == 0]
+    """Divisors of `number`, the nearest to `value` first; none of 0."""
+    small = [count for count in range(1, math.isqrt(number) + 1) if number % count == 0]
     every = {*small, *(number // count for count in small)}
     return iter(sorted(every, key=lambda divisor: (abs(divisor - value), divisor)))

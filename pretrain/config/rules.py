@@ -357,7 +357,9 @@ SCHEDULE_RULES = (
             f"a final decay of {derived.decay_steps(s.config)} steps is longer than "
             f"run.steps {s.config.run.steps}"
         ),
-        remedies={"schedule.decay_steps": lambda s: [s.config.run.steps - s.config.schedule.warmup_steps]},
+        remedies={
+            "schedule.decay_steps": lambda s: [max(1, s.config.run.steps - s.config.schedule.warmup_steps)]
+        },
     ),
     Rule(
         name="min_lr is below lr",

@@ -19,7 +19,8 @@ def _unless(name: str, key: str, useless: Callable[[Setup], bool], message: str)
     """A rule that is broken where the key was given and `useless` says that it changes nothing."""
 
     def given(setup: Setup) -> bool:
-        return setup.value(key) not in (None, False)
+        value = setup.value(key)
+        return value is not None and value is not False
 
     return Rule(
         name, key, applies=given, holds=lambda setup: not useless(setup), message=lambda setup: message
