@@ -5,7 +5,7 @@ from pretrain.checkpoint.coordinator import CoordinationError, Coordinator, Loca
 from pretrain.checkpoint.find import newest_good, resolve
 from pretrain.checkpoint.manifest import Fault, verify
 from pretrain.checkpoint.piece import Group, Piece
-from pretrain.checkpoint.retention import clean
+from pretrain.checkpoint.retention import Retention, clean, give_up_after, trim
 from pretrain.checkpoint.saver import Saver, SaveReport
 
 __all__ = [
@@ -16,13 +16,16 @@ __all__ = [
     "Group",
     "LocalCoordinator",
     "Piece",
+    "Retention",
     "SaveReport",
     "Saver",
     "StoreCoordinator",
     "clean",
+    "give_up_after",
     "load",
     "newest_good",
     "open_checkpoint",
     "resolve",
+    "trim",
     "verify",
 ]

@@ -32,35 +32,73 @@ def looks_whole(path: Path) -> bool:
 def retire(
     folder: Path, current: int, keep: Retention, on_event: Callable[[str], None] = lambda _: None
 ) -> list[str]:
-    """Delete what `keep` does not keep, given that the checkpoint of step `current` was just written and is
-    good.
-
-    Later steps belong to a course of the run that was given up (it went on from an earlier checkpoint), and a
-    resume must not jump back into it: they go. A damaged checkpoint does not count towards `keep_last`.
+    """Delete what `keep` does not keep, given that the checkpoint of step `current` was just written.
 
     Returns:
-        Messages on what is not plain retention: given-up steps, and folders that could not be deleted.
+        What could not be deleted, a line each.
     """
-    messages = []
-    kept = 1
-    for step, path in steps_in(folder).items():
-        if step == current:
-            continue
-        if step < current:
-            if kept < keep.keep_last:
-                kept += looks_whole(path)
-                continue
-            if keep.keep_every and step % keep.keep_every == 0:
-                continue
-        else:
-            messages.append(
-                f"deleted {path.name}: the run went on from before it and is now at step {current}"
-            )
+    _, failed = _remove_all(_surplus(folder, current, keep), lambda: on_event("during-delete"))
+    return failed
+
+
+def give_up_after(run_dir: Path | str, step: int) -> list[str]:
+    """Delete checkpoints later than `step`, from which or from before which the run goes on another course.
+
+    A resume must not jump back into the course that was given up. A save does this by itself before it
+    publishes its step; a rollback should do it at once. Nothing is deleted where no whole checkpoint up to
+    `step` exists.
+
+    Returns:
+        What was deleted or could not be, a line each.
+    """
+    steps = steps_in(checkpoints_folder(run_dir))
+    later = [path for at, path in steps.items() if at > step]
+    if not later or not any(looks_whole(path) for at, path in steps.items() if at <= step):
+        return []
+    removed, failed = _remove_all(later)
+    return [
+        f"deleted {path}: the run went on from before it and is now at step {step}" for path in removed
+    ] + failed
+
+
+def trim(run_dir: Path | str, good: int, keep: Retention) -> list[str]:
+    """Apply retention when a run resumes from the checkpoint of step `good`, which was verified.
+
+    A kill between the publication of a checkpoint and the deletion of its predecessors leaves one too many;
+    many such kills in a row would fill the disk. Later checkpoints, which were passed over, stay until the
+    next save.
+
+    Returns:
+        What was deleted or could not be, a line each.
+    """
+    removed, failed = _remove_all(_surplus(checkpoints_folder(run_dir), good, keep))
+    return [f"deleted {path}: more than checkpoint.keep_last: {keep.keep_last}" for path in removed] + failed
+
+
+def _remove_all(
+    paths: list[Path], on_trash: Callable[[], None] = lambda: None
+) -> tuple[list[Path], list[str]]:
+    removed, failed = [], []
+    for path in paths:
         try:
-            remove(path, lambda: on_event("during-delete"))
+            remove(path, on_trash)
+            removed.append(path)
         except OSError as error:
-            messages.append(f"could not delete {path}: {error.strerror or error}")
-    return messages
+            failed.append(f"could not delete {path}: {error.strerror or error}")
+    return removed, failed
+
+
+def _surplus(folder: Path, good: int, keep: Retention) -> list[Path]:
+    """Checkpoints before the good one that `keep` does not keep; a damaged one does not count as kept."""
+    kept, surplus = 1, []
+    for step, path in steps_in(folder).items():
+        if step >= good:
+            continue
+        if kept < keep.keep_last:
+            kept += looks_whole(path)
+        elif not (keep.keep_every and step % keep.keep_every == 0):
+            surplus.append(path)
+    return surplus
 
 
 def clean(run_dir: Path | str) -> list[str]:

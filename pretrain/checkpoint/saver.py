@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pretrain.checkpoint.coordinator import Coordinator
-from pretrain.checkpoint.layout import checkpoints_folder, step_name
+from pretrain.checkpoint.layout import step_name
 from pretrain.checkpoint.piece import Piece
 from pretrain.checkpoint.protocol import Place, Team, Verdict, run_save, with_count
 from pretrain.checkpoint.retention import Retention
@@ -109,9 +109,8 @@ class Saver:
                 injection.
             timeout: seconds to wait for another rank's part of a save.
         """
-        folder = checkpoints_folder(run_dir)
         self._settings = settings
-        self._place = Place(folder, Retention(settings.keep_last, settings.keep_every), on_event)
+        self._place = Place(Path(run_dir), Retention(settings.keep_last, settings.keep_every), on_event)
         self._rank, self._world_size = rank, world_size
         self._coordinator, self._timeout = coordinator, timeout
         self._say = say if rank == 0 else lambda _: None

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or limited: a save fails on all ranks alike and says why; the run goes on."""
+"""A full, read-only or limited disk: a save fails on all ranks alike and says why; the run goes on."""
 
 import os
 import subprocess
