@@ -15,7 +15,7 @@ from pretrain.compatible import changed_keys, compatible
 from pretrain.errors import UserError
 from pretrain.lock import RunLock
 
-FOLDERS = ("logs", "heartbeat", "checkpoints", "pictures")
+FOLDERS = ("logs", "heartbeat", "checkpoints", "artifacts")
 ALLOWED_BEFORE_A_RUN = {
     "lock",
     "slurm",
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def evaluations(self) -> Path:
-        """Results of evaluations, and pictures, for MLflow (`pretrain.tracking.evaluations`)."""
+        """Results of evaluations, in the journal's format (`pretrain.tracking.evaluations`)."""
         return self.path / "evaluations.jsonl"
 
     @property
@@ -93,9 +93,9 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def pictures(self) -> Path:
-        """Folder of loss curves, samples and other artifacts."""
-        return self.path / "pictures"
+    def artifacts(self) -> Path:
+        """Folder of loss curves, samples and other files that MLflow gets."""
+        return self.path / "artifacts"
 
     @property
     def lock(self) -> Path:
@@ -118,14 +118,14 @@ class RunFolder:
         return self.path / "mlflow.db"
 
     @property
-    def artifacts(self) -> Path:
+    def mlflow_artifacts(self) -> Path:
         """MLflow's artifacts where no tracking URI is set."""
         return self.path / "mlartifacts"
 
     @property
     def loss_curve(self) -> Path:
         """The picture of the loss curve."""
-        return self.pictures / "loss.png"
+        return self.artifacts / "loss.png"
 
     def rank_log(self, rank: int) -> Path:
         """Log of one rank."""

@@ -81,6 +81,13 @@ class TrainingProgress:
             self._live.stop()
 
 
+def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
+    """Any metrics: `step 200/2,000  validation_loss 2.1034`."""
+    return "  ".join(
+        [f"step {step:,}/{steps:,}", *(f"{name} {value:.6g}" for name, value in metrics.items())]
+    )
+
+
 def step_line(step: int, steps: int, metrics: Mapping[str, float], seconds_left: float | None) -> str:
     """The line: `step 120/2,000  loss 3.2145  lr 0.00098  grad norm 0.87  12,345 tokens/s  ETA 0:03:12`."""
     parts = [f"step {step:,}/{steps:,}"]

@@ -52,6 +52,8 @@ class Journal:
     def _open(self) -> None:
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._size = os.fstat(self._descriptor).st_size
+        if not _ends_with_newline(self.path):
+            self._pending = b"\n"  # a torn line stays apart from the next one
 
     def append(self, step: int, metrics: Mapping[str, float], when: float | None = None) -> None:
         """Write one line.
@@ -102,15 +104,14 @@ class Journal:
 
         The file is replaced, not cut, so that a reader which follows it notices.
         """
-        self._pending = b""
+        self.sync()
         kept: list[bytes] = []
         later: list[bytes] = []
         damaged: list[bytes] = []
         for line in self.path.read_bytes().splitlines():
             entry = decode(line)
             (damaged if entry is None else kept if entry["step"] <= step else later).append(line)
-        ends_well = self._size == sum(len(line) + 1 for line in (*kept, *later, *damaged))
-        if later or damaged or not ends_well:
+        if later or damaged:
             _append_lines(self.path.with_name("metrics.superseded.jsonl"), later + damaged)
             temporary = self.path.with_name(".metrics.jsonl.new")
             temporary.unlink(missing_ok=True)
@@ -179,6 +180,11 @@ def _portable(value: object) -> object:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.seek(0, os.SEEK_END) == 0 or (file.seek(-1, os.SEEK_END) >= 0 and file.read() == b"\n")
 
 
 def _append_lines(path: Path, lines: list[bytes]) -> None:

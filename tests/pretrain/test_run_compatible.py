@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pretrain.compatible import RULES, compatible, flatten, rule_for
 from pretrain.config.sections import Config
 
-TREE = {
+TREE: dict[str, dict[str, object]] = {
     "run": {"dir": "runs/a", "steps": 100},
     "model": {"kind": "gpt", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 2},
     "batch": {"global_size": 8, "sequence_length": 32},

@@ -1,0 +1,301 @@
+"""What a run is: its folder and lock, its journal and status, its signals, when to save, validate and stop.
+
+Every trainer lives in one:
+
+    with Run.open(config, text, resolved, rank, share) as run:
+        ...                                       # load the newest checkpoint, or start at step 0
+        run.begin(step, facts, run_id)
+        for step in range(step + 1, config.run.steps + 1):
+            ...
+            run.log_step(step, metrics)
+            if run.should_validate(step):
+                run.log_validation(step, metrics)
+            signal = agree(run.pending())         # the same on every rank
+            if run.should_save(step, signal):
+                run.sync()
+                ...                               # save a checkpoint with run.id in it
+            if signal and step < config.run.steps:
+                raise run.stopped(step, signal)
+
+Rank 0 does all input and output; the other ranks only write their logs. `share` hands a text from rank 0 to
+all ranks, so that what rank 0 refuses, all refuse together.
+"""
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+
+from rich.console import Console
+
+from pretrain.config.sections import Config
+from pretrain.errors import StoppedEarly, UserError
+from pretrain.folder import RunFolder
+from pretrain.logs import setup_logging
+from pretrain.progress import TrainingProgress, metrics_line
+from pretrain.signals import Signals, signal_name
+from pretrain.status import State, Status, read_status, write_status
+from pretrain.tracking.background import Background
+from pretrain.tracking.facts import environment_facts
+from pretrain.tracking.journal import Journal
+
+Share = Callable[[str], str]
+"""Called by every rank; gives all of them what rank 0 passed."""
+
+INTERRUPTED = 130
+"""Exit code of a second ctrl-C: no checkpoint was saved."""
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """A run in progress; a context manager that knows in the end how it ended.
+
+    Attributes:
+        folder: the names in the run folder.
+        id: id of the logical run, the same on every rank and in every job that goes on with it; "" before
+            `begin`.
+    """
+
+    def __init__(self, config: Config, rank: int, share: Share) -> None:
+        self.folder = RunFolder(config.run.dir)
+        self.id = ""
+        self._config = config
+        self._rank = rank
+        self._share = share
+        self._stack = ExitStack()
+        self._step = 0
+        self._told_signal = 0
+        self._changes: dict[str, tuple[object, object]] = {}
+        self._console: Console | None = None
+        self._signals = Signals()
+        self._status: Status | None = None
+        self._journal: Journal | None = None
+        self._progress: TrainingProgress | None = None
+        self._uploader: Background | None = None
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        config_text: str,
+        resolved_text: str,
+        rank: int = 0,
+        share: Share = lambda text: text,
+    ) -> "Run":
+        """Lock the run folder (rank 0), start the logs and catch signals.
+
+        Args:
+            config: the config.
+            config_text: the config as its user wrote it.
+            resolved_text: the config with every key, as YAML.
+            rank: this process's rank.
+            share: see the top of this file; not needed for one process.
+
+        Raises:
+            UserError: on all ranks, if the folder is refused (`RunFolder.create_or_open`).
+        """
+        run = cls(config, rank, share)
+        run._together(lambda: run._open_folder(config_text, resolved_text))
+        try:
+            run._console = Console(stderr=True) if rank == 0 else None
+            run._stack.enter_context(setup_logging(run.folder.rank_log(rank), rank, run._console))
+        except OSError as error:
+            run._stack.close()
+            raise UserError(
+                f"rank {rank} cannot write its log: {error.strerror} ({error.filename})"
+            ) from None
+        run._stack.enter_context(run._signals)
+        return run
+
+    def _open_folder(self, config_text: str, resolved_text: str) -> str:
+        opened = self.folder.create_or_open(config_text, resolved_text, self._config.run.resume)
+        self._stack.callback(opened.lock.release)
+        self._changes = opened.changes
+        return ""
+
+    def begin(self, step: int, facts: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
+        """Say where training starts: winds the journal back to that step and starts the uploader.
+
+        Args:
+            step: optimizer steps done: 0, or those of the checkpoint that was loaded.
+            facts: layout, fingerprints and the like, for `status.json` and MLflow's tags. A `*_fingerprint`
+                must be the same in every job of a run.
+            run_id: the id that the checkpoint holds, if one was loaded.
+
+        Raises:
+            UserError: on all ranks, if a fingerprint differs or the folder cannot be written.
+        """
+        self._step = step
+        self.id = self._together(lambda: self._begin(step, dict(facts or {}), run_id))
+
+    def _begin(self, step: int, facts: dict[str, str], run_id: str | None) -> str:
+        before = read_status(self.folder)
+        _check_fingerprints(before.facts if before else {}, facts)
+        now = time.time()
+        self._status = Status(
+            run=before.run if before else run_id or uuid.uuid4().hex,
+            job=before.job + 1 if before else 1,
+            state="running",
+            step=step,
+            steps=self._config.run.steps,
+            started=now,
+            time=now,
+            facts=environment_facts() | facts,
+        )
+        if run_id not in (None, self._status.run):
+            log.warning(
+                "the checkpoint comes from another run (%s); this one is %s", run_id, self._status.run
+            )
+        try:
+            self._journal = Journal(self.folder.metrics)
+            wound = self._journal.truncate_after(step)
+            write_status(self.folder, self._status)
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {self.folder.path}: {error}") from None
+        if wound.superseded:
+            log.info("%d lines after step %d moved to metrics.superseded.jsonl", wound.superseded, step)
+        for key, (old, new) in self._changes.items():
+            log.info("%s is now %r, it was %r", key, new, old)
+        self._progress = self._stack.enter_context(
+            TrainingProgress(self._config.run.steps, step, self._console or Console(stderr=True))
+        )
+        if self._config.tracking.enabled:
+            self._uploader = Background(self.folder)
+        return self._status.run
+
+    def _together(self, act: Callable[[], str]) -> str:
+        """Act on rank 0; all ranks get its answer, or raise its error."""
+        answer: dict[str, object] = {}
+        error: UserError | None = None
+        if self._rank == 0:
+            try:
+                answer = {"answer": act()}
+            except UserError as caught:
+                error = caught
+                answer = {"error": str(caught), "exit_code": caught.exit_code}
+            except BaseException as caught:
+                self._share(json.dumps({"error": f"rank 0: {caught!r}", "exit_code": 1}))
+                self._stack.close()
+                raise
+        answer = json.loads(self._share(json.dumps(answer)))
+        if "error" in answer:
+            self._stack.close()
+            error = error or UserError(str(answer["error"]))
+            error.exit_code = int(str(answer["exit_code"]))
+            raise error
+        return str(answer["answer"])
+
+    def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Journal a step and show it. Costs tens of microseconds; does nothing on ranks other than 0."""
+        self._step = step
+        if self._journal is not None:
+            self._journal.append(step, metrics)
+        if self._progress is not None:
+            self._progress.update(step, metrics)
+        if self._uploader is not None:
+            self._uploader.look()
+
+    def log_validation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Journal the metrics of a validation and always show them."""
+        if self._journal is not None:
+            self._journal.append(step, metrics)
+            log.info("%s", metrics_line(step, self._config.run.steps, metrics))
+
+    def rewind(self, step: int) -> None:
+        """Go back to an earlier step within this job: later lines of the journal are superseded."""
+        self._step = step
+        if self._journal is not None:
+            self._journal.truncate_after(step)
+
+    def sync(self) -> None:
+        """Put the journal on the disk; before a checkpoint is saved.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if self._journal is not None:
+            self._journal.sync()
+
+    def should_save(self, step: int, signal: int = 0) -> bool:
+        """Whether to save a checkpoint after a step: at its turn, at the last step, or before a stop."""
+        every = self._config.checkpoint.every
+        return bool(signal) or step >= self._config.run.steps or (every is not None and step % every == 0)
+
+    def should_validate(self, step: int) -> bool:
+        """Whether to validate after a step: at its turn and at the last step."""
+        every = self._config.eval.every
+        return step >= self._config.run.steps or (every is not None and step % every == 0)
+
+    def should_stop(self, step: int, signal: int = 0) -> bool:
+        """Whether the loop ends after a step: it was the last, or the ranks agreed on a signal."""
+        return bool(signal) or step >= self._config.run.steps
+
+    def pending(self) -> int:
+        """The signal that this rank got, 0 if none; ranks take the largest of all before they act on it."""
+        number = self._signals.pending()
+        if number and number != self._told_signal:
+            self._told_signal = number
+            log.info("%s: saving a checkpoint, then stopping", signal_name(number))
+        return number
+
+    def stopped(self, step: int, signal: int) -> StoppedEarly:
+        """The error to raise once the checkpoint of a stop on a signal is saved."""
+        return StoppedEarly(
+            f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps} with a checkpoint "
+            "saved; the same command goes on from there"
+        )
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        state, code, reason = _outcome(error)
+        if error is not None and not isinstance(error, UserError):
+            log.error("rank %d ends at step %d", self._rank, self._step, exc_info=error)
+        try:
+            if self._journal is not None and self._status is not None:
+                self._close(self._journal, self._status, state, code, reason)
+        finally:
+            self._stack.close()
+
+    def _close(self, journal: Journal, status: Status, state: State, code: int, reason: str | None) -> None:
+        journal.close()
+        end = replace(status, state=state, step=self._step, time=time.time(), exit_code=code, reason=reason)
+        try:
+            write_status(self.folder, end)
+        except OSError as error:
+            log.error("%s cannot be written: %s", self.folder.status, error)
+        if self._uploader is not None:
+            self._uploader.finish()
+
+
+def _outcome(error: BaseException | None) -> tuple[State, int, str | None]:
+    """State, exit code and reason from what a run ended with."""
+    if error is None:
+        return "finished", 0, None
+    if isinstance(error, StoppedEarly):
+        return "stopped", error.exit_code, str(error)
+    if isinstance(error, UserError):
+        return "failed", error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped", INTERRUPTED, "interrupted; steps since the last checkpoint are lost"
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return ("failed" if error.code else "finished"), error.code, f"exit code {error.code}"
+    return "failed", 1, f"{type(error).__name__}: {error}"
+
+
+def _check_fingerprints(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Paths of data may change when a run is resumed; what they hold may not."""
+    for key, value in now.items():
+        if key.endswith("_fingerprint") and before.get(key, value) != value:
+            raise UserError(
+                f"{key}: the run began with {before[key]}, the config now names {value}; resuming "
+                "would mix two runs; choose another run.dir, or set the path back"
+            )

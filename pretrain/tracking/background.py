@@ -1,0 +1,104 @@
+"""The trainer's hold on the uploader: starts it, notices when it dies, and waits for it in the end."""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import time
+
+from pretrain.folder import RunFolder
+from pretrain.tracking.record import Sent, read_record
+
+FINISH_SECONDS = 20.0
+"""How long the end of a run waits for MLflow."""
+LOOK_INTERVAL = 5.0
+MAX_STARTS = 5
+
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """The uploader process of one job. No method raises, and none but `finish` waits."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._last_look = time.monotonic()
+        self._last_error: str | None = None
+        self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None if it could not be started."""
+        return self._process.pid if self._process else None
+
+    def _start(self) -> None:
+        self._starts += 1
+        # It must not take a GPU, nor think that it is a rank; no descriptor is inherited, so no lock is.
+        hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+        environment = {key: value for key, value in os.environ.items() if key not in hidden}
+        environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        try:
+            with open(self._folder.tracking_log, "ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "pretrain.tracking.uploader", str(self._folder.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=environment,
+                    start_new_session=True,  # ctrl-C is for the trainer
+                )
+        except OSError as error:
+            log.warning("the MLflow uploader cannot be started: %s", error)
+
+    def look(self) -> None:
+        """Every few seconds: start it again if it has died, and tell once if the server does not answer."""
+        now = time.monotonic()
+        if now - self._last_look < LOOK_INTERVAL:
+            return
+        self._last_look = now
+        if self._process is not None and self._process.poll() is not None and self._starts < MAX_STARTS:
+            log.warning(
+                "the MLflow uploader died (exit code %s, see %s); starting it again",
+                self._process.returncode,
+                self._folder.tracking_log,
+            )
+            self._start()
+        self._tell_error()
+
+    def _tell_error(self) -> None:
+        sent = self._sent()
+        error = sent.error if sent else None
+        if error and error != self._last_error:
+            log.warning("MLflow does not take the metrics; they wait in %s: %s", self._folder.metrics, error)
+        elif self._last_error and not error:
+            log.info("MLflow takes the metrics again")
+        self._last_error = error
+
+    def _sent(self) -> Sent | None:
+        return next(iter(read_record(self._folder).servers), None)
+
+    def finish(self) -> bool:
+        """After the last word in `status.json`: give the uploader time to send the rest.
+
+        Returns:
+            Whether everything is in MLflow; if not, a message has told what to do.
+        """
+        if self._process is not None and self._process.poll() not in (None, 0):
+            self._start()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=FINISH_SECONDS)
+        if self._process is not None and self._process.returncode == 0:
+            return True
+        sent = self._sent()
+        log.warning(
+            "MLflow has %s of %s bytes of the metrics%s; `pretrain sync %s` sends the rest",
+            f"{sent.offset if sent else 0:,}",
+            f"{self._folder.metrics.stat().st_size if self._folder.metrics.exists() else 0:,}",
+            f" ({sent.error})" if sent and sent.error else "",
+            self._folder.path,
+        )
+        return False

@@ -1,0 +1,111 @@
+"""Results of evaluations and pictures: into the run folder first, then into the run's MLflow run.
+
+The sending is done by another process, so that one which holds a GPU never waits for the import of mlflow.
+"""
+
+import logging
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder, read_yaml
+from pretrain.tracking.journal import Journal
+
+SEND_SECONDS = 60.0
+NAME = re.compile(r"[\w.\- :/]{1,250}")
+"""What MLflow takes as the name of a metric."""
+
+log = logging.getLogger(__name__)
+
+
+def log_evaluation(
+    run: str | Path, step: int, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()
+) -> bool:
+    """Record results of a checkpoint and send them to the run's MLflow run at the checkpoint's step.
+
+    A result that MLflow has already, with the same name, step and value, is not added again.
+
+    Args:
+        run: run folder.
+        step: the checkpoint's step.
+        metrics: numbers by name.
+        artifacts: files that are copied into the run folder and sent too.
+
+    Returns:
+        Whether MLflow has them now; if not, a warning says so, and `pretrain sync` sends them later.
+
+    Raises:
+        UserError: no run; a metric's name that MLflow does not take; the folder cannot be written.
+    """
+    folder = RunFolder(run)
+    folder.require_run()
+    for name, value in metrics.items():
+        if not NAME.fullmatch(name) or not isinstance(value, int | float):
+            raise UserError(
+                f"metric {name!r} = {value!r}: names have letters, digits, _-.:/ or spaces, values are numbers"
+            )
+        if not math.isfinite(value):
+            log.warning("step %d: %s is %s", step, name, value)
+    try:
+        for path in artifacts:
+            _copy(path, folder.artifacts / f"step-{step:08d}")
+        journal = Journal(folder.evaluations)
+        journal.append(step, metrics)
+        journal.sync()
+        journal.close()
+    except OSError as error:
+        raise UserError(f"{folder.path}: the evaluation cannot be recorded: {error}") from None
+    return _send(folder)
+
+
+def log_picture(run: str | Path, picture: Path, name: str | None = None) -> bool:
+    """Copy a file into the run folder, as artifact `name` (default: its own name), and send it to MLflow.
+
+    Returns and raises as `log_evaluation`.
+    """
+    folder = RunFolder(run)
+    folder.require_run()
+    try:
+        _copy(picture, folder.artifacts, name)
+    except OSError as error:
+        raise UserError(f"{folder.path}: {picture} cannot be copied: {error}") from None
+    return _send(folder)
+
+
+def _copy(source: Path, folder: Path, name: str | None = None) -> None:
+    target = folder / (name or source.name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists() or not source.samefile(target):
+        shutil.copy(source, target)
+
+
+def _send(folder: RunFolder) -> bool:
+    if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
+        return False
+    command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    try:
+        with open(folder.tracking_log, "ab") as output:
+            answer = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                timeout=SEND_SECONDS,
+                check=False,
+            )
+        if answer.returncode == 0:
+            return True
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.info("%s", error)
+    log.warning(
+        "MLflow does not have it yet (see %s); `pretrain sync %s` sends it", folder.tracking_log, folder.path
+    )
+    return False

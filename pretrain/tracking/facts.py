@@ -1,0 +1,56 @@
+"""What is true of a run beyond its config: versions, commit, host; no library is imported to find it."""
+
+import platform
+import socket
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "pretrain",
+    "torch",
+    "megatron-core",
+    "deepspeed",
+    "numpy",
+    "webdataset",
+    "sentencepiece",
+    "mlflow",
+)
+
+
+def environment_facts() -> dict[str, str]:
+    """Versions of the packages that matter, Python, host, and the commit if this runs from a git checkout."""
+    facts = {"host": socket.gethostname(), "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            facts[f"version.{package}"] = version(package)
+        except PackageNotFoundError:
+            continue
+    commit = git_commit()
+    return facts | ({"git_commit": commit} if commit else {})
+
+
+def git_commit() -> str | None:
+    """The commit of this package's checkout, "-dirty" if files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    # An installed package may lie in somebody else's checkout: git must know this very file.
+    if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None
+    commit = _git(here, "rev-parse", "HEAD")
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

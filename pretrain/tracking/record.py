@@ -1,0 +1,111 @@
+"""What has been sent where: `tracking.json`, written by the one uploader of a run.
+
+It saves work and tells people; correctness does not rest on it: an uploader asks the server what it has.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from pretrain.folder import RunFolder, write_atomically
+from pretrain.tracking.redact import redact
+
+LOCAL = "run-folder"
+"""Recorded in place of the URI of the database in the run folder, which may be moved."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one server has of a run."""
+
+    uri: str
+    """Tracking URI without credentials, or LOCAL."""
+    experiment: str = ""
+    mlflow_run: str | None = None
+    """Id of the MLflow run."""
+    offset: int = 0
+    """Bytes of metrics.jsonl sent."""
+    evaluations: int = 0
+    """Bytes of evaluations.jsonl sent."""
+    artifacts: dict[str, str] = field(default_factory=dict)
+    """Content mark of each artifact sent, by its name."""
+    state: str = ""
+    """State of the run as sent, with the job's number: "3 finished"."""
+    error: str | None = None
+    """Why nothing could be sent at the last attempt."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """All servers that have something of a run. The first is where the trainer sends to."""
+
+    servers: tuple[Sent, ...] = ()
+
+    def sent_to(self, uri: str) -> Sent:
+        """The entry of a server, a blank one if there is none."""
+        name = recorded_name(uri)
+        return next((sent for sent in self.servers if sent.uri == name), Sent(name))
+
+
+def recorded_name(uri: str) -> str:
+    """What a URI is called in the record."""
+    return redact(uri)
+
+
+def read_record(folder: RunFolder) -> Record:
+    """The record; empty if there is none or it is damaged, since the server knows what it has."""
+    try:
+        tree = json.loads(folder.tracking.read_text())
+        return Record(tuple(Sent(**sent) for sent in tree["servers"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return Record()
+
+
+def write_sent(folder: RunFolder, sent: Sent) -> None:
+    """Put one server's entry into the record.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    servers = read_record(folder).servers
+    if any(other.uri == sent.uri for other in servers):
+        servers = tuple(sent if other.uri == sent.uri else other for other in servers)
+    else:
+        servers = (*servers, sent)
+    write_atomically(
+        folder.tracking, json.dumps({"servers": [asdict(each) for each in servers]}, indent=1) + "\n"
+    )
+
+
+def choose_uri(configured: str | None, environment: Mapping[str, str], record: Record) -> str:
+    """Where a run's metrics go: the config, else where they went before, else the environment, else LOCAL.
+
+    A requeued job must go on in the same MLflow run, even where MLFLOW_TRACKING_URI is no longer set.
+    """
+    from_environment = environment.get("MLFLOW_TRACKING_URI") or None
+    if configured is not None:
+        return configured
+    if not record.servers:
+        return from_environment or LOCAL
+    before = record.servers[0].uri
+    if from_environment is not None and recorded_name(from_environment) == before:
+        return from_environment  # with its credentials
+    return before
+
+
+def real_uri(folder: RunFolder, uri: str) -> str:
+    """The URI for MLflow."""
+    return f"sqlite:///{folder.database}" if uri == LOCAL else uri
+
+
+def content_mark(path: Path) -> str:
+    """Tells a changed file from an unchanged one."""
+    facts = path.stat()
+    return f"{facts.st_size}-{facts.st_mtime_ns}"
+
+
+def with_error(sent: Sent, error: BaseException | None) -> Sent:
+    """The entry with the reason of a failure, or none."""
+    text = None if error is None else redact(f"{type(error).__name__}: {error}".splitlines()[0])[:500]
+    return replace(sent, error=text)

@@ -1,0 +1,206 @@
+"""Sends what a run folder holds to MLflow: parameters, metrics, evaluations, artifacts, and how it ended.
+
+One attempt, in one thread, with no patience: `uploader` and `sync` decide when to try again.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.compatible import flatten
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder, read_yaml
+from pretrain.status import Status, actual_status
+from pretrain.tracking.follow import Follower
+from pretrain.tracking.journal import Entry
+from pretrain.tracking.plot import plot_loss_curve
+from pretrain.tracking.record import (
+    LOCAL,
+    choose_uri,
+    content_mark,
+    read_record,
+    real_uri,
+    with_error,
+    write_sent,
+)
+from pretrain.tracking.redact import redact
+from pretrain.tracking.server import Address, Point, ServerRun
+
+MLFLOW_STATUS = {
+    "running": "RUNNING",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "crashed": "FAILED",
+    "stopped": "KILLED",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Sender:
+    """Brings one server up to date with one run folder. The caller holds `folder.tracking_lock`.
+
+    Args:
+        folder: the run.
+        uri: tracking URI; None: the run's own (`record.choose_uri`).
+
+    Raises (constructor):
+        UserError: the folder's config is damaged.
+    """
+
+    def __init__(self, folder: RunFolder, uri: str | None = None) -> None:
+        self.folder = folder
+        self._config = read_yaml(folder.resolved)
+        self._settings: dict[str, Any] = self._config.get("tracking") or {}
+        record = read_record(folder)
+        self.uri = uri or choose_uri(self._settings.get("uri"), os.environ, record)
+        self.sent = record.sent_to(self.uri)
+        self.values = 0
+        """Values of metrics that were sent."""
+        self._server: ServerRun | None = None
+
+    def send(self, on_progress: Callable[[int], None] = lambda done: None) -> bool:
+        """Send everything there is.
+
+        Args:
+            on_progress: called with the bytes of journal that the server has.
+
+        Returns:
+            Whether the run has ended and the server has all of it.
+
+        Raises:
+            Exception: whatever mlflow raises. Call `disconnect` before the next attempt.
+        """
+        status = actual_status(self.folder)  # before the journal: after a final word no line is written
+        if status is None:
+            raise UserError(f"{self.folder.path}: this run has not started yet, there is nothing to send")
+        if self._server is None or self._metrics.was_replaced():
+            self._connect(status)
+        server = self._server
+        assert server is not None
+        while entries := self._metrics.read():
+            self.values += server.send_new(points(entries))
+            self._note(offset=self._metrics.offset)
+            on_progress(self._metrics.offset)
+        while entries := self._evaluations.read():
+            self.values += server.send_unequal(list(points(entries)))
+            self._note(evaluations=self._evaluations.offset)
+        ended = status.state != "running"
+        if ended:
+            self._draw()
+        self._send_artifacts(server)
+        if ended and self.sent.state != _word(status):
+            self._send_end(server, status)
+        return ended
+
+    def disconnect(self, error: BaseException) -> None:
+        """Forget the connection after an error, and note the error for people."""
+        self._server = None
+        try:
+            self.sent = with_error(self.sent, error)
+            write_sent(self.folder, self.sent)
+        except OSError as problem:
+            log.warning("%s cannot be written: %s", self.folder.tracking, problem)
+
+    def _connect(self, status: Status) -> None:
+        address = Address(
+            uri=real_uri(self.folder, self.uri),
+            experiment=self._settings.get("experiment") or "pretrain",
+            run=status.run,
+            name=self.folder.path.name,
+            started_ms=int(status.started * 1000),
+            local_artifacts=self.folder.mlflow_artifacts if self.uri == LOCAL else None,
+        )
+        server = ServerRun(address, self.sent.mlflow_run)
+        if server.id != self.sent.mlflow_run:
+            self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
+        self._note(experiment=address.experiment, offset=0, state="")
+        self._metrics = Follower(self.folder.metrics)
+        self._evaluations = Follower(self.folder.evaluations)
+        self._evaluations.offset = self.sent.evaluations
+        if not server.is_new and status.state == "running":
+            server.set_status("RUNNING", None)
+        server.send_tags(_tags(status))
+        server.send_params({key: redact(_text(value)) for key, value in flatten(self._config).items()})
+        self._server = server
+        log.info("MLflow run %s in experiment %r at %s", server.id, address.experiment, redact(address.uri))
+
+    def _send_artifacts(self, server: ServerRun) -> None:
+        root = self.folder.artifacts
+        for path in (self.folder.config, self.folder.resolved, *sorted(root.rglob("*"))):
+            if not path.is_file() or path.name.startswith("."):
+                continue
+            below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+            mark = content_mark(path)
+            if self.sent.artifacts.get(str(below)) == mark:
+                continue
+            parent = str(below.parent) if below.parent != Path(".") else None
+            if path.suffix == ".yaml":
+                with tempfile.TemporaryDirectory() as place:
+                    copy = Path(place) / path.name
+                    copy.write_text(redact(path.read_text()))
+                    server.send_artifact(copy, parent)
+            else:
+                server.send_artifact(path, parent)
+            self._note(artifacts={**self.sent.artifacts, str(below): mark})
+
+    def _draw(self) -> None:
+        """The loss curve, unless the picture is newer than the journal."""
+        journal, picture = self.folder.metrics, self.folder.loss_curve
+        if not journal.exists():
+            return
+        if picture.exists() and picture.stat().st_mtime_ns > journal.stat().st_mtime_ns:
+            return
+        plot_loss_curve(journal, picture, self.folder.path.name)
+
+    def _send_end(self, server: ServerRun, status: Status) -> None:
+        server.delete_empty_twins()
+        server.send_tags(_tags(status))
+        server.set_status(MLFLOW_STATUS[status.state], int(status.time * 1000))
+        self._note(state=_word(status))
+        log.info("sent everything; the run %s", _word(status))
+
+    def _note(self, **changes: Any) -> None:
+        self.sent = replace(self.sent, **changes, error=None)
+        write_sent(self.folder, self.sent)
+
+
+def points(entries: Iterable[Entry]) -> Iterable[Point]:
+    """Every number of journal lines for MLflow, with the line's time: a server can tell a repetition."""
+    for entry in entries:
+        when = int(entry.get("time", 0.0) * 1000)
+        for name, value in entry.items():
+            if name not in ("step", "time") and isinstance(value, int | float):
+                yield name, float(value), when, int(entry["step"])
+
+
+def _tags(status: Status) -> dict[str, str]:
+    commit = status.facts.get("git_commit")
+    return {
+        **status.facts,
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+        "mlflow.source.name": "pretrain train",
+        "state": status.state,
+        "reason": redact(status.reason or ""),
+        "exit_code": "" if status.exit_code is None else str(status.exit_code),
+        "jobs": str(status.job),
+    }
+
+
+def _word(status: Status) -> str:
+    return f"{status.state} (job {status.job})"
+
+
+def _text(value: object) -> str:
+    """A value as YAML writes it."""
+    if isinstance(value, str):
+        return value
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("\n").removesuffix("\n...")
+    )

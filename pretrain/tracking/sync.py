@@ -1,0 +1,119 @@
+"""`pretrain sync RUN...`: sends to MLflow what a run still owes it. Doing it twice adds nothing twice."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_tools.progress import Progress
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.lock import RunLock
+from pretrain.tracking.record import LOCAL, Sent, read_record, real_uri
+from pretrain.tracking.redact import one_line, redact
+from pretrain.tracking.send import Sender
+
+ATTEMPTS = 4
+BUSY_SECONDS = 600.0
+"""How long to wait for the uploader of a run that is at work."""
+
+log = logging.getLogger(__name__)
+
+
+def sync_command(runs: Sequence[str], uri: str | None = None) -> None:
+    """Bring MLflow up to date with runs, and say what was sent.
+
+    Args:
+        runs: run folders.
+        uri: another server than the runs' own; None: their own.
+
+    Raises:
+        UserError: a folder is no run; a server does not answer (other runs are sent all the same).
+    """
+    folders = [RunFolder(run) for run in runs]
+    for folder in folders:
+        folder.require_run()
+    failures = []
+    for folder in folders:
+        try:
+            print(_sync(folder, uri))
+        except UserError as error:
+            failures.append(str(error))
+    if failures:
+        raise UserError("\n".join(failures))
+
+
+def _sync(folder: RunFolder, uri: str | None) -> str:
+    total = _size(folder.metrics)
+    with Progress(f"sending {folder.path.name}", total=total, unit="B") as progress:
+        done = [0]
+
+        def advance(offset: int) -> None:
+            progress.advance(offset - done[0])
+            done[0] = offset
+
+        sent, values = catch_up(folder, uri, advance)
+    where = redact(real_uri(folder, LOCAL if sent.uri == LOCAL else sent.uri))
+    new = f"{values:,} new values sent" if values is not None else "sent by the run's own uploader"
+    return f"{folder.path} -> {where}, experiment {sent.experiment!r}, run {sent.mlflow_run}: {new}"
+
+
+def catch_up(
+    folder: RunFolder,
+    uri: str | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+    attempts: int = ATTEMPTS,
+    busy_seconds: float = BUSY_SECONDS,
+) -> tuple[Sent, int | None]:
+    """Send everything that the folder holds now, or wait until the run's own uploader has.
+
+    Returns:
+        What the server has, and how many values were new to it (None: another process sent them).
+
+    Raises:
+        UserError: the server does not answer; the other uploader is still at it after `busy_seconds`.
+    """
+    goal = (_size(folder.metrics), _size(folder.evaluations))
+    deadline = time.monotonic() + busy_seconds
+    while True:
+        try:
+            lock = RunLock.acquire(folder.tracking_lock, patience=0)
+        except UserError:
+            servers = read_record(folder).servers
+            if uri is None and servers and _has(servers[0], goal):
+                return servers[0], None
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{folder.path}: its uploader is at work (see {folder.tracking_log}); try again later"
+                ) from None
+            time.sleep(0.2)
+        else:
+            with lock:
+                return _send(Sender(folder, uri), on_progress, attempts)
+
+
+def _send(sender: Sender, on_progress: Callable[[int], None], attempts: int) -> tuple[Sent, int]:
+    for attempt in range(attempts):
+        try:
+            sender.send(on_progress)
+            return sender.sent, sender.values
+        except UserError:
+            raise
+        except Exception as error:  # whatever a server, its client or a network may do
+            sender.disconnect(error)
+            if attempt == attempts - 1:
+                server = redact(real_uri(sender.folder, sender.uri))
+                raise UserError(
+                    f"{sender.folder.path}: MLflow at {server} does not take the metrics: {one_line(error)}"
+                ) from None
+            log.info("attempt %d failed: %s", attempt + 1, one_line(error))
+            time.sleep(2**attempt)
+    raise AssertionError("attempts must be positive")
+
+
+def _has(sent: Sent, goal: tuple[int, int]) -> bool:
+    return sent.offset >= goal[0] and sent.evaluations >= goal[1]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

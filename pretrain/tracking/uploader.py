@@ -1,0 +1,139 @@
+"""The uploader: a process of its own beside the trainer, so that MLflow never slows or kills a run.
+
+    python -m pretrain.tracking.uploader RUN          until the run has ended
+    python -m pretrain.tracking.uploader RUN --once   what there is now
+
+It follows the run's journal and sends it, tries again for as long as the job lives when the server is down,
+and ends when the run has ended and everything is sent. What it could not send, `pretrain sync` does later.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.lock import RunLock
+from pretrain.status import actual_status, read_status
+from pretrain.tracking.redact import RedactingFormatter, one_line
+from pretrain.tracking.send import Sender
+from pretrain.tracking.sync import catch_up
+
+SEND_INTERVAL = 2.0
+"""Seconds between batches."""
+LOOK_INTERVAL = 0.25
+"""Seconds between looks at whether the run has ended."""
+MAX_BACKOFF = 30.0
+LINGER_SECONDS = 60.0
+"""How long to go on trying without success once the job has ended."""
+ONCE_SECONDS = 40.0
+"""How long `--once` waits for another uploader of the run."""
+
+log = logging.getLogger("pretrain.tracking")
+
+
+class Uploader:
+    """Keeps one server up to date until the run has ended, or another job has taken the run over."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        status = read_status(folder)
+        self._job = status.job if status else 0
+        self._asked_to_stop = False
+        self._last_success = 0.0
+        self._ended: float | None = None
+
+    def _ask_to_stop(self, _number: int, _frame: object) -> None:
+        """Signal handler: leave as soon as the trainer has; its last metrics come after a job's SIGTERM."""
+        self._asked_to_stop = True
+
+    def run(self) -> int:
+        """Send until everything is sent. Returns 0 then, 1 where something is left for `pretrain sync`."""
+        signal.signal(signal.SIGTERM, self._ask_to_stop)
+        for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        lock = self._take_lock()
+        if lock is None:
+            return 1
+        with lock:
+            sender = Sender(self._folder)
+            backoff = 1.0
+            while self._is_mine():
+                try:
+                    if sender.send():
+                        return 0
+                except Exception as error:  # whatever a server, its client or a network may do
+                    log.warning("not sent, next attempt in %.0f s: %s", backoff, one_line(error))
+                    sender.disconnect(error)
+                    if self._wait(backoff, until_ended=False):
+                        return 1
+                    backoff = min(2 * backoff, MAX_BACKOFF)
+                else:
+                    backoff = 1.0
+                    self._last_success = time.monotonic()
+                    self._wait(SEND_INTERVAL, until_ended=True)
+        return 1
+
+    def _take_lock(self) -> RunLock | None:
+        """Wait until an earlier job's uploader has left; None if this job is over before."""
+        while self._is_mine():
+            try:
+                return RunLock.acquire(self._folder.tracking_lock, patience=0)
+            except UserError:
+                if self._wait(LOOK_INTERVAL, until_ended=False):
+                    return None
+        return None
+
+    def _is_mine(self) -> bool:
+        """Whether this job is still the last one to work on the run."""
+        if not self._folder.path.exists():
+            return False
+        status = read_status(self._folder)
+        if status is not None and status.job != self._job:
+            log.info("job %d goes on with the run, with its own uploader", status.job)
+            return False
+        return True
+
+    def _wait(self, seconds: float, until_ended: bool) -> bool:
+        """Wait; True if it is time to give up."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(LOOK_INTERVAL, seconds))
+            status = actual_status(self._folder)
+            if status is None or status.state == "running":
+                continue
+            if until_ended:
+                return False
+            self._ended = self._ended or time.monotonic()
+            if (
+                self._asked_to_stop
+                or time.monotonic() > max(self._ended, self._last_success) + LINGER_SECONDS
+            ):
+                log.warning("giving up; `pretrain sync %s` sends the rest", self._folder.path)
+                return True
+        return False
+
+
+def main() -> int:
+    """Entry point of the process."""
+    folder = RunFolder(Path(sys.argv[1]))
+    handler = logging.StreamHandler()
+    handler.setFormatter(RedactingFormatter(f"%(asctime)s {os.getpid()} %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    os.nice(10)
+    try:
+        if "--once" in sys.argv[2:]:
+            catch_up(folder, attempts=2, busy_seconds=ONCE_SECONDS)
+            return 0
+        return Uploader(folder).run()
+    except UserError as error:
+        log.error("%s", error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
