@@ -36,19 +36,14 @@ def perplexities(nll: float, tokens: int, size: TextSize) -> dict[str, float]:
             f"the loss summed over {tokens:,} tokens is {nll}: the weights hold numbers that are not finite, "
             "or overflow in this precision"
         )
-    found: dict[str, float] = {
-        "validation_loss": nll / tokens,
-        "token_perplexity": _exp(nll / tokens),
-        "tokens_scored": tokens,
-        "words": size.words,
-        "bytes": size.bytes,
-    }
+    found: dict[str, float] = {"token_perplexity": _exp(nll / tokens)}
     if size.words:
         found["word_perplexity"] = _exp(nll / size.words)
     if size.bytes:
         found["byte_perplexity"] = _exp(nll / size.bytes)
         found["bits_per_byte"] = nll / (math.log(2) * size.bytes)
-    return found
+    counts = {"tokens_scored": tokens, "words": size.words, "bytes": size.bytes}
+    return {**found, "validation_loss": nll / tokens, **counts}
 
 
 def _exp(value: float) -> float:

@@ -39,8 +39,9 @@ class Result:
         """Print every metric with its value and definition, then what was scored."""
         definitions = self.spec["definitions"]
         table = Table(title=f"{self.checkpoint} (step {self.step:,})", title_justify="left")
-        for column in ("metric", "value", "definition"):
-            table.add_column(column, justify="right" if column == "value" else "left", overflow="fold")
+        table.add_column("metric", no_wrap=True)
+        table.add_column("value", justify="right", no_wrap=True)
+        table.add_column("definition")
         for name, value in self.metrics.items():
             table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.6g}", definitions[name])
         console.print(table)

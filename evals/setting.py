@@ -5,11 +5,13 @@ over: evaluation starts from one rank per replica, and `parallel.*` overrides sa
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pretrain.config import derived
 from pretrain.config.load import read_config
 from pretrain.config.node import ConfigError
+from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import Config, ParallelConfig
@@ -48,8 +50,15 @@ def evaluation_config(path: Path, overrides: Sequence[str], world_size: int, *, 
     loaded = read_config(str(path), [*overrides, *_defaults(given, other_data)])
     config = _fit_batch(loaded.config, world_size)
     if found := violations(config, world_size):
-        raise ConfigError([violation.problem(loaded.sources) for violation in found])
+        raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
+
+
+def _settable(violation: Violation) -> Violation:
+    """The violation with those of its remedies that an evaluation has: the model is as it is."""
+    keys = {*OVERRIDES, PROCESSES}
+    remedies = {key: values for key, values in violation.suggestions.items() if key in keys}
+    return replace(violation, suggestions=remedies)
 
 
 def _defaults(given: Sequence[str], other_data: bool) -> list[str]:

@@ -142,7 +142,7 @@ def test_overrides_choose_the_layout(saved_config: Path) -> None:
     [
         (["optimizer.lr=1"], 1, r"optimizer\.lr has no effect on an evaluation"),
         (["paralel.tensor=2"], 2, r"did you mean 'parallel\.tensor'"),
-        (["parallel.tensor=3"], 3, r"parallel\.tensor"),
+        (["parallel.tensor=3"], 3, r"does not divide model\.num_attention_heads 4"),
         (["parallel.tensor=2"], 3, r"3 processes"),
         (["parallel.sequence=true"], 1, r"parallel\.sequence"),
         (["batch.micro_size=many"], 1, r"batch\.micro_size"),
@@ -153,6 +153,13 @@ def test_wrong_overrides_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         evaluation_config(saved_config, overrides, world, other_data=False)
+
+
+def test_remedies_are_those_of_an_evaluation(saved_config: Path) -> None:
+    with pytest.raises(UserError) as error:
+        evaluation_config(saved_config, ["parallel.tensor=3"], 2, other_data=False)
+    assert "nearest legal: processes 3" in str(error.value)
+    assert "legal: model" not in str(error.value) and "; model" not in str(error.value)
 
 
 def test_data_keys_have_no_effect_beside_data(saved_config: Path) -> None:
