@@ -61,12 +61,14 @@ class Proxy:
 
     Attributes:
         delay: seconds that every answer is held back.
+        is_down: nobody is there.
         answers_to_lose: so many answers are lost: the server has acted, the client never hears of it.
     """
 
     def __init__(self, target: int) -> None:
         self.delay = 0.0
         self.answers_to_lose = 0
+        self.is_down = False
         self.answers = 0
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -81,7 +83,7 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 try:
-                    server = socket.create_connection(("127.0.0.1", self._target))
+                    server = socket.create_connection(("127.0.0.1", 1 if self.is_down else self._target))
                 except OSError:
                     client.close()
                     continue

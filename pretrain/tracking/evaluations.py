@@ -48,7 +48,7 @@ def log_evaluation(
     for name, value in metrics.items():
         if not NAME.fullmatch(name) or not isinstance(value, int | float):
             raise UserError(
-                f"metric {name!r} = {value!r}: names have letters, digits, _-.:/ or spaces, values are numbers"
+                f"metric {name!r} = {value!r}: a name has letters, digits and _-.:/ , a value is a number"
             )
         if not math.isfinite(value):
             log.warning("step %d: %s is %s", step, name, value)

@@ -215,18 +215,22 @@ def test_a_slow_server_slows_nothing(proxy: Proxy, tmp_path: Path, monkeypatch: 
     assert run_on(proxy.uri, folder).info.status == "FINISHED"
 
 
-def test_a_server_that_is_down_at_the_start_and_stops_in_between(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_server_that_is_down_at_the_start_and_dies_in_between(
+    server: Server,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(background, "FINISH_SECONDS", 1.0)
     folder = tmp_path / "down"
-    server.stop()
-    with pytest.raises(HealthError), open_run(config_for(folder, server.uri, steps=400)) as run:
+    proxy.is_down = True
+    with pytest.raises(HealthError), open_run(config_for(folder, proxy.uri, steps=400)) as run:
         run.begin(0)
         for step in range(1, 101):
             run.log_step(step, metrics_of(step))
         wait_for(lambda: "not sent" in (folder / "logs" / "tracking.log").read_text())
-        server.start()
+        proxy.is_down = False
         wait_for(lambda: any(sent.offset for sent in read_record(RunFolder(folder)).servers))
         server.stop()
         for step in range(101, 301):
@@ -254,9 +258,8 @@ def test_nothing_set_means_a_database_in_the_run_folder(
     assert_exactly_once(local, folder)
     assert run_on(local, folder).info.status == "FINISHED"
     assert list((folder / "mlartifacts").rglob("loss.png"))
-    sync_command(
-        [str(folder)], uri=server.uri
-    )  # the same run on another server, from a machine that reaches it
+    # The same run on another server, from a machine that reaches it.
+    sync_command([str(folder)], uri=server.uri)
     sync_command([str(folder)], uri=server.uri)
     lines = capsys.readouterr().out.splitlines()
     assert ": 202 new values sent" in lines[-2] and ": 0 new values sent" in lines[-1]
