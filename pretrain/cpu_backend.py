@@ -6,7 +6,6 @@ answers below stand in; with CUDA nothing is touched. Call `install()` once, bef
 """
 
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -64,12 +63,11 @@ def install() -> bool:
     require_tested_megatron()
     if torch.cuda.is_available() or torch.cuda.current_device is _cpu_device:
         return False
-    warnings.filterwarnings("ignore", module=r"megatron\.")
     torch.cuda.current_device = _cpu_device
     torch.cuda.synchronize = lambda *args, **kwargs: None
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _use_cpu_generator()
-    _CudaMeansCpu().__enter__()
+    _CudaMeansCpu().__enter__()  # type: ignore[no-untyped-call]
     return True
 
 
@@ -77,12 +75,16 @@ def _cpu_device() -> Any:
     return "cpu"
 
 
+def _seed_cpu(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)
+
+
 def _use_cpu_generator() -> None:
     """Keep megatron's named random streams on the CPU generator."""
     from megatron.core.tensor_parallel import random as megatron_random
 
     torch.cuda.get_rng_state = lambda device="cuda": torch.get_rng_state()
-    torch.cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)
+    torch.cuda.manual_seed = _seed_cpu
     megatron_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     # Its fork() warns on every use that the CPU stream moved, which is the point here.

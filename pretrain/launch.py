@@ -1,8 +1,8 @@
 """Which rank am I, in a world of how many, and on which device.
 
-A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as one
-rank of `torchrun` (RANK, WORLD_SIZE), or alone. Alone with `--processes N` it starts N ranks of itself on this
-machine (`spawn.py`), which then find themselves in torchrun's variables.
+A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as
+one rank of `torchrun` (RANK, WORLD_SIZE), or alone. Alone with `--processes N` it starts N ranks of itself on
+this machine (`spawn.py`), which then find themselves in torchrun's variables.
 """
 
 import os
@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 
 from pretrain import cpu_backend
 from pretrain.errors import UserError
@@ -40,7 +41,7 @@ class World:
     size: int
     local_rank: int
     device: torch.device
-    store: dist.Store
+    store: Store
     """Key-value store of all ranks, for what must not be a collective."""
 
     @property
@@ -107,26 +108,26 @@ def join_world(place: Place | None = None) -> Iterator[World]:
     store = _meet(place)
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore("world", store),
+        store=PrefixStore("world", store),
         rank=place.rank,
         world_size=place.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
     try:
-        yield World(place.rank, place.size, place.local_rank, device, dist.PrefixStore("pretrain", store))
+        yield World(place.rank, place.size, place.local_rank, device, PrefixStore("pretrain", store))
     finally:
         dist.destroy_process_group()
 
 
-def _meet(place: Place) -> dist.Store:
+def _meet(place: Place) -> Store:
     """The store through which ranks find each other."""
     if place.launcher == "alone":
-        return dist.HashStore()
+        return HashStore()
     if place.launcher == "srun":
         os.environ.setdefault("MASTER_ADDR", _first_host(os.environ))
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
-    store, _, _ = next(dist.rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))
+    store: Store = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))[0]
     return store
 
 

@@ -55,7 +55,7 @@ class Model:
         # megatron's layers take their random streams from its tracker even where they do not use them.
         seed_step(config.run.seed, 0, layout)
         self.chunks, self.megatron = build_gpt(config, layout, vocab_size)
-        wrapped: list[torch.nn.Module] = list(self.chunks)
+        wrapped: list[Any] = list(self.chunks)
         if config.precision == "bf16":
             wrapped = [Float16Module(self.megatron, chunk) for chunk in wrapped]
         if training:
@@ -64,7 +64,7 @@ class Model:
             self.megatron.finalize_model_grads_func = finalize_model_grads
         self.wrapped = wrapped
 
-    def _reduce_gradients(self, chunk: torch.nn.Module, index: int) -> torch.nn.Module:
+    def _reduce_gradients(self, chunk: torch.nn.Module, index: int) -> Any:
         parallel = self.config.parallel
         settings = DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
@@ -165,8 +165,8 @@ def forward_step(batches: Iterator[_LocalBatch], chunk: GPT) -> tuple[Tensor, Lo
     """One micro-batch through one chunk, in the form that megatron's schedules call.
 
     Returns:
-        The chunk's output, and the function that turns the last chunk's into (sum of losses, number of labels,
-        what to report: [nll, tokens] float64).
+        The chunk's output, and the function that turns the last chunk's into (sum of losses, number of
+        labels, what to report: [nll, tokens] float64).
     """
     batch = next(batches)
     output = chunk(batch.tokens, batch.position_ids, batch.attention_mask, labels=batch.labels)

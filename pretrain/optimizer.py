@@ -1,7 +1,7 @@
 """AdamW over a laid-out model, and its state as logical tensors.
 
-megatron-core reduces, clips and shards; its own way of saving optimizer states is not used: with torch's AdamW it
-gives all parameters one shared `step` tensor on load, and it gathers a sharded state on one rank.
+megatron-core reduces gradients and shards states; its own way of saving them is not used: with torch's AdamW
+it gives all parameters one shared `step` tensor on load, and it gathers a sharded state on one rank.
 Here every rank names the pieces it holds, and states are set in place.
 """
 

@@ -2,10 +2,8 @@
 
 import math
 
+from pretrain.config import derived
 from pretrain.config.sections import Config
-
-DEFAULT_MIN_LR_SHARE = 0.1
-DEFAULT_WSD_DECAY_SHARE = 0.1
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -19,13 +17,11 @@ def learning_rate(config: Config, step: int) -> float:
         return peak * (step + 1) / schedule.warmup_steps
     if schedule.kind == "constant":
         return peak
-    low = peak * DEFAULT_MIN_LR_SHARE if schedule.min_lr is None else schedule.min_lr
+    low, length = derived.min_lr(config), derived.decay_steps(config)
     if schedule.kind == "wsd":
-        length = schedule.decay_steps or max(1, round(config.run.steps * DEFAULT_WSD_DECAY_SHARE))
         start = config.run.steps - length
     else:
-        start = schedule.warmup_steps
-        length = (schedule.decay_steps or config.run.steps) - start
+        start, length = schedule.warmup_steps, length - schedule.warmup_steps
     progress = min(1.0, max(0.0, (step - start) / length))
     share = (1 + math.cos(math.pi * progress)) / 2 if schedule.kind == "cosine" else 1 - progress
     return low + (peak - low) * share

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO
 
-import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 GRACE_SECONDS = 20.0
 """How long the others may take to end by themselves once a rank has failed."""
@@ -43,7 +43,7 @@ def spawn(command: Sequence[str], processes: int) -> int:
         The exit code for the whole: 0 if every rank ended with 0; 75 if ranks stopped early with a
         checkpoint; otherwise the code of the first rank that failed.
     """
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [_start(command, rank, processes, store.port) for rank in range(processes)]
     previous = {number: signal.getsignal(number) for number in FORWARDED}
 
@@ -77,7 +77,7 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Ran
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent hosts the store; rank 0 must not
     }
-    errors = None if rank == 0 else tempfile.TemporaryFile()
+    errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank
     process = subprocess.Popen(
         list(command),
         env=environment,
@@ -126,6 +126,8 @@ def _report(first: _Rank, ranks: Sequence[_Rank]) -> int:
             print(f"[rank {first.rank}] {line}", file=sys.stderr)
     if code < 0:
         name = signal.Signals(-code).name
-        print(f"pretrain: rank {first.rank} was killed by {name}; the other ranks were ended", file=sys.stderr)
+        print(
+            f"pretrain: rank {first.rank} was killed by {name}; the other ranks were ended", file=sys.stderr
+        )
         return 128 - code
     return code

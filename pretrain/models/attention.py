@@ -82,7 +82,7 @@ class _GatherSequence(torch.autograd.Function):
         return local, None
 
 
-class SDPACoreAttention(MegatronModule):
+class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
     """The `core_attention` slot of a megatron-core layer.
 
     The constructor's arguments are the slot's.
@@ -131,8 +131,10 @@ class SDPACoreAttention(MegatronModule):
             [S, B, N x H].
         """
         if self.context_group is not None:
-            both = _GatherSequence.apply(torch.cat([key_SBGH, value_SBGH], -1), self.context_group)
-            key_SBGH, value_SBGH = both.split([key_SBGH.shape[-1], value_SBGH.shape[-1]], -1)
+            both: Tensor = _GatherSequence.apply(  # type: ignore[no-untyped-call]
+                torch.cat([key_SBGH, value_SBGH], -1), self.context_group
+            )
+            key_SBGH, value_SBGH = torch.split(both, [key_SBGH.shape[-1], value_SBGH.shape[-1]], -1)
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query_SBNH, key_SBGH, value_SBGH))
         dropout = self.dropout if self.training else 0.0
         # Heads differ between tensor parallel ranks, so their masks must too. Under sequence parallelism

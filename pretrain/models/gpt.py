@@ -9,18 +9,12 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from pretrain.config.derived import padded_vocab_size, rotary_base
 from pretrain.config.sections import Config, ModelConfig
 from pretrain.layout import Layout
 from pretrain.models.attention import SDPACoreAttention
 from pretrain.models.norm import LayerNorm, RMSNorm
 from pretrain.models.transformer import parameter_dtype, transformer_config
-
-DEFAULT_ROTARY_BASE = 10_000
-
-
-def padded_vocab_size(model: ModelConfig, vocab_size: int) -> int:
-    """Rows of the embedding. They do not depend on the layout, so neither do checkpoints and losses."""
-    return -(-vocab_size // model.vocab_multiple) * model.vocab_multiple
 
 
 class GPT(GPTModel):  # type: ignore[misc]
@@ -38,7 +32,8 @@ class GPT(GPTModel):  # type: ignore[misc]
             labels: [B, S] int64.
             logits: [S, B, local vocabulary]; padding columns are overwritten.
         """
-        return super().compute_language_model_loss(labels, self.without_padding(logits))
+        losses: Tensor = super().compute_language_model_loss(labels, self.without_padding(logits))
+        return losses
 
     def without_padding(self, logits: Tensor) -> Tensor:
         """Set the logits of padding rows to minus infinity, in place."""
@@ -77,13 +72,13 @@ def build_gpt(config: Config, layout: Layout, vocab_size: int) -> tuple[list[GPT
             tensor_rank=layout.tensor_rank,
             config=megatron,
             transformer_layer_spec=layer_spec(model, megatron, stage),
-            vocab_size=padded_vocab_size(model, vocab_size),
+            vocab_size=padded_vocab_size(vocab_size, model.vocab_multiple),
             max_sequence_length=config.batch.sequence_length,
             pre_process=layout.is_first_stage and chunk == 0,
             post_process=layout.is_last_stage and chunk == layout.chunks - 1,
             share_embeddings_and_output_weights=model.tie_embeddings,
             position_embedding_type="rope" if model.position_embedding == "rotary" else "learned_absolute",
-            rotary_base=model.rotary_base or DEFAULT_ROTARY_BASE,
+            rotary_base=rotary_base(model),
             vp_stage=stage,
         )
         chunks.append(module.to(device=layout.device, dtype=parameter_dtype(config)))

@@ -1,7 +1,7 @@
 """Initial weights that depend on the seed and the logical name alone, not on the layout.
 
-Each logical tensor is drawn whole from a generator of its own, seeded by (run seed, name), and each rank keeps
-its part. So one process and any layout start from the same bits, and a layer's weights do not
+Each logical tensor is drawn whole from a generator of its own, seeded by (run seed, name), and each rank
+keeps its part. So one process and any layout start from the same bits, and a layer's weights do not
 change when another is added.
 """
 

@@ -1,7 +1,8 @@
 """Logical tensors: what each local parameter is a part of, independent of any layout.
 
-Initial weights, checkpoints and exports all speak of logical tensors: `decoder.layers.5.mlp.linear_fc1.weight`
-with its full shape, wherever tensor, pipeline and virtual pipeline parallelism have put its parts.
+Initial weights, checkpoints and exports all speak of logical tensors: one is
+`decoder.layers.5.mlp.linear_fc1.weight` with its full shape, wherever tensor, pipeline and virtual pipeline
+parallelism have put its parts.
 """
 
 from collections.abc import Iterator, Sequence

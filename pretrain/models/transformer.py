@@ -1,30 +1,20 @@
 """From our config to megatron-core's TransformerConfig, shared by all transformer families."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from pretrain.config.sections import Config, ModelConfig
+from pretrain.config.derived import ffn_hidden_size, query_groups
+from pretrain.config.sections import Config
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
     "swiglu": F.silu,
 }
-
-
-def ffn_hidden_size(model: ModelConfig) -> int:
-    """Width of the feed-forward layer: as configured, else 4 x hidden, or for swiglu 8/3 of it rounded up
-    to a multiple of 64 (Touvron et al. 2023, section 2.2)."""
-    if model.ffn_hidden_size is not None:
-        return model.ffn_hidden_size
-    if model.activation == "swiglu":
-        return 64 * math.ceil(8 * model.hidden_size / 3 / 64)
-    return 4 * model.hidden_size
 
 
 def parameter_dtype(config: Config) -> torch.dtype:
@@ -46,7 +36,7 @@ def transformer_config(config: Config, device: torch.device) -> TransformerConfi
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
-        num_query_groups=model.num_query_groups or model.num_attention_heads,
+        num_query_groups=query_groups(model),
         ffn_hidden_size=ffn_hidden_size(model),
         normalization="RMSNorm" if model.normalization == "rmsnorm" else "LayerNorm",
         layernorm_epsilon=model.norm_epsilon,

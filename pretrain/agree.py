@@ -1,0 +1,70 @@
+"""Let rank 0 decide and every rank know: one outcome, or one error, for the whole world.
+
+What only rank 0 may do (take a lock, read a folder, choose a checkpoint) can fail. If it failed there
+alone, the others would wait for it in their next collective; so they all raise what it raised.
+"""
+
+import json
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from pretrain.errors import IntegrityError, UserError
+from pretrain.launch import World
+
+T = TypeVar("T")
+_KINDS: dict[str, type[UserError]] = {kind.__name__: kind for kind in (UserError, IntegrityError)}
+
+
+def first_decides(world: World, decide: Callable[[], T]) -> T:
+    """Call `decide` on rank 0 and give every rank its outcome.
+
+    Args:
+        world: all its ranks call this together.
+        decide: returns something that JSON can hold.
+
+    Raises:
+        UserError, IntegrityError: on every rank, what `decide` raised.
+    """
+    answer = ""
+    failure: BaseException | None = None
+    if world.is_first:
+        try:
+            answer = json.dumps({"value": decide()})
+        except UserError as error:
+            kind = "IntegrityError" if isinstance(error, IntegrityError) else "UserError"
+            answer = json.dumps({"error": kind, "message": str(error)})
+        except BaseException as error:
+            failure = error
+            message = f"rank 0 failed: {type(error).__name__}: {error}"
+            answer = json.dumps({"error": "UserError", "message": message})
+    text = share_text(world, answer)
+    if failure is not None:
+        raise failure
+    outcome = json.loads(text)
+    if "error" in outcome:
+        raise _KINDS[outcome["error"]](outcome["message"])
+    value: T = outcome["value"]
+    return value
+
+
+def share_text(world: World, text: str) -> str:
+    """Give every rank the text that rank 0 passed."""
+    if world.size == 1:
+        return text
+    raw = text.encode()
+    size = torch.tensor([len(raw)], dtype=torch.int64)
+    torch.distributed.broadcast(size, src=0)
+    data = torch.frombuffer(bytearray(raw.ljust(int(size), b"\0")), dtype=torch.uint8)[: int(size)].clone()
+    torch.distributed.broadcast(data, src=0)
+    return bytes(data.numpy()).decode()
+
+
+def largest(world: World, value: int) -> int:
+    """The largest of all ranks' values."""
+    if world.size == 1:
+        return value
+    values = torch.tensor([value], dtype=torch.int64)
+    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
+    return int(values)

@@ -1,0 +1,36 @@
+"""Floating-point operations of a training step, and the share of the hardware's peak that they use."""
+
+import torch
+
+from pretrain.config import derived
+from pretrain.config.sections import Config
+
+PEAK_BF16_FLOPS = {
+    "A100": 312e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "B200": 2250e12,
+}
+"""Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets; the first name that a device's name
+contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""
+
+
+def flops_per_token(config: Config, vocab_size: int) -> float:
+    """Forward and backward matrix multiplications of one token.
+
+    6 per parameter that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x sequence for
+    attention scores and values (Chowdhery et al. 2022, "PaLM", appendix B). Recomputation is not counted.
+    """
+    model, length = config.model, config.batch.sequence_length
+    count = derived.count_parameters(model, vocab_size, length)
+    head = vocab_size * model.hidden_size
+    return 6 * (count.layers + head) + 12 * model.num_layers * model.hidden_size * length
+
+
+def peak_flops(config: Config, device: torch.device) -> float | None:
+    """The device's peak in FLOP/s; None where it is not known for this device and precision."""
+    if device.type != "cuda" or config.precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in name), None)

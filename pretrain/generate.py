@@ -1,0 +1,104 @@
+"""Text from a checkpoint, in one process, whatever layout wrote it."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pretrain.config.sections import ParallelConfig
+from pretrain.errors import UserError
+from pretrain.launch import join_world
+from pretrain.layout import build_layout
+from pretrain.model import Model
+from pretrain.restore import load_model, load_tokenizer, open_saved, with_layout
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    greedy: bool = False
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 1234
+
+
+def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token.
+
+    Args:
+        logits_V: [vocabulary], any float dtype.
+        sampling: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
+        generator: on the CPU, so that a seed means the same text on every device.
+    """
+    scores = logits_V.float().cpu()
+    if sampling.greedy:
+        return int(scores.argmax())
+    probabilities, order = torch.softmax(scores / sampling.temperature, -1).sort(descending=True, stable=True)
+    if sampling.top_k is not None:
+        probabilities[sampling.top_k :] = 0
+    if sampling.top_p is not None:
+        kept = probabilities / probabilities.sum()
+        probabilities[kept.cumsum(-1) - kept >= sampling.top_p] = 0  # the one that crosses the limit stays
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+@torch.no_grad()
+def next_logits(model: Model, tokens: list[int]) -> Tensor:
+    """Logits of the token after `tokens`, [vocabulary]; only the last `sequence_length` of them are seen."""
+    context = tokens[-model.config.batch.sequence_length :]
+    ids = torch.tensor([context], device=model.layout.device)
+    positions = torch.arange(len(context), device=model.layout.device)[None]
+    model.wrapped[0].eval()
+    logits_BSV: Tensor = model.wrapped[0](ids, positions, None)
+    return logits_BSV[0, -1, : model.chunks[0].true_vocab_size]
+
+
+def generate(model: Model, prompt: list[int], eod: int, max_tokens: int, sampling: Sampling) -> Iterator[int]:
+    """Draw tokens until the end of the document or `max_tokens`."""
+    generator = torch.Generator().manual_seed(sampling.seed)
+    # A text begins as a document does: after the end of another.
+    tokens = [eod, *prompt]
+    for _ in range(max_tokens):
+        token = choose(next_logits(model, tokens), sampling, generator)
+        if token == eod:
+            return
+        tokens.append(token)
+        yield token
+
+
+def generate_text(checkpoint: str, prompt: str, max_tokens: int, sampling: Sampling) -> str:
+    """The prompt's continuation.
+
+    Raises:
+        UserError, IntegrityError: no good checkpoint, or an empty prompt's worth of nothing to go on from.
+    """
+    if "\0" in checkpoint:
+        raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
+    saved = open_saved(checkpoint, lambda line: print(line, file=sys.stderr))
+    tokenizer = load_tokenizer(saved)
+    config = with_layout(saved.config, ParallelConfig())
+    with join_world() as world:
+        if world.size > 1:
+            raise UserError(f"pretrain generate runs in one process, not as one of {world.size} ranks")
+        model = load_model(saved, config, build_layout(world, config.parallel))
+        ids = list(generate(model, tokenizer.encode(prompt), tokenizer.eod_id, max_tokens, sampling))
+    return tokenizer.decode(ids)
+
+
+def generate_command(
+    checkpoint: str,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
+    greedy: bool,
+) -> None:
+    """`pretrain generate`: print the prompt and its continuation."""
+    sampling = Sampling(greedy, temperature, top_k, top_p, seed)
+    print(prompt + generate_text(checkpoint, prompt, max_tokens, sampling))

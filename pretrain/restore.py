@@ -1,0 +1,74 @@
+"""From a checkpoint to a model that scores or generates, on the layout at hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.config.load import read_config
+from pretrain.config.sections import Config, ParallelConfig
+from pretrain.errors import IntegrityError
+from pretrain.layout import Layout
+from pretrain.model import Model
+from pretrain.models.logical import logical_parts
+from pretrain.optimizer import weight_piece
+
+TOKENIZER_FOLDER = "tokenizer"
+RESOLVED_CONFIG = "config.resolved.yaml"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint with the config that made it."""
+
+    checkpoint: Checkpoint
+    config: Config
+    vocab_size: int
+
+
+def open_saved(
+    path: str | Path, say: Callable[[str], None] = lambda _: None, overrides: Sequence[str] = ()
+) -> Saved:
+    """Find, verify and open a checkpoint.
+
+    Args:
+        path: run folder (its newest good checkpoint) or a step folder.
+        say: told of newer checkpoints that were passed over, and why.
+        overrides: `section.key=value` texts on top of the checkpoint's config.
+
+    Raises:
+        UserError, IntegrityError: there is none, or it is damaged.
+    """
+    checkpoint = open_checkpoint(resolve(path, say))
+    config = read_config(str(checkpoint.path / RESOLVED_CONFIG), overrides).config
+    vocab_size = checkpoint.state.get("vocab_size")
+    if not isinstance(vocab_size, int):
+        raise IntegrityError(f"{checkpoint.path}: state.json has no vocab_size")
+    return Saved(checkpoint, config, vocab_size)
+
+
+def with_layout(config: Config, parallel: ParallelConfig) -> Config:
+    """The same model and data on another layout."""
+    return config.model_copy(update={"parallel": parallel})
+
+
+def load_model(saved: Saved, config: Config, layout: Layout) -> Model:
+    """Build the model and fill it with the checkpoint's weights.
+
+    Args:
+        saved: where the weights are.
+        config: the checkpoint's config with the layout at hand.
+        layout: this rank's place.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    model = Model(config, layout, saved.vocab_size, training=False)
+    saved.checkpoint.load(weight_piece(part, layout) for part in logical_parts(model.chunks, layout))
+    return model
+
+
+def load_tokenizer(saved: Saved) -> Tokenizer:
+    """The tokenizer that the checkpoint carries."""
+    return Tokenizer.load(saved.checkpoint.path / TOKENIZER_FOLDER)

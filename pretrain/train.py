@@ -1,0 +1,186 @@
+"""A whole run: open its folder, take up the newest good checkpoint, step, validate, save, end.
+
+`pretrain train CONFIG` is one rank of it inside srun or torchrun, or starts the ranks itself with
+`--processes N`.
+"""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from pretrain.agree import first_decides, largest, share_text
+from pretrain.checkpoint import Saver, StoreCoordinator, clean, newest_good, open_checkpoint
+from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.resolved import config_to_yaml
+from pretrain.errors import HealthError, StoppedEarly, UserError
+from pretrain.flops import flops_per_token, peak_flops
+from pretrain.launch import World, find_place, join_world
+from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
+from pretrain.run import Run
+from pretrain.spawn import spawn
+from pretrain.trainer import StepResult, Trainer
+
+log = logging.getLogger(__name__)
+
+
+def train_command(path: str, processes: int | None, overrides: Sequence[str]) -> None:
+    """`pretrain train`.
+
+    Args:
+        path: config file.
+        processes: ranks to start on this machine; None: this process alone, or one of a launcher's.
+        overrides: `section.key=value` texts.
+
+    Raises:
+        UserError: everything that is wrong with the config, at once.
+    """
+    place = find_place(os.environ)
+    if place.launcher != "alone" and processes not in (None, place.size):
+        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
+    loaded = load_config(path, overrides, place.size if place.launcher != "alone" else processes or 1)
+    if place.launcher == "alone" and (processes or 1) > 1:
+        command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
+        sys.exit(spawn(command, processes or 1))
+    with join_world(place) as world:
+        train(loaded, world)
+
+
+def train(loaded: LoadedConfig, world: World) -> None:
+    """Train to `run.steps`.
+
+    Raises:
+        StoppedEarly: a signal came; a checkpoint is saved.
+        HealthError: a verdict ended the run.
+    """
+    resolved = config_to_yaml(loaded.config)
+    run = Run.open(
+        loaded.config,
+        loaded.text_as_written,
+        resolved,
+        world.rank,
+        lambda text: share_text(world, text),
+    )
+    with run:
+        _Loop(loaded, resolved, world, run).go()
+
+
+class _Loop:
+    """A trainer in a run."""
+
+    def __init__(self, loaded: LoadedConfig, resolved: str, world: World, run: Run) -> None:
+        self.config = loaded.config
+        self.world = world
+        self.run = run
+        self.trainer = Trainer(loaded.config, world)
+        self.saver = Saver(
+            run.folder.path,
+            loaded.config.checkpoint,
+            world.rank,
+            world.size,
+            StoreCoordinator(world.store),
+            say=log.info,
+        )
+        tokenizer = Path(self.trainer.data.sources[0].path) / TOKENIZER_FOLDER
+        self.files: dict[str, bytes | Path] = {
+            "config.yaml": loaded.text_as_written.encode(),
+            RESOLVED_CONFIG: resolved.encode(),
+            TOKENIZER_FOLDER: tokenizer,
+        }
+        flops = flops_per_token(self.config, self.trainer.data.vocab_size)
+        peak = peak_flops(self.config, world.device)
+        self.mfu_per_rate = flops / (peak * world.size) if peak else None
+
+    def go(self) -> None:
+        """From the newest good checkpoint, or step 0, to the end."""
+        done, run_id = self.resume()
+        self.run.begin(done, self.trainer.facts(), run_id)
+        trainer = self.trainer
+        log.info(
+            "%s: %s, %s, %d samples an epoch, %d micro-batches a step",
+            "going on" if done else "starting",
+            trainer.layout.describe(),
+            trainer.layout.device,
+            trainer.data.samples_per_epoch,
+            trainer.micro_batches,
+        )
+        try:
+            for step in range(done, self.config.run.steps):
+                self.step(step)
+        except (HealthError, StoppedEarly):
+            # All ranks are here together, so the save under way can end.
+            self.saver.close()
+            raise
+        self.saver.close()
+
+    def resume(self) -> tuple[int, str | None]:
+        """Take up the newest good checkpoint.
+
+        Returns:
+            Steps done, and the id of the run that the checkpoint belongs to; (0, None) for a new run.
+
+        Raises:
+            IntegrityError: there are checkpoints, and none is good.
+        """
+        found = first_decides(self.world, self.find)
+        if found is None:
+            return 0, None
+        checkpoint = open_checkpoint(found)
+        done = self.trainer.load(checkpoint)
+        log.info("resumed from %s", found)
+        return done, checkpoint.state.get("run")
+
+    def find(self) -> str | None:
+        """The newest good checkpoint of the run folder."""
+        for line in clean(self.run.folder.path):
+            log.info("%s", line)
+        path, passed_over = newest_good(self.run.folder.path)
+        for other, reason in passed_over:
+            log.warning("passed over %s: %s", other, reason)
+        return None if path is None else str(path)
+
+    def step(self, index: int) -> None:
+        """One step, counted from 0, and what follows it."""
+        began = time.perf_counter()
+        result = self.trainer.step(index)
+        seconds = time.perf_counter() - began
+        step, run = index + 1, self.run
+        run.log_step(step, self.metrics(step, result, seconds))
+        if self.trainer.validation is not None and run.should_validate(step):
+            loss = self.trainer.validate()
+            if loss is not None:
+                tokens = step * self.trainer.tokens_per_step
+                run.log_validation(step, {"validation_loss": loss.mean, "tokens": tokens})
+        signal = largest(self.world, run.pending())
+        if run.should_save(step, signal):
+            self.save(step)
+        if signal and step < self.config.run.steps:
+            self.saver.join()
+            raise run.stopped(step, signal)
+
+    def metrics(self, step: int, result: StepResult, seconds: float) -> dict[str, float]:
+        """The journal's line of a step."""
+        rate = result.loss.tokens / seconds
+        metrics = {
+            "loss": result.loss.mean,
+            "grad_norm": result.gradient_norm,
+            "lr": result.learning_rate,
+            "tokens": step * self.trainer.tokens_per_step,
+            "tokens_per_second": rate,
+        }
+        if self.mfu_per_rate is not None:
+            metrics["mfu"] = rate * self.mfu_per_rate
+        if not result.updated:
+            metrics["skipped"] = 1
+        return metrics
+
+    def save(self, step: int) -> None:
+        """Checkpoint after `step` steps; `checkpoint.max_failures` decides what a failure means."""
+        # A disk too full for the journal is too full for the checkpoint, whose failure is counted.
+        with suppress(OSError):
+            self.run.sync()
+        state = self.trainer.state(step) | {"run": self.run.id}
+        self.saver.save(step, list(self.trainer.optimizer.pieces()), state, self.files)

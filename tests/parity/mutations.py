@@ -1,0 +1,103 @@
+"""Faults that train on without an error; each must turn a parity test red."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+
+def drop_tied_embedding_reduction() -> Any:
+    """The two copies of a tied embedding keep their own gradients."""
+    return mock.patch(
+        "megatron.core.distributed.finalize_model_grads._allreduce_word_embedding_grads", lambda *a, **k: None
+    )
+
+
+def drop_norm_reduction() -> Any:
+    """Under sequence parallelism every rank keeps its own part of a norm's gradient."""
+    return mock.patch("pretrain.models.norm._tag", lambda norm, config: None)
+
+
+def shift_one_rank() -> Any:
+    """One rank draws other dropout masks than its tensor parallel group."""
+    import pretrain.trainer as trainer
+
+    honest = trainer.seed_step
+
+    def shifted(seed: int, step: int, layout: Any) -> None:
+        honest(seed, step, layout)
+        if layout.world.rank == 1:
+            torch.rand(1)
+
+    return mock.patch.object(trainer, "seed_step", shifted)
+
+
+def average_per_micro_batch() -> Any:
+    """Each micro-batch counts the same, however many labels it has."""
+    import pretrain.model as model
+
+    honest = model.forward_step
+
+    def averaged(batches: Any, chunk: Any) -> Any:
+        output, loss = honest(batches, chunk)
+
+        def mean(losses: torch.Tensor) -> Any:
+            nll, tokens, report = loss(losses)
+            return nll / tokens.clamp(min=1), torch.ones_like(tokens), report / report[1].clamp(min=1)
+
+        return output, mean
+
+    return mock.patch.object(model, "forward_step", averaged)
+
+
+def batch_p2p_when_interleaved() -> Any:
+    """The interleaved schedule over batched p2p, wrong at two stages."""
+    import pretrain.models.gpt as gpt
+
+    honest = gpt.transformer_config
+
+    def batched(config: Any, device: torch.device) -> Any:
+        megatron = honest(config, device)
+        megatron.batch_p2p_comm, megatron.overlap_p2p_comm = True, False
+        return megatron
+
+    return mock.patch.object(gpt, "transformer_config", batched)
+
+
+def keep_gradient_alias() -> Any:
+    """`grad` stays an alias of the gradient buffer, so that the first micro-batch counts twice."""
+    import pretrain.model as model
+
+    class Kept(model.Model):
+        def backward(self, batches: Any) -> Any:
+            for chunk in self.wrapped:
+                chunk.train()
+                chunk.zero_grad_buffer()
+            return self._run(batches, forward_only=False)
+
+    return mock.patch("pretrain.trainer.Model", Kept)
+
+
+MUTATIONS: dict[str, Callable[[], Any]] = {
+    function.__name__: function
+    for function in (
+        drop_tied_embedding_reduction,
+        drop_norm_reduction,
+        shift_one_rank,
+        average_per_micro_batch,
+        batch_p2p_when_interleaved,
+        keep_gradient_alias,
+    )
+}
+
+
+@contextmanager
+def mutated(name: str | None) -> Iterator[None]:
+    """Run with a fault, or without."""
+    if name is None:
+        yield
+        return
+    with MUTATIONS[name]():
+        yield

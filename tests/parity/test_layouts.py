@@ -1,0 +1,172 @@
+"""Every layout trains the same model: 20 steps from the same seed alone, no checkpoint handed over.
+
+Layouts of one world size run one after another in the same processes, since starting them costs most.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import run_ranks
+from text_shards import build_shards
+
+STEPS = 20
+TOLERANCE = 1e-5
+WORKER = Path(__file__).with_name("worker.py")
+
+VPP = ["parallel.pipeline=2", "parallel.virtual_pipeline=2"]
+SP = ["parallel.tensor=2", "parallel.sequence=true"]
+LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    "TP2": (2, ["parallel.tensor=2"]),
+    "PP2": (2, ["parallel.pipeline=2"]),
+    "DP2": (2, []),
+    "TP2xPP2": (4, ["parallel.tensor=2", "parallel.pipeline=2"]),
+    "TP2+SP": (2, SP),
+    "PP2xVPP2": (2, VPP),
+    "CP2": (2, ["parallel.context=2"]),
+    "TP2xCP2+SP": (4, [*SP, "parallel.context=2"]),
+    "DP2+distributed": (2, ["parallel.distributed_optimizer=true"]),
+    "DP2+overlap": (2, ["parallel.overlap_grad_reduce=true"]),
+    "everything": (
+        8,
+        [*SP, *VPP, "parallel.distributed_optimizer=true", "parallel.overlap_grad_reduce=true"],
+    ),
+}
+ROTARY = [
+    "model.position_embedding=rotary",
+    "model.normalization=rmsnorm",
+    "model.activation=swiglu",
+    "model.num_query_groups=2",
+    "model.tie_embeddings=false",
+    "model.bias=false",
+    "data.reset_at_document_end=true",
+]
+FAMILIES = {"learned": [], "rotary": ROTARY}
+BF16 = ["precision=bf16"]
+DROPOUT = ["model.dropout=0.1"]
+EXTRA: dict[str, tuple[int, list[str]]] = {
+    "bf16/one": (1, BF16),
+    "bf16/TP2+SP": (2, [*BF16, *SP]),
+    "bf16/DP2+distributed": (2, [*BF16, "parallel.distributed_optimizer=true"]),
+    "bf16/PP2": (2, [*BF16, "parallel.pipeline=2"]),
+    "recompute/full": (1, ["parallel.recompute=full"]),
+    "recompute/selective": (1, ["parallel.recompute=selective"]),
+    "dropout/one": (1, DROPOUT),
+    "dropout/full": (1, [*DROPOUT, "parallel.recompute=full"]),
+    "dropout/TP2": (2, [*DROPOUT, "parallel.tensor=2"]),
+    "dropout/TP2+SP": (2, [*DROPOUT, *SP]),
+    "dropout/DP2": (2, DROPOUT),
+}
+UNEVEN: dict[str, tuple[int, list[str]]] = {
+    "uneven/one": (1, []),
+    "uneven/micro1": (1, ["batch.micro_size=1"]),
+    "uneven/micro4": (1, ["batch.micro_size=4"]),
+    "uneven/DP2": (2, []),
+    "uneven/TP2xPP2": (4, ["parallel.tensor=2", "parallel.pipeline=2"]),
+    "uneven/CP2": (2, ["parallel.context=2"]),
+}
+MUTATIONS: dict[str, tuple[int, list[str], str]] = {
+    "drop_tied_embedding_reduction": (2, ["parallel.pipeline=2"], "learned/one"),
+    "drop_norm_reduction": (2, SP, "learned/one"),
+    "shift_one_rank": (2, [*DROPOUT, "parallel.tensor=2"], "dropout/TP2"),
+    "average_per_micro_batch": (1, [], "uneven/one"),
+    "batch_p2p_when_interleaved": (2, VPP, "learned/one"),
+    "keep_gradient_alias": (2, [], "learned/one"),
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parity")
+    documents = ["".join(chr(97 + (i * i + 3 * i + salt) % 26) for i in range(700)) for salt in range(30)]
+    build_shards(folder / "shards", documents)
+    path = folder / "config.yaml"
+    path.write_text(
+        f"""
+run: {{dir: {folder}/run, steps: {STEPS}, seed: 7}}
+model: {{kind: gpt, num_layers: 4, hidden_size: 32, num_attention_heads: 4}}
+batch: {{global_size: 8, micro_size: 2, sequence_length: 32}}
+optimizer: {{lr: 1e-3}}
+data: {{train: {folder}/shards, validation_fraction: 0.05}}
+"""
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def curves(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Curves of every run, by name."""
+    runs: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}, 8: {}}
+    for family, overrides in FAMILIES.items():
+        runs[1][f"{family}/one"] = {"overrides": overrides}
+        for name, (size, layout) in LAYOUTS.items():
+            runs[size][f"{family}/{name}"] = {"overrides": [*overrides, *layout]}
+    for name, (size, overrides) in EXTRA.items():
+        runs[size][name] = {"overrides": overrides}
+    for name, (size, overrides) in UNEVEN.items():
+        runs[size][name] = {"overrides": overrides, "uneven": True}
+    for name, (size, overrides, reference) in MUTATIONS.items():
+        uneven = reference in UNEVEN
+        runs[size][f"mutation/{name}"] = {"overrides": overrides, "mutation": name, "uneven": uneven}
+    found: dict[str, Any] = {}
+    for size, asked in runs.items():
+        output = tmp_path_factory.mktemp("curves") / "curves.json"
+        argument = {"config": str(config), "output": str(output), "steps": STEPS, "runs": asked}
+        done = run_ranks(WORKER, size, argument)
+        assert done.returncode == 0, done.stderr[-4000:]
+        found |= json.loads(output.read_text())
+    return found
+
+
+def difference(a: dict[str, Any], b: dict[str, Any], key: str) -> float:
+    """Largest difference of two curves."""
+    assert len(a[key]) == len(b[key]) == STEPS
+    return max(abs(x - y) for x, y in zip(a[key], b[key], strict=True))
+
+
+def agree(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> bool:
+    return all(difference(a, b, key) <= tolerance for key in ("losses", "gradient_norms"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_equals_one_process(curves: dict[str, Any], family: str, layout: str) -> None:
+    one, other = curves[f"{family}/one"], curves[f"{family}/{layout}"]
+    assert difference(one, other, "losses") <= TOLERANCE
+    assert difference(one, other, "gradient_norms") <= TOLERANCE
+    assert abs(one["validation"] - other["validation"]) <= TOLERANCE
+    assert other["replicas_differ"] == []
+    assert one["losses"][-1] < one["losses"][0] - 0.1, "nothing was learned, so nothing was compared"
+
+
+@pytest.mark.parametrize("layout", ["TP2+SP", "DP2+distributed", "PP2"])
+def test_bf16_layout_equals_one_process(curves: dict[str, Any], layout: str) -> None:
+    assert difference(curves["bf16/one"], curves[f"bf16/{layout}"], "losses") <= 2e-3
+
+
+@pytest.mark.parametrize("name", ["TP2", "TP2+SP", "DP2"])
+def test_dropout_keeps_replicas_identical(curves: dict[str, Any], name: str) -> None:
+    assert curves[f"dropout/{name}"]["replicas_differ"] == []
+    assert difference(curves[f"dropout/{name}"], curves["learned/one"], "losses") > 1e-3
+
+
+def test_recompute_changes_no_bit(curves: dict[str, Any]) -> None:
+    for kind in ("full", "selective"):
+        assert curves[f"recompute/{kind}"]["losses"] == curves["learned/one"]["losses"]
+    assert curves["dropout/full"]["losses"] == curves["dropout/one"]["losses"]
+
+
+@pytest.mark.parametrize("name", [name for name in UNEVEN if name != "uneven/one"])
+def test_every_label_weighs_the_same(curves: dict[str, Any], name: str) -> None:
+    assert agree(curves["uneven/one"], curves[name], TOLERANCE)
+    assert difference(curves["uneven/one"], curves["learned/one"], "losses") > 1e-3
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_fault_is_seen(curves: dict[str, Any], mutation: str) -> None:
+    """The comparisons above go red when the code is broken on purpose."""
+    broken, honest = curves[f"mutation/{mutation}"], curves[MUTATIONS[mutation][2]]
+    assert not agree(broken, honest, TOLERANCE) or broken["replicas_differ"]

@@ -1,0 +1,92 @@
+"""One rank of the parity runs: trains each asked-for layout in turn and writes its curve.
+
+Argument: {"config": path, "output": path, "steps": N, "runs": {name: {"overrides": [...], "mutation": name,
+"uneven": bool}}}. With "uneven", samples have different numbers of labels that count.
+"""
+
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from pretrain.launch import World, join_world
+
+
+def train(world: World, config: str, steps: int, run: dict[str, Any]) -> dict[str, Any]:
+    from megatron.core import parallel_state
+    from mutations import mutated
+
+    from pretrain.config.load import load_config
+    from pretrain.trainer import Trainer
+
+    loaded = load_config(config, run["overrides"], world.size)
+    with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
+        trainer = Trainer(loaded.config, world)
+        results = [trainer.step(step) for step in range(steps)]
+        validation = trainer.validate()
+    curve = {
+        "layout": trainer.layout.describe(),
+        "losses": [result.loss.mean for result in results],
+        "gradient_norms": [result.gradient_norm for result in results],
+        "validation": validation.mean if validation else None,
+        "replicas_differ": replicas_that_differ(trainer),
+    }
+    parallel_state.destroy_model_parallel()
+    return curve
+
+
+def uneven() -> Any:
+    """Mask the labels of each sample up to a position that depends on its id."""
+    from pretrain.data.text import TrainingData
+
+    honest = TrainingData.samples
+
+    def masked(data: TrainingData, sample_ids: Any) -> Any:
+        batch = honest(data, sample_ids)
+        loss_mask = batch.loss_mask.clone()
+        for row, sample_id in enumerate(sample_ids):
+            loss_mask[row, : sample_id * 7 % 31] = 0
+        return replace(batch, loss_mask=loss_mask)
+
+    return mock.patch.object(TrainingData, "samples", masked)
+
+
+def replicas_that_differ(trainer: Any) -> list[str]:
+    """Names of parts of weights that two ranks hold with different bits."""
+    import hashlib
+
+    import torch
+
+    from pretrain.models.logical import logical_parts
+
+    def digest(part: Any) -> str:
+        raw = part.view(part.parameter.data.view(-1)).contiguous().view(torch.uint8)
+        return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
+
+    parts = logical_parts(trainer.model.chunks, trainer.layout)
+    mine = [(f"{part.key}@{part.offset}", digest(part)) for part in parts]
+    everyone: list[Any] = [None] * trainer.layout.world.size
+    torch.distributed.all_gather_object(everyone, mine)
+    seen: dict[str, str] = {}
+    different = set()
+    for name, found in (pair for rank in everyone for pair in rank):
+        if seen.setdefault(name, found) != found:
+            different.add(name)
+    return sorted(different)
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    with join_world() as world:
+        curves = {
+            name: train(world, asked["config"], asked["steps"], run) for name, run in asked["runs"].items()
+        }
+        if world.is_first:
+            Path(asked["output"]).write_text(json.dumps(curves))
+
+
+if __name__ == "__main__":
+    main()
