@@ -93,12 +93,14 @@ class Background:
                 self._process.wait(timeout=FINISH_SECONDS)
         if self._process is not None and self._process.returncode == 0:
             return True
-        sent = self._sent()
+        sent, journal = self._sent(), self._folder.metrics
+        is_alive = self._process is not None and self._process.returncode is None
         log.warning(
-            "MLflow has %s of %s bytes of the metrics%s; `pretrain sync %s` sends the rest",
+            "MLflow has %s of %s bytes of the metrics%s; %s`pretrain sync %s` sends the rest",
             f"{sent.offset if sent else 0:,}",
-            f"{self._folder.metrics.stat().st_size if self._folder.metrics.exists() else 0:,}",
+            f"{journal.stat().st_size if journal.exists() else 0:,}",
             f" ({sent.error})" if sent and sent.error else "",
+            "sending goes on in the background, and if that is cut off " if is_alive else "",
             self._folder.path,
         )
         return False

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from pretrain.tracking.journal import Entry, curve, read
@@ -58,14 +59,14 @@ def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
 
 
 def running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Exponential mean over a fiftieth of the points, without a bias to the start (Kingma & Ba 2015)."""
-    decay = 1 - 1 / max(2, len(points) / 50)
-    total = weight = 0.0
+    """Centred mean over a fiftieth of the points, so that it does not lag; narrower towards both ends."""
+    half = max(1, len(points) // 100)
+    sums = list(accumulate((value for _, value in points), initial=0.0))
     result = []
-    for step, value in points:
-        total = decay * total + (1 - decay) * value
-        weight = decay * weight + (1 - decay)
-        result.append((step, total / weight))
+    for index, (step, _) in enumerate(points):
+        reach = min(half, index, len(points) - 1 - index)
+        mean = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+        result.append((step, mean))
     return result
 
 

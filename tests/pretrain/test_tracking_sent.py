@@ -105,6 +105,8 @@ def test_the_loss_curve(tmp_path: Path) -> None:
 def test_the_running_mean_and_thinning_keep_what_matters() -> None:
     flat = running_mean([(step, 2.5) for step in range(1000)])
     assert all(abs(value - 2.5) < 1e-12 for _, value in flat)
+    slope = [(step, float(step)) for step in range(1000)]
+    assert all(abs(value - step) < 1e-9 for step, value in running_mean(slope))  # it does not lag
     points = [(step, 0.0) for step in range(123_457)]
     assert len(thin(points)) <= 5001 and thin(points)[-1] == points[-1]
     assert thin(points[:10]) == points[:10]
