@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,8 @@ from data_tools.records import BadRecord, Document, ReadOptions, read_documents
 from data_tools.sources import Inputs, find_inputs, is_remote
 from data_tools.tokenizer import Tokenizer, segments
 from data_tools.workspace import PLAN_NAME, SKIPPED_NAME, PartitionResult, Workspace, open_workspace
+
+REPORT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -81,47 +83,50 @@ class PartitionJob:
         workspace = Workspace(Path(self.directory))
         size = (self.tokenizer.vocab_size, self.tokenizer.eod_id, self.block_tokens)
         writer = PartitionWriter(workspace.directory, workspace.work, partition.number, *size)
-        counts = {"documents": 0, "empty_documents": 0, "tokens": 0, "bytes": 0, "words": 0}
+        counts = _Counts()
         skipped: list[BadRecord] = []
         for unit in partition.units:
-            reported = 0
+            reported, start = 0, counts.bytes
             for record in read_documents(unit, self.options):
                 if isinstance(record, BadRecord):
                     skipped.append(record)
                     check_skipped(skipped, self.max_bad_records)
                     continue
-                for key, value in self._write(record, writer, report):
-                    counts[key] += value
-                    if key == "bytes":
-                        reported += value
-            report(max(unit.weight - reported, 0))
-        result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **counts)
+                self._write(record, writer, counts)
+                if counts.bytes - start - reported > REPORT_BYTES:
+                    report(counts.bytes - start - reported)
+                    reported = counts.bytes - start
+            report(unit.weight - reported)
+        result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **asdict(counts))
         workspace.save(result)
         return result
 
-    def _write(
-        self, document: Document, writer: PartitionWriter, report: Report
-    ) -> Iterator[tuple[str, int]]:
-        """Write one document; yields (counter, increment)."""
-        tokens, text_before = 0, False
+    def _write(self, document: Document, writer: PartitionWriter, counts: "_Counts") -> None:
+        tokens, within_word = 0, False
         for segment in segments(document.parts):
             if not tokens:
                 writer.start_document()
             ids = self.tokenizer.encode_segment(segment)
             writer.add(ids)
             tokens += len(ids)
-            size = len(segment) if segment.isascii() else len(segment.encode("utf-8"))
-            words = len(segment.split()) - int(text_before and not segment[0].isspace())
-            text_before = not segment[-1].isspace()
-            report(size)
-            yield "bytes", size
-            yield "words", words
+            counts.bytes += len(segment) if segment.isascii() else len(segment.encode("utf-8"))
+            counts.words += len(segment.split()) - int(within_word and not segment[0].isspace())
+            within_word = not segment[-1].isspace()
         if not tokens:
-            yield "empty_documents", 1
+            counts.empty_documents += 1
             return
         writer.end_document()
-        yield "documents", 1
-        yield "tokens", tokens + 1
+        counts.documents += 1
+        counts.tokens += tokens + 1
+
+
+@dataclass
+class _Counts:
+    documents: int = 0
+    empty_documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    words: int = 0
 
 
 def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:

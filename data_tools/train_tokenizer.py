@@ -68,7 +68,7 @@ def train_tokenizer(
 
 
 def _char_tokenizer(lines: list[str], vocab_size: int | None) -> Tokenizer:
-    """One id per character of the lines, or per character of the most frequent ones if `vocab_size` is less."""
+    """One id per character of the lines, or of the most frequent ones if `vocab_size` is less."""
     everything = RESERVED + len(set().union(*lines)) + 1
     tokenizer = Tokenizer("char", _train(lines, "char", min(vocab_size or everything, everything)))
     if vocab_size is not None and tokenizer.vocab_size < vocab_size:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,10 @@ def assert_equal_or_refused(folder: Path, text: bytes) -> None:
         assert found == small_index()
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.data())
 def test_any_changed_value_is_refused(folder: Path, data: st.DataObject) -> None:
-    write_index(folder, small_index())
-    document = json.loads((folder / "index.json").read_text())
+    document = json.loads(json.dumps(asdict(small_index())))
     path = data.draw(st.sampled_from(places(document)))
     mutated = changed(document, path, data.draw(JSON))
     if (
@@ -103,11 +103,10 @@ def test_any_changed_value_is_refused(folder: Path, data: st.DataObject) -> None
     assert_equal_or_refused(folder, json.dumps(mutated).encode())
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 3))
 def test_any_changed_byte_is_refused(folder: Path, seed: int, kind: int) -> None:
-    write_index(folder, small_index())
-    raw = bytearray((folder / "index.json").read_bytes())
+    raw = bytearray(json.dumps(asdict(small_index())).encode())
     generator = random.Random(seed)
     place = generator.randrange(len(raw))
     if kind == 0:
