@@ -66,7 +66,7 @@ class PartitionWriter:
         self._vocab_size, self._eod = vocab_size, np.array([eod_id], np.int32)
         self._block_tokens = block_tokens
         self._dtype = np.dtype(token_dtype(vocab_size)).newbyteorder("<")
-        self._block = np.empty(block_tokens, self._dtype)
+        self._block = np.empty(block_tokens, np.int32)
         self._used = 0
         self._docs: list[int] = []
         self._shards: list[Shard] = []
@@ -80,10 +80,7 @@ class PartitionWriter:
         self._docs.append(self._used)
 
     def add(self, ids: Ids) -> None:
-        """Append tokens to the current document. Raises IntegrityError for an id beyond the vocabulary."""
-        if len(ids) and not (ids.min() >= 0 and ids.max() < self._vocab_size):
-            bad = int(ids.max() if ids.max() >= self._vocab_size else ids.min())
-            raise IntegrityError(f"the tokenizer gave id {bad}, outside its vocabulary of {self._vocab_size}")
+        """Append tokens to the current document. Raises IntegrityError for an id beyond the vocabulary, at the latest when the block is full."""
         while len(ids):
             if self._used == self._block_tokens:
                 self._flush_block()
@@ -114,6 +111,11 @@ class PartitionWriter:
         return self._scratch / f"{self._stem}.{os.getpid()}.tmp"
 
     def _flush_block(self) -> None:
+        ids = self._block[: self._used]
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self._vocab_size:
+            bad = high if high >= self._vocab_size else low
+            raise IntegrityError(f"the tokenizer gave id {bad}, outside its vocabulary of {self._vocab_size}")
         if self._tar is None:
             self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed with the shard
             self._hashed = _Hashed(self._file)
@@ -121,7 +123,7 @@ class PartitionWriter:
             self._blocks, self._position = [], 0
         key = f"{self._stem}-{len(self._blocks):06d}"
         docs, docs_header = npy_bytes(np.array(self._docs, "<i8"))
-        tokens, tokens_header = npy_bytes(self._block[: self._used])
+        tokens, tokens_header = npy_bytes(ids.astype(self._dtype))
         block = Block(
             key=key,
             docs_offset=self._add_member(f"{key}.docs.npy", docs) + docs_header,

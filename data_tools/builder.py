@@ -93,9 +93,10 @@ class PartitionJob:
                     check_skipped(skipped, self.max_bad_records)
                     continue
                 self._write(record, writer, counts)
-                if counts.bytes - start - reported > REPORT_BYTES:
-                    report(counts.bytes - start - reported)
-                    reported = counts.bytes - start
+                done = min(counts.bytes - start, unit.weight)
+                if done - reported > REPORT_BYTES:
+                    report(done - reported)
+                    reported = done
             report(unit.weight - reported)
         result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **asdict(counts))
         workspace.save(result)

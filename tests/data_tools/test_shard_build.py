@@ -129,7 +129,7 @@ def test_an_id_beyond_the_vocabulary_is_not_written(
 def test_the_number_of_workers_does_not_show(
     tmp_path: Path, texts: list[str], tokenizer_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partition, "SMALLEST_TARGET", 8_000)
+    monkeypatch.setattr(partition, "SMALLEST_TARGET", 4_000)
     paths = [*write_formats(tmp_path, texts).values()]
     builds = {n: run(paths, tokenizer_path, tmp_path / f"out{n}", workers=n) for n in (1, 2, 3)}
     assert builds[1].partitions > 10
@@ -234,7 +234,7 @@ def test_memory_is_flat_as_input_grows(tmp_path: Path, byte_path: str, kind: str
     peaks = []
     for factor in (1, 4):
         path = tmp_path / f"{factor}.txt"
-        path.write_text("A line of text, of no importance, but repeated.\n" * (600_000 * factor))
+        path.write_text("A line of text, of no importance, but repeated.\n" * (200_000 * factor))
         arguments = [str(path), byte_path, str(tmp_path / f"out{factor}"), kind]
         command = [sys.executable, "-c", MEMORY, *arguments]
         result = subprocess.run(command, capture_output=True, check=True, text=True)
