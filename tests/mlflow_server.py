@@ -62,12 +62,13 @@ class Proxy:
     Attributes:
         delay: seconds that every answer is held back.
         is_down: nobody is there.
-        answers_to_lose: so many answers are lost: the server has acted, the client never hears of it.
+        lose: for each of these texts, the answer to the next request that has it is lost: the server has
+            acted, the client never hears of it.
     """
 
     def __init__(self, target: int) -> None:
         self.delay = 0.0
-        self.answers_to_lose = 0
+        self.lose: list[bytes] = []
         self.is_down = False
         self.answers = 0
         self._target = target
@@ -87,19 +88,30 @@ class Proxy:
                 except OSError:
                     client.close()
                     continue
-                threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
-                threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+                lost = threading.Event()
+                threading.Thread(target=self._ask, args=(client, server, lost), daemon=True).start()
+                threading.Thread(target=self._answer, args=(server, client, lost), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
+    def _ask(self, client: socket.socket, server: socket.socket, lost: threading.Event) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                if is_answer:
-                    time.sleep(self.delay)
-                    self.answers += 1
-                    if self.answers_to_lose:
-                        self.answers_to_lose -= 1
-                        break
-                sink.sendall(data)
-        for end in (source, sink):
+            while data := client.recv(1 << 16):
+                for text in [text for text in self.lose if text in data]:
+                    self.lose.remove(text)
+                    lost.set()
+                server.sendall(data)
+        self._hang_up(client, server)
+
+    def _answer(self, server: socket.socket, client: socket.socket, lost: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                time.sleep(self.delay)
+                self.answers += 1
+                if lost.is_set():
+                    break
+                client.sendall(data)
+        self._hang_up(client, server)
+
+    def _hang_up(self, *ends: socket.socket) -> None:
+        for end in ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

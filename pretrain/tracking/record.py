@@ -62,20 +62,19 @@ def read_record(folder: RunFolder) -> Record:
         return Record()
 
 
-def write_sent(folder: RunFolder, sent: Sent) -> None:
-    """Put one server's entry into the record.
+def write_sent(folder: RunFolder, sent: Sent, is_own: bool = True) -> None:
+    """Put one server's entry into the record; the run's own server comes first.
 
     Raises:
         OSError: it cannot be written.
     """
-    servers = read_record(folder).servers
-    if any(other.uri == sent.uri for other in servers):
-        servers = tuple(sent if other.uri == sent.uri else other for other in servers)
-    else:
-        servers = (*servers, sent)
-    write_atomically(
-        folder.tracking, json.dumps({"servers": [asdict(each) for each in servers]}, indent=1) + "\n"
-    )
+    servers = [sent if other.uri == sent.uri else other for other in read_record(folder).servers]
+    if sent not in servers:
+        servers.append(sent)
+    if is_own:
+        servers.sort(key=lambda other: other.uri != sent.uri)
+    text = json.dumps({"servers": [asdict(each) for each in servers]}, indent=1)
+    write_atomically(folder.tracking, text + "\n")
 
 
 def choose_uri(configured: str | None, environment: Mapping[str, str], record: Record) -> str:
@@ -85,13 +84,22 @@ def choose_uri(configured: str | None, environment: Mapping[str, str], record: R
     """
     from_environment = environment.get("MLFLOW_TRACKING_URI") or None
     if configured is not None:
-        return configured
+        return _absolute(configured, record)
     if not record.servers:
-        return from_environment or LOCAL
+        return _absolute(from_environment, record) if from_environment else LOCAL
     before = record.servers[0].uri
     if from_environment is not None and recorded_name(from_environment) == before:
         return from_environment  # with its credentials
     return before
+
+
+def _absolute(uri: str, record: Record) -> str:
+    """A relative sqlite path means the same file from whichever folder `pretrain sync` is called."""
+    path = uri.removeprefix("sqlite:///")
+    if path == uri or path.startswith("/"):
+        return uri
+    before = (sent.uri for sent in record.servers if sent.uri.startswith("sqlite:////"))
+    return next((old for old in before if old.endswith(f"/{path}")), f"sqlite:///{Path(path).absolute()}")
 
 
 def real_uri(folder: RunFolder, uri: str) -> str:

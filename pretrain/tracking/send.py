@@ -59,11 +59,14 @@ class Sender:
         self._config = read_yaml(folder.resolved)
         self._settings: dict[str, Any] = self._config.get("tracking") or {}
         record = read_record(folder)
-        self.uri = uri or choose_uri(self._settings.get("uri"), os.environ, record)
+        self._is_own = uri is None
+        self.uri = choose_uri(uri or self._settings.get("uri"), os.environ, record)
         self.sent = record.sent_to(self.uri)
         self.values = 0
         """Values of metrics that were sent."""
         self._server: ServerRun | None = None
+        self._metrics = Follower(folder.metrics)
+        self._evaluations = Follower(folder.evaluations)
 
     def send(self, on_progress: Callable[[int], None] = lambda done: None) -> bool:
         """Send everything there is.
@@ -104,7 +107,7 @@ class Sender:
         self._server = None
         try:
             self.sent = with_error(self.sent, error)
-            write_sent(self.folder, self.sent)
+            write_sent(self.folder, self.sent, self._is_own)
         except OSError as problem:
             log.warning("%s cannot be written: %s", self.folder.tracking, problem)
 
@@ -121,9 +124,9 @@ class Sender:
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
         self._note(experiment=address.experiment, offset=0, state="")
-        self._metrics = Follower(self.folder.metrics)
-        self._evaluations = Follower(self.folder.evaluations)
-        self._evaluations.offset = self.sent.evaluations
+        for follower in (self._metrics, self._evaluations):
+            follower.close()
+        self._metrics.offset, self._evaluations.offset = 0, self.sent.evaluations
         if not server.is_new and status.state == "running":
             server.set_status("RUNNING", None)
         server.send_tags(_tags(status))
@@ -168,7 +171,7 @@ class Sender:
 
     def _note(self, **changes: Any) -> None:
         self.sent = replace(self.sent, **changes, error=None)
-        write_sent(self.folder, self.sent)
+        write_sent(self.folder, self.sent, self._is_own)
 
 
 def points(entries: Iterable[Entry]) -> Iterable[Point]:

@@ -72,6 +72,15 @@ def test_where_metrics_go() -> None:
     assert choose_uri(None, variable, Record((Sent(LOCAL),))) == LOCAL
 
 
+def test_a_relative_database_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = choose_uri("sqlite:///runs.db", {}, Record())
+    assert uri == f"sqlite:///{tmp_path}/runs.db"
+    monkeypatch.chdir("/")
+    assert choose_uri("sqlite:///runs.db", {}, Record((Sent(uri),))) == uri
+    assert choose_uri("sqlite:////x/runs.db", {}, Record((Sent(uri),))) == "sqlite:////x/runs.db"
+
+
 def test_the_record_of_several_servers_and_a_damaged_one(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write_sent(folder, Sent(LOCAL, offset=1))
@@ -79,7 +88,10 @@ def test_the_record_of_several_servers_and_a_damaged_one(tmp_path: Path) -> None
     write_sent(folder, Sent(LOCAL, offset=2))
     record = read_record(folder)
     assert [sent.uri for sent in record.servers] == [LOCAL, "http://a"]
-    assert record.sent_to(LOCAL).offset == 2 and record.sent_to("http://b") == Sent("http://b")
+    write_sent(folder, Sent("http://b"), is_own=False)
+    write_sent(folder, Sent("http://a"))
+    assert [sent.uri for sent in read_record(folder).servers] == ["http://a", LOCAL, "http://b"]
+    assert record.sent_to(LOCAL).offset == 2 and record.sent_to("http://c") == Sent("http://c")
     folder.tracking.write_text('{"servers": [{"u')
     assert read_record(folder) == Record()
 
