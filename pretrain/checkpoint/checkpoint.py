@@ -52,13 +52,9 @@ def copy_overlap(source: torch.Tensor, of: Extent, target: torch.Tensor, into: E
             if (common := overlap(a_region, b_region)) is None:
                 continue
             in_source, in_target, size = common
-            if into.flat is None:  # any strides: the box is indexed as it is
-                base = (b - o for b, o in zip(b_region.offset, into.offset, strict=True))
-                in_target = tuple(
-                    slice(b + s.start, b + s.stop) for b, s in zip(base, in_target, strict=True)
-                )
-                view = target
-            else:
+            # A whole box is one region and may have any strides; a range is contiguous and has several.
+            view = target
+            if into.flat is not None:
                 view = target[b_region.start : b_region.start + b_region.size].view(b_region.shape)
             view[in_target].copy_(chunk[in_source])
             copied += size

@@ -7,11 +7,16 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pretrain.errors import UserError
+
 CHUNK = 8 << 20
 """Bytes per write and per hash update."""
+_WORTH_A_THREAD = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -29,15 +34,23 @@ class DurableFile:
         self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115 (closed by __exit__)
         self._hash = hashlib.sha256()
         self._size = 0
+        self._hasher: ThreadPoolExecutor | None = None
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; a large buffer goes in chunks, so that its pages are hashed while still in cache."""
+        """Append bytes; a large buffer goes in chunks that one thread hashes while the other writes them."""
         view = memoryview(data).cast("B")
+        self._size += len(view)
+        if len(view) < _WORTH_A_THREAD:
+            self._hash.update(view)
+            self._file.write(view)
+            return
+        if self._hasher is None:
+            self._hasher = ThreadPoolExecutor(1)
         for start in range(0, len(view), CHUNK):
             chunk = view[start : start + CHUNK]
-            self._hash.update(chunk)
+            hashed = self._hasher.submit(self._hash.update, chunk)
             self._file.write(chunk)
-            self._size += len(chunk)
+            hashed.result()
 
     @property
     def record(self) -> FileRecord:
@@ -53,6 +66,8 @@ class DurableFile:
                 self._file.flush()
                 os.fsync(self._file.fileno())
         finally:
+            if self._hasher is not None:
+                self._hasher.shutdown()
             self._file.close()
 
 
@@ -104,6 +119,15 @@ def file_record(path: Path) -> FileRecord:
             digest.update(buffer[:count])
             size += count
     return FileRecord(size, digest.hexdigest())
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn an error of the file system into a message that a user can read: UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or 'checkpoints'}: {error.strerror or error}") from error
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -4,6 +4,7 @@ over."""
 from collections.abc import Callable
 from pathlib import Path
 
+from pretrain.checkpoint.files import told
 from pretrain.checkpoint.layout import (
     CHECKPOINTS,
     LATEST,
@@ -18,6 +19,7 @@ from pretrain.checkpoint.tensors import foreign
 from pretrain.errors import IntegrityError, UserError
 
 
+@told()
 def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest checkpoint of a run that verifies.
 
@@ -29,6 +31,7 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
 
     Raises:
         IntegrityError: there are checkpoints, and none is good. A run must not begin again in silence.
+        UserError: the folder cannot be read.
     """
     folder = checkpoints_folder(run_dir)
     passed_over: list[tuple[Path, str]] = []
@@ -58,6 +61,7 @@ def _hint(folder: Path) -> str | None:
     return name if step_of(name) is not None else None
 
 
+@told()
 def resolve(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Path:
     """The verified checkpoint folder that a CHECKPOINT argument means: a run directory, or one step in it.
 

@@ -120,7 +120,13 @@ def verify(path: Path | str, threads: int | None = None) -> list[Fault]:
 
     Reads every byte once, in `threads` threads (default: one per core, up to 8).
     """
-    path = Path(path)
+    try:
+        return _faults(Path(path), threads or min(8, os.cpu_count() or 1))
+    except OSError as error:
+        return [Fault("", f"{error.filename or path} cannot be read: {error.strerror or error}")]
+
+
+def _faults(path: Path, threads: int) -> list[Fault]:
     if path.is_symlink() or not path.is_dir():
         return [Fault("", _not_a_folder(path))]
     try:
@@ -134,7 +140,7 @@ def verify(path: Path | str, threads: int | None = None) -> list[Fault]:
             Fault("", f"the folder is named {path.name} but was written as {step_name(manifest.step)}")
         )
     faults += _unexpected(path, manifest)
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         # Large files first, so that no thread is left alone with one at the end.
         names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
         faults += [f for f in pool.map(lambda name: _check(path, name, manifest.files[name]), names) if f]

@@ -21,7 +21,7 @@ from pathlib import Path
 from pretrain.checkpoint.coordinator import CoordinationError, Coordinator
 from pretrain.checkpoint.files import remove, sync_folder
 from pretrain.checkpoint.layout import checkpoints_folder, leftovers, step_name
-from pretrain.checkpoint.retention import Retention, give_up_after, retire
+from pretrain.checkpoint.retention import Retention, drop_later, retire
 from pretrain.checkpoint.write import (
     OnEvent,
     SaveJob,
@@ -185,7 +185,7 @@ def _gather_and_publish(job: SaveJob, team: Team, place: Place, temporary: Path)
         more = f"; and {len(failures) - 4} more ranks" if len(failures) > 4 else ""
         return Verdict(False, reasons + more, fatal=any(failure.fatal for _, failure in failures))
     size = complete(temporary, job, written, place.on_event)
-    messages = give_up_after(place.run_dir, job.step)
+    messages = drop_later(place.folder, job.step)
     messages += publish(temporary, job.step, place.on_event)
     messages += _guarded(lambda: retire(place.folder, job.step, place.keep, place.on_event))
     return Verdict(True, size=size, messages=tuple(messages))

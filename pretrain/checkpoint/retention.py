@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.checkpoint.files import remove, sync_folder
+from pretrain.checkpoint.files import remove, sync_folder, told
 from pretrain.checkpoint.layout import checkpoints_folder, leftovers, set_aside, step_of, steps_in
 from pretrain.checkpoint.manifest import read_manifest
 from pretrain.errors import IntegrityError
@@ -41,6 +41,7 @@ def retire(
     return failed
 
 
+@told()
 def give_up_after(run_dir: Path | str, step: int) -> list[str]:
     """Delete checkpoints later than `step`, from which or from before which the run goes on another course.
 
@@ -50,8 +51,16 @@ def give_up_after(run_dir: Path | str, step: int) -> list[str]:
 
     Returns:
         What was deleted or could not be, a line each.
+
+    Raises:
+        UserError: the folder cannot be read.
     """
-    steps = steps_in(checkpoints_folder(run_dir))
+    return drop_later(checkpoints_folder(run_dir), step)
+
+
+def drop_later(folder: Path, step: int) -> list[str]:
+    """As `give_up_after`, but an error of the file system stays an OSError, which fails a save, not the run."""
+    steps = steps_in(folder)
     later = [path for at, path in steps.items() if at > step]
     if not later or not any(looks_whole(path) for at, path in steps.items() if at <= step):
         return []
@@ -61,6 +70,7 @@ def give_up_after(run_dir: Path | str, step: int) -> list[str]:
     ] + failed
 
 
+@told()
 def trim(run_dir: Path | str, good: int, keep: Retention) -> list[str]:
     """Apply retention when a run resumes from the checkpoint of step `good`, which was verified.
 
@@ -101,6 +111,7 @@ def _surplus(folder: Path, good: int, keep: Retention) -> list[Path]:
     return surplus
 
 
+@told()
 def clean(run_dir: Path | str) -> list[str]:
     """Put right what a killed save or deletion left in a run's checkpoints; call it first, holding the run's
     lock.
@@ -109,6 +120,9 @@ def clean(run_dir: Path | str) -> list[str]:
 
     Returns:
         What was done, a line each.
+
+    Raises:
+        UserError: the file system does not allow it.
     """
     folder = checkpoints_folder(run_dir)
     messages = []

@@ -52,7 +52,7 @@ class _HostCopies:
             source = piece.tensor.detach()
             buffer = self._buffers.get((piece.group, piece.name))
             if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
-                buffer = torch.empty(source.shape, dtype=source.dtype, device="cpu")
+                buffer = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
             kept[piece.group, piece.name] = buffer.copy_(source)
         self._buffers = kept
         return tuple(replace(piece, tensor=kept[piece.group, piece.name]) for piece in pieces)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from saving import Plan, assert_holds, run_plan
 
-from pretrain.checkpoint import LocalCoordinator, Piece, Saver, newest_good
+from pretrain.checkpoint import LocalCoordinator, Piece, Saver, clean, newest_good, resolve
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import UserError
 
@@ -105,6 +105,28 @@ def test_a_file_in_the_folders_place(tmp_path: Path) -> None:
     saver = Saver(tmp_path, CheckpointConfig(), 0, 1, LocalCoordinator())
     report = saver.save(1, pieces(10), {})
     assert report and not report.ok and f"{tmp_path}/checkpoints: File exists" in report.reason
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    """As another user, whom the mode bits bind, which they do not for root."""
+    saver = Saver(tmp_path, CheckpointConfig(), 0, 1, LocalCoordinator())
+    saver.save(1, pieces(10), {})
+    (tmp_path / "checkpoints").chmod(0o700)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    else:
+        (tmp_path / "checkpoints").chmod(0)
+    try:
+        report = saver.save(2, pieces(10), {})
+        assert report and not report.ok and "Permission denied" in report.reason
+        for ask in (newest_good, resolve, clean):
+            with pytest.raises(UserError, match="Permission denied"):
+                ask(tmp_path)
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+        (tmp_path / "checkpoints").chmod(0o700)
+    assert newest_good(tmp_path)[0] == tmp_path / "checkpoints/step-00000001"
 
 
 @pytest.mark.slow
