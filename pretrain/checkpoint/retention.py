@@ -59,7 +59,7 @@ def give_up_after(run_dir: Path | str, step: int) -> list[str]:
 
 
 def drop_later(folder: Path, step: int) -> list[str]:
-    """As `give_up_after`, but an error of the file system stays an OSError, which fails a save, not the run."""
+    """As `give_up_after`, but raises OSError, which fails a save and not the run."""
     steps = steps_in(folder)
     later = [path for at, path in steps.items() if at > step]
     if not later or not any(looks_whole(path) for at, path in steps.items() if at <= step):
