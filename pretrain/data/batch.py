@@ -51,24 +51,30 @@ def padding_row(reset: bool) -> Row:
 
 def make_batch(rows: Sequence[Row], sequence_length: int) -> Batch:
     """Stack rows; those shorter than `sequence_length` + 1 are padded with token 0, masked."""
-    shape = len(rows), sequence_length
     stream = np.zeros((len(rows), sequence_length + 1), dtype=np.int64)
-    mask = np.zeros(shape, dtype=np.float32)
-    positions = np.tile(np.arange(sequence_length, dtype=np.int64), (len(rows), 1))
-    documents = np.zeros(shape, dtype=np.int64)
+    loss_mask = np.zeros((len(rows), sequence_length), dtype=np.float32)
     for i, row in enumerate(rows):
         stream[i, : len(row.stream)] = row.stream
-        mask[i, row.score_from : max(0, len(row.stream) - 1)] = 1
-        if row.starts is not None:
-            positions[i], documents[i] = _documents(row.starts, sequence_length)
+        loss_mask[i, row.score_from : max(0, len(row.stream) - 1)] = 1
+    positions, documents = _positions(rows, sequence_length)
+    both = torch.from_numpy(stream)
     return Batch(
-        tokens=torch.from_numpy(stream[:, :-1].copy()),
-        labels=torch.from_numpy(stream[:, 1:].copy()),
-        loss_mask=torch.from_numpy(mask),
-        position_ids=torch.from_numpy(positions),
-        document_ids=None if any(row.starts is None for row in rows) else torch.from_numpy(documents),
+        tokens=both[:, :-1].contiguous(),
+        labels=both[:, 1:].contiguous(),
+        loss_mask=torch.from_numpy(loss_mask),
+        position_ids=positions,
+        document_ids=documents,
         sample_ids=tuple(row.sample_id for row in rows),
     )
+
+
+def _positions(rows: Sequence[Row], sequence_length: int) -> tuple[Tensor, Tensor | None]:
+    """Position ids and document ids, int64 [B, S]; the latter None where documents do not matter."""
+    if any(row.starts is None for row in rows):
+        return torch.arange(sequence_length).repeat(len(rows), 1), None
+    found = [_documents(row.starts, sequence_length) for row in rows if row.starts is not None]
+    positions, documents = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
+    return positions, documents
 
 
 def _documents(
