@@ -80,7 +80,10 @@ class PartitionWriter:
         self._docs.append(self._used)
 
     def add(self, ids: Ids) -> None:
-        """Append tokens to the current document. Raises IntegrityError for an id beyond the vocabulary, at the latest when the block is full."""
+        """Append tokens to the current document.
+
+        Raises IntegrityError, when the block is written, for an id beyond the vocabulary.
+        """
         while len(ids):
             if self._used == self._block_tokens:
                 self._flush_block()

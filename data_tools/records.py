@@ -17,7 +17,7 @@ from data_tools.partition import Unit
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
 
 DOCUMENT_KINDS = ("file", "line", "blank-line")
-WHOLE_FILE_BYTES = 16 << 20
+WHOLE_FILE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""The commands from the outside: what they print, how they end, and that none of them needs torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from data_tools.cli import app, parse_bad_records
+from data_tools.embedded import language_reference, stdlib_source
+from data_tools.errors import IntegrityError, UserError
+from data_tools.progress import Progress, amount
+
+WITHOUT_TORCH = """
+import sys
+from data_tools.cli import app
+from data_tools.errors import UserError
+assert not {"numpy", "sentencepiece", "pyarrow"} & set(sys.modules), "the commands must be cheap to list"
+out = sys.argv[1]
+for arguments in (
+    ["embedded", "--corpus", "language-reference", "--output", out + "/text"],
+    ["tokenizer", "--input", out + "/text", "--vocab-size", "600", "--output", out + "/tokenizer"],
+    ["build", "--input", out + "/text", "--tokenizer", out + "/tokenizer", "--output", out + "/shards", "--workers", "2"],
+    ["verify", out + "/shards"],
+    ["inspect", out + "/shards"],
+):
+    app(arguments, standalone_mode=False)
+import data_tools.embedded, data_tools.progress
+assert "torch" not in sys.modules
+"""
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.slow
+def test_all_commands_without_torch(tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(f'if __name__ == "__main__":\n    exec({WITHOUT_TORCH!r})\n')
+    result = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "documents" in result.stdout
+    assert "good; 1 shards" in result.stdout
+
+
+def test_a_build_reports_what_it_did(tmp_path: Path, byte_path: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "abc"}\n{"text": ""}\n{"txt": 1}\n')
+    (tmp_path / "in" / "notes.md").touch()
+    arguments = ["build", "-i", tmp_path / "in", "-t", byte_path, "-o", tmp_path / "out", "--workers", 1]
+    assert "a.jsonl, line 3: no key 'text'" in str(call(*arguments).exception)
+    result = call(*arguments, "--bad-records", "skip:5")
+    assert result.exit_code == 0
+    for expected in (
+        "1 documents, 4 tokens, 0.750 bytes per token, 1 shards",
+        "1 empty documents left out",
+        "1 files in input folders left out",
+        "1 bad records skipped",
+        "a.jsonl, line 3: no key 'text'; its keys are 'txt' (see --text-key)",
+    ):
+        assert expected in result.output
+    assert "1 of 1 partitions were done before" in call(*arguments, "--bad-records", "skip:5").output
+
+
+def test_verify_ends_with_all_faults(shards: Path) -> None:
+    assert call("verify", shards).output.endswith("documents\n")
+    (shards / "000000-000.tar").write_bytes(b"")
+    (shards / "000099-000.tar").write_bytes(b"")
+    error = call("verify", shards).exception
+    assert isinstance(error, IntegrityError)
+    assert error.exit_code == 3
+    assert "2 faults\n  000099-000.tar: not in the index" in str(error)
+    assert "000000-000.tar: 0 bytes" in str(error)
+
+
+def test_tokenizer_command(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "some text\n" * 20}) + "\n{\n")
+    cases = {
+        ("--input", tmp_path / "a.jsonl", "--vocab-size", 300): "line 2: not JSON",
+        ("--vocab-size", 300): "--input: give at least one file",
+        ("--input", tmp_path / "a.jsonl", "--model-type", "byte"): "a byte tokenizer is not trained",
+        ("--model-type", "byte", "--vocab-size", 300): "always has 257",
+    }
+    for arguments, message in cases.items():
+        error = call("tokenizer", *arguments, "--output", tmp_path / "out").exception
+        assert isinstance(error, UserError)
+        assert message in str(error)
+    assert (
+        "byte tokenizer of 257"
+        in call("tokenizer", "--model-type", "byte", "--output", tmp_path / "out").output
+    )
+    error = call("tokenizer", "--model-type", "byte", "--output", tmp_path / "out").exception
+    assert "exists; give a new or empty directory" in str(error)
+
+
+def test_bad_records_option() -> None:
+    assert parse_bad_records("stop") == 0
+    assert parse_bad_records("skip:20") == 20
+    for value in ("skip", "skip:", "skip:-1", "skip:0", "skip:x", "go", "stop:3", "skip:1.5"):
+        with pytest.raises(UserError, match="--bad-records"):
+            parse_bad_records(value)
+
+
+def test_embedded_text_is_real_and_in_order() -> None:
+    sources = list(stdlib_source())
+    assert len(sources) > 300
+    assert sum(len(text) for _, text in sources) > 3_000_000
+    assert not any("test/" in name or "site-packages" in name for name, _ in sources)
+    topics = list(language_reference())
+    assert len(topics) > 50
+    for corpus in (sources, topics):
+        names = [name for name, _ in corpus]
+        assert len(set(names)) == len(names)
+    assert [name for name, _ in topics] == sorted(name for name, _ in topics)
+
+
+def test_progress_prints_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 100, 6))
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    with Progress("reading", total=100, unit="doc") as progress:
+        for _ in range(4):
+            progress.advance(10)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "reading: 20 doc of 100 doc (20 %), 48 s to go, 2 doc/s",
+        "reading: 40 doc of 100 doc (40 %), 36 s to go, 2 doc/s",
+    ]
+    assert [amount(value, "B") for value in (0, 999, 1500, 2.5e7, 3e9, 4e12)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "25 MB",
+        "3 GB",
+        "4 TB",
+    ]
