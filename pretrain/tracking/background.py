@@ -9,6 +9,7 @@ import time
 
 from pretrain.folder import RunFolder
 from pretrain.tracking.record import Sent, read_record
+from pretrain.tracking.uploader import GAVE_UP
 
 FINISH_SECONDS = 20.0
 """How long the end of a run waits for MLflow."""
@@ -59,14 +60,19 @@ class Background:
         if now - self._last_look < LOOK_INTERVAL:
             return
         self._last_look = now
-        if self._process is not None and self._process.poll() is not None and self._starts < MAX_STARTS:
-            log.warning(
-                "the MLflow uploader died (exit code %s, see %s); starting it again",
-                self._process.returncode,
-                self._folder.tracking_log,
-            )
-            self._start()
+        self._restart_if_dead()
         self._tell_error()
+
+    def _restart_if_dead(self) -> None:
+        code = self._process.poll() if self._process else None
+        if code in (None, 0, GAVE_UP) or self._starts >= MAX_STARTS:
+            return
+        log.warning(
+            "the MLflow uploader died (exit code %s, see %s); starting it again",
+            code,
+            self._folder.tracking_log,
+        )
+        self._start()
 
     def _tell_error(self) -> None:
         sent = self._sent()
@@ -86,13 +92,16 @@ class Background:
         Returns:
             Whether everything is in MLflow; if not, a message has told what to do.
         """
-        if self._process is not None and self._process.poll() not in (None, 0):
-            self._start()
-        if self._process is not None:
+        deadline = time.monotonic() + FINISH_SECONDS
+        while self._process is not None and time.monotonic() < deadline:
+            self._restart_if_dead()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=FINISH_SECONDS)
-        if self._process is not None and self._process.returncode == 0:
-            return True
+                self._process.wait(timeout=0.1)
+            if self._process.returncode == 0:
+                return True
+            is_dead = self._process.returncode is not None
+            if self._process.returncode == GAVE_UP or (is_dead and self._starts >= MAX_STARTS):
+                break
         sent, journal = self._sent(), self._folder.metrics
         is_alive = self._process is not None and self._process.returncode is None
         log.warning(

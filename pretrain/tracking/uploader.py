@@ -29,6 +29,8 @@ LOOK_INTERVAL = 0.25
 MAX_BACKOFF = 30.0
 LINGER_SECONDS = 60.0
 """How long to go on trying without success once the job has ended."""
+GAVE_UP = 10
+"""Exit code where something is left for `pretrain sync`, not that of an interpreter that failed."""
 ONCE_SECONDS = 40.0
 """How long `--once` waits for another uploader of the run."""
 
@@ -51,13 +53,13 @@ class Uploader:
         self._asked_to_stop = True
 
     def run(self) -> int:
-        """Send until everything is sent. Returns 0 then, 1 where something is left for `pretrain sync`."""
+        """Send until everything is sent. Returns 0 then, else GAVE_UP."""
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         lock = self._take_lock()
         if lock is None:
-            return 1
+            return GAVE_UP
         with lock:
             sender = Sender(self._folder)
             backoff = 1.0
@@ -69,13 +71,13 @@ class Uploader:
                     log.warning("not sent, next attempt in %.0f s: %s", backoff, one_line(error))
                     sender.disconnect(error)
                     if self._wait(backoff, until_ended=False):
-                        return 1
+                        return GAVE_UP
                     backoff = min(2 * backoff, MAX_BACKOFF)
                 else:
                     backoff = 1.0
                     self._last_success = time.monotonic()
                     self._wait(SEND_INTERVAL, until_ended=True)
-        return 1
+        return GAVE_UP
 
     def _take_lock(self) -> RunLock | None:
         """Wait until an earlier job's uploader has left; None if this job is over before."""
