@@ -130,7 +130,7 @@ def test_the_number_of_workers_does_not_show(
     tmp_path: Path, texts: list[str], tokenizer_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partition, "SMALLEST_TARGET", 4_000)
-    paths = [*write_formats(tmp_path, texts).values()]
+    paths: list[Path | str] = [*write_formats(tmp_path, texts).values()]
     builds = {n: run(paths, tokenizer_path, tmp_path / f"out{n}", workers=n) for n in (1, 2, 3)}
     assert builds[1].partitions > 10
     assert documents(tmp_path / "out1") == texts * 5

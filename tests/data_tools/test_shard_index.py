@@ -85,6 +85,7 @@ def assert_equal_or_refused(folder: Path, text: bytes) -> None:
         assert found == small_index()
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(st.data())
 def test_any_changed_value_is_refused(folder: Path, data: st.DataObject) -> None:
@@ -103,6 +104,7 @@ def test_any_changed_value_is_refused(folder: Path, data: st.DataObject) -> None
     assert_equal_or_refused(folder, json.dumps(mutated).encode())
 
 
+@pytest.mark.slow
 @settings(max_examples=1500, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 3))
 def test_any_changed_byte_is_refused(folder: Path, seed: int, kind: int) -> None:

@@ -151,12 +151,13 @@ def test_other_arguments_are_refused(
     arguments: dict[str, Any] = {"inputs": (source,), "tokenizer": byte_path, "output": str(tmp_path / "out")}
     arguments |= {"block_tokens": 1024, "workers": 1}
     interrupted(BuildOptions(**arguments), monkeypatch, 2)
-    for change, message in (
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"block_tokens": 2048}, "block_tokens was 1024, now 2048"),
         ({"tokenizer": tokenizer_path}, "tokenizer_fingerprint was"),
         ({"text_key": "body"}, "text_key was 'text', now 'body'"),
         ({"inputs": (jsonl(texts, "other.jsonl"),)}, r"inputs was .*input\.jsonl.*other\.jsonl"),
-    ):
+    ]
+    for change, message in cases:
         expected = f"holds an unfinished build of other arguments: .*{message}.*--restart"
         with pytest.raises(UserError, match=expected):
             build(BuildOptions(**{**arguments, **change}))
