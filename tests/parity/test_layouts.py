@@ -8,31 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layouts import LAYOUTS, SP, STEPS, TOLERANCE, VPP, write_config
 from ranks import run_ranks
-from text_shards import build_shards
 
-STEPS = 20
-TOLERANCE = 1e-5
 WORKER = Path(__file__).with_name("worker.py")
 
-VPP = ["parallel.pipeline=2", "parallel.virtual_pipeline=2"]
-SP = ["parallel.tensor=2", "parallel.sequence=true"]
-LAYOUTS: dict[str, tuple[int, list[str]]] = {
-    "TP2": (2, ["parallel.tensor=2"]),
-    "PP2": (2, ["parallel.pipeline=2"]),
-    "DP2": (2, []),
-    "TP2xPP2": (4, ["parallel.tensor=2", "parallel.pipeline=2"]),
-    "TP2+SP": (2, SP),
-    "PP2xVPP2": (2, VPP),
-    "CP2": (2, ["parallel.context=2"]),
-    "TP2xCP2+SP": (4, [*SP, "parallel.context=2"]),
-    "DP2+distributed": (2, ["parallel.distributed_optimizer=true"]),
-    "DP2+overlap": (2, ["parallel.overlap_grad_reduce=true"]),
-    "everything": (
-        8,
-        [*SP, *VPP, "parallel.distributed_optimizer=true", "parallel.overlap_grad_reduce=true"],
-    ),
-}
 ROTARY = [
     "model.position_embedding=rotary",
     "model.normalization=rmsnorm",
@@ -80,20 +60,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("parity")
-    documents = ["".join(chr(97 + (i * i + 3 * i + salt) % 26) for i in range(700)) for salt in range(30)]
-    build_shards(folder / "shards", documents)
-    path = folder / "config.yaml"
-    path.write_text(
-        f"""
-run: {{dir: {folder}/run, steps: {STEPS}, seed: 7}}
-model: {{kind: gpt, num_layers: 4, hidden_size: 32, num_attention_heads: 4}}
-batch: {{global_size: 8, micro_size: 2, sequence_length: 32}}
-optimizer: {{lr: 1e-3}}
-data: {{train: {folder}/shards, validation_fraction: 0.05}}
-"""
-    )
-    return path
+    return write_config(tmp_path_factory.mktemp("parity"))
 
 
 @pytest.fixture(scope="module")
