@@ -44,7 +44,7 @@ def byte_path(tokenizers: dict[str, Tokenizer], tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
-def jsonl(tmp_path: Path) -> Callable[[list[str]], str]:
+def jsonl(tmp_path: Path) -> Callable[..., str]:
     """Writes documents to a .jsonl file and gives its path."""
 
     def write(documents: list[str], name: str = "input.jsonl") -> str:
@@ -56,7 +56,7 @@ def jsonl(tmp_path: Path) -> Callable[[list[str]], str]:
 
 
 @pytest.fixture
-def shards(tmp_path: Path, texts: list[str], tokenizer_path: str, jsonl: Callable[[list[str]], str]) -> Path:
+def shards(tmp_path: Path, texts: list[str], tokenizer_path: str, jsonl: Callable[..., str]) -> Path:
     """A fresh small shard directory of several blocks, some documents spanning blocks."""
     output = tmp_path / "shards"
     build(BuildOptions((jsonl(texts),), tokenizer_path, str(output), workers=1, block_tokens=1024))

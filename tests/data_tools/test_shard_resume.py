@@ -119,7 +119,7 @@ def test_resuming_does_only_what_is_left(
     tmp_path: Path,
     texts: list[str],
     byte_path: str,
-    jsonl: Callable[[list[str]], str],
+    jsonl: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = jsonl(texts)
@@ -144,7 +144,7 @@ def test_other_arguments_are_refused(
     texts: list[str],
     byte_path: str,
     tokenizer_path: str,
-    jsonl: Callable[[list[str]], str],
+    jsonl: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = jsonl(texts)
@@ -173,7 +173,7 @@ def test_other_arguments_are_refused(
 
 
 def test_two_builds_do_not_share_a_directory(
-    tmp_path: Path, byte_path: str, jsonl: Callable[[list[str]], str]
+    tmp_path: Path, byte_path: str, jsonl: Callable[..., str]
 ) -> None:
     (tmp_path / "out" / ".build").mkdir(parents=True)
     with open(tmp_path / "out" / ".build" / "lock", "w") as lock:
@@ -183,7 +183,7 @@ def test_two_builds_do_not_share_a_directory(
 
 
 def test_foreign_directories_are_left_alone(
-    tmp_path: Path, byte_path: str, jsonl: Callable[[list[str]], str]
+    tmp_path: Path, byte_path: str, jsonl: Callable[..., str]
 ) -> None:
     source = jsonl(["a"])
     (tmp_path / "file").touch()
