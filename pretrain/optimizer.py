@@ -58,9 +58,11 @@ class Optimizer:
             params_dtype=dtype,
             use_distributed_optimizer=config.parallel.distributed_optimizer,
         )
-        self._megatron: Any = get_megatron_optimizer(
+        whole: Any = get_megatron_optimizer(
             megatron, model.wrapped, config_overrides=standard_weight_decay(megatron)
         )
+        # A chain of one: it has a second link only for experts.
+        (self._megatron,) = getattr(whole, "chained_optimizers", [whole])
         self._adam: torch.optim.Optimizer = self._megatron.optimizer
         self._megatron.zero_grad()
         self._prime()
