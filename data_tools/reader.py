@@ -10,7 +10,6 @@ import os
 import stat
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,8 @@ class ShardReader:
         ]
         self._starts = [0, *accumulate(block.tokens for _, block in self._blocks)]
         self._dtype = np.dtype(self.index.dtype).newbyteorder("<")
-        self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._maps: dict[int, mmap.mmap] = {}
+        self._views: dict[int, np.ndarray[Any, np.dtype[Any]]] = {}  # the tokens of blocks of mapped shards
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["ShardReader"], tuple[str]]:
@@ -67,11 +67,13 @@ class ShardReader:
             raise IndexError(f"tokens [{start}, {stop}) of a stream of {len(self)}")
         number = max(bisect_right(self._starts, start, 0, len(self._starts) - 1) - 1, 0)
         if stop <= self._starts[number + 1]:
-            return self._part(number, start, stop)
+            first = self._starts[number]
+            return self._tokens(number)[start - first : stop - first]
         parts = []
         while start < stop:
             end = min(stop, self._starts[number + 1])
-            parts.append(self._part(number, start, end))
+            first = self._starts[number]
+            parts.append(self._tokens(number)[start - first : end - first])
             start, number = end, number + 1
         return np.concatenate(parts)
 
@@ -138,30 +140,37 @@ class ShardReader:
             number += 1
         return None
 
-    def _part(self, number: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[Any]]:
-        shard, block = self._blocks[number]
-        offset = block.tokens_offset + (start - self._starts[number]) * self._dtype.itemsize
-        return np.frombuffer(self._map(shard), self._dtype, stop - start, offset)
+    def _tokens(self, number: int) -> np.ndarray[Any, np.dtype[Any]]:
+        view = self._views.get(number)
+        if view is None:
+            shard, block = self._blocks[number]
+            with self._lock:
+                view = np.frombuffer(self._map(shard), self._dtype, block.tokens, block.tokens_offset)
+                self._views[number] = view
+        return view
 
     def _docs(self, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         shard, block = self._blocks[number]
-        starts = np.frombuffer(self._map(shard), "<i8", block.docs, block.docs_offset)
+        with self._lock:
+            starts = np.frombuffer(self._map(shard), "<i8", block.docs, block.docs_offset)
         return starts + self._starts[number]
 
     def _map(self, number: int) -> mmap.mmap:
-        with self._lock:
-            found = self._maps.get(number)
-            if found is not None:
-                self._maps.move_to_end(number)
-                return found
-            shard = self.index.shards[number]
-            check_shard_size(Path(self.path), shard)
-            with open(os.path.join(self.path, shard.name), "rb") as file:
-                found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[number] = found
-            if len(self._maps) > MAX_OPEN_SHARDS:
-                self._maps.popitem(last=False)
+        """The shard in memory; makes room by forgetting the one that was mapped first."""
+        found = self._maps.get(number)
+        if found is not None:
             return found
+        shard = self.index.shards[number]
+        check_shard_size(Path(self.path), shard)
+        with open(os.path.join(self.path, shard.name), "rb") as file:
+            found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._maps) >= MAX_OPEN_SHARDS:
+            oldest = next(iter(self._maps))
+            del self._maps[oldest]
+            for block in [block for block in self._views if self._blocks[block][0] == oldest]:
+                del self._views[block]
+        self._maps[number] = found
+        return found
 
 
 def check_shard_size(directory: Path, shard: Shard) -> None:
