@@ -5,6 +5,7 @@ numbers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,26 @@ class LossSum:
     def mean(self) -> float:
         """Nats per token."""
         return self.nll / self.tokens
+
+
+@dataclass(frozen=True)
+class LocalLoss:
+    """Losses of this rank's micro-batches, not yet summed over the world."""
+
+    layout: Layout
+    micro_batches: tuple[Tensor, ...]
+    """[nll, tokens] float64 each; none before the last pipeline stage."""
+
+    def over_world(self, *numbers: float) -> tuple[LossSum, list[float]]:
+        """Sum over all ranks, together with further numbers in the same message; the same on every rank."""
+        total = torch.zeros(2 + len(numbers), dtype=torch.float64)
+        total[2:] = torch.tensor(numbers, dtype=torch.float64)
+        total = total.to(self.layout.device)
+        # Tensor parallel ranks hold the same losses; one of them speaks.
+        if self.layout.is_last_stage and self.layout.tensor_rank == 0:
+            total[:2] += torch.stack(self.micro_batches).sum(0)
+        nll, tokens, *rest = world_sum(total).tolist()
+        return LossSum(nll, int(tokens)), rest
 
 
 class Model:
@@ -81,19 +102,40 @@ class Model:
             )
         return wrapped
 
-    def backward(self, batches: Sequence[Batch]) -> LossSum:
+    def backward(self, batches: Sequence[Batch]) -> LocalLoss:
         """Gradients of the mean loss per token of the global batch, summed over all ranks.
 
         Args:
             batches: this rank's micro-batches of the step.
         """
+        self._forget_gradients()
+        return self._run(batches, forward_only=False)
+
+    def replay(self, batches: Sequence[Batch], watch: "Watch") -> LocalLoss:
+        """As `backward`, but gradients stay on the rank that made them.
+
+        Args:
+            batches: this rank's micro-batches of the step.
+            watch: wraps the forward step of every micro-batch.
+        """
+        settings = self.megatron.finalize_model_grads_func, self.megatron.no_sync_func
+        self.megatron.finalize_model_grads_func = self.megatron.no_sync_func = None
+        try:
+            with ExitStack() as stack:
+                for chunk in self.wrapped:
+                    stack.enter_context(chunk.no_sync())
+                self._forget_gradients()
+                return self._run(batches, forward_only=False, watch=watch)
+        finally:
+            self.megatron.finalize_model_grads_func, self.megatron.no_sync_func = settings
+
+    def _forget_gradients(self) -> None:
         for chunk in self.wrapped:
             chunk.train()
             chunk.zero_grad_buffer()
             for parameter in chunk.parameters():
                 # The optimizer makes `grad` an alias of the buffer; kept, it would be added to itself.
                 parameter.grad = None
-        return self._run(batches, forward_only=False)
 
     @torch.no_grad()
     def score(self, batches: Sequence[Batch]) -> LossSum:
@@ -107,14 +149,17 @@ class Model:
         stages = self.layout.parallel.pipeline
         missing = -len(batches) % stages if self.layout.parallel.virtual_pipeline else 0
         filler = replace(batches[0], loss_mask=torch.zeros_like(batches[0].loss_mask))
-        return self._run([*batches, *[filler] * missing], forward_only=True)
+        loss, _ = self._run([*batches, *[filler] * missing], forward_only=True).over_world()
+        return loss
 
-    def _run(self, batches: Sequence[Batch], *, forward_only: bool) -> LossSum:
+    def _run(
+        self, batches: Sequence[Batch], *, forward_only: bool, watch: "Watch | None" = None
+    ) -> LocalLoss:
         local = [self._localise(batch) for batch in batches]
         iterators = [iter(local) for _ in self.wrapped]
         single = len(self.wrapped) == 1
         sums: list[Tensor] = get_forward_backward_func()(
-            forward_step_func=forward_step,
+            forward_step_func=watch(forward_step) if watch else forward_step,
             data_iterator=iterators[0] if single else iterators,
             model=self.wrapped[0] if single else self.wrapped,
             num_microbatches=len(local),
@@ -122,12 +167,7 @@ class Model:
             micro_batch_size=local[0].tokens.shape[0],
             forward_only=forward_only,
         )
-        total = torch.zeros(2, dtype=torch.float64, device=self.layout.device)
-        # Tensor parallel ranks hold the same losses; one of them speaks.
-        if self.layout.is_last_stage and self.layout.tensor_rank == 0:
-            total += torch.stack(sums).sum(0)
-        nll, tokens = world_sum(total).tolist()
-        return LossSum(nll, int(tokens))
+        return LocalLoss(self.layout, tuple(sums))
 
     def _localise(self, batch: Batch) -> "_LocalBatch":
         """This context parallel rank's part of a micro-batch, on its device."""
@@ -159,6 +199,8 @@ class _LocalBatch:
 
 
 LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
+ForwardStep = Callable[[Iterator[_LocalBatch], Any], tuple[Tensor, LossFunction]]
+Watch = Callable[[ForwardStep], ForwardStep]
 
 
 def forward_step(batches: Iterator[_LocalBatch], chunk: GPT) -> tuple[Tensor, LossFunction]:

@@ -108,8 +108,10 @@ class _Loop:
             trainer.micro_batches,
         )
         try:
-            for step in range(done, self.config.run.steps):
-                self.step(step)
+            if done == 0 and self.config.health.on_spike == "rollback":
+                self.save(0)
+            while done < self.config.run.steps:
+                done = self.step(done)
         except (HealthError, StoppedEarly):
             # All ranks are here together, so the save under way can end.
             self.saver.close()
@@ -142,24 +144,64 @@ class _Loop:
             log.warning("passed over %s: %s", other, reason)
         return None if path is None else str(path)
 
-    def step(self, index: int) -> None:
-        """One step, counted from 0, and what follows it."""
+    def step(self, index: int) -> int:
+        """One step, counted from 0, and what follows it.
+
+        Returns:
+            Steps done: one more, or fewer after a rollback.
+        """
         began = time.perf_counter()
         result = self.trainer.step(index)
         seconds = time.perf_counter() - began
         step, run = index + 1, self.run
         run.log_step(step, self.metrics(step, result, seconds))
+        if result.spike:
+            log.warning("step %d: loss %.4f is a spike", step, result.loss.mean)
+            if not result.updated:
+                return self.roll_back(index)
         if self.trainer.validation is not None and run.should_validate(step):
             loss = self.trainer.validate()
             if loss is not None:
                 tokens = step * self.trainer.tokens_per_step
                 run.log_validation(step, {"validation_loss": loss.mean, "tokens": tokens})
         signal = largest(self.world, run.pending())
-        if run.should_save(step, signal):
+        saves = run.should_save(step, signal)
+        if self.should_compare(step, saves):
+            self.trainer.check_replicas(step)
+        if saves:
             self.save(step)
         if signal and step < self.config.run.steps:
             self.saver.join()
             raise run.stopped(step, signal)
+        return step
+
+    def should_compare(self, step: int, saves: bool) -> bool:
+        """Whether to compare replicas after a step: no checkpoint is saved unchecked."""
+        every = self.config.health.replica_check_every
+        return self.world.size > 1 and every != 0 and (saves or (every is not None and step % every == 0))
+
+    def roll_back(self, spike: int) -> int:
+        """Go back to the last good checkpoint after a spike in step `spike`, counted from 0.
+
+        Returns:
+            Steps done there.
+
+        Raises:
+            HealthError: too many rollbacks, or no checkpoint could be saved so far.
+        """
+        self.saver.join()
+        found = first_decides(self.world, self.find)
+        if found is None:
+            raise HealthError(f"step {spike + 1}: the loss is a spike, with no checkpoint to go back to")
+        done = self.trainer.roll_back(open_checkpoint(found), spike)
+        skipped = self.trainer.memory.skipped[-1]
+        log.warning(
+            "rolled back to %s; samples %d to %d are jumped over", found, skipped.first, skipped.stop - 1
+        )
+        self.run.rewind(done)
+        # Saved again with the jump in it, so that a resume makes the jump too.
+        self.save(done)
+        return done
 
     def metrics(self, step: int, result: StepResult, seconds: float) -> dict[str, float]:
         """The journal's line of a step."""
@@ -173,8 +215,12 @@ class _Loop:
         }
         if self.mfu_per_rate is not None:
             metrics["mfu"] = rate * self.mfu_per_rate
-        if not result.updated:
+        if result.spike:
+            metrics["spike"] = 1
+        elif not result.updated:
             metrics["skipped"] = 1
+        if self.trainer.memory.skipped:
+            metrics["rollbacks"] = len(self.trainer.memory.skipped)
         return metrics
 
     def save(self, step: int) -> None:

@@ -1,7 +1,8 @@
 """What one step of a run is: batches in, gradients, a verdict, an update out.
 
-Everything that decides the next step is the weights, the optimizer's state and the step number: samples,
-learning rate and random streams are functions of the step, so a resumed run is the uninterrupted one.
+Everything that decides the next step is the weights, the optimizer's state, the step number and the memory
+of earlier verdicts: samples, learning rate and random streams are functions of these, so a resumed run is the
+uninterrupted one.
 `train.py` makes a whole run of it.
 """
 
@@ -13,11 +14,15 @@ from typing import Any
 from pretrain.checkpoint import Checkpoint
 from pretrain.config import derived
 from pretrain.config.sections import Config
+from pretrain.data.batch import Batch
 from pretrain.data.text import TrainingData, ValidationData
 from pretrain.errors import HealthError, UserError
+from pretrain.health.nonfinite import find_nonfinite
+from pretrain.health.replicas import ReplicaCheck
+from pretrain.health.spikes import Memory, spike_limit
 from pretrain.launch import World
 from pretrain.layout import build_layout
-from pretrain.model import LossSum, Model, seed_step
+from pretrain.model import LocalLoss, LossSum, Model, seed_step
 from pretrain.optimizer import Optimizer
 from pretrain.schedule import learning_rate
 from pretrain.scoring import score
@@ -33,7 +38,9 @@ class StepResult:
     gradient_norm: float
     learning_rate: float
     updated: bool
-    """False where the step was skipped because a number was not finite."""
+    """False where a number was not finite or the loss a spike to roll back from."""
+    spike: bool
+    """Whether the loss was far above the ones before."""
 
 
 class Trainer:
@@ -49,7 +56,8 @@ class Trainer:
         micro_batches = derived.micro_batches(config, self.layout.data_size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
         self.micro_batches = micro_batches
-        self.skipped_in_a_row = 0
+        self.memory = Memory()
+        self._replica_check = ReplicaCheck(world)
 
     @property
     def tokens_per_step(self) -> int:
@@ -63,35 +71,83 @@ class Trainer:
             HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
                 before the step then.
         """
-        seed_step(self.config.run.seed, step, self.layout)
-        layout = self.layout
-        batches = [
-            self.data.batch(step, index, layout.data_rank, layout.data_size)
-            for index in range(self.micro_batches)
-        ]
-        loss = self.model.backward(batches)
+        self._seed(step)
+        batches = self.batches(step)
+        local = self.model.backward(batches)
         norm = self.optimizer.gradient_norm()
+        # One message for the loss and for whether any rank has a bad norm: all ranks judge the same.
+        loss, (bad,) = local.over_world(not math.isfinite(norm))
+        finite = math.isfinite(loss.nll) and not bad
+        spike = finite and self._is_spike(loss.mean)
+        updated = finite and not (spike and self.config.health.on_spike == "rollback")
         rate = learning_rate(self.config, step)
-        finite = math.isfinite(loss.nll) and math.isfinite(norm)
-        if finite:
+        if updated:
             self.optimizer.update(rate, norm)
-            self.skipped_in_a_row = 0
-        else:
-            self._judge_nonfinite(step, loss, norm)
-        return StepResult(loss, norm, rate, finite)
+        mean, window = loss.mean, derived.spike_window(self.config)
+        self.memory = self.memory.after(mean, updated=updated, window=window)
+        if not finite:
+            self._judge_nonfinite(step, batches, local, f"loss {mean}, gradient norm {norm}")
+        return StepResult(loss, norm, rate, updated, spike)
 
-    def _judge_nonfinite(self, step: int, loss: LossSum, norm: float) -> None:
-        first = step * self.config.batch.global_size
-        what = (
-            f"step {step + 1}: loss {loss.mean}, gradient norm {norm} "
-            f"(samples {first} to {first + self.config.batch.global_size - 1})"
-        )
-        self.skipped_in_a_row += 1
+    def batches(self, step: int) -> list[Batch]:
+        """This rank's micro-batches of step `step`, counted from 0."""
+        place = self.memory.first_sample(step, self.config.batch.global_size)
+        position = place // self.config.batch.global_size
+        rank, size = self.layout.data_rank, self.layout.data_size
+        return [self.data.batch(position, index, rank, size) for index in range(self.micro_batches)]
+
+    def _seed(self, step: int) -> None:
+        seed_step(self.config.run.seed, step, self.layout)
+
+    def _is_spike(self, loss: float) -> bool:
+        losses = self.memory.losses
+        if not losses or len(losses) < derived.spike_window(self.config):
+            return False
+        return loss > spike_limit(losses, derived.spike_threshold(self.config))
+
+    def _judge_nonfinite(self, step: int, batches: list[Batch], local: LocalLoss, what: str) -> None:
+        norm = self.optimizer.gradient_norm
+        where = find_nonfinite(self.model, batches, local, lambda: self._seed(step), norm)
+        size = self.config.batch.global_size
+        first = self.memory.first_sample(step, size)
+        what = f"step {step + 1} (samples {first} to {first + size - 1}): {what}"
+        in_a_row = self.memory.skips_in_a_row
         if self.config.health.on_nonfinite == "stop":
-            raise HealthError(f"{what}: not finite; the weights were not touched")
-        if self.skipped_in_a_row > derived.max_skips(self.config):
-            raise HealthError(f"{what}: not finite, {self.skipped_in_a_row} steps in a row; the run stops")
-        log.warning("%s: not finite; this step's update is skipped", what)
+            raise HealthError(f"{what}; the weights were not touched{where}")
+        if in_a_row > derived.max_skips(self.config):
+            raise HealthError(f"{what}; {in_a_row} steps in a row, the weights were not touched{where}")
+        log.warning("%s; this step's update is skipped%s", what, where)
+
+    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
+        """Go back to a checkpoint and jump over the samples seen since then.
+
+        Args:
+            checkpoint: the last good one of this run.
+            spike: step, counted from 0, whose loss was a spike; its samples are the last to be jumped over.
+
+        Returns:
+            Steps done at the checkpoint.
+
+        Raises:
+            HealthError: the run has rolled back `health.max_rollbacks` times.
+        """
+        before = self.memory
+        if len(before.skipped) >= derived.max_rollbacks(self.config):
+            raise HealthError(
+                f"step {spike + 1}: the loss is a spike again after {len(before.skipped)} rollbacks "
+                "(health.max_rollbacks); the weights were not touched"
+            )
+        done = self.load(checkpoint)
+        self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
+        return done
+
+    def check_replicas(self, step: int) -> None:
+        """Compare what ranks share after `step` steps.
+
+        Raises:
+            HealthError: two ranks hold different bits of the same tensor.
+        """
+        self._replica_check(step, self.optimizer.pieces())
 
     def validate(self) -> LossSum | None:
         """Loss on the validation data; None where the config has none."""
@@ -110,13 +166,14 @@ class Trainer:
         """What a checkpoint says beside its tensors."""
         return {
             "step": step,
-            "samples": step * self.config.batch.global_size,
+            "samples": self.memory.first_sample(step, self.config.batch.global_size),
             "tokens": step * self.tokens_per_step,
             "updates": self.optimizer.updates,
             "vocab_size": self.data.vocab_size,
             "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
             "data_fingerprint": self.data.fingerprint,
             "layout": self.layout.describe(),
+            "health": self.memory.to_json(),
         }
 
     def load(self, checkpoint: Checkpoint) -> int:
@@ -134,4 +191,5 @@ class Trainer:
             )
         checkpoint.load(self.optimizer.pieces())
         self.optimizer.updates = int(checkpoint.state["updates"])
+        self.memory = Memory.from_json(checkpoint.state["health"])
         return checkpoint.step

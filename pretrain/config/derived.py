@@ -46,6 +46,23 @@ def max_skips(config: Config) -> int:
     return config.health.max_skips or 10
 
 
+def spike_window(config: Config) -> int:
+    """Losses that a loss is compared with; 0 where none is judged."""
+    if config.health.on_spike == "ignore":
+        return 0
+    return config.health.spike_window or 64
+
+
+def spike_threshold(config: Config) -> float:
+    """Standard deviations above the median that make a spike."""
+    return config.health.spike_threshold or 10.0
+
+
+def max_rollbacks(config: Config) -> int:
+    """Rollbacks in the whole run before a spike stops it."""
+    return config.health.max_rollbacks or 3
+
+
 def padded_vocab_size(vocab_size: int, multiple: int) -> int:
     """Rows of the embedding: the vocabulary up to the next multiple."""
     return -(-vocab_size // multiple) * multiple

@@ -36,6 +36,10 @@ def _one_gradient_owner(setup: Setup) -> bool:
     return setup.data_parallel == 1 and setup.config.parallel.context == 1
 
 
+def _spikes_ignored(setup: Setup) -> bool:
+    return setup.config.health.on_spike == "ignore"
+
+
 def _no_validation(setup: Setup) -> bool:
     return setup.config.data.validation is None and setup.config.data.validation_fraction is None
 
@@ -190,6 +194,37 @@ _SERVICE = (
         "health.max_skips",
         lambda s: s.config.health.on_nonfinite != "skip",
         "has no effect with on_nonfinite stop; remove it, or set on_nonfinite: skip",
+    ),
+    _unless(
+        "a spike window needs verdicts",
+        "health.spike_window",
+        _spikes_ignored,
+        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
+    ),
+    _unless(
+        "a spike threshold needs verdicts",
+        "health.spike_threshold",
+        _spikes_ignored,
+        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
+    ),
+    _unless(
+        "max_rollbacks needs rollbacks",
+        "health.max_rollbacks",
+        lambda s: s.config.health.on_spike != "rollback",
+        "has no effect unless on_spike is rollback; remove it, or set on_spike: rollback",
+    ),
+    Rule(
+        name="rolling back needs checkpoints",
+        key="health.on_spike",
+        applies=lambda s: s.config.health.on_spike == "rollback",
+        holds=lambda s: s.config.checkpoint.every is not None,
+        message=lambda s: "rollback goes back to a checkpoint, and none is saved; set checkpoint.every",
+    ),
+    _unless(
+        "comparing replicas needs several ranks",
+        "health.replica_check_every",
+        lambda s: s.world_size == 1,
+        "has no effect with one process; remove it, or add processes",
     ),
     Rule(
         name="MLflow takes a server or a database",

@@ -61,6 +61,9 @@ def test_defaults_that_depend_on_other_keys() -> None:
     assert derived.min_lr(plain) == pytest.approx(1e-4)
     assert derived.decay_steps(plain) == 100
     assert derived.max_skips(plain) == 10
+    assert (derived.spike_window(plain), derived.spike_threshold(plain)) == (64, 10)
+    assert derived.spike_window(small_config(health__on_spike="ignore")) == 0
+    assert derived.max_rollbacks(plain) == 3
     assert derived.decay_steps(small_config(schedule__kind="wsd")) == 10
     assert derived.decay_steps(small_config(schedule__kind="wsd", run__steps=3)) == 1
     assert derived.ffn_hidden_size(small_config(model__activation="swiglu").model) == 192

@@ -91,6 +91,15 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
     "keeping checkpoints needs checkpoints": ({"checkpoint__keep_every": 10}, None, None),
     "asynchronous saving needs saves during the run": ({"checkpoint__async": True}, None, None),
     "max_skips needs skipping": ({"health__max_skips": 3}, None, None),
+    "a spike window needs verdicts": ({"health__on_spike": "ignore", "health__spike_window": 8}, None, None),
+    "a spike threshold needs verdicts": (
+        {"health__on_spike": "ignore", "health__spike_threshold": 5.0},
+        None,
+        None,
+    ),
+    "max_rollbacks needs rollbacks": ({"health__max_rollbacks": 2}, None, None),
+    "rolling back needs checkpoints": ({"health__on_spike": "rollback"}, None, None),
+    "comparing replicas needs several ranks": ({"health__replica_check_every": 10}, 1, None),
     "MLflow takes a server or a database": ({"tracking__uri": "mlruns"}, None, None),
 }
 
@@ -111,6 +120,8 @@ LEGAL: list[tuple[dict[str, Any], int | None]] = [
     ({"schedule__kind": "wsd", "schedule__warmup_steps": 90}, None),
     ({"schedule__decay_steps": 500, "schedule__warmup_steps": 100}, None),
     ({"health__max_skips": 3, "health__on_nonfinite": "skip"}, None),
+    ({"health__on_spike": "rollback", "health__max_rollbacks": 1, "checkpoint__every": 10}, None),
+    ({"health__spike_window": 16, "health__spike_threshold": 4.0, "health__replica_check_every": 0}, 2),
     ({"data__train": [{"path": "a", "weight": 2.0}, "b"], "data__validation": ["v", "w"]}, None),
     ({"checkpoint__every": 20, "checkpoint__keep_every": 40, "checkpoint__async": True}, None),
 ]

@@ -1,0 +1,1 @@
+"""Verdicts on numbers: not finite, a loss that jumps, replicas that drift apart."""

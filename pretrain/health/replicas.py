@@ -1,0 +1,130 @@
+"""Whether ranks that should hold the same bits do: weights and optimizer states, compared by 64-bit hashes.
+
+A hash is a sum of the tensor's 64-bit words, each times a random odd number, modulo 2^64 (multilinear
+hashing; Carter & Wegman 1979). Any change within one word changes it for certain, any other change does so
+except with a chance of about 2^-63. It is computed where the tensor lies; only hashes travel.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pretrain.checkpoint import Piece
+from pretrain.errors import HealthError
+from pretrain.health.gather import gather_pairs, gather_texts
+from pretrain.launch import World
+
+_WORDS = 1 << 16
+"""Words that are hashed at once; their factors and products stay in a CPU's cache."""
+_GPU_WORDS = 1 << 22
+_SEED = 20_031
+_BETWEEN = 6_364_136_223_846_793_005
+"""Odd factor (Knuth's MMIX generator) that sets one run of words apart from the next."""
+_SHOWN = 5
+
+
+class ReplicaCheck:
+    """Compares what the ranks of one world hold."""
+
+    def __init__(self, world: World) -> None:
+        generator = torch.Generator().manual_seed(_SEED)
+        words = _WORDS if world.device.type == "cpu" else _GPU_WORDS
+        factors = torch.randint(-(2**63), 2**63 - 1, (words,), dtype=torch.int64, generator=generator) | 1
+        self._factors = factors.to(world.device)
+        self._world = world
+
+    def __call__(self, step: int, pieces: Iterable[Piece]) -> None:
+        """Compare; all ranks call this together.
+
+        Args:
+            step: optimizer steps done, for the message.
+            pieces: what this rank holds.
+
+        Raises:
+            HealthError: on every rank, if a piece that several ranks hold differs; names tensor and ranks.
+        """
+        named = {piece.name: tensor_hash(piece.tensor, self._factors) for piece in pieces}
+        hashes = torch.stack(list(named.values())).cpu() if named else torch.zeros(0, dtype=torch.int64)
+        mine = dict(zip(named, hashes.tolist(), strict=True))
+        keys = torch.tensor([_key(name) for name in named], dtype=torch.int64)
+        different = _differing(gather_pairs(self._world, torch.stack([keys, hashes], dim=1)).numpy())
+        if different:
+            suspects = {name: value for name, value in mine.items() if _key(name) in different}
+            words = [json.loads(text) for text in gather_texts(self._world, json.dumps(suspects))]
+            raise HealthError(describe(step, words))
+
+
+@torch.no_grad()
+def tensor_hash(tensor: Tensor, factors: Tensor) -> Tensor:
+    """Hash of a tensor's bits, a function of its content and type alone.
+
+    Args:
+        tensor: any shape and type.
+        factors: int64 [words], odd, on the same device.
+
+    Returns:
+        int64 [], on the same device.
+    """
+    flat = tensor.detach().reshape(-1)
+    size = flat.element_size()
+    width = next(width for width in (8, 4, 2, 1) if flat.numel() * size % width == 0)
+    kind = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}[width]
+    if flat.storage_offset() * size % width or flat.data_ptr() % width:
+        flat = flat.clone()
+    words = flat.view(torch.uint8).view(kind) if flat.numel() else flat.to(torch.int64)
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for part in torch.split(words, len(factors)):
+        total = total * _BETWEEN + (part * factors[: len(part)]).sum()
+    return total
+
+
+def _key(name: str) -> int:
+    """A 64-bit number for a name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _differing(pairs: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> set[int]:
+    """First numbers that occur with several second numbers."""
+    ordered = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    same_name = ordered[1:, 0] == ordered[:-1, 0]
+    return set(ordered[1:, 0][same_name & (ordered[1:, 1] != ordered[:-1, 1])].tolist())
+
+
+def describe(step: int, held: Sequence[Mapping[str, int]]) -> str:
+    """The message about replicas that differ.
+
+    Args:
+        step: optimizer steps done.
+        held: of each rank, in order, hash by name of the tensors that differ.
+    """
+    names = sorted({name for words in held for name in words})
+    lines = []
+    for name in names[:_SHOWN]:
+        groups: dict[int, list[int]] = {}
+        for rank, words in enumerate(held):
+            if name in words:
+                groups.setdefault(words[name], []).append(rank)
+        lines.append(f"\n  {name}: {_who(sorted(groups.values(), key=len))}")
+    more = f"\n  and {len(names) - _SHOWN} more tensors" if len(names) > _SHOWN else ""
+    return (
+        f"after step {step}: ranks that should hold the same bits do not; no checkpoint was saved of this, "
+        f"resuming goes on from the last good one:{''.join(lines)}{more}"
+    )
+
+
+def _who(groups: Sequence[Sequence[int]]) -> str:
+    """Ranks in groups of equal bits, smallest group first: the few are wrong, unless it is a tie."""
+    if len(groups[-1]) > len(groups[-2]):
+        odd = sorted(rank for group in groups[:-1] for rank in group)
+        return f"{ranks(odd)} differ{'s' if len(odd) == 1 else ''} from {ranks(groups[-1])}"
+    return " differ from ".join(ranks(group) for group in sorted(groups, key=min))
+
+
+def ranks(numbers: Sequence[int]) -> str:
+    """`rank 3`, or `ranks 0, 1, 2`."""
+    shown = ", ".join(str(number) for number in numbers[:16]) + (" ..." if len(numbers) > 16 else "")
+    return f"rank{'s' if len(numbers) > 1 else ''} {shown}"

@@ -1,0 +1,85 @@
+"""Whether a loss is a spike, and which samples a run has jumped over because of one.
+
+Everything here is a pure function of the losses so far and goes into each checkpoint, so that a resumed run
+judges as the uninterrupted one would have.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import median
+from typing import Any
+
+MAD_TO_SIGMA = 1.4826
+"""Median absolute deviation x this = standard deviation, for normally distributed numbers."""
+
+SMALLEST_SPREAD = 1e-3
+"""Share of the median that counts as spread at least: on a flat curve every wiggle would be a spike."""
+
+
+def spike_limit(losses: Sequence[float], threshold: float) -> float:
+    """The loss above which the next one is a spike: median + threshold x spread.
+
+    The spread is the scaled median absolute deviation (Rousseeuw & Croux 1993, "Alternatives to the Median
+    Absolute Deviation", section 1), which neither earlier spikes nor a falling curve move much.
+    """
+    middle = median(losses)
+    spread = MAD_TO_SIGMA * median(abs(loss - middle) for loss in losses)
+    return middle + threshold * max(spread, SMALLEST_SPREAD * abs(middle))
+
+
+@dataclass(frozen=True)
+class SkippedRange:
+    """Samples that a run jumped over when it went back to `step` steps done."""
+
+    step: int
+    first: int
+    stop: int
+    """Global sample indices [first, stop)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What verdicts on the next step depend on, beside weights and step."""
+
+    losses: tuple[float, ...] = ()
+    """Last finite losses, oldest first."""
+    skips_in_a_row: int = 0
+    """Updates skipped in a row because of numbers that were not finite."""
+    skipped: tuple[SkippedRange, ...] = ()
+    """One for each rollback."""
+
+    def after(self, loss: float, *, updated: bool, window: int) -> "Memory":
+        """The memory after a step with this loss, of which `window` are kept."""
+        losses = (*self.losses, loss)[-window:] if math.isfinite(loss) and window else self.losses
+        return replace(self, losses=losses, skips_in_a_row=0 if updated else self.skips_in_a_row + 1)
+
+    def first_sample(self, step: int, global_size: int) -> int:
+        """Global index of the first sample of step `step`, counted from 0."""
+        return step * global_size + sum(each.stop - each.first for each in self.skipped if each.step <= step)
+
+    def back_to(self, step: int, spike: int, global_size: int, then: "Memory") -> "Memory":
+        """The memory once a run is back at `step` steps done because step `spike` (from 0) had a spike.
+
+        What was trained on since, the spike's samples included, is not seen again: the weights that gave the
+        spike were made of it (as Chowdhery et al. 2022, "PaLM", section 5.1, do).
+
+        Args:
+            then: the memory at `step`, as its checkpoint holds it.
+        """
+        first = self.first_sample(step, global_size)
+        stop = self.first_sample(spike, global_size) + global_size
+        return replace(then, skipped=(*self.skipped, SkippedRange(step, first, stop)))
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint's state."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> "Memory":
+        """The inverse of `to_json`."""
+        return cls(
+            losses=tuple(float(loss) for loss in tree["losses"]),
+            skips_in_a_row=int(tree["skips_in_a_row"]),
+            skipped=tuple(SkippedRange(**each) for each in tree["skipped"]),
+        )
