@@ -60,7 +60,7 @@ def build_layout(world: World, parallel: ParallelConfig) -> Layout:
         parallel.pipeline,
         parallel.virtual_pipeline,
         context_parallel_size=parallel.context,
-        create_gloo_process_groups=world.device.type == "cpu",
+        create_gloo_process_groups=False,  # beside NCCL, for its own checkpoints, which are not used
     )
     return Layout(
         world=world,

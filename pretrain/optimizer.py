@@ -59,7 +59,10 @@ class Optimizer:
             use_distributed_optimizer=config.parallel.distributed_optimizer,
         )
         whole: Any = get_megatron_optimizer(
-            megatron, model.wrapped, config_overrides=standard_weight_decay(megatron)
+            megatron,
+            model.wrapped,
+            config_overrides=standard_weight_decay(megatron),
+            use_gloo_process_groups=False,
         )
         # A chain of one: it has a second link only for experts.
         (self._megatron,) = getattr(whole, "chained_optimizers", [whole])
