@@ -62,6 +62,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
         # A batch script has SLURM_PROCID too, but only a step that srun started has a step id.
         names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun"
     else:
+        _refuse_half_a_launcher(environment)
         return Place(0, 1, 0, "alone")
     try:
         rank, size, local_rank = (int(environment[name]) for name in names)
@@ -70,6 +71,16 @@ def find_place(environment: Mapping[str, str]) -> Place:
     if not 0 <= rank < size:
         raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
     return Place(rank, size, local_rank, launcher)
+
+
+def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
+    """Each rank of such a launcher would train alone, all of them into one run."""
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if name in environment:
+            raise UserError(
+                f"{name}={environment[name]} is set and {other} is not; torchrun sets both; "
+                f"to run without one, unset {name}"
+            )
 
 
 def choose_device(place: Place) -> torch.device:
@@ -120,15 +131,29 @@ def join_world(place: Place | None = None) -> Iterator[World]:
 
 
 def _meet(place: Place) -> Store:
-    """The store through which ranks find each other."""
+    """The store through which ranks find each other.
+
+    Raises:
+        UserError: no meeting at MASTER_ADDR and MASTER_PORT, such as where the port is in use.
+    """
     if place.launcher == "alone":
         return HashStore()
     if place.launcher == "srun":
         os.environ.setdefault("MASTER_ADDR", _first_host(os.environ))
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
-    store: Store = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))[0]
+    try:
+        store: Store = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))[0]
+    except (ValueError, dist.DistError) as error:
+        raise UserError(_no_meeting(place, str(error))) from None
     return store
+
+
+def _no_meeting(place: Place, reason: str) -> str:
+    where = ", ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
+    if "EADDRINUSE" in reason:
+        reason = "the port is in use; choose another one (torchrun: --master-port, or --standalone)"
+    return f"rank {place.rank} of {place.size} cannot meet the others at {where}: {reason.splitlines()[0]}"
 
 
 def _first_host(environment: Mapping[str, str]) -> str:
