@@ -188,7 +188,8 @@ def verify(
     index = report.index
     if report.faults:
         lines = "\n".join(f"  {fault}" for fault in report.faults)
-        raise IntegrityError(f"{directory}: {len(report.faults)} faults\n{lines}")
+        count = f"{len(report.faults)} fault{'s' * (len(report.faults) > 1)}"
+        raise IntegrityError(f"{directory}: {count}\n{lines}")
     counts = f"{len(index.shards)} shards, {index.tokens:,} tokens, {index.documents:,} documents"
     typer.echo(f"{directory}: good; {counts}")
 
