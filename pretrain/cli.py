@@ -154,6 +154,46 @@ def quickstart(
 
 
 @app.command()
+def parity(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    layouts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Such as TP2,PP2xVPP2,TP2xCP2+SP,DP2+DO; default: the config's own and TP2, PP2, CP2, DP2.",
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of each layout.")] = 5,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where to work; default: beside run.dir.")
+    ] = None,
+) -> None:
+    """Prove on this machine that a config trains the same in every layout, at reduced depth."""
+    from pretrain.proofs.parity import parity_command
+
+    parity_command(config, layouts, steps, out, overrides or ())
+
+
+@app.command(name="verify-resume")
+def verify_resume(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Steps up to the checkpoint; as many again follow it.")
+    ] = 10,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where to work; default: beside run.dir.")
+    ] = None,
+) -> None:
+    """Prove on this machine that a config resumes exactly: kill -9, resume, compare bit by bit."""
+    from pretrain.proofs.resume import verify_resume_command
+
+    verify_resume_command(config, processes, steps, out, overrides or ())
+
+
+@app.command()
 def doctor() -> None:
     """Report what this machine has, what is missing, and what that costs."""
     from pretrain.doctor import doctor_command

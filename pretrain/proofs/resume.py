@@ -1,0 +1,191 @@
+"""`pretrain verify-resume`: a run that is killed and resumed is, bit by bit, the run that was not.
+
+The config is trained twice by the real command: once without a stop, and once with a `kill -9` of all ranks
+at a random moment after the first checkpoint, and a resume. Every step's loss, gradient norm and learning
+rate and every tensor of the last checkpoints, optimizer state included, are compared bit by bit.
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from data_tools.progress import Progress
+from pretrain.checkpoint import newest_good
+from pretrain.checkpoint.layout import step_of
+from pretrain.config.sections import CheckpointConfig, Config, EvalConfig
+from pretrain.errors import IntegrityError, UserError
+from pretrain.proofs.compare import Comparison, compare_runs, last_step
+from pretrain.proofs.layouts import own_layout
+from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
+
+ATTEMPTS = 3
+"""A run that ends before it could be killed is started anew this often."""
+WINDOWS = 4
+"""Validation windows of each source: enough to see that validating disturbs nothing."""
+POLL_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class _Kill:
+    step: int
+    """The last step in the journal when the ranks were killed."""
+    resumes_from: int
+    """The step of the newest good checkpoint then."""
+
+
+def verify_resume_command(
+    path: str, processes: int | None, steps: int, out: str | None, overrides: Sequence[str]
+) -> None:
+    """Prove that this config resumes exactly.
+
+    Args:
+        path: config file.
+        processes: ranks; None: as few as the config's layout needs.
+        steps: steps before the checkpoint from which the killed run resumes; as many again follow it.
+        out: where the scratch folder is made; None: beside `run.dir`.
+        overrides: `section.key=value` texts.
+
+    Raises:
+        UserError: the config or its data are wrong, or a run failed.
+        IntegrityError: the resumed run differs; names the first step or tensor.
+    """
+    loaded = load_for_proof(path, overrides, processes)
+    processes = processes or own_layout(loaded.config).processes
+    if processes != own_layout(loaded.config).processes:
+        loaded = load_for_proof(path, overrides, processes)
+    with scratch_folder(loaded.config.run.dir, out, "verify-resume") as scratch:
+        straight, killed = scratch / "uninterrupted", scratch / "killed"
+        _train(scratch, _config(loaded.config, straight, steps), processes, "without a stop")
+        config = _config(loaded.config, killed, steps)
+        kill = _train_and_kill(scratch, config, processes, steps)
+        print(
+            f"killed -9 after step {kill.step}; the newest good checkpoint is of step {kill.resumes_from}",
+            flush=True,
+        )
+        _train(scratch, config, processes, "resumed")
+        _judge(compare_runs(straight, killed), processes, steps, scratch)
+
+
+def _judge(found: Sequence[Comparison], processes: int, steps: int, scratch: Path) -> None:
+    rows = [("compared bit by bit", "number", "result")]
+    rows += [
+        (one.what, str(one.compared), f"{one.differing} differ" if one.differing else "equal")
+        for one in found
+    ]
+    print("\n" + columns(rows) + "\n")
+    different = [one for one in found if one.differing]
+    if different:
+        firsts = "".join(f"\n  first: {one.first}" for one in different)
+        raise IntegrityError(f"resume is not exact: {scratch} holds both runs{firsts}")
+    print(
+        f"resume is exact: {2 * steps} steps on {processes} process(es), killed and resumed, are equal in "
+        "every bit to the same steps without a stop"
+    )
+
+
+def _config(config: Config, run_dir: Path, steps: int) -> Config:
+    settings = CheckpointConfig.model_validate({"every": steps, "async": config.checkpoint.async_})
+    validates = config.data.validation is not None or config.data.validation_fraction is not None
+    windows = min(config.eval.max_windows or WINDOWS, WINDOWS)
+    evaluation = EvalConfig(every=max(1, steps // 2), max_windows=windows) if validates else EvalConfig()
+    return proof_config(config, run_dir, 2 * steps).model_copy(
+        update={"checkpoint": settings, "eval": evaluation}
+    )
+
+
+def _train(scratch: Path, config: Config, processes: int, title: str) -> None:
+    """Train to the end.
+
+    Raises:
+        UserError: the command failed; quotes what it said last.
+    """
+    began = time.monotonic()
+    run = Path(config.run.dir)
+    first = _first_step(run)
+    process, log = _start(scratch, config, processes)
+    try:
+        _follow(process, run, f"training, {title}", first, config.run.steps, lambda: False)
+    finally:
+        _kill(process)
+    if process.returncode != 0:
+        _fail(title, process.returncode, log)
+    print(f"{title}: {config.run.steps - first} steps in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _train_and_kill(scratch: Path, config: Config, processes: int, steps: int) -> _Kill:
+    """Train and end all ranks with SIGKILL at a random moment after the checkpoint of `steps`.
+
+    Raises:
+        UserError: the run failed, or was over each time before it could be killed.
+    """
+    run = Path(config.run.dir)
+    for _ in range(ATTEMPTS):
+        shutil.rmtree(run, ignore_errors=True)
+        process, log = _start(scratch, config, processes)
+        target = random.randint(steps, steps + steps // 2)
+        saved = run / "checkpoints" / f"step-{steps:08d}"
+
+        def due(target: int = target, saved: Path = saved) -> bool:
+            return last_step(run) >= target and saved.exists()
+
+        try:
+            _follow(process, run, "training, to be killed", 0, target, due)
+            time.sleep(random.random() * 0.05)
+        finally:
+            _kill(process)
+        if process.returncode not in (0, -signal.SIGKILL):
+            _fail("the run to be killed", process.returncode, log)
+        found, _ = newest_good(run)
+        at = step_of(found.name) if found is not None else None
+        if process.returncode == -signal.SIGKILL and at is not None and at < config.run.steps:
+            return _Kill(last_step(run), at)
+    raise UserError(
+        f"the run of {config.run.steps} steps was over {ATTEMPTS} times before it could be killed after the "
+        f"checkpoint of step {steps}; give more steps with --steps"
+    )
+
+
+def _start(scratch: Path, config: Config, processes: int) -> tuple["subprocess.Popen[bytes]", Path]:
+    """Start `pretrain train`; the parent of several ranks takes them along when it is killed."""
+    name = Path(config.run.dir).name
+    path, log = write_config(scratch, name, config), scratch / f"{name}.log"
+    command = [sys.executable, "-m", "pretrain", "train", "--processes", str(processes), "--", str(path)]
+    with open(log, "ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output), log
+
+
+def _follow(
+    process: "subprocess.Popen[bytes]", run: Path, title: str, first: int, last: int, due: Callable[[], bool]
+) -> None:
+    """Show the steps as they come until the process ends or `due` says so."""
+    shown = first
+    with Progress(title, total=last - first, unit="step") as progress:
+        while process.poll() is None and not due():
+            step = min(last, last_step(run))
+            progress.advance(max(0, step - shown))
+            shown = max(shown, step)
+            time.sleep(POLL_SECONDS)
+
+
+def _first_step(run: Path) -> int:
+    """The step that a run goes on from."""
+    found, _ = newest_good(run)
+    return (step_of(found.name) or 0) if found is not None else 0
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def _fail(title: str, code: int, log: Path) -> NoReturn:
+    said = "\n  ".join(log.read_text(errors="replace").splitlines()[-12:])
+    raise UserError(f"{title}: `pretrain train` ended with exit code {code}:\n  {said}")

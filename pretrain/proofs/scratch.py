@@ -1,0 +1,92 @@
+"""Where a proof works: a temporary folder, and the user's config cut to the steps of the proof."""
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pretrain.check import check_data
+from pretrain.config import derived
+from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.resolved import config_to_yaml
+from pretrain.config.sections import Config, RunConfig, ScheduleConfig, TrackingConfig
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.launch import find_place
+
+
+@contextmanager
+def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
+    """A new folder beside `run.dir`, or in `out`; removed in the end, kept and named if the proof failed.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    parent = Path(out) if out is not None else RunFolder(run_dir).path.parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=f"{proof}-", dir=parent)).absolute()
+    except OSError as error:
+        raise UserError(
+            f"cannot make a scratch folder in {parent}: {error.strerror}; use --out DIR"
+        ) from None
+    try:
+        yield path
+    except BaseException:
+        print(f"kept for a closer look: {path}", file=sys.stderr)
+        raise
+    shutil.rmtree(path)
+
+
+def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> LoadedConfig:
+    """The user's config, with its data at hand.
+
+    Raises:
+        UserError: the config or its data are wrong, or a launcher has started this process as a rank.
+    """
+    launcher = find_place(os.environ).launcher
+    if launcher != "alone":
+        raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
+    loaded = load_config(path, overrides, processes)
+    check_data(loaded)
+    return loaded
+
+
+def shortened(config: Config, steps: int) -> ScheduleConfig:
+    """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way."""
+    schedule = config.schedule
+    decay = None if schedule.kind == "constant" else derived.decay_steps(config)
+    if schedule.kind == "wsd":
+        decay = min(derived.decay_steps(config), max(1, steps // 2))
+    warmup = min(schedule.warmup_steps, steps // 2)
+    return schedule.model_copy(update={"warmup_steps": warmup, "decay_steps": decay})
+
+
+def proof_config(config: Config, run_dir: Path, steps: int) -> Config:
+    """The config as a run of its own of `steps` steps: other folder, no tracking."""
+    return config.model_copy(
+        update={
+            "run": RunConfig(dir=str(run_dir), seed=config.run.seed, steps=steps),
+            "schedule": shortened(config, steps),
+            "tracking": TrackingConfig(enabled=False),
+        }
+    )
+
+
+def write_config(folder: Path, name: str, config: Config) -> Path:
+    """The config as a file that commands and ranks read."""
+    path = folder / (re.sub(r"[^A-Za-z0-9+]+", "-", name) + ".yaml")
+    path.write_text(config_to_yaml(config))
+    return path
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned plain text."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
