@@ -197,7 +197,8 @@ class RunFolder:
     def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
         is_new = not self.is_run
         changes: dict[str, tuple[object, object]] = {}
-        if not is_new:
+        # A job that ended before its first step, on a misspelt path perhaps, binds nobody to its config.
+        if not is_new and (self.status.is_file() or any(self.checkpoints.iterdir())):
             old, new = read_yaml(self.resolved), yaml.safe_load(resolved_text)
             if problems := compatible(old, new):
                 raise UserError(

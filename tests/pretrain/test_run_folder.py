@@ -30,6 +30,12 @@ def open_and_release(path: Path, text: str = CONFIG, resume: str = "auto") -> bo
     return opened.is_new
 
 
+def begin(path: Path) -> None:
+    """As a job that reaches its first step."""
+    open_and_release(path)
+    (path / "status.json").write_text("{}")
+
+
 def test_a_new_folder_then_the_same_run(tmp_path: Path) -> None:
     assert open_and_release(tmp_path / "deep" / "run")
     assert not open_and_release(tmp_path / "deep" / "run")
@@ -58,7 +64,7 @@ def test_what_a_crash_while_opening_left_is_accepted(tmp_path: Path) -> None:
 
 
 def test_another_run_is_refused_naming_key_and_values(tmp_path: Path) -> None:
-    open_and_release(tmp_path)
+    begin(tmp_path)
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.001 in the run, 0\.002 now") as caught:
         open_and_release(tmp_path, CONFIG.replace("0.001", "0.002"))
     assert caught.value.exit_code == 2
@@ -66,8 +72,18 @@ def test_another_run_is_refused_naming_key_and_values(tmp_path: Path) -> None:
     assert RunFolder(tmp_path).resolved.read_text() == CONFIG
 
 
-def test_a_legal_change_is_reported(tmp_path: Path) -> None:
+def test_a_job_that_never_began_leaves_the_config_free(tmp_path: Path) -> None:
     open_and_release(tmp_path)
+    other = CONFIG.replace("0.001", "0.002")
+    assert not open_and_release(tmp_path, other)
+    assert RunFolder(tmp_path).resolved.read_text() == other
+    (tmp_path / "checkpoints" / "step-00000010").mkdir()
+    with pytest.raises(UserError, match=r"optimizer\.lr"):
+        open_and_release(tmp_path)
+
+
+def test_a_legal_change_is_reported(tmp_path: Path) -> None:
+    begin(tmp_path)
     changed = CONFIG.replace("steps: 10}\nopt", "steps: 20}\nopt")
     opened = RunFolder(tmp_path).create_or_open(changed, changed)
     opened.lock.release()
@@ -82,7 +98,7 @@ def test_resume_never_is_refused_where_checkpoints_are(tmp_path: Path) -> None:
 
 
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:
-    open_and_release(tmp_path)
+    begin(tmp_path)
     (tmp_path / "config.resolved.yaml").write_text("run: [")
     with pytest.raises(UserError, match=r"config\.resolved\.yaml is damaged"):
         open_and_release(tmp_path)
