@@ -219,8 +219,8 @@ class _Loop:
             metrics["spike"] = 1
         elif not result.updated:
             metrics["skipped"] = 1
-        if self.trainer.memory.skipped:
-            metrics["rollbacks"] = len(self.trainer.memory.skipped)
+        if self.trainer.memory.rollbacks:
+            metrics["rollbacks"] = self.trainer.memory.rollbacks
         return metrics
 
     def save(self, step: int) -> None:

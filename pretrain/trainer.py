@@ -75,9 +75,9 @@ class Trainer:
         batches = self.batches(step)
         local = self.model.backward(batches)
         norm = self.optimizer.gradient_norm()
-        # One message for the loss and for whether any rank has a bad norm: all ranks judge the same.
-        loss, (bad,) = local.over_world(not math.isfinite(norm))
-        finite = math.isfinite(loss.nll) and not bad
+        # One message carries the loss and every rank's norm: all ranks judge the same.
+        loss, (norms,) = local.over_world(norm)
+        finite = math.isfinite(loss.nll) and math.isfinite(norms)
         spike = finite and self._is_spike(loss.mean)
         updated = finite and not (spike and self.config.health.on_spike == "rollback")
         rate = learning_rate(self.config, step)
@@ -86,7 +86,7 @@ class Trainer:
         mean, window = loss.mean, derived.spike_window(self.config)
         self.memory = self.memory.after(mean, updated=updated, window=window)
         if not finite:
-            self._judge_nonfinite(step, batches, local, f"loss {mean}, gradient norm {norm}")
+            self._judge_nonfinite(step, batches, local, f"loss {mean}, gradient norm {norms}")
         return StepResult(loss, norm, rate, updated, spike)
 
     def batches(self, step: int) -> list[Batch]:
@@ -132,9 +132,9 @@ class Trainer:
             HealthError: the run has rolled back `health.max_rollbacks` times.
         """
         before = self.memory
-        if len(before.skipped) >= derived.max_rollbacks(self.config):
+        if before.rollbacks >= derived.max_rollbacks(self.config):
             raise HealthError(
-                f"step {spike + 1}: the loss is a spike again after {len(before.skipped)} rollbacks "
+                f"step {spike + 1}: the loss is a spike again after {before.rollbacks} rollbacks "
                 "(health.max_rollbacks); the weights were not touched"
             )
         done = self.load(checkpoint)

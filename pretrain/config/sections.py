@@ -244,7 +244,7 @@ class HealthConfig(Section):
     on_spike: Literal["ignore", "report", "rollback"] = "report"
     """A loss far above its recent values: say so in log and journal, or go back to the last good checkpoint
     and jump over the samples seen since, those of the spike included. rollback needs `checkpoint.every`."""
-    spike_window: int | None = Field(None, ge=8, le=100_000)
+    spike_window: int | None = Field(None, ge=8, le=10_000)
     """Losses that a loss is compared with, and steps before the first verdict; null: 64."""
     spike_threshold: float | None = Field(None, gt=0)
     """A spike is above the window's median by more than this many standard deviations, estimated from the

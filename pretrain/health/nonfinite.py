@@ -6,6 +6,7 @@ ranks.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -71,12 +72,9 @@ def find_nonfinite(
     if any(each.weights or each.sightings for each in everyone):
         return describe(everyone, repeats=True)
     reseed()
-    loss, (bad,) = model.backward(batches).over_world(not _finite(norm()))
-    return describe(everyone, repeats=bool(bad) or not _finite(loss.nll))
-
-
-def _finite(number: float) -> bool:
-    return number - number == 0
+    again = model.backward(batches)
+    loss, (norms,) = again.over_world(norm())
+    return describe(everyone, repeats=not math.isfinite(norms + loss.nll))
 
 
 def _evidence(tree: dict[str, Any]) -> Evidence:

@@ -18,7 +18,7 @@ from pretrain.errors import HealthError
 from pretrain.health.gather import gather_pairs, gather_texts
 from pretrain.launch import World
 
-_WORDS = 1 << 16
+_WORDS = 1 << 18
 """Words that are hashed at once; their factors and products stay in a CPU's cache."""
 _GPU_WORDS = 1 << 22
 _SEED = 20_031
@@ -121,7 +121,9 @@ def _who(groups: Sequence[Sequence[int]]) -> str:
     if len(groups[-1]) > len(groups[-2]):
         odd = sorted(rank for group in groups[:-1] for rank in group)
         return f"{ranks(odd)} differ{'s' if len(odd) == 1 else ''} from {ranks(groups[-1])}"
-    return " differ from ".join(ranks(group) for group in sorted(groups, key=min))
+    first, *others = sorted(groups, key=min)
+    differ = f" differ{'s' if len(first) == 1 else ''} from "
+    return ranks(first) + differ + " and from ".join(ranks(group) for group in others)
 
 
 def ranks(numbers: Sequence[int]) -> str:

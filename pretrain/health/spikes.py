@@ -47,7 +47,9 @@ class Memory:
     skips_in_a_row: int = 0
     """Updates skipped in a row because of numbers that were not finite."""
     skipped: tuple[SkippedRange, ...] = ()
-    """One for each rollback."""
+    """What the run jumped over, in order; ranges do not overlap."""
+    rollbacks: int = 0
+    """Rollbacks in the whole run."""
 
     def after(self, loss: float, *, updated: bool, window: int) -> "Memory":
         """The memory after a step with this loss, of which `window` are kept."""
@@ -69,7 +71,10 @@ class Memory:
         """
         first = self.first_sample(step, global_size)
         stop = self.first_sample(spike, global_size) + global_size
-        return replace(then, skipped=(*self.skipped, SkippedRange(step, first, stop)))
+        # A jump made later than `step` lies within the new range.
+        earlier = tuple(each for each in self.skipped if each.step <= step)
+        skipped = (*earlier, SkippedRange(step, first, stop))
+        return replace(then, skipped=skipped, rollbacks=self.rollbacks + 1)
 
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's state."""
@@ -82,4 +87,5 @@ class Memory:
             losses=tuple(float(loss) for loss in tree["losses"]),
             skips_in_a_row=int(tree["skips_in_a_row"]),
             skipped=tuple(SkippedRange(**each) for each in tree["skipped"]),
+            rollbacks=int(tree["rollbacks"]),
         )

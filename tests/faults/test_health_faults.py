@@ -1,0 +1,255 @@
+"""Numbers that go wrong on one rank of a run of real processes: all ranks stop, and the message says where.
+
+Cases of one world size run one after another in the same processes, since starting them costs most.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import run_ranks
+from text_shards import build_shards
+
+from pretrain.checkpoint import newest_good, open_checkpoint
+
+WORKER = Path(__file__).with_name("health_worker.py")
+TP = "parallel.tensor=2"
+INTERLEAVED = ["parallel.pipeline=2", "parallel.virtual_pipeline=2", "model.num_layers=4"]
+SHARDED = ["parallel.distributed_optimizer=true", "parallel.overlap_grad_reduce=true"]
+SKIP = "health.on_nonfinite=skip"
+ROLLBACK = ["health.on_spike=rollback", "health.spike_window=8", "health.spike_threshold=6"]
+UP, DOWN = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.1.mlp.linear_fc2.weight"
+BAD_SAMPLES = {"kind": "labels", "first": 104, "stop": 112}
+GRADIENT = {"kind": "gradient", "tensor": DOWN, "steps": [6]}
+
+STOPS: dict[str, tuple[list[str], dict[str, Any], list[str]]] = {
+    "loss": (
+        [],
+        {"kind": "loss", "rank": 1, "steps": [6], "micro_batch": 1},
+        ["step 7 (samples 48 to 55)", "rank 1: first the loss in micro-batch 1, samples 54, 55"],
+    ),
+    "gradient": (
+        SHARDED,
+        {**GRADIENT, "rank": 1},
+        ["step 7 (", f"rank 1: first gradient of {DOWN} in micro-batch 0, samples 50, 51", "samples 54, 55"],
+    ),
+    "weight": (
+        [TP],
+        {"kind": "weight", "rank": 1, "steps": [6], "tensor": UP},
+        ["step 7 (samples 48 to 55)", f"rank 1: weight {UP} holds 1 elements"],
+    ),
+    "output": (
+        INTERLEAVED,
+        {"kind": "output", "rank": 0, "steps": [6], "tensor": "decoder.layers.0.mlp.linear_fc1"},
+        ["rank 0: first output of decoder.layers.0.mlp.linear_fc1 in micro-batch 3, samples 54, 55"],
+    ),
+    "transient": (
+        [],
+        {**GRADIENT, "rank": 0, "once": True},
+        ["step 7 (samples 48 to 55)", "computed again", DOWN],
+    ),
+    "one rank's norm": (
+        [],
+        {"kind": "norm", "rank": 1, "steps": [6]},
+        ["step 7 (samples 48 to 55)", "computed again"],
+    ),
+    "sum": (
+        [],
+        {**GRADIENT, "value": "1e38"},
+        [
+            "ranks 0, 1: each rank's own gradients are finite, their sum over ranks",
+            f"is not: {DOWN}",
+        ],
+    ),
+    "norm": (
+        [],
+        {**GRADIENT, "value": "1e30"},
+        ["every gradient is finite, their norm is not; the largest is", DOWN],
+    ),
+    "bit": (
+        ["health.replica_check_every=3"],
+        {"kind": "bit", "rank": 1, "steps": [6], "tensor": DOWN},
+        ["after step 9", f"{DOWN}: rank 0 differs from rank 1"],
+    ),
+    "bit before a save": (
+        [TP],
+        {"kind": "bit", "rank": 0, "steps": [9], "tensor": "decoder.final_layernorm.weight"},
+        ["after step 10", "decoder.final_layernorm.weight: rank 0 differs from rank 1"],
+    ),
+    "skips in a row": (
+        [SKIP, "health.max_skips=2"],
+        {**GRADIENT, "steps": [1, 3, 4, 6, 7, 8], "rank": 1},
+        ["step 9 (", "3 steps in a row", f"rank 1: first gradient of {DOWN}"],
+    ),
+    "rollbacks": (
+        [
+            "health.on_spike=rollback",
+            "health.spike_window=8",
+            "health.spike_threshold=2",
+            "health.max_rollbacks=2",
+        ],
+        {"kind": "labels", "first": 104, "stop": 10**9},
+        ["a spike again after 2 rollbacks"],
+    ),
+}
+GOES_ON: dict[str, tuple[list[str], dict[str, Any] | None]] = {
+    "skip": ([SKIP], {**GRADIENT, "steps": [2, 3, 7], "rank": 1}),
+    "skip, sharded": ([SKIP, *SHARDED], {**GRADIENT, "steps": [2, 3, 7], "rank": 1}),
+    "report": (["health.spike_window=8", "health.spike_threshold=6"], BAD_SAMPLES),
+    "ignore": (["health.on_spike=ignore"], BAD_SAMPLES),
+    "rollback": (ROLLBACK, BAD_SAMPLES),
+    "without the range": ([], {"kind": "without", "first": 80, "stop": 112}),
+}
+RESUMED = (("skip", 5), ("rollback", 5), ("rollback", 10))
+
+pytestmark = pytest.mark.slow
+
+
+class Runs:
+    """Every case's run folder and outcome on each rank."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        documents = ["".join(chr(97 + (i * i + 3 * i + salt) % 26) for i in range(700)) for salt in range(30)]
+        build_shards(folder / "shards", documents)
+        self.config = folder / "config.yaml"
+        self.config.write_text(
+            f"""
+run: {{dir: {folder}/run, steps: 20, seed: 7}}
+model: {{kind: gpt, num_layers: 2, hidden_size: 32, num_attention_heads: 4}}
+batch: {{global_size: 8, micro_size: 2, sequence_length: 32}}
+optimizer: {{lr: 1e-2}}
+schedule: {{kind: constant}}
+checkpoint: {{every: 5, keep_last: 9}}
+tracking: {{enabled: false}}
+data: {{train: {folder}/shards}}
+"""
+        )
+        self.outcomes: dict[str, list[dict[str, Any]]] = {}
+
+    def run(self, cases: dict[str, tuple[list[str], dict[str, Any] | None]]) -> None:
+        asked = [
+            (name, self.case(overrides, fault, self.place(name)))
+            for name, (overrides, fault) in cases.items()
+        ]
+        done = run_ranks(WORKER, 2, {"output": str(self.folder), "cases": asked})
+        assert done.returncode == 0, done.stderr[-4000:]
+        ranks = [json.loads((self.folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+        for name in cases:
+            self.outcomes[name] = [found[name] for found in ranks]
+
+    def case(self, overrides: list[str], fault: Any, folder: Path) -> dict[str, Any]:
+        return {
+            "config": str(self.config),
+            "overrides": [*overrides, f"run.dir={folder}"],
+            "fault": fault,
+        }
+
+    def place(self, name: str) -> Path:
+        return self.folder / name.replace(" ", "-").translate({ord(letter): None for letter in "',"})
+
+    def journal(self, name: str) -> list[dict[str, Any]]:
+        lines = (self.place(name) / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def losses(self, name: str) -> list[float]:
+        return [line["loss"] for line in self.journal(name)]
+
+    def newest(self, name: str) -> Any:
+        path, passed_over = newest_good(self.place(name))
+        assert path is not None and not passed_over
+        return open_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("health"))
+    stops = {name: (overrides, fault) for name, (overrides, fault, _) in STOPS.items()}
+    runs.run(stops | GOES_ON)
+    return runs
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_all_ranks_stop_with_one_message(runs: Runs, name: str) -> None:
+    first, second = runs.outcomes[name]
+    assert first == second
+    assert first["code"] == 4
+    for words in STOPS[name][2]:
+        assert words in first["message"]
+    status = json.loads((runs.place(name) / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["reason"]) == ("failed", 4, first["message"])
+
+
+@pytest.mark.parametrize("name", [name for name in STOPS if "row" not in name and name != "rollbacks"])
+def test_what_is_on_disk_is_from_before_the_fault(runs: Runs, name: str) -> None:
+    checkpoint = runs.newest(name)
+    assert checkpoint.step == 5
+    assert all(bool(checkpoint.read(key).isfinite().all()) for key in checkpoint.keys())  # noqa: SIM118
+
+
+def test_skipped_steps_are_no_updates(runs: Runs) -> None:
+    assert [each["code"] for each in runs.outcomes["skip"]] == [0, 0]
+    assert [line["step"] for line in runs.journal("skip") if line.get("skipped")] == [3, 4, 8]
+    state = runs.newest("skip").state
+    assert (state["step"], state["updates"], state["samples"]) == (20, 17, 160)
+
+
+def test_a_replay_leaves_nothing_behind(runs: Runs) -> None:
+    """Neither overlapped reduction nor sharded states see the gradients of the replay."""
+    assert runs.losses("skip, sharded") == pytest.approx(runs.losses("skip"), abs=1e-5)
+
+
+def test_a_spike_is_reported(runs: Runs) -> None:
+    assert [each["code"] for each in runs.outcomes["report"]] == [0, 0]
+    assert [line["step"] for line in runs.journal("report") if line.get("spike")] == [14]
+    assert runs.losses("report") == runs.losses("ignore")
+    assert not any("spike" in line for line in runs.journal("ignore"))
+
+
+def test_rollback_ends_as_if_the_samples_had_never_been(runs: Runs) -> None:
+    assert [each["code"] for each in runs.outcomes["rollback"]] == [0, 0]
+    assert runs.losses("rollback") == runs.losses("without the range")
+    assert runs.losses("rollback") != runs.losses("report")
+    assert same_tensors(runs.newest("rollback"), runs.newest("without the range"))
+    state = runs.newest("rollback").state
+    assert state["health"]["skipped"] == [{"step": 10, "first": 80, "stop": 112}]
+    assert state["samples"] == 20 * 8 + 32
+    assert [line["step"] for line in runs.journal("rollback")] == list(range(1, 21))
+    assert [line.get("rollbacks") for line in runs.journal("rollback")][9:11] == [None, 1]
+    superseded = (runs.place("rollback") / "metrics.superseded.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("spike") for line in superseded] == [None, None, None, 1]
+
+
+def test_resume_is_exact_around_verdicts(runs: Runs) -> None:
+    """Copies of the runs lose their later checkpoints, and go on from an earlier one to the same end."""
+    cases = {}
+    for name, back_to in RESUMED:
+        copy = f"{name} from {back_to}"
+        shutil.copytree(runs.place(name), runs.place(copy))
+        for path in (runs.place(copy) / "checkpoints").glob("step-*"):
+            if int(path.name.removeprefix("step-")) > back_to:
+                shutil.rmtree(path)
+        (runs.place(copy) / "checkpoints" / "latest").unlink()
+        cases[copy] = GOES_ON[name]
+    runs.run(cases)
+    for name, back_to in RESUMED:
+        copy = f"{name} from {back_to}"
+        assert [each["code"] for each in runs.outcomes[copy]] == [0, 0]
+        assert runs.losses(copy) == runs.losses(name)
+        assert same_tensors(runs.newest(copy), runs.newest(name))
+        assert runs.newest(copy).state["health"] == runs.newest(name).state["health"]
+
+
+def test_the_command_ends_with_4(runs: Runs) -> None:
+    done = run_ranks(WORKER, 2, {"command": str(runs.config), "fault": {**GRADIENT, "rank": 1}})
+    assert done.returncode == 4
+    assert "pretrain: error: step 7 (samples 48 to 55): loss" in done.stderr
+    assert f"rank 1: first gradient of {DOWN} in micro-batch 0, samples 50, 51" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    keys = one.keys()
+    return keys == other.keys() and all(bool((one.read(key) == other.read(key)).all()) for key in keys)

@@ -1,0 +1,119 @@
+"""Spike rule, jumps over samples and hashes of tensors, as plain functions."""
+
+from statistics import median
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pretrain.health.replicas import describe, tensor_hash
+from pretrain.health.spikes import MAD_TO_SIGMA, Memory, SkippedRange, spike_limit
+
+LOSSES = st.lists(st.floats(0.5, 20), min_size=8, max_size=40)
+FACTORS = torch.randint(-(2**63), 2**63 - 1, (16,), generator=torch.Generator().manual_seed(1)) | 1
+
+
+@given(LOSSES, st.floats(1, 20))
+def test_the_limit_is_above_the_median_and_ignores_one_outlier(losses: list[float], threshold: float) -> None:
+    limit = spike_limit(losses, threshold)
+    assert limit > median(losses)
+    most = max(range(len(losses)), key=losses.__getitem__)
+    louder = [loss * 1000 if index == most else loss for index, loss in enumerate(losses)]
+    spread = 2 * (max(losses) - min(losses))
+    assert spike_limit(louder, threshold) <= limit + threshold * MAD_TO_SIGMA * spread + spread
+
+
+def test_a_flat_curve_has_a_spread_too() -> None:
+    assert spike_limit([2.0] * 10, 10) == pytest.approx(2.02)
+    assert spike_limit([1.0, 2.0, 3.0, 4.0, 5.0], 2) == pytest.approx(3 + 2 * MAD_TO_SIGMA)
+
+
+def test_memory_keeps_a_window_of_finite_losses_and_counts_skips() -> None:
+    memory = Memory()
+    for loss in (1.0, 2.0, float("nan"), 3.0, float("inf")):
+        memory = memory.after(loss, updated=loss < 9, window=2)
+    assert memory == Memory((2.0, 3.0), 1)
+    assert memory.after(4.0, updated=True, window=0).losses == (2.0, 3.0)
+    assert Memory().after(4.0, updated=True, window=0).losses == ()
+
+
+def test_memory_survives_a_checkpoint() -> None:
+    memory = Memory((0.1, 2 / 3), 2, (SkippedRange(10, 80, 112),), 1)
+    assert Memory.from_json(memory.to_json()) == memory
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), max_size=6), st.integers(1, 9))
+@settings(max_examples=300)
+def test_rollbacks_lose_and_repeat_no_other_sample(jumps: list[tuple[int, int]], size: int) -> None:
+    """A run with rollbacks at will trains each sample outside the skipped ranges once, in order."""
+    memory, step, saved = Memory(), 0, {0: Memory()}
+    trained: dict[int, int] = {}
+    skipped: set[int] = set()
+    for advance, back in jumps:
+        for _ in range(advance):
+            trained[step] = memory.first_sample(step, size)
+            step += 1
+            if step % 5 == 0:
+                saved[step] = memory
+        done = max(at for at in saved if at <= max(0, step - back))
+        first = memory.first_sample(done, size)
+        spike_stop = memory.first_sample(step, size) + size
+        skipped |= set(range(first, spike_stop))
+        memory = memory.back_to(done, step, size, saved[done])
+        step = done
+        saved = {at: kept for at, kept in saved.items() if at <= done} | {done: memory}
+    seen = [memory.first_sample(at, size) + i for at in range(step) for i in range(size)]
+    assert seen == [trained[at] + i for at in range(step) for i in range(size)]
+    ahead = memory.first_sample(step, size)
+    assert not skipped & set(seen)
+    assert sorted({*seen, *(each for each in skipped if each < ahead)}) == list(range(ahead))
+    assert memory.rollbacks == len(jumps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+@pytest.mark.parametrize("size", [1, 3, 64, 133])
+def test_every_flipped_bit_changes_the_hash(dtype: torch.dtype, size: int) -> None:
+    tensor = torch.arange(size).to(dtype)
+    honest = int(tensor_hash(tensor, FACTORS))
+    raw = tensor.view(torch.uint8)
+    for byte in range(len(raw)):
+        for bit in range(8):
+            raw[byte] ^= 1 << bit
+            assert int(tensor_hash(tensor, FACTORS)) != honest
+            raw[byte] ^= 1 << bit
+    assert int(tensor_hash(tensor, FACTORS)) == honest
+
+
+def test_the_hash_sees_order_and_not_where_a_tensor_lies() -> None:
+    tensor = torch.randn(200, generator=torch.Generator().manual_seed(2))
+    swapped = tensor.clone()
+    swapped[[3, 150]] = swapped[[150, 3]]
+    shifted = torch.cat([torch.zeros(1), tensor])[1:]
+    parts = tensor.roll(len(FACTORS) * 2)
+    hashes = [
+        int(tensor_hash(each, FACTORS)) for each in (tensor, swapped, shifted, parts, tensor.view(4, 50))
+    ]
+    assert hashes[0] == hashes[2] == hashes[4]
+    assert len({hashes[0], hashes[1], hashes[3]}) == 3
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ([{"w": 1}, {"w": 1}, {"w": 2}, {"w": 1}], "w: rank 2 differs from ranks 0, 1, 3"),
+        ([{"w": 1}, {"w": 2}, {}, {"w": 3}, {"w": 3}], "w: ranks 0, 1 differ from ranks 3, 4"),
+        ([{"w": 1}, {"w": 2}], "w: rank 0 differs from rank 1"),
+        ([{"w": 1}, {"w": 2}, {"w": 1}, {"w": 2}], "w: ranks 0, 2 differ from ranks 1, 3"),
+        ([{"w": 1}, {"w": 2}, {"w": 3}], "w: rank 0 differs from rank 1 and from rank 2"),
+    ],
+)
+def test_the_few_are_named(held: list[dict[str, int]], words: str) -> None:
+    assert words in describe(7, held)
+
+
+def test_many_tensors_are_cut_short() -> None:
+    names = [f"w{index}" for index in range(9)]
+    message = describe(7, [dict.fromkeys(names, 1), dict.fromkeys(names, 2)])
+    assert message.startswith("after step 7: ranks that should hold the same bits do not")
+    assert "and 4 more tensors" in message
