@@ -59,6 +59,7 @@ def check_data(loaded: LoadedConfig) -> "TrainingData":
     if not problems:
         try:
             training = TrainingData.from_config(config)
+            training.sources[0].reader.tokenizer()  # every checkpoint takes it along
             ValidationData.from_config(config)
             return training
         except UserError as error:
