@@ -7,12 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import ParallelConfig
-from pretrain.errors import UserError
+from pretrain.errors import HealthError, UserError
 from pretrain.launch import join_world
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.restore import load_model, load_tokenizer, open_saved, with_layout
+
+SEEDS = 2**64
+"""Seeds that torch's generator takes."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,18 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
         logits_V: [vocabulary], any float dtype.
         sampling: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
         generator: on the CPU, so that a seed means the same text on every device.
+
+    Raises:
+        HealthError: a logit is not finite.
     """
-    scores = logits_V.float().cpu()
+    scores = logits_V.double().cpu()
+    if not bool(scores.isfinite().all()):
+        raise HealthError("the model's logits are not finite: its weights are not fit for use")
     if sampling.greedy:
         return int(scores.argmax())
-    probabilities, order = torch.softmax(scores / sampling.temperature, -1).sort(descending=True, stable=True)
+    # Taken from the largest first, so that no temperature overflows.
+    scaled = (scores - scores.max()) / sampling.temperature
+    probabilities, order = torch.softmax(scaled, -1).sort(descending=True, stable=True)
     if sampling.top_k is not None:
         probabilities[sampling.top_k :] = 0
     if sampling.top_p is not None:
@@ -60,13 +71,15 @@ def next_logits(model: Model, tokens: list[int]) -> Tensor:
 def generate(model: Model, prompt: list[int], eod: int, max_tokens: int, sampling: Sampling) -> Iterator[int]:
     """Draw tokens until the end of the document or `max_tokens`."""
     generator = torch.Generator().manual_seed(sampling.seed)
-    # A text begins as a document does: after the end of another.
-    tokens = [eod, *prompt]
+    # A text begins as a document does: after the end of another. Where attention was reset at the ends of
+    # documents, the model never saw that end together with what follows it.
+    alone = model.config.data.reset_at_document_end
+    text = list(prompt)
     for _ in range(max_tokens):
-        token = choose(next_logits(model, tokens), sampling, generator)
+        token = choose(next_logits(model, text if alone and text else [eod, *text]), sampling, generator)
         if token == eod:
             return
-        tokens.append(token)
+        text.append(token)
         yield token
 
 
@@ -74,19 +87,36 @@ def generate_text(checkpoint: str, prompt: str, max_tokens: int, sampling: Sampl
     """The prompt's continuation.
 
     Raises:
-        UserError, IntegrityError: no good checkpoint, or an empty prompt's worth of nothing to go on from.
+        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large.
     """
     if "\0" in checkpoint:
         raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
-    saved = open_saved(checkpoint, lambda line: print(line, file=sys.stderr))
+    if not 0 <= sampling.seed < SEEDS:
+        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
+    saved = open_saved(checkpoint, _say)
     tokenizer = load_tokenizer(saved)
+    ids = _encode(tokenizer, prompt, saved.config.batch.sequence_length)
     config = with_layout(saved.config, ParallelConfig())
     with join_world() as world:
         if world.size > 1:
             raise UserError(f"pretrain generate runs in one process, not as one of {world.size} ranks")
         model = load_model(saved, config, build_layout(world, config.parallel))
-        ids = list(generate(model, tokenizer.encode(prompt), tokenizer.eod_id, max_tokens, sampling))
-    return tokenizer.decode(ids)
+        drawn = list(generate(model, ids, tokenizer.eod_id, max_tokens, sampling))
+    return tokenizer.decode(drawn)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _encode(tokenizer: Tokenizer, prompt: str, sequence_length: int) -> list[int]:
+    try:
+        ids = tokenizer.encode(prompt)
+    except UserError as error:
+        raise UserError(f"--prompt {prompt!r}: {error}") from None
+    if len(ids) > sequence_length:
+        _say(f"the prompt has {len(ids):,} tokens; the model sees the last {sequence_length:,} of them")
+    return ids
 
 
 def generate_command(
