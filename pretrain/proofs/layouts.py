@@ -57,7 +57,7 @@ def parse_layout(text: str, base: ParallelConfig | None = None) -> ProofLayout:
     """
     joined, *options = text.strip().upper().split("+")
     sizes: dict[str, int] = {}
-    for part in joined.split("X"):
+    for part in re.split(r"(?<=\d)X", joined):
         match = re.fullmatch(r"([A-Z]+)(\d+)", part)
         if match is None or match[1] not in SIZES:
             raise UserError(

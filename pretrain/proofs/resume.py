@@ -19,6 +19,7 @@ from typing import NoReturn
 from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
+from pretrain.config.load import load_config
 from pretrain.config.sections import CheckpointConfig, Config, EvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import Comparison, compare_runs, last_step
@@ -56,10 +57,8 @@ def verify_resume_command(
         UserError: the config or its data are wrong, or a run failed.
         IntegrityError: the resumed run differs; names the first step or tensor.
     """
+    processes = processes or own_layout(load_config(path, overrides).config).processes
     loaded = load_for_proof(path, overrides, processes)
-    processes = processes or own_layout(loaded.config).processes
-    if processes != own_layout(loaded.config).processes:
-        loaded = load_for_proof(path, overrides, processes)
     with scratch_folder(loaded.config.run.dir, out, "verify-resume") as scratch:
         straight, killed = scratch / "uninterrupted", scratch / "killed"
         _train(scratch, _config(loaded.config, straight, steps), processes, "without a stop")
