@@ -63,12 +63,14 @@ class ShardReader:
         Within a block it is a read-only view of the file; across blocks a copy. Raises IndexError outside the
         stream.
         """
-        if not 0 <= start <= stop <= len(self):
+        starts = self._starts
+        if not 0 <= start <= stop <= starts[-1]:
             raise IndexError(f"tokens [{start}, {stop}) of a stream of {len(self)}")
-        number = max(bisect_right(self._starts, start, 0, len(self._starts) - 1) - 1, 0)
-        if stop <= self._starts[number + 1]:
-            first = self._starts[number]
-            return self._tokens(number)[start - first : stop - first]
+        number = max(bisect_right(starts, start, 0, len(starts) - 1) - 1, 0)
+        if stop <= starts[number + 1]:
+            first = starts[number]
+            view = self._views.get(number)
+            return (self._tokens(number) if view is None else view)[start - first : stop - first]
         parts = []
         while start < stop:
             end = min(stop, self._starts[number + 1])

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pretrain.errors import IntegrityError
+
 PADDING_SAMPLE = -1
 
 
@@ -19,7 +21,7 @@ class Batch:
     where the label counts. position_ids: int64 [B, S]. document_ids: int64 [B, S] with
     `data.reset_at_document_end`, else None: number of the document within the sample, which attention must
     not leave. sample_ids: global sample (or window) of each row, PADDING_SAMPLE for a row that is there for
-    the shape alone and masked.
+    the shape alone and masked. Tensors may be views that share memory, or repeat it: not to be written to.
     """
 
     tokens: Tensor
@@ -30,48 +32,74 @@ class Batch:
     sample_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One sample on its way into a batch.
 
     stream: integers [up to S + 1], inputs and the last label. starts: int64, positions in it at which a
     document begins, None where documents do not matter. score_from: first input position whose label counts.
+    path, position: where the stream was read, for messages.
     """
 
     sample_id: int
     stream: npt.NDArray[np.integer]
     starts: npt.NDArray[np.int64] | None
-    score_from: int = 0
+    score_from: int
+    path: str
+    position: int
 
 
 def padding_row(reset: bool) -> Row:
     """A row without a label that counts."""
-    return Row(PADDING_SAMPLE, np.zeros(0, np.int64), np.zeros(0, np.int64) if reset else None)
+    return Row(PADDING_SAMPLE, np.zeros(0, np.uint8), np.zeros(0, np.int64) if reset else None, 0, "", 0)
 
 
-def make_batch(rows: Sequence[Row], sequence_length: int) -> Batch:
-    """Stack rows; those shorter than `sequence_length` + 1 are padded with token 0, masked."""
-    stream = np.zeros((len(rows), sequence_length + 1), dtype=np.int64)
-    loss_mask = np.zeros((len(rows), sequence_length), dtype=np.float32)
-    for i, row in enumerate(rows):
-        stream[i, : len(row.stream)] = row.stream
-        loss_mask[i, row.score_from : max(0, len(row.stream) - 1)] = 1
+def make_batch(rows: Sequence[Row], sequence_length: int, vocab_size: int) -> Batch:
+    """Stack rows; those shorter than `sequence_length` + 1 are padded with token 0, masked.
+
+    Raises IntegrityError when a token id is not below `vocab_size`.
+    """
+    # One copy in the narrow type of the shards and one conversion of all rows cost least.
+    stored = np.zeros((len(rows), sequence_length + 1), np.result_type(*(row.stream.dtype for row in rows)))
+    for target, row in zip(stored, rows, strict=True):
+        target[: len(row.stream)] = row.stream
+    if int(stored.max()) >= vocab_size:
+        _refuse_ids(rows, vocab_size)
+    stream = torch.from_numpy(stored.astype(np.int64))
     positions, documents = _positions(rows, sequence_length)
-    both = torch.from_numpy(stream)
     return Batch(
-        tokens=both[:, :-1].contiguous(),
-        labels=both[:, 1:].contiguous(),
-        loss_mask=torch.from_numpy(loss_mask),
+        tokens=stream[:, :-1],
+        labels=stream[:, 1:],
+        loss_mask=_loss_mask(rows, sequence_length),
         position_ids=positions,
         document_ids=documents,
         sample_ids=tuple(row.sample_id for row in rows),
     )
 
 
+def _refuse_ids(rows: Sequence[Row], vocab_size: int) -> None:
+    row = next(row for row in rows if len(row.stream) and int(row.stream.max()) >= vocab_size)
+    at = int(row.stream.argmax())
+    raise IntegrityError(
+        f"{row.path}: token {row.position + at:,} is id {int(row.stream[at])}, but its tokenizer has "
+        f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {row.path}`"
+    )
+
+
+def _loss_mask(rows: Sequence[Row], sequence_length: int) -> Tensor:
+    """float32 [B, S]; one number repeated where every label counts, as in training."""
+    if all(len(row.stream) > sequence_length and row.score_from == 0 for row in rows):
+        return torch.ones(()).expand(len(rows), sequence_length)
+    mask = torch.zeros(len(rows), sequence_length)
+    for target, row in zip(mask, rows, strict=True):
+        target[row.score_from : max(0, len(row.stream) - 1)] = 1
+    return mask
+
+
 def _positions(rows: Sequence[Row], sequence_length: int) -> tuple[Tensor, Tensor | None]:
     """Position ids and document ids, int64 [B, S]; the latter None where documents do not matter."""
     if any(row.starts is None for row in rows):
-        return torch.arange(sequence_length).repeat(len(rows), 1), None
+        return torch.arange(sequence_length).expand(len(rows), sequence_length), None
     found = [_documents(row.starts, sequence_length) for row in rows if row.starts is not None]
     positions, documents = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
     return positions, documents

@@ -12,7 +12,7 @@ from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import Config
 from pretrain.data.batch import Row
 from pretrain.data.split import cut_position
-from pretrain.errors import IntegrityError, UserError
+from pretrain.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,9 @@ class TokenRange:
         return {"fingerprint": self.reader.fingerprint, "start": self.start, "stop": self.stop}
 
     def row(self, sample_id: int, start: int, stop: int, *, reset: bool, score_from: int = 0) -> Row:
-        """Stream positions [start, stop) as a row of a batch; with document starts if `reset`.
-
-        Raises IntegrityError when a token id is beyond the vocabulary of the shards' tokenizer.
-        """
-        stream = self.reader.read(start, stop)
-        vocab_size = self.reader.index.vocab_size
-        if stream.size and int(stream.max()) >= vocab_size:
-            at = start + int(stream.argmax())
-            raise IntegrityError(
-                f"{self.path}: token {at:,} is id {int(stream.max())}, but its tokenizer has "
-                f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {self.path}`"
-            )
+        """Stream positions [start, stop) as a row of a batch; with document starts if `reset`."""
         starts = self.reader.document_starts(start, stop) - start if reset else None
-        return Row(sample_id, stream, starts, score_from)
+        return Row(sample_id, self.reader.read(start, stop), starts, score_from, self.path, start)
 
 
 def open_training(config: Config) -> tuple[TokenRange, ...]:

@@ -90,10 +90,10 @@ class TrainingData:
         """The samples with these global indices."""
         sources, found = self.order.locate(np.asarray(sample_ids, dtype=np.int64))
         rows = [
-            self._row(sample_id, self.sources[source], int(sample))
-            for sample_id, source, sample in zip(sample_ids, sources, found, strict=True)
+            self._row(sample_id, self.sources[source], sample)
+            for sample_id, source, sample in zip(sample_ids, sources.tolist(), found.tolist(), strict=True)
         ]
-        return make_batch(rows, self.sequence_length)
+        return make_batch(rows, self.sequence_length, self.vocab_size)
 
     def _row(self, sample_id: int, source: TokenRange, sample: int) -> Row:
         start = source.start + sample * self.sequence_length
@@ -164,7 +164,7 @@ class ValidationData:
         for micro_batch in range(self.batches(size, micro_size)):
             first = (micro_batch * size + rank) * micro_size
             rows = [self._row(window) for window in range(first, first + micro_size)]
-            yield make_batch(rows, self.sequence_length)
+            yield make_batch(rows, self.sequence_length, self.sources[0].reader.index.vocab_size)
 
     def _row(self, index: int) -> Row:
         if index >= self.windows:
