@@ -121,10 +121,10 @@ class Model:
         settings = self.megatron.finalize_model_grads_func, self.megatron.no_sync_func
         self.megatron.finalize_model_grads_func = self.megatron.no_sync_func = None
         try:
+            self._forget_gradients()  # this also switches the reduction on, so it comes first
             with ExitStack() as stack:
                 for chunk in self.wrapped:
                     stack.enter_context(chunk.no_sync())
-                self._forget_gradients()
                 return self._run(batches, forward_only=False, watch=watch)
         finally:
             self.megatron.finalize_model_grads_func, self.megatron.no_sync_func = settings

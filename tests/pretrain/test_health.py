@@ -15,6 +15,7 @@ FACTORS = torch.randint(-(2**63), 2**63 - 1, (16,), generator=torch.Generator().
 
 
 @given(LOSSES, st.floats(1, 20))
+@settings(deadline=None)
 def test_the_limit_is_above_the_median_and_ignores_one_outlier(losses: list[float], threshold: float) -> None:
     limit = spike_limit(losses, threshold)
     assert limit > median(losses)
@@ -44,7 +45,7 @@ def test_memory_survives_a_checkpoint() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12)), max_size=6), st.integers(1, 9))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_rollbacks_lose_and_repeat_no_other_sample(jumps: list[tuple[int, int]], size: int) -> None:
     """A run with rollbacks at will trains each sample outside the skipped ranges once, in order."""
     memory, step, saved = Memory(), 0, {0: Memory()}
@@ -86,13 +87,13 @@ def test_every_flipped_bit_changes_the_hash(dtype: torch.dtype, size: int) -> No
 
 
 def test_the_hash_sees_order_and_not_where_a_tensor_lies() -> None:
-    tensor = torch.randn(200, generator=torch.Generator().manual_seed(2))
+    tensor = torch.randn(192, generator=torch.Generator().manual_seed(2))
     swapped = tensor.clone()
     swapped[[3, 150]] = swapped[[150, 3]]
     shifted = torch.cat([torch.zeros(1), tensor])[1:]
     parts = tensor.roll(len(FACTORS) * 2)
     hashes = [
-        int(tensor_hash(each, FACTORS)) for each in (tensor, swapped, shifted, parts, tensor.view(4, 50))
+        int(tensor_hash(each, FACTORS)) for each in (tensor, swapped, shifted, parts, tensor.view(4, 48))
     ]
     assert hashes[0] == hashes[2] == hashes[4]
     assert len({hashes[0], hashes[1], hashes[3]}) == 3
