@@ -1,16 +1,18 @@
-"""`pretrain quickstart`: every stage on real text that each Python carries, as the commands a user would type.
+"""`pretrain quickstart`: every stage, on real text that each Python carries, as commands a user would type.
 
 Each stage runs as a command of its own and is shown as typed, so that what works here can be copied. A family
 of models is one function that returns its part of the closing table; further families join `FAMILIES`.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from rich.console import Console
@@ -52,12 +54,17 @@ class Kitchen:
         Raises:
             UserError: it failed; its own message has been shown.
         """
-        self.console.print(f"[bold]$ pretrain {shlex.join(arguments)}[/bold]", highlight=False)
+        line = f"$ pretrain {shlex.join(arguments)}"
+        self.console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
         began = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "pretrain", *arguments], stdout=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", "pretrain", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "COLUMNS": str(self.console.width)},  # tables as wide as they are here
         )
-        self.console.print(done.stdout, end="", markup=False, highlight=False)
+        self.console.print(done.stdout, markup=False, highlight=False, soft_wrap=True)
         if done.returncode != 0:
             error = UserError(f"the command above ended with exit code {done.returncode}")
             error.exit_code = done.returncode
@@ -71,7 +78,8 @@ def gpt(kitchen: Kitchen) -> list[Row]:
     text, tokenizer, shards, run, result = (
         str(out / name) for name in ("text", "tokenizer", "shards", "gpt", "perplexity.json")
     )
-    config = str(CONFIGS / "gpt" / "quickstart.yaml")
+    config = CONFIGS / "gpt" / "quickstart.yaml"
+    shown = min(str(config), os.path.relpath(config), key=len)
     _, seconds = kitchen.run("data", "embedded", "--corpus", "stdlib", "--output", text)
     rows = [Row("text", "the source of Python's standard library", seconds)]
     said, seconds = kitchen.run(
@@ -83,16 +91,17 @@ def gpt(kitchen: Kitchen) -> list[Row]:
         "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
     )
     rows.append(Row("shards", _fact(said), seconds))
-    _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
+    _, seconds = kitchen.run("train", shown, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
     rows.append(Row("training", _learning(Path(run)), seconds))
     _, seconds = kitchen.run("eval", run, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]
     score = (
-        f"perplexity {metrics['token_perplexity']:.1f} by token, {metrics['bits_per_byte']:.2f} bits per byte"
+        f"perplexity {metrics['token_perplexity']:.1f} by token (guessing: {VOCAB_SIZE:,}), "
+        f"{metrics['bits_per_byte']:.2f} bits per byte, on {metrics['tokens_scored']:,} held-out tokens"
     )
-    rows.append(Row("evaluation", f"{score}, on {metrics['tokens_scored']:,} held-out tokens", seconds))
+    rows.append(Row("evaluation", score, seconds))
     sample, seconds = kitchen.run("generate", run, "--prompt", PROMPT, "--max-tokens", "60")
-    (out / "sample.txt").write_text(sample)
+    (out / "sample.txt").write_text(sample, encoding="utf-8")
     log_picture(run, out / "sample.txt")
     rows.append(Row("sample", str(out / "sample.txt"), seconds))
     return [*rows, _picture(Path(run))]
@@ -107,12 +116,9 @@ def quickstart_command(out: str) -> None:
     Raises:
         UserError: the folder is not empty, or a command failed.
     """
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out {out}: exists and is not empty; remove it, or choose another folder")
     if not CONFIGS.is_dir():
         raise UserError(f"{CONFIGS} is missing: run the quickstart from a clone of the repository")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _make_folder(out)
     console = Console()
     table = Table(title="quickstart", title_justify="left")
     for column in ("", "stage", "result", "seconds"):
@@ -129,6 +135,29 @@ def quickstart_command(out: str) -> None:
     console.print("Look at the run, its curves and pictures:", highlight=False)
     console.print(f"  mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{database}')}", soft_wrap=True)
     console.print("Then bring your own text: docs/data.md", highlight=False)
+
+
+def _make_folder(out: str) -> Path:
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        full = any(folder.iterdir())
+    except FileExistsError:
+        raise UserError(f"--out {out}: is a file; give the name of a folder") from None
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be made: {error.strerror}") from None
+    if full:
+        raise UserError(
+            f"--out {out}: is not empty, perhaps from an earlier quickstart; remove it, or give an empty "
+            f"folder: pretrain quickstart --out {_free_name(folder)}"
+        )
+    return folder
+
+
+def _free_name(folder: Path) -> Path:
+    base = Path("quickstart") if folder.name in {"", ".."} else folder
+    numbered = (base.with_name(f"{base.name}-{number}") for number in count(2))
+    return next(path for path in numbered if not path.exists())
 
 
 def _fact(said: str) -> str:
