@@ -39,7 +39,7 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
             failure = error
             message = f"rank 0 failed: {type(error).__name__}: {error}"
             answer = json.dumps({"error": "UserError", "message": message})
-    text = share_text(world, answer)
+    text = _share_text(world, answer)
     if failure is not None:
         raise failure
     outcome = json.loads(text)
@@ -49,7 +49,7 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
     return value
 
 
-def share_text(world: World, text: str) -> str:
+def _share_text(world: World, text: str) -> str:
     """Give every rank the text that rank 0 passed."""
     if world.size == 1:
         return text

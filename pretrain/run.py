@@ -2,7 +2,7 @@
 
 Every trainer lives in one:
 
-    with Run.open(config, text, resolved, rank, share) as run:
+    with Run.open(config, text, resolved, rank, together) as run:
         ...                                       # load the newest checkpoint, or start at step 0
         run.begin(step, facts, run_id)
         for step in range(step + 1, config.run.steps + 1):
@@ -17,11 +17,10 @@ Every trainer lives in one:
             if signal and step < config.run.steps:
                 raise run.stopped(step, signal)
 
-Rank 0 does all input and output; the other ranks only write their logs. `share` hands a text from rank 0 to
-all ranks, so that what rank 0 refuses, all refuse together.
+Rank 0 does all input and output; the other ranks only write their logs. `together` lets
+rank 0 act and hands its answer, or its refusal, to all (`agree.first_decides`).
 """
 
-import json
 import logging
 import time
 import uuid
@@ -43,8 +42,8 @@ from pretrain.tracking.background import Background
 from pretrain.tracking.facts import environment_facts
 from pretrain.tracking.journal import Journal
 
-Share = Callable[[str], str]
-"""Called by every rank; gives all of them what rank 0 passed."""
+Together = Callable[[Callable[[], str]], str]
+"""Called by every rank; rank 0 acts, and all ranks get its answer or raise its error."""
 
 INTERRUPTED = 130
 """Exit code of a second ctrl-C: no checkpoint was saved."""
@@ -61,12 +60,12 @@ class Run:
             `begin`.
     """
 
-    def __init__(self, config: Config, rank: int, share: Share) -> None:
+    def __init__(self, config: Config, rank: int, together: Together) -> None:
         self.folder = RunFolder(config.run.dir)
         self.id = ""
         self._config = config
         self._rank = rank
-        self._share = share
+        self._together = together
         self._stack = ExitStack()
         self._step = 0
         self._told_signal = 0
@@ -85,7 +84,7 @@ class Run:
         config_text: str,
         resolved_text: str,
         rank: int = 0,
-        share: Share = lambda text: text,
+        together: Together = lambda act: act(),
     ) -> "Run":
         """Lock the run folder (rank 0), start the logs and catch signals.
 
@@ -94,13 +93,13 @@ class Run:
             config_text: the config as its user wrote it.
             resolved_text: the config with every key, as YAML.
             rank: this process's rank.
-            share: see the top of this file; not needed for one process.
+            together: see the top of this file; not needed for one process.
 
         Raises:
             UserError: on all ranks, if the folder is refused (`RunFolder.create_or_open`).
         """
-        run = cls(config, rank, share)
-        run._together(lambda: run._open_folder(config_text, resolved_text))
+        run = cls(config, rank, together)
+        together(lambda: run._open_folder(config_text, resolved_text))
         try:
             run._console = Console(stderr=True) if rank == 0 else None
             run._stack.enter_context(setup_logging(run.folder.rank_log(rank), rank, run._console))
@@ -167,28 +166,6 @@ class Run:
         if self._config.tracking.enabled:
             self._uploader = Background(self.folder)
         return self._status.run
-
-    def _together(self, act: Callable[[], str]) -> str:
-        """Act on rank 0; all ranks get its answer, or raise its error."""
-        answer: dict[str, object] = {}
-        error: UserError | None = None
-        if self._rank == 0:
-            try:
-                answer = {"answer": act()}
-            except UserError as caught:
-                error = caught
-                answer = {"error": str(caught), "exit_code": caught.exit_code}
-            except BaseException as caught:
-                self._share(json.dumps({"error": f"rank 0: {caught!r}", "exit_code": 1}))
-                self._stack.close()
-                raise
-        answer = json.loads(self._share(json.dumps(answer)))
-        if "error" in answer:
-            self._stack.close()
-            error = error or UserError(str(answer["error"]))
-            error.exit_code = int(str(answer["exit_code"]))
-            raise error
-        return str(answer["answer"])
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Journal a step and show it. Costs tens of microseconds; does nothing on ranks other than 0."""

@@ -12,8 +12,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pretrain.agree import first_decides, largest, share_text
-from pretrain.checkpoint import Saver, StoreCoordinator, clean, newest_good, open_checkpoint
+from pretrain.agree import first_decides, largest
+from pretrain.checkpoint import (
+    Retention,
+    Saver,
+    StoreCoordinator,
+    clean,
+    newest_good,
+    open_checkpoint,
+    trim,
+)
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.errors import HealthError, StoppedEarly, UserError
@@ -62,7 +70,7 @@ def train(loaded: LoadedConfig, world: World) -> None:
         loaded.text_as_written,
         resolved,
         world.rank,
-        lambda text: share_text(world, text),
+        lambda act: first_decides(world, act),
     )
     with run:
         _Loop(loaded, resolved, world, run).go()
@@ -142,7 +150,13 @@ class _Loop:
         path, passed_over = newest_good(self.run.folder.path)
         for other, reason in passed_over:
             log.warning("passed over %s: %s", other, reason)
-        return None if path is None else str(path)
+        if path is None:
+            return None
+        keep = self.config.checkpoint
+        retention = Retention(keep.keep_last, keep.keep_every)
+        for line in trim(self.run.folder.path, open_checkpoint(path).step, retention):
+            log.info("%s", line)
+        return str(path)
 
     def step(self, index: int) -> int:
         """One step, counted from 0, and what follows it.

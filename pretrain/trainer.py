@@ -17,6 +17,7 @@ from pretrain.config.sections import Config
 from pretrain.data.batch import Batch
 from pretrain.data.text import TrainingData, ValidationData
 from pretrain.errors import HealthError, UserError
+from pretrain.health.gather import gather_texts
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory, spike_limit
@@ -189,7 +190,11 @@ class Trainer:
                 f"has {self.data.fingerprint[:16]}; going on would repeat or lose samples. Give the shards "
                 "back, or choose another run.dir"
             )
-        checkpoint.load(self.optimizer.pieces())
+        pieces = list(self.optimizer.pieces())
+        mine = "\n".join(sorted({piece.key for piece in pieces}))
+        everyone = gather_texts(self.layout.world, mine)
+        checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
+        checkpoint.load(pieces)
         self.optimizer.updates = int(checkpoint.state["updates"])
         self.memory = Memory.from_json(checkpoint.state["health"])
         return checkpoint.step

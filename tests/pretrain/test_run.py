@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -133,13 +134,19 @@ def test_all_ranks_open_or_refuse_together(tmp_path: Path, foreign: bool) -> Non
     (tmp_path / "run").mkdir()
     if foreign:
         (tmp_path / "run" / "thesis.tex").touch()
-    passed: queue.Queue[str] = queue.Queue()
+    passed: queue.Queue[str | UserError] = queue.Queue()
     answers: list[object] = []
 
     def other_rank() -> None:
-        other = Run(quiet(tmp_path), 1, lambda text: passed.get(timeout=10))
+        def told(_: Callable[[], str]) -> str:
+            answer = passed.get(timeout=10)
+            if isinstance(answer, UserError):
+                raise answer
+            return answer
+
+        other = Run(quiet(tmp_path), 1, told)
         try:
-            other._together(lambda: pytest.fail("only rank 0 acts"))
+            told(lambda: pytest.fail("only rank 0 acts"))
             other.begin(0)
             answers.append(other.id)
         except UserError as error:
@@ -148,13 +155,18 @@ def test_all_ranks_open_or_refuse_together(tmp_path: Path, foreign: bool) -> Non
     thread = threading.Thread(target=other_rank)
     thread.start()
 
-    def share(text: str) -> str:
-        passed.put(text)
-        return text
+    def tell(act: Callable[[], str]) -> str:
+        try:
+            answer = act()
+        except UserError as error:
+            passed.put(error)
+            raise
+        passed.put(answer)
+        return answer
 
     try:
         with Run.open(
-            quiet(tmp_path), "", json.dumps(quiet(tmp_path).model_dump(mode="json")), 0, share
+            quiet(tmp_path), "", json.dumps(quiet(tmp_path).model_dump(mode="json")), 0, tell
         ) as run:
             run.begin(0)
             mine: object = run.id
