@@ -20,6 +20,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 GRACE_SECONDS = 20.0
 """How long the others may take to end by themselves once a rank has failed."""
 
+AGREED = (2, 3, 4, 75)
+"""Exit codes of what all ranks raise together."""
+
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 
@@ -119,8 +122,10 @@ def _wait(ranks: Sequence[_Rank]) -> int:
 def _report(first: _Rank, ranks: Sequence[_Rank]) -> int:
     """Show what the first failing rank said, unless rank 0 has shown the same, and give the exit code."""
     code = first.process.returncode
-    rank_0_agrees = ranks[0].process.returncode == code
-    if first.errors is not None and not rank_0_agrees:
+    # What a user can cause is raised on all ranks alike, and rank 0 has said it. After a defect on one rank,
+    # rank 0 ends too, but speaks of a lost connection.
+    said = code in AGREED and ranks[0].process.returncode == code
+    if first.errors is not None and not said:
         first.errors.seek(0)
         for line in first.errors.read().decode(errors="replace").splitlines()[-40:]:
             print(f"[rank {first.rank}] {line}", file=sys.stderr)

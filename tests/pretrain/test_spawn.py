@@ -1,0 +1,76 @@
+"""Ranks on one machine: the first failure is what the user sees, and nobody is left behind."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SPAWN = """
+import sys
+from pretrain.spawn import spawn
+sys.exit(spawn([sys.executable, *sys.argv[2:]], int(sys.argv[1])))
+"""
+RANK = "import os, sys, time, signal; rank = int(os.environ['RANK']); "
+
+pytestmark = pytest.mark.slow
+
+
+def run(body: str, processes: int = 3) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SPAWN, str(processes), "-c", RANK + body]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_all_ranks_done() -> None:
+    done = run("assert os.environ['WORLD_SIZE'] == '3'; print('rank', rank)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "rank 0\n", "")
+
+
+def test_the_first_defect_is_shown_although_rank_0_ends_too() -> None:
+    done = run("time.sleep(0 if rank == 2 else 1); sys.exit(f'culprit {rank}')")
+    assert done.returncode == 1
+    assert "[rank 2] culprit 2" in done.stderr
+
+
+def test_what_all_ranks_raise_is_shown_once() -> None:
+    done = run("time.sleep(0.3 * (rank == 0)); print('refused', file=sys.stderr); sys.exit(2)")
+    assert (done.returncode, done.stderr) == (2, "refused\n")
+
+
+def test_a_killed_rank_is_named_and_the_others_end_at_once() -> None:
+    began = time.monotonic()
+    done = run("os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(50)")
+    assert done.returncode == 137
+    assert "rank 1 was killed by SIGKILL" in done.stderr
+    assert time.monotonic() - began < 30
+
+
+def test_signals_reach_all_ranks() -> None:
+    body = (
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print('ready', flush=True); time.sleep(50)"
+    )
+    command = [sys.executable, "-c", SPAWN, "2", "-c", RANK + body]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "ready\n"
+        time.sleep(1)  # rank 1 says nothing when it is ready
+        parent.send_signal(10)
+        assert parent.wait(30) == 75
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ranks are tied to their parent by a Linux call")
+def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
+    body = f"open(os.path.join({str(tmp_path)!r}, str(rank)), 'w').write(str(os.getpid())); time.sleep(50)"
+    with subprocess.Popen([sys.executable, "-c", SPAWN, "2", "-c", RANK + body]) as parent:
+        files = [tmp_path / "0", tmp_path / "1"]
+        while not all(file.exists() and file.read_text() for file in files):
+            time.sleep(0.05)
+        pids = [int(file.read_text()) for file in files]
+        parent.kill()
+        parent.wait(30)
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline, "a rank outlived its parent"
+        time.sleep(0.1)
