@@ -6,38 +6,65 @@ answers below stand in; with CUDA nothing is touched. Call `install()` once, bef
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 TESTED_MEGATRON = "0.16.1"
 
 _TENSOR_TYPE = torch.Tensor.type
 
 
-class _CudaMeansCpu(TorchFunctionMode):
-    """`device='cuda'` means the CPU, and a CPU tensor's legacy type name says cuda, as the literals in
-    megatron's schedules.py, optimizer.py, distrib_optimizer.py and clip_grads.py expect."""
+FACTORIES = ("arange", "empty", "full", "ones", "tensor", "zeros")
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if kwargs:
-            if kwargs.get("device") == "cuda":
-                kwargs = {**kwargs, "device": "cpu"}
-            if kwargs.get("pin_memory"):
-                kwargs = {**kwargs, "pin_memory": False}
-            return func(*args, **kwargs)
-        if func is _TENSOR_TYPE and len(args) == 1:
-            return func(*args).replace("torch.", "torch.cuda.")
-        return func(*args)
+MODULES_THAT_NAME_CUDA = (
+    "pipeline_parallel.schedules",
+    "optimizer.clip_grads",
+    "optimizer.distrib_optimizer",
+    "optimizer.grad_scaler",
+    "optimizer.optimizer",
+    "models.common.embeddings.rope_utils",
+    "rerun_state_machine",
+    "tensor_parallel.data",
+    "transformer.utils",
+    "utils",
+)
+"""Modules of megatron.core with a literal device='cuda' or pin_memory=True. One that is missing here fails
+with torch's own error, since no such tensor can be made without CUDA."""
+
+
+class _CpuTorch:
+    """What stands for `torch` in those modules: the same, but its factories put every tensor on the CPU.
+
+    A torch function mode would do it in fewer lines, but costs a detour in each of the thousand torch calls
+    of a step.
+    """
+
+    def __init__(self) -> None:
+        for name in FACTORIES:
+            setattr(self, name, _on_cpu(getattr(torch, name)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("device") == "cuda":
+            kwargs["device"] = "cpu"
+        kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _type_as_on_cuda(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """`Tensor.type`, its answer 'torch.cuda.FloatTensor' as megatron's optimizers compare it."""
+    answer = _TENSOR_TYPE(tensor, *args, **kwargs)
+    return answer.replace("torch.", "torch.cuda.") if isinstance(answer, str) else answer
 
 
 def require_tested_megatron() -> None:
@@ -67,7 +94,9 @@ def install() -> bool:
     torch.cuda.synchronize = lambda *args, **kwargs: None
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _use_cpu_generator()
-    _CudaMeansCpu().__enter__()  # type: ignore[no-untyped-call]
+    torch.Tensor.type = _type_as_on_cuda  # type: ignore[method-assign, assignment]
+    for name in MODULES_THAT_NAME_CUDA:
+        vars(import_module(f"megatron.core.{name}"))["torch"] = _CpuTorch()
     return True
 
 
