@@ -73,9 +73,9 @@ def documents(count: int) -> list[str]:
     ]
 
 
-def small_run(folder: Path, shards: Path, **changes: Any) -> dict[str, dict[str, Any]]:
+def small_run(folder: Path, shards: Path, **changes: Any) -> dict[str, Any]:
     """The keys of a run that takes a second; `section__key=value` changes one."""
-    tree: dict[str, dict[str, Any]] = {
+    tree: dict[str, Any] = {
         "run": {"dir": str(folder / "run"), "steps": 3},
         "model": {"kind": "gpt", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
         "batch": {"global_size": 4, "micro_size": 2, "sequence_length": 32},
@@ -85,7 +85,10 @@ def small_run(folder: Path, shards: Path, **changes: Any) -> dict[str, dict[str,
     }
     for name, value in changes.items():
         section, _, key = name.partition("__")
-        tree.setdefault(section, {})[key] = value
+        if key:
+            tree.setdefault(section, {})[key] = value
+        else:
+            tree[name] = value
     return tree
 
 

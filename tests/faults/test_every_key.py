@@ -1,0 +1,289 @@
+"""Every key of the schema changes what is built, drawn, trained, saved or sent; none is left out here.
+
+`SEEN` holds the keys that show in a few steps of training (`every_key_worker`): the observation that must
+differ between two values, and one that must not. The others have a function of their own in `ELSEWHERE`, or
+stand in `UNSEEN` with the reason why there is nothing to see.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from bad_input_commands import documents, write_run
+from small_run import config_for, open_run
+from text_shards import build_shards
+
+from data_tools.train_tokenizer import train_tokenizer
+from pretrain.checkpoint import LocalCoordinator, Piece, Saver
+from pretrain.config.load import read_config
+from pretrain.config.node import dotted
+from pretrain.config.schema import leaf_keys
+from pretrain.config.sections import CheckpointConfig
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.tracking.send import Sender
+
+WORKER = Path(__file__).with_name("every_key_worker.py")
+Keys = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Two values of a key, with other keys where it needs them, and where the difference shows."""
+
+    differs: str
+    first: Keys
+    second: Keys
+    agrees: str = ""
+    """Something that must be the same, which shows that the key changes no more than it should."""
+
+
+def two(key: str, differs: str, first: Any, second: Any, agrees: str = "", **also: Any) -> Effect:
+    """Values of one key; `also` holds in both."""
+    name = key.replace(".", "__")
+    return Effect(differs, {**also, name: first}, {**also, name: second}, agrees)
+
+
+ROLL_BACK = {"health__on_spike": "rollback", "checkpoint__every": 10}
+LONG = {"run__steps": 20}
+SEEN: dict[str, Effect] = {
+    key: two(key, *entry[:-1], **entry[-1]) if isinstance(entry[-1], dict) else two(key, *entry)
+    for key, entry in {
+        "run.seed": ("tokens", 1, 2),
+        "run.steps": ("rates", 10, 20),
+        "model.num_layers": ("parameters", 1, 2),
+        "model.hidden_size": ("parameters", 32, 64),
+        "model.num_attention_heads": ("losses", 1, 4, "parameters"),
+        "model.num_query_groups": ("parameters", None, 1),
+        "model.ffn_hidden_size": ("parameters", None, 96),
+        "model.position_embedding": ("parameters", "learned", "rotary"),
+        "model.rotary_base": ("losses", None, 10, "weights", {"model__position_embedding": "rotary"}),
+        "model.normalization": ("parameters", "layernorm", "rmsnorm"),
+        "model.norm_epsilon": ("losses", 1e-5, 0.1, "weights"),
+        "model.activation": ("losses", "gelu", "gelu_tanh", "weights"),
+        "model.bias": ("parameters", True, False),
+        "model.tie_embeddings": ("parameters", True, False),
+        "model.dropout": ("losses", 0.0, 0.1, "weights"),
+        "model.init_std": ("weights", 0.02, 0.05),
+        "model.vocab_multiple": ("parameters", 128, 1),
+        "batch.global_size": ("tokens", 4, 8),
+        "batch.micro_size": ("micro_batches", 2, 4, "rates"),
+        "batch.sequence_length": ("micro_batches", 32, 16),
+        "parallel.tensor": ("megatron", 1, 2),
+        "parallel.pipeline": ("megatron", 1, 2),
+        "parallel.virtual_pipeline": ("megatron", None, 2, {"parallel__pipeline": 2, "model__num_layers": 4}),
+        "parallel.context": ("megatron", 1, 2),
+        "parallel.sequence": ("megatron", False, True, {"parallel__tensor": 2}),
+        "parallel.distributed_optimizer": ("optimizer", False, True, "losses"),
+        "parallel.overlap_grad_reduce": ("overlap", False, True, "losses"),
+        "parallel.recompute": ("megatron", "none", "full", "losses"),
+        "optimizer.lr": ("losses", 1e-3, 2e-3, "weights"),
+        "optimizer.beta1": ("losses", 0.9, 0.5, "weights"),
+        "optimizer.beta2": ("losses", 0.95, 0.5, "weights"),
+        "optimizer.eps": ("losses", 1e-8, 1e-2, "weights"),
+        "optimizer.weight_decay": ("losses", 0.0, 1.0, "weights"),
+        "optimizer.clip_grad": ("losses", 0.0, 0.1, "weights", {"optimizer__eps": 1e-2}),
+        "schedule.kind": ("rates", "cosine", "linear", "weights", LONG),
+        "schedule.warmup_steps": ("rates", 0, 4, "weights", LONG),
+        "schedule.min_lr": ("rates", None, 0.0, "weights", LONG),
+        "schedule.decay_steps": ("rates", None, 10, "weights", LONG),
+        "data.train": ("tokens", "SHARDS", "OTHER"),
+        "data.validation": ("windows", None, ["OTHER"], "losses"),
+        "data.validation_fraction": ("samples_per_epoch", None, 0.2),
+        "data.tokenizer": ("refused", None, "TOKENIZER"),
+        "data.reset_at_document_end": ("losses", False, True, "weights"),
+        "precision": ("parameters", "fp32", "bf16"),
+        "eval.max_windows": ("validation", None, 3, "losses", {"data__validation_fraction": 0.2}),
+        "health.on_nonfinite": ("nonfinite", "stop", "skip", "losses"),
+        "health.max_skips": ("nonfinite", 1, 3, "losses", {"health__on_nonfinite": "skip"}),
+        "health.on_spike": ("spikes", "report", "rollback", "losses", {"health__spike_window": 8}),
+        "health.spike_window": ("spikes", 8, 12, "losses"),
+        "health.spike_threshold": ("spikes", 5.0, 1e6, "losses", {"health__spike_window": 8}),
+        "health.max_rollbacks": ("rollback", 1, 2, "losses", ROLL_BACK),
+    }.items()
+}
+
+
+def saver(place: Path, **settings: Any) -> Saver:
+    return Saver(place, CheckpointConfig.model_validate(settings), 0, 1, LocalCoordinator())
+
+
+def steps_kept(place: Path, **settings: Any) -> list[int]:
+    """Steps that are there after saves of steps 1 to 6."""
+    writer = saver(place, **settings)
+    for step in range(1, 7):
+        writer.save(step, [Piece.whole("w", torch.ones(3))], {"step": step})
+    writer.close()
+    return sorted(int(path.name[5:]) for path in (place / "checkpoints").glob("step-*"))
+
+
+def decisions(place: Path, **keys: Any) -> list[tuple[bool, bool]]:
+    """Whether to save and to validate after each step."""
+    path = write_run(place, place / "shards", run__steps=6, **keys)
+    with open_run(read_config(str(path)).config) as run:
+        return [(run.should_save(step), run.should_validate(step)) for step in range(1, 7)]
+
+
+def show_folder(place: Path) -> None:
+    for name in ("one", "two"):
+        with open_run(config_for(place / name, None, enabled=False)):
+            assert (place / name / "config.resolved.yaml").is_file()
+
+
+def show_resume(place: Path) -> None:
+    steps_kept(place)
+    folder = RunFolder(place)
+    (place / "config.resolved.yaml").write_text("{}")
+    folder.create_or_open("{}", "{}", "auto").lock.release()
+    with pytest.raises(UserError, match=r"run\.resume: never, but .* holds checkpoints"):
+        folder.create_or_open("{}", "{}", "never")
+
+
+def show_every(place: Path) -> None:
+    assert [save for save, _ in decisions(place / "a")] == [False] * 5 + [True]
+    assert [save for save, _ in decisions(place / "b", checkpoint__every=2)] == [False, True] * 3
+
+
+def show_keep_last(place: Path) -> None:
+    assert steps_kept(place / "a", keep_last=1) == [6]
+    assert steps_kept(place / "b", keep_last=3) == [4, 5, 6]
+
+
+def show_keep_every(place: Path) -> None:
+    assert steps_kept(place / "a", keep_last=1) == [6]
+    assert steps_kept(place / "b", keep_last=1, keep_every=2) == [2, 4, 6]
+
+
+def show_async(place: Path) -> None:
+    """A save in the background has no report yet when it is asked for."""
+    for asynchronous in (False, True):
+        writer = saver(place / str(asynchronous), **{"async": asynchronous})
+        report = writer.save(1, [Piece.whole("w", torch.ones(3))], {"step": 1})
+        assert (report is None) == asynchronous
+        writer.close()
+
+
+def show_max_failures(place: Path) -> None:
+    for most in (1, 3):
+        (place / str(most)).mkdir(parents=True)
+        (place / str(most) / "checkpoints").write_text("in the way")
+        writer = saver(place / str(most), max_failures=most)
+        for _ in range(most - 1):
+            writer.save(1, [Piece.whole("w", torch.ones(3))], {})
+        with pytest.raises(UserError, match=f"max_failures: {most}"):
+            writer.save(1, [Piece.whole("w", torch.ones(3))], {})
+
+
+def show_eval_every(place: Path) -> None:
+    assert [validate for _, validate in decisions(place / "a")] == [False] * 5 + [True]
+    assert [validate for _, validate in decisions(place / "b", eval__every=3)] == [False, False, True] * 2
+
+
+def show_enabled(place: Path) -> None:
+    for enabled in (False, True):
+        with mock.patch("pretrain.run.Background") as uploader:
+            with open_run(config_for(place / str(enabled), None, enabled=enabled)) as run:
+                run.begin(0)
+            assert uploader.called == enabled
+
+
+def sender(place: Path, **tracking: Any) -> Sender:
+    with open_run(config_for(place, tracking.pop("uri", None), enabled=False, **tracking)) as run:
+        run.begin(0)
+    return Sender(RunFolder(place))
+
+
+def show_uri(place: Path) -> None:
+    found = [sender(place / uri[:4], uri=uri).uri for uri in ("http://a:1", "sqlite:////b.db")]
+    assert found == ["http://a:1", "sqlite:////b.db"]
+
+
+def show_experiment(place: Path) -> None:
+    for name in ("one", "two"):
+        assert sender(place / name, experiment=name)._settings["experiment"] == name
+
+
+def show_replica_check(place: Path) -> None:
+    from pretrain.train import _Loop
+
+    def checked(every: int | None) -> list[int]:
+        health = SimpleNamespace(replica_check_every=every)
+        loop = SimpleNamespace(config=SimpleNamespace(health=health), world=SimpleNamespace(size=2))
+        return [step for step in range(1, 7) if _Loop.should_compare(loop, step, step == 5)]  # type: ignore[arg-type]
+
+    assert [checked(every) for every in (None, 0, 3)] == [[5], [], [3, 5, 6]]
+
+
+ELSEWHERE: dict[str, Callable[[Path], None]] = {
+    "run.dir": show_folder,
+    "run.resume": show_resume,
+    "checkpoint.every": show_every,
+    "checkpoint.keep_last": show_keep_last,
+    "checkpoint.keep_every": show_keep_every,
+    "checkpoint.async": show_async,
+    "checkpoint.max_failures": show_max_failures,
+    "eval.every": show_eval_every,
+    "tracking.enabled": show_enabled,
+    "tracking.uri": show_uri,
+    "tracking.experiment": show_experiment,
+    "health.replica_check_every": show_replica_check,
+}
+UNSEEN = {
+    "model.kind": "there is one family so far, and any other name is refused (test_config_load)",
+}
+
+
+def test_every_key_has_an_entry() -> None:
+    entries = [*SEEN, *ELSEWHERE, *UNSEEN]
+    assert sorted(entries) == sorted(dotted(path) for path, _ in leaf_keys())
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Observations of both configs of every entry, made by one process."""
+    folder = tmp_path_factory.mktemp("every-key")
+    places = {"SHARDS": folder / "shards", "OTHER": folder / "other", "TOKENIZER": folder / "tokenizer"}
+    build_shards(places["SHARDS"], documents(40))
+    build_shards(places["OTHER"], documents(60)[40:])
+    train_tokenizer(documents(40), "char").save(places["TOKENIZER"])
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [placed(item) for item in value]
+        return str(places[value]) if value in places else value
+
+    configs = {}
+    for key, effect in SEEN.items():
+        for which, keys in (("first", effect.first), ("second", effect.second)):
+            name = f"{key} {which}"
+            changes = {name: placed(value) for name, value in keys.items()}
+            configs[name] = str(write_run(folder / name.replace(" ", "-"), places["SHARDS"], **changes))
+    argument = json.dumps({"output": str(folder / "seen.json"), "configs": configs})
+    command = [sys.executable, str(WORKER), argument]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((folder / "seen.json").read_text())
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", SEEN)
+def test_key_shows_in_training(seen: dict[str, Any], key: str) -> None:
+    effect, first, second = SEEN[key], seen[f"{key} first"], seen[f"{key} second"]
+    assert effect.differs in first or effect.differs in second
+    assert first.get(effect.differs) != second.get(effect.differs), first.get(effect.differs)
+    if effect.agrees:
+        assert first[effect.agrees] == second[effect.agrees]
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_key_shows_elsewhere(tmp_path: Path, key: str) -> None:
+    ELSEWHERE[key](tmp_path)
