@@ -105,7 +105,7 @@ def test_any_changed_value_is_refused(folder: Path, data: st.DataObject) -> None
 
 
 @pytest.mark.slow
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1800, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 3))
 def test_any_changed_byte_is_refused(folder: Path, seed: int, kind: int) -> None:
     raw = bytearray(json.dumps(asdict(small_index())).encode())

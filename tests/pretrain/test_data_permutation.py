@@ -13,7 +13,7 @@ from pretrain.data.permutation import MAX_SIZE, TABLE_SIZE, permutation_key, per
 seeds = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     n=st.one_of(st.integers(1, 2 * TABLE_SIZE), st.integers(1, 20_000)), seed=seeds, epoch=st.integers(0, 10)
 )
@@ -22,7 +22,7 @@ def test_is_a_bijection_of_any_range(n: int, seed: int, epoch: int) -> None:
     assert np.array_equal(np.sort(images), np.arange(n))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(n=st.integers(1, MAX_SIZE), seed=seeds, data=st.data())
 def test_huge_ranges_are_hit_inside_and_injectively(n: int, seed: int, data: st.DataObject) -> None:
     indices = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=50))
@@ -31,7 +31,7 @@ def test_huge_ranges_are_hit_inside_and_injectively(n: int, seed: int, data: st.
     assert not len(indices) or (images.min() >= 0 and images.max() < n)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(n=st.integers(1, 10**12), seed=seeds, data=st.data())
 def test_an_element_does_not_depend_on_its_company(n: int, seed: int, data: st.DataObject) -> None:
     indices = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=20)))
