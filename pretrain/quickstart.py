@@ -25,7 +25,7 @@ from pretrain.tracking.journal import curve, read
 from pretrain.tracking.plot import plot_loss_curve
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-PROMPT = "def "
+PROMPT = "def __init__(self"
 VOCAB_SIZE = 2048
 
 
@@ -90,7 +90,7 @@ def gpt(kitchen: Kitchen) -> list[Row]:
     said, seconds = kitchen.run(
         "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
     )
-    rows.append(Row("shards", _fact(said), seconds))
+    rows.append(Row("shards", _fact(said).rpartition(", ")[0], seconds))  # without its own seconds
     _, seconds = kitchen.run("train", shown, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
     rows.append(Row("training", _learning(Path(run)), seconds))
     _, seconds = kitchen.run("eval", run, "--json", result)
@@ -100,7 +100,8 @@ def gpt(kitchen: Kitchen) -> list[Row]:
         f"{metrics['bits_per_byte']:.2f} bits per byte, on {metrics['tokens_scored']:,} held-out tokens"
     )
     rows.append(Row("evaluation", score, seconds))
-    sample, seconds = kitchen.run("generate", run, "--prompt", PROMPT, "--max-tokens", "60")
+    drawing = ("--max-tokens", "60", "--temperature", "0.7")
+    sample, seconds = kitchen.run("generate", run, "--prompt", PROMPT, *drawing)
     (out / "sample.txt").write_text(sample, encoding="utf-8")
     log_picture(run, out / "sample.txt")
     rows.append(Row("sample", str(out / "sample.txt"), seconds))
@@ -122,7 +123,7 @@ def quickstart_command(out: str) -> None:
     console = Console()
     table = Table(title="quickstart", title_justify="left")
     for column in ("", "stage", "result", "seconds"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
+        table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
     began = time.perf_counter()
     for family, cook in FAMILIES.items():
         for row in cook(Kitchen(folder, console)):
@@ -175,4 +176,5 @@ def _picture(run: Path) -> Row:
     picture = RunFolder(run).loss_curve
     if not picture.is_file():
         plot_loss_curve(RunFolder(run).metrics, picture, run.name)
-    return Row("picture", str(picture), time.perf_counter() - began)
+    shown = min(str(picture), os.path.relpath(picture), key=len)
+    return Row("picture", shown, time.perf_counter() - began)

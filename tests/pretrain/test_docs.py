@@ -1,0 +1,155 @@
+"""What README, docs and the heads of configs promise exists: commands, keys, links, configs, make targets."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from config_files import REPOSITORY, SHIPPED
+
+from pretrain.cli import app
+from pretrain.config.load import load_config
+from pretrain.config.node import ConfigError, dotted
+from pretrain.config.schema import leaf_keys
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+FOLDERS = "benchmarks|configs|data_tools|docs|evals|pretrain|tests"
+LAUNCHERS = {"torchrun", "srun"}
+KEYS = {dotted(path) for path, _ in leaf_keys()}
+OVERRIDE = re.compile(r"([a-z_]+\.[a-z_]+|precision)=.*")
+TREE: Any = typer.main.get_command(app)
+
+
+def code(page: Path) -> Iterator[str]:
+    """Lines of code blocks, with continued lines joined, and code within text."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".yaml":
+        blocks = ["\n".join(line[4:] for line in text.splitlines() if line.startswith("#   "))]
+    else:
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        blocks += re.findall(r"^ {4,}(\S.*)$", text, re.MULTILINE)
+        blocks += [inline.replace("\n", " ") for inline in re.findall(r"`([^`]+)`", text)]
+    for block in blocks:
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def command_lines(page: Path) -> Iterator[list[str]]:
+    """Arguments of each `pretrain ...` that a page shows, also behind a launcher."""
+    for line in code(page):
+        words = line.removeprefix("$ ").split()
+        if "pretrain" not in words or words[0] not in {"pretrain", *LAUNCHERS}:
+            continue
+        arguments = shlex.split(line.removeprefix("$ "), comments=True)
+        yield arguments[arguments.index("pretrain") + 1 :]
+
+
+def parse(arguments: list[str]) -> tuple[str, list[str], dict[str, Any]]:
+    """Command, positional arguments and options, as click reads them; required ones may be missing."""
+    command, words = TREE, list(arguments)
+    context = command.context_class(command, info_name="pretrain")
+    while words and not words[0].startswith("-") and hasattr(command, "commands"):
+        word = words.pop(0)
+        assert word in command.commands, f"no command {word!r} in {arguments}"
+        command = command.commands[word]
+        context = command.context_class(command, info_name=word, parent=context)
+    options, rest, _ = command.make_parser(context).parse_args(words)
+    named = {parameter.name for parameter in command.params if parameter.param_type_name == "option"}
+    positional = [value for name, value in options.items() if name not in named and value is not None]
+    flat = [word for value in positional for word in (value if isinstance(value, list | tuple) else [value])]
+    return context.info_name, [*map(str, flat), *rest], {name: options.get(name) for name in named}
+
+
+SHOWN = [
+    pytest.param(arguments, id=f"{page.name}: {shlex.join(arguments)[:60]}")
+    for page in (*PAGES, *SHIPPED)
+    for arguments in command_lines(page)
+]
+
+
+def test_pages_show_commands() -> None:
+    assert len(SHOWN) > 40
+
+
+@pytest.mark.parametrize("arguments", SHOWN)
+def test_a_shown_command_line_parses(arguments: list[str]) -> None:
+    _, positional, _ = parse(arguments)
+    for word in positional:
+        if match := OVERRIDE.fullmatch(word):
+            assert match[1] in KEYS, word
+
+
+@pytest.mark.parametrize("arguments", SHOWN)
+def test_a_shown_run_of_a_shipped_config_is_legal(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    command, positional, options = parse(arguments)
+    if command in {"train", "check"} and positional and positional[0].startswith("configs/"):
+        count = options["processes"]
+        load_config(positional[0], positional[1:], int(count) if count else None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pretrain trian x.yaml",
+        "pretrain train x.yaml --proceses 2",
+        "pretrain data bild --input x",
+        "srun -n 2 pretrain train --processs 3",
+        "pretrain train x.yaml model.layers=3",
+    ],
+)
+def test_a_wrong_command_line_would_be_noticed(line: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```\n{line}   # remark\n```\n")
+    [arguments] = command_lines(page)
+    with pytest.raises(Exception, match=r"no command|No such option|model\.layers"):
+        test_a_shown_command_line_parses(arguments)
+
+
+def test_an_illegal_run_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["train", "configs/gpt/tiny.yaml", "--processes", "3"]
+    with pytest.raises(ConfigError, match="no multiple"):
+        test_a_shown_run_of_a_shipped_config_is_legal(arguments, monkeypatch)
+
+
+def heading_anchors(page: Path) -> set[str]:
+    """GitHub's anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        assert not name.startswith("http"), f"{target}: pages need no network"
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert not anchor or anchor in heading_anchors(file), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SHIPPED], ids=lambda page: page.name)
+def test_paths_that_are_named_exist(page: Path) -> None:
+    for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./-]+\w)", page.read_text(encoding="utf-8")):
+        near = page.parent / path
+        if path.startswith("configs/my"):
+            continue  # stands for a config of the reader's own
+        assert near.exists() or (REPOSITORY / path).exists(), path
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    for page in PAGES[1:]:
+        assert f"({page.relative_to(REPOSITORY)})" in readme, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    named = {match[1] for line in code(page) if (match := re.fullmatch(r"make (\w+)", line.strip()))}
+    assert named <= targets
