@@ -1,7 +1,7 @@
 """What configs do, in one process: trains a few steps of each and tells what was seen.
 
 Argument: {"output": path, "configs": {name: path}}, where a name begins with its key. Configs are read
-without the rules between keys, so that keys of layouts that one process cannot have show in what is built from them.
+without the rules between keys, so that keys of layouts that one process cannot have show in what is built.
 """
 
 import hashlib

@@ -53,7 +53,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "0 bytes, the index expects 40960"),
     "truncated": (lambda path: os.truncate(path, 40448), "40448 bytes, the index expects 40960"),
     "linked": (
-        lambda path: path.rename(path.with_suffix(".x")) and path.symlink_to(path.with_suffix(".x")),
+        lambda path: path.symlink_to(path.rename(path.with_suffix(".x"))),
         "is a link or a folder and not a plain file",
     ),
 }

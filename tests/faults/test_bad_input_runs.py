@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_two_jobs_write_one_run(commands: Commands, good_shards: Path, tmp_path:
     assert ended.code == 75, ended.said
 
 
-OTHER_MODELS = {
+OTHER_MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "wider": (
         {"model__hidden_size": 64},
         "embedding.word_embeddings.weight is [384, 64] F32 in the checkpoint and [384, 32] F32 in the model",
@@ -103,6 +104,9 @@ OTHER_MODELS = {
         {"model__num_layers": 1},
         "holds no tensor decoder.layers.1.input_layernorm.weight, which the model has as [32] F32",
     ),
+    # Every tensor that the model asks for is there, and of the right shape.
+    "deeper": ({"model__num_layers": 3}, "tensors that the model has not: decoder.layers.2."),
+    "untied": ({"model__tie_embeddings": False}, "tensors that the model has not: "),
 }
 
 
@@ -136,8 +140,8 @@ def test_a_pickle_in_a_checkpoints_place(commands: Commands, run: Path, tmp_path
     shutil.copy(tmp_path / "model.pt", run / STEP_3 / "weights-rank-0000.safetensors")
     commands.run("eval", run / STEP_3).refused(3, "weights-rank-0000.safetensors: ", pickled)
     shutil.rmtree(run / STEP_2)
-    for command in (["train", tmp_path / "config.yaml"], ["eval", run]):
-        commands.run(*command).refused(3, "no checkpoint is good; to start over, use a new run.dir", pickled)
+    for again in (["train", tmp_path / "config.yaml"], ["eval", run]):
+        commands.run(*again).refused(3, "no checkpoint is good; to start over, use a new run.dir", pickled)
 
 
 def test_a_step_without_manifest(commands: Commands, run: Path, good_shards: Path, tmp_path: Path) -> None:
