@@ -1,0 +1,36 @@
+"""Every benchmark, one after another, each in a process of its own; results go to benchmarks/results.
+
+python benchmarks/run.py                       # all, about ten minutes on two idle cores
+python benchmarks/run.py training reading      # some
+python benchmarks/run.py --quick               # seconds each, to see that they work; writes nothing
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+NAMES = ("training", "reading", "building", "startup", "saving", "overhead")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(NAMES)}")
+    options = ["--quick"] if arguments.quick else []
+    failed = []
+    for name in arguments.names or NAMES:
+        script = Path(__file__).with_name(f"{name}.py")
+        if subprocess.run([sys.executable, str(script), *options], check=False).returncode:
+            failed.append(name)
+    if failed:
+        sys.exit(f"did not end well: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
