@@ -285,6 +285,7 @@ def test_key_shows_in_training(seen: dict[str, Any], key: str) -> None:
         assert first[effect.agrees] == second[effect.agrees]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ELSEWHERE)
 def test_key_shows_elsewhere(tmp_path: Path, key: str) -> None:
     ELSEWHERE[key](tmp_path)
