@@ -7,8 +7,8 @@ All give batches of the same shape, int64 [batch, sequence + 1].
 Ours are whole training batches: order, reading, the check of ids, labels, masks and positions; then the same
 without the last four. `webdataset, shuffled` is the stock pipeline that trains on these tars: decode, cut
 blocks into sequences, shuffle buffer, batch. `webdataset, in order` leaves the shuffling out and cuts whole
-batches from a block at once: no order of samples at all, but the most that its reader can give. The memory map
-is what nanoGPT does: random crops of one flat file, stacked.
+batches from a block at once: no order of samples at all, but the most that its reader can give. The memory
+map is what nanoGPT does: random crops of one flat file, stacked.
 """
 
 import tempfile
