@@ -70,7 +70,10 @@ def check_data(loaded: LoadedConfig) -> "TrainingData":
 def _together(loaded: LoadedConfig, problems: Sequence[tuple[str, UserError]]) -> UserError:
     first = loaded.sources["data.train"]
     joined = ConfigError(
-        [Problem(loaded.sources.get(key, first), key, str(error)) for key, error in problems]
+        [
+            Problem(loaded.sources.get(key, first), key, str(error).removeprefix(f"{key}: "))
+            for key, error in problems
+        ]
     )
     damaged = all(isinstance(error, IntegrityError) for _, error in problems)
     return IntegrityError(str(joined)) if damaged else joined

@@ -5,6 +5,7 @@ RUN/tracking.json  evaluations.jsonl  pictures/  mlflow.db  mlartifacts/
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Opened:
     is_new: bool
     changes: dict[str, tuple[object, object]]
     """Keys that a resume changed, all of them legal, with the old and the new value."""
+    accept: Callable[[], None]
+    """Writes the configs of a resume; call it once nothing can refuse the job any more."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,8 @@ class RunFolder:
         is_new = not self.is_run
         changes: dict[str, tuple[object, object]] = {}
         # A job that ended before its first step, on a misspelt path perhaps, binds nobody to its config.
-        if not is_new and (self.status.is_file() or any(self.checkpoints.iterdir())):
+        begun = not is_new and (self.status.is_file() or any(self.checkpoints.iterdir()))
+        if begun:
             old, new = read_yaml(self.resolved), yaml.safe_load(resolved_text)
             if problems := compatible(old, new):
                 raise UserError(
@@ -212,9 +216,14 @@ class RunFolder:
                 f"run.resume: never, but {self.checkpoints} holds checkpoints; "
                 "choose another run.dir, or delete them"
             )
-        write_atomically(self.config, config_text)
-        write_atomically(self.resolved, resolved_text)
-        return Opened(lock, is_new, changes)
+
+        def accept() -> None:
+            write_atomically(self.config, config_text)
+            write_atomically(self.resolved, resolved_text)
+
+        if not begun:
+            accept()
+        return Opened(lock, is_new, changes, accept if begun else lambda: None)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

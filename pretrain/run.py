@@ -70,6 +70,7 @@ class Run:
         self._step = 0
         self._told_signal = 0
         self._changes: dict[str, tuple[object, object]] = {}
+        self._accept: Callable[[], None] = lambda: None
         self._console: Console | None = None
         self._signals = Signals()
         self._status: Status | None = None
@@ -115,6 +116,7 @@ class Run:
         opened = self.folder.create_or_open(config_text, resolved_text, self._config.run.resume)
         self._stack.callback(opened.lock.release)
         self._changes = opened.changes
+        self._accept = opened.accept
         return ""
 
     def begin(self, step: int, facts: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
@@ -153,6 +155,7 @@ class Run:
         try:
             self._journal = Journal(self.folder.metrics)
             wound = self._journal.truncate_after(step)
+            self._accept()
             write_status(self.folder, self._status)
         except OSError as error:
             raise UserError(f"cannot write the run folder {self.folder.path}: {error}") from None

@@ -125,6 +125,7 @@ class _Loop:
             self.saver.close()
             raise
         self.saver.close()
+        log.info("finished: all %d steps are done", self.config.run.steps)
 
     def resume(self) -> tuple[int, str | None]:
         """Take up the newest good checkpoint.

@@ -80,7 +80,7 @@ def open_validation(
 
 def open_whole(paths: Sequence[str], tokenizer_fingerprint: str, key: str) -> tuple[TokenRange, ...]:
     """Whole shard directories to score, of the tokenizer with this fingerprint; `key` is for messages."""
-    readers = [ShardReader(path) for path in paths]
+    readers = [_reader(path, key) for path in paths]
     _check_tokenizers(readers, tokenizer_fingerprint, "the model's tokenizer")
     for reader in readers:
         if len(reader) < 2:
@@ -105,7 +105,7 @@ def _training_part(reader: ShardReader, config: Config) -> TokenRange:
 
 def _open(config: Config) -> list[ShardReader]:
     """Readers of `data.train`, all with the same tokenizer."""
-    readers = [ShardReader(source.path) for source in config.data.train]
+    readers = [_reader(source.path, "data.train") for source in config.data.train]
     if config.data.tokenizer is None:
         first = readers[0]
         _check_tokenizers(readers, first.index.tokenizer_fingerprint, f"that of {first.path}")
@@ -113,6 +113,13 @@ def _open(config: Config) -> list[ShardReader]:
         given = Tokenizer.load(config.data.tokenizer).fingerprint
         _check_tokenizers(readers, given, f"data.tokenizer {config.data.tokenizer}")
     return readers
+
+
+def _reader(path: str, key: str) -> ShardReader:
+    try:
+        return ShardReader(path)
+    except UserError as error:
+        raise type(error)(f"{key}: {error}") from None
 
 
 def _check_tokenizers(readers: Iterable[ShardReader], expected: str, whose: str) -> None:

@@ -88,6 +88,9 @@ def test_a_legal_change_is_reported(tmp_path: Path) -> None:
     opened = RunFolder(tmp_path).create_or_open(changed, changed)
     opened.lock.release()
     assert opened.changes == {"run.steps": (10, 20)}
+    assert RunFolder(tmp_path).resolved.read_text() == CONFIG, "the job may still be refused"
+    opened.accept()
+    assert RunFolder(tmp_path).resolved.read_text() == changed
 
 
 def test_resume_never_is_refused_where_checkpoints_are(tmp_path: Path) -> None:
