@@ -7,12 +7,18 @@ answers below stand in; with CUDA nothing is touched. Call `install()` once, bef
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 import torch
+
+# Here, and not in install(), because megatron-core compiles small functions while it is imported, which we do
+# not call on a CPU: without this, that alone loads torch's compiler, a quarter of the time to the first step.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 TESTED_MEGATRON = "0.16.1"
 
