@@ -133,8 +133,8 @@ def measure(quick: bool) -> Report:
     question = (
         f"Training a GPT of {SHAPE.layers} layers, hidden {SHAPE.hidden}, {SHAPE.heads} heads, sequence "
         f"{SHAPE.context}, batch {SHAPE.batch}, vocabulary {VOCAB:,}: one process, {THREADS} threads. "
-        "bf16: ours keeps bf16 weights with fp32 masters, the others autocast fp32 weights. Median (middle half) of "
-        f"{rounds} turns of {STEPS_A_TURN} steps; `ours / this` is in tokens a second."
+        "bf16: ours keeps bf16 weights with fp32 masters, the others autocast fp32 weights. "
+        f"Median (middle half) of {rounds} turns of {STEPS_A_TURN} steps; `ours / this` is in tokens a second."
     )
     header = ("precision", "contender", "tokens/s", "ms a step", "ours / this")
     return Report("training", question, [Table(header, rows)], targets)
