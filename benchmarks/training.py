@@ -132,9 +132,9 @@ def measure(quick: bool) -> Report:
                     targets.append(Target(what, share, TARGETS[contender]))
     question = (
         f"Training a GPT of {SHAPE.layers} layers, hidden {SHAPE.hidden}, {SHAPE.heads} heads, sequence "
-        f"{SHAPE.context}, batch {SHAPE.batch}, vocabulary {VOCAB:,}: one process, {THREADS} threads. "
-        "bf16: ours keeps bf16 weights with fp32 masters, the others autocast fp32 weights. "
-        f"Median (middle half) of {rounds} turns of {STEPS_A_TURN} steps; `ours / this` is in tokens a second."
+        f"{SHAPE.context}, batch {SHAPE.batch}, vocabulary {VOCAB:,}: one process, {THREADS} "
+        "threads. bf16: ours keeps bf16 weights with fp32 masters, the others autocast fp32 weights. "
+        f"Median (middle half) of {rounds} turns of {STEPS_A_TURN} steps; `ours / this` is of tokens/s."
     )
     header = ("precision", "contender", "tokens/s", "ms a step", "ours / this")
     return Report("training", question, [Table(header, rows)], targets)
