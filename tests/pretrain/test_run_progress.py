@@ -63,7 +63,7 @@ def test_a_log_line_has_time_host_and_rank_and_libraries_do_not_chatter(tmp_path
         logging.getLogger("pretrain.trainer").info("hello [not markup]")
         logging.getLogger("megatron.core").info("chatter")
         logging.getLogger("megatron.core").warning("a notice")
-        logging.getLogger("torch").error("something broke")
+        logging.getLogger("megatron.core").error("something broke")
         warnings.warn("deprecated", stacklevel=1)
     lines = path.read_text().splitlines()
     assert lines[0] == "an earlier job"
