@@ -25,7 +25,7 @@ from data_tools.index import write_atomically
 
 FORMAT_VERSION = 1
 MODEL_TYPES = ("bpe", "unigram", "char", "byte")
-SEGMENT_CHARACTERS = 16_384
+SEGMENT_CHARACTERS = 512
 SPACE_SYMBOL = "\u2581"
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 
