@@ -83,9 +83,8 @@ def main() -> None:
         our_loss, our_seconds, overrides = ours(folder, text, seed)
         plain_loss, plain_seconds = plain(overrides, seed)
         differences.append(our_loss - plain_loss)
-        print(
-            f"seed {seed}: ours {our_loss:.4f} ({our_seconds:.0f} s)  plain {plain_loss:.4f} ({plain_seconds:.0f} s)"
-        )
+        mine, other = f"{our_loss:.4f} ({our_seconds:.0f} s)", f"{plain_loss:.4f} ({plain_seconds:.0f} s)"
+        print(f"seed {seed}: ours {mine}  plain {other}")
     mean = sum(differences) / len(differences)
     print(f"ours minus plain: {mean:+.4f}, to be within {TOLERANCE}: {'yes' if mean <= TOLERANCE else 'NO'}")
 

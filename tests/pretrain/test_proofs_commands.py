@@ -31,7 +31,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     path = tmp_path / "config.yaml"
     path.write_text(
         f"""
-run: {{dir: {tmp_path}/work/run, steps: 1000}}
+run: {{dir: {tmp_path}/own/run, steps: 1000}}
 model: {{kind: gpt, num_layers: 6, hidden_size: 32, num_attention_heads: 4, dropout: 0.1}}
 batch: {{global_size: 4, micro_size: 2, sequence_length: 32}}
 optimizer: {{lr: 1e-3}}
@@ -64,7 +64,7 @@ def test_parity_names_the_layout_and_the_tensor(
     assert ["TP2+SP", "2", "DIFFERS"] in [[*row[:2], row[-1]] for row in table if row]
     assert "2 layers instead of 4, dropout 0 instead of 0.1; 2 steps; fp32" in said.out
     assert "TP2+SP: decoder.layers.0.input_layernorm.bias is the first whose gradient" in str(raised.value)
-    (kept,) = (tmp_path / "work").iterdir()
+    (kept,) = (tmp_path / "own").iterdir()
     assert f"kept for a closer look: {kept}" in said.err
 
 
@@ -87,7 +87,7 @@ def test_verify_resume_is_green_and_leaves_nothing(
     assert "killed -9 after step " in said
     assert "the newest good checkpoint is of step 6" in said
     assert "resume is exact: 12 steps on 1 process(es)" in said
-    assert list((tmp_path / "work").iterdir()) == []
+    assert list((tmp_path / "own").iterdir()) == []
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_verify_resume_names_the_step_and_the_tensor(
     with_fault(tmp_path, STEP_NOT_RESTORED, monkeypatch)
     with pytest.raises(IntegrityError) as raised:
         verify_resume_command(config, None, 6, None, [])
-    (kept,) = (tmp_path / "work").iterdir()
+    (kept,) = (tmp_path / "own").iterdir()
     assert str(raised.value).startswith(f"resume is not exact: {kept} holds both runs")
     assert "first: step 8: loss 5." in str(raised.value)
     assert "first: embedding." in str(raised.value)
@@ -118,4 +118,4 @@ def test_refused_without_data_and_under_a_launcher(
     monkeypatch.setenv("LOCAL_RANK", "0")
     with pytest.raises(UserError, match="not under torchrun"):
         parity_command(config, None, 2, None, [])
-    assert not (tmp_path / "work").exists()
+    assert not (tmp_path / "own").exists()
