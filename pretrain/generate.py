@@ -44,11 +44,12 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
     scores = logits_V.double().cpu()
     if not bool(scores.isfinite().all()):
         raise HealthError("the model's logits are not finite: its weights are not fit for use")
+    # By logit and not by probability: two logits that differ may round to the same probability.
+    scores, order = scores.sort(descending=True, stable=True)
     if sampling.greedy:
-        return int(scores.argmax())
+        return int(order[0])
     # Taken from the largest first, so that no temperature overflows.
-    scaled = (scores - scores.max()) / sampling.temperature
-    probabilities, order = torch.softmax(scaled, -1).sort(descending=True, stable=True)
+    probabilities = torch.softmax((scores - scores[0]) / sampling.temperature, -1)
     if sampling.top_k is not None:
         probabilities[sampling.top_k :] = 0
     if sampling.top_p is not None:

@@ -1,6 +1,6 @@
 """From a checkpoint to a model that scores or generates, on the layout at hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,21 +27,18 @@ class Saved:
     vocab_size: int
 
 
-def open_saved(
-    path: str | Path, say: Callable[[str], None] = lambda _: None, overrides: Sequence[str] = ()
-) -> Saved:
+def open_saved(path: str | Path, say: Callable[[str], None] = lambda _: None) -> Saved:
     """Find, verify and open a checkpoint.
 
     Args:
         path: run folder (its newest good checkpoint) or a step folder.
         say: told of newer checkpoints that were passed over, and why.
-        overrides: `section.key=value` texts on top of the checkpoint's config.
 
     Raises:
         UserError, IntegrityError: there is none, or it is damaged.
     """
     checkpoint = open_checkpoint(resolve(path, say))
-    config = read_config(str(checkpoint.path / RESOLVED_CONFIG), overrides).config
+    config = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
     vocab_size = checkpoint.state.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise IntegrityError(f"{checkpoint.path}: state.json has no vocab_size")

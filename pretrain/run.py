@@ -211,10 +211,6 @@ class Run:
         every = self._config.eval.every
         return step >= self._config.run.steps or (every is not None and step % every == 0)
 
-    def should_stop(self, step: int, signal: int = 0) -> bool:
-        """Whether the loop ends after a step: it was the last, or the ranks agreed on a signal."""
-        return bool(signal) or step >= self._config.run.steps
-
     def pending(self) -> int:
         """The signal that this rank got, 0 if none; ranks take the largest of all before they act on it."""
         number = self._signals.pending()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from text_shards import build_shards
 
@@ -73,6 +73,7 @@ def test_top_p_judges_what_top_k_left() -> None:
 
 
 @given(st.lists(a_logit, min_size=1, max_size=40), st.integers(0, 2**32), st.floats(1e-3, 1e3))
+@example([0.0, 1e-17], 0, 1.0)  # the same probability
 @settings(deadline=None)
 def test_top_k_of_one_is_greedy(values: list[float], seed: int, temperature: float) -> None:
     logits = torch.tensor(values)

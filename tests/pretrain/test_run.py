@@ -58,7 +58,7 @@ def test_a_signal_stops_with_75_and_the_next_job_goes_on(tmp_path: Path) -> None
             if step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
             if number := run.pending():
-                assert run.should_save(step, number) and run.should_stop(step, number)
+                assert run.should_save(step, number)
                 raise run.stopped(step, number)
     assert caught.value.exit_code == 75 and "SIGTERM at step 4 of 10" in str(caught.value)
     assert (status_of(config).state, status_of(config).exit_code) == ("stopped", 75)
@@ -100,7 +100,6 @@ def test_when_to_save_and_to_validate(tmp_path: Path) -> None:
     with open_run(Config.model_validate(tree)) as run:
         assert [step for step in range(1, 11) if run.should_save(step)] == [4, 8, 10]
         assert [step for step in range(1, 11) if run.should_validate(step)] == [5, 10]
-        assert [step for step in range(1, 11) if run.should_stop(step)] == [10]
     with open_run(quiet(tmp_path)) as run:
         assert [step for step in range(1, 11) if run.should_save(step) or run.should_validate(step)] == [10]
 
