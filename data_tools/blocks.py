@@ -1,26 +1,19 @@
-"""Writes the tokens of one partition into WebDataset tars, block by block, in flat memory.
+"""Writes the tokens of one partition into WebDataset tars, block by block, in flat memory."""
 
-The tars are what `webdataset.TarWriter(..., mtime=0)` writes, byte for byte (a test compares them), but
-written with the standard library: importing webdataset imports torch, which would cost every worker two
-seconds and hundreds of megabytes.
-"""
-
-import hashlib
 import io
-import os
-import tarfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from data_tools.errors import IntegrityError
-from data_tools.index import Block, Shard, sync_directory, token_dtype
+from data_tools.index import Block, Shard, token_dtype
+from data_tools.index_file import sync_directory
+from data_tools.tar import TarFileWriter
 from data_tools.tokenizer import Ids
 
 BLOCK_TOKENS = 1 << 20
 BLOCKS_PER_SHARD = 128
-TAR_BLOCK = 512
 
 
 def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> tuple[bytes, int]:
@@ -29,21 +22,6 @@ def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> tuple[bytes, int]:
     np.lib.format.write_array(buffer, array, version=(1, 0), allow_pickle=False)
     data = buffer.getvalue()
     return data, len(data) - array.nbytes
-
-
-class _Hashed:
-    """A file that is only appended to, and its sha256 on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest, self.size = file, hashlib.sha256(), 0
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self.size += len(data)
-        return self.file.write(data)
-
-    def tell(self) -> int:
-        return self.size
 
 
 class PartitionWriter:
@@ -70,7 +48,7 @@ class PartitionWriter:
         self._used = 0
         self._docs: list[int] = []
         self._shards: list[Shard] = []
-        self._tar: tarfile.TarFile | None = None
+        self._tar: TarFileWriter | None = None
         self._blocks: list[Block] = []
 
     def start_document(self) -> None:
@@ -105,14 +83,6 @@ class PartitionWriter:
         sync_directory(self._directory)
         return tuple(self._shards)
 
-    @property
-    def _stem(self) -> str:
-        return f"{self._partition:06d}-{len(self._shards):03d}"
-
-    @property
-    def _temporary(self) -> Path:
-        return self._scratch / f"{self._stem}.{os.getpid()}.tmp"
-
     def _flush_block(self) -> None:
         ids = self._block[: self._used]
         low, high = int(ids.min()), int(ids.max())
@@ -120,18 +90,17 @@ class PartitionWriter:
             bad = high if high >= self._vocab_size else low
             raise IntegrityError(f"the tokenizer gave id {bad}, outside its vocabulary of {self._vocab_size}")
         if self._tar is None:
-            self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed with the shard
-            self._hashed = _Hashed(self._file)
-            self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
-            self._blocks, self._position = [], 0
-        key = f"{self._stem}-{len(self._blocks):06d}"
+            stem = f"{self._partition:06d}-{len(self._shards):03d}"
+            self._tar = TarFileWriter(self._directory, self._scratch, stem)
+            self._blocks = []
+        key = f"{self._tar.stem}-{len(self._blocks):06d}"
         docs, docs_header = npy_bytes(np.array(self._docs, "<i8"))
         tokens, tokens_header = npy_bytes(ids.astype(self._dtype))
         block = Block(
             key=key,
-            docs_offset=self._add_member(f"{key}.docs.npy", docs) + docs_header,
+            docs_offset=self._tar.add(f"{key}.docs.npy", docs) + docs_header,
             docs=len(self._docs),
-            tokens_offset=self._add_member(f"{key}.tokens.npy", tokens) + tokens_header,
+            tokens_offset=self._tar.add(f"{key}.tokens.npy", tokens) + tokens_header,
             tokens=self._used,
         )
         self._blocks.append(block)
@@ -139,25 +108,8 @@ class PartitionWriter:
         if len(self._blocks) == BLOCKS_PER_SHARD:
             self._close_shard()
 
-    def _add_member(self, name: str, data: bytes) -> int:
-        """Append a file to the tar; returns the byte offset of its first byte of data."""
-        assert self._tar is not None
-        member = tarfile.TarInfo(name)
-        member.size, member.mtime, member.mode = len(data), 0, 0o444
-        member.uname = member.gname = "bigdata"
-        self._tar.addfile(member, io.BytesIO(data))
-        offset = self._position + TAR_BLOCK
-        self._position = offset + -(-len(data) // TAR_BLOCK) * TAR_BLOCK
-        return offset
-
     def _close_shard(self) -> None:
         assert self._tar is not None
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        name = f"{self._stem}.tar"
-        os.replace(self._temporary, self._directory / name)
-        digest = self._hashed.digest.hexdigest()
-        self._shards.append(Shard(name, self._hashed.size, digest, tuple(self._blocks)))
+        written = self._tar.close()
+        self._shards.append(Shard(written.name, written.size, written.sha256, tuple(self._blocks)))
         self._tar = None

@@ -1,34 +1,25 @@
 """Text to token shards: parallel, interruptible, and the same bytes whatever the number of workers."""
 
-import hashlib
-import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data_tools.bad_records import BadRecord, check_skipped, write_skipped
 from data_tools.blocks import BLOCK_TOKENS, PartitionWriter
 from data_tools.errors import UserError
-from data_tools.index import (
-    Shard,
-    ShardIndex,
-    make_index,
-    token_dtype,
-    write_atomically,
-    write_index,
-)
+from data_tools.index import Block, Shard, ShardIndex, make_index, token_dtype, write_index
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
 from data_tools.reader import ShardReader
-from data_tools.records import BadRecord, Document, ReadOptions, read_documents
-from data_tools.sources import Inputs, find_inputs, is_remote
+from data_tools.records import Document, ReadOptions, read_documents
+from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, is_remote, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
-from data_tools.workspace import PLAN_NAME, SKIPPED_NAME, PartitionResult, Workspace, open_workspace
+from data_tools.workspace import PLAN_NAME, Workspace, open_workspace
 
 REPORT_BYTES = 1 << 16
 
@@ -61,6 +52,30 @@ class BuildReport:
     partitions: int
     resumed: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class PartitionResult:
+    """What one partition gave: its shards, counts and the records it skipped."""
+
+    number: int
+    shards: tuple[Shard, ...]
+    documents: int
+    empty_documents: int
+    tokens: int
+    bytes: int
+    words: int
+    skipped: tuple[BadRecord, ...]
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> "PartitionResult":
+        """From the JSON of an earlier build; raises KeyError or TypeError if it is not one."""
+        shards = tuple(
+            Shard(s["name"], s["size"], s["sha256"], tuple(Block(**block) for block in s["blocks"]))
+            for s in value["shards"]
+        )
+        skipped = tuple(BadRecord(**record) for record in value["skipped"])
+        return cls(**{**value, "shards": shards, "skipped": skipped})
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,7 @@ class PartitionJob:
                     reported = done
             report(unit.weight - reported)
         result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **asdict(counts))
-        workspace.save(result)
+        workspace.save(partition.number, result)
         return result
 
     def _write(self, document: Document, writer: PartitionWriter, counts: "_Counts") -> None:
@@ -128,18 +143,6 @@ class _Counts:
     tokens: int = 0
     bytes: int = 0
     words: int = 0
-
-
-def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:
-    """Raise UserError for the first bad record more than `most`."""
-    for count, record in enumerate(skipped, 1):
-        if count > most:
-            allowed = (
-                f"more than the {most} bad records of --bad-records"
-                if most
-                else "--bad-records skip:N skips up to N"
-            )
-            raise UserError(f"{record} ({allowed})")
 
 
 def build(options: BuildOptions) -> BuildReport:
@@ -177,7 +180,7 @@ def _build(
     with open_workspace(directory, plan, options.restart) as workspace:
         if workspace is None:
             return ShardReader(directory).index, [], len(partitions)
-        done = workspace.finished(len(partitions))
+        done = workspace.finished(len(partitions), PartitionResult.parse)
         workspace.clean(done)
         results = _run(options, partitions, done)
         return _finish(workspace, tokenizer, results), results, len(done)
@@ -207,10 +210,7 @@ def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
         )
     if options.text_key != "text" and formats == {"txt"}:
         raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
-    output = Path(options.output).resolve()
-    for file in inputs.files:
-        if not is_remote(file.url) and output in Path(file.url).resolve().parents:
-            raise UserError(f"--input {file.url}: lies inside --output {options.output}")
+    refuse_inside_output(inputs.files, options.output)
     if options.workers > 1 and any(file.url.startswith("memory://") for file in inputs.files):
         raise UserError("--input memory://: exists in this process alone; use --workers 1")
 
@@ -220,24 +220,17 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
 
     Neither workers nor the bad-record limit changes the shards.
     """
-    digest = hashlib.sha256()
-    for file in inputs.files:
-        digest.update(json.dumps(asdict(replace(file, url=_absolute(file.url)))).encode())
     return {
-        "inputs": [_absolute(value) for value in options.inputs],
+        "inputs": [absolute(value) for value in options.inputs],
         "files": len(inputs.files),
         "file_bytes": sum(file.size for file in inputs.files),
-        "inputs_sha256": digest.hexdigest(),
+        "inputs_sha256": inputs_digest(inputs.files),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "text_key": options.text_key,
         "document": options.document,
         "input_format": options.input_format,
         "block_tokens": options.block_tokens,
     }
-
-
-def _absolute(url: str) -> str:
-    return url if is_remote(url) else os.path.abspath(os.path.expanduser(url))
 
 
 def _run(
@@ -285,9 +278,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
         shards=tuple(shards),
     )
     skipped = [record for result in results for record in result.skipped]
-    if skipped:
-        lines = [json.dumps(asdict(record), ensure_ascii=False) for record in skipped]
-        write_atomically(directory / SKIPPED_NAME, "\n".join(lines) + "\n")
+    write_skipped(directory, skipped)
     shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)
     write_index(directory, index)
     workspace.remove()

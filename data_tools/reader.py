@@ -1,13 +1,10 @@
 """Random access to the tokens of a shard directory, memory-mapped in place.
 
 The directory is one stream of tokens: its blocks in the order of the index. Nothing is read at start but the
-index and the sizes of the shards; a shard is mapped when it is first touched, and at most `MAX_OPEN_SHARDS`
-stay mapped, so a corpus of any number of shards needs few file handles.
+index and the sizes of the shards.
 """
 
-import mmap
 import os
-import stat
 import threading
 from bisect import bisect_right
 from itertools import accumulate
@@ -17,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from data_tools.errors import IntegrityError, UserError
-from data_tools.index import Block, Shard, ShardIndex, read_index
+from data_tools.index import Block, ShardIndex, read_index
+from data_tools.maps import MappedShards
 from data_tools.tokenizer import Tokenizer
-
-MAX_OPEN_SHARDS = 256
 
 
 class ShardReader:
@@ -34,14 +30,12 @@ class ShardReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.index: ShardIndex = read_index(self.path)
-        for shard in self.index.shards:
-            check_shard_size(Path(self.path), shard)
         self._blocks: list[tuple[int, Block]] = [
             (number, block) for number, shard in enumerate(self.index.shards) for block in shard.blocks
         ]
         self._starts = [0, *accumulate(block.tokens for _, block in self._blocks)]
         self._dtype = np.dtype(self.index.dtype).newbyteorder("<")
-        self._maps: dict[int, mmap.mmap] = {}
+        self._maps = MappedShards(Path(self.path), self.index.shards, self._forget)
         self._views: dict[int, np.ndarray[Any, np.dtype[Any]]] = {}  # the tokens of blocks of mapped shards
         self._lock = threading.Lock()
 
@@ -147,51 +141,16 @@ class ShardReader:
         if view is None:
             shard, block = self._blocks[number]
             with self._lock:
-                view = np.frombuffer(self._map(shard), self._dtype, block.tokens, block.tokens_offset)
+                view = np.frombuffer(self._maps.find(shard), self._dtype, block.tokens, block.tokens_offset)
                 self._views[number] = view
         return view
 
     def _docs(self, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         shard, block = self._blocks[number]
         with self._lock:
-            starts = np.frombuffer(self._map(shard), "<i8", block.docs, block.docs_offset)
+            starts = np.frombuffer(self._maps.find(shard), "<i8", block.docs, block.docs_offset)
         return starts + self._starts[number]
 
-    def _map(self, number: int) -> mmap.mmap:
-        """The shard in memory; makes room by forgetting the one that was mapped first."""
-        found = self._maps.get(number)
-        if found is not None:
-            return found
-        shard = self.index.shards[number]
-        check_shard_size(Path(self.path), shard)
-        with open(os.path.join(self.path, shard.name), "rb") as file:
-            found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(self._maps) >= MAX_OPEN_SHARDS:
-            oldest = next(iter(self._maps))
-            del self._maps[oldest]
-            for block in [block for block in self._views if self._blocks[block][0] == oldest]:
-                del self._views[block]
-        self._maps[number] = found
-        return found
-
-
-def check_shard_size(directory: Path, shard: Shard) -> None:
-    """Check that a shard is a plain file of the size in the index.
-
-    Raises:
-        IntegrityError: it is missing, a link, unreadable, or has another size.
-    """
-    path = directory / shard.name
-    remedy = "copy the shard again or build the directory again"
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        raise IntegrityError(f"{path}: missing, the index expects {shard.size} bytes; {remedy}") from None
-    except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read: {error.strerror}; {remedy}") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise IntegrityError(f"{path}: is a link or a folder and not a plain file; {remedy}")
-    if found.st_size != shard.size:
-        raise IntegrityError(f"{path}: {found.st_size} bytes, the index expects {shard.size}; {remedy}")
-    if not os.access(path, os.R_OK):
-        raise IntegrityError(f"{path}: no permission to read it")
+    def _forget(self, shard: int) -> None:
+        for block in [block for block in self._views if self._blocks[block][0] == shard]:
+            del self._views[block]

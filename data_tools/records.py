@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
+from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.partition import Unit
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
@@ -25,18 +26,6 @@ class Document:
     """One document; `parts` gives its text, in order, once."""
 
     parts: Iterator[str]
-
-
-@dataclass(frozen=True)
-class BadRecord:
-    """A record that is not a document: `where` is "line 3" or "row 3", or empty for the file as a whole."""
-
-    file: str
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}{', ' if self.where else ''}{self.where}: {self.reason}"
 
 
 @dataclass(frozen=True)

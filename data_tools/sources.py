@@ -7,16 +7,18 @@ files is the order of the documents in the shards.
 import contextlib
 import glob
 import gzip
+import hashlib
 import io
+import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from data_tools.errors import UserError
 
-FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
+TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 READ_CHUNK = 1 << 20
 
@@ -46,40 +48,81 @@ def is_remote(url: str) -> bool:
 
 
 def find_inputs(arguments: list[str], input_format: str = "auto") -> Inputs:
-    """Expand the `--input` arguments.
+    """Expand the `--input` arguments of a command that reads text.
 
     `input_format` other than "auto" reads every file as that format whatever its ending. Raises UserError for
     an argument that matches nothing, an unknown ending, a file named twice or not readable.
     """
+    known = f"{', '.join(TEXT_FORMATS)} (+ .gz, .zst)"
+
+    def kind_of(url: str) -> tuple[str | None, str | None]:
+        return _format(url, input_format)
+
+    found = [
+        find_files(
+            argument,
+            kind_of,
+            f"known are {known}; or --input-format",
+            f"{known}; --input-format txt reads any",
+        )
+        for argument in arguments
+    ]
+    files = tuple(file for inputs in found for file in inputs.files)
+    check_readable_once(files)
+    return Inputs(files, sum(inputs.left_out for inputs in found))
+
+
+KindOf = Callable[[str], tuple[str | None, str | None]]
+"""From a url to its format and its compression; format None: it is not read."""
+
+
+def find_files(argument: str, kind_of: KindOf, known: str, endings: str) -> Inputs:
+    """Expand one `--input` argument.
+
+    known, endings: of the message for a file and for a folder with nothing to read. Raises UserError for
+    these and for an argument that matches nothing.
+    """
     files: list[InputFile] = []
     left_out = 0
-    for argument in arguments:
-        found, is_folder = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
-        if not found:
-            raise UserError(f"--input {argument}: nothing there matches")
-        kept = 0
-        for url, size, marker in found:
-            kind, compression = _format(url, input_format)
-            if kind is None:
-                if not is_folder:
-                    known = ", ".join(FORMATS)
-                    raise UserError(
-                        f"--input {url}: unknown ending; known are {known} (+ .gz, .zst); or --input-format"
-                    )
-                left_out += 1
-                continue
-            kept += 1
+    found, is_folder = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
+    if not found:
+        raise UserError(f"--input {argument}: nothing there matches")
+    for url, size, marker in found:
+        kind, compression = kind_of(url)
+        if kind is not None:
             files.append(InputFile(url, size, kind, compression, marker))
-        if not kept:
-            endings = ", ".join(FORMATS)
-            raise UserError(
-                f"--input {argument}: no file ends in {endings} (+ .gz, .zst); --input-format txt reads any"
-            )
-    _check_readable_once(files)
+        elif is_folder:
+            left_out += 1
+        else:
+            raise UserError(f"--input {url}: unknown ending; {known}")
+    if not files:
+        raise UserError(f"--input {argument}: no file ends in {endings}")
     return Inputs(tuple(files), left_out)
 
 
-def _check_readable_once(files: list[InputFile]) -> None:
+def absolute(url: str) -> str:
+    """A local path from the root; a URL as it is."""
+    return url if is_remote(url) else os.path.abspath(os.path.expanduser(url))
+
+
+def inputs_digest(files: Sequence[InputFile]) -> str:
+    """A sha256 that changes when a file does, or their order."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(json.dumps(asdict(replace(file, url=absolute(file.url)))).encode())
+    return digest.hexdigest()
+
+
+def refuse_inside_output(files: Sequence[InputFile], output: str) -> None:
+    """Raise UserError for an input that lies in the directory to be written."""
+    folder = Path(output).resolve()
+    for file in files:
+        if not is_remote(file.url) and folder in Path(file.url).resolve().parents:
+            raise UserError(f"--input {file.url}: lies inside --output {output}")
+
+
+def check_readable_once(files: Sequence[InputFile]) -> None:
+    """Raise UserError for a file that is given twice or may not be read."""
     seen: set[str] = set()
     for file in files:
         name = file.url if is_remote(file.url) else os.path.abspath(file.url)
@@ -97,7 +140,7 @@ def _format(url: str, input_format: str) -> tuple[str | None, str | None]:
     compression = COMPRESSIONS.get(ending.lower())
     if compression is not None:
         ending = os.path.splitext(stem)[1]
-    kind = FORMATS.get(ending.lower()) if input_format == "auto" else input_format
+    kind = TEXT_FORMATS.get(ending.lower()) if input_format == "auto" else input_format
     if kind == "parquet" and compression is not None:
         raise UserError(
             f"--input {url}: parquet compresses its own columns; a compressed parquet file is not read"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.errors import IntegrityError, UserError
-from data_tools.index import write_atomically
+from data_tools.index_file import write_atomically
 
 FORMAT_VERSION = 1
 MODEL_TYPES = ("bpe", "unigram", "char", "byte")

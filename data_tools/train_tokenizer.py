@@ -8,10 +8,11 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 
+from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.partition import make_partitions
 from data_tools.progress import Progress
-from data_tools.records import BadRecord, ReadOptions, read_documents
+from data_tools.records import ReadOptions, read_documents
 from data_tools.sources import find_inputs
 from data_tools.tokenizer import MODEL_TYPES, Tokenizer, byte_tokenizer
 

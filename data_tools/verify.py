@@ -12,9 +12,10 @@ import numpy as np
 
 from data_tools.errors import IntegrityError
 from data_tools.index import Block, Shard, ShardIndex, read_index
+from data_tools.maps import check_shard_size
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
-from data_tools.reader import ShardReader, check_shard_size
+from data_tools.reader import ShardReader
 
 HASH_CHUNK = 4 << 20
 MOST_FAULTS_PER_SHARD = 20

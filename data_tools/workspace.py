@@ -11,34 +11,37 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from data_tools.bad_records import SKIPPED_NAME
 from data_tools.errors import UserError
-from data_tools.index import INDEX_NAME, SHARD_NAME, WORK_DIR, Block, Shard, write_atomically
-from data_tools.records import BadRecord
+from data_tools.index_file import INDEX_NAME, SHARD_NAME, WORK_DIR, ShardFile, write_atomically
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PLAN_NAME = "build.json"
-SKIPPED_NAME = "skipped.jsonl"
 TEMPORARIES = ".*.tmp"
 OWN_NAMES = {INDEX_NAME, PLAN_NAME, SKIPPED_NAME, WORK_DIR, "tokenizer"}
 
 
-@dataclass(frozen=True)
-class PartitionResult:
-    """What one partition gave: its shards, counts and the records it skipped."""
+class Finished(Protocol):
+    """What a finished partition gave; a dataclass, with what its builder counts beside this."""
 
-    number: int
-    shards: tuple[Shard, ...]
-    documents: int
-    empty_documents: int
-    tokens: int
-    bytes: int
-    words: int
-    skipped: tuple[BadRecord, ...]
+    @property
+    def number(self) -> int:
+        """Of the partition."""
+
+    @property
+    def shards(self) -> Sequence[ShardFile]:
+        """The shards it wrote."""
+
+
+Result = TypeVar("Result", bound=Finished)
 
 
 class Workspace:
@@ -48,12 +51,12 @@ class Workspace:
         self.directory = directory
         self.work = directory / WORK_DIR
 
-    def save(self, result: PartitionResult) -> None:
+    def save(self, number: int, result: "DataclassInstance") -> None:
         """Record that a partition is finished."""
-        write_atomically(self.work / f"{result.number:06d}.json", json.dumps(asdict(result)))
+        write_atomically(self.work / f"{number:06d}.json", json.dumps(asdict(result)))
 
-    def finished(self, partitions: int) -> dict[int, PartitionResult]:
-        """The finished partitions by number.
+    def finished(self, partitions: int, parse: Callable[[dict[str, Any]], Result]) -> dict[int, Result]:
+        """The finished partitions by number; `parse` makes a result from the JSON that `save` wrote.
 
         One whose shards are not there in full counts as not finished.
         """
@@ -62,14 +65,14 @@ class Workspace:
             path = self.work / f"{number:06d}.json"
             if path.exists():
                 try:
-                    result = _parse_result(json.loads(path.read_text(encoding="utf-8")))
+                    result = parse(json.loads(path.read_text(encoding="utf-8")))
                 except (ValueError, KeyError, TypeError):  # damaged: do the partition again
                     continue
                 if all(self._has(shard) for shard in result.shards):
                     results[number] = result
         return results
 
-    def clean(self, keep: dict[int, PartitionResult]) -> None:
+    def clean(self, keep: Mapping[int, Finished]) -> None:
         """Delete temporaries and shards of unfinished partitions."""
         for path in [*self.work.glob("*.tmp"), *self.directory.glob(TEMPORARIES)]:
             path.unlink()
@@ -82,7 +85,7 @@ class Workspace:
         """Delete the working folder."""
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def _has(self, shard: Shard) -> bool:
+    def _has(self, shard: ShardFile) -> bool:
         path = self.directory / shard.name
         return path.is_file() and path.stat().st_size == shard.size
 
@@ -161,12 +164,3 @@ def _refuse_unless_same(path: Path, plan: dict[str, Any], what: str) -> None:
     raise UserError(
         f"{path.parent}: holds {what} of other arguments: {'; '.join(changes) or 'unknown'}; {remedy}"
     )
-
-
-def _parse_result(value: dict[str, Any]) -> PartitionResult:
-    shards = tuple(
-        Shard(s["name"], s["size"], s["sha256"], tuple(Block(**block) for block in s["blocks"]))
-        for s in value["shards"]
-    )
-    skipped = tuple(BadRecord(**record) for record in value["skipped"])
-    return PartitionResult(**{**value, "shards": shards, "skipped": skipped})

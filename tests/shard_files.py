@@ -40,7 +40,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 def refit(directory: Path) -> None:
     """Make the index agree with changed shards, as a forger would: sizes, checksums and fingerprint."""
-    from data_tools.index import content_fingerprint
+    from data_tools.index_file import content_fingerprint
 
     path = directory / "index.json"
     index: dict[str, Any] = json.loads(path.read_text())

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from shard_files import digests, documents
 
 from data_tools import builder, partition
+from data_tools.bad_records import BadRecord
 from data_tools.builder import BuildOptions, BuildReport, build
 from data_tools.errors import IntegrityError, UserError
 from data_tools.partition import Unit, make_partitions
 from data_tools.reader import ShardReader
-from data_tools.records import BadRecord, Document, ReadOptions, read_documents
+from data_tools.records import Document, ReadOptions, read_documents
 from data_tools.sources import InputFile, find_inputs
 from data_tools.tokenizer import Tokenizer
 

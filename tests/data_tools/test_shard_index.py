@@ -16,11 +16,11 @@ from data_tools.index import (
     Block,
     Shard,
     ShardIndex,
-    content_fingerprint,
     make_index,
     read_index,
     write_index,
 )
+from data_tools.index_file import content_fingerprint
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),

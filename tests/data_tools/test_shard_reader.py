@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shard_files import documents
 
-from data_tools import reader as module
 from data_tools.builder import BuildOptions, build
 from data_tools.errors import IntegrityError
 from data_tools.reader import ShardReader
@@ -81,7 +80,7 @@ def test_few_shards_stay_open(
     tmp_path: Path, byte_path: str, jsonl: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_tools.blocks.BLOCKS_PER_SHARD", 1)
-    monkeypatch.setattr(module, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr("data_tools.maps.MAX_OPEN_SHARDS", 2)
     texts = [chr(97 + number) * 1500 for number in range(12)]
     build(BuildOptions((jsonl(texts),), byte_path, str(tmp_path / "out"), workers=1, block_tokens=1024))
     reader = ShardReader(tmp_path / "out")

@@ -1,0 +1,196 @@
+"""What every `index.json` has in common: how it is written, found, read and taken apart with checks.
+
+The index is written last and atomically, so its presence means that the build finished. `kind` says what the
+shards hold; `fingerprint` is the sha256 over everything else in the file: whatever is edited, damaged or
+mixed up in the index is found when it is read.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from data_tools.errors import IntegrityError, UserError
+
+FORMAT_VERSION = 1
+INDEX_NAME = "index.json"
+WORK_DIR = ".build"
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.tar")
+HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+BUILDERS = {"text": "pretrain data build", "images": "pretrain data images"}
+"""The kinds of shards, and the command that makes each."""
+
+
+class ShardFile(Protocol):
+    """What every index says of a tar file."""
+
+    @property
+    def name(self) -> str:
+        """Plain file name."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the whole file."""
+
+
+def content_fingerprint(content: dict[str, Any]) -> str:
+    """The sha256 of an index's content (without its own `fingerprint`) in canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`; a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def index_kind(directory: str | os.PathLike[str]) -> str:
+    """What the shards of a directory hold, one of `BUILDERS`.
+
+    Raises:
+        UserError: `directory` is not there, or is not a shard directory.
+        IntegrityError: the build did not finish, or the index is damaged.
+    """
+    path, document = _load(Path(directory), None)
+    kind = document.get("kind") if isinstance(document, dict) else None
+    if kind not in BUILDERS:
+        known = " or ".join(repr(name) for name in BUILDERS)
+        raise IntegrityError(f"{path}: kind is {_short(kind)} instead of {known}; build the shards again")
+    return str(kind)
+
+
+def read_document(directory: str | os.PathLike[str], kind: str, names: Sequence[str]) -> "Fields":
+    """The index of shards of that kind, as fields that have exactly these names.
+
+    Raises:
+        UserError: `directory` is not there, is not a shard directory, or holds shards of another kind.
+        IntegrityError: the build did not finish, or the index is damaged.
+    """
+    path, document = _load(Path(directory), kind)
+    if isinstance(document, dict):
+        if document.get("format_version", 1) != FORMAT_VERSION:
+            found = _short(document["format_version"])
+            raise IntegrityError(
+                f"{path}: format_version {found} is not known; this version reads {FORMAT_VERSION}"
+            )
+        other = document.get("kind")
+        if isinstance(other, str) and other != kind and other in BUILDERS:
+            raise UserError(
+                f"{directory}: holds {other}, not {kind}; `{BUILDERS[kind]}` makes shards of {kind}"
+            )
+    fields = Fields(path, "", document, tuple(names))
+    fields.text("kind", re.compile(kind), repr(kind))
+    return fields
+
+
+def _load(directory: Path, kind: str | None) -> tuple[Path, Any]:
+    path = directory / INDEX_NAME
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        _explain_missing(directory, kind)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return path, json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: is not an index: {error}; build the shards again") from None
+
+
+def _explain_missing(directory: Path, kind: str | None) -> NoReturn:
+    makers = [f"`{command}`" for name, command in BUILDERS.items() if kind in (None, name)]
+    made_by = " or ".join(makers)
+    if not directory.is_dir():
+        raise UserError(f"{directory}: there is no such directory; a shard directory is made by {made_by}")
+    if (directory / WORK_DIR).exists():
+        raise IntegrityError(
+            f"{directory}: this build is not finished; run the same {made_by} again to go on"
+        )
+    if any(directory.glob("*.tar")):
+        raise IntegrityError(
+            f"{directory}: there are shards but no {INDEX_NAME}; copy it over or build the shards again"
+        )
+    raise UserError(f"{directory}: not a shard directory (no {INDEX_NAME}); {made_by} makes one")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return mapping
+
+
+class Fields:
+    """One JSON object of the index, taken apart with checks.
+
+    Errors name the place, as in `shards[3].size`.
+    """
+
+    def __init__(self, path: Path, where: str, value: Any, names: tuple[str, ...]) -> None:
+        self.path, self.where = path, where
+        if not isinstance(value, dict):
+            self.fail("", f"is {_short(value)} instead of an object")
+        if set(value) != set(names):
+            odd = sorted(set(value) ^ set(names))
+            self.fail("", f"has missing or unknown keys: {', '.join(_short(key) for key in odd[:5])}")
+        self.value: dict[str, Any] = value
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        """Raise the IntegrityError for a key."""
+        place = ".".join(part for part in (self.where, key) if part) or "the index"
+        raise IntegrityError(
+            f"{self.path}: {place} {problem}; the index is damaged or foreign, build the shards again"
+        )
+
+    def integer(self, key: str, low: int, high: int | None = None) -> int:
+        """The whole number under a key, within `low` to `high`."""
+        value = self.value[key]
+        if not isinstance(value, int) or isinstance(value, bool):
+            self.fail(key, f"is {_short(value)} instead of an integer")
+        if value < low or (high is not None and value > high):
+            self.fail(key, f"is {_short(value)}, outside {low} to {high if high is not None else 'any'}")
+        return value
+
+    def text(self, key: str, pattern: re.Pattern[str], meaning: str) -> str:
+        """The text under a key; `meaning` says what the pattern stands for."""
+        value = self.value[key]
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            self.fail(key, f"is {_short(value)} instead of {meaning}")
+        return value
+
+    def items(self, key: str) -> list[Any]:
+        """The list under a key."""
+        value = self.value[key]
+        if not isinstance(value, list):
+            self.fail(key, f"is {_short(value)} instead of a list")
+        return value
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        text = "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."
