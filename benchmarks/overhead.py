@@ -76,7 +76,7 @@ def train(trainer: Trainer, run: Run, world: World, steps: int) -> dict[str, flo
 
         note("step", step)
         assert result is not None
-        metrics = {"loss": result.loss.mean, "grad_norm": result.gradient_norm, "lr": result.learning_rate}
+        metrics = result.metrics
         done = index + 1
         note(PARTS[0], lambda done=done, metrics=metrics: run.log_step(done, metrics))  # type: ignore[misc]
         dist.barrier()  # what a rank waits for the other is the step's, not the agreement's

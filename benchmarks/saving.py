@@ -62,7 +62,7 @@ class Bench:
     def save(self, name: str) -> None:
         """A save, the steps after it, and its end."""
         saver = self.savers[name]
-        pieces = list(self.trainer.optimizer.pieces())
+        pieces = list(self.trainer.pieces())
         self.note(f"{name}: the call", timed(lambda: saver.save(self.step, pieces, {"step": self.step}, {})))
         self.note(f"{name}: steps right after it", timed(self.train))
         for _ in range(STEPS_BETWEEN - 1):

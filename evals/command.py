@@ -25,7 +25,8 @@ from evals.setting import evaluation_config
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
-from pretrain.config.sections import Config
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import GptConfig, TextConfig
 from pretrain.data.sources import open_validation, open_whole
 from pretrain.data.text import ValidationData
 from pretrain.errors import UserError
@@ -115,7 +116,7 @@ def _say(line: str) -> None:
 
 
 def _open_data(
-    config: Config, paths: Sequence[str], tokenizer_fingerprint: str, stride: int | None
+    config: TextConfig, paths: Sequence[str], tokenizer_fingerprint: str, stride: int | None
 ) -> ValidationData:
     """The windows of `--data`, or else of the run's validation data."""
     if paths:
@@ -125,7 +126,7 @@ def _open_data(
         if found is None:
             raise UserError("the run has no validation data; name shards to score with --data DIR")
         sources = found
-    return ValidationData.over(sources, config, stride)
+    return ValidationData.over(sources, narrow(config, GptConfig, "perplexity"), stride)
 
 
 def _score(model: Model, scored: ValidationData, layout: Layout) -> LossSum:
@@ -161,7 +162,7 @@ def _size(scored: ValidationData, tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def _spec(
-    opened: Checkpoint, config: Config, scored: ValidationData, tokenizer: Tokenizer, layout: Layout
+    opened: Checkpoint, config: TextConfig, scored: ValidationData, tokenizer: Tokenizer, layout: Layout
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {

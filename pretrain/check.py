@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from pretrain.config import derived
 from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig, TextConfig
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def check_command(
     if show:
         _print_columns([(key, as_yaml(value), str(place)) for key, value, place in resolved_values(loaded)])
         print()
-    _print_columns(list(_summary(loaded.config, processes, training)))
+    _print_columns(list(_summary(narrow(loaded.config, GptConfig, "this check"), processes, training)))
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
 
 
@@ -43,7 +44,7 @@ def check_data(loaded: LoadedConfig) -> "TrainingData":
     from pretrain.data.sources import open_training
     from pretrain.data.text import TrainingData, ValidationData
 
-    config = loaded.config
+    config = narrow(loaded.config, GptConfig, "this check")
     problems: list[tuple[str, UserError]] = []
     for source in config.data.train:
         alone = config.data.model_copy(update={"train": (source,)})
@@ -87,7 +88,7 @@ def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _summary(
-    config: Config, processes: int | None, training: "TrainingData | None"
+    config: GptConfig, processes: int | None, training: "TrainingData | None"
 ) -> Iterator[tuple[str, str]]:
     batch, steps = config.batch, config.run.steps
     vocab = training.vocab_size if training else 0
@@ -106,7 +107,7 @@ def _summary(
         samples = training.samples_per_epoch
         epochs = steps * batch.global_size / samples
         yield "training samples", f"{samples:,}; the run sees them {epochs:.2f} times"
-    ranks = derived.model_ranks(config.parallel)
+    ranks = config.replica_ranks
     if processes is None:
         yield "one replica", f"processes: {ranks}; the data parallel size follows from --processes"
         return
@@ -116,7 +117,7 @@ def _summary(
     yield "gradient accumulation", f"micro-batches of {batch.micro_size} a step and replica: {count}"
 
 
-def _schedule(config: Config) -> str:
+def _schedule(config: TextConfig) -> str:
     schedule = config.schedule
     warmup = f"{schedule.warmup_steps:,} steps of warm-up to {config.optimizer.lr:g}"
     if schedule.kind == "constant":

@@ -3,7 +3,8 @@
 import torch
 
 from pretrain.config import derived
-from pretrain.config.sections import Config
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import Config, GptConfig, TextConfig
 
 PEAK_BF16_FLOPS = {
     "A100": 312e12,
@@ -16,14 +17,14 @@ PEAK_BF16_FLOPS = {
 contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""
 
 
-def flops_per_token(config: Config, vocab_size: int) -> float:
+def flops_per_token(config: TextConfig, vocab_size: int) -> float:
     """Forward and backward matrix multiplications of one token.
 
     6 per parameter that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x sequence for
     attention scores and values (Chowdhery et al. 2022, "PaLM", appendix B). Recomputation is not counted.
     """
     model, length = config.model, config.batch.sequence_length
-    count = derived.count_parameters(model, vocab_size, length)
+    count = derived.count_parameters(narrow(config, GptConfig, "counting").model, vocab_size, length)
     head = vocab_size * model.hidden_size
     return 6 * (count.layers + head) + 12 * model.num_layers * model.hidden_size * length
 

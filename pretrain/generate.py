@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from data_tools.tokenizer import Tokenizer
-from pretrain.config.sections import ParallelConfig
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import GptConfig, ParallelConfig
 from pretrain.errors import HealthError, UserError
 from pretrain.launch import join_world
 from pretrain.layout import build_layout
@@ -74,7 +75,7 @@ def generate(model: Model, prompt: list[int], eod: int, max_tokens: int, samplin
     generator = torch.Generator().manual_seed(sampling.seed)
     # A text begins as a document does: after the end of another. Where attention was reset at the ends of
     # documents, the model never saw that end together with what follows it.
-    alone = model.config.data.reset_at_document_end
+    alone = narrow(model.config, GptConfig, "generating text").data.reset_at_document_end
     text = list(prompt)
     for _ in range(max_tokens):
         token = choose(next_logits(model, text if alone and text else [eod, *text]), sampling, generator)

@@ -18,7 +18,8 @@ from megatron.core.tensor_parallel.random import _MODEL_PARALLEL_RNG_TRACKER_NAM
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
-from pretrain.config.sections import Config
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import GptConfig, TextConfig
 from pretrain.data.batch import Batch
 from pretrain.layout import Layout, world_sum
 from pretrain.models.attention import attention_mask, zigzag_positions
@@ -70,12 +71,12 @@ class Model:
         wrapped: the same with mixed precision and, for training, gradient reduction around them.
     """
 
-    def __init__(self, config: Config, layout: Layout, vocab_size: int, *, training: bool) -> None:
+    def __init__(self, config: TextConfig, layout: Layout, vocab_size: int, *, training: bool) -> None:
         self.config = config
         self.layout = layout
         # megatron's layers take their random streams from its tracker even where they do not use them.
         seed_step(config.run.seed, 0, layout)
-        self.chunks, self.megatron = build_gpt(config, layout, vocab_size)
+        self.chunks, self.megatron = build_gpt(narrow(config, GptConfig, "training"), layout, vocab_size)
         wrapped: list[Any] = list(self.chunks)
         if config.precision == "bf16":
             wrapped = [Float16Module(self.megatron, chunk) for chunk in wrapped]

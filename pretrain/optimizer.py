@@ -18,7 +18,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
 from pretrain.checkpoint.piece import Piece
-from pretrain.config.sections import Config
+from pretrain.config.sections import TextConfig
 from pretrain.layout import Layout
 from pretrain.model import Model
 from pretrain.models.logical import LogicalPart, logical_parts
@@ -40,7 +40,7 @@ class _Holding:
 class Optimizer:
     """megatron-core's optimizer, stepped in two halves so that a verdict can stand between them."""
 
-    def __init__(self, config: Config, model: Model) -> None:
+    def __init__(self, config: TextConfig, model: Model) -> None:
         settings = config.optimizer
         dtype = parameter_dtype(config)
         self._model = model

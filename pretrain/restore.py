@@ -7,7 +7,8 @@ from pathlib import Path
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.config.load import read_config
-from pretrain.config.sections import Config, ParallelConfig
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import ParallelConfig, TextConfig
 from pretrain.errors import IntegrityError
 from pretrain.layout import Layout
 from pretrain.model import Model
@@ -23,7 +24,7 @@ class Saved:
     """A checkpoint with the config that made it."""
 
     checkpoint: Checkpoint
-    config: Config
+    config: TextConfig
     vocab_size: int
 
 
@@ -38,19 +39,20 @@ def open_saved(path: str | Path, say: Callable[[str], None] = lambda _: None) ->
         UserError, IntegrityError: there is none, or it is damaged.
     """
     checkpoint = open_checkpoint(resolve(path, say))
-    config = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
+    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
+    config = narrow(loaded, TextConfig, str(checkpoint.path))
     vocab_size = checkpoint.state.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise IntegrityError(f"{checkpoint.path}: state.json has no vocab_size")
     return Saved(checkpoint, config, vocab_size)
 
 
-def with_layout(config: Config, parallel: ParallelConfig) -> Config:
+def with_layout(config: TextConfig, parallel: ParallelConfig) -> TextConfig:
     """The same model and data on another layout."""
     return config.model_copy(update={"parallel": parallel})
 
 
-def load_model(saved: Saved, config: Config, layout: Layout) -> Model:
+def load_model(saved: Saved, config: TextConfig, layout: Layout) -> Model:
     """Build the model and fill it with the checkpoint's weights.
 
     Args:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pretrain.agree import first_decides, largest
+from pretrain.any_trainer import AnyTrainer, StepResult
 from pretrain.checkpoint import (
     Retention,
     Saver,
@@ -24,13 +25,12 @@ from pretrain.checkpoint import (
 )
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
+from pretrain.config.sections import Config, TextConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
-from pretrain.flops import flops_per_token, peak_flops
 from pretrain.launch import World, find_place, join_world
-from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
+from pretrain.restore import RESOLVED_CONFIG
 from pretrain.run import Run
 from pretrain.spawn import spawn
-from pretrain.trainer import StepResult, Trainer
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,15 @@ def train(loaded: LoadedConfig, world: World) -> None:
         _Loop(loaded, resolved, world, run).go()
 
 
+def build_trainer(config: Config, world: World) -> AnyTrainer:
+    """The trainer of a config's `model.kind`; each brings its own libraries with it."""
+    if isinstance(config, TextConfig):
+        from pretrain.trainer import Trainer
+
+        return Trainer(config, world)
+    raise TypeError(type(config).__name__)
+
+
 class _Loop:
     """A trainer in a run."""
 
@@ -83,7 +92,7 @@ class _Loop:
         self.config = loaded.config
         self.world = world
         self.run = run
-        self.trainer = Trainer(loaded.config, world)
+        self.trainer = build_trainer(loaded.config, world)
         self.saver = Saver(
             run.folder.path,
             loaded.config.checkpoint,
@@ -92,29 +101,17 @@ class _Loop:
             StoreCoordinator(world.store),
             say=log.info,
         )
-        tokenizer = Path(self.trainer.data.sources[0].path) / TOKENIZER_FOLDER
         self.files: dict[str, bytes | Path] = {
             "config.yaml": loaded.text_as_written.encode(),
             RESOLVED_CONFIG: resolved.encode(),
-            TOKENIZER_FOLDER: tokenizer,
+            **self.trainer.files(),
         }
-        flops = flops_per_token(self.config, self.trainer.data.vocab_size)
-        peak = peak_flops(self.config, world.device)
-        self.mfu_per_rate = flops / (peak * world.size) if peak else None
 
     def go(self) -> None:
         """From the newest good checkpoint, or step 0, to the end."""
         done, run_id = self.resume()
         self.run.begin(done, self.trainer.facts(), run_id)
-        trainer = self.trainer
-        log.info(
-            "%s: %s, %s, %d samples an epoch, %d micro-batches a step",
-            "going on" if done else "starting",
-            trainer.layout.describe(),
-            trainer.layout.device,
-            trainer.data.samples_per_epoch,
-            trainer.micro_batches,
-        )
+        log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
         try:
             if done == 0 and self.config.health.on_spike == "rollback":
                 self.save(0)
@@ -169,16 +166,15 @@ class _Loop:
         result = self.trainer.step(index)
         seconds = time.perf_counter() - began
         step, run = index + 1, self.run
-        run.log_step(step, self.metrics(step, result, seconds))
+        run.log_step(step, self.metrics(result, seconds))
         if result.spike:
-            log.warning("step %d: loss %.4f is a spike", step, result.loss.mean)
+            log.warning("step %d: loss %.4f is a spike", step, result.loss)
             if not result.updated:
                 return self.roll_back(index)
-        if self.trainer.validation is not None and run.should_validate(step):
-            loss = self.trainer.validate()
-            if loss is not None:
-                tokens = step * self.trainer.tokens_per_step
-                run.log_validation(step, {"validation_loss": loss.mean, "tokens": tokens})
+        if run.should_validate(step):
+            metrics = self.trainer.validate(step)
+            if metrics is not None:
+                run.log_validation(step, metrics)
         signal = largest(self.world, run.pending())
         saves = run.should_save(step, signal)
         if self.should_compare(step, saves):
@@ -209,33 +205,18 @@ class _Loop:
         if found is None:
             raise HealthError(f"step {spike + 1}: the loss is a spike, with no checkpoint to go back to")
         done = self.trainer.roll_back(open_checkpoint(found), spike)
-        skipped = self.trainer.memory.skipped[-1]
-        log.warning(
-            "rolled back to %s; samples %d to %d are jumped over", found, skipped.first, skipped.stop - 1
-        )
         self.run.rewind(done)
         # Saved again with the jump in it, so that a resume makes the jump too.
         self.save(done)
         return done
 
-    def metrics(self, step: int, result: StepResult, seconds: float) -> dict[str, float]:
+    def metrics(self, result: StepResult, seconds: float) -> dict[str, float]:
         """The journal's line of a step."""
-        rate = result.loss.tokens / seconds
-        metrics = {
-            "loss": result.loss.mean,
-            "grad_norm": result.gradient_norm,
-            "lr": result.learning_rate,
-            "tokens": step * self.trainer.tokens_per_step,
-            "tokens_per_second": rate,
-        }
-        if self.mfu_per_rate is not None:
-            metrics["mfu"] = rate * self.mfu_per_rate
+        metrics = {**result.metrics, **self.trainer.speed(result, seconds)}
         if result.spike:
             metrics["spike"] = 1
         elif not result.updated:
             metrics["skipped"] = 1
-        if self.trainer.memory.rollbacks:
-            metrics["rollbacks"] = self.trainer.memory.rollbacks
         return metrics
 
     def save(self, step: int) -> None:
@@ -244,4 +225,4 @@ class _Loop:
         with suppress(OSError):
             self.run.sync()
         state = self.trainer.state(step) | {"run": self.run.id}
-        self.saver.save(step, list(self.trainer.optimizer.pieces()), state, self.files)
+        self.saver.save(step, list(self.trainer.pieces()), state, self.files)

@@ -8,50 +8,43 @@ uninterrupted one.
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.piece import Piece
 from pretrain.config import derived
-from pretrain.config.sections import Config
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import GptConfig, TextConfig
 from pretrain.data.batch import Batch
 from pretrain.data.text import TrainingData, ValidationData
 from pretrain.errors import HealthError, UserError
+from pretrain.flops import flops_per_token, peak_flops
 from pretrain.health.gather import gather_texts
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory, spike_limit
 from pretrain.launch import World
 from pretrain.layout import build_layout
-from pretrain.model import LocalLoss, LossSum, Model, seed_step
+from pretrain.model import LocalLoss, Model, seed_step
 from pretrain.optimizer import Optimizer
+from pretrain.restore import TOKENIZER_FOLDER
 from pretrain.schedule import learning_rate
 from pretrain.scoring import score
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What one optimizer step did, the same on every rank."""
-
-    loss: LossSum
-    gradient_norm: float
-    learning_rate: float
-    updated: bool
-    """False where a number was not finite or the loss a spike to roll back from."""
-    spike: bool
-    """Whether the loss was far above the ones before."""
-
-
 class Trainer:
     """Model, optimizer and data of one run on this rank."""
 
-    def __init__(self, config: Config, world: World) -> None:
+    def __init__(self, config: TextConfig, world: World) -> None:
         self.config = config
         self.layout = build_layout(world, config.parallel)
-        self.data = TrainingData.from_config(config)
-        self.validation = ValidationData.from_config(config)
+        self.data = TrainingData.from_config(narrow(config, GptConfig, "training"))
+        self.validation = ValidationData.from_config(narrow(config, GptConfig, "training"))
         self.model = Model(config, self.layout, self.data.vocab_size, training=True)
         self.optimizer = Optimizer(config, self.model)
         micro_batches = derived.micro_batches(config, self.layout.data_size)
@@ -59,6 +52,9 @@ class Trainer:
         self.micro_batches = micro_batches
         self.memory = Memory()
         self._replica_check = ReplicaCheck(world)
+        peak = peak_flops(config, world.device)
+        flops = flops_per_token(config, self.data.vocab_size)
+        self._mfu_per_rate = flops / (peak * world.size) if peak else None
 
     @property
     def tokens_per_step(self) -> int:
@@ -88,7 +84,16 @@ class Trainer:
         self.memory = self.memory.after(mean, updated=updated, window=window)
         if not finite:
             self._judge_nonfinite(step, batches, local, f"loss {mean}, gradient norm {norms}")
-        return StepResult(loss, norm, rate, updated, spike)
+        metrics = {"loss": mean, "grad_norm": norm, "lr": rate, "tokens": (step + 1) * self.tokens_per_step}
+        if self.memory.rollbacks:
+            metrics["rollbacks"] = self.memory.rollbacks
+        return StepResult(mean, metrics, loss.tokens, updated, spike)
+
+    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
+        """Tokens per second of the whole world, and MFU where the device's peak is known."""
+        rate = result.units / seconds
+        mfu = {} if self._mfu_per_rate is None else {"mfu": rate * self._mfu_per_rate}
+        return {"tokens_per_second": rate} | mfu
 
     def batches(self, step: int) -> list[Batch]:
         """This rank's micro-batches of step `step`, counted from 0."""
@@ -140,6 +145,13 @@ class Trainer:
             )
         done = self.load(checkpoint)
         self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
+        skipped = self.memory.skipped[-1]
+        log.warning(
+            "rolled back to %s; samples %d to %d are jumped over",
+            checkpoint.path,
+            skipped.first,
+            skipped.stop - 1,
+        )
         return done
 
     def check_replicas(self, step: int) -> None:
@@ -148,11 +160,29 @@ class Trainer:
         Raises:
             HealthError: two ranks hold different bits of the same tensor.
         """
-        self._replica_check(step, self.optimizer.pieces())
+        self._replica_check(step, self.pieces())
 
-    def validate(self) -> LossSum | None:
-        """Loss on the validation data; None where the config has none."""
-        return None if self.validation is None else score(self.model, self.validation)
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Loss on the validation data after `step` steps; None where the config has none."""
+        if self.validation is None:
+            return None
+        loss = score(self.model, self.validation)
+        return {"validation_loss": loss.mean, "tokens": step * self.tokens_per_step}
+
+    def pieces(self) -> Iterator[Piece]:
+        """Weights and optimizer states, this rank's parts."""
+        return self.optimizer.pieces()
+
+    def files(self) -> dict[str, Path]:
+        """The tokenizer."""
+        return {TOKENIZER_FOLDER: Path(self.data.sources[0].path) / TOKENIZER_FOLDER}
+
+    def describe(self) -> str:
+        """Layout, device and sizes, on one line."""
+        return (
+            f"{self.layout.describe()}, {self.layout.device}, {self.data.samples_per_epoch} samples an "
+            f"epoch, {self.micro_batches} micro-batches a step"
+        )
 
     def facts(self) -> dict[str, str]:
         """What the run's status and MLflow's tags say beside the config."""
@@ -190,7 +220,7 @@ class Trainer:
                 f"has {self.data.fingerprint[:16]}; going on would repeat or lose samples. Give the shards "
                 "back, or choose another run.dir"
             )
-        pieces = list(self.optimizer.pieces())
+        pieces = list(self.pieces())
         mine = "\n".join(sorted({piece.key for piece in pieces}))
         everyone = gather_texts(self.layout.world, mine)
         checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))

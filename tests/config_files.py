@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = sorted((REPOSITORY / "configs" / "gpt").glob("*.yaml"))
@@ -19,9 +19,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small_config(**changes: Any) -> Config:
+def small_config(**changes: Any) -> GptConfig:
     """The small config as an object; `section__key=value` changes a key."""
-    return Config.model_validate(_changed(changes))
+    return GptConfig.model_validate(_changed(changes))
 
 
 def write_config(path: Path, **changes: Any) -> str:

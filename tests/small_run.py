@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 from pretrain.run import Run
 
 
-def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracking: Any) -> Config:
-    return Config.model_validate(
+def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracking: Any) -> GptConfig:
+    return GptConfig.model_validate(
         {
             "run": {"dir": str(directory), "steps": steps},
             "model": {"kind": "gpt", "num_layers": 2, "hidden_size": 64, "num_attention_heads": 2},
@@ -25,7 +25,7 @@ def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracki
     )
 
 
-def open_run(config: Config) -> Run:
+def open_run(config: GptConfig) -> Run:
     text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True))
     return Run.open(config, "# as written\n" + text, text)
 
@@ -34,7 +34,7 @@ def metrics_of(step: int) -> dict[str, float]:
     return {"loss": 1 + 1 / step, "lr": 1e-3, "grad_norm": float(step), "tokens": 256.0 * step}
 
 
-def train(config: Config, start: int = 0) -> None:
+def train(config: GptConfig, start: int = 0) -> None:
     with open_run(config) as run:
         run.begin(start, {"data_fingerprint": "abc"})
         for step in range(start + 1, config.run.steps + 1):

@@ -5,10 +5,10 @@ The one place where a `null` becomes a number, so that trainer, check and docume
 
 from dataclasses import dataclass
 
-from pretrain.config.sections import Config, ModelConfig, ParallelConfig
+from pretrain.config.sections import Config, GptModelConfig, TextConfig, TextModelConfig
 
 
-def ffn_hidden_size(model: ModelConfig) -> int:
+def ffn_hidden_size(model: TextModelConfig) -> int:
     """Width of the feed-forward layer: 4 x hidden, or for swiglu 8/3 x hidden up to a multiple of 64."""
     if model.ffn_hidden_size is not None:
         return model.ffn_hidden_size
@@ -17,23 +17,23 @@ def ffn_hidden_size(model: ModelConfig) -> int:
     return 4 * model.hidden_size
 
 
-def query_groups(model: ModelConfig) -> int:
+def query_groups(model: TextModelConfig) -> int:
     """Key/value heads: one per attention head unless the config says fewer."""
     return model.num_query_groups or model.num_attention_heads
 
 
-def rotary_base(model: ModelConfig) -> int:
+def rotary_base(model: TextModelConfig) -> int:
     """Base of the rotary frequencies."""
     return model.rotary_base or 10_000
 
 
-def min_lr(config: Config) -> float:
+def min_lr(config: TextConfig) -> float:
     """Learning rate at the end of the decay: a tenth of the peak unless the config says otherwise."""
     given = config.schedule.min_lr
     return config.optimizer.lr / 10 if given is None else given
 
 
-def decay_steps(config: Config) -> int:
+def decay_steps(config: TextConfig) -> int:
     """cosine, linear: the step at which `min_lr` is reached. wsd: the length of the final decay."""
     given = config.schedule.decay_steps
     if given is not None:
@@ -41,24 +41,24 @@ def decay_steps(config: Config) -> int:
     return max(1, round(config.run.steps * 0.1)) if config.schedule.kind == "wsd" else config.run.steps
 
 
-def max_skips(config: Config) -> int:
+def max_skips(config: TextConfig) -> int:
     """Skipped updates in a row before the run stops."""
     return config.health.max_skips or 10
 
 
-def spike_window(config: Config) -> int:
+def spike_window(config: TextConfig) -> int:
     """Losses that a loss is compared with; 0 where none is judged."""
     if config.health.on_spike == "ignore":
         return 0
     return config.health.spike_window or 64
 
 
-def spike_threshold(config: Config) -> float:
+def spike_threshold(config: TextConfig) -> float:
     """Standard deviations above the median that make a spike."""
     return config.health.spike_threshold or 10.0
 
 
-def max_rollbacks(config: Config) -> int:
+def max_rollbacks(config: TextConfig) -> int:
     """Rollbacks in the whole run before a spike stops it."""
     return config.health.max_rollbacks or 3
 
@@ -68,18 +68,13 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
     return -(-vocab_size // multiple) * multiple
 
 
-def model_ranks(parallel: ParallelConfig) -> int:
-    """Ranks that hold one replica: tensor x pipeline x context."""
-    return parallel.tensor * parallel.pipeline * parallel.context
-
-
 def data_parallel_size(config: Config, world_size: int) -> int | None:
     """Replicas in a world of this size; None where the world is no multiple of one replica."""
-    size, rest = divmod(world_size, model_ranks(config.parallel))
+    size, rest = divmod(world_size, config.replica_ranks)
     return size if size and not rest else None
 
 
-def micro_batches(config: Config, data_parallel: int) -> int | None:
+def micro_batches(config: TextConfig, data_parallel: int) -> int | None:
     """Micro-batches per replica and step (gradient accumulation); None where the batch does not divide."""
     count, rest = divmod(config.batch.global_size, config.batch.micro_size * data_parallel)
     return None if rest else count
@@ -102,7 +97,7 @@ class ParameterCount:
         return self.embedding + self.layers + self.head
 
 
-def count_parameters(model: ModelConfig, vocab_size: int, sequence_length: int) -> ParameterCount:
+def count_parameters(model: GptModelConfig, vocab_size: int, sequence_length: int) -> ParameterCount:
     """Parameters by formula: attention h(2q + 2k), feed-forward 2hf (3hf for swiglu), biases and norms."""
     hidden, ffn = model.hidden_size, ffn_hidden_size(model)
     head_size = hidden // model.num_attention_heads

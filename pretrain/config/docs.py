@@ -1,4 +1,4 @@
-"""Writes docs/config.md from the docstrings in `sections.py`: `python -m pretrain.config.docs`.
+"""Writes docs/config.md from the docstrings in `sections`: `python -m pretrain.config.docs`.
 
 The page has no source of its own, so that it can not disagree with the code; a test compares the two.
 """
@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pretrain.config.schema import is_list, keys_of, section_of, show
-from pretrain.config.sections import Config, Section, Source
+from pretrain.config.schema import ORDER, is_list, keys_of, section_of, show
+from pretrain.config.sections import KINDS, Config, Section, Source
 
 PAGE = "docs/config.md"
 _HEAD = """# Config keys
 
-<!-- Made by `python -m pretrain.config.docs` from pretrain/config/sections.py; edit that file instead. -->
+<!-- Made by `python -m pretrain.config.docs` from pretrain/config/sections; edit that instead. -->
 
 A config is a YAML file of sections. Keys not given have the default; a key that does not exist, stands
 twice or has a value of the wrong type is refused with its line. `key=value` behind a command wins over the
@@ -28,6 +28,8 @@ that is wrong at once; `pretrain check --show FILE` prints every key with its va
   text that looks like a number needs quotation marks. `null` is the default of keys that say so.
 - Nothing is expanded: no `~`, no `$HOME`, no references between keys. YAML anchors and `<<` work; tags do
   not.
+- `model.kind` decides which keys there are. The last column names the kinds that have a key; it is empty
+  where all have it.
 - Relative paths are relative to the working directory.
 - Combinations of keys that can not work, and keys that would have no effect, are refused.
 """
@@ -45,33 +47,51 @@ def config_page() -> str:
 
 
 def _page_lines() -> Iterator[str]:
-    schema = Config.model_json_schema()
-    yield from _table("Keys outside of sections", None, Config, schema)
-    for name, field in keys_of(Config).items():
-        section = section_of(field)
-        if section is not None:
-            yield from _table(f"`{name}`", _sentence(inspect.getdoc(section)), section, schema)
+    yield from _table("Keys outside of sections", dict(KINDS))
+    for name in ORDER:
+        sections = {kind: keys_of(config).get(name) for kind, config in KINDS.items()}
+        classes = {kind: section_of(field) for kind, field in sections.items() if field is not None}
+        found = {kind: section for kind, section in classes.items() if section is not None}
+        if found:
+            yield from _table(f"`{name}`", found)
     yield from _table(
-        "A source of `data.train`", "An item of the list may also be a path alone.", Source, schema
+        "A source of `data.train`", {"": Source}, "An item of the list may also be a path alone."
     )
 
 
-def _table(title: str, text: str | None, section: type[Section], schema: Mapping[str, Any]) -> Iterator[str]:
-    described = schema if section is Config else schema["$defs"][section.__name__]
+def _table(title: str, sections: Mapping[str, type[Section]], text: str | None = None) -> Iterator[str]:
+    """One section, with the keys of all kinds; a key that kinds define differently has a row for each."""
     yield f"## {title}\n"
-    if text:
-        yield f"{text}\n"
-    yield "| key | value | default | meaning |"
-    yield "|---|---|---|---|"
+    if not any(issubclass(section, Config) for section in sections.values()):
+        for words in [text] if text else dict.fromkeys(map(_about, sections.values())):
+            yield f"{words}\n"
+    yield "| key | value | default | meaning | kinds |"
+    yield "|---|---|---|---|---|"
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for kind, section in sections.items():
+        for row in _rows(section):
+            rows.setdefault(row, []).append(kind)
+    names = list(dict.fromkeys(row[0] for row in rows))
+    for row, kinds in sorted(rows.items(), key=lambda item: names.index(item[0][0])):
+        whose = ", ".join(kinds) if len(kinds) < len(KINDS) and kinds != [""] else ""
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (*row, whose)) + " |"
+    yield ""
+
+
+def _about(section: type[Section]) -> str:
+    return _sentence(inspect.getdoc(section))
+
+
+def _rows(section: type[Section]) -> Iterator[tuple[str, ...]]:
+    """Key, value, default and meaning of each key of a section that holds a value."""
+    described = section.model_json_schema()["properties"]
     for name, field in keys_of(section).items():
         inner = section_of(field)
         if inner is not None and not is_list(field):
             continue
-        value = "path, or list of sources" if inner else _type(described["properties"][name])
+        value = "path, or list of sources" if inner else _type(described[name])
         default = "required" if field.is_required() else f"`{_default(field.default)}`"
-        cells = (f"`{name}`", value, default, _sentence(field.description))
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-    yield ""
+        yield f"`{name}`", value, default, _sentence(field.description)
 
 
 def _type(schema: Mapping[str, Any]) -> str:

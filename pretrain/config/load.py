@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.rules import violations
-from pretrain.config.schema import leaf_keys, nearest_name, problems_of, show
-from pretrain.config.sections import Config
+from pretrain.config.schema import kind_of, leaf_keys, nearest_name, problems_of, show
+from pretrain.config.sections import KINDS, Config
 from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
 from pretrain.errors import UserError
 
 MAX_BYTES = 1 << 20
+KIND = ("model", "kind")
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,18 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     if overrides:
         text += _as_comments("command line:", "\n".join(overrides))
     tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.place)
+    values = plain(tree)
+    kind, wrong = kind_of(values)
+    if wrong:
+        problems.append(Problem(find(tree, KIND)[0].place, dotted(KIND), wrong))
+        values["model"]["kind"] = kind
     try:
-        config = Config.model_validate(plain(tree))
+        config = KINDS[kind].model_validate(values)
     except ValidationError as error:
-        problems += problems_of(error, tree)
+        problems += problems_of(error, tree, KINDS[kind])
     if problems:
         raise ConfigError(sorted(problems, key=_reading_order(path)))
-    return LoadedConfig(config, text, _sources(tree), path)
+    return LoadedConfig(config, text, _sources(tree, type(config)), path)
 
 
 def _reading_order(path: str) -> Callable[[Problem], tuple[bool, bool, str, int]]:
@@ -195,9 +201,9 @@ def _as_comments(title: str, text: str) -> str:
     return "\n" + "".join(f"# {line}\n" for line in [title, *text.splitlines()])
 
 
-def _sources(tree: Node) -> Mapping[str, Place]:
+def _sources(tree: Node, top: type[Config]) -> Mapping[str, Place]:
     sources = {}
-    for path, _ in leaf_keys():
+    for path, _ in leaf_keys(top):
         node, written = find(tree, path)
         sources[dotted(path)] = node.place if written else Place("default")
     return MappingProxyType(sources)

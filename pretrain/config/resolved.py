@@ -7,7 +7,7 @@ import yaml
 
 from pretrain.config.load import LoadedConfig
 from pretrain.config.node import Place, dotted
-from pretrain.config.schema import leaf_keys
+from pretrain.config.schema import keys_of, leaf_keys
 from pretrain.config.sections import Config, Section, Source
 from pretrain.config.yaml_text import RESOLVERS
 
@@ -29,7 +29,7 @@ def config_to_yaml(config: Config) -> str:
 def resolved_values(loaded: LoadedConfig) -> Iterator[tuple[str, Any, Place]]:
     """Key, value and source of every key, in the order of the sections."""
     values = _values(loaded.config)
-    for path, _ in leaf_keys():
+    for path, _ in leaf_keys(type(loaded.config)):
         value: Any = values
         for part in path:
             value = value[part]
@@ -37,15 +37,13 @@ def resolved_values(loaded: LoadedConfig) -> Iterator[tuple[str, Any, Place]]:
 
 
 def _values(section: Section) -> dict[str, Any]:
-    return {
-        field.alias or name: _value(name, getattr(section, name))
-        for name, field in type(section).model_fields.items()
-    }
+    attributes = {field.alias or name: name for name, field in type(section).model_fields.items()}
+    return {name: _value(name, getattr(section, attributes[name])) for name in keys_of(type(section))}
 
 
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, tuple):
-        return [_source(name, source) for source in value]
+        return [_source(name, item) if isinstance(item, Source) else _value(name, item) for item in value]
     return _values(value) if isinstance(value, Section) else value
 
 

@@ -7,10 +7,14 @@ against the rule itself and against every rule that the config keeps, so that wh
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from pretrain.config import derived
 from pretrain.config.node import Place, Problem
 from pretrain.config.sections import LARGEST_COUNT, Config
+
+C = TypeVar("C", bound=Config, covariant=True)
+R = TypeVar("R", bound=Config, contravariant=True)
 
 PROCESSES = "processes"
 """Stands for the world size where keys are named."""
@@ -21,10 +25,10 @@ TRIED = 64
 
 
 @dataclass(frozen=True)
-class Setup:
+class Setup(Generic[C]):
     """A config and the number of processes, where that is known."""
 
-    config: Config
+    config: C
     world_size: int | None
 
     @property
@@ -41,7 +45,7 @@ class Setup:
             value = getattr(value, "async_" if part == "async" else part)
         return value
 
-    def replaced(self, key: str, value: float) -> "Setup":
+    def replaced(self, key: str, value: float) -> "Setup[C]":
         """The same setup with another value of one key."""
         if key == PROCESSES:
             return Setup(self.config, int(value))
@@ -51,21 +55,33 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Generic[R]):
     """One rule; `holds` and `message` are asked only where `applies`."""
 
     name: str
     key: str
     """The key that the message is about."""
-    applies: Callable[[Setup], bool]
-    holds: Callable[[Setup], bool]
-    message: Callable[[Setup], str]
-    remedies: Mapping[str, Callable[[Setup], Iterable[float]]] = field(default_factory=dict)
+    applies: Callable[[Setup[R]], bool]
+    holds: Callable[[Setup[R]], bool]
+    message: Callable[[Setup[R]], str]
+    remedies: Mapping[str, Callable[[Setup[R]], Iterable[float]]] = field(default_factory=dict)
     """Key -> values of it that could mend the rule, nearest first."""
 
-    def broken(self, setup: Setup) -> bool:
+    def broken(self, setup: Setup[R]) -> bool:
         """Whether the setup breaks this rule."""
         return self.applies(setup) and not self.holds(setup)
+
+
+def unless(name: str, key: str, useless: Callable[[Setup[R]], bool], message: str) -> Rule[R]:
+    """A rule that is broken where the key was given and `useless` says that it changes nothing."""
+
+    def given(setup: Setup[R]) -> bool:
+        value = setup.value(key)
+        return value is not None and value is not False
+
+    return Rule(
+        name, key, applies=given, holds=lambda setup: not useless(setup), message=lambda setup: message
+    )
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class Violation:
         return Problem(sources.get(self.key, Place("command line")), self.key, self.text)
 
 
-def broken_rules(rules: Sequence[Rule], setup: Setup) -> list[Violation]:
+def broken_rules(rules: Sequence[Rule[Any]], setup: Setup[Any]) -> list[Violation]:
     """Every rule that the setup breaks, each with the nearest legal values."""
     kept = [rule for rule in rules if not rule.broken(setup)]
     found = []
@@ -109,7 +125,7 @@ def broken_rules(rules: Sequence[Rule], setup: Setup) -> list[Violation]:
 
 
 def _nearest_legal(
-    rule: Rule, kept: Sequence[Rule], key: str, candidates: Iterable[float], setup: Setup
+    rule: Rule[Any], kept: Sequence[Rule[Any]], key: str, candidates: Iterable[float], setup: Setup[Any]
 ) -> tuple[float, ...]:
     legal: list[float] = []
     for value in candidates:

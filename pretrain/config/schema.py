@@ -1,6 +1,6 @@
 """Walks the sections: which keys exist under which, which name was meant, and what a bad value should be.
 
-Everything here follows from the classes in `sections.py`; no key is named a second time.
+Everything here follows from the classes in `sections`; no key is named a second time.
 """
 
 import difflib
@@ -11,7 +11,23 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pretrain.config.node import KeyPath, Node, Problem, dotted, find
-from pretrain.config.sections import Config, Section
+from pretrain.config.sections import KINDS, Config, Section
+
+ORDER = (
+    "run",
+    "model",
+    "batch",
+    "parallel",
+    "optimizer",
+    "schedule",
+    "data",
+    "precision",
+    "checkpoint",
+    "eval",
+    "tracking",
+    "health",
+)
+"""Sections in the order in which they are written, whichever class has them."""
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
@@ -37,10 +53,13 @@ def is_list(field: FieldInfo) -> bool:
 
 def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
     """The fields of a section by the name they have in a file."""
-    return {field.alias or name: field for name, field in section.model_fields.items()}
+    keys = {field.alias or name: field for name, field in section.model_fields.items()}
+    if issubclass(section, Config):
+        return {name: keys[name] for name in sorted(keys, key=ORDER.index)}
+    return keys
 
 
-def leaf_keys(section: type[Section] = Config, prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
+def leaf_keys(section: type[Section], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
     """Every key that holds a value, in the order of the sections; lists of sections count as one value."""
     for name, field in keys_of(section).items():
         inner = section_of(field)
@@ -50,9 +69,41 @@ def leaf_keys(section: type[Section] = Config, prefix: KeyPath = ()) -> Iterator
             yield from leaf_keys(inner, (*prefix, name))
 
 
-def section_at(path: KeyPath) -> type[Section] | None:
-    """The section that `path` leads to from the top; list positions are passed over."""
-    section: type[Section] | None = Config
+def every_key() -> dict[KeyPath, tuple[FieldInfo, ...]]:
+    """The keys of all kinds, each with its fields: one, or several where the kinds define it differently."""
+    found: dict[KeyPath, list[FieldInfo]] = {}
+    for config in KINDS.values():
+        for path, field in leaf_keys(config):
+            found.setdefault(path, []).append(field)
+    return {path: tuple(fields) for path, fields in found.items()}
+
+
+def kinds_with(path: KeyPath) -> list[str]:
+    """The kinds whose configs have a key or section."""
+    found = []
+    for kind, config in KINDS.items():
+        section = section_at(config, path[:-1])
+        if section is not None and path[-1] in keys_of(section):
+            found.append(kind)
+    return found
+
+
+def kind_of(tree: Any) -> tuple[str, str | None]:
+    """The kind that a config's values ask for, or the nearest one, and what is wrong with what they say."""
+    model = tree.get("model") if isinstance(tree, dict) else None
+    if not isinstance(model, dict) or "kind" not in model:
+        return next(iter(KINDS)), None  # reported as missing
+    asked = model["kind"]
+    if isinstance(asked, str) and asked in KINDS:
+        return asked, None
+    meant = nearest_name(asked, KINDS) if isinstance(asked, str) else None
+    hint = f" (did you mean '{meant}'?)" if meant else ""
+    return meant or next(iter(KINDS)), f"must be {' or '.join(KINDS)}, got {show(asked)}{hint}"
+
+
+def section_at(top: type[Section], path: KeyPath) -> type[Section] | None:
+    """The section that `path` leads to from `top`; list positions are passed over."""
+    section: type[Section] | None = top
     for part in path:
         if section is None:
             return None
@@ -89,7 +140,7 @@ def _edits(a: str, b: str) -> int:
     return row[-1]
 
 
-def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
+def problems_of(error: ValidationError, tree: Node, top: type[Section]) -> list[Problem]:
     """What pydantic found, in a user's words, each at the line of its value."""
     problems = []
     unknown: dict[KeyPath, str] = {}
@@ -97,7 +148,7 @@ def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
     for detail in details:
         path = detail["loc"]
         if detail["type"] == "extra_forbidden":
-            hint, meant = _unknown_key(path)
+            hint, meant = _unknown_key(top, path)
             place = find(tree, path)[0].place
             problems.append(Problem(place, dotted(path), hint))
             if meant:
@@ -107,19 +158,22 @@ def problems_of(error: ValidationError, tree: Node) -> list[Problem]:
         if detail["type"] == "extra_forbidden" or (detail["type"] == "missing" and path in unknown):
             continue
         node, _ = find(tree, path)
-        problems.append(Problem(node.place, dotted(path), _wrong_value(dict(detail))))
+        problems.append(Problem(node.place, dotted(path), _wrong_value(top, dict(detail))))
     return problems
 
 
-def _unknown_key(path: KeyPath) -> tuple[str, str | None]:
+def _unknown_key(top: type[Section], path: KeyPath) -> tuple[str, str | None]:
     word = str(path[-1])
-    section = section_at(path[:-1])
+    section = section_at(top, path[:-1])
     here = list(keys_of(section)) if section else []
     kind = "key" if len(path) > 1 else "section or key"
+    others = kinds_with(path)
+    if others:
+        return f"'{word[:60]}' has no effect here: it belongs to model.kind {' or '.join(others)}", None
     meant = nearest_name(word, here)
     if meant:
         return f"unknown {kind} '{word[:60]}' (did you mean '{meant}'?)", meant
-    elsewhere = {str(keys[-1]): dotted(keys) for keys, _ in leaf_keys()}
+    elsewhere = {str(keys[-1]): dotted(keys) for keys, _ in leaf_keys(top)}
     other = nearest_name(word, elsewhere)
     if other:
         return f"unknown {kind} '{word[:60]}' (did you mean '{elsewhere[other]}'?)", None
@@ -146,14 +200,14 @@ _BOUNDS = {
 }
 
 
-def _wrong_value(detail: dict[str, Any]) -> str:
+def _wrong_value(top: type[Section], detail: dict[str, Any]) -> str:
     """One sentence: what the value must be, what it is, and what was likely meant."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "missing":
         return "required, and missing"
     got = f", got {show(value)}"
     if kind == "literal_error":
-        section = section_at(detail["loc"][:-1])
+        section = section_at(top, detail["loc"][:-1])
         field = keys_of(section)[detail["loc"][-1]] if section else None
         choices = [str(choice) for choice in _choices(field)]
         meant = nearest_name(value, choices) if isinstance(value, str) else None

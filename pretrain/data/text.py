@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 
 from data_tools.tokenizer import Tokenizer
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 from pretrain.data.batch import Batch, Row, make_batch, padding_row
 from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
 from pretrain.data.sources import TokenRange, open_training, open_validation
@@ -34,7 +34,7 @@ class TrainingData:
     """Equal fingerprints give equal samples at every index."""
 
     @classmethod
-    def from_config(cls, config: Config) -> "TrainingData":
+    def from_config(cls, config: GptConfig) -> "TrainingData":
         """Open the sources of `data.train`; raises UserError or IntegrityError naming the path."""
         sources = open_training(config)
         length = config.batch.sequence_length
@@ -112,7 +112,9 @@ class ValidationData:
     reset_at_document_end: bool
 
     @classmethod
-    def from_config(cls, config: Config, tokenizer_fingerprint: str | None = None) -> "ValidationData | None":
+    def from_config(
+        cls, config: GptConfig, tokenizer_fingerprint: str | None = None
+    ) -> "ValidationData | None":
         """The validation data of a config, None when it has none.
 
         tokenizer_fingerprint: what the model was trained with; by default that of `data.train`. Raises
@@ -123,7 +125,7 @@ class ValidationData:
 
     @classmethod
     def over(
-        cls, sources: tuple[TokenRange, ...], config: Config, stride: int | None = None
+        cls, sources: tuple[TokenRange, ...], config: GptConfig, stride: int | None = None
     ) -> "ValidationData":
         """Windows over these ranges, `stride` labels apart, by default `batch.sequence_length`.
 

@@ -11,7 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from pretrain.config.derived import padded_vocab_size, rotary_base
-from pretrain.config.sections import Config, ModelConfig
+from pretrain.config.sections import GptConfig, GptModelConfig
 from pretrain.layout import Layout
 from pretrain.models.attention import SDPACoreAttention
 from pretrain.models.norm import LayerNorm, RMSNorm
@@ -50,7 +50,7 @@ class GPT(GPTModel):  # type: ignore[misc]
         return logits
 
 
-def layer_spec(model: ModelConfig, config: TransformerConfig, vp_stage: int | None) -> Any:
+def layer_spec(model: GptModelConfig, config: TransformerConfig, vp_stage: int | None) -> Any:
     """megatron-core's layer with our attention and norms in its slots."""
     norm = RMSNorm if model.normalization == "rmsnorm" else LayerNorm
     spec: ModuleSpec = get_gpt_layer_local_spec(normalization=config.normalization)
@@ -61,7 +61,7 @@ def layer_spec(model: ModelConfig, config: TransformerConfig, vp_stage: int | No
     return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm)
 
 
-def build_gpt(config: Config, layout: Layout, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
+def build_gpt(config: GptConfig, layout: Layout, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
     """This rank's chunks of the model, on its device, with weights not yet set.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pretrain.config.sections import ModelConfig
+from pretrain.config.sections import TextModelConfig
 from pretrain.layout import Layout
 from pretrain.models.logical import logical_parts
 from pretrain.seeds import stream_seed
@@ -18,7 +18,7 @@ from pretrain.seeds import stream_seed
 RESIDUAL_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
 
 
-def initialise(chunks: Sequence[torch.nn.Module], model: ModelConfig, layout: Layout, seed: int) -> None:
+def initialise(chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout: Layout, seed: int) -> None:
     """Set every parameter: norms 1, biases 0, matrices normal with `init_std`, those that write into
     the residual stream smaller by sqrt(2 num_layers) (Radford et al. 2019, section 2.3)."""
     for part in logical_parts(chunks, layout):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from pretrain.config.derived import ffn_hidden_size, query_groups
-from pretrain.config.sections import Config
+from pretrain.config.sections import TextConfig
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def parameter_dtype(config: Config) -> torch.dtype:
+def parameter_dtype(config: TextConfig) -> torch.dtype:
     """The dtype of weights in the forward pass."""
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
@@ -27,7 +27,7 @@ def _leave_uninitialised(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def transformer_config(config: Config, device: torch.device) -> TransformerConfig:
+def transformer_config(config: TextConfig, device: torch.device) -> TransformerConfig:
     """megatron-core's config for this run."""
     model, parallel = config.model, config.parallel
     dtype = parameter_dtype(config)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.layout import checkpoints_folder, step_name
-from pretrain.config.sections import CheckpointConfig, Config, EvalConfig, ParallelConfig
+from pretrain.config.sections import CheckpointConfig, ParallelConfig, TextConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import apart, describe_difference, forward_order, same_bits
 from pretrain.proofs.layouts import ProofLayout, asked_layouts, default_layouts, layers_for, with_layers
@@ -31,7 +31,7 @@ ONE = "one process"
 
 @dataclass(frozen=True)
 class _Proof:
-    config: Config
+    config: TextConfig
     """At reduced depth, without dropout."""
     layouts: Sequence[ProofLayout]
     steps: int
@@ -58,7 +58,7 @@ def parity_command(
         UserError: the config, its data or a layout's name are wrong, or a run failed.
         IntegrityError: a layout differs from one process; names the first tensor that does.
     """
-    config = load_for_proof(path, overrides, None).config
+    config = load_for_proof(path, overrides, None)
     chosen, left_out = (asked_layouts(config, layouts), []) if layouts else default_layouts(config)
     for line in left_out:
         print(f"left out {line}")
@@ -99,7 +99,7 @@ def _train(
 
 def _write(proof: _Proof, folder: Path, layout: ProofLayout, steps: int) -> Path:
     config = proof_config(proof.config, folder / layout.name.replace(" ", "-"), max(steps, proof.steps))
-    reduced = {"parallel": layout.parallel, "checkpoint": CheckpointConfig(), "eval": EvalConfig()}
+    reduced = {"parallel": layout.parallel, "checkpoint": CheckpointConfig(), "eval": TextEvalConfig()}
     return write_config(folder, layout.name, config.model_copy(update=reduced))
 
 
@@ -149,7 +149,7 @@ def _saved(run: Path, step: int) -> Checkpoint:
     return open_checkpoint(checkpoints_folder(run) / step_name(step))
 
 
-def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], config: Config) -> str:
+def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], config: TextConfig) -> str:
     """The first tensor, in the order of the forward pass, in which two runs differ by more than rounding.
 
     Args:

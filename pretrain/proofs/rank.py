@@ -16,7 +16,8 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from data_tools.progress import Progress
 from pretrain.checkpoint import Saver, StoreCoordinator
 from pretrain.config.load import load_config
-from pretrain.config.sections import CheckpointConfig
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import CheckpointConfig, TextConfig
 from pretrain.errors import UserError
 from pretrain.launch import World, join_world
 from pretrain.trainer import Trainer
@@ -58,7 +59,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def _train(world: World, name: str, config_path: str, plan: Plan) -> Curve:
-    config = load_config(config_path, (), world.size).config
+    config = narrow(load_config(config_path, (), world.size).config, TextConfig, "this proof")
     trainer = Trainer(config, world)
     saver = Saver(
         config.run.dir,
@@ -70,15 +71,15 @@ def _train(world: World, name: str, config_path: str, plan: Plan) -> Curve:
 
     def keep(step: int) -> None:
         if plan.keep_tensors:
-            saver.save(step, list(trainer.optimizer.pieces()), trainer.state(step))
+            saver.save(step, list(trainer.pieces()), trainer.state(step))
 
     losses, norms = [], []
     keep(0)
     with Progress(f"training, {name}", total=plan.steps, unit="step") as progress:
         for step in range(plan.steps):
             result = trainer.step(step)
-            losses.append(result.loss.mean)
-            norms.append(result.gradient_norm)
+            losses.append(result.loss)
+            norms.append(result.metrics["grad_norm"])
             keep(step + 1)
             progress.advance(1 if world.is_first else 0)
     parallel_state.destroy_model_parallel()

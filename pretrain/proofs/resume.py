@@ -20,7 +20,8 @@ from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
 from pretrain.config.load import load_config
-from pretrain.config.sections import CheckpointConfig, Config, EvalConfig
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import CheckpointConfig, TextConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import Comparison, compare_runs, last_step
 from pretrain.proofs.layouts import own_layout
@@ -57,12 +58,13 @@ def verify_resume_command(
         UserError: the config or its data are wrong, or a run failed.
         IntegrityError: the resumed run differs; names the first step or tensor.
     """
-    processes = processes or own_layout(load_config(path, overrides).config).processes
+    asked = narrow(load_config(path, overrides).config, TextConfig, "this proof")
+    processes = processes or own_layout(asked).processes
     loaded = load_for_proof(path, overrides, processes)
-    with scratch_folder(loaded.config.run.dir, out, "verify-resume") as scratch:
+    with scratch_folder(loaded.run.dir, out, "verify-resume") as scratch:
         straight, killed = scratch / "uninterrupted", scratch / "killed"
-        _train(scratch, _config(loaded.config, straight, steps), processes, "without a stop")
-        config = _config(loaded.config, killed, steps)
+        _train(scratch, _config(loaded, straight, steps), processes, "without a stop")
+        config = _config(loaded, killed, steps)
         kill = _train_and_kill(scratch, config, processes, steps)
         print(
             f"killed -9 after step {kill.step}; the newest good checkpoint is of step {kill.resumes_from}",
@@ -89,17 +91,19 @@ def _judge(found: Sequence[Comparison], processes: int, steps: int, scratch: Pat
     )
 
 
-def _config(config: Config, run_dir: Path, steps: int) -> Config:
+def _config(config: TextConfig, run_dir: Path, steps: int) -> TextConfig:
     settings = CheckpointConfig.model_validate({"every": steps, "async": config.checkpoint.async_})
     validates = config.data.validation is not None or config.data.validation_fraction is not None
     windows = min(config.eval.max_windows or WINDOWS, WINDOWS)
-    evaluation = EvalConfig(every=max(1, steps // 2), max_windows=windows) if validates else EvalConfig()
+    evaluation = (
+        TextEvalConfig(every=max(1, steps // 2), max_windows=windows) if validates else TextEvalConfig()
+    )
     return proof_config(config, run_dir, 2 * steps).model_copy(
         update={"checkpoint": settings, "eval": evaluation}
     )
 
 
-def _train(scratch: Path, config: Config, processes: int, title: str) -> None:
+def _train(scratch: Path, config: TextConfig, processes: int, title: str) -> None:
     """Train to the end.
 
     Raises:
@@ -118,7 +122,7 @@ def _train(scratch: Path, config: Config, processes: int, title: str) -> None:
     print(f"{title}: {config.run.steps - first} steps in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _train_and_kill(scratch: Path, config: Config, processes: int, steps: int) -> _Kill:
+def _train_and_kill(scratch: Path, config: TextConfig, processes: int, steps: int) -> _Kill:
     """Train and end all ranks with SIGKILL at a random moment after the checkpoint of `steps`.
 
     Raises:
@@ -151,7 +155,7 @@ def _train_and_kill(scratch: Path, config: Config, processes: int, steps: int) -
     )
 
 
-def _start(scratch: Path, config: Config, processes: int) -> tuple["subprocess.Popen[bytes]", Path]:
+def _start(scratch: Path, config: TextConfig, processes: int) -> tuple["subprocess.Popen[bytes]", Path]:
     """Start `pretrain train`; the parent of several ranks takes them along when it is killed."""
     name = Path(config.run.dir).name
     path, log = write_config(scratch, name, config), scratch / f"{name}.log"

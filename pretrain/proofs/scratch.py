@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pretrain.check import check_data
 from pretrain.config import derived
-from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.load import load_config
+from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config, RunConfig, ScheduleConfig, TrackingConfig
+from pretrain.config.sections import RunConfig, ScheduleConfig, TextConfig, TrackingConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.launch import find_place
@@ -42,7 +43,7 @@ def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> LoadedConfig:
+def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> TextConfig:
     """The user's config, with its data at hand.
 
     Raises:
@@ -53,10 +54,10 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
     check_data(loaded)
-    return loaded
+    return narrow(loaded.config, TextConfig, "this proof")
 
 
-def shortened(config: Config, steps: int) -> ScheduleConfig:
+def shortened(config: TextConfig, steps: int) -> ScheduleConfig:
     """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way."""
     schedule = config.schedule
     decay = None if schedule.kind == "constant" else derived.decay_steps(config)
@@ -66,7 +67,7 @@ def shortened(config: Config, steps: int) -> ScheduleConfig:
     return schedule.model_copy(update={"warmup_steps": warmup, "decay_steps": decay})
 
 
-def proof_config(config: Config, run_dir: Path, steps: int) -> Config:
+def proof_config(config: TextConfig, run_dir: Path, steps: int) -> TextConfig:
     """The config as a run of its own of `steps` steps: other folder, no tracking."""
     return config.model_copy(
         update={
@@ -77,7 +78,7 @@ def proof_config(config: Config, run_dir: Path, steps: int) -> Config:
     )
 
 
-def write_config(folder: Path, name: str, config: Config) -> Path:
+def write_config(folder: Path, name: str, config: TextConfig) -> Path:
     """The config as a file that commands and ranks read."""
     path = folder / (re.sub(r"[^A-Za-z0-9+]+", "-", name) + ".yaml")
     path.write_text(config_to_yaml(config))

@@ -18,7 +18,7 @@ from evals.result import Result, require_writable, write_result
 from evals.setting import evaluation_config
 from evals.text import TextSize, text_size
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 from pretrain.errors import HealthError, UserError
 
 TEXTS = ["one two\nthree  ", "été\u2003naïve \U0001f600\U0001f600 end", "x" * 300, " \t\n", "last words here"]
@@ -106,7 +106,7 @@ def test_a_result_file_that_cannot_be_written_is_refused_first(tmp_path: Path) -
 
 @pytest.fixture
 def saved_config(tmp_path: Path) -> Path:
-    config = Config.model_validate(
+    config = GptConfig.model_validate(
         {
             "run": {"dir": "run", "steps": 10},
             "model": {"kind": "gpt", "num_layers": 4, "hidden_size": 32, "num_attention_heads": 4},

@@ -16,7 +16,7 @@ import torch
 from megatron.core import parallel_state
 
 from pretrain.config.load import read_config
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 from pretrain.errors import HealthError, UserError
 from pretrain.health.spikes import Memory, SkippedRange
 from pretrain.launch import World, join_world
@@ -38,7 +38,7 @@ def said_by(act: Callable[[], object]) -> str:
     return "done"
 
 
-def observe(config: Config, world: World, health: bool) -> dict[str, Any]:
+def observe(config: GptConfig, world: World, health: bool) -> dict[str, Any]:
     """Everything that is compared, by name; `health`: also verdicts."""
     layout = transformer_config(config, torch.device("cpu"))
     seen: dict[str, Any] = {
@@ -78,8 +78,8 @@ def of_a_trainer(trainer: Trainer) -> dict[str, Any]:
         "overlap": trainer.model.wrapped[0].ddp_config.overlap_grad_reduce,
     }
     results = [trainer.step(step) for step in range(STEPS)]
-    seen["losses"] = [result.loss.mean for result in results]
-    seen["validation"] = loss.mean if (loss := trainer.validate()) else None
+    seen["losses"] = [result.loss for result in results]
+    seen["validation"] = found["validation_loss"] if (found := trainer.validate(STEPS)) else None
     return seen
 
 

@@ -26,7 +26,7 @@ from pretrain.checkpoint import LocalCoordinator, Piece, Saver
 from pretrain.config.load import read_config
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
-from pretrain.config.sections import CheckpointConfig
+from pretrain.config.sections import CheckpointConfig, GptConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.send import Sender
@@ -244,7 +244,7 @@ UNSEEN = {
 
 def test_every_key_has_an_entry() -> None:
     entries = [*SEEN, *ELSEWHERE, *UNSEEN]
-    assert sorted(entries) == sorted(dotted(path) for path, _ in leaf_keys())
+    assert sorted(entries) == sorted(dotted(path) for path, _ in leaf_keys(GptConfig))
 
 
 @pytest.fixture(scope="module")

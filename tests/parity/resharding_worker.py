@@ -23,7 +23,7 @@ def save(world: World, asked: dict[str, Any], name: str, trainer: Any) -> None:
     coordinator = StoreCoordinator(world.store, name)
     run = Path(asked["folder"]) / name
     saver = Saver(run, trainer.config.checkpoint, world.rank, world.size, coordinator)
-    report = saver.save(SAVED, list(trainer.optimizer.pieces()), trainer.state(SAVED))
+    report = saver.save(SAVED, list(trainer.pieces()), trainer.state(SAVED))
     assert report is not None, "a synchronous save reports at once"
     assert report.ok, report.reason
 
@@ -36,8 +36,8 @@ def go_on(asked: dict[str, Any], name: str, trainer: Any) -> dict[str, Any]:
     start = trainer.load(open_checkpoint(path))
     results = [trainer.step(step) for step in range(start, ALL)]
     return {
-        "losses": [result.loss.mean for result in results],
-        "gradient_norms": [result.gradient_norm for result in results],
+        "losses": [result.loss for result in results],
+        "gradient_norms": [result.metrics["grad_norm"] for result in results],
         "updates": trainer.optimizer.updates,
     }
 

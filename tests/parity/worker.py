@@ -26,12 +26,12 @@ def train(world: World, config: str, steps: int, run: dict[str, Any]) -> dict[st
     with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
         trainer = Trainer(loaded.config, world)
         results = [trainer.step(step) for step in range(steps)]
-        validation = trainer.validate()
+        validation = trainer.validate(steps)
     curve = {
         "layout": trainer.layout.describe(),
-        "losses": [result.loss.mean for result in results],
-        "gradient_norms": [result.gradient_norm for result in results],
-        "validation": validation.mean if validation else None,
+        "losses": [result.loss for result in results],
+        "gradient_norms": [result.metrics["grad_norm"] for result in results],
+        "validation": validation["validation_loss"] if validation else None,
         "replicas_differ": replicas_that_differ(trainer),
     }
     parallel_state.destroy_model_parallel()

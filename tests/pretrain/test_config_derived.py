@@ -73,7 +73,7 @@ def test_defaults_that_depend_on_other_keys() -> None:
 
 def test_sizes_of_a_layout() -> None:
     config = small_config(parallel__tensor=2, parallel__context=2)
-    assert derived.model_ranks(config.parallel) == 4
+    assert config.replica_ranks == 4
     assert [derived.data_parallel_size(config, world) for world in (2, 4, 6, 8)] == [None, 1, None, 2]
     assert [derived.micro_batches(config, replicas) for replicas in (1, 2, 3)] == [4, 2, None]
     assert [derived.padded_vocab_size(size, 128) for size in (1, 128, 129)] == [128, 128, 256]

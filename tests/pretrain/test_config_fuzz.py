@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from pretrain.config.load import load_config, read_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.schema import leaf_keys
+from pretrain.config.sections import GptConfig
 from pretrain.errors import UserError
 
 pytestmark = pytest.mark.slow
 
 Try = Callable[..., bool]
 FAST = settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-KEYS = [part for path, _ in leaf_keys() for part in path] + ["base", "path", "weight", "<<", "x"]
+KEYS = [part for path, _ in leaf_keys(GptConfig) for part in path] + ["base", "path", "weight", "<<", "x"]
 SCALARS = (
     st.none()
     | st.booleans()
@@ -102,7 +103,9 @@ def test_any_tree_of_keys_and_values(attempt: Try, tree: dict[str, Any]) -> None
 
 @settings(FAST, max_examples=1000)
 @given(
-    changes=st.lists(st.tuples(st.sampled_from([path for path, _ in leaf_keys()]), SCALARS), max_size=4),
+    changes=st.lists(
+        st.tuples(st.sampled_from([path for path, _ in leaf_keys(GptConfig)]), SCALARS), max_size=4
+    ),
     override=st.tuples(st.sampled_from(KEYS), st.text(max_size=8)).map("=".join) | st.text(max_size=12),
 )
 def test_a_valid_config_with_any_values_changed(attempt: Try, changes: list[Any], override: str) -> None:

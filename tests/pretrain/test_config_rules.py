@@ -12,7 +12,7 @@ from pretrain.config.load import load_config
 from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Setup
 from pretrain.config.rules import RULES, violations
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 
 # rule -> changes of the small config, world size, a legal value of a key that must be suggested (or None)
 BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] = {
@@ -128,8 +128,8 @@ LEGAL: list[tuple[dict[str, Any], int | None]] = [
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(BROKEN) == {rule.name for rule in RULES}
-    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert set(BROKEN) == {rule.name for rule in RULES[GptConfig]}
+    assert len({rule.name for rule in RULES[GptConfig]}) == len(RULES[GptConfig])
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -201,7 +201,7 @@ def setups(draw: st.DrawFn) -> Setup:
         "decay_steps": draw(st.none() | st.integers(1, 30)),
     }
     run = {"dir": "r", "steps": draw(st.integers(1, 40))}
-    config = Config.model_validate(
+    config = GptConfig.model_validate(
         {
             "run": run,
             "model": model,
@@ -224,13 +224,13 @@ def check_suggestions(setup: Setup) -> None:
             for value in values:
                 assert value != setup.value(key)
                 changed = setup.replaced(key, value)
-                mended = Setup(Config.model_validate(dump(changed.config)), changed.world_size)
+                mended = Setup(GptConfig.model_validate(dump(changed.config)), changed.world_size)
                 now = {one.rule for one in violations(mended.config, mended.world_size)}
                 assert violation.rule not in now
                 assert now <= broken, f"{key} {value} breaks {now - broken}"
 
 
-def dump(config: Config) -> Any:
+def dump(config: GptConfig) -> Any:
     return config.model_dump(by_alias=True, exclude_unset=True)
 
 
@@ -246,7 +246,7 @@ def test_the_rules_agree_with_plain_arithmetic(setup: Setup) -> None:
     assert (violations(setup.config, setup.world_size) == []) == works(setup.config, setup.world_size)
 
 
-def works(config: Config, world: int | None) -> bool:
+def works(config: GptConfig, world: int | None) -> bool:
     """Whether sizes divide, written down a second time without the rules."""
     model, batch, layout, schedule = config.model, config.batch, config.parallel, config.schedule
     tensor, pipeline, context = layout.tensor, layout.pipeline, layout.context

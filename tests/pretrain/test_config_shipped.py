@@ -11,14 +11,14 @@ from pretrain.config.load import read_config
 from pretrain.config.node import ConfigError, dotted
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.schema import keys_of, leaf_keys, nearest_name, section_at
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 
 KEY = re.compile(r"^( *)(?:- )?([a-z_0-9]+):", re.MULTILINE)
 
 
 def misspelt(text: str) -> list[tuple[str, str, str]]:
     """(key, text with one letter of it changed, changed key) for every key of a config."""
-    every = {key for path, _ in leaf_keys() for key in path}
+    every = {key for path, _ in leaf_keys(GptConfig) for key in path}
     changed = []
     for number, match in enumerate(KEY.finditer(text)):
         key = match[2]
@@ -47,8 +47,8 @@ def test_every_misspelt_key_is_refused_with_the_right_one(path: Path | None, tmp
 
 def test_no_key_is_one_letter_away_from_being_taken_for_another() -> None:
     """Every position of every key, and every section's name."""
-    for path, _ in leaf_keys():
-        section = section_at(path[:-1])
+    for path, _ in leaf_keys(GptConfig):
+        section = section_at(GptConfig, path[:-1])
         assert section
         names = list(keys_of(section))
         key = str(path[-1])
@@ -60,7 +60,7 @@ def test_no_key_is_one_letter_away_from_being_taken_for_another() -> None:
 
 
 def test_a_missing_swapped_or_added_letter_is_understood() -> None:
-    names = list(keys_of(Config))
+    names = list(keys_of(GptConfig))
     assert [nearest_name(word, names) for word in ("mdel", "modle", "modell", "Model", "data_")] == [
         "model",
         "model",
@@ -74,6 +74,6 @@ def test_a_missing_swapped_or_added_letter_is_understood() -> None:
 def test_the_page_of_keys_is_up_to_date_and_complete() -> None:
     page = (REPOSITORY / PAGE).read_text(encoding="utf-8")
     assert page == config_page(), "run `python -m pretrain.config.docs`"
-    for path, _ in leaf_keys():
+    for path, _ in leaf_keys(GptConfig):
         section = page.split(f"## `{path[0]}`")[1].split("\n## ")[0] if len(path) > 1 else page
         assert f"| `{path[-1]}` |" in section, dotted(path)

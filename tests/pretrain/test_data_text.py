@@ -13,7 +13,7 @@ from data_tools.errors import IntegrityError, UserError
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import byte_tokenizer
 from data_tools.train_tokenizer import train_tokenizer
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 from pretrain.data.batch import PADDING_SAMPLE, Batch
 from pretrain.data.sources import open_validation
 from pretrain.data.text import TrainingData, ValidationData
@@ -39,9 +39,11 @@ def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("shards") / "two", [text_of(700, 5), text_of(200, 9)])
 
 
-def config_of(*paths: Path | tuple[Path, float], data: dict[str, Any] | None = None, **batch: int) -> Config:
+def config_of(
+    *paths: Path | tuple[Path, float], data: dict[str, Any] | None = None, **batch: int
+) -> GptConfig:
     sources = [path if isinstance(path, tuple) else (path, 1.0) for path in paths]
-    return Config.model_validate(
+    return GptConfig.model_validate(
         {
             "run": {"dir": "run", "steps": 10, "seed": 7},
             "model": {"kind": "gpt", "num_layers": 1, "hidden_size": 8, "num_attention_heads": 1},
@@ -57,7 +59,7 @@ def rows_of(batch: Batch) -> list[tuple[int, tuple[int, ...]]]:
     return [(i, tuple(row)) for i, row in zip(batch.sample_ids, whole.tolist(), strict=True)]
 
 
-def all_rows(config: Config, steps: range, size: int) -> list[tuple[int, tuple[int, ...]]]:
+def all_rows(config: GptConfig, steps: range, size: int) -> list[tuple[int, tuple[int, ...]]]:
     """What `size` data-parallel ranks see in these steps, each with a TrainingData of its own."""
     ranks = [TrainingData.from_config(config) for _ in range(size)]
     micro_batches = config.batch.global_size // (config.batch.micro_size * size)

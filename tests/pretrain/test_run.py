@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from small_run import config_for, metrics_of, open_run
 
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 from pretrain.errors import HealthError, UserError
 from pretrain.folder import RunFolder
 from pretrain.lock import is_held
@@ -21,11 +21,11 @@ from pretrain.status import Status, actual_status
 from pretrain.tracking.journal import read
 
 
-def quiet(path: Path, steps: int = 10) -> Config:
+def quiet(path: Path, steps: int = 10) -> GptConfig:
     return config_for(path / "run", None, steps=steps, enabled=False)
 
 
-def status_of(config: Config) -> Status:
+def status_of(config: GptConfig) -> Status:
     status = actual_status(RunFolder(config.run.dir))
     assert status is not None
     return status
@@ -97,7 +97,7 @@ def test_how_a_run_ended_is_known(
 def test_when_to_save_and_to_validate(tmp_path: Path) -> None:
     tree = quiet(tmp_path).model_dump(by_alias=True)
     tree["checkpoint"]["every"], tree["eval"]["every"] = 4, 5
-    with open_run(Config.model_validate(tree)) as run:
+    with open_run(GptConfig.model_validate(tree)) as run:
         assert [step for step in range(1, 11) if run.should_save(step)] == [4, 8, 10]
         assert [step for step in range(1, 11) if run.should_validate(step)] == [5, 10]
     with open_run(quiet(tmp_path)) as run:

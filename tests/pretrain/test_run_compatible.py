@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from pretrain.compatible import RULES, compatible, flatten, rule_for
-from pretrain.config.sections import Config
+from pretrain.config.sections import GptConfig
 
 TREE: dict[str, dict[str, object]] = {
     "run": {"dir": "runs/a", "steps": 100},
@@ -18,13 +18,13 @@ TREE: dict[str, dict[str, object]] = {
 }
 
 
-def config(**changes: object) -> Config:
+def config(**changes: object) -> GptConfig:
     """The config with dotted keys (`run__steps=5`) changed."""
     tree = {section: dict(keys) for section, keys in TREE.items()}
     for key, value in changes.items():
         section, _, name = key.partition("__")
         tree.setdefault(section, {})[name] = value
-    return Config.model_validate(tree)
+    return GptConfig.model_validate(tree)
 
 
 def schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -37,13 +37,13 @@ def schema_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def test_every_key_of_the_schema_has_a_rule() -> None:
-    keys = list(schema_keys(Config))
+    keys = list(schema_keys(GptConfig))
     assert len(keys) > 50
     assert [key for key in keys if rule_for(key) not in RULES] == []
 
 
 def test_every_rule_names_a_key() -> None:
-    keys = [*schema_keys(Config), *flatten(config())]
+    keys = [*schema_keys(GptConfig), *flatten(config())]
     keys += ["data.validation.0.path", "data.validation.0.weight", "slurm.nodes"]
     assert [rule.pattern for rule in RULES if not any(rule_for(key) is rule for key in keys)] == []
 

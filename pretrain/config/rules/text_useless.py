@@ -1,46 +1,27 @@
-"""Rules against options that would have no effect, and against data that contradicts itself.
+"""Rules of a run on text against options that would have no effect, and data that contradicts itself.
 
 A key that changes nothing is most often a misunderstanding, so it is refused instead of being passed over.
-What is legal on purpose: `tracking.uri` with `enabled: false` (`pretrain sync` reads it), `every` beyond
-`run.steps` (short trials), `recompute: selective` (it also frees the gathered keys and values under
-context parallelism), `num_query_groups` equal to the heads.
+What is legal on purpose: `every` beyond `run.steps` (short trials), `recompute: selective` (it also frees the
+gathered keys and values under context parallelism), `num_query_groups` equal to the heads.
 """
 
-from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from pretrain.config.rule import Rule, Setup
+from pretrain.config.rule import Rule, unless
+from pretrain.config.rules.text import TextRule, TextSetup
 from pretrain.config.sections import Source
 
-TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
-
-def _unless(name: str, key: str, useless: Callable[[Setup], bool], message: str) -> Rule:
-    """A rule that is broken where the key was given and `useless` says that it changes nothing."""
-
-    def given(setup: Setup) -> bool:
-        value = setup.value(key)
-        return value is not None and value is not False
-
-    return Rule(
-        name, key, applies=given, holds=lambda setup: not useless(setup), message=lambda setup: message
-    )
-
-
-def _constant(setup: Setup) -> bool:
+def _constant(setup: TextSetup) -> bool:
     return setup.config.schedule.kind == "constant"
 
 
-def _one_gradient_owner(setup: Setup) -> bool:
+def _one_gradient_owner(setup: TextSetup) -> bool:
     """Gradients and optimizer states are shared over data and context parallel ranks; is there one only?"""
     return setup.data_parallel == 1 and setup.config.parallel.context == 1
 
 
-def _spikes_ignored(setup: Setup) -> bool:
-    return setup.config.health.on_spike == "ignore"
-
-
-def _no_validation(setup: Setup) -> bool:
+def _no_validation(setup: TextSetup) -> bool:
     return setup.config.data.validation is None and setup.config.data.validation_fraction is None
 
 
@@ -58,37 +39,37 @@ def _repeated(sources: tuple[Source, ...] | None) -> list[str]:
     return twice
 
 
-def _trained_on(setup: Setup) -> list[str]:
+def _trained_on(setup: TextSetup) -> list[str]:
     train = {_same(source.path) for source in setup.config.data.train}
     return [source.path for source in setup.config.data.validation or () if _same(source.path) in train]
 
 
-_LAYOUT = (
-    _unless(
+_LAYOUT: tuple[TextRule, ...] = (
+    unless(
         "sequence parallelism needs tensor parallelism",
         "parallel.sequence",
         lambda s: s.config.parallel.tensor == 1,
         "has no effect with parallel.tensor 1; remove it, or set parallel.tensor to 2 or more",
     ),
-    _unless(
+    unless(
         "one model chunk is no virtual pipeline",
         "parallel.virtual_pipeline",
         lambda s: s.config.parallel.virtual_pipeline == 1,
         "1 has no effect; remove it, or set it to 2 or more",
     ),
-    _unless(
+    unless(
         "a distributed optimizer needs several replicas",
         "parallel.distributed_optimizer",
         _one_gradient_owner,
         "has no effect with data parallel size 1 and context 1; remove it, or add processes",
     ),
-    _unless(
+    unless(
         "overlapped reduction needs several replicas",
         "parallel.overlap_grad_reduce",
         _one_gradient_owner,
         "has no effect with data parallel size 1 and context 1; remove it, or add processes",
     ),
-    _unless(
+    unless(
         "rotary_base needs rotary positions",
         "model.rotary_base",
         lambda s: s.config.model.position_embedding != "rotary",
@@ -96,14 +77,14 @@ _LAYOUT = (
     ),
 )
 
-_SCHEDULE = (
-    _unless(
+_SCHEDULE: tuple[TextRule, ...] = (
+    unless(
         "a constant schedule has no min_lr",
         "schedule.min_lr",
         _constant,
         "has no effect with kind constant; remove it, or set kind to cosine, linear or wsd",
     ),
-    _unless(
+    unless(
         "a constant schedule has no decay",
         "schedule.decay_steps",
         _constant,
@@ -111,8 +92,8 @@ _SCHEDULE = (
     ),
 )
 
-_DATA = (
-    _unless(
+_DATA: tuple[TextRule, ...] = (
+    unless(
         "one way of validating",
         "data.validation_fraction",
         lambda s: s.config.data.validation is not None,
@@ -162,13 +143,13 @@ _DATA = (
             f"use validation_fraction to hold out a part"
         ),
     ),
-    _unless(
+    unless(
         "validating needs data",
         "eval.every",
         _no_validation,
         "has no effect without validation data; set data.validation or data.validation_fraction",
     ),
-    _unless(
+    unless(
         "validating windows needs data",
         "eval.max_windows",
         _no_validation,
@@ -176,69 +157,4 @@ _DATA = (
     ),
 )
 
-_SERVICE = (
-    _unless(
-        "keeping checkpoints needs checkpoints",
-        "checkpoint.keep_every",
-        lambda s: s.config.checkpoint.every is None,
-        "has no effect without checkpoint.every; set checkpoint.every, or remove it",
-    ),
-    _unless(
-        "asynchronous saving needs saves during the run",
-        "checkpoint.async",
-        lambda s: s.config.checkpoint.every is None,
-        "has no effect without checkpoint.every, as only the end of the run is saved; set checkpoint.every",
-    ),
-    _unless(
-        "max_skips needs skipping",
-        "health.max_skips",
-        lambda s: s.config.health.on_nonfinite != "skip",
-        "has no effect with on_nonfinite stop; remove it, or set on_nonfinite: skip",
-    ),
-    _unless(
-        "a spike window needs verdicts",
-        "health.spike_window",
-        _spikes_ignored,
-        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
-    ),
-    _unless(
-        "a spike threshold needs verdicts",
-        "health.spike_threshold",
-        _spikes_ignored,
-        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
-    ),
-    _unless(
-        "max_rollbacks needs rollbacks",
-        "health.max_rollbacks",
-        lambda s: s.config.health.on_spike != "rollback",
-        "has no effect unless on_spike is rollback; remove it, or set on_spike: rollback",
-    ),
-    Rule(
-        name="rolling back needs checkpoints",
-        key="health.on_spike",
-        applies=lambda s: s.config.health.on_spike == "rollback",
-        holds=lambda s: s.config.checkpoint.every is not None,
-        message=lambda s: "rollback goes back to a checkpoint, and none is saved; set checkpoint.every",
-    ),
-    _unless(
-        "comparing replicas needs several ranks",
-        "health.replica_check_every",
-        lambda s: s.world_size == 1,
-        "has no effect with one process; remove it, or add processes",
-    ),
-    Rule(
-        name="MLflow takes a server or a database",
-        key="tracking.uri",
-        applies=lambda s: s.config.tracking.uri not in (None, "databricks"),
-        holds=lambda s: (
-            (s.config.tracking.uri or "").split(":")[0].split("+")[0] in TRACKING_SCHEMES
-            and ":" in (s.config.tracking.uri or "")
-        ),
-        message=lambda s: (
-            f"must be a server (http://host:port) or a database (sqlite:///path/mlflow.db), got "
-            f"'{s.config.tracking.uri}'; MLflow has given up plain folders"
-        ),
-    ),
-)
-
-USELESS = (*_LAYOUT, *_SCHEDULE, *_DATA, *_SERVICE)
+USELESS: tuple[TextRule, ...] = (*_LAYOUT, *_SCHEDULE, *_DATA)

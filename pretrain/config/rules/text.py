@@ -1,8 +1,4 @@
-"""All rules between keys; `violations` reports every one that a config breaks, all together.
-
-Here stand the rules without which a run would fail or be wrong. Rules about options that would have no
-effect have the same form and stand in `useless.py`.
-"""
+"""Rules between keys of a run on text: those without which it would fail or be wrong."""
 
 import math
 
@@ -11,57 +7,50 @@ from pretrain.config.rule import (
     PROCESSES,
     Rule,
     Setup,
-    Violation,
-    broken_rules,
     divisors_near,
     multiples_near,
 )
-from pretrain.config.sections import Config
-from pretrain.config.useless import USELESS
+from pretrain.config.sections import TextConfig
 
-__all__ = ["RULES", "Violation", "violations"]
-
-
-def violations(config: Config, world_size: int | None) -> list[Violation]:
-    """Every rule that the config breaks; `world_size` None leaves out the rules that depend on it."""
-    return broken_rules(RULES, Setup(config, world_size))
+TextRule = Rule[TextConfig]
+TextSetup = Setup[TextConfig]
 
 
-def _heads_fit(setup: Setup) -> bool:
+def _heads_fit(setup: TextSetup) -> bool:
     model = setup.config.model
     return model.hidden_size % model.num_attention_heads == 0
 
 
-def _layer_unit(setup: Setup) -> int:
+def _layer_unit(setup: TextSetup) -> int:
     parallel = setup.config.parallel
     return parallel.pipeline * (parallel.virtual_pipeline or 1)
 
 
-def _batch_unit(setup: Setup) -> int:
+def _batch_unit(setup: TextSetup) -> int:
     """Samples of one micro-batch on every replica."""
     return setup.config.batch.micro_size * (setup.data_parallel or 1)
 
 
-def _step_unit(setup: Setup) -> int:
+def _step_unit(setup: TextSetup) -> int:
     """The global batch is a multiple of this; the interleaved schedule wants full rounds of stages."""
     parallel = setup.config.parallel
     return _batch_unit(setup) * (parallel.pipeline if parallel.virtual_pipeline else 1)
 
 
-def _samples_per_replica(setup: Setup) -> int:
+def _samples_per_replica(setup: TextSetup) -> int:
     replicas = setup.data_parallel or 1
     whole = setup.config.parallel.pipeline if setup.config.parallel.virtual_pipeline else 1
     return setup.config.batch.global_size // (replicas * whole)
 
 
-def _sequence_unit(setup: Setup) -> int:
+def _sequence_unit(setup: TextSetup) -> int:
     parallel = setup.config.parallel
     zigzag = 2 * parallel.context if parallel.context > 1 else 1
     shards = parallel.context * parallel.tensor if parallel.sequence else 1
     return math.lcm(zigzag, shards)
 
 
-def _warmup_end(setup: Setup) -> int:
+def _warmup_end(setup: TextSetup) -> int:
     """The warm-up must be shorter than this."""
     config = setup.config
     if config.schedule.kind == "wsd":
@@ -69,7 +58,7 @@ def _warmup_end(setup: Setup) -> int:
     return config.run.steps if config.schedule.kind == "constant" else derived.decay_steps(config)
 
 
-MODEL_RULES = (
+MODEL_RULES: tuple[TextRule, ...] = (
     Rule(
         name="heads divide hidden",
         key="model.num_attention_heads",
@@ -124,7 +113,7 @@ MODEL_RULES = (
     ),
 )
 
-TENSOR_RULES = (
+TENSOR_RULES: tuple[TextRule, ...] = (
     Rule(
         name="tensor divides heads",
         key="parallel.tensor",
@@ -199,7 +188,7 @@ TENSOR_RULES = (
     ),
 )
 
-PIPELINE_RULES = (
+PIPELINE_RULES: tuple[TextRule, ...] = (
     Rule(
         name="layers fill the pipeline",
         key="model.num_layers",
@@ -256,7 +245,7 @@ PIPELINE_RULES = (
     ),
 )
 
-BATCH_RULES = (
+BATCH_RULES: tuple[TextRule, ...] = (
     Rule(
         name="world holds whole replicas",
         key=PROCESSES,
@@ -267,7 +256,7 @@ BATCH_RULES = (
             f"{s.config.parallel.tensor} x {s.config.parallel.pipeline} x {s.config.parallel.context}"
         ),
         remedies={
-            PROCESSES: lambda s: multiples_near(s.world_size or 1, derived.model_ranks(s.config.parallel)),
+            PROCESSES: lambda s: multiples_near(s.world_size or 1, s.config.replica_ranks),
             "parallel.tensor": lambda s: divisors_near(s.config.parallel.tensor, s.world_size or 1),
             "parallel.pipeline": lambda s: divisors_near(s.config.parallel.pipeline, s.world_size or 1),
             "parallel.context": lambda s: divisors_near(s.config.parallel.context, s.world_size or 1),
@@ -289,9 +278,7 @@ BATCH_RULES = (
         remedies={
             "batch.global_size": lambda s: multiples_near(s.config.batch.global_size, _step_unit(s)),
             "batch.micro_size": lambda s: divisors_near(s.config.batch.micro_size, _samples_per_replica(s)),
-            PROCESSES: lambda s: (
-                multiples_near(s.world_size, derived.model_ranks(s.config.parallel)) if s.world_size else ()
-            ),
+            PROCESSES: lambda s: multiples_near(s.world_size, s.config.replica_ranks) if s.world_size else (),
         },
     ),
     Rule(
@@ -320,7 +307,7 @@ BATCH_RULES = (
     ),
 )
 
-SCHEDULE_RULES = (
+SCHEDULE_RULES: tuple[TextRule, ...] = (
     Rule(
         name="warm-up ends before the decay",
         key="schedule.warmup_steps",
@@ -369,20 +356,6 @@ SCHEDULE_RULES = (
         message=lambda s: f"{s.config.schedule.min_lr} is above optimizer.lr {s.config.optimizer.lr}",
         remedies={"schedule.min_lr": lambda s: [s.config.optimizer.lr / 10]},
     ),
-    Rule(
-        name="kept checkpoints are ones that are written",
-        key="checkpoint.keep_every",
-        applies=lambda s: bool(s.config.checkpoint.keep_every and s.config.checkpoint.every),
-        holds=lambda s: (s.config.checkpoint.keep_every or 0) % (s.config.checkpoint.every or 1) == 0,
-        message=lambda s: (
-            f"{s.config.checkpoint.keep_every} is no multiple of checkpoint.every {s.config.checkpoint.every}"
-        ),
-        remedies={
-            "checkpoint.keep_every": lambda s: multiples_near(
-                s.config.checkpoint.keep_every or 1, s.config.checkpoint.every or 1
-            )
-        },
-    ),
 )
 
-RULES = (*MODEL_RULES, *TENSOR_RULES, *PIPELINE_RULES, *BATCH_RULES, *SCHEDULE_RULES, *USELESS)
+RULES: tuple[TextRule, ...] = (*MODEL_RULES, *TENSOR_RULES, *PIPELINE_RULES, *BATCH_RULES, *SCHEDULE_RULES)

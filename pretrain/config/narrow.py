@@ -1,0 +1,16 @@
+"""From any config to that of the kinds which a command is for."""
+
+from typing import TypeVar
+
+from pretrain.config.sections import KINDS, Config
+from pretrain.errors import UserError
+
+C = TypeVar("C", bound=Config)
+
+
+def narrow(config: Config, wanted: type[C], what: str) -> C:
+    """The config as a `wanted` one; raises UserError saying that `what` is not for its `model.kind`."""
+    if isinstance(config, wanted):
+        return config
+    kinds = " or ".join(kind for kind, known in KINDS.items() if issubclass(known, wanted))
+    raise UserError(f"{what} is for model.kind {kinds}; this config has {config.model.kind}")

@@ -1,0 +1,64 @@
+"""Every key of a config file: its type, its default and what it means.
+
+Each class is one section of the YAML file. The docstring under a field is the documentation of its key.
+Which sections and keys there are depends on `model.kind`; `KINDS` says how.
+Rules that concern one key stand here; rules between keys stand in `pretrain.config.rules`.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig
+from pretrain.config.sections.common import (
+    CheckpointConfig,
+    Config,
+    EvalConfig,
+    HealthConfig,
+    ModelConfig,
+    RunConfig,
+    TrackingConfig,
+)
+from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfig
+from pretrain.config.sections.section import LARGEST_COUNT, Section
+from pretrain.config.sections.text import (
+    BatchConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    ScheduleConfig,
+    Source,
+    TextConfig,
+    TextDataConfig,
+    TextEvalConfig,
+    TextModelConfig,
+)
+
+KINDS: Mapping[str, type[Config]] = MappingProxyType({"gpt": GptConfig, "bert": BertConfig})
+"""`model.kind` -> what a config of that kind holds."""
+
+__all__ = [
+    "KINDS",
+    "LARGEST_COUNT",
+    "BatchConfig",
+    "BertConfig",
+    "BertDataConfig",
+    "BertModelConfig",
+    "CheckpointConfig",
+    "Config",
+    "EvalConfig",
+    "GptConfig",
+    "GptDataConfig",
+    "GptModelConfig",
+    "HealthConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "Section",
+    "Source",
+    "TextConfig",
+    "TextDataConfig",
+    "TextEvalConfig",
+    "TextModelConfig",
+    "TrackingConfig",
+]

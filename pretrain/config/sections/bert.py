@@ -1,0 +1,43 @@
+"""A run that trains a BERT."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pretrain.config.sections.text import TextConfig, TextDataConfig, TextModelConfig
+
+
+class BertModelConfig(TextModelConfig):
+    """A BERT: a bidirectional encoder (Devlin et al. 2019)."""
+
+    kind: Literal["bert"]
+    """Model family."""
+    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    """Feed-forward activation; the original has gelu."""
+    norm_epsilon: float = Field(1e-12, gt=0)
+    """Added to the variance in the normalisation."""
+    norm_position: Literal["pre", "post"] = "pre"
+    """Normalisation before each sublayer and at the end (Megatron's), or after each residual (the
+    original's)."""
+
+
+class BertDataConfig(TextDataConfig):
+    """Where tokens come from. A path may stand for a list of one source of weight 1."""
+
+    nsp: bool = True
+    """Samples are pairs of segments, and the model predicts whether the second follows the first; false:
+    one segment, and no such loss."""
+    mask_probability: float = Field(0.15, gt=0, lt=1)
+    """Share of the tokens to predict: 80 % of them become [MASK], 10 % another token, 10 % stay."""
+    masking: Literal["token", "whole_word", "span"] = "token"
+    """What is chosen together: one token, the pieces of a word, or a span of words of geometric length
+    (Joshi et al. 2020, "SpanBERT")."""
+    short_sequence_probability: float = Field(0.1, ge=0, le=1)
+    """Share of the samples that are cut to a random shorter length."""
+
+
+class BertConfig(TextConfig):
+    """A run that trains a BERT."""
+
+    model: BertModelConfig
+    data: BertDataConfig

@@ -1,0 +1,103 @@
+"""What every run has, whatever it trains."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathText, Section
+
+
+class RunConfig(Section):
+    """What a run is called, how long it goes on and where it lives."""
+
+    dir: PathText
+    """Run folder: config, metrics, logs and checkpoints. Relative to the working directory."""
+    seed: int = Field(1234, ge=0, lt=2**32)
+    """Seed of the initial weights, the order of samples and dropout."""
+    steps: Count
+    """Optimizer steps of the whole run, counted from the first start, not from a resume."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: go on from the newest good checkpoint in `run.dir`. never: start at step 0; refused where
+    the folder holds checkpoints already."""
+
+
+class ModelConfig(Section):
+    """What is trained."""
+
+    kind: str
+    """Model family; it decides which other keys there are."""
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written and which are kept. The last step is always saved."""
+
+    every: Count | None = None
+    """Steps between checkpoints; null: only at the end of the run."""
+    keep_last: Count = 2
+    """Newest checkpoints to keep."""
+    keep_every: Count | None = None
+    """Also keep every checkpoint whose step is a multiple of this, for ever; a multiple of `every`."""
+    async_: bool = Field(False, alias="async")
+    """Write in the background while training goes on."""
+    max_failures: Count = 3
+    """Saves in a row that may fail before the run stops."""
+
+
+class EvalConfig(Section):
+    """Validation during training."""
+
+    every: Count | None = None
+    """Steps between validations; null: only at the end, where there is validation data."""
+
+
+class TrackingConfig(Section):
+    """MLflow. metrics.jsonl in the run folder is written in any case."""
+
+    enabled: bool = True
+    """Send metrics to MLflow while training; when false, `pretrain sync` can do so later."""
+    uri: Name | None = None
+    """MLflow tracking URI, a server or a database, for training and `pretrain sync`; null: sqlite in the run
+    folder."""
+    experiment: Name = "pretrain"
+    """MLflow experiment."""
+
+
+class HealthConfig(Section):
+    """What to do about numbers that are not finite, losses that jump and replicas that drift apart. A run
+    that is stopped ends with exit code 4."""
+
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A NaN or infinite loss or gradient on any rank: stop the run, or skip the update."""
+    max_skips: Count | None = None
+    """Skipped updates in a row before the run stops; null: 10. Only with on_nonfinite: skip."""
+    on_spike: Literal["ignore", "report", "rollback"] = "report"
+    """A loss far above its recent values: say so in log and journal, or go back to the last good checkpoint
+    and jump over the samples seen since, those of the spike included. rollback needs `checkpoint.every`."""
+    spike_window: int | None = Field(None, ge=8, le=10_000)
+    """Losses that a loss is compared with, and steps before the first verdict; null: 64."""
+    spike_threshold: float | None = Field(None, gt=0)
+    """A spike is above the window's median by more than this many standard deviations, estimated from the
+    median absolute deviation; null: 10."""
+    max_rollbacks: Count | None = None
+    """Rollbacks in the whole run before a spike stops it; null: 3. Only with on_spike: rollback."""
+    replica_check_every: int | None = Field(None, ge=0, le=LARGEST_COUNT)
+    """Steps between checks that ranks hold the same bits of what they share, weights and optimizer; null:
+    before each checkpoint alone, 0: never. Any number above 0 adds to the check before each checkpoint."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    run: RunConfig
+    model: ModelConfig
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of forward and backward; master weights and optimizer states are fp32 in both."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    health: HealthConfig = HealthConfig()
+
+    @property
+    def replica_ranks(self) -> int:
+        """Ranks that hold one replica of the model."""
+        return 1

@@ -1,0 +1,29 @@
+"""A run that trains a GPT."""
+
+from typing import Literal
+
+from pretrain.config.sections.text import TextConfig, TextDataConfig, TextModelConfig
+
+
+class GptModelConfig(TextModelConfig):
+    """A GPT: a decoder-only transformer (Radford et al. 2019, "Language Models are Unsupervised
+    Multitask Learners"), with the options of its successors."""
+
+    kind: Literal["gpt"]
+    """Model family."""
+    tie_embeddings: bool = True
+    """The output head shares the token embedding's weight."""
+
+
+class GptDataConfig(TextDataConfig):
+    """Where tokens come from. A path may stand for a list of one source of weight 1."""
+
+    reset_at_document_end: bool = False
+    """Attention does not cross document ends, and positions start again at each document."""
+
+
+class GptConfig(TextConfig):
+    """A run that trains a GPT."""
+
+    model: GptModelConfig
+    data: GptDataConfig
