@@ -26,7 +26,7 @@ from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import GptConfig, TextConfig
+from pretrain.config.sections import CorpusConfig, GptConfig
 from pretrain.data.sources import open_validation, open_whole
 from pretrain.data.text import ValidationData
 from pretrain.errors import UserError
@@ -116,7 +116,7 @@ def _say(line: str) -> None:
 
 
 def _open_data(
-    config: TextConfig, paths: Sequence[str], tokenizer_fingerprint: str, stride: int | None
+    config: CorpusConfig, paths: Sequence[str], tokenizer_fingerprint: str, stride: int | None
 ) -> ValidationData:
     """The windows of `--data`, or else of the run's validation data."""
     if paths:
@@ -162,7 +162,7 @@ def _size(scored: ValidationData, tokenizer: Tokenizer) -> tuple[int, int]:
 
 
 def _spec(
-    opened: Checkpoint, config: TextConfig, scored: ValidationData, tokenizer: Tokenizer, layout: Layout
+    opened: Checkpoint, config: CorpusConfig, scored: ValidationData, tokenizer: Tokenizer, layout: Layout
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {

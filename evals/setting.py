@@ -15,7 +15,7 @@ from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.schema import nearest_name
-from pretrain.config.sections import ParallelConfig, TextConfig
+from pretrain.config.sections import CorpusConfig, ParallelConfig
 from pretrain.errors import UserError
 
 OVERRIDES = (
@@ -34,7 +34,7 @@ OVERRIDES = (
 
 def evaluation_config(
     path: Path, overrides: Sequence[str], world_size: int, *, other_data: bool
-) -> TextConfig:
+) -> CorpusConfig:
     """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
 
     other_data: `--data` names what is scored, so the config's limits on its own data do not hold. Raises
@@ -51,7 +51,7 @@ def evaluation_config(
         if other_data and key.startswith("data."):
             raise UserError(f"{key} has no effect with --data; remove one of them")
     loaded = read_config(str(path), [*overrides, *_defaults(given, other_data)])
-    config = _fit_batch(narrow(loaded.config, TextConfig, "this evaluation"), world_size)
+    config = _fit_batch(narrow(loaded.config, CorpusConfig, "this evaluation"), world_size)
     if found := violations(config, world_size):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
@@ -78,7 +78,7 @@ def _yaml(value: object) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:
+def _fit_batch(config: CorpusConfig, world_size: int) -> CorpusConfig:
     """A global batch that any layout divides: evaluation takes no steps, but the rules speak of one."""
     replicas = derived.data_parallel_size(config, world_size) or 1
     rounds = config.parallel.pipeline if config.parallel.virtual_pipeline else 1

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pretrain.config.rules import violations
-from pretrain.config.sections import ParallelConfig, TextConfig
+from pretrain.config.sections import CorpusConfig, ParallelConfig
 from pretrain.errors import UserError
 
 SIZES = {"TP": "tensor", "PP": "pipeline", "VPP": "virtual_pipeline", "CP": "context", "DP": "data"}
@@ -83,7 +83,7 @@ def parse_layout(text: str, base: ParallelConfig | None = None) -> ProofLayout:
     )
 
 
-def own_layout(config: TextConfig) -> ProofLayout:
+def own_layout(config: CorpusConfig) -> ProofLayout:
     """The config's layout with as few replicas as it can have."""
     parallel = config.parallel
     shares = parallel.distributed_optimizer or parallel.overlap_grad_reduce
@@ -96,13 +96,13 @@ def layers_for(layouts: Sequence[ProofLayout]) -> int:
     return max(unit, 2)
 
 
-def problems(config: TextConfig, layout: ProofLayout) -> list[str]:
+def problems(config: CorpusConfig, layout: ProofLayout) -> list[str]:
     """Why a config cannot be laid out so; none if it can."""
     laid_out = config.model_copy(update={"parallel": layout.parallel})
     return [f"{found.key}: {found.text}" for found in violations(laid_out, layout.processes)]
 
 
-def asked_layouts(config: TextConfig, text: str) -> list[ProofLayout]:
+def asked_layouts(config: CorpusConfig, text: str) -> list[ProofLayout]:
     """The layouts of a comma-separated list.
 
     Raises:
@@ -119,7 +119,7 @@ def asked_layouts(config: TextConfig, text: str) -> list[ProofLayout]:
     return layouts
 
 
-def default_layouts(config: TextConfig) -> tuple[list[ProofLayout], list[str]]:
+def default_layouts(config: CorpusConfig) -> tuple[list[ProofLayout], list[str]]:
     """The config's own layout and every layout that splits one thing in two.
 
     Returns:
@@ -149,6 +149,6 @@ def default_layouts(config: TextConfig) -> tuple[list[ProofLayout], list[str]]:
     return legal, left_out
 
 
-def with_layers(config: TextConfig, layers: int) -> TextConfig:
+def with_layers(config: CorpusConfig, layers: int) -> CorpusConfig:
     """The config at another depth."""
     return config.model_copy(update={"model": config.model.model_copy(update={"num_layers": layers})})

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.layout import checkpoints_folder, step_name
-from pretrain.config.sections import CheckpointConfig, ParallelConfig, TextConfig, TextEvalConfig
+from pretrain.config.sections import CheckpointConfig, CorpusConfig, ParallelConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import apart, describe_difference, forward_order, same_bits
 from pretrain.proofs.layouts import ProofLayout, asked_layouts, default_layouts, layers_for, with_layers
@@ -31,7 +31,7 @@ ONE = "one process"
 
 @dataclass(frozen=True)
 class _Proof:
-    config: TextConfig
+    config: CorpusConfig
     """At reduced depth, without dropout."""
     layouts: Sequence[ProofLayout]
     steps: int
@@ -149,7 +149,7 @@ def _saved(run: Path, step: int) -> Checkpoint:
     return open_checkpoint(checkpoints_folder(run) / step_name(step))
 
 
-def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], config: TextConfig) -> str:
+def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], config: CorpusConfig) -> str:
     """The first tensor, in the order of the forward pass, in which two runs differ by more than rounding.
 
     Args:

@@ -17,7 +17,7 @@ from data_tools.progress import Progress
 from pretrain.checkpoint import Saver, StoreCoordinator
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CheckpointConfig, TextConfig
+from pretrain.config.sections import CheckpointConfig, CorpusConfig
 from pretrain.errors import UserError
 from pretrain.launch import World, join_world
 from pretrain.trainer import Trainer
@@ -59,7 +59,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def _train(world: World, name: str, config_path: str, plan: Plan) -> Curve:
-    config = narrow(load_config(config_path, (), world.size).config, TextConfig, "this proof")
+    config = narrow(load_config(config_path, (), world.size).config, CorpusConfig, "this proof")
     trainer = Trainer(config, world)
     saver = Saver(
         config.run.dir,

@@ -21,7 +21,7 @@ from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CheckpointConfig, TextConfig, TextEvalConfig
+from pretrain.config.sections import CheckpointConfig, CorpusConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import Comparison, compare_runs, last_step
 from pretrain.proofs.layouts import own_layout
@@ -58,7 +58,7 @@ def verify_resume_command(
         UserError: the config or its data are wrong, or a run failed.
         IntegrityError: the resumed run differs; names the first step or tensor.
     """
-    asked = narrow(load_config(path, overrides).config, TextConfig, "this proof")
+    asked = narrow(load_config(path, overrides).config, CorpusConfig, "this proof")
     processes = processes or own_layout(asked).processes
     loaded = load_for_proof(path, overrides, processes)
     with scratch_folder(loaded.run.dir, out, "verify-resume") as scratch:
@@ -91,7 +91,7 @@ def _judge(found: Sequence[Comparison], processes: int, steps: int, scratch: Pat
     )
 
 
-def _config(config: TextConfig, run_dir: Path, steps: int) -> TextConfig:
+def _config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:
     settings = CheckpointConfig.model_validate({"every": steps, "async": config.checkpoint.async_})
     validates = config.data.validation is not None or config.data.validation_fraction is not None
     windows = min(config.eval.max_windows or WINDOWS, WINDOWS)
@@ -103,7 +103,7 @@ def _config(config: TextConfig, run_dir: Path, steps: int) -> TextConfig:
     )
 
 
-def _train(scratch: Path, config: TextConfig, processes: int, title: str) -> None:
+def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> None:
     """Train to the end.
 
     Raises:
@@ -122,7 +122,7 @@ def _train(scratch: Path, config: TextConfig, processes: int, title: str) -> Non
     print(f"{title}: {config.run.steps - first} steps in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _train_and_kill(scratch: Path, config: TextConfig, processes: int, steps: int) -> _Kill:
+def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: int) -> _Kill:
     """Train and end all ranks with SIGKILL at a random moment after the checkpoint of `steps`.
 
     Raises:
@@ -155,7 +155,7 @@ def _train_and_kill(scratch: Path, config: TextConfig, processes: int, steps: in
     )
 
 
-def _start(scratch: Path, config: TextConfig, processes: int) -> tuple["subprocess.Popen[bytes]", Path]:
+def _start(scratch: Path, config: CorpusConfig, processes: int) -> tuple["subprocess.Popen[bytes]", Path]:
     """Start `pretrain train`; the parent of several ranks takes them along when it is killed."""
     name = Path(config.run.dir).name
     path, log = write_config(scratch, name, config), scratch / f"{name}.log"

@@ -14,7 +14,7 @@ from pretrain.config import derived
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import RunConfig, ScheduleConfig, TextConfig, TrackingConfig
+from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.launch import find_place
@@ -43,7 +43,7 @@ def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> TextConfig:
+def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> CorpusConfig:
     """The user's config, with its data at hand.
 
     Raises:
@@ -54,10 +54,10 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
     check_data(loaded)
-    return narrow(loaded.config, TextConfig, "this proof")
+    return narrow(loaded.config, CorpusConfig, "this proof")
 
 
-def shortened(config: TextConfig, steps: int) -> ScheduleConfig:
+def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:
     """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way."""
     schedule = config.schedule
     decay = None if schedule.kind == "constant" else derived.decay_steps(config)
@@ -67,7 +67,7 @@ def shortened(config: TextConfig, steps: int) -> ScheduleConfig:
     return schedule.model_copy(update={"warmup_steps": warmup, "decay_steps": decay})
 
 
-def proof_config(config: TextConfig, run_dir: Path, steps: int) -> TextConfig:
+def proof_config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:
     """The config as a run of its own of `steps` steps: other folder, no tracking."""
     return config.model_copy(
         update={
@@ -78,7 +78,7 @@ def proof_config(config: TextConfig, run_dir: Path, steps: int) -> TextConfig:
     )
 
 
-def write_config(folder: Path, name: str, config: TextConfig) -> Path:
+def write_config(folder: Path, name: str, config: CorpusConfig) -> Path:
     """The config as a file that commands and ranks read."""
     path = folder / (re.sub(r"[^A-Za-z0-9+]+", "-", name) + ".yaml")
     path.write_text(config_to_yaml(config))

@@ -5,12 +5,19 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
-from pretrain.config.rules import service, text, text_useless
+from pretrain.config.rules import corpus, service, text, text_useless
 from pretrain.config.sections import BertConfig, Config, GptConfig
 
-_TEXT: tuple[Rule[Any], ...] = (*text.RULES, *text_useless.USELESS, *service.RULES)
+_CORPUS: tuple[Rule[Any], ...] = (
+    *text.RULES,
+    *text_useless.USELESS,
+    *corpus.RULES,
+    *service.RULES,
+)
 
-RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType({GptConfig: _TEXT, BertConfig: _TEXT})
+RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
+    {GptConfig: _CORPUS, BertConfig: _CORPUS}
+)
 """Class of a config -> its rules."""
 
 

@@ -22,6 +22,7 @@ from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfi
 from pretrain.config.sections.section import LARGEST_COUNT, Section
 from pretrain.config.sections.text import (
     BatchConfig,
+    CorpusConfig,
     OptimizerConfig,
     ParallelConfig,
     ScheduleConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "BertModelConfig",
     "CheckpointConfig",
     "Config",
+    "CorpusConfig",
     "EvalConfig",
     "GptConfig",
     "GptDataConfig",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pretrain.config.sections.text import TextConfig, TextDataConfig, TextModelConfig
+from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
 
 
 class BertModelConfig(TextModelConfig):
@@ -36,7 +36,7 @@ class BertDataConfig(TextDataConfig):
     """Share of the samples that are cut to a random shorter length."""
 
 
-class BertConfig(TextConfig):
+class BertConfig(CorpusConfig):
     """A run that trains a BERT."""
 
     model: BertModelConfig

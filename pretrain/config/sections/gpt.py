@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pretrain.config.sections.text import TextConfig, TextDataConfig, TextModelConfig
+from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
 
 
 class GptModelConfig(TextModelConfig):
@@ -22,7 +22,7 @@ class GptDataConfig(TextDataConfig):
     """Attention does not cross document ends, and positions start again at each document."""
 
 
-class GptConfig(TextConfig):
+class GptConfig(CorpusConfig):
     """A run that trains a GPT."""
 
     model: GptModelConfig

@@ -159,17 +159,22 @@ class TextEvalConfig(EvalConfig):
 
 
 class TextConfig(Config):
-    """A run that trains a transformer on text."""
+    """A run that trains a transformer on megatron-core."""
 
     model: TextModelConfig
     batch: BatchConfig
     parallel: ParallelConfig = ParallelConfig()
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
-    data: TextDataConfig
-    eval: TextEvalConfig = TextEvalConfig()
 
     @property
     def replica_ranks(self) -> int:
         """Tensor x pipeline x context."""
         return self.parallel.ranks
+
+
+class CorpusConfig(TextConfig):
+    """A run that trains on token shards."""
+
+    data: TextDataConfig
+    eval: TextEvalConfig = TextEvalConfig()
