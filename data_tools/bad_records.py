@@ -4,11 +4,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from data_tools.errors import UserError
 from data_tools.index_file import write_atomically
 
 SKIPPED_NAME = "skipped.jsonl"
+BadRecordsOption = Annotated[
+    str, typer.Option(metavar="stop|skip:N", help="At a bad record, stop or skip up to N.")
+]
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,16 @@ class BadRecord:
 
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.where else ''}{self.where}: {self.reason}"
+
+
+def parse_bad_records(value: str) -> int:
+    """The number of bad records to skip. Raises UserError for anything but "stop" or "skip:N"."""
+    if value == "stop":
+        return 0
+    kind, _, count = value.partition(":")
+    if kind != "skip" or not count.isascii() or not count.isdigit() or int(count) == 0:
+        raise UserError(f"--bad-records {value}: 'stop' or 'skip:N' with N of at least 1, as in skip:100")
+    return int(count)
 
 
 def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:
@@ -40,3 +56,11 @@ def write_skipped(directory: Path, skipped: Sequence[BadRecord]) -> None:
     if skipped:
         lines = [json.dumps(asdict(record), ensure_ascii=False) for record in skipped]
         write_atomically(directory / SKIPPED_NAME, "\n".join(lines) + "\n")
+
+
+def print_skipped(output: Path, skipped: Sequence[BadRecord]) -> None:
+    """Tell the user how many records a build skipped, and the first of them."""
+    if skipped:
+        typer.echo(f"{len(skipped):,} bad records skipped (all in {output / SKIPPED_NAME}):")
+        for record in skipped[:10]:
+            typer.echo(f"  {record}")

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.errors import IntegrityError, UserError
+from data_tools.images.cli import images
 
 if TYPE_CHECKING:
     from data_tools.builder import BuildReport
 
-app = typer.Typer(no_args_is_help=True, help="Text to tokenizer to token shards.")
+app = typer.Typer(no_args_is_help=True, help="Text to tokenizer to token shards, and images to shards.")
+app.command()(images)
 
 
 class ModelType(enum.StrEnum):
@@ -41,10 +44,11 @@ class InputFormat(enum.StrEnum):
 
 
 class Corpus(enum.StrEnum):
-    """Text that every Python carries."""
+    """Text that every Python carries, and images that scikit-learn carries."""
 
     stdlib = "stdlib"
     language_reference = "language-reference"
+    digits = "digits"
 
 
 INPUT = typer.Option(
@@ -100,9 +104,7 @@ def build(
     output: OutputOption,
     tokenizer: Annotated[str, typer.Option("--tokenizer", "-t", help="Tokenizer directory.")],
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
-    bad_records: Annotated[
-        str, typer.Option(metavar="stop|skip:N", help="At a bad record, stop or skip up to N.")
-    ] = "stop",
+    bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
     input_format: FormatOption = InputFormat.auto,
@@ -134,16 +136,6 @@ def build(
     _print_report(output, report)
 
 
-def parse_bad_records(value: str) -> int:
-    """The number of bad records to skip. Raises UserError for anything but "stop" or "skip:N"."""
-    if value == "stop":
-        return 0
-    kind, _, count = value.partition(":")
-    if kind != "skip" or not count.isascii() or not count.isdigit() or int(count) == 0:
-        raise UserError(f"--bad-records {value}: 'stop' or 'skip:N' with N of at least 1, as in skip:100")
-    return int(count)
-
-
 def _print_report(output: Path, report: "BuildReport") -> None:
     index = report.index
     typer.echo(
@@ -157,23 +149,31 @@ def _print_report(output: Path, report: "BuildReport") -> None:
         typer.echo(f"{report.empty_documents:,} empty documents left out")
     if report.left_out_files:
         typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
-    if report.skipped:
-        typer.echo(f"{len(report.skipped):,} bad records skipped (all in {output}/skipped.jsonl):")
-        for record in report.skipped[:10]:
-            typer.echo(f"  {record}")
+    print_skipped(output, report.skipped)
 
 
 @app.command()
 def inspect(
     directory: DirectoryArgument,
-    documents: Annotated[int, typer.Option(min=1, help="How many documents to show.")] = 5,
+    documents: Annotated[
+        int | None, typer.Option(min=1, help="How many documents of text to show; default 5.")
+    ] = None,
 ) -> None:
     """Show what a shard directory holds."""
     from rich.console import Console
 
+    from data_tools.index_file import index_kind
+
+    if index_kind(directory) == "images":
+        from data_tools.images.show import describe_images
+
+        if documents is not None:
+            raise UserError(f"--documents {documents}: has no effect on {directory}, which holds images")
+        Console().print(describe_images(directory))
+        return
     from data_tools.show import describe
 
-    Console().print(describe(directory, documents))
+    Console().print(describe(directory, documents or 5))
 
 
 @app.command()
@@ -182,40 +182,55 @@ def verify(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Read everything and list every fault; exit code 3 if there is one."""
-    from data_tools.verify import verify as run_verify
+    from data_tools.images.verify import verify_images
+    from data_tools.index_file import index_kind
+    from data_tools.verify import verify as verify_text
 
-    report = run_verify(directory, workers)
-    index = report.index
+    report = (verify_images if index_kind(directory) == "images" else verify_text)(directory, workers)
     if report.faults:
         lines = "\n".join(f"  {fault}" for fault in report.faults)
         count = f"{len(report.faults)} fault{'s' * (len(report.faults) > 1)}"
         raise IntegrityError(f"{directory}: {count}\n{lines}")
-    counts = f"{len(index.shards)} shards, {index.tokens:,} tokens, {index.documents:,} documents"
-    typer.echo(f"{directory}: good; {counts}")
+    typer.echo(f"{directory}: good; {report.counts}")
 
 
 @app.command()
 def embedded(
     corpus: Annotated[
-        Corpus, typer.Option(help="Python's standard library, or its language reference (English).")
+        Corpus,
+        typer.Option(
+            help="Python's standard library, its language reference (English), or handwritten digits (PNG)."
+        ),
     ],
     output: OutputOption,
 ) -> None:
-    """Write text that every Python carries, as .jsonl, to try everything out."""
+    """Write text that every Python carries, or digits that scikit-learn carries, to try everything out."""
+    path = output / (corpus.value if corpus is Corpus.digits else f"{corpus.value}.jsonl")
+    if path.exists():
+        raise UserError(f"--output {path}: exists; give another directory")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        written = _write_digits(path) if corpus is Corpus.digits else _write_documents(path, corpus)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
+    typer.echo(f"{path}: {written}")
+
+
+def _write_documents(path: Path, corpus: Corpus) -> str:
     import json
 
     from data_tools.embedded import corpus as documents
 
-    path = output / f"{corpus.value}.jsonl"
-    if path.exists():
-        raise UserError(f"--output {path}: exists; give another directory")
     count = 0
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as file:
-            for name, text in documents(corpus.value):
-                file.write(json.dumps({"name": name, "text": text}, ensure_ascii=False) + "\n")
-                count += 1
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
-    typer.echo(f"{path}: {count} documents")
+    with open(path, "w", encoding="utf-8") as file:
+        for name, text in documents(corpus.value):
+            file.write(json.dumps({"name": name, "text": text}, ensure_ascii=False) + "\n")
+            count += 1
+    return f"{count} documents"
+
+
+def _write_digits(path: Path) -> str:
+    from data_tools.images.digits import write_digits
+
+    train, test = write_digits(path)
+    return f"{train} images in train/ and {test} in test/, a folder for each digit"

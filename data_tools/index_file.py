@@ -187,6 +187,14 @@ class Fields:
             self.fail(key, f"is {_short(value)} instead of a list")
         return value
 
+    def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        """The list of whole numbers under a key, each within `low` to `high`."""
+        values = self.items(key)
+        for number, value in enumerate(values):
+            if type(value) is not int or not low <= value <= high:
+                self.fail(f"{key}[{number}]", f"is {_short(value)} instead of a number from {low} to {high}")
+        return tuple(values)
+
 
 def _short(value: Any) -> str:
     try:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import mmap
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import numpy as np
 
 from data_tools.errors import IntegrityError
 from data_tools.index import Block, Shard, ShardIndex, read_index
+from data_tools.index_file import ShardFile
 from data_tools.maps import check_shard_size
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
@@ -33,9 +35,9 @@ class ShardVerdict:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """All faults of a directory, each naming the shard; none means that it is good."""
+    """What a directory holds, and all its faults, each naming the shard; none means that it is good."""
 
-    index: ShardIndex
+    counts: str
     faults: tuple[str, ...]
 
 
@@ -62,14 +64,14 @@ def verify(directory: str, workers: int = 1) -> VerifyReport:
         before = verdict.ends_document
     if not before:
         faults.append(f"{index.shards[-1].name}: the last document has no end")
-    return VerifyReport(index, tuple(faults))
+    counts = f"{len(index.shards)} shards, {index.tokens:,} tokens, {index.documents:,} documents"
+    return VerifyReport(counts, tuple(faults))
 
 
 def _directory_faults(directory: Path, index: ShardIndex) -> list[str]:
     """Shards that the index does not know, and a tokenizer that does not fit."""
+    faults = foreign_shards(directory, index.shards)
     known = {shard.name for shard in index.shards}
-    foreign = sorted(path.name for path in directory.glob("*.tar") if path.name not in known)
-    faults = [f"{name}: not in the index (a shard of another build?)" for name in foreign]
     missing = not all((directory / name).is_file() for name in known)
     if not missing:
         try:
@@ -78,6 +80,20 @@ def _directory_faults(directory: Path, index: ShardIndex) -> list[str]:
             if not any(name in str(error) for name in known):  # a shard's own fault is listed with the shard
                 faults.append(f"tokenizer: {error}")
     return faults
+
+
+def foreign_shards(directory: Path, shards: Sequence[ShardFile]) -> list[str]:
+    """A fault for each tar of a directory that the index does not know."""
+    known = {shard.name for shard in shards}
+    foreign = sorted(path.name for path in directory.glob("*.tar") if path.name not in known)
+    return [f"{name}: not in the index (a shard of another build?)" for name in foreign]
+
+
+def few(faults: Sequence[str]) -> tuple[str, ...]:
+    """The first faults of a shard, and how many more there are."""
+    if len(faults) <= MOST_FAULTS_PER_SHARD:
+        return tuple(faults)
+    return (*faults[:MOST_FAULTS_PER_SHARD], f"{len(faults) - MOST_FAULTS_PER_SHARD} more faults")
 
 
 @dataclass(frozen=True)
@@ -93,20 +109,18 @@ class _VerifyShard:
         faults: list[str] = []
         try:
             check_shard_size(Path(self.directory), shard)
-            faults += _checksum_faults(path, shard, report)
+            faults += checksum_faults(path, shard, report)
             block_faults, starts, ends = _content_faults(path, shard, index)
         except IntegrityError as error:
             return ShardVerdict(number, (*faults, str(error).removeprefix(f"{path}: ")), True, True)
         except (OSError, tarfile.TarError) as error:
             return ShardVerdict(number, (*faults, f"cannot be read as a tar: {error}"), True, True)
         faults += block_faults
-        if len(faults) > MOST_FAULTS_PER_SHARD:
-            rest = len(faults) - MOST_FAULTS_PER_SHARD
-            faults = [*faults[:MOST_FAULTS_PER_SHARD], f"{rest} more faults"]
-        return ShardVerdict(number, tuple(faults), starts, ends)
+        return ShardVerdict(number, few(faults), starts, ends)
 
 
-def _checksum_faults(path: Path, shard: Shard, report: Report) -> list[str]:
+def checksum_faults(path: Path, shard: ShardFile, report: Report) -> list[str]:
+    """A fault if the bytes of a shard are not those of the index; reports bytes read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(HASH_CHUNK):
@@ -124,7 +138,9 @@ def _content_faults(path: Path, shard: Shard, index: ShardIndex) -> tuple[list[s
     faults: list[str] = []
     starts = ends = True
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        offsets = _member_offsets(path, shard)
+        offsets = member_places(
+            path, [f"{b.key}.{part}.npy" for b in shard.blocks for part in ("docs", "tokens")]
+        )
         for number, block in enumerate(shard.blocks):
             try:
                 tokens = _array(
@@ -147,11 +163,10 @@ def _begins(docs: "np.ndarray[Any, np.dtype[Any]]") -> bool:
     return bool(len(docs) and docs[0] == 0)
 
 
-def _member_offsets(path: Path, shard: Shard) -> dict[str, tuple[int, int]]:
+def member_places(path: Path, expected: list[str]) -> dict[str, tuple[int, int]]:
     """Offset and size of each member's data. Raises IntegrityError for members other than the index's."""
     with tarfile.open(path, "r:") as tar:
         members = tar.getmembers()
-    expected = [f"{block.key}.{part}.npy" for block in shard.blocks for part in ("docs", "tokens")]
     for member in members:
         if not member.isreg():
             raise IntegrityError(f"member {member.name!r} is a link, a folder or a device, not a plain file")

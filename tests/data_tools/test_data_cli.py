@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from data_tools.cli import app, parse_bad_records
+from data_tools.bad_records import parse_bad_records
+from data_tools.cli import app
 from data_tools.embedded import language_reference, stdlib_source
 from data_tools.errors import IntegrityError, UserError
 from data_tools.progress import Progress, amount

@@ -1,0 +1,1 @@
+"""Images of any kind to shards of square ones."""

@@ -1,0 +1,306 @@
+"""Images to image shards: parallel, interruptible, and the same bytes whatever the number of workers."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_tools.bad_records import BadRecord, check_skipped, write_skipped
+from data_tools.errors import UserError
+from data_tools.images.index import (
+    CHANNELS,
+    CLASS_NAME,
+    ENCODINGS,
+    MAX_CLASSES,
+    MAX_SIZE,
+    ImageIndex,
+    ImageShard,
+    make_image_index,
+    read_image_index,
+    write_image_index,
+)
+from data_tools.images.pixels import BadImage, encode, read_square
+from data_tools.images.reader import ImageReader
+from data_tools.images.records import ImageColumns, Picture, read_labels, read_pictures
+from data_tools.images.sources import ImageInputs, find_images
+from data_tools.images.writer import ImageWriter
+from data_tools.partition import Partition, make_partitions
+from data_tools.pool import Report, run_tasks
+from data_tools.progress import Progress
+from data_tools.sources import absolute, inputs_digest, is_remote, refuse_inside_output
+from data_tools.workspace import PLAN_NAME, Workspace, open_workspace
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """The arguments of a build. `max_bad_records` 0 stops at the first; `workers` 0 is one per core.
+
+    labels: False leaves all labels out. classes: a shard directory whose classes to take; None: those found.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+    size: int
+    channels: int = 3
+    encoding: str = "png"
+    workers: int = 0
+    max_bad_records: int = 0
+    labels: bool = True
+    image_key: str = "image"
+    label_key: str = "label"
+    classes: str | None = None
+    restart: bool = False
+
+    @property
+    def columns(self) -> ImageColumns:
+        """Where parquet rows hold image and label."""
+        return ImageColumns(self.image_key, self.label_key if self.labels else None)
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """What a build did. `resumed` counts partitions that an earlier, interrupted build had finished."""
+
+    index: ImageIndex
+    left_out_files: int
+    enlarged: int
+    skipped: tuple[BadRecord, ...]
+    partitions: int
+    resumed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What one partition gave; `enlarged` counts images smaller than asked."""
+
+    number: int
+    shards: tuple[ImageShard, ...]
+    enlarged: int
+    skipped: tuple[BadRecord, ...]
+
+    @classmethod
+    def parse(cls, value: dict[str, Any]) -> "ImageResult":
+        """From the JSON of an earlier build; raises KeyError or TypeError if it is not one."""
+        shards = tuple(
+            ImageShard(
+                s["name"], s["size"], s["sha256"], tuple(s["offsets"]), tuple(s["sizes"]), tuple(s["labels"])
+            )
+            for s in value["shards"]
+        )
+        skipped = tuple(BadRecord(**record) for record in value["skipped"])
+        return cls(value["number"], shards, value["enlarged"], skipped)
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """Everything a worker needs to turn a partition into shards; called once per partition."""
+
+    options: ImageOptions
+    classes: tuple[str, ...]
+
+    def __call__(self, partition: Partition, report: Report) -> ImageResult:
+        """Write the partition's shards and record it as finished; reports bytes of input done."""
+        options, enlarged = self.options, 0
+        workspace = Workspace(Path(options.output))
+        writer = ImageWriter(workspace.directory, workspace.work, partition.number, options.encoding)
+        numbers = {name: number for number, name in enumerate(self.classes)}
+        skipped: list[BadRecord] = []
+        for unit in partition.units:
+            reported = 0
+            for record in read_pictures(unit, options.columns):
+                try:
+                    if isinstance(record, BadRecord):
+                        raise _Skip(record)
+                    label = self._label(record, numbers)
+                    picture, was_small = _square(record, options)
+                except _Skip as skip:
+                    skipped.append(skip.record)
+                    check_skipped(skipped, options.max_bad_records)
+                    continue
+                writer.add(encode(picture, options.encoding), label)
+                enlarged += was_small
+                done = min(len(record.data), unit.weight - reported)
+                report(done)
+                reported += done
+            report(unit.weight - reported)
+        result = ImageResult(partition.number, writer.close(), enlarged, tuple(skipped))
+        workspace.save(partition.number, result)
+        return result
+
+    def _label(self, record: Picture, numbers: dict[str, int]) -> int | None:
+        if not numbers:
+            return None
+        if record.label is None:
+            reason = "has no label, and others have; --labels none leaves all of them out"
+            raise _Skip(BadRecord(record.file, record.where, reason))
+        if record.label not in numbers:
+            reason = f"its class {record.label!r} is not one of the {len(numbers)} classes of --classes"
+            raise _Skip(BadRecord(record.file, record.where, reason))
+        return numbers[record.label]
+
+
+class _Skip(Exception):
+    """A record that is left out."""
+
+    def __init__(self, record: BadRecord) -> None:
+        super().__init__(str(record))
+        self.record = record
+
+
+def _square(record: Picture, options: ImageOptions) -> tuple[Any, bool]:
+    try:
+        return read_square(record.data, options.size, options.channels)
+    except BadImage as error:
+        raise _Skip(BadRecord(record.file, record.where, str(error))) from None
+
+
+def build_images(options: ImageOptions) -> ImageReport:
+    """Build a directory of image shards, or continue an interrupted build of the same arguments.
+
+    Raises UserError for input that cannot be used and for an output directory that holds something else.
+    """
+    start = time.monotonic()
+    _check_options(options)
+    inputs = find_images(options.inputs, options.labels)
+    _check_keys(options, inputs)
+    refuse_inside_output(inputs.files, options.output)
+    classes = _classes(options, inputs)
+    partitions = make_partitions(inputs.files, "file")
+    plan = _plan(options, inputs, classes)
+    directory = Path(options.output)
+    results: list[ImageResult] = []
+    resumed = len(partitions)
+    try:
+        with open_workspace(directory, plan, options.restart) as workspace:
+            if workspace is None:
+                index = ImageReader(directory).index
+            else:
+                done = workspace.finished(len(partitions), ImageResult.parse)
+                workspace.clean(done)
+                results, resumed = _run(ImageJob(options, classes), partitions, done), len(done)
+                index = _finish(workspace, options, classes, results)
+    except OSError as error:
+        raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
+    return ImageReport(
+        index=index,
+        left_out_files=inputs.left_out,
+        enlarged=sum(result.enlarged for result in results),
+        skipped=tuple(_skipped(results)),
+        partitions=len(partitions),
+        resumed=resumed,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _check_options(options: ImageOptions) -> None:
+    if not 1 <= options.size <= MAX_SIZE:
+        raise UserError(f"--size {options.size}: pixels a side, from 1 to {MAX_SIZE}")
+    if options.channels not in CHANNELS:
+        raise UserError(f"--channels {options.channels}: 3 for colour or 1 for grey")
+    if options.encoding not in ENCODINGS:
+        raise UserError(f"--format {options.encoding}: {' or '.join(ENCODINGS)}")
+    if options.classes is not None and not options.labels:
+        raise UserError(f"--classes {options.classes}: has no effect with --labels none; remove one of them")
+    if is_remote(options.output):
+        raise UserError(
+            f"--output {options.output}: must be a local directory; training maps shards into memory"
+        )
+
+
+def _check_keys(options: ImageOptions, inputs: ImageInputs) -> None:
+    """Refuse options that would have no effect."""
+    if any(file.format == "parquet" for file in inputs.files):
+        return
+    for name, value, default in (
+        ("--image-key", options.image_key, "image"),
+        ("--label-key", options.label_key, "label"),
+    ):
+        if value != default:
+            raise UserError(
+                f"{name} {value}: has an effect on .parquet alone, and there is none in the input"
+            )
+
+
+def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
+    """The names of the classes by number; none where nothing is labelled."""
+    if options.classes is not None:
+        classes = read_image_index(options.classes).classes
+        if not classes:
+            raise UserError(f"--classes {options.classes}: its images have no labels")
+        return classes
+    found: set[str] = set()
+    for file in inputs.files:
+        found |= read_labels(file, options.columns)
+    if len(found) > MAX_CLASSES:
+        raise UserError(
+            f"--input: {len(found):,} classes, more than {MAX_CLASSES:,}; see --label-key, --labels"
+        )
+    for name in found:
+        if not CLASS_NAME.fullmatch(name):
+            raise UserError(f"--input: {name!r} cannot name a class: 1 to 255 printable characters")
+    if all(name.isascii() and name.isdigit() for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
+    return tuple(sorted(found))
+
+
+def _plan(options: ImageOptions, inputs: ImageInputs, classes: tuple[str, ...]) -> dict[str, Any]:
+    """What must be equal for a build to be continued.
+
+    Neither workers nor the bad-record limit changes the shards.
+    """
+    kept = ("size", "channels", "encoding", "labels", "image_key", "label_key")
+    return {
+        "inputs": [absolute(value) for value in options.inputs],
+        "files": len(inputs.files),
+        "file_bytes": sum(file.size for file in inputs.files),
+        "inputs_sha256": inputs_digest(inputs.files),
+        **{key: value for key, value in asdict(options).items() if key in kept},
+        "classes": list(classes),
+    }
+
+
+def _run(job: ImageJob, partitions: list[Partition], done: dict[int, ImageResult]) -> list[ImageResult]:
+    """Do the partitions that are not done; all results in the order of the partitions."""
+    results, most = dict(done), job.options.max_bad_records
+    check_skipped(_skipped(results.values()), most)
+    pending = [partition for partition in partitions if partition.number not in done]
+    in_memory = any(unit.file.url.startswith("memory://") for part in pending for unit in part.units)
+    workers = 1 if in_memory else job.options.workers or len(os.sched_getaffinity(0))
+    with Progress("building shards", sum(partition.weight for partition in pending), "B") as progress:
+        for result in run_tasks(job, pending, workers, progress.advance):
+            results[result.number] = result
+            check_skipped(_skipped(results.values()), most)
+    return [results[partition.number] for partition in partitions]
+
+
+def _skipped(results: Iterable[ImageResult]) -> list[BadRecord]:
+    return [record for result in sorted(results, key=lambda r: r.number) for record in result.skipped]
+
+
+def _finish(
+    workspace: Workspace, options: ImageOptions, classes: tuple[str, ...], results: list[ImageResult]
+) -> ImageIndex:
+    """Write what stands beside the shards; the index comes last and makes the directory readable."""
+    directory = workspace.directory
+    shards = tuple(shard for result in results for shard in result.shards)
+    skipped = _skipped(results)
+    if not shards:
+        workspace.remove()
+        why = f"; all of its {len(skipped)} records are bad, the first: {skipped[0]}" if skipped else ""
+        raise UserError(f"--input: there is no image in it, so there is nothing to build{why}")
+    index = make_image_index(
+        image_size=options.size,
+        channels=options.channels,
+        encoding=options.encoding,
+        classes=classes,
+        shards=shards,
+    )
+    write_skipped(directory, skipped)
+    shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)
+    write_image_index(directory, index)
+    workspace.remove()
+    return index

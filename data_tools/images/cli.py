@@ -1,0 +1,95 @@
+"""The command `pretrain data images`; heavy imports wait until it runs."""
+
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from data_tools.images.builder import ImageReport
+
+
+class Labels(enum.StrEnum):
+    """Where classes come from."""
+
+    auto = "auto"
+    none = "none"
+
+
+class Encoding(enum.StrEnum):
+    """How images are stored, without loss in both."""
+
+    png = "png"
+    webp = "webp"
+
+
+InputOption = Annotated[
+    list[str],
+    typer.Option(
+        "--input", "-i", help="Folder, glob, file or fsspec URL; may be repeated. Pictures, .tar, .parquet"
+    ),
+]
+
+
+def images(
+    inputs: InputOption,
+    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")],
+    size: Annotated[int, typer.Option(metavar="N", help="Pixels a side of the square images.")],
+    channels: Annotated[int, typer.Option(metavar="3|1", help="3 for colour, 1 for grey.")] = 3,
+    encoding: Annotated[Encoding, typer.Option("--format", help="How images are stored.")] = Encoding.png,
+    labels: Annotated[
+        Labels, typer.Option(help="auto: classes from folders, tars and parquet; none: leave them out.")
+    ] = Labels.auto,
+    classes: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Image shards whose classes and numbers to use.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    bad_records: BadRecordsOption = "stop",
+    image_key: Annotated[str, typer.Option(help="Column (.parquet) that holds the image.")] = "image",
+    label_key: Annotated[str, typer.Option(help="Column (.parquet) that holds the class.")] = "label",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away an unfinished build of other arguments.")
+    ] = False,
+) -> None:
+    """Turn images into shards of square ones; interrupted, the same command goes on where it was."""
+    from data_tools.images.builder import ImageOptions, build_images
+
+    options = ImageOptions(
+        inputs=tuple(inputs),
+        output=str(output),
+        size=size,
+        channels=channels,
+        encoding=encoding.value,
+        workers=workers or 0,
+        max_bad_records=parse_bad_records(bad_records),
+        labels=labels is Labels.auto,
+        image_key=image_key,
+        label_key=label_key,
+        classes=classes,
+        restart=restart,
+    )
+    try:
+        report = build_images(options)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run the same command again to go on") from None
+    _print_report(output, report)
+
+
+def _print_report(output: Path, report: "ImageReport") -> None:
+    index = report.index
+    kinds = f"{len(index.classes):,} classes" if index.classes else "no classes"
+    typer.echo(
+        f"{output}: {index.images:,} images of {index.image_size} x {index.image_size}, {kinds}, "
+        f"{len(index.shards)} shards, {report.seconds:.1f} s"
+    )
+    if report.resumed:
+        typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
+    if report.enlarged:
+        typer.echo(f"{report.enlarged:,} images were smaller than {index.image_size} and have been enlarged")
+    if report.left_out_files:
+        typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
+    print_skipped(output, report.skipped)

@@ -1,0 +1,118 @@
+"""Bytes of an image file to a square picture, and a square picture to the bytes that a shard holds.
+
+What would be silently wrong is done right or refused: 16-bit grey is scaled (Pillow's own conversion cuts it
+off at 255), transparency is laid over white (its hidden colours are arbitrary), the camera's orientation is
+applied, and images whose numbers have no known range are bad.
+"""
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 89_478_485
+"""A quarter of a gigabyte at 24 bits: Pillow's own limit. A larger one is taken for a decompression bomb."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What is read; others may run programs of their own (EPS) or are no pictures."""
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class BadImage(ValueError):
+    """Bytes that are no usable image; the text says why."""
+
+
+def read_square(data: bytes, size: int, channels: int) -> tuple[Image.Image, bool]:
+    """The middle square of an image file, resized to `size` pixels a side.
+
+    Resizing is bicubic with antialiasing, over the area of the crop. Of an animation it is the first frame.
+
+    Returns:
+        The picture in mode RGB (3 channels) or L (1), and whether it had to be enlarged.
+
+    Raises:
+        BadImage: the bytes are not an image, are damaged, or mean nothing as 8-bit colours.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of damaged metadata; a bomb is refused below
+            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+                _refuse_bomb(opened.size)
+                picture = _in_colours(ImageOps.exif_transpose(opened), opened.format, channels)
+    except BadImage:
+        raise
+    except MemoryError:
+        raise
+    except Image.DecompressionBombError:
+        raise BadImage(f"a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # Pillow raises a dozen types for damaged files
+        raise BadImage(f"not a readable image: {str(error) or type(error).__name__}") from None
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    if side == size:
+        return picture.crop(box), False
+    return picture.resize((size, size), Image.Resampling.BICUBIC, box=box), side < size
+
+
+def _refuse_bomb(size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"a decompression bomb: {width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _in_colours(image: Image.Image, file_format: str | None, channels: int) -> Image.Image:
+    mode = "RGB" if channels == 3 else "L"
+    if image.mode.startswith("I"):
+        image = _from_16_bits(image, file_format)
+    if image.mode == "F":
+        raise BadImage("its pixels are floating-point numbers, which have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert(mode)
+
+
+def _from_16_bits(image: Image.Image, file_format: str | None) -> Image.Image:
+    """0 to 65,535 scaled to 0 to 255, rounded to the nearest."""
+    if not image.mode.startswith("I;16") and file_format not in ("PNG", "PPM"):
+        raise BadImage("its pixels are 32-bit numbers, which have no known range")
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65_535:
+        raise BadImage(f"its pixels reach from {values.min()} to {values.max()}, beyond 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def encode(picture: Image.Image, encoding: str) -> bytes:
+    """A picture as a lossless PNG or WebP file: the same bytes every time with the same Pillow."""
+    buffer = io.BytesIO()
+    if encoding == "png":
+        picture.save(buffer, "PNG", compress_level=6)
+    else:
+        picture.save(buffer, "WEBP", lossless=True, quality=75, method=4)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, size: int, channels: int) -> Pixels:
+    """The pixels of a file that `encode` made, uint8 [C, H, W].
+
+    Raises BadImage if it is damaged or of another size or kind.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
+            if picture.size != (size, size):
+                raise BadImage(f"is {picture.size[0]} x {picture.size[1]} pixels, not {size} x {size}")
+            # WebP knows no grey; three equal channels give it back exactly.
+            if picture.mode != ("RGB" if channels == 3 or picture.format == "WEBP" else "L"):
+                raise BadImage(f"is of mode {picture.mode}, which does not have {channels} channels")
+            values: npt.NDArray[Any] = np.asarray(picture if channels == 3 else picture.convert("L"))
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow raises a dozen types for damaged files
+        raise BadImage(f"not a readable image: {str(error) or type(error).__name__}") from None
+    return np.ascontiguousarray(values.transpose(2, 0, 1) if channels == 3 else values[None])

@@ -1,0 +1,82 @@
+"""Random access to the images of a shard directory, memory-mapped in place.
+
+The directory is one list of images: its shards in the order of the index. Nothing is read at start but the
+index and the sizes of the shards.
+"""
+
+import os
+import threading
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_tools.errors import IntegrityError
+from data_tools.images.index import ImageIndex, image_key, read_image_index
+from data_tools.images.pixels import BadImage, Pixels, decode
+from data_tools.maps import MappedShards
+
+
+class ImageReader:
+    """Reads a directory of image shards.
+
+    Raises:
+        UserError: `path` is not a directory of image shards.
+        IntegrityError: the index is damaged, or a shard is missing, truncated or not a plain file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.index: ImageIndex = read_image_index(self.path)
+        self._maps = MappedShards(Path(self.path), self.index.shards)
+        self._starts = [0, *accumulate(len(shard.sizes) for shard in self.index.shards)]
+        self._lock = threading.Lock()
+        self.labels: npt.NDArray[np.int64] | None = None
+        """The class of every image, int64 [images]; None without classes."""
+        if self.index.classes:
+            self.labels = np.concatenate([np.array(s.labels, np.int64) for s in self.index.shards])
+
+    def __reduce__(self) -> tuple[type["ImageReader"], tuple[str]]:
+        return ImageReader, (self.path,)
+
+    def __len__(self) -> int:
+        """Images in the whole directory."""
+        return self.index.images
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 that stands for the content: every shard's checksum is in it."""
+        return self.index.fingerprint
+
+    def encoded(self, number: int) -> bytes:
+        """The image's file as it is stored. Raises IndexError outside the directory."""
+        shard, place = self._find(number)
+        offset, size = self.index.shards[shard].offsets[place], self.index.shards[shard].sizes[place]
+        with self._lock:
+            return self._maps.find(shard)[offset : offset + size]
+
+    def pixels(self, number: int) -> Pixels:
+        """One image, uint8 [C, H, W].
+
+        Raises:
+            IndexError: it is outside the directory.
+            IntegrityError: its file is damaged; names shard and key.
+        """
+        try:
+            return decode(self.encoded(number), self.index.image_size, self.index.channels)
+        except BadImage as error:
+            shard, place = self._find(number)
+            name = self.index.shards[shard].name
+            raise IntegrityError(
+                f"{os.path.join(self.path, name)}: image {image_key(name, place)} {error}; copy the shard "
+                "again or build the directory again"
+            ) from None
+
+    def _find(self, number: int) -> tuple[int, int]:
+        """The shard that holds an image, and the image's number in it."""
+        if not 0 <= number < len(self):
+            raise IndexError(f"image {number} of {len(self)}")
+        shard = bisect_right(self._starts, number) - 1
+        return shard, number - self._starts[shard]

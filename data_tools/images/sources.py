@@ -1,0 +1,80 @@
+"""Finds the image files of `--input` and the class that each image's folder means.
+
+Images of an input folder are either all in subfolders, which name their classes, or all directly in it, and
+then have none. What matches a glob is of the class that its folder names, if it lies in several. The samples
+of tars and parquet files carry their class themselves.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from data_tools.errors import UserError
+from data_tools.images.pixels import ENDINGS
+from data_tools.sources import InputFile, check_readable_once, find_files, is_remote
+
+FORMATS = {**dict.fromkeys(ENDINGS, "image"), ".tar": "tar", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class ImageFile(InputFile):
+    """One file; `label` is the class of a picture, where its folder tells."""
+
+    label: str | None
+
+
+@dataclass(frozen=True)
+class ImageInputs:
+    """The files to read, in order, and how many files in folders were left out for their ending."""
+
+    files: tuple[ImageFile, ...]
+    left_out: int
+
+
+def find_images(arguments: tuple[str, ...], labels: bool) -> ImageInputs:
+    """Expand the `--input` arguments; `labels` False leaves out what folders say.
+
+    Raises UserError for an argument that matches nothing, an unknown ending, a folder with images at two
+    levels, a file named twice or not readable.
+    """
+    files: list[ImageFile] = []
+    left_out = 0
+    known = ", ".join(FORMATS)
+    for argument in arguments:
+        found = find_files(argument, _kind_of, f"known are {known}", known)
+        plain = [ImageFile(**vars(file), label=None) for file in found.files]
+        files += _labelled(argument, plain) if labels else plain
+        left_out += found.left_out
+    check_readable_once(files)
+    return ImageInputs(tuple(files), left_out)
+
+
+def _kind_of(url: str) -> tuple[str | None, str | None]:
+    return FORMATS.get(os.path.splitext(url)[1].lower()), None
+
+
+def _labelled(argument: str, files: list[ImageFile]) -> list[ImageFile]:
+    pictures = [file for file in files if file.format == "image"]
+    if not is_remote(argument) and os.path.isdir(os.path.expanduser(argument)):
+        top = os.path.expanduser(argument)
+        folders = {file.url: _first_folder(os.path.relpath(file.url, top)) for file in pictures}
+    elif is_remote(argument) and not any(mark in argument for mark in "*?["):
+        top = argument.rstrip("/") + "/"
+        folders = {file.url: _first_folder(file.url.removeprefix(top)) for file in pictures}
+    else:
+        folders = {file.url: PurePosixPath(file.url).parent.name for file in pictures}
+        if len(set(folders.values())) < 2:
+            return files
+    inside = [url for url, folder in folders.items() if folder]
+    directly = [url for url, folder in folders.items() if not folder]
+    if inside and directly:
+        raise UserError(
+            f"--input {argument}: {directly[0]} lies directly in it and {inside[0]} in a folder that would "
+            "name its class; move them to one level, or give --labels none"
+        )
+    return [replace(file, label=folders.get(file.url) or None) for file in files]
+
+
+def _first_folder(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    return parts[0] if len(parts) > 1 else ""
