@@ -39,6 +39,7 @@ class PartitionWriter:
         vocab_size: int,
         eod_id: int,
         block_tokens: int = BLOCK_TOKENS,
+        sentences: bool = False,
     ) -> None:
         self._directory, self._scratch, self._partition = directory, scratch, partition
         self._vocab_size, self._eod = vocab_size, np.array([eod_id], np.int32)
@@ -47,6 +48,7 @@ class PartitionWriter:
         self._block = np.empty(block_tokens, np.int32)
         self._used = 0
         self._docs: list[int] = []
+        self._sents: list[int] | None = [] if sentences else None
         self._shards: list[Shard] = []
         self._tar: TarFileWriter | None = None
         self._blocks: list[Block] = []
@@ -57,8 +59,8 @@ class PartitionWriter:
             self._flush_block()
         self._docs.append(self._used)
 
-    def add(self, ids: Ids) -> None:
-        """Append tokens to the current document.
+    def add(self, ids: Ids, sentences: Ids | None = None) -> None:
+        """Append tokens to the current document; `sentences` are the positions at which one begins.
 
         Raises IntegrityError, when the block is written, for an id beyond the vocabulary.
         """
@@ -67,6 +69,9 @@ class PartitionWriter:
                 self._flush_block()
             count = min(len(ids), self._block_tokens - self._used)
             self._block[self._used : self._used + count] = ids[:count]
+            if self._sents is not None and sentences is not None:
+                self._sents += (sentences[sentences < count] + self._used).tolist()
+                sentences = sentences[sentences >= count] - count
             self._used += count
             ids = ids[count:]
 
@@ -94,19 +99,30 @@ class PartitionWriter:
             self._tar = TarFileWriter(self._directory, self._scratch, stem)
             self._blocks = []
         key = f"{self._tar.stem}-{len(self._blocks):06d}"
-        docs, docs_header = npy_bytes(np.array(self._docs, "<i8"))
-        tokens, tokens_header = npy_bytes(ids.astype(self._dtype))
+        docs = self._add_array(f"{key}.docs.npy", np.array(self._docs, "<i8"))
+        sents = (
+            None if self._sents is None else self._add_array(f"{key}.sents.npy", np.array(self._sents, "<i8"))
+        )
         block = Block(
             key=key,
-            docs_offset=self._tar.add(f"{key}.docs.npy", docs) + docs_header,
+            docs_offset=docs,
             docs=len(self._docs),
-            tokens_offset=self._tar.add(f"{key}.tokens.npy", tokens) + tokens_header,
+            tokens_offset=self._add_array(f"{key}.tokens.npy", ids.astype(self._dtype)),
             tokens=self._used,
+            sents_offset=sents,
+            sents=None if self._sents is None else len(self._sents),
         )
         self._blocks.append(block)
         self._used, self._docs = 0, []
+        self._sents = None if self._sents is None else []
         if len(self._blocks) == BLOCKS_PER_SHARD:
             self._close_shard()
+
+    def _add_array(self, name: str, array: np.ndarray[Any, np.dtype[Any]]) -> int:
+        """Append an .npy member; returns the byte offset of the array's data."""
+        assert self._tar is not None
+        data, header = npy_bytes(array)
+        return self._tar.add(name, data) + header
 
     def _close_shard(self) -> None:
         assert self._tar is not None

@@ -17,6 +17,7 @@ from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
 from data_tools.reader import ShardReader
 from data_tools.records import Document, ReadOptions, read_documents
+from data_tools.sentences import SentenceMarks, sentences
 from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, is_remote, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
 from data_tools.workspace import PLAN_NAME, Workspace, open_workspace
@@ -37,6 +38,7 @@ class BuildOptions:
     document: str = "file"
     input_format: str = "auto"
     block_tokens: int = BLOCK_TOKENS
+    sentences: str = "none"
     restart: bool = False
 
 
@@ -87,6 +89,7 @@ class PartitionJob:
     block_tokens: int
     max_bad_records: int
     options: ReadOptions
+    sentences: str
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -97,7 +100,8 @@ class PartitionJob:
         """Write the partition's shards and record it as finished; reports bytes of input done."""
         workspace = Workspace(Path(self.directory))
         size = (self.tokenizer.vocab_size, self.tokenizer.eod_id, self.block_tokens)
-        writer = PartitionWriter(workspace.directory, workspace.work, partition.number, *size)
+        keep = self.sentences != "none"
+        writer = PartitionWriter(workspace.directory, workspace.work, partition.number, *size, sentences=keep)
         counts = _Counts()
         skipped: list[BadRecord] = []
         for unit in partition.units:
@@ -119,11 +123,14 @@ class PartitionJob:
 
     def _write(self, document: Document, writer: PartitionWriter, counts: "_Counts") -> None:
         tokens, within_word = 0, False
-        for segment in segments(document.parts):
+        marks: SentenceMarks | None = None
+        if self.sentences != "none":
+            marks = SentenceMarks(sentences(document.parts, self.sentences), self.tokenizer)
+        for segment in segments(document.parts if marks is None else marks):
             if not tokens:
                 writer.start_document()
             ids = self.tokenizer.encode_segment(segment)
-            writer.add(ids)
+            writer.add(ids, None if marks is None else marks.within(segment, ids))
             tokens += len(ids)
             counts.bytes += len(segment) if segment.isascii() else len(segment.encode("utf-8"))
             counts.words += len(segment.split()) - int(within_word and not segment[0].isspace())
@@ -210,6 +217,11 @@ def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
         )
     if options.text_key != "text" and formats == {"txt"}:
         raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
+    if options.sentences == "lines" and options.document == "line" and formats == {"txt"}:
+        raise UserError(
+            "--sentences lines: with --document line every document is one sentence; documents that are "
+            "separated by blank lines need --document blank-line"
+        )
     refuse_inside_output(inputs.files, options.output)
     if options.workers > 1 and any(file.url.startswith("memory://") for file in inputs.files):
         raise UserError("--input memory://: exists in this process alone; use --workers 1")
@@ -230,6 +242,7 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
         "document": options.document,
         "input_format": options.input_format,
         "block_tokens": options.block_tokens,
+        **({} if options.sentences == "none" else {"sentences": options.sentences}),
     }
 
 
@@ -239,7 +252,12 @@ def _run(
     """Do the partitions that are not done; all results in the order of the partitions."""
     read_options = ReadOptions(options.text_key, options.document)
     job = PartitionJob(
-        options.output, options.tokenizer, options.block_tokens, options.max_bad_records, read_options
+        options.output,
+        options.tokenizer,
+        options.block_tokens,
+        options.max_bad_records,
+        read_options,
+        options.sentences,
     )
     results = dict(done)
     check_skipped(_skipped(results), options.max_bad_records)
@@ -255,6 +273,11 @@ def _run(
 
 def _skipped(results: dict[int, PartitionResult]) -> list[BadRecord]:
     return [record for number in sorted(results) for record in results[number].skipped]
+
+
+def _count_sentences(shards: list[Shard]) -> int | None:
+    counts = [block.sents for shard in shards for block in shard.blocks if block.sents is not None]
+    return sum(counts) if counts else None
 
 
 def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionResult]) -> ShardIndex:
@@ -276,6 +299,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
         bytes=sum(result.bytes for result in results),
         words=sum(result.words for result in results),
         shards=tuple(shards),
+        sentences=_count_sentences(shards),
     )
     skipped = [record for result in results for record in result.skipped]
     write_skipped(directory, skipped)

@@ -34,6 +34,14 @@ class DocumentKind(enum.StrEnum):
     blank_line = "blank-line"
 
 
+class Sentences(enum.StrEnum):
+    """How to find where sentences begin."""
+
+    NONE = "none"
+    SPLIT = "split"
+    LINES = "lines"
+
+
 class InputFormat(enum.StrEnum):
     """How to read input files."""
 
@@ -48,6 +56,7 @@ class Corpus(enum.StrEnum):
 
     stdlib = "stdlib"
     language_reference = "language-reference"
+    english = "english"
     digits = "digits"
 
 
@@ -76,6 +85,9 @@ def tokenizer(
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
     input_format: FormatOption = InputFormat.auto,
+    bert: Annotated[
+        bool, typer.Option("--bert", help="Add [PAD] [CLS] [SEP] [MASK], which BERT needs.")
+    ] = False,
 ) -> None:
     """Train a tokenizer that gives every text back byte for byte."""
     from data_tools.records import ReadOptions
@@ -88,7 +100,7 @@ def tokenizer(
     if inputs and model_type is ModelType.byte:
         raise UserError("--input: a byte tokenizer is not trained; leave it out")
     texts = training_texts(inputs or [], ReadOptions(text_key, document.value), input_format.value)
-    trained = train_tokenizer(texts, model_type.value, vocab_size)
+    trained = train_tokenizer(texts, model_type.value, vocab_size, bert=bert)
     try:
         trained.save(output)
     except OSError as error:
@@ -108,6 +120,10 @@ def build(
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
     input_format: FormatOption = InputFormat.auto,
+    sentences: Annotated[
+        Sentences,
+        typer.Option(help="Keep where sentences begin, for BERT: split (English rules), or one a line."),
+    ] = Sentences.NONE,
     block_tokens: Annotated[int, typer.Option(help="Tokens per WebDataset sample.")] = 1 << 20,
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away an unfinished build of other arguments.")
@@ -127,6 +143,7 @@ def build(
         document=document.value,
         input_format=input_format.value,
         block_tokens=block_tokens,
+        sentences=sentences.value,
         restart=restart,
     )
     try:
@@ -138,8 +155,9 @@ def build(
 
 def _print_report(output: Path, report: "BuildReport") -> None:
     index = report.index
+    sentences = "" if index.sentences is None else f"{index.sentences:,} sentences, "
     typer.echo(
-        f"{output}: {index.documents:,} documents, {index.tokens:,} tokens, "
+        f"{output}: {index.documents:,} documents, {sentences}{index.tokens:,} tokens, "
         f"{index.bytes / index.tokens:.3f} bytes per token, {len(index.shards)} shards, "
         f"{report.seconds:.1f} s"
     )
@@ -199,7 +217,8 @@ def embedded(
     corpus: Annotated[
         Corpus,
         typer.Option(
-            help="Python's standard library, its language reference (English), or handwritten digits (PNG)."
+            help="Python's standard library, its language reference, that with all docstrings as prose, or "
+            "handwritten digits (PNG)."
         ),
     ],
     output: OutputOption,

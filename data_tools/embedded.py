@@ -1,11 +1,13 @@
 """Real text that every Python carries, for trying everything out without data of one's own."""
 
+import ast
 import importlib
 import os
 import sysconfig
 from collections.abc import Iterator
 
-CORPORA = ("stdlib", "language-reference")
+CORPORA = ("stdlib", "language-reference", "english")
+SHORTEST_ENGLISH = 300
 LEFT_OUT = {
     "site-packages",
     "dist-packages",
@@ -44,6 +46,30 @@ def language_reference() -> Iterator[tuple[str, str]]:
     yield from sorted(topics.items())
 
 
+def english() -> Iterator[tuple[str, str]]:
+    """(name, text) of the language reference's topics and of all docstrings of each module of the library.
+
+    Prose without layout: any whitespace is one space. Documents below `SHORTEST_ENGLISH` characters are left
+    out.
+    """
+    docstrings = ((name, _docstrings(source)) for name, source in stdlib_source())
+    for documents in (language_reference(), docstrings):
+        for name, text in documents:
+            flat = " ".join(text.split())
+            if len(flat) >= SHORTEST_ENGLISH:
+                yield name, flat
+
+
+def _docstrings(source: str) -> str:
+    """The docstrings of a module, its classes and functions, in the order of the file."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    nodes.sort(key=lambda node: getattr(node, "lineno", 0))
+    return "\n\n".join(text for node in nodes if (text := ast.get_docstring(node)))
+
+
 def corpus(name: str) -> Iterator[tuple[str, str]]:
     """The corpus of that name, one of `CORPORA`."""
+    if name == "english":
+        return english()
     return stdlib_source() if name == "stdlib" else language_reference()

@@ -29,7 +29,7 @@ DOCS_ITEM_SIZE = 8
 
 @dataclass(frozen=True)
 class Block:
-    """One WebDataset sample: `KEY.tokens.npy` and `KEY.docs.npy`.
+    """One WebDataset sample: `KEY.tokens.npy`, `KEY.docs.npy` and, where sentences are kept, `KEY.sents.npy`.
 
     Offsets are those of raw array data in the tar.
     """
@@ -39,6 +39,8 @@ class Block:
     tokens: int
     docs_offset: int
     docs: int
+    sents_offset: int | None = None
+    sents: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Shard:
 class ShardIndex:
     """What a shard directory holds; `bytes` and `words` count the documents' text.
 
-    Bytes are those of UTF-8, words are separated by whitespace.
+    Bytes are those of UTF-8, words are separated by whitespace. `sentences` is None where they are not kept;
+    the file then says nothing of them.
     """
 
     format_version: int
@@ -70,6 +73,7 @@ class ShardIndex:
     words: int
     shards: tuple[Shard, ...]
     fingerprint: str
+    sentences: int | None = None
 
     @property
     def item_size(self) -> int:
@@ -90,7 +94,8 @@ def make_index(**content: Any) -> ShardIndex:
 
 def write_index(directory: Path, index: ShardIndex) -> None:
     """Write `index.json` atomically: it is there in full, or not at all."""
-    write_atomically(directory / INDEX_NAME, json.dumps(asdict(index), indent=1) + "\n")
+    content = {**_content(index), "fingerprint": index.fingerprint}
+    write_atomically(directory / INDEX_NAME, json.dumps(content, indent=1) + "\n")
 
 
 def read_index(directory: str | os.PathLike[str]) -> ShardIndex:
@@ -100,7 +105,11 @@ def read_index(directory: str | os.PathLike[str]) -> ShardIndex:
         UserError: `directory` is not there, or is not a directory of text shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    return _parse(read_document(directory, "text", tuple(ShardIndex.__dataclass_fields__)))
+    return _parse(read_document(directory, "text", _names(ShardIndex, ("sentences",)), ("sentences",)))
+
+
+def _names(kind: type[Any], without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    return tuple(name for name in kind.__dataclass_fields__ if name not in without)
 
 
 def _shallow(index: ShardIndex) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def _shallow(index: ShardIndex) -> dict[str, Any]:
 
 
 def _content(index: ShardIndex) -> dict[str, Any]:
-    content = asdict(index)
+    content = asdict(index, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})
     del content["fingerprint"]
     return content
 
@@ -121,8 +130,9 @@ def _parse(fields: Fields) -> ShardIndex:
             "dtype",
             f"is {dtype!r}, but a vocabulary of {vocab_size} is stored as {token_dtype(vocab_size)!r}",
         )
+    sentences = fields.integer("sentences", 1) if "sentences" in fields.value else None
     shards = tuple(
-        _parse_shard(fields.path, f"shards[{i}]", shard, ITEM_SIZES[dtype])
+        _parse_shard(fields.path, f"shards[{i}]", shard, ITEM_SIZES[dtype], sentences is not None)
         for i, shard in enumerate(fields.items("shards"))
     )
     index = ShardIndex(
@@ -138,22 +148,24 @@ def _parse(fields: Fields) -> ShardIndex:
         words=fields.integer("words", 0),
         shards=shards,
         fingerprint=fields.text("fingerprint", HEX_DIGEST, "a sha256"),
+        sentences=sentences,
     )
     _check_sums(fields, index)
     return index
 
 
-def _parse_shard(path: Path, where: str, value: Any, item_size: int) -> Shard:
-    fields = Fields(path, where, value, tuple(Shard.__dataclass_fields__))
+def _parse_shard(path: Path, where: str, value: Any, item_size: int, sentences: bool) -> Shard:
+    fields = Fields(path, where, value, _names(Shard))
     name = fields.text("name", SHARD_NAME, "a plain file name such as '000000-000.tar'")
     size = fields.integer("size", 1)
     blocks = tuple(
-        _parse_block(path, f"{where}.blocks[{i}]", b) for i, b in enumerate(fields.items("blocks"))
+        _parse_block(path, f"{where}.blocks[{i}]", b, sentences) for i, b in enumerate(fields.items("blocks"))
     )
     for block in blocks:
         ends = (
             block.tokens_offset + block.tokens * item_size,
             block.docs_offset + block.docs * DOCS_ITEM_SIZE,
+            (block.sents_offset or 0) + (block.sents or 0) * DOCS_ITEM_SIZE,
         )
         if max(ends) > size:
             fields.fail(
@@ -164,20 +176,25 @@ def _parse_shard(path: Path, where: str, value: Any, item_size: int) -> Shard:
     return Shard(name=name, size=size, sha256=fields.text("sha256", HEX_DIGEST, "a sha256"), blocks=blocks)
 
 
-def _parse_block(path: Path, where: str, value: Any) -> Block:
-    fields = Fields(path, where, value, tuple(Block.__dataclass_fields__))
+def _parse_block(path: Path, where: str, value: Any, sentences: bool) -> Block:
+    fields = Fields(path, where, value, _names(Block, () if sentences else ("sents_offset", "sents")))
     return Block(
         key=fields.text("key", BLOCK_KEY, "a key such as '000000-000-000000'"),
         tokens_offset=fields.integer("tokens_offset", 512),
         tokens=fields.integer("tokens", 1),
         docs_offset=fields.integer("docs_offset", 512),
         docs=fields.integer("docs", 0),
+        sents_offset=fields.integer("sents_offset", 512) if sentences else None,
+        sents=fields.integer("sents", 0) if sentences else None,
     )
 
 
 def _check_sums(fields: Fields, index: ShardIndex) -> None:
     blocks = [block for shard in index.shards for block in shard.blocks]
-    for key, found in (("tokens", sum(b.tokens for b in blocks)), ("documents", sum(b.docs for b in blocks))):
+    sums = {"tokens": sum(b.tokens for b in blocks), "documents": sum(b.docs for b in blocks)}
+    if index.sentences is not None:
+        sums["sentences"] = sum(b.sents or 0 for b in blocks)
+    for key, found in sums.items():
         if getattr(index, key) != found:
             fields.fail(key, f"is {getattr(index, key)}, but the blocks add up to {found}")
     for key, values in (("shard", [s.name for s in index.shards]), ("block", [b.key for b in blocks])):

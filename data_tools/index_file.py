@@ -81,8 +81,10 @@ def index_kind(directory: str | os.PathLike[str]) -> str:
     return str(kind)
 
 
-def read_document(directory: str | os.PathLike[str], kind: str, names: Sequence[str]) -> "Fields":
-    """The index of shards of that kind, as fields that have exactly these names.
+def read_document(
+    directory: str | os.PathLike[str], kind: str, names: Sequence[str], optional: Sequence[str] = ()
+) -> "Fields":
+    """The index of shards of that kind: with these names, perhaps the optional ones and no others.
 
     Raises:
         UserError: `directory` is not there, is not a shard directory, or holds shards of another kind.
@@ -100,7 +102,8 @@ def read_document(directory: str | os.PathLike[str], kind: str, names: Sequence[
             raise UserError(
                 f"{directory}: holds {other}, not {kind}; `{BUILDERS[kind]}` makes shards of {kind}"
             )
-    fields = Fields(path, "", document, tuple(names))
+    given = tuple(name for name in optional if isinstance(document, dict) and name in document)
+    fields = Fields(path, "", document, (*names, *given))
     fields.text("kind", re.compile(kind), repr(kind))
     return fields
 

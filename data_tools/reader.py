@@ -16,6 +16,7 @@ import numpy as np
 from data_tools.errors import IntegrityError, UserError
 from data_tools.index import Block, ShardIndex, read_index
 from data_tools.maps import MappedShards
+from data_tools.marks import Marks, Positions
 from data_tools.tokenizer import Tokenizer
 
 
@@ -37,7 +38,16 @@ class ShardReader:
         self._dtype = np.dtype(self.index.dtype).newbyteorder("<")
         self._maps = MappedShards(Path(self.path), self.index.shards, self._forget)
         self._views: dict[int, np.ndarray[Any, np.dtype[Any]]] = {}  # the tokens of blocks of mapped shards
+        self._docs: dict[int, Positions] = {}  # and where documents and sentences begin in them
+        self._sents: dict[int, Positions] = {}
         self._lock = threading.Lock()
+        blocks = [block for _, block in self._blocks]
+        self.documents = Marks([block.docs for block in blocks], self._starts, self._read_docs)
+        """Where documents begin."""
+        self.sentences: Marks | None = None
+        """Where sentences begin; None in shards that were built without `--sentences`."""
+        if self.index.sentences is not None:
+            self.sentences = Marks([block.sents or 0 for block in blocks], self._starts, self._read_sents)
 
     def __reduce__(self) -> tuple[type["ShardReader"], tuple[str]]:
         return ShardReader, (self.path,)
@@ -77,26 +87,18 @@ class ShardReader:
         """Stream positions in [start, stop) at which a document begins, ascending, shape [documents]."""
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"tokens [{start}, {stop}) of a stream of {len(self)}")
-        number = max(bisect_right(self._starts, start, 0, len(self._starts) - 1) - 1, 0)
-        parts = [np.empty(0, np.int64)]
-        while start < stop:
-            positions = self._docs(number)
-            low, high = np.searchsorted(positions, (start, stop))
-            parts.append(positions[low:high])
-            number += 1
-            start = self._starts[number]
-        return np.concatenate(parts)
+        return self.documents.between(start, stop)
 
     def nearest_document_start(self, position: int) -> int:
         """The document start nearest to `position` (the earlier one of two equally near)."""
         if not 0 <= position <= len(self):
             raise IndexError(f"position {position} of a stream of {len(self)}")
-        number = max(bisect_right(self._starts, position, 0, len(self._starts) - 1) - 1, 0)
-        before = self._last_start_until(number, position)
-        after = self._first_start_from(number, position)
-        if after is None or position - before <= after - position:
+        following = self.documents.before(position + 1)
+        before = self.documents.at(max(following - 1, 0))
+        if following == len(self.documents):
             return before
-        return after
+        after = self.documents.at(following)
+        return before if position - before <= after - position else after
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the directory carries.
@@ -118,24 +120,6 @@ class ShardReader:
             )
         return tokenizer
 
-    def _last_start_until(self, number: int, position: int) -> int:
-        while number >= 0:
-            positions = self._docs(number)
-            count = int(np.searchsorted(positions, position, side="right"))
-            if count:
-                return int(positions[count - 1])
-            number -= 1
-        return 0
-
-    def _first_start_from(self, number: int, position: int) -> int | None:
-        while number < len(self._blocks):
-            positions = self._docs(number)
-            count = int(np.searchsorted(positions, position))
-            if count < len(positions):
-                return int(positions[count])
-            number += 1
-        return None
-
     def _tokens(self, number: int) -> np.ndarray[Any, np.dtype[Any]]:
         view = self._views.get(number)
         if view is None:
@@ -145,12 +129,26 @@ class ShardReader:
                 self._views[number] = view
         return view
 
-    def _docs(self, number: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        shard, block = self._blocks[number]
-        with self._lock:
-            starts = np.frombuffer(self._maps.find(shard), "<i8", block.docs, block.docs_offset)
-        return starts + self._starts[number]
+    def _read_docs(self, number: int) -> Positions:
+        found = self._docs.get(number)
+        if found is None:
+            shard, block = self._blocks[number]
+            with self._lock:
+                found = np.frombuffer(self._maps.find(shard), "<i8", block.docs, block.docs_offset)
+                self._docs[number] = found
+        return found
+
+    def _read_sents(self, number: int) -> Positions:
+        found = self._sents.get(number)
+        if found is None:
+            shard, block = self._blocks[number]
+            assert block.sents is not None and block.sents_offset is not None
+            with self._lock:
+                found = np.frombuffer(self._maps.find(shard), "<i8", block.sents, block.sents_offset)
+                self._sents[number] = found
+        return found
 
     def _forget(self, shard: int) -> None:
-        for block in [block for block in self._views if self._blocks[block][0] == shard]:
-            del self._views[block]
+        for views in (self._views, self._docs, self._sents):
+            for block in [block for block in views if self._blocks[block][0] == shard]:
+                del views[block]

@@ -23,9 +23,11 @@ def describe(directory: str, documents: int = 5) -> RenderableType:
 def _counts(reader: ShardReader) -> Table:
     index, tokenizer = reader.index, reader.tokenizer()
     table = Table(title=f"{reader.path}", show_header=False, title_justify="left")
+    sentences = {} if index.sentences is None else {"sentences": _per(index.sentences, index.documents)}
     rows = {
         "tokens": f"{index.tokens:,} ({index.dtype})",
         "documents": f"{index.documents:,} ({index.tokens / index.documents:,.1f} tokens each)",
+        **sentences,
         "text": f"{amount(index.bytes, 'B')}, {index.words:,} words",
         "bytes per token": f"{index.bytes / index.tokens:.3f}",
         "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, end of document {index.eod_id}",
@@ -35,6 +37,10 @@ def _counts(reader: ShardReader) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _per(sentences: int, documents: int) -> str:
+    return f"{sentences:,} ({sentences / documents:,.1f} a document)"
 
 
 def _shards(reader: ShardReader, most: int = 10) -> Table:

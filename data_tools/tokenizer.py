@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ FORMAT_VERSION = 1
 MODEL_TYPES = ("bpe", "unigram", "char", "byte")
 SEGMENT_CHARACTERS = 512
 SPACE_SYMBOL = "\u2581"
+BERT_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 
 
@@ -58,6 +60,16 @@ def _cut(text: str, start: int) -> int:
     return space if space > start else limit
 
 
+@dataclass(frozen=True)
+class BertIds:
+    """The ids of the pieces that BERT needs beside those of text (Devlin et al. 2019, section 3)."""
+
+    pad: int
+    cls: int
+    sep: int
+    mask: int
+
+
 class Tokenizer:
     """Text to token ids and back; made by `Tokenizer.load`, `byte_tokenizer` or `train_tokenizer`."""
 
@@ -73,6 +85,29 @@ class Tokenizer:
         else:
             self._processor, self._pieces, self.eod_id = _open_model(model)
         self.vocab_size = len(self._pieces)
+
+    @cached_property
+    def bert_ids(self) -> BertIds | None:
+        """Where the special pieces of BERT are; None in a tokenizer without them.
+
+        They are control pieces: no text is ever encoded into one.
+        """
+        if self.model_type == "byte":
+            return None
+        ids = [self._processor.piece_to_id(piece) for piece in BERT_PIECES]
+        return BertIds(*ids) if all(self._processor.is_control(value) for value in ids) else None
+
+    @cached_property
+    def piece_lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Bytes of each id, shape [vocab_size]; 0 for special ones."""
+        return np.array([len(piece) for piece in self._pieces], np.int64)
+
+    @cached_property
+    def begins_word(self) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
+        """Which ids begin with whitespace, and which end with it: bool [vocab_size] each."""
+        spaces = {b" ", b"\n", b"\t", b"\r"}
+        begins = np.array([piece[:1] in spaces for piece in self._pieces])
+        return begins, np.array([piece[-1:] in spaces for piece in self._pieces])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,7 +14,7 @@ from data_tools.partition import make_partitions
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, read_documents
 from data_tools.sources import find_inputs
-from data_tools.tokenizer import MODEL_TYPES, Tokenizer, byte_tokenizer
+from data_tools.tokenizer import BERT_PIECES, MODEL_TYPES, Tokenizer, byte_tokenizer
 
 BYTE_VOCAB_SIZE = 257
 RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
@@ -40,38 +40,48 @@ def training_texts(inputs: list[str], options: ReadOptions, input_format: str = 
 
 
 def train_tokenizer(
-    texts: Iterable[str], model_type: str, vocab_size: int | None = None, sample_lines: int = SAMPLE_LINES
+    texts: Iterable[str],
+    model_type: str,
+    vocab_size: int | None = None,
+    sample_lines: int = SAMPLE_LINES,
+    *,
+    bert: bool = False,
 ) -> Tokenizer:
     """Train on texts; the same texts give the same tokenizer.
 
     At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id, the
-    256 bytes and the end of a document included; None is allowed for char (all characters) and byte. Raises
-    UserError if the text cannot give that many pieces, naming the largest possible number.
+    256 bytes and the end of a document included; None is allowed for char (all characters) and byte. `bert`
+    adds its special pieces, which take 4 of the ids. Raises UserError if the text cannot give that many
+    pieces, naming the largest possible number.
     """
     if model_type not in MODEL_TYPES:
         raise UserError(f"--model-type {model_type}: known are {', '.join(MODEL_TYPES)}")
+    special = list(BERT_PIECES) if bert else []
     if model_type == "byte":
+        if bert:
+            raise UserError("--bert: a byte tokenizer has no room for [MASK]; take bpe, unigram or char")
         if vocab_size not in (None, BYTE_VOCAB_SIZE):
             raise UserError(f"--vocab-size {vocab_size}: a byte tokenizer always has {BYTE_VOCAB_SIZE}")
         return byte_tokenizer()
     lines = sample(training_lines(texts), sample_lines)
     if not lines:
         raise UserError("--input: there is no text to train a tokenizer on")
-    if vocab_size is not None and vocab_size <= RESERVED:
+    reserved = RESERVED + len(special)
+    if vocab_size is not None and vocab_size <= reserved:
         raise UserError(
-            f"--vocab-size {vocab_size}: at least {RESERVED + 1}: bytes and specials take {RESERVED} ids"
+            f"--vocab-size {vocab_size}: at least {reserved + 1}: bytes and specials take {reserved} ids"
         )
     if model_type == "char":
-        return _char_tokenizer(lines, vocab_size)
+        return _char_tokenizer(lines, vocab_size, special)
     if vocab_size is None:
         raise UserError(f"--vocab-size is needed for --model-type {model_type}")
-    return Tokenizer(model_type, _train(lines, model_type, vocab_size))
+    return Tokenizer(model_type, _train(lines, model_type, vocab_size, special))
 
 
-def _char_tokenizer(lines: list[str], vocab_size: int | None) -> Tokenizer:
+def _char_tokenizer(lines: list[str], vocab_size: int | None, special: list[str]) -> Tokenizer:
     """One id per character of the lines, or of the most frequent ones if `vocab_size` is less."""
-    everything = RESERVED + len(set().union(*lines)) + 1
-    tokenizer = Tokenizer("char", _train(lines, "char", min(vocab_size or everything, everything)))
+    everything = RESERVED + len(special) + len(set().union(*lines)) + 1
+    tokenizer = Tokenizer("char", _train(lines, "char", min(vocab_size or everything, everything), special))
     if vocab_size is not None and tokenizer.vocab_size < vocab_size:
         raise UserError(_explain_largest(vocab_size, tokenizer.vocab_size))
     return tokenizer
@@ -104,7 +114,7 @@ def sample(lines: Iterable[str], most: int) -> list[str]:
     return kept
 
 
-def _train(lines: list[str], model_type: str, vocab_size: int) -> bytes:
+def _train(lines: list[str], model_type: str, vocab_size: int, special: list[str]) -> bytes:
     import sentencepiece
 
     model = io.BytesIO()
@@ -124,6 +134,7 @@ def _train(lines: list[str], model_type: str, vocab_size: int) -> bytes:
             eos_id=1,
             bos_id=-1,
             pad_id=-1,
+            control_symbols=special,
             eos_piece="<|endoftext|>",
             max_sentence_length=8 * LINE_CHARACTERS,
             num_threads=4,  # part of the result of unigram training, so not the machine's number of cores

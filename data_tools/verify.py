@@ -138,15 +138,14 @@ def _content_faults(path: Path, shard: Shard, index: ShardIndex) -> tuple[list[s
     faults: list[str] = []
     starts = ends = True
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        offsets = member_places(
-            path, [f"{b.key}.{part}.npy" for b in shard.blocks for part in ("docs", "tokens")]
-        )
+        offsets = member_places(path, [f"{b.key}.{part}.npy" for b in shard.blocks for part in _parts(b)])
         for number, block in enumerate(shard.blocks):
             try:
                 tokens = _array(
                     view, offsets, f"{block.key}.tokens.npy", block.tokens_offset, block.tokens, index.dtype
                 )
                 docs = _array(view, offsets, f"{block.key}.docs.npy", block.docs_offset, block.docs, "int64")
+                faults += _sentence_faults(view, offsets, block, tokens, docs, index.eod_id)
             except ValueError as error:
                 faults.append(f"block {block.key}: {error}")
                 continue
@@ -157,6 +156,10 @@ def _content_faults(path: Path, shard: Shard, index: ShardIndex) -> tuple[list[s
             ]
             ends = bool(tokens[-1] == index.eod_id)
     return faults, starts, ends
+
+
+def _parts(block: Block) -> tuple[str, ...]:
+    return ("docs", "tokens") if block.sents is None else ("docs", "sents", "tokens")
 
 
 def _begins(docs: "np.ndarray[Any, np.dtype[Any]]") -> bool:
@@ -218,3 +221,27 @@ def _block_faults(
     if len(wrong):
         faults.append(f"a document start and the end of the one before disagree at token {int(wrong[0])}")
     return faults
+
+
+def _sentence_faults(
+    view: mmap.mmap,
+    offsets: dict[str, tuple[int, int]],
+    block: Block,
+    tokens: "np.ndarray[Any, np.dtype[Any]]",
+    docs: "np.ndarray[Any, np.dtype[Any]]",
+    eod_id: int,
+) -> list[str]:
+    """Faults of where sentences begin, if the block says. Raises ValueError as `_array` does."""
+    if block.sents is None or block.sents_offset is None:
+        return []
+    sents = _array(view, offsets, f"{block.key}.sents.npy", block.sents_offset, block.sents, "int64")
+    where = f"block {block.key}:"
+    if len(sents) and (sents[0] < 0 or sents[-1] >= block.tokens or np.any(np.diff(sents) <= 0)):
+        return [f"{where} sentence starts are not ascending positions within the block"]
+    without = np.setdiff1d(docs, sents)
+    if len(without):
+        return [f"{where} no sentence begins with the document at token {int(without[0])}"]
+    empty = sents[tokens[sents] == eod_id]
+    if len(empty):
+        return [f"{where} a sentence begins with the end of a document at token {int(empty[0])}"]
+    return []
