@@ -1,7 +1,7 @@
 """BERT on megatron-core: config in, this rank's model chunks out.
 
-Megatron's own BertModel computes logits at every position, fixes the norm of its head and the form of its mask.
-This one is made of the same parts, with heads that see the chosen positions alone.
+Megatron's own BertModel computes logits at every position, and fixes the norm of its head and the form of its
+mask. This one is made of the same parts, with heads that see the chosen positions alone.
 """
 
 import copy
@@ -34,7 +34,7 @@ TOKEN_TYPES = 2
 
 
 class MaskedHead(torch.nn.Module):
-    """What a hidden state goes through before it is compared with the embeddings (Devlin et al. 2019; code)."""
+    """What a hidden state goes through before it is compared with the embeddings (BERT's published code)."""
 
     def __init__(self, model: BertModelConfig, config: TransformerConfig) -> None:
         super().__init__()
@@ -161,9 +161,7 @@ class Bert(LanguageModule):  # type: ignore[misc]
             Hidden states [S, B, H] before the last chunk; from it logits [M, V], minus infinity for padding
             rows, and those of the next sentence [B, 2] or None.
         """
-        embedded = (
-            self.embedding(tokens_BS, position_ids_BS, token_types_BS) if self.pre_process else None
-        )
+        embedded = self.embedding(tokens_BS, position_ids_BS, token_types_BS) if self.pre_process else None
         rotary = None
         if self.rotary_positions is not None:
             rotary = self.rotary_positions(tokens_BS.shape[1] * self.config.context_parallel_size)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -13,9 +11,9 @@ from torch import Tensor
 from pretrain.config.derived import padded_vocab_size, rotary_base
 from pretrain.config.sections import GptConfig, GptModelConfig
 from pretrain.layout import Layout
-from pretrain.models.attention import SDPACoreAttention
-from pretrain.models.norm import LayerNorm, RMSNorm
-from pretrain.models.transformer import parameter_dtype, transformer_config
+from pretrain.models.norm import norm_class
+from pretrain.models.transformer import layer_spec, parameter_dtype, transformer_config
+from pretrain.models.vocabulary import cross_entropy, without_padding
 
 
 class GPT(GPTModel):  # type: ignore[misc]
@@ -33,32 +31,17 @@ class GPT(GPTModel):  # type: ignore[misc]
             labels: [B, S] int64.
             logits: [S, B, local vocabulary]; padding columns are overwritten.
         """
-        logits = self.without_padding(logits)
-        if self.config.tensor_model_parallel_size > 1 or logits.is_cuda:
-            losses: Tensor = super().compute_language_model_loss(labels, logits)
-            return losses
-        # megatron's own takes twice the passes over the logits, and three all-reduces. On a GPU it is used
-        # for its memory: it holds one fp32 copy of the logits, torch's two.
-        flat = F.cross_entropy(logits.flatten(0, 1).float(), labels.t().flatten(), reduction="none")
-        return flat.view(logits.shape[:2]).t()
-
-    def without_padding(self, logits: Tensor) -> Tensor:
-        """Set the logits of padding rows to minus infinity, in place."""
-        first_padding = self.true_vocab_size - self.tensor_rank * logits.shape[-1]
-        if first_padding < logits.shape[-1]:
-            logits[..., max(first_padding, 0) :] = float("-inf")
-        return logits
+        logits = without_padding(logits, self.true_vocab_size, self.tensor_rank)
+        return cross_entropy(logits, labels.t(), self.config.tensor_model_parallel_size).t()
 
 
-def layer_spec(model: GptModelConfig, config: TransformerConfig, vp_stage: int | None) -> Any:
-    """megatron-core's layer with our attention and norms in its slots."""
-    norm = RMSNorm if model.normalization == "rmsnorm" else LayerNorm
-    spec: ModuleSpec = get_gpt_layer_local_spec(normalization=config.normalization)
-    spec.submodules.input_layernorm = norm
-    spec.submodules.pre_mlp_layernorm = norm
-    spec.submodules.self_attention.submodules.core_attention = SDPACoreAttention
+def _block_spec(
+    model: GptModelConfig, config: TransformerConfig, vp_stage: int | None
+) -> TransformerBlockSubmodules:
+    """Layers with the norm before each half, and a norm at the end."""
+    spec = layer_spec(model, config, AttnMaskType.causal)
     layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm)
+    return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm_class(model))
 
 
 def build_gpt(config: GptConfig, layout: Layout, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
@@ -78,7 +61,7 @@ def build_gpt(config: GptConfig, layout: Layout, vocab_size: int) -> tuple[list[
             true_vocab_size=vocab_size,
             tensor_rank=layout.tensor_rank,
             config=megatron,
-            transformer_layer_spec=layer_spec(model, megatron, stage),
+            transformer_layer_spec=_block_spec(model, megatron, stage),
             vocab_size=padded_vocab_size(vocab_size, model.vocab_multiple),
             max_sequence_length=config.batch.sequence_length,
             pre_process=layout.is_first_stage and chunk == 0,

@@ -5,8 +5,14 @@ a part of the sequence, so the gradients of norms must be summed over the group:
 parameters tagged `sequence_parallel`, and these are.
 """
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from pretrain.config.sections import TextModelConfig
 
 
 class LayerNorm(torch.nn.LayerNorm):
@@ -28,3 +34,34 @@ class RMSNorm(torch.nn.RMSNorm):
 def _tag(norm: torch.nn.Module, config: TransformerConfig) -> None:
     for parameter in norm.parameters():
         parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+def norm_class(model: TextModelConfig) -> type[LayerNorm] | type[RMSNorm]:
+    """What the model's norm slots hold."""
+    return RMSNorm if model.normalization == "rmsnorm" else LayerNorm
+
+
+class AddThenNorm(torch.nn.Module):
+    """A layer's bias-dropout-add slot, with the norm after the sum (Vaswani et al. 2017, section 3.1).
+
+    Args:
+        config: megatron-core's.
+        norm: the class of the norm.
+    """
+
+    def __init__(self, config: TransformerConfig, norm: type[LayerNorm] | type[RMSNorm]) -> None:
+        super().__init__()
+        self.norm = norm(config, config.hidden_size, config.layernorm_epsilon)
+
+    def forward(
+        self, training: bool, fused: bool
+    ) -> Callable[[tuple[Tensor, Tensor | None], Tensor, float], Tensor]:
+        """The function that the layer calls with (output, bias), residual and dropout probability."""
+
+        def add(output: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+            x, bias = output
+            x = F.dropout(x if bias is None else x + bias, dropout, training)
+            normed: Tensor = self.norm(residual + x)
+            return normed
+
+        return add

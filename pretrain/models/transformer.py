@@ -5,10 +5,15 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from pretrain.config.derived import ffn_hidden_size, query_groups
-from pretrain.config.sections import TextConfig
+from pretrain.config.sections import TextConfig, TextModelConfig
+from pretrain.models.attention import SDPACoreAttention
+from pretrain.models.norm import norm_class
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
@@ -77,3 +82,14 @@ def transformer_config(config: TextConfig, device: torch.device) -> TransformerC
         recompute_method="uniform" if parallel.recompute == "full" else None,
         recompute_num_layers=1 if parallel.recompute == "full" else None,
     )
+
+
+def layer_spec(model: TextModelConfig, config: TransformerConfig, mask: AttnMaskType) -> ModuleSpec:
+    """megatron-core's layer with our attention and norms in its slots; one of its own at each call."""
+    norm = norm_class(model)
+    spec: ModuleSpec = get_gpt_layer_local_spec(normalization=config.normalization)
+    spec.submodules.input_layernorm = norm
+    spec.submodules.pre_mlp_layernorm = norm
+    spec.submodules.self_attention.params["attn_mask_type"] = mask
+    spec.submodules.self_attention.submodules.core_attention = SDPACoreAttention
+    return spec
