@@ -30,10 +30,12 @@ from pretrain.config.sections import CorpusConfig, GptConfig
 from pretrain.data.sources import open_validation, open_whole
 from pretrain.data.text import ValidationData
 from pretrain.errors import UserError
+from pretrain.families.gpt import GptTotals
+from pretrain.families.totals import Totals
 from pretrain.folder import RunFolder
 from pretrain.launch import World, find_place, join_world
 from pretrain.layout import Layout, build_layout
-from pretrain.model import LossSum, Model
+from pretrain.model import Model
 from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER, Saved, load_model
 from pretrain.scoring import score
 from pretrain.spawn import spawn
@@ -103,11 +105,12 @@ def evaluate(
     scored = _open_data(config, data, tokenizer.fingerprint, stride)
     layout = build_layout(world, config.parallel)
     model = load_model(Saved(opened, config, tokenizer.vocab_size), config, layout)
-    loss = _score(model, scored, layout)
-    if loss.tokens != scored.tokens:
-        raise RuntimeError(f"scored {loss.tokens} labels of {scored.tokens}")
+    totals = _score(model, scored, layout)
+    assert isinstance(totals, GptTotals), "its family says so"
+    if totals.tokens != scored.tokens:
+        raise RuntimeError(f"scored {totals.tokens} labels of {scored.tokens}")
     size = TextSize(*first_decides(world, lambda: _size(scored, tokenizer)))
-    metrics = perplexities(loss.nll, loss.tokens, size)
+    metrics = perplexities(totals.nll, scored.tokens, size)
     return Result(str(path), opened.step, metrics, _spec(opened, config, scored, tokenizer, layout))
 
 
@@ -129,7 +132,7 @@ def _open_data(
     return ValidationData.over(sources, narrow(config, GptConfig, "perplexity"), stride)
 
 
-def _score(model: Model, scored: ValidationData, layout: Layout) -> LossSum:
+def _score(model: Model, scored: ValidationData, layout: Layout) -> Totals:
     """As `score`, with a progress bar on rank 0."""
     if not layout.world.is_first:
         return score(model, scored)

@@ -4,13 +4,15 @@ The trainer, validation and `pretrain eval` all go through the same forward step
 numbers.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from megatron.core import tensor_parallel
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
@@ -18,29 +20,17 @@ from megatron.core.tensor_parallel.random import _MODEL_PARALLEL_RNG_TRACKER_NAM
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
-from pretrain.config.narrow import narrow
-from pretrain.config.sections import GptConfig, TextConfig
+from pretrain.config.sections import TextConfig
 from pretrain.data.batch import Batch
+from pretrain.data.bert.batch import BertBatch
+from pretrain.families import family_of
+from pretrain.families.family import Family
+from pretrain.families.totals import Totals
 from pretrain.layout import Layout, world_sum
-from pretrain.models.attention import attention_mask, zigzag_positions
-from pretrain.models.gpt import GPT, build_gpt
 from pretrain.models.initialise import initialise
 from pretrain.seeds import stream_seed
 
-
-@dataclass(frozen=True)
-class LossSum:
-    """Negative log-likelihood summed over labels, of the whole world."""
-
-    nll: float
-    """Nats."""
-    tokens: int
-    """Labels scored."""
-
-    @property
-    def mean(self) -> float:
-        """Nats per token."""
-        return self.nll / self.tokens
+AnyBatch = Batch | BertBatch
 
 
 @dataclass(frozen=True)
@@ -48,19 +38,21 @@ class LocalLoss:
     """Losses of this rank's micro-batches, not yet summed over the world."""
 
     layout: Layout
+    totals: type[Totals]
     micro_batches: tuple[Tensor, ...]
-    """[nll, tokens] float64 each; none before the last pipeline stage."""
+    """Numbers that make a `totals`, float64 each; none before the last pipeline stage."""
 
-    def over_world(self, *numbers: float) -> tuple[LossSum, list[float]]:
+    def over_world(self, *numbers: float) -> tuple[Totals, list[float]]:
         """Sum over all ranks, together with further numbers in the same message; the same on every rank."""
-        total = torch.zeros(2 + len(numbers), dtype=torch.float64)
-        total[2:] = torch.tensor(numbers, dtype=torch.float64)
+        width = len(fields(self.totals))
+        total = torch.zeros(width + len(numbers), dtype=torch.float64)
+        total[width:] = torch.tensor(numbers, dtype=torch.float64)
         total = total.to(self.layout.device)
         # Tensor parallel ranks hold the same losses; one of them speaks.
         if self.layout.is_last_stage and self.layout.tensor_rank == 0:
-            total[:2] += torch.stack(self.micro_batches).sum(0)
-        nll, tokens, *rest = world_sum(total).tolist()
-        return LossSum(nll, int(tokens)), rest
+            total[:width] += torch.stack(self.micro_batches).sum(0)
+        summed = world_sum(total).tolist()
+        return self.totals(*summed[:width]), summed[width:]
 
 
 class Model:
@@ -76,14 +68,15 @@ class Model:
         self.layout = layout
         # megatron's layers take their random streams from its tracker even where they do not use them.
         seed_step(config.run.seed, 0, layout)
-        self.chunks, self.megatron = build_gpt(narrow(config, GptConfig, "training"), layout, vocab_size)
+        self.family = family_of(config, layout)
+        self.chunks, self.megatron = self.family.build(vocab_size)
         wrapped: list[Any] = list(self.chunks)
         if config.precision == "bf16":
             wrapped = [Float16Module(self.megatron, chunk) for chunk in wrapped]
         if training:
             initialise(self.chunks, config.model, layout, config.run.seed)
             wrapped = [self._reduce_gradients(chunk, index) for index, chunk in enumerate(wrapped)]
-            self.megatron.finalize_model_grads_func = finalize_model_grads
+            self.megatron.finalize_model_grads_func = _finalise
         self.wrapped = wrapped
 
     def _reduce_gradients(self, chunk: torch.nn.Module, index: int) -> Any:
@@ -103,8 +96,8 @@ class Model:
             )
         return wrapped
 
-    def backward(self, batches: Sequence[Batch]) -> LocalLoss:
-        """Gradients of the mean loss per token of the global batch, summed over all ranks.
+    def backward(self, batches: Sequence[AnyBatch]) -> LocalLoss:
+        """Gradients of the mean loss per label of the global batch, summed over all ranks.
 
         Args:
             batches: this rank's micro-batches of the step.
@@ -112,7 +105,7 @@ class Model:
         self._forget_gradients()
         return self._run(batches, forward_only=False)
 
-    def replay(self, batches: Sequence[Batch], watch: "Watch") -> LocalLoss:
+    def replay(self, batches: Sequence[AnyBatch], watch: "Watch") -> LocalLoss:
         """As `backward`, but gradients stay on the rank that made them.
 
         Args:
@@ -139,7 +132,7 @@ class Model:
                 parameter.grad = None
 
     @torch.no_grad()
-    def score(self, batches: Sequence[Batch]) -> LossSum:
+    def score(self, batches: Sequence[AnyBatch]) -> Totals:
         """Loss of these micro-batches of every data parallel rank, without dropout.
 
         Args:
@@ -149,79 +142,71 @@ class Model:
             chunk.eval()
         stages = self.layout.parallel.pipeline
         missing = -len(batches) % stages if self.layout.parallel.virtual_pipeline else 0
-        filler = replace(batches[0], loss_mask=torch.zeros_like(batches[0].loss_mask))
+        filler = self.family.without_labels(batches[0])
         loss, _ = self._run([*batches, *[filler] * missing], forward_only=True).over_world()
         return loss
 
     def _run(
-        self, batches: Sequence[Batch], *, forward_only: bool, watch: "Watch | None" = None
+        self, batches: Sequence[AnyBatch], *, forward_only: bool, watch: "Watch | None" = None
     ) -> LocalLoss:
-        local = [self._localise(batch) for batch in batches]
+        local = [self.family.localise(batch) for batch in batches]
+        divisors = torch.ones(()) if forward_only else self._divisors(batches)
+        step = functools.partial(forward_step, self.family, divisors)
         iterators = [iter(local) for _ in self.wrapped]
         single = len(self.wrapped) == 1
         sums: list[Tensor] = get_forward_backward_func()(
-            forward_step_func=watch(forward_step) if watch else forward_step,
+            forward_step_func=watch(step) if watch else step,
             data_iterator=iterators[0] if single else iterators,
             model=self.wrapped[0] if single else self.wrapped,
             num_microbatches=len(local),
-            seq_length=self.config.batch.sequence_length,
-            micro_batch_size=local[0].tokens.shape[0],
+            seq_length=batches[0].tokens.shape[1],
+            micro_batch_size=batches[0].tokens.shape[0],
             forward_only=forward_only,
         )
-        return LocalLoss(self.layout, tuple(sums))
+        return LocalLoss(self.layout, self.family.totals, tuple(sums))
 
-    def _localise(self, batch: Batch) -> "_LocalBatch":
-        """This context parallel rank's part of a micro-batch, on its device."""
-        rank, size = self.layout.context_rank, self.layout.parallel.context
-        length = batch.tokens.shape[1]
-        positions = zigzag_positions(rank, size, length) if size > 1 else slice(None)
-        mask = attention_mask(batch.document_ids, rank, size, length)
-        device = self.layout.device
-
-        def part(tensor: Tensor) -> Tensor:
-            return tensor[:, positions].contiguous().to(device, non_blocking=True)
-
-        return _LocalBatch(
-            tokens=part(batch.tokens),
-            labels=part(batch.labels),
-            loss_mask=part(batch.loss_mask),
-            position_ids=part(batch.position_ids),
-            attention_mask=None if mask is None else mask.to(device, non_blocking=True),
-        )
+    def _divisors(self, batches: Sequence[AnyBatch]) -> Tensor:
+        """How many labels each loss has in the global batch, [losses] float32, at least 1."""
+        counts = torch.tensor([self.family.labels(batch) for batch in batches], dtype=torch.float64).sum(0)
+        counts = counts.to(self.layout.device)
+        dist.all_reduce(counts, group=parallel_state.get_data_parallel_group())
+        return counts.clamp(min=1).float()
 
 
-@dataclass(frozen=True)
-class _LocalBatch:
-    tokens: Tensor
-    labels: Tensor
-    loss_mask: Tensor
-    position_ids: Tensor
-    attention_mask: Tensor | None
-
-
-LossFunction = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
-ForwardStep = Callable[[Iterator[_LocalBatch], Any], tuple[Tensor, LossFunction]]
+LossFunction = Callable[[Any], tuple[Tensor, Tensor, Tensor]]
+ForwardStep = Callable[[Iterator[Any], Any], tuple[Any, LossFunction]]
 Watch = Callable[[ForwardStep], ForwardStep]
 
 
-def forward_step(batches: Iterator[_LocalBatch], chunk: GPT) -> tuple[Tensor, LossFunction]:
+def forward_step(
+    family: Family[Any, Any], divisors: Tensor, batches: Iterator[Any], chunk: Any
+) -> tuple[Any, LossFunction]:
     """One micro-batch through one chunk, in the form that megatron's schedules call.
 
-    Returns:
-        The chunk's output, and the function that turns the last chunk's into (sum of losses, number of
-        labels, what to report: [nll, tokens] float64).
-    """
-    batch = next(batches)
-    output = chunk(batch.tokens, batch.position_ids, batch.attention_mask, labels=batch.labels)
+    Args:
+        family: what to do with the chunk.
+        divisors: labels of each loss in the global batch, so that the sum of all micro-batches' losses over
+            all ranks is the loss of the step, however the batch is cut.
+        batches: of this context parallel rank.
+        chunk: of this pipeline stage.
 
-    def loss(losses_BS: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        masked = torch.where(batch.loss_mask > 0, losses_BS.float(), 0.0)
-        nll = masked.sum()
-        tokens = (batch.loss_mask > 0).sum().int()
-        report = torch.stack([masked.detach().double().sum(), tokens.double()])
-        return nll, tokens, report
+    Returns:
+        The chunk's output, and the function that turns the last chunk's into (its share of the loss, nothing
+        to divide it by, what to report).
+    """
+    local = next(batches)
+    output = family.run(chunk, local)
+
+    def loss(output: Any) -> tuple[Tensor, Tensor, Tensor]:
+        sums, report = family.losses(output, local)
+        return (sums / divisors).sum(), torch.zeros((), dtype=torch.int, device=sums.device), report
 
     return output, loss
+
+
+def _finalise(chunks: list[Any], _labels: Tensor, **settings: Any) -> None:
+    """Sum gradients over ranks; their losses are divided by the labels of the global batch already."""
+    finalize_model_grads(chunks, None, **settings)
 
 
 def seed_step(seed: int, step: int, layout: Layout) -> None:

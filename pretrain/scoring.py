@@ -1,16 +1,19 @@
 """The loss of a model on validation data: the one function behind validation and `pretrain eval`."""
 
 from collections.abc import Callable
+from functools import reduce
 from itertools import islice
+from operator import add
 
 from pretrain.data.text import ValidationData
-from pretrain.model import LossSum, Model
+from pretrain.families.totals import Totals
+from pretrain.model import Model
 
 MICRO_BATCHES_PER_CALL = 16
 """Enough to fill a pipeline, few enough to hold in memory."""
 
 
-def score(model: Model, data: ValidationData, advance: Callable[[int], None] = lambda _: None) -> LossSum:
+def score(model: Model, data: ValidationData, advance: Callable[[int], None] = lambda _: None) -> Totals:
     """Loss of every label of `data`, each once, over all ranks together.
 
     Args:
@@ -23,9 +26,8 @@ def score(model: Model, data: ValidationData, advance: Callable[[int], None] = l
     """
     layout = model.layout
     batches = data.micro_batches(layout.data_rank, layout.data_size, model.config.batch.micro_size)
-    nll, tokens = 0.0, 0
+    totals: list[Totals] = []
     while group := list(islice(batches, MICRO_BATCHES_PER_CALL)):
-        part = model.score(group)
-        nll, tokens = nll + part.nll, tokens + part.tokens
+        totals.append(model.score(group))
         advance(len(group))
-    return LossSum(nll, tokens)
+    return reduce(add, totals)

@@ -73,21 +73,23 @@ class Trainer:
         local = self.model.backward(batches)
         norm = self.optimizer.gradient_norm()
         # One message carries the loss and every rank's norm: all ranks judge the same.
-        loss, (norms,) = local.over_world(norm)
-        finite = math.isfinite(loss.nll) and math.isfinite(norms)
-        spike = finite and self._is_spike(loss.mean)
+        totals, (norms,) = local.over_world(norm)
+        loss = totals.loss
+        finite = math.isfinite(loss) and math.isfinite(norms)
+        spike = finite and self._is_spike(loss)
         updated = finite and not (spike and self.config.health.on_spike == "rollback")
         rate = learning_rate(self.config, step)
         if updated:
             self.optimizer.update(rate, norm)
-        mean, window = loss.mean, derived.spike_window(self.config)
-        self.memory = self.memory.after(mean, updated=updated, window=window)
+        window = derived.spike_window(self.config)
+        self.memory = self.memory.after(loss, updated=updated, window=window)
         if not finite:
-            self._judge_nonfinite(step, batches, local, f"loss {mean}, gradient norm {norms}")
-        metrics = {"loss": mean, "grad_norm": norm, "lr": rate, "tokens": (step + 1) * self.tokens_per_step}
+            self._judge_nonfinite(step, batches, local, f"loss {loss}, gradient norm {norms}")
+        tokens = (step + 1) * self.tokens_per_step
+        metrics = {"loss": loss, **totals.metrics, "grad_norm": norm, "lr": rate, "tokens": tokens}
         if self.memory.rollbacks:
             metrics["rollbacks"] = self.memory.rollbacks
-        return StepResult(mean, metrics, loss.tokens, updated, spike)
+        return StepResult(loss, metrics, self.tokens_per_step, updated, spike)
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
         """Tokens per second of the whole world, and MFU where the device's peak is known."""
@@ -166,8 +168,9 @@ class Trainer:
         """Loss on the validation data after `step` steps; None where the config has none."""
         if self.validation is None:
             return None
-        loss = score(self.model, self.validation)
-        return {"validation_loss": loss.mean, "tokens": step * self.tokens_per_step}
+        totals = score(self.model, self.validation)
+        more = {f"validation_{name}": value for name, value in totals.metrics.items()}
+        return {"validation_loss": totals.loss, **more, "tokens": step * self.tokens_per_step}
 
     def pieces(self) -> Iterator[Piece]:
         """Weights and optimizer states, this rank's parts."""

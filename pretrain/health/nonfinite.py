@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.data.batch import Batch
 from pretrain.health.gather import gather_texts
 from pretrain.health.probe import Probe, Sighting, is_finite
 from pretrain.health.replicas import ranks
-from pretrain.model import LocalLoss, Model
+from pretrain.model import AnyBatch, LocalLoss, Model
 from pretrain.models.logical import logical_parts
 
 _SHOWN = 8
@@ -44,7 +43,7 @@ class Evidence:
 
 def find_nonfinite(
     model: Model,
-    batches: Sequence[Batch],
+    batches: Sequence[AnyBatch],
     local: LocalLoss,
     reseed: Callable[[], None],
     norm: Callable[[], float],
@@ -73,8 +72,8 @@ def find_nonfinite(
         return describe(everyone, repeats=True)
     reseed()
     again = model.backward(batches)
-    loss, (norms,) = again.over_world(norm())
-    return describe(everyone, repeats=not math.isfinite(norms + loss.nll))
+    totals, (norms,) = again.over_world(norm())
+    return describe(everyone, repeats=not math.isfinite(norms + totals.loss))
 
 
 def _evidence(tree: dict[str, Any]) -> Evidence:
@@ -83,7 +82,7 @@ def _evidence(tree: dict[str, Any]) -> Evidence:
 
 
 @torch.no_grad()
-def _look(model: Model, batches: Sequence[Batch], local: LocalLoss) -> Evidence:
+def _look(model: Model, batches: Sequence[AnyBatch], local: LocalLoss) -> Evidence:
     """What can be seen before anything is computed again."""
     weights, reduced = {}, []
     largest = ("", -1.0)

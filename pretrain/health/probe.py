@@ -112,7 +112,7 @@ class Probe:
         return hook
 
     def note_losses(self, losses: Sequence[Tensor]) -> None:
-        """Take in the loss of every micro-batch, [nll, tokens] each; none before the last stage."""
+        """Take in what every micro-batch reports of its losses; nothing before the last stage."""
         last = self._stage(len(self._chunks) - 1)
         for micro_batch, loss in enumerate(losses):
             if not is_finite(loss):

@@ -76,8 +76,8 @@ def bad_loss(switch: Switch, micro_batch: int) -> Any:
     """The loss of one micro-batch becomes NaN."""
     honest = model.forward_step
 
-    def forward_step(batches: Any, chunk: Any) -> Any:
-        output, loss = honest(batches, chunk)
+    def forward_step(family: Any, divisors: Any, batches: Any, chunk: Any) -> Any:
+        output, loss = honest(family, divisors, batches, chunk)
         spoil = switch.on and switch.micro_batch % 2 == micro_batch
         switch.micro_batch += 1
 

@@ -40,12 +40,13 @@ def average_per_micro_batch() -> Any:
 
     honest = model.forward_step
 
-    def averaged(batches: Any, chunk: Any) -> Any:
-        output, loss = honest(batches, chunk)
+    def averaged(family: Any, divisors: Any, batches: Any, chunk: Any) -> Any:
+        output, loss = honest(family, torch.ones_like(divisors), batches, chunk)
 
         def mean(losses: torch.Tensor) -> Any:
-            nll, tokens, report = loss(losses)
-            return nll / tokens.clamp(min=1), torch.ones_like(tokens), report / report[1].clamp(min=1)
+            nll, nothing, report = loss(losses)
+            labels = report[1].clamp(min=1)
+            return nll / labels / 4, nothing, report / labels
 
         return output, mean
 

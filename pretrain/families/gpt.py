@@ -1,0 +1,92 @@
+"""GPT under the training loop: every token but the first is predicted from those before it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from pretrain.config.sections import GptConfig
+from pretrain.data.batch import Batch
+from pretrain.families.family import Family
+from pretrain.families.totals import Totals
+from pretrain.layout import Layout
+from pretrain.models.attention import attention_mask, zigzag_positions
+from pretrain.models.gpt import GPT, build_gpt
+
+
+@dataclass(frozen=True)
+class GptTotals(Totals):
+    """The negative log-likelihood of the next tokens."""
+
+    nll: float
+    """Nats."""
+    tokens: float
+    """Labels scored."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nll / self.tokens
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """As `pretrain.data.batch.Batch`; attention_mask as SDPACoreAttention takes it."""
+
+    tokens: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class GptFamily(Family[Batch, LocalBatch]):
+    """A decoder with one loss."""
+
+    config: GptConfig
+    layout: Layout
+    totals = GptTotals
+
+    def build(self, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
+        """See `build_gpt`."""
+        return build_gpt(self.config, self.layout, vocab_size)
+
+    def labels(self, batch: Batch) -> tuple[float]:
+        """Labels that count."""
+        return (float((batch.loss_mask > 0).sum()),)
+
+    def without_labels(self, batch: Batch) -> Batch:
+        """Nothing counts."""
+        return replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))
+
+    def localise(self, batch: Batch) -> LocalBatch:
+        """Cut along the sequence."""
+        rank, size = self.layout.context_rank, self.layout.parallel.context
+        length = batch.tokens.shape[1]
+        positions = zigzag_positions(rank, size, length) if size > 1 else slice(None)
+        mask = attention_mask(batch.document_ids, rank, size, length)
+        device = self.layout.device
+
+        def part(tensor: Tensor) -> Tensor:
+            return tensor[:, positions].contiguous().to(device, non_blocking=True)
+
+        return LocalBatch(
+            tokens=part(batch.tokens),
+            labels=part(batch.labels),
+            loss_mask=part(batch.loss_mask),
+            position_ids=part(batch.position_ids),
+            attention_mask=None if mask is None else mask.to(device, non_blocking=True),
+        )
+
+    def run(self, chunk: GPT, local: LocalBatch) -> Tensor:
+        """The last chunk gives the loss of each label, [B, S]."""
+        output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask, labels=local.labels)
+        return output
+
+    def losses(self, output: Tensor, local: LocalBatch) -> tuple[Tensor, Tensor]:
+        """Where `loss_mask` says so."""
+        counts = local.loss_mask > 0
+        masked = torch.where(counts, output.float(), 0.0)
+        return masked.sum()[None], torch.stack([masked.detach().double().sum(), counts.double().sum()])
