@@ -92,7 +92,7 @@ def _summary(
 ) -> Iterator[tuple[str, str]]:
     batch, steps = config.batch, config.run.steps
     vocab = training.vocab_size if training else 0
-    parameters = derived.count_parameters(config.model, vocab, batch.sequence_length)
+    parameters = derived.count_parameters(config, vocab)
     if training:
         padded = derived.padded_vocab_size(vocab, config.model.vocab_multiple)
         yield "parameters", f"{parameters.total:,} ({parameters.layers:,} in layers)"

@@ -3,8 +3,7 @@
 import torch
 
 from pretrain.config import derived
-from pretrain.config.narrow import narrow
-from pretrain.config.sections import Config, GptConfig, TextConfig
+from pretrain.config.sections import BertConfig, Config, TextConfig
 
 PEAK_BF16_FLOPS = {
     "A100": 312e12,
@@ -22,10 +21,13 @@ def flops_per_token(config: TextConfig, vocab_size: int) -> float:
 
     6 per parameter that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x sequence for
     attention scores and values (Chowdhery et al. 2022, "PaLM", appendix B). Recomputation is not counted.
+    The heads of a BERT see the tokens to predict alone.
     """
     model, length = config.model, config.batch.sequence_length
-    count = derived.count_parameters(narrow(config, GptConfig, "counting").model, vocab_size, length)
+    count = derived.count_parameters(config, vocab_size)
     head = vocab_size * model.hidden_size
+    if isinstance(config, BertConfig):
+        head = config.data.mask_probability * (head + model.hidden_size**2)
     return 6 * (count.layers + head) + 12 * model.num_layers * model.hidden_size * length
 
 

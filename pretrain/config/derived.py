@@ -5,7 +5,7 @@ The one place where a `null` becomes a number, so that trainer, check and docume
 
 from dataclasses import dataclass
 
-from pretrain.config.sections import Config, GptModelConfig, TextConfig, TextModelConfig
+from pretrain.config.sections import BertConfig, Config, GptConfig, TextConfig, TextModelConfig
 
 
 def ffn_hidden_size(model: TextModelConfig) -> int:
@@ -85,11 +85,11 @@ class ParameterCount:
     """Parameters of the whole model, without padding rows of the vocabulary."""
 
     embedding: int
-    """Token and position embeddings."""
+    """Token, position and token type embeddings, with their norm."""
     layers: int
     """All transformer layers and the final norm."""
     head: int
-    """The output head; 0 where it is tied to the embedding."""
+    """Output heads, without the matrix that is tied to the embedding."""
 
     @property
     def total(self) -> int:
@@ -97,8 +97,9 @@ class ParameterCount:
         return self.embedding + self.layers + self.head
 
 
-def count_parameters(model: GptModelConfig, vocab_size: int, sequence_length: int) -> ParameterCount:
+def count_parameters(config: TextConfig, vocab_size: int) -> ParameterCount:
     """Parameters by formula: attention h(2q + 2k), feed-forward 2hf (3hf for swiglu), biases and norms."""
+    model = config.model
     hidden, ffn = model.hidden_size, ffn_hidden_size(model)
     head_size = hidden // model.num_attention_heads
     query, key_value = head_size * model.num_attention_heads, head_size * query_groups(model)
@@ -106,9 +107,20 @@ def count_parameters(model: GptModelConfig, vocab_size: int, sequence_length: in
     weights = hidden * (query + 2 * key_value) + query * hidden + hidden * up + ffn * hidden
     biases = (query + 2 * key_value + hidden + up + hidden) if model.bias else 0
     norm = 2 * hidden if model.normalization == "layernorm" else hidden
-    positions = sequence_length * hidden if model.position_embedding == "learned" else 0
-    return ParameterCount(
-        embedding=vocab_size * hidden + positions,
-        layers=model.num_layers * (weights + biases + 2 * norm) + norm,
-        head=0 if model.tie_embeddings else vocab_size * hidden,
-    )
+    positions = config.batch.sequence_length * hidden if model.position_embedding == "learned" else 0
+    embedding, layers = vocab_size * hidden + positions, model.num_layers * (weights + biases + 2 * norm)
+    if isinstance(config, BertConfig):
+        embedding += 2 * hidden  # token types
+        if config.model.norm_position == "post":
+            return ParameterCount(embedding + norm, layers, _bert_heads(config, vocab_size, norm))
+        return ParameterCount(embedding, layers + norm, _bert_heads(config, vocab_size, norm))
+    tied = not isinstance(config, GptConfig) or config.model.tie_embeddings
+    return ParameterCount(embedding, layers + norm, 0 if tied else vocab_size * hidden)
+
+
+def _bert_heads(config: BertConfig, vocab_size: int, norm: int) -> int:
+    """The transform of the masked head with its norm and output biases; pooler and next sentence."""
+    hidden = config.model.hidden_size
+    bias = 1 if config.model.bias else 0
+    masked = hidden * (hidden + bias) + norm + bias * vocab_size
+    return masked + (hidden * (hidden + bias) + 2 * (hidden + bias) if config.data.nsp else 0)

@@ -25,7 +25,7 @@ with join_world() as world:
         config = small_config(**changes)
         (model,), _ = build_gpt(config, layout, 1000)
         rows = padded_vocab_size(1000, config.model.vocab_multiple)
-        counted = count_parameters(config.model, rows, config.batch.sequence_length).total
+        counted = count_parameters(config, rows).total
         print(json.dumps([sum(part.numel() for part in model.parameters()), counted]))
 """
 
@@ -51,7 +51,7 @@ def test_gpt2_small_has_its_well_known_size() -> None:
         model__num_attention_heads=12,
         batch__sequence_length=1024,
     )
-    assert derived.count_parameters(config.model, 50257, 1024).total == 124_439_808
+    assert derived.count_parameters(config, 50257).total == 124_439_808
 
 
 def test_defaults_that_depend_on_other_keys() -> None:
