@@ -25,7 +25,7 @@ def flops_per_token(config: TextConfig, vocab_size: int) -> float:
     """
     model, length = config.model, config.batch.sequence_length
     count = derived.count_parameters(config, vocab_size)
-    head = vocab_size * model.hidden_size
+    head: float = vocab_size * model.hidden_size
     if isinstance(config, BertConfig):
         head = config.data.mask_probability * (head + model.hidden_size**2)
     return 6 * (count.layers + head) + 12 * model.num_layers * model.hidden_size * length

@@ -96,6 +96,7 @@ def generate_text(checkpoint: str, prompt: str, max_tokens: int, sampling: Sampl
     if not 0 <= sampling.seed < SEEDS:
         raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
     saved = open_saved(checkpoint, _say)
+    narrow(saved.config, GptConfig, f"generating text from {saved.checkpoint.path}")
     tokenizer = load_tokenizer(saved)
     ids = _encode(tokenizer, prompt, saved.config.batch.sequence_length)
     config = with_layout(saved.config, ParallelConfig())

@@ -24,6 +24,7 @@ from pretrain.errors import HealthError, UserError
 from pretrain.flops import flops_per_token, peak_flops
 from pretrain.health.gather import gather_texts
 from pretrain.health.nonfinite import find_nonfinite
+from pretrain.health.plateau import Plateau
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory, spike_limit
 from pretrain.launch import World
@@ -52,6 +53,7 @@ class Trainer:
         self.micro_batches = micro_batches
         self.memory = Memory()
         self._replica_check = ReplicaCheck(world)
+        self._plateau = Plateau(config)
         peak = peak_flops(config, world.device)
         flops = flops_per_token(config, self.data.vocab_size)
         self._mfu_per_rate = flops / (peak * world.size) if peak else None
@@ -85,6 +87,8 @@ class Trainer:
         self.memory = self.memory.after(loss, updated=updated, window=window)
         if not finite:
             self._judge_nonfinite(step, batches, local, f"loss {loss}, gradient norm {norms}")
+        for warning in self._plateau.after(step, totals):
+            log.warning("step %d: %s", step + 1, warning)
         tokens = (step + 1) * self.tokens_per_step
         metrics = {"loss": loss, **totals.metrics, "grad_norm": norm, "lr": rate, "tokens": tokens}
         if self.memory.rollbacks:

@@ -27,6 +27,11 @@ def rotary_base(model: TextModelConfig) -> int:
     return model.rotary_base or 10_000
 
 
+def linear_init_std(model: TextModelConfig) -> float:
+    """Standard deviation of the initial weights of linear layers."""
+    return model.linear_init_std or model.init_std
+
+
 def min_lr(config: TextConfig) -> float:
     """Learning rate at the end of the decay: a tenth of the peak unless the config says otherwise."""
     given = config.schedule.min_lr

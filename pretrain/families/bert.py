@@ -14,13 +14,21 @@ from torch import Tensor
 from pretrain.config.sections import BertConfig
 from pretrain.data.bert.batch import BertBatch
 from pretrain.families.family import Family
-from pretrain.families.totals import Totals
+from pretrain.families.totals import Guess, Totals
 from pretrain.layout import Layout
 from pretrain.models.attention import gathered_positions, zigzag_positions
 from pretrain.models.bert import Bert, build_bert
 from pretrain.models.vocabulary import cross_entropy, most_likely
 
 NO_LABEL = -1
+MLM_CAUSE = (
+    "the model looks at nothing yet. With absolute positions on a small corpus that can last long: try "
+    "model.position_embedding: rotary, shorter sequences at first, or another optimizer.lr"
+)
+NSP_CAUSE = (
+    "next sentences are learnt after tokens. Where mlm_accuracy rises and this does not, segments may be too "
+    "short to tell (batch.sequence_length), or documents too alike; data.nsp: false leaves it out"
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,8 @@ class BertTotals(Totals):
     """Predicted rightly among them."""
     masked: float
     """Chosen positions that read [MASK]: the others can be copied."""
+    masked_nll: float
+    """Nats, over these."""
     masked_right: float
     """Predicted rightly among them."""
     masked_frequent: float
@@ -68,9 +78,22 @@ class BertTotals(Totals):
         if self.pairs:
             found["nsp_loss"] = self.nsp_nll / self.pairs
             found["nsp_accuracy"] = self.pairs_right / self.pairs
-            majority = max(self.pairs_random, self.pairs - self.pairs_random)
-            found["nsp_baseline_accuracy"] = majority / self.pairs
+            found["nsp_baseline_accuracy"] = self.pairs_majority / self.pairs
         return found
+
+    @property
+    def pairs_majority(self) -> float:
+        """What is right where every pair gets the more frequent answer."""
+        return max(self.pairs_random, self.pairs - self.pairs_random)
+
+    @property
+    def guesses(self) -> tuple[Guess, ...]:
+        """Both accuracies."""
+        found = (
+            Guess("mlm_accuracy", self.masked, self.masked_right, self.masked_frequent, MLM_CAUSE),
+            Guess("nsp_accuracy", self.pairs, self.pairs_right, self.pairs_majority, NSP_CAUSE),
+        )
+        return tuple(guess for guess in found if guess.count)
 
 
 @dataclass(frozen=True)
@@ -177,6 +200,7 @@ class BertFamily(Family[BertBatch, LocalBatch]):
             torch.ones_like(seen).sum(),
             right.sum(),
             local.masked.sum(),
+            torch.where(local.masked, seen, 0.0).sum(),
             (local.masked & right).sum(),
             (local.masked & local.frequent).sum(),
             nsp.detach(),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pretrain.config.derived import linear_init_std
 from pretrain.config.sections import TextModelConfig
 from pretrain.layout import Layout
 from pretrain.models.logical import logical_parts
@@ -19,8 +20,9 @@ RESIDUAL_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
 
 
 def initialise(chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout: Layout, seed: int) -> None:
-    """Set every parameter: norms 1, biases 0, matrices normal with `init_std`, those that write into
-    the residual stream smaller by sqrt(2 num_layers) (Radford et al. 2019, section 2.3)."""
+    """Set every parameter: norms 1, biases 0, embeddings normal with `init_std`, matrices with
+    `linear_init_std`, those that write into the residual stream smaller by sqrt(2 num_layers) (Radford et
+    al. 2019, section 2.3)."""
     for part in logical_parts(chunks, layout):
         target = part.view(part.parameter.data.view(-1))
         if part.key.endswith("bias"):
@@ -28,7 +30,8 @@ def initialise(chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout
         elif "norm" in part.key.rsplit(".", 2)[-2]:
             target.fill_(1.0)
         else:
-            std = model.init_std
+            embeds = part.key.endswith("embeddings.weight")
+            std = model.init_std if embeds else linear_init_std(model)
             if part.key.endswith(RESIDUAL_PROJECTIONS):
                 std /= math.sqrt(2 * model.num_layers)
             generator = torch.Generator().manual_seed(stream_seed(seed, part.key))

@@ -18,9 +18,11 @@ IN_A_LAYER = (
     "input_layernorm",
     "linear_qkv",
     "linear_proj",
+    "self_attn_bda",
     "pre_mlp_layernorm",
     "linear_fc1",
     "linear_fc2",
+    "mlp_bda",
 )
 
 

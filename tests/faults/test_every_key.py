@@ -71,6 +71,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.tie_embeddings": ("parameters", True, False),
     "model.dropout": ("losses", 0.0, 0.1, "weights"),
     "model.init_std": ("weights", 0.02, 0.05),
+    "model.linear_init_std": ("weights", None, 0.05),
     "model.vocab_multiple": ("parameters", 128, 1),
     "batch.global_size": ("tokens", 4, 8),
     "batch.micro_size": ("micro_batches", 2, 4, "rates"),

@@ -38,7 +38,10 @@ class TextModelConfig(ModelConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout after the embedding, on attention weights and on each residual branch."""
     init_std: float = Field(0.02, gt=0)
-    """Standard deviation of the initial weights; residual projections get init_std / sqrt(2 num_layers)."""
+    """Standard deviation of the initial embeddings and, unless `linear_init_std` says otherwise, of all
+    matrices; those that write into the residual stream get it divided by sqrt(2 num_layers)."""
+    linear_init_std: float | None = Field(None, gt=0)
+    """Standard deviation of the initial weights of linear layers; null: `init_std`."""
     vocab_multiple: Count = 128
     """The embedding is padded to a multiple of this many rows, whatever the layout. Padding rows never
     receive probability or gradient."""
