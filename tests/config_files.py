@@ -8,7 +8,9 @@ import yaml
 from pretrain.config.sections import GptConfig
 
 REPOSITORY = Path(__file__).parents[1]
-SHIPPED = sorted((REPOSITORY / "configs" / "gpt").glob("*.yaml"))
+SHIPPED = [
+    path for kind in ("gpt", "bert") for path in sorted((REPOSITORY / "configs" / kind).glob("*.yaml"))
+]
 
 SMALL: dict[str, dict[str, Any]] = {
     "run": {"dir": "runs/small", "steps": 100},

@@ -1,7 +1,9 @@
 """Copy the weights of our BERT into Hugging Face's and print, as JSON, how far logits and sizes are apart."""
 
 import json
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from pretrain.launch import join_world
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "bert"
 LAYERS, HIDDEN, HEADS, LENGTH, VOCAB = 3, 64, 4, 48, 211
 
 
@@ -134,13 +137,42 @@ def compare(norm_position: str, layout: Any) -> dict[str, Any]:
     }
 
 
+def sizes(name: str, layout: Any) -> dict[str, int]:
+    """Parameters of a shipped config with the published vocabulary, none of them in memory."""
+    from pretrain.config.derived import count_parameters, padded_vocab_size
+    from pretrain.config.load import read_config
+    from pretrain.models.bert import build_bert
+
+    config: Any = read_config(str(CONFIGS / f"{name}.yaml")).config
+    vocabulary, model = 30522, config.model
+    with torch.device("meta"), mock.patch.object(torch.nn.Module, "to", lambda module, **_: module):
+        (ours,), _ = build_bert(config, layout, vocabulary)
+        theirs = transformers.BertForPreTraining(
+            transformers.BertConfig(
+                hidden_size=model.hidden_size,
+                num_hidden_layers=model.num_layers,
+                num_attention_heads=model.num_attention_heads,
+                intermediate_size=4 * model.hidden_size,
+            )
+        )
+    rows = padded_vocab_size(vocabulary, model.vocab_multiple)
+    padding = (rows - vocabulary) * (model.hidden_size + 1)
+    return {
+        "ours": sum(part.numel() for part in ours.parameters()) - padding,
+        "by formula": count_parameters(config, vocabulary).total,
+        "theirs": theirs.num_parameters(),
+    }
+
+
 def main() -> None:
     from pretrain.config.sections import ParallelConfig
     from pretrain.layout import build_layout
 
     with join_world() as world:
         layout = build_layout(world, ParallelConfig())
-        print(json.dumps({position: compare(position, layout) for position in ("pre", "post")}))
+        found = {position: compare(position, layout) for position in ("pre", "post")}
+        parameters = {name: sizes(name, layout) for name in ("base", "large")}
+        print(json.dumps({**found, "parameters": parameters}))
 
 
 if __name__ == "__main__":
