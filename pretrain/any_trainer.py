@@ -44,6 +44,10 @@ class AnyTrainer(Protocol):
     def check_replicas(self, step: int) -> None:
         """Compare what ranks share after `step` steps; raises HealthError naming what differs."""
 
+    @property
+    def may_roll_back(self) -> bool:
+        """Whether a spike goes back to a checkpoint, so that the first is saved before the first step."""
+
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
         """Go back to a checkpoint, jumping over the samples up to step `spike`; returns the steps done."""
 

@@ -113,7 +113,7 @@ class _Loop:
         self.run.begin(done, self.trainer.facts(), run_id)
         log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
         try:
-            if done == 0 and self.config.health.on_spike == "rollback":
+            if done == 0 and self.trainer.may_roll_back:
                 self.save(0)
             while done < self.config.run.steps:
                 done = self.step(done)

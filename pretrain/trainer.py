@@ -130,6 +130,11 @@ class Trainer:
             raise HealthError(f"{what}; {in_a_row} steps in a row, the weights were not touched{where}")
         log.warning("%s; this step's update is skipped%s", what, where)
 
+    @property
+    def may_roll_back(self) -> bool:
+        """With health.on_spike: rollback."""
+        return self.config.health.on_spike == "rollback"
+
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
         """Go back to a checkpoint and jump over the samples seen since then.
 

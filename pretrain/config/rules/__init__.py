@@ -5,18 +5,24 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
-from pretrain.config.rules import corpus, service, text, text_useless
-from pretrain.config.sections import BertConfig, Config, GptConfig
+from pretrain.config.rules import cnn, corpus, loss_health, schedule, service, sources, text, text_useless
+from pretrain.config.sections import BertConfig, CnnConfig, Config, GptConfig
 
+_DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
 _CORPUS: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
+    *sources.RULES,
     *corpus.RULES,
-    *service.RULES,
+    *_DESCENT,
 )
 
 RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
-    {GptConfig: _CORPUS, BertConfig: _CORPUS}
+    {
+        GptConfig: _CORPUS,
+        BertConfig: _CORPUS,
+        CnnConfig: (*cnn.RULES, *sources.RULES, *_DESCENT),
+    }
 )
 """Class of a config -> its rules."""
 

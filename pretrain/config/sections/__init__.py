@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig
+from pretrain.config.sections.cnn import CnnBatchConfig, CnnConfig, CnnDataConfig, CnnModelConfig
 from pretrain.config.sections.common import (
     CheckpointConfig,
     Config,
@@ -18,22 +19,23 @@ from pretrain.config.sections.common import (
     RunConfig,
     TrackingConfig,
 )
+from pretrain.config.sections.descent import DescentConfig, OptimizerConfig, ScheduleConfig
 from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfig
+from pretrain.config.sections.images import ImageDataConfig
+from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
+from pretrain.config.sections.source import Source
 from pretrain.config.sections.text import (
     BatchConfig,
     CorpusConfig,
-    OptimizerConfig,
     ParallelConfig,
-    ScheduleConfig,
-    Source,
     TextConfig,
     TextDataConfig,
     TextEvalConfig,
     TextModelConfig,
 )
 
-KINDS: Mapping[str, type[Config]] = MappingProxyType({"gpt": GptConfig, "bert": BertConfig})
+KINDS: Mapping[str, type[Config]] = MappingProxyType({"gpt": GptConfig, "bert": BertConfig, "cnn": CnnConfig})
 """`model.kind` -> what a config of that kind holds."""
 
 __all__ = [
@@ -44,13 +46,20 @@ __all__ = [
     "BertDataConfig",
     "BertModelConfig",
     "CheckpointConfig",
+    "CnnBatchConfig",
+    "CnnConfig",
+    "CnnDataConfig",
+    "CnnModelConfig",
     "Config",
     "CorpusConfig",
+    "DescentConfig",
     "EvalConfig",
     "GptConfig",
     "GptDataConfig",
     "GptModelConfig",
     "HealthConfig",
+    "ImageDataConfig",
+    "LossHealthConfig",
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",

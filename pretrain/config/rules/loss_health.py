@@ -1,0 +1,43 @@
+"""Rules between keys about verdicts on a loss that should fall."""
+
+from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.sections import DescentConfig
+
+
+def _spikes_ignored(setup: Setup[DescentConfig]) -> bool:
+    return setup.config.health.on_spike == "ignore"
+
+
+RULES: tuple[Rule[DescentConfig], ...] = (
+    unless(
+        "max_skips needs skipping",
+        "health.max_skips",
+        lambda s: s.config.health.on_nonfinite != "skip",
+        "has no effect with on_nonfinite stop; remove it, or set on_nonfinite: skip",
+    ),
+    unless(
+        "a spike window needs verdicts",
+        "health.spike_window",
+        _spikes_ignored,
+        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
+    ),
+    unless(
+        "a spike threshold needs verdicts",
+        "health.spike_threshold",
+        _spikes_ignored,
+        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
+    ),
+    unless(
+        "max_rollbacks needs rollbacks",
+        "health.max_rollbacks",
+        lambda s: s.config.health.on_spike != "rollback",
+        "has no effect unless on_spike is rollback; remove it, or set on_spike: rollback",
+    ),
+    Rule(
+        name="rolling back needs checkpoints",
+        key="health.on_spike",
+        applies=lambda s: s.config.health.on_spike == "rollback",
+        holds=lambda s: s.config.checkpoint.every is not None,
+        message=lambda s: "rollback goes back to a checkpoint, and none is saved; set checkpoint.every",
+    ),
+)
