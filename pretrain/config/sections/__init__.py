@@ -24,6 +24,7 @@ from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfi
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
+from pretrain.config.sections.slurm import SlurmConfig
 from pretrain.config.sections.source import Source
 from pretrain.config.sections.text import (
     BatchConfig,
@@ -66,6 +67,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "Section",
+    "SlurmConfig",
     "Source",
     "TextConfig",
     "TextDataConfig",
