@@ -12,7 +12,7 @@ from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
-from pretrain.config.sections import GptConfig, TextConfig
+from pretrain.config.sections import GanConfig, GptConfig, TextConfig
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
@@ -27,11 +27,18 @@ def check_command(
     Raises UserError (exit code 2) with every problem, IntegrityError (3) if only shards are damaged.
     """
     loaded = load_config(path, overrides, processes)
-    training = check_data(loaded) if data else None
+    config = loaded.config
+    if isinstance(config, GanConfig):
+        from pretrain.gan.check import check_images, summary
+
+        rows = list(summary(config, processes, check_images(loaded, config, processes) if data else None))
+    else:
+        training = check_data(loaded) if data else None
+        rows = list(_summary(narrow(config, GptConfig, "this check"), processes, training))
     if show:
         _print_columns([(key, as_yaml(value), str(place)) for key, value, place in resolved_values(loaded)])
         print()
-    _print_columns(list(_summary(narrow(loaded.config, GptConfig, "this check"), processes, training)))
+    _print_columns(rows)
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
 
 

@@ -9,7 +9,7 @@ from pretrain.config.sections import GptConfig
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = [
-    path for kind in ("gpt", "bert") for path in sorted((REPOSITORY / "configs" / kind).glob("*.yaml"))
+    path for kind in ("gpt", "bert", "gan") for path in sorted((REPOSITORY / "configs" / kind).glob("*.yaml"))
 ]
 
 SMALL: dict[str, dict[str, Any]] = {

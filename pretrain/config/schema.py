@@ -20,13 +20,13 @@ ORDER = (
     "parallel",
     "optimizer",
     "schedule",
+    "loss",
     "data",
     "precision",
     "checkpoint",
     "eval",
     "tracking",
     "health",
-    "slurm",
 )
 """Sections in the order in which they are written, whichever class has them."""
 

@@ -13,13 +13,12 @@ from config_files import REPOSITORY, SHIPPED
 from pretrain.cli import app
 from pretrain.config.load import load_config
 from pretrain.config.node import ConfigError, dotted
-from pretrain.config.schema import leaf_keys
-from pretrain.config.sections import GptConfig
+from pretrain.config.schema import every_key
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 FOLDERS = "benchmarks|configs|data_tools|docs|evals|pretrain|tests"
 LAUNCHERS = {"torchrun", "srun"}
-KEYS = {dotted(path) for path, _ in leaf_keys(GptConfig)}
+KEYS = {dotted(path) for path in every_key()}
 OVERRIDE = re.compile(r"([a-z_]+\.[a-z_]+|precision)=.*")
 TREE: Any = typer.main.get_command(app)
 

@@ -5,24 +5,19 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
-from pretrain.config.rules import cnn, corpus, loss_health, schedule, service, sources, text, text_useless
-from pretrain.config.sections import BertConfig, CnnConfig, Config, GptConfig
+from pretrain.config.rules import corpus, gan, loss_health, service, text, text_useless
+from pretrain.config.sections import BertConfig, Config, GanConfig, GptConfig
 
-_DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
 _CORPUS: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
-    *sources.RULES,
     *corpus.RULES,
-    *_DESCENT,
+    *loss_health.RULES,
+    *service.RULES,
 )
 
 RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
-    {
-        GptConfig: _CORPUS,
-        BertConfig: _CORPUS,
-        CnnConfig: (*cnn.RULES, *sources.RULES, *_DESCENT),
-    }
+    {GptConfig: _CORPUS, BertConfig: _CORPUS, GanConfig: (*gan.RULES, *service.RULES)}
 )
 """Class of a config -> its rules."""
 

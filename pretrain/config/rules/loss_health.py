@@ -1,14 +1,14 @@
 """Rules between keys about verdicts on a loss that should fall."""
 
 from pretrain.config.rule import Rule, Setup, unless
-from pretrain.config.sections import DescentConfig
+from pretrain.config.sections import TextConfig
 
 
-def _spikes_ignored(setup: Setup[DescentConfig]) -> bool:
+def _spikes_ignored(setup: Setup[TextConfig]) -> bool:
     return setup.config.health.on_spike == "ignore"
 
 
-RULES: tuple[Rule[DescentConfig], ...] = (
+RULES: tuple[Rule[TextConfig], ...] = (
     unless(
         "max_skips needs skipping",
         "health.max_skips",

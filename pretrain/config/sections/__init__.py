@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig
-from pretrain.config.sections.cnn import CnnBatchConfig, CnnConfig, CnnDataConfig, CnnModelConfig
 from pretrain.config.sections.common import (
     CheckpointConfig,
     Config,
@@ -19,24 +18,34 @@ from pretrain.config.sections.common import (
     RunConfig,
     TrackingConfig,
 )
-from pretrain.config.sections.descent import DescentConfig, OptimizerConfig, ScheduleConfig
+from pretrain.config.sections.gan import (
+    GanBatchConfig,
+    GanConfig,
+    GanEvalConfig,
+    GanHealthConfig,
+    GanLossConfig,
+    GanModelConfig,
+    GanOptimizerConfig,
+    GanParallelConfig,
+)
 from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfig
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
-from pretrain.config.sections.slurm import SlurmConfig
 from pretrain.config.sections.source import Source
 from pretrain.config.sections.text import (
     BatchConfig,
     CorpusConfig,
+    OptimizerConfig,
     ParallelConfig,
+    ScheduleConfig,
     TextConfig,
     TextDataConfig,
     TextEvalConfig,
     TextModelConfig,
 )
 
-KINDS: Mapping[str, type[Config]] = MappingProxyType({"gpt": GptConfig, "bert": BertConfig, "cnn": CnnConfig})
+KINDS: Mapping[str, type[Config]] = MappingProxyType({"gpt": GptConfig, "bert": BertConfig, "gan": GanConfig})
 """`model.kind` -> what a config of that kind holds."""
 
 __all__ = [
@@ -47,14 +56,17 @@ __all__ = [
     "BertDataConfig",
     "BertModelConfig",
     "CheckpointConfig",
-    "CnnBatchConfig",
-    "CnnConfig",
-    "CnnDataConfig",
-    "CnnModelConfig",
     "Config",
     "CorpusConfig",
-    "DescentConfig",
     "EvalConfig",
+    "GanBatchConfig",
+    "GanConfig",
+    "GanEvalConfig",
+    "GanHealthConfig",
+    "GanLossConfig",
+    "GanModelConfig",
+    "GanOptimizerConfig",
+    "GanParallelConfig",
     "GptConfig",
     "GptDataConfig",
     "GptModelConfig",
@@ -67,7 +79,6 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "Section",
-    "SlurmConfig",
     "Source",
     "TextConfig",
     "TextDataConfig",

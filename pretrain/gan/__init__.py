@@ -1,0 +1,1 @@
+"""What a GAN's training is made of; `gan_trainer.py` puts it together."""

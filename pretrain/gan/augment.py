@@ -1,0 +1,76 @@
+"""DiffAugment (Zhao et al. 2020): random changes of all images that D sees, differentiable in the pixels.
+
+Each takes random numbers that were drawn for the global batch and sliced, so that no image's change depends
+on the number of processes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.config.sections.gan import Augmentation
+
+SHIFT = 1 / 8
+"""Largest translation, as a share of the side."""
+HOLE = 1 / 2
+"""Side of the hole, as a share of the image's."""
+NUMBERS = 7
+"""Random numbers for one image."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Random numbers in [0, 1) that decide the change of each image of a batch, [B, NUMBERS]."""
+
+    kinds: Sequence[Augmentation]
+    numbers: Tensor
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """The changed images."""
+        brightness, saturation, contrast, *places = self.numbers.to(x_BCHW.dtype).unbind(1)
+        if "color" in self.kinds:
+            x_BCHW = _color(x_BCHW, brightness, saturation, contrast)
+        if "translation" in self.kinds:
+            x_BCHW = _translation(x_BCHW, *places[:2])
+        if "cutout" in self.kinds:
+            x_BCHW = _cutout(x_BCHW, *places[2:])
+        return x_BCHW
+
+
+def _color(x: Tensor, brightness: Tensor, saturation: Tensor, contrast: Tensor) -> Tensor:
+    """Brightness +-0.5, saturation x 0 to 2 (RGB), contrast x 0.5 to 1.5, as in the paper's code."""
+    shape = (-1, 1, 1, 1)
+    x = x + (brightness - 0.5).view(shape)
+    grey = x.mean(1, keepdim=True)
+    x = (x - grey) * (2 * saturation).view(shape) + grey
+    level = x.mean((1, 2, 3), keepdim=True)
+    return (x - level) * (contrast + 0.5).view(shape) + level
+
+
+def _whole(numbers: Tensor, count: int) -> Tensor:
+    """Whole numbers from 0 to count - 1."""
+    return (numbers.float() * count).long().clamp(max=count - 1)
+
+
+def _translation(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """A shift of up to an eighth; what enters is black."""
+    height, width = x.shape[2:]
+    most = max(1, round(height * SHIFT))
+    padded = F.pad(x, [most] * 4, value=-1.0)
+    rows = _whole(down, 2 * most + 1)[:, None] + torch.arange(height, device=x.device)
+    columns = _whole(right, 2 * most + 1)[:, None] + torch.arange(width, device=x.device)
+    images = torch.arange(len(x), device=x.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[images, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _cutout(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """A square hole, half as wide as the image, anywhere, in the middle of the value range."""
+    height, width = x.shape[2:]
+    half = round(height * HOLE) // 2
+    rows = (torch.arange(height, device=x.device) - _whole(down, height)[:, None]).abs() < half
+    columns = (torch.arange(width, device=x.device) - _whole(right, width)[:, None]).abs() < half
+    hole = rows[:, None, :, None] & columns[:, None, None, :]
+    return x.masked_fill(hole, 0.0)

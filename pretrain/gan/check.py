@@ -1,0 +1,47 @@
+"""What follows from a GAN's config, for `pretrain check`."""
+
+from collections.abc import Iterator
+
+from pretrain.config.load import LoadedConfig
+from pretrain.config.node import ConfigError, Problem
+from pretrain.config.sections import GanConfig
+from pretrain.data.images import ImageData
+from pretrain.errors import IntegrityError, UserError
+from pretrain.gan.data import open_images
+from pretrain.gan.settings import micro_size
+from pretrain.models.gan.build import parameter_counts, shape_of
+
+
+def check_images(loaded: LoadedConfig, config: GanConfig, processes: int | None) -> ImageData:
+    """Open the images that a config names.
+
+    Raises:
+        ConfigError: they are missing or do not fit; IntegrityError: they are damaged.
+    """
+    try:
+        return open_images(config, processes or 1)
+    except IntegrityError:
+        raise
+    except UserError as error:
+        key, _, text = str(error).partition(": ")
+        raise ConfigError([Problem(loaded.sources[key], key, text)]) from None
+
+
+def summary(config: GanConfig, processes: int | None, data: ImageData | None) -> Iterator[tuple[str, str]]:
+    """Rows of (what, value); without data the images are taken to be RGB without classes."""
+    channels, classes = (data.channels, data.num_classes) if data else (3, 0)
+    shape = shape_of(config.model, config.loss, channels, classes)
+    for_generator, for_discriminator = parameter_counts(shape)
+    yield "parameters", f"{for_generator:,} (G) and {for_discriminator:,} (D)"
+    rounds, size = config.loss.discriminator_steps, config.batch.global_size
+    yield (
+        "images",
+        f"{rounds * size:,} a step, {rounds * size * config.run.steps:,} in {config.run.steps:,} steps",
+    )
+    if data:
+        epochs = rounds * size * config.run.steps / data.samples_per_epoch
+        yield "training images", f"{data.samples_per_epoch:,}; the run sees them {epochs:.2f} times"
+    if processes is not None:
+        micro = micro_size(config, processes)
+        count = size // (micro * processes)
+        yield "gradient accumulation", f"micro-batches of {micro} an update and process: {count}"

@@ -1,0 +1,30 @@
+"""The training images of a GAN, checked against its config."""
+
+from pretrain.config.sections import GanConfig
+from pretrain.data.images import ImageData
+from pretrain.errors import UserError
+from pretrain.gan.settings import micro_size
+
+
+def open_images(config: GanConfig, world_size: int) -> ImageData:
+    """The training images.
+
+    Raises:
+        UserError: they do not fit the model; names both.
+    """
+    sources = [(source.path, source.weight) for source in config.data.train]
+    size = micro_size(config, world_size)
+    data = ImageData.open(sources, config.run.seed, config.batch.global_size, size)
+    path = config.data.train[0].path
+    if data.size != config.model.image_size:
+        raise UserError(
+            f"model.image_size: {config.model.image_size}, but the images of {path} are {data.size} x "
+            f"{data.size}; set model.image_size: {data.size}, or build them with --size "
+            f"{config.model.image_size}"
+        )
+    if config.model.conditional and data.num_classes < 2:
+        raise UserError(
+            f"model.conditional: {path} has {'one class' if data.num_classes else 'no labels'}; set "
+            "model.conditional: false, or build images from a folder per class"
+        )
+    return data

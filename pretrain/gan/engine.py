@@ -1,0 +1,185 @@
+"""One network in a DeepSpeed engine, by the only order of calls that trains as plain PyTorch does.
+
+For each micro-batch: one `forward`, one `backward`, one `step`. DeepSpeed's stages 1 and 2 lose the first of
+two backward passes, and skip an update whose gradient is not finite, both without a word; here the first is
+refused and the second ends the run. `module` is the network itself, for passes that the engine must not see:
+D in G's step, D's penalties, G in D's step.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.errors import HealthError, UserError
+from pretrain.gan.settings import EngineSettings
+
+TESTED = "0.19.8"
+
+log = logging.getLogger(__name__)
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, for this rank's device; only runs of a GAN pay for the import.
+
+    Its all-reduce through shared memory is switched off: it is compiled at the first use, by a compiler that
+    a cluster's nodes may not have, and ranks that die leave its memory behind.
+
+    Raises:
+        UserError: another version than the one whose private names we use were tested with.
+    """
+    os.environ["DS_ACCELERATOR"] = device.type
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # the device that it takes
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    if deepspeed.__version__ != TESTED:
+        raise UserError(
+            f"deepspeed {deepspeed.__version__} is installed; the GAN trainer is tested with {TESTED}: "
+            f"pip install deepspeed=={TESTED}"
+        )
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
+class Engine:
+    """A network, its gradients' reduction and its optimizer.
+
+    Attributes:
+        name: generator or discriminator.
+        module: the bare network.
+        adam: torch's Adam over what this rank holds.
+        stage: ZeRO stage.
+    """
+
+    def __init__(self, name: str, network: nn.Module, settings: EngineSettings, device: torch.device) -> None:
+        self.name = name
+        self.stage = settings.stage
+        self.gradient_norm = 0.0
+        self._micro_batches = settings.micro_batches
+        self._done = 0
+        self._awaits_step = False
+        self._deepspeed = import_deepspeed(device)
+        self.adam = torch.optim.Adam(
+            network.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+        )
+        self._engine = self._deepspeed.initialize(
+            model=network,
+            model_parameters=list(network.parameters()),
+            optimizer=self.adam,
+            config=settings.deepspeed(sum(p.numel() for p in network.parameters())),
+            dist_init_required=None,
+        )[0]
+        self.module: nn.Module = self._engine.module
+        self.parameters = list(self.module.named_parameters())
+        self._prime()
+
+    @property
+    def zero(self) -> Any:
+        """DeepSpeed's optimizer around Adam; Adam itself at stage 0."""
+        return self._engine.optimizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        dtype: torch.dtype = self.parameters[0][1].dtype
+        return dtype
+
+    @torch.no_grad()
+    def _prime(self) -> None:
+        """Make Adam's state before the first step, so that a checkpoint can be loaded into it."""
+        if self.stage == 3:  # it takes them out of Adam's groups between steps
+            everything = list(self.zero.fp32_partitioned_groups_flat)
+        else:
+            everything = [held for group in self.adam.param_groups for held in group["params"]]
+        for held in everything:
+            self.adam.state[held] = {
+                "step": torch.zeros((), dtype=torch.float32, device=held.device),
+                "exp_avg": torch.zeros_like(held),
+                "exp_avg_sq": torch.zeros_like(held),
+            }
+
+    @property
+    def updates(self) -> int:
+        """Updates done, Adam's own count."""
+        return max((int(state["step"]) for state in self.adam.state.values()), default=0)
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        for state in self.adam.state.values():
+            state["step"].fill_(value)
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        """The network's answer, whose gradient `backward` takes."""
+        answer: Tensor = self._engine(*inputs)
+        return answer
+
+    def backward(self, loss: Tensor) -> None:
+        """Add one micro-batch's gradient of its mean loss; the last one of an update is reduced over ranks.
+
+        Raises:
+            RuntimeError: a second backward pass before `step`.
+        """
+        if self._awaits_step:
+            raise RuntimeError(
+                f"{self.name}: two backward passes in one micro-batch; the first would be lost"
+            )
+        self._awaits_step = True
+        self._engine.backward(loss)
+
+    def step(self) -> None:
+        """End a micro-batch; after the last one, update the weights.
+
+        Raises:
+            HealthError: the gradient is not finite; the weights are as before then.
+        """
+        self._awaits_step = False
+        self._done += 1
+        last = self._done == self._micro_batches
+        if last:
+            self._done = 0
+            if self.stage == 0:
+                self._judge(self._plain_norm())
+        self._engine.step()
+        if last and self.stage > 0:
+            overflow = getattr(self.zero, "overflow", False)
+            self._judge(math.inf if overflow else float(self._engine.get_global_grad_norm()))
+
+    def _plain_norm(self) -> float:
+        gradients = [p.grad for _, p in self.parameters if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _judge(self, norm: float) -> None:
+        self.gradient_norm = norm
+        if not math.isfinite(norm):
+            raise HealthError(f"the {self.name}'s gradient is not finite; its weights were not touched")
+
+    @contextmanager
+    def frozen(self) -> Iterator[nn.Module]:
+        """The bare network without gradients of its own, for the other's step."""
+        for _, parameter in self.parameters:
+            parameter.requires_grad_(False)
+        try:
+            yield self.module
+        finally:
+            for _, parameter in self.parameters:
+                parameter.requires_grad_(True)
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """The bare network with all its weights on this rank; all ranks call this together."""
+        if self.stage < 3:
+            yield self.module
+            return
+        with self._deepspeed.zero.GatheredParameters([p for _, p in self.parameters]):
+            yield self.module
+
+    def close(self) -> None:
+        """Remove the engine's hooks."""
+        self._engine.destroy()

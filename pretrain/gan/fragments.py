@@ -1,0 +1,134 @@
+"""What this rank holds of a network's fp32 weights and Adam states, at any ZeRO stage, as pieces of logical
+tensors.
+
+Stage 0 holds whole tensors, the others runs of their elements: stages 1 and 2 wherever a flat buffer of all
+weights was cut, stage 3 an equal part of each tensor. Everything is a view, so a checkpoint is read into
+place.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.checkpoint import Group, Piece
+from pretrain.gan.engine import Engine
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Elements [start, stop) of one parameter that this rank updates."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    master: Tensor
+    """fp32 weights, [stop - start]."""
+    moments: Mapping[str, Tensor]
+    """Adam's states, [stop - start] each."""
+    shared: bool
+    """Whether all ranks hold the same, the whole tensor."""
+
+    def piece(self, key: str, tensor: Tensor, group: Group, rank: int, size: int) -> Piece:
+        """A tensor of the fragment's extent as a piece of `key`."""
+        if self.shared:
+            # Ranks take turns, by name, so that they share the work of saving.
+            owner = zlib.crc32(key.encode()) % size == rank
+            return Piece.whole(key, tensor.view(self.shape), group, owner)
+        zeros = tuple(0 for _ in self.shape)
+        return Piece(key, self.shape, zeros, self.shape, (self.start, self.stop), tensor, group, True)
+
+
+def fragments(engine: Engine) -> list[Fragment]:
+    """This rank's fragments of a network, in the order of its parameters."""
+    find = {0: _whole, 1: _flat_cut, 2: _flat_cut, 3: _equal_parts}[engine.stage]
+    return list(find(engine))
+
+
+def _states(engine: Engine, flat: Tensor, at: int, size: int) -> dict[str, Tensor]:
+    return {name: engine.adam.state[flat][name].view(-1)[at : at + size] for name in MOMENTS}
+
+
+def _whole(engine: Engine) -> Iterator[Fragment]:
+    for name, parameter in engine.parameters:
+        size = parameter.numel()
+        states = _states(engine, parameter, 0, size)
+        yield Fragment(
+            name, tuple(parameter.shape), 0, size, parameter.detach().view(-1), states, shared=True
+        )
+
+
+def _flat_cut(engine: Engine) -> Iterator[Fragment]:
+    for name, parameter in engine.parameters:
+        mapping: Any = getattr(parameter, "_hp_mapping", None)
+        if mapping is None:
+            continue
+        flat = engine.adam.param_groups[mapping.param_group_index]["params"][0]
+        at, size = mapping.hp_fragment_address.start, mapping.hp_fragment_address.numel
+        start = mapping.lp_fragment_address.start
+        states = _states(engine, flat, at, size)
+        master = flat.detach().view(-1)[at : at + size]
+        yield Fragment(name, tuple(parameter.shape), start, start + size, master, states, shared=False)
+
+
+def _equal_parts(engine: Engine) -> Iterator[Fragment]:
+    rank = dist.get_rank()
+    for name, parameter in engine.parameters:
+        zero: Any = engine.zero
+        partitioned: Any = parameter
+        group, at, size = zero.grad_position[zero.get_param_id(parameter)]
+        shape = tuple(partitioned.ds_shape)
+        # The last parts are filled up beyond the tensor's end.
+        start, stop = rank * size, min((rank + 1) * size, prod(shape))
+        if start >= stop:
+            continue
+        flat = zero.fp32_partitioned_groups_flat[group]
+        states = _states(engine, flat, at, stop - start)
+        master = flat.detach().view(-1)[at : at + stop - start]
+        yield Fragment(name, shape, start, stop, master, states, shared=False)
+
+
+@torch.no_grad()
+def write_back(engine: Engine) -> None:
+    """Compute with the weights of the fragments from now on; all ranks call this together."""
+    zero: Any = engine.zero
+    if engine.stage in (1, 2):
+        zero.update_lp_params()
+    elif engine.stage == 3:
+        for group in range(len(zero.fp16_groups)):
+            zero._reassign_or_swap_out_partitioned_parameters(group)
+
+
+@torch.no_grad()
+def assemble(engine: Engine, parts: Sequence[Fragment], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Whole tensors from all ranks' fragments of them; all ranks call this together.
+
+    Args:
+        engine: the network.
+        parts: this rank's fragments of it.
+        tensors: one of each fragment's extent, such as its master.
+
+    Returns:
+        A tensor for each parameter; at stage 0 views of `tensors`.
+    """
+    found = list(zip(parts, tensors, strict=True))
+    if engine.stage == 0:
+        return {part.name: tensor.view(part.shape) for part, tensor in found}
+    shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.parameters}
+    device = engine.parameters[0][1].device
+    whole = {name: torch.zeros(prod(shape), device=device) for name, shape in shapes.items()}
+    for part, tensor in found:
+        whole[part.name][part.start : part.stop] = tensor
+    # Each element is held by one rank, so the sum is exact.
+    flat = torch.cat(list(whole.values()))
+    dist.all_reduce(flat)
+    pieces = torch.split(flat, [prod(shape) for shape in shapes.values()])
+    return {name: piece.view(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}

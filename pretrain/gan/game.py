@@ -1,0 +1,194 @@
+"""One update of D, one update of G: the order of calls under which DeepSpeed trains as plain PyTorch does.
+
+- D sees real and generated images in one pass through its engine, and there is one backward pass.
+- In G's update, D is a frozen plain module; through its engine it would be wrong at stage 3, in silence.
+- Penalties call D as a plain module as well.
+- Images, noise and augmentation of the global batch are functions of (seed, update), sliced by rank.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.config.sections import GanConfig
+from pretrain.data.images import ImageData
+from pretrain.data.order import micro_batch_samples
+from pretrain.errors import HealthError
+from pretrain.gan.augment import Changes
+from pretrain.gan.engine import Engine
+from pretrain.gan.losses import USES_REALS, discriminator_loss, generator_loss
+from pretrain.gan.penalties import PenaltyImages, is_due, penalty
+from pretrain.gan.settings import micro_size
+from pretrain.gan.streams import Draw, Who, draw
+from pretrain.health.replicas import ranks
+from pretrain.launch import World
+from pretrain.models.gan.spectral import advance, is_spectral
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One rank's images of one forward pass, with their random numbers."""
+
+    samples: range
+    """Global sample indices."""
+    numbers: Draw
+    last: bool
+    """Of its update."""
+
+
+class Game:
+    """The two engines and the images they play with."""
+
+    def __init__(
+        self, config: GanConfig, world: World, data: ImageData, generator: Engine, discriminator: Engine
+    ) -> None:
+        self._config, self._world, self._data = config, world, data
+        self._generator, self._discriminator = generator, discriminator
+        self._micro_size = micro_size(config, world.size)
+        self._spectral = is_spectral(discriminator.module)
+
+    def discriminator_update(self, update: int) -> dict[str, float]:
+        """Update number `update` of D, counted from 0.
+
+        Returns:
+            Means over the global batch: `loss_d` with its penalty, `penalty` where one was due, and D's
+            answers, `answer_real` and `answer_fake`.
+
+        Raises:
+            HealthError: loss or gradient is not finite; D is as before then.
+        """
+        loss, engine = self._config.loss, self._discriminator
+        if self._spectral:
+            with engine.whole() as whole:
+                advance(whole)
+        due = is_due(loss, update)
+        sums = torch.zeros(4, dtype=torch.float64)
+        for micro in self._micro_batches("discriminator", update):
+            real, labels = self._images(micro.samples)
+            with torch.no_grad():
+                fake = self._generator.module(self._noise(micro.numbers), labels)
+            changes = self._changes(micro.numbers.real_changes, micro.numbers.fake_changes)
+            both = None if labels is None else torch.cat([labels, labels])
+            answers = engine.forward(changes(torch.cat([real, fake])), both)
+            real_answers, fake_answers = answers.chunk(2)
+            value = discriminator_loss(loss, real_answers, fake_answers)
+            extra = value.new_zeros(())
+            if due:
+                extra = self._penalty(micro.numbers, real, fake, labels)
+                value = value + extra
+            engine.backward(value)
+            numbers = [value, extra, real_answers.float().mean(), fake_answers.float().mean()]
+            sums += torch.stack([number.detach() for number in numbers]).cpu()
+            if micro.last:
+                found = self._agreed("loss_d", sums, update)
+            engine.step()
+        names = ("loss_d", "penalty", "answer_real", "answer_fake")
+        metrics = dict(zip(names, found, strict=True))
+        return metrics if due else {name: metrics[name] for name in names if name != "penalty"}
+
+    def generator_update(self, update: int, discriminator_update: int) -> dict[str, float]:
+        """Update number `update` of G, counted from 0.
+
+        Args:
+            update: of G.
+            discriminator_update: of D, whose images and labels are used again where the loss compares with
+                real images or the model is conditional.
+
+        Returns:
+            `loss_g`, the mean over the global batch.
+
+        Raises:
+            HealthError: loss or gradient is not finite; G is as before then.
+        """
+        loss, engine = self._config.loss, self._generator
+        compares = loss.kind in USES_REALS
+        sums = torch.zeros(1, dtype=torch.float64)
+        with self._discriminator.frozen() as judge:
+            for micro in self._micro_batches("generator", update):
+                real: Tensor | None = None
+                labels: Tensor | None = None
+                if compares or self._config.model.conditional:
+                    ahead = (discriminator_update - update) * self._config.batch.global_size
+                    samples = range(micro.samples.start + ahead, micro.samples.stop + ahead)
+                    real, labels = self._images(samples)
+                fake = engine.forward(self._noise(micro.numbers), labels)
+                fake_answers = judge(self._changes(micro.numbers.fake_changes)(fake), labels)
+                real_answers = None
+                if compares and real is not None:
+                    with torch.no_grad():
+                        real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
+                value = generator_loss(loss, fake_answers, real_answers)
+                engine.backward(value)
+                sums += value.detach().cpu()
+                if micro.last:
+                    (found,) = self._agreed("loss_g", sums, update)
+                engine.step()
+        return {"loss_g": found}
+
+    def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
+        config, world = self._config, self._world
+        size = config.batch.global_size
+        numbers = draw(config.run.seed, who, update, size, config.model.latent_size)
+        count = size // (self._micro_size * world.size)
+        for index in range(count):
+            samples = micro_batch_samples(
+                step=update,
+                micro_batch=index,
+                rank=world.rank,
+                size=world.size,
+                global_size=size,
+                micro_size=self._micro_size,
+            )
+            rows = slice(samples.start - update * size, samples.stop - update * size)
+            yield MicroBatch(samples, numbers.part(rows), last=index == count - 1)
+
+    def _images(self, samples: range) -> tuple[Tensor, Tensor | None]:
+        """Images [B, C, H, W] in [-1, 1], and labels [B] for a conditional model."""
+        pixels, labels = self._data.images(samples)
+        device, dtype = self._world.device, self._discriminator.dtype
+        images = (pixels.to(device).float() / 127.5 - 1).to(dtype)
+        conditional = self._config.model.conditional and labels is not None
+        return images, labels.to(device) if conditional and labels is not None else None
+
+    def _noise(self, numbers: Draw) -> Tensor:
+        return numbers.latents.to(self._world.device, self._generator.dtype)
+
+    def _changes(self, *numbers: Tensor) -> Changes:
+        return Changes(self._config.loss.augment, torch.cat(numbers).to(self._world.device))
+
+    def _penalty(self, numbers: Draw, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+        mix = numbers.mix.to(self._world.device, real.dtype)
+        answer = partial(self._augmented_answer, self._changes(numbers.real_changes), labels)
+        return penalty(self._config.loss, answer, PenaltyImages(real, fake, mix))
+
+    def _augmented_answer(self, changes: Changes, labels: Tensor | None, images: Tensor) -> Tensor:
+        answers: Tensor = self._discriminator.module(changes(images), labels)
+        return answers
+
+    def _agreed(self, name: str, sums: Tensor, update: int) -> Sequence[float]:
+        """Means over micro-batches and ranks from this rank's sums; the same on every rank.
+
+        Raises:
+            HealthError: on every rank, if the first of them is not finite.
+        """
+        world, config = self._world, self._config
+        count = config.batch.global_size // self._micro_size
+        message = torch.zeros(len(sums) + world.size, dtype=torch.float64)
+        message[: len(sums)] = sums / count
+        message[len(sums) + world.rank] = sums[0]
+        if world.size > 1:
+            message = message.to(world.device)
+            dist.all_reduce(message)
+        found = message[: len(sums)].tolist()
+        if not math.isfinite(found[0]):
+            each = message[len(sums) :].tolist()
+            where = ranks([rank for rank, value in enumerate(each) if not math.isfinite(value)])
+            raise HealthError(
+                f"update {update + 1}: {name} is {found[0]} on {where}; the weights were not touched"
+            )
+        return found

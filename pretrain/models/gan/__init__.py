@@ -1,0 +1,1 @@
+"""Generators and discriminators: config in, modules out."""

@@ -1,0 +1,109 @@
+"""Spectral normalisation (Miyato et al. 2018): layers whose weight is divided by its largest singular value.
+
+The estimate's vectors move only when `advance` is called, once for each update of D (algorithm 1), and not in
+the forward pass as in torch's: so neither the number of micro-batches, nor the penalties' extra passes, nor
+an evaluation changes the training. Vectors are fp32 buffers, whatever the weights are.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class _Spectral(nn.Module):
+    """What layers with a normalised weight [out, ...] share."""
+
+    if TYPE_CHECKING:
+        weight: Tensor
+        u: Tensor
+        v: Tensor
+
+    def _add_vectors(self) -> None:
+        self.register_buffer("u", torch.zeros(self.weight.shape[0]))
+        self.register_buffer("v", torch.zeros(self.weight[0].numel()))
+
+    def normalised(self) -> Tensor:
+        """The weight over its estimated largest singular value, differentiable in the weight."""
+        matrix = self.weight.flatten(1).float()
+        sigma = torch.dot(self.u, torch.mv(matrix, self.v))
+        return self.weight / sigma.to(self.weight.dtype)
+
+    @torch.no_grad()
+    def advance(self, iterations: int = 1) -> None:
+        """Power iterations; the weight must be whole on this rank."""
+        matrix = self.weight.detach().flatten(1).float()
+        for _ in range(iterations):
+            self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0))
+            self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0))
+
+
+class SpectralConv2d(_Spectral, nn.Conv2d):
+    """A convolution with a normalised weight."""
+
+    def __init__(self, in_: int, out: int, kernel: int, stride: int, padding: int, bias: bool) -> None:
+        nn.Conv2d.__init__(self, in_, out, kernel, stride, padding, bias=bias)
+        self._add_vectors()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, out, H', W']."""
+        return F.conv2d(x, self.normalised(), self.bias, self.stride, self.padding)
+
+
+class SpectralLinear(_Spectral, nn.Linear):
+    """A linear layer with a normalised weight."""
+
+    def __init__(self, in_: int, out: int, bias: bool) -> None:
+        nn.Linear.__init__(self, in_, out, bias=bias)
+        self._add_vectors()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in] -> [B, out]."""
+        return F.linear(x, self.normalised(), self.bias)
+
+
+class SpectralEmbedding(_Spectral, nn.Embedding):
+    """An embedding with a normalised table."""
+
+    def __init__(self, count: int, size: int) -> None:
+        nn.Embedding.__init__(self, count, size)
+        self._add_vectors()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[B] -> [B, size]."""
+        return F.embedding(ids, self.normalised())
+
+
+class Layers:
+    """Makes a discriminator's layers, with spectral normalisation or without."""
+
+    def __init__(self, spectral: bool) -> None:
+        self._spectral = spectral
+
+    def conv(self, in_: int, out: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Module:
+        """A convolution that keeps the size, or divides it by the stride."""
+        padding = (kernel - 1) // 2
+        if self._spectral:
+            return SpectralConv2d(in_, out, kernel, stride, padding, bias)
+        return nn.Conv2d(in_, out, kernel, stride, padding, bias=bias)
+
+    def linear(self, in_: int, out: int, bias: bool = True) -> nn.Module:
+        """A linear layer."""
+        return SpectralLinear(in_, out, bias) if self._spectral else nn.Linear(in_, out, bias=bias)
+
+    def embedding(self, count: int, size: int) -> nn.Module:
+        """An embedding."""
+        return SpectralEmbedding(count, size) if self._spectral else nn.Embedding(count, size)
+
+
+def advance(module: nn.Module, iterations: int = 1) -> None:
+    """Power iterations of every normalised layer in a module."""
+    for layer in module.modules():
+        if isinstance(layer, _Spectral):
+            layer.advance(iterations)
+
+
+def is_spectral(module: nn.Module) -> bool:
+    """Whether any layer in a module is normalised."""
+    return any(isinstance(layer, _Spectral) for layer in module.modules())

@@ -1,1 +1,0 @@
-"""Slurm: a config becomes a job that checks itself, saves, requeues and resumes."""
