@@ -35,6 +35,7 @@ CheckpointPath = Annotated[
         metavar="CHECKPOINT", help="Run directory (its newest good checkpoint) or a step-* in it."
     ),
 ]
+RunPath = Annotated[str, typer.Argument(metavar="RUN", help="Run directory.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-3."),
@@ -191,6 +192,57 @@ def verify_resume(
     from pretrain.proofs.resume import verify_resume_command
 
     verify_resume_command(config, processes, steps, out, overrides or ())
+
+
+@app.command()
+def submit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Take from it, such as configs/cluster/*.yaml, what CONFIG leaves out."
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and send nothing.")] = False,
+) -> None:
+    """Send a config to Slurm as a job that checks itself, saves, requeues and resumes."""
+    from slurm.submit import submit_command
+
+    submit_command(config, overrides or (), cluster, dry_run=dry_run)
+
+
+@app.command()
+def status(run: RunPath) -> None:
+    """Show how a run is: state, step, loss, rate, what is left, restarts and why."""
+    from slurm.status import status_command
+
+    status_command(run)
+
+
+@app.command()
+def logs(
+    run: RunPath,
+    rank: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="The log of one rank; default: the job's.")
+    ] = None,
+    lines: Annotated[int, typer.Option("-n", "--lines", metavar="N", min=1, help="Lines from its end.")] = 40,
+) -> None:
+    """Show the end of a run's log."""
+    from slurm.watch import logs_command
+
+    logs_command(run, rank, lines)
+
+
+@app.command()
+def cancel(
+    run: RunPath,
+    now: Annotated[bool, typer.Option("--now", help="Do not wait for a checkpoint.")] = False,
+) -> None:
+    """End a run's Slurm job: it saves a checkpoint and does not come back."""
+    from slurm.watch import cancel_command
+
+    cancel_command(run, now=now)
 
 
 @app.command()

@@ -46,6 +46,7 @@ RULES = (
     Rule("data.validation", False, "validation losses of one run must be comparable"),
     Rule("data.validation_fraction", False, "decides which part of a source is trained on"),
     Rule("data.tokenizer", True, "the tokenizer may be moved: its fingerprint is compared"),
+    Rule("data.shift", False, "changes what training images look like"),
     Rule("data.reset_at_document_end", False, "changes what attention sees"),
     Rule("precision", False, "changes the arithmetic in mid-run"),
     Rule("checkpoint.*", True, "says when to save, not what to train"),

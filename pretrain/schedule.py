@@ -3,10 +3,10 @@
 import math
 
 from pretrain.config import derived
-from pretrain.config.sections import TextConfig
+from pretrain.config.sections import DescentConfig
 
 
-def learning_rate(config: TextConfig, step: int) -> float:
+def learning_rate(config: DescentConfig, step: int) -> float:
     """Learning rate of optimizer step `step`, counted from 0.
 
     Linear warm-up over `schedule.warmup_steps`, then the decay that `schedule.kind` names, down to

@@ -25,7 +25,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config, GanConfig, TextConfig
+from pretrain.config.sections import CnnConfig, Config, GanConfig, TextConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.launch import World, find_place, join_world
 from pretrain.restore import RESOLVED_CONFIG
@@ -86,6 +86,10 @@ def build_trainer(config: Config, world: World) -> AnyTrainer:
         from pretrain.gan_trainer import GanTrainer
 
         return GanTrainer(config, world)
+    if isinstance(config, CnnConfig):
+        from pretrain.cnn_trainer import CnnTrainer
+
+        return CnnTrainer(config, world)
     raise TypeError(type(config).__name__)
 
 

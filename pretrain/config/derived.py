@@ -5,7 +5,15 @@ The one place where a `null` becomes a number, so that trainer, check and docume
 
 from dataclasses import dataclass
 
-from pretrain.config.sections import BertConfig, Config, GptConfig, TextConfig, TextModelConfig
+from pretrain.config.sections import (
+    BertConfig,
+    CnnConfig,
+    Config,
+    DescentConfig,
+    GptConfig,
+    TextConfig,
+    TextModelConfig,
+)
 
 
 def ffn_hidden_size(model: TextModelConfig) -> int:
@@ -32,13 +40,13 @@ def linear_init_std(model: TextModelConfig) -> float:
     return model.linear_init_std or model.init_std
 
 
-def min_lr(config: TextConfig) -> float:
+def min_lr(config: DescentConfig) -> float:
     """Learning rate at the end of the decay: a tenth of the peak unless the config says otherwise."""
     given = config.schedule.min_lr
     return config.optimizer.lr / 10 if given is None else given
 
 
-def decay_steps(config: TextConfig) -> int:
+def decay_steps(config: DescentConfig) -> int:
     """cosine, linear: the step at which `min_lr` is reached. wsd: the length of the final decay."""
     given = config.schedule.decay_steps
     if given is not None:
@@ -46,24 +54,24 @@ def decay_steps(config: TextConfig) -> int:
     return max(1, round(config.run.steps * 0.1)) if config.schedule.kind == "wsd" else config.run.steps
 
 
-def max_skips(config: TextConfig) -> int:
+def max_skips(config: DescentConfig) -> int:
     """Skipped updates in a row before the run stops."""
     return config.health.max_skips or 10
 
 
-def spike_window(config: TextConfig) -> int:
+def spike_window(config: DescentConfig) -> int:
     """Losses that a loss is compared with; 0 where none is judged."""
     if config.health.on_spike == "ignore":
         return 0
     return config.health.spike_window or 64
 
 
-def spike_threshold(config: TextConfig) -> float:
+def spike_threshold(config: DescentConfig) -> float:
     """Standard deviations above the median that make a spike."""
     return config.health.spike_threshold or 10.0
 
 
-def max_rollbacks(config: TextConfig) -> int:
+def max_rollbacks(config: DescentConfig) -> int:
     """Rollbacks in the whole run before a spike stops it."""
     return config.health.max_rollbacks or 3
 
@@ -79,7 +87,7 @@ def data_parallel_size(config: Config, world_size: int) -> int | None:
     return size if size and not rest else None
 
 
-def micro_batches(config: TextConfig, data_parallel: int) -> int | None:
+def micro_batches(config: TextConfig | CnnConfig, data_parallel: int) -> int | None:
     """Micro-batches per replica and step (gradient accumulation); None where the batch does not divide."""
     count, rest = divmod(config.batch.global_size, config.batch.micro_size * data_parallel)
     return None if rest else count

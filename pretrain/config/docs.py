@@ -104,7 +104,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         elif "enum" in part or "const" in part:
             words += [f"`{choice}`" for choice in part.get("enum", [part.get("const")])]
         elif part["type"] == "array":
-            words.append(f"list of {_type(part['items'])}")
+            items = part["items"]
+            words.append(f"list of {_type(items)}" if "enum" in items else "list of texts")
         else:
             bounds = [text.format(part[key]) for key, text in _BOUNDS.items() if key in part]
             words.append(" ".join([_TYPES[part["type"]], " and ".join(bounds)]).strip())
@@ -112,6 +113,8 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _default(value: Any) -> str:
+    if value == ():
+        return "[]"
     return value if isinstance(value, str) else show(value)
 
 

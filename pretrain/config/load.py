@@ -42,20 +42,23 @@ class _File:
     problems: tuple[Problem, ...]
 
 
-def load_config(path: str, overrides: Sequence[str] = (), world_size: int | None = None) -> LoadedConfig:
+def load_config(
+    path: str, overrides: Sequence[str] = (), world_size: int | None = None, under: str | None = None
+) -> LoadedConfig:
     """Read a config and apply the rules between keys.
 
-    `overrides` are `section.key=value` texts; `world_size` is the number of processes where it is known.
+    `overrides` are `section.key=value` texts; `world_size` is the number of processes where it is known;
+    `under` names a file whose keys count where the config and its base say nothing.
     Raises ConfigError (exit code 2) with all problems of the reading, or else with all violated rules.
     """
-    loaded = read_config(path, overrides)
+    loaded = read_config(path, overrides, under)
     found = violations(loaded.config, world_size)
     if found:
         raise ConfigError([violation.problem(loaded.sources) for violation in found])
     return loaded
 
 
-def read_config(path: str, overrides: Sequence[str] = ()) -> LoadedConfig:
+def read_config(path: str, overrides: Sequence[str] = (), under: str | None = None) -> LoadedConfig:
     """Read a config without the rules between keys. Raises ConfigError with every problem that was found."""
     file = _read_file(path, is_base=False)
     problems = list(file.problems)
@@ -65,8 +68,12 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> LoadedConfig:
         problems += base.problems
         tree = merge(base.tree, tree)
         text += _as_comments(f"base: {show(plain(mapping(file.tree)['base']))}", base.text)
-    layer = _parse_overrides(overrides, problems)
-    tree = merge(tree, layer)
+    if under is not None:
+        lowest = _read_file(under, is_base=True)
+        problems += lowest.problems
+        tree = merge(lowest.tree, tree)
+        text += _as_comments(f"under it: {show(under)}", lowest.text)
+    tree = merge(tree, _parse_overrides(overrides, problems))
     if overrides:
         text += _as_comments("command line:", "\n".join(overrides))
     tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.place)

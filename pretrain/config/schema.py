@@ -27,6 +27,7 @@ ORDER = (
     "eval",
     "tracking",
     "health",
+    "slurm",
 )
 """Sections in the order in which they are written, whichever class has them."""
 

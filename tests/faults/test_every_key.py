@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,7 +225,61 @@ def show_replica_check(place: Path) -> None:
     assert [checked(every) for every in (None, 0, 3)] == [[5], [], [3, 5, 6]]
 
 
+SLURM: dict[str, tuple[Any, Any, Keys]] = {
+    "partition": (None, "gpu", {}),
+    "account": (None, "lab", {}),
+    "qos": (None, "high", {}),
+    "nodes": (2, 3, {}),
+    "gpus_per_node": (None, 8, {}),
+    "tasks_per_node": (None, 8, {}),
+    "cpus_per_task": (None, 4, {}),
+    "memory": (None, "0", {}),
+    "exclusive": (False, True, {}),
+    "time": (None, "12:00:00", {}),
+    "signal_seconds": (None, 600, {}),
+    "constraint": (None, "h100", {}),
+    "exclude": (None, "n[1-3]", {}),
+    "comment": (None, "mine", {}),
+    "directives": ([], ["--mail-type=END"], {}),
+    "modules": ([], ["cuda"], {}),
+    "environment": ([], ["A=b"], {}),
+    "python": (None, "/usr/bin/python3", {}),
+    "container": ("pyxis", "apptainer", {"slurm__container_image": "a.sif"}),
+    "container_image": ("a.sif", "b.sif", {"slurm__container": "apptainer"}),
+    "container_mounts": ([], ["/usr"], {"slurm__container": "apptainer", "slurm__container_image": "a.sif"}),
+    "requeue": (True, False, {}),
+    "chain": (None, 3, {"slurm__requeue": False}),
+    "preflight": (True, False, {}),
+}
+
+
+def show_slurm(place: Path, key: str) -> None:
+    """A key of the section shows in the script."""
+    from slurm.render import render
+    from slurm.submit import training_job
+    from slurm.tasks import tasks_of
+
+    first, second, also = SLURM[key]
+    scripts = []
+    for value in (first, second):
+        keys = also if value is None else {**also, f"slurm__{key}": value}
+        config = read_config(str(write_run(place, place / "shards", **keys))).config
+        tasks = tasks_of(config.slurm, config.replica_ranks)
+        scripts.append(render("train.sbatch.j2", training_job(config, tasks, place)))
+    assert scripts[0] != scripts[1]
+
+
+def show_max_restarts(place: Path) -> None:
+    from slurm.submission import Attempt
+    from slurm.verdict import before
+
+    attempts = [Attempt("1", restart, ("n1",), restart, 0.0) for restart in range(3)]
+    assert [before(attempts, most).code for most in (1, 2)] == [4, 0]
+
+
 ELSEWHERE: dict[str, Callable[[Path], None]] = {
+    "slurm.max_restarts": show_max_restarts,
+    **{f"slurm.{key}": partial(show_slurm, key=key) for key in SLURM},
     "run.dir": show_folder,
     "run.resume": show_resume,
     "checkpoint.every": show_every,

@@ -101,6 +101,20 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
     "rolling back needs checkpoints": ({"health__on_spike": "rollback"}, None, None),
     "comparing replicas needs several ranks": ({"health__replica_check_every": 10}, 1, None),
     "MLflow takes a server or a database": ({"tracking__uri": "mlruns"}, None, None),
+    "tasks per node are those of a job on CPUs": (
+        {"slurm__gpus_per_node": 8, "slurm__tasks_per_node": 8},
+        None,
+        None,
+    ),
+    "an image is for a container": ({"slurm__container_image": "a.sif"}, None, None),
+    "mounts are for a container": ({"slurm__container_mounts": ["/data"]}, None, None),
+    "a chain is for jobs that are not requeued": ({"slurm__chain": 3}, None, None),
+    "a container needs an image": ({"slurm__container": "pyxis"}, None, None),
+    "the signal comes within the job": (
+        {"slurm__time": "00:10:00", "slurm__signal_seconds": 600},
+        None,
+        None,
+    ),
 }
 
 LEGAL: list[tuple[dict[str, Any], int | None]] = [
@@ -124,6 +138,9 @@ LEGAL: list[tuple[dict[str, Any], int | None]] = [
     ({"health__spike_window": 16, "health__spike_threshold": 4.0, "health__replica_check_every": 0}, 2),
     ({"data__train": [{"path": "a", "weight": 2.0}, "b"], "data__validation": ["v", "w"]}, None),
     ({"checkpoint__every": 20, "checkpoint__keep_every": 40, "checkpoint__async": True}, None),
+    ({"slurm__requeue": False, "slurm__chain": 3, "slurm__tasks_per_node": 4}, None),
+    ({"slurm__container": "apptainer", "slurm__container_image": "a.sif"}, None),
+    ({"slurm__time": "10", "slurm__signal_seconds": 599}, None),
 ]
 
 

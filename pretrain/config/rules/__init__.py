@@ -5,19 +5,35 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
-from pretrain.config.rules import corpus, gan, loss_health, service, text, text_useless
-from pretrain.config.sections import BertConfig, Config, GanConfig, GptConfig
+from pretrain.config.rules import (
+    cnn,
+    corpus,
+    gan,
+    loss_health,
+    schedule,
+    service,
+    sources,
+    text,
+    text_useless,
+)
+from pretrain.config.sections import BertConfig, CnnConfig, Config, GanConfig, GptConfig
 
+_DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
 _CORPUS: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
+    *sources.RULES,
     *corpus.RULES,
-    *loss_health.RULES,
-    *service.RULES,
+    *_DESCENT,
 )
 
 RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
-    {GptConfig: _CORPUS, BertConfig: _CORPUS, GanConfig: (*gan.RULES, *service.RULES)}
+    {
+        GptConfig: _CORPUS,
+        BertConfig: _CORPUS,
+        GanConfig: (*gan.RULES, *sources.TRAINING, *service.RULES),
+        CnnConfig: (*cnn.RULES, *sources.RULES, *_DESCENT),
+    }
 )
 """Class of a config -> its rules."""
 

@@ -1,14 +1,14 @@
 """Rules between keys about verdicts on a loss that should fall."""
 
 from pretrain.config.rule import Rule, Setup, unless
-from pretrain.config.sections import TextConfig
+from pretrain.config.sections import DescentConfig
 
 
-def _spikes_ignored(setup: Setup[TextConfig]) -> bool:
+def _spikes_ignored(setup: Setup[DescentConfig]) -> bool:
     return setup.config.health.on_spike == "ignore"
 
 
-RULES: tuple[Rule[TextConfig], ...] = (
+RULES: tuple[Rule[DescentConfig], ...] = (
     unless(
         "max_skips needs skipping",
         "health.max_skips",

@@ -1,9 +1,10 @@
-"""Rules between keys that every run has: checkpoints, health, tracking.
+"""Rules between keys that every run has: checkpoints, health, tracking, jobs.
 
 What is legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain sync` reads it.
 """
 
 from pretrain.config.rule import Rule, multiples_near, unless
+from pretrain.config.rules import slurm
 from pretrain.config.sections import Config
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -55,4 +56,5 @@ RULES: tuple[Rule[Config], ...] = (
             f"'{s.config.tracking.uri}'; MLflow has given up plain folders"
         ),
     ),
+    *slurm.RULES,
 )

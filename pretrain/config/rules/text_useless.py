@@ -9,16 +9,12 @@ from pretrain.config.rule import unless
 from pretrain.config.rules.text import TextRule, TextSetup
 
 
-def _constant(setup: TextSetup) -> bool:
-    return setup.config.schedule.kind == "constant"
-
-
 def _one_gradient_owner(setup: TextSetup) -> bool:
     """Gradients and optimizer states are shared over data and context parallel ranks; is there one only?"""
     return setup.data_parallel == 1 and setup.config.parallel.context == 1
 
 
-_LAYOUT: tuple[TextRule, ...] = (
+USELESS: tuple[TextRule, ...] = (
     unless(
         "sequence parallelism needs tensor parallelism",
         "parallel.sequence",
@@ -50,20 +46,3 @@ _LAYOUT: tuple[TextRule, ...] = (
         "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
     ),
 )
-
-_SCHEDULE: tuple[TextRule, ...] = (
-    unless(
-        "a constant schedule has no min_lr",
-        "schedule.min_lr",
-        _constant,
-        "has no effect with kind constant; remove it, or set kind to cosine, linear or wsd",
-    ),
-    unless(
-        "a constant schedule has no decay",
-        "schedule.decay_steps",
-        _constant,
-        "has no effect with kind constant; remove it, or set kind to cosine, linear or wsd",
-    ),
-)
-
-USELESS: tuple[TextRule, ...] = (*_LAYOUT, *_SCHEDULE)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig
+from pretrain.config.sections.cnn import CnnBatchConfig, CnnConfig, CnnDataConfig, CnnModelConfig
 from pretrain.config.sections.common import (
     CheckpointConfig,
     Config,
@@ -18,6 +19,7 @@ from pretrain.config.sections.common import (
     RunConfig,
     TrackingConfig,
 )
+from pretrain.config.sections.descent import DescentConfig, OptimizerConfig, ScheduleConfig
 from pretrain.config.sections.gan import (
     GanBatchConfig,
     GanConfig,
@@ -32,20 +34,21 @@ from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfi
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
+from pretrain.config.sections.slurm import SlurmConfig
 from pretrain.config.sections.source import Source
 from pretrain.config.sections.text import (
     BatchConfig,
     CorpusConfig,
-    OptimizerConfig,
     ParallelConfig,
-    ScheduleConfig,
     TextConfig,
     TextDataConfig,
     TextEvalConfig,
     TextModelConfig,
 )
 
-KINDS: Mapping[str, type[Config]] = MappingProxyType({"gpt": GptConfig, "bert": BertConfig, "gan": GanConfig})
+KINDS: Mapping[str, type[Config]] = MappingProxyType(
+    {"gpt": GptConfig, "bert": BertConfig, "gan": GanConfig, "cnn": CnnConfig}
+)
 """`model.kind` -> what a config of that kind holds."""
 
 __all__ = [
@@ -56,8 +59,13 @@ __all__ = [
     "BertDataConfig",
     "BertModelConfig",
     "CheckpointConfig",
+    "CnnBatchConfig",
+    "CnnConfig",
+    "CnnDataConfig",
+    "CnnModelConfig",
     "Config",
     "CorpusConfig",
+    "DescentConfig",
     "EvalConfig",
     "GanBatchConfig",
     "GanConfig",
@@ -79,6 +87,7 @@ __all__ = [
     "RunConfig",
     "ScheduleConfig",
     "Section",
+    "SlurmConfig",
     "Source",
     "TextConfig",
     "TextDataConfig",

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathText, Section
+from pretrain.config.sections.slurm import SlurmConfig
 
 
 class RunConfig(Section):
@@ -81,6 +82,7 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     tracking: TrackingConfig = TrackingConfig()
     health: HealthConfig = HealthConfig()
+    slurm: SlurmConfig = SlurmConfig()
 
     @property
     def replica_ranks(self) -> int:

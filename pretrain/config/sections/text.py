@@ -4,9 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pretrain.config.sections.common import Config, EvalConfig, ModelConfig
-from pretrain.config.sections.loss_health import LossHealthConfig
-from pretrain.config.sections.section import LARGEST_COUNT, Count, PathText, Section
+from pretrain.config.sections.common import EvalConfig, ModelConfig
+from pretrain.config.sections.descent import DescentConfig
+from pretrain.config.sections.section import Count, PathText, Section
 from pretrain.config.sections.source import Sources
 
 
@@ -89,37 +89,6 @@ class ParallelConfig(Section):
         return self.tensor * self.pipeline * self.context
 
 
-class OptimizerConfig(Section):
-    """AdamW (Loshchilov & Hutter 2019)."""
-
-    lr: float = Field(gt=0)
-    """Peak learning rate."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    """Decay of the first moment."""
-    beta2: float = Field(0.95, ge=0, lt=1)
-    """Decay of the second moment."""
-    eps: float = Field(1e-8, gt=0)
-    """Added to the denominator."""
-    weight_decay: float = Field(0.1, ge=0)
-    """Decoupled weight decay of matrices; biases and norms have none."""
-    clip_grad: float = Field(1.0, ge=0)
-    """Global gradient norm to clip to; 0: no clipping."""
-
-
-class ScheduleConfig(Section):
-    """Learning rate over steps: linear warm-up, then a decay to `min_lr`."""
-
-    kind: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """Shape after the warm-up; wsd is warm-up, stable, decay (Hu et al. 2024)."""
-    warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT)
-    """Steps of linear warm-up from 0."""
-    min_lr: float | None = Field(None, ge=0)
-    """Learning rate at the end of the decay; null: a tenth of `optimizer.lr`. Not with kind: constant."""
-    decay_steps: Count | None = None
-    """cosine, linear: the step at which `min_lr` is reached, null: `run.steps`. wsd: length of the final
-    decay, null: a tenth of `run.steps`. Not with kind: constant."""
-
-
 class TextDataConfig(Section):
     """Where tokens come from. A path may stand for a list of one source of weight 1."""
 
@@ -142,15 +111,12 @@ class TextEvalConfig(EvalConfig):
     """Validate on the first this many sequences of each source; null: on all of them."""
 
 
-class TextConfig(Config):
+class TextConfig(DescentConfig):
     """A run that trains a transformer on megatron-core."""
 
     model: TextModelConfig
     batch: BatchConfig
     parallel: ParallelConfig = ParallelConfig()
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig = ScheduleConfig()
-    health: LossHealthConfig = LossHealthConfig()
 
     @property
     def replica_ranks(self) -> int:

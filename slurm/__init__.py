@@ -1,0 +1,1 @@
+"""Slurm: a config becomes a job that checks itself, saves, requeues and resumes."""

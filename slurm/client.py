@@ -1,0 +1,85 @@
+"""Slurm's own commands, as this project calls them."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.errors import UserError
+
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+         "PREEMPTED", "TIMEOUT")  # fmt: skip
+"""States of jobs that do not come back."""
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job that Slurm still knows."""
+
+    id: str
+    state: str
+    reason: str
+    """Why it waits, or "None"."""
+    nodes: str
+    restarts: int
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it runs, waits, or will come back."""
+        return self.state not in ENDED
+
+
+def call(command: Sequence[str]) -> str:
+    """Run a Slurm command.
+
+    Returns:
+        Its output without the last line's end.
+
+    Raises:
+        UserError: it is not there, or failed.
+    """
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"{command[0]}: there is no Slurm on this machine; `pretrain submit --dry-run` prints the "
+            "script, and `python -m slurm.sandbox up` starts a small cluster here"
+        )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = done.stderr.strip() or done.stdout.strip()
+        raise UserError(f"{command[0]} ended with {done.returncode}: {said}")
+    return done.stdout.rstrip("\n")
+
+
+def sbatch(script: Path, *options: str) -> str:
+    """Submit a script; returns the job's id."""
+    # Variables SBATCH_* would win over the script's lines; submission from within a job must not inherit it.
+    hidden = [name for name in os.environ if name.startswith("SBATCH_")]
+    unset = [word for name in hidden for word in ("-u", name)]
+    answer = call(["env", *unset, "sbatch", "--parsable", *options, str(script)])
+    return answer.splitlines()[-1].partition(";")[0]
+
+
+def find_job(job: str) -> QueuedJob | None:
+    """A job, or the first array task of it that is active; None where Slurm has forgotten it."""
+    try:
+        text = call(["scontrol", "show", "job", "--oneliner", job])
+    except UserError as error:
+        if "Invalid job id" in str(error):
+            return None
+        raise
+    found = [_parse(line) for line in text.splitlines() if line.startswith("JobId=")]
+    active = [each for each in found if each.is_active]
+    return next(iter(active or found), None)
+
+
+def _parse(line: str) -> QueuedJob:
+    fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+    return QueuedJob(
+        fields["JobId"],
+        fields["JobState"],
+        fields.get("Reason", "None"),
+        fields.get("NodeList", ""),
+        int(fields.get("Restarts", "0")),
+    )

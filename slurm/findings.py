@@ -1,0 +1,154 @@
+"""What ranks find in the preflight, one file each, and which nodes that speaks against.
+
+Files, not messages: a node that is bad enough to hang cannot keep the others from saying so.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+
+MAX_SKEW = 2.0
+"""Seconds between a node's clock and the median of all; the meeting before it is read takes some itself."""
+SLOW = 3.0
+"""A device this many times slower than the median of all is bad."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rank's word; what it has not come to is None."""
+
+    rank: int
+    host: str
+    device: str = ""
+    devices: int = 0
+    """GPUs that its node shows; 0 in a job on CPUs."""
+    free_bytes: int | None = None
+    """Free memory of its device, or of its node in a job on CPUs."""
+    disk_bytes: int | None = None
+    """Free space for temporary files."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    matmul_seconds: float | None = None
+    clock: float | None = None
+    """Unix time right after all ranks met."""
+    bandwidth: float | None = None
+    """Bytes per second of the all-reduce, by the bus (NCCL's tests, "busbw")."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The verdict on all nodes."""
+
+    bad: Mapping[str, str]
+    """Node -> reason."""
+    undecided: tuple[str, ...]
+    """What is wrong without speaking against a node."""
+    lines: tuple[str, ...]
+    """For the log."""
+
+
+def write_finding(folder: Path, finding: Finding) -> None:
+    """Replace a rank's file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"rank-{finding.rank:04d}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(finding)) + "\n")
+    temporary.replace(path)
+
+
+def read_findings(folder: Path) -> list[Finding]:
+    """What all ranks have said so far, by rank."""
+    return [Finding(**json.loads(path.read_text())) for path in sorted(folder.glob("rank-*.json"))]
+
+
+def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:
+    """Find the bad nodes.
+
+    Args:
+        folder: where the ranks wrote.
+        hosts: all nodes of the job.
+    """
+    found = read_findings(folder)
+    silent = {host: "did not answer" for host in hosts if not any(each.host == host for each in found)}
+    alone = {each.host: f"rank {each.rank}: {each.error}" for each in found if each.error and not _met(each)}
+    differing, undecided = _differences(found)
+    bad = _slow(found) | _skewed(found) | differing | silent | alone
+    if not bad:
+        # The others fail in the meeting too when one does, so it says whose fault it is only if few do.
+        failed = {each.host: f"rank {each.rank}: {each.error}" for each in found if each.error}
+        if len(failed) * 2 < len(hosts):
+            bad = failed
+        else:
+            undecided += [f"{host}: {reason}" for host, reason in failed.items()]
+    lines = [f"{node} is bad: {reason}" for node, reason in bad.items()]
+    return Findings(
+        bad, tuple(undecided), tuple(f"preflight: {line}" for line in (*_summary(found), *lines, *undecided))
+    )
+
+
+def _met(finding: Finding) -> bool:
+    """Whether a rank had gone through all that it can find alone."""
+    return finding.matmul_seconds is not None
+
+
+def _differences(found: Sequence[Finding]) -> tuple[dict[str, str], list[str]]:
+    """Nodes that have other versions, code or devices than most ranks, and differences without a majority."""
+    bad: dict[str, str] = {}
+    undecided = []
+    for name in sorted({name for each in found for name in each.versions} | {"devices"}):
+        values = {each.rank: _value(each, name) for each in found}
+        ranked = Counter(values.values()).most_common(2)
+        if len(ranked) < 2:
+            continue
+        common, count = ranked[0]
+        if count == ranked[1][1]:
+            shown = {each.host: _value(each, name) for each in found}
+            undecided.append(f"nodes differ in {name}: {', '.join(f'{v} on {k}' for k, v in shown.items())}")
+            continue
+        for each in found:
+            if values[each.rank] != common:
+                bad[each.host] = f"{name} {values[each.rank]}, on most nodes {common}"
+    return bad, undecided
+
+
+def _value(finding: Finding, name: str) -> str:
+    return str(finding.devices) if name == "devices" else finding.versions.get(name, "none")
+
+
+def _slow(found: Sequence[Finding]) -> dict[str, str]:
+    times = [each.matmul_seconds for each in found if each.matmul_seconds is not None]
+    usual = median(times) if times else 0.0
+    return {
+        each.host: f"rank {each.rank}: a matrix product takes {each.matmul_seconds:.3f} s, not {usual:.3f} s"
+        for each in found
+        if each.matmul_seconds is not None and each.device != "cpu" and each.matmul_seconds > SLOW * usual
+    }
+
+
+def _skewed(found: Sequence[Finding]) -> dict[str, str]:
+    clocks = [each.clock for each in found if each.clock is not None]
+    usual = median(clocks) if clocks else 0.0
+    return {
+        each.host: f"its clock is {each.clock - usual:+.1f} s off"
+        for each in found
+        if each.clock is not None and abs(each.clock - usual) > MAX_SKEW
+    }
+
+
+def _summary(found: Sequence[Finding]) -> list[str]:
+    """One line on what is usable."""
+    if not found:
+        return []
+    free = min((each.free_bytes for each in found if each.free_bytes is not None), default=0)
+    disk = min((each.disk_bytes for each in found if each.disk_bytes is not None), default=0)
+    rates = [each.bandwidth for each in found if each.bandwidth is not None]
+    link = f", all-reduce {min(rates) / 1e9:.2f} GB/s" if rates else ""
+    kind = f"{found[0].devices} x {found[0].device}" if found[0].devices else "CPU"
+    nodes = len({each.host for each in found})
+    return [
+        f"{len(found)} ranks on {nodes} nodes, {kind}, at least {free / 2**30:.1f} GiB of memory and "
+        f"{disk / 2**30:.1f} GiB of temporary space free{link}"
+    ]

@@ -1,0 +1,205 @@
+"""What a job's script asks of Python: `python -m slurm.job begin|judge|end SUBMISSION ...`.
+
+begin HOSTS: notes the attempt; exits with 0 to go on, 100 where the run is done already, else to stop.
+judge CODE HOSTS: after the preflight; 0 all is well, 75 a bad node was found and is left out from now on.
+end CODE PHASE LOST: says what follows, with the nodes that answer no more; 0 done, 75 into the queue again,
+anything else stop.
+
+Imports no torch: on a busy node that would take longer than all it does.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from data_tools.errors import UserError
+from pretrain.folder import RunFolder, read_yaml
+from pretrain.status import Status, actual_status, write_status
+from slurm.findings import judge_nodes
+from slurm.submission import Attempt, Phase, Submission, exclude_nodes, saved_step
+from slurm.verdict import AGAIN, Verdict, after, before
+
+DONE = 100
+CANCELLED = 130
+SEND_SECONDS = 60.0
+"""How long MLflow may take to hear why a run stopped."""
+
+
+def begin(submission: Submission, hosts: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Note that an attempt begins, and say whether it may."""
+    status = actual_status(RunFolder(submission.run))
+    if status is not None and status.state == "finished":
+        _say("the run is finished; there is nothing to do")
+        return DONE
+    attempts = submission.attempts()
+    if attempts and attempts[-1].ended is None:
+        _exclude_lost(submission, attempts[-1], hosts)
+    attempt = Attempt(
+        job=environment.get("SLURM_JOB_ID", "0"),
+        restart=int(environment.get("SLURM_RESTART_COUNT", "0")),
+        nodes=tuple(hosts),
+        step=saved_step(submission.run),
+        began=time.time(),
+    )
+    submission.note(attempt)
+    verdict = before([*attempts, attempt], _max_restarts(submission))
+    if submission.is_cancelled:
+        verdict = Verdict(CANCELLED, "cancelled")
+    if verdict.code == 0:
+        _say(f"attempt {len(attempts) + 1}: {verdict.reason}")
+        return 0
+    return _stop(submission, attempt, "start", verdict)
+
+
+def judge(submission: Submission, code: int, hosts: Sequence[str]) -> int:
+    """What the preflight found: leaves bad nodes out from now on.
+
+    Returns:
+        0: all is well. 75: some nodes are bad. 4: nothing that other nodes would mend.
+    """
+    attempt = submission.attempts()[-1]
+    found = judge_nodes(submission.preflight / f"{attempt.job}.{attempt.restart}", hosts)
+    for line in found.lines:
+        _say(line)
+    if not found.bad and not found.undecided and code == 0:
+        return 0
+    if found.bad and len(found.bad) < len(hosts):
+        exclude_nodes(submission.run, dict(found.bad))
+        return AGAIN
+    return code if code not in (0, AGAIN) else 4
+
+
+def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = ()) -> int:
+    """Note how the attempt ended, and say what follows.
+
+    Args:
+        submission: whose attempt it was.
+        code: exit code of what it did.
+        phase: what that was.
+        lost: its nodes that answer no more. All of them, where Slurm itself ends the job.
+    """
+    attempts = submission.attempts()
+    attempt = replace(attempts[-1], phase=phase, code=code)
+    if 0 < len(lost) < len(attempt.nodes):
+        where = f"job {attempt.job}, restart {attempt.restart}"
+        exclude_nodes(submission.run, dict.fromkeys(lost, f"answered no more in {where}"))
+        told = f"lost {', '.join(lost)}; ended with {code}"
+        return _follow(submission, [*attempts[:-1], attempt], AGAIN, phase, told)
+    said = _run_says(submission, attempt) if phase == "train" else None
+    if phase == "preflight" and code == AGAIN:
+        said = "the preflight found a bad node (see slurm/exclude in the run folder)"
+    return _follow(submission, [*attempts[:-1], attempt], code, phase, said)
+
+
+def _follow(
+    submission: Submission, attempts: Sequence[Attempt], code: int, phase: Phase, said: str | None
+) -> int:
+    """Decide, note and say what follows the last attempt."""
+    verdict = after(attempts, _max_restarts(submission), phase, code, said)
+    if verdict.code == AGAIN and submission.is_cancelled:
+        verdict = Verdict(CANCELLED, f"cancelled: {verdict.reason}")
+    if verdict.code not in (0, AGAIN):
+        return _stop(submission, attempts[-1], phase, verdict)
+    word = "finished" if verdict.code == 0 else "again"
+    submission.note(replace(attempts[-1], ended=time.time(), verdict=f"{word}: {verdict.reason}"))
+    _say(f"{word}: {verdict.reason}")
+    return verdict.code
+
+
+def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdict) -> int:
+    """Stop for good: into the attempts, the run's status and MLflow, and as the last line of the log."""
+    submission.note(
+        replace(
+            attempt, phase=phase, ended=time.time(), code=verdict.code, verdict=f"stopped: {verdict.reason}"
+        )
+    )
+    folder = RunFolder(submission.run)
+    try:
+        status = actual_status(folder)
+        if status is not None and status.state != "failed" and verdict.code != CANCELLED:
+            write_status(folder, _failed(status, verdict))
+            _send(folder)
+    except (OSError, UserError) as error:
+        _say(f"the run's status cannot be written: {error}")
+    _say(f"stopped: {verdict.reason}")
+    return verdict.code
+
+
+def _failed(status: Status, verdict: Verdict) -> Status:
+    return replace(status, state="failed", time=time.time(), reason=verdict.reason, exit_code=verdict.code)
+
+
+def _send(folder: RunFolder) -> None:
+    """Tell MLflow, if the run does."""
+    if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
+        return
+    command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
+    try:
+        with open(folder.tracking_log, "ab") as output:
+            subprocess.run(command, stdout=output, stderr=output, timeout=SEND_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        _say(f"MLflow has not heard of it ({error}); `pretrain sync {folder.path}` tells it")
+
+
+def _run_says(submission: Submission, attempt: Attempt) -> str | None:
+    """The run's own word on why it ended, if it is one of this attempt."""
+    try:
+        status = actual_status(RunFolder(submission.run))
+    except UserError as error:
+        return str(error)
+    if status is None or status.time < attempt.began or status.state not in ("failed", "stopped"):
+        return None
+    return status.reason
+
+
+def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]) -> None:
+    """Leave out the nodes that an attempt without a last word has lost: those that Slurm calls down."""
+    gone = [node for node in attempt.nodes if node not in hosts]
+    if not gone:
+        return
+    command = [
+        "sinfo",
+        "--noheader",
+        "--Node",
+        f"--nodes={','.join(gone)}",
+        "--states=down,drain,fail",
+        "--format=%N",
+    ]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return  # in a container there may be no sinfo; Slurm itself does not use a node that is down
+    lost = dict.fromkeys(answer.stdout.split(), f"down in job {attempt.job}, restart {attempt.restart}")
+    exclude_nodes(submission.run, lost)
+    for node in lost:
+        _say(f"{node} was lost by the attempt before; it is left out from now on")
+
+
+def _max_restarts(submission: Submission) -> int:
+    return int(read_yaml(submission.config)["slurm"]["max_restarts"])
+
+
+def _say(text: str) -> None:
+    print(f"pretrain job: {text}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the three; the exit code is the answer."""
+    command, folder, *rest = arguments
+    submission = Submission(Path(folder))
+    if command == "begin":
+        return begin(submission, rest, os.environ)
+    if command == "judge":
+        return judge(submission, int(rest[0]), rest[1:])
+    if command == "end":
+        phase: Phase = "train" if rest[1] == "train" else "preflight" if rest[1] == "preflight" else "start"
+        return end(submission, int(rest[0]), phase, rest[2:])
+    raise UserError(f"slurm.job {command}: begin, judge or end")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

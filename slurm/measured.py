@@ -1,0 +1,66 @@
+"""What earlier jobs of a run have measured: seconds of a step and of a save."""
+
+import re
+from itertools import pairwise
+from statistics import median
+
+from pretrain.config.sections import Config
+from pretrain.folder import RunFolder
+from pretrain.tracking.journal import Entry, decode
+
+RATES = ("tokens_per_second", "images_per_second")
+"""Metrics that every training step has one of."""
+LAST_BYTES = 1 << 16
+SAVED = re.compile(r"saved \S+: .* in ([\d.]+) s ")
+SMALLEST_SIGNAL = 120
+LARGEST_SIGNAL = 65_535
+"""sbatch keeps the seconds of --signal in 16 bits."""
+
+
+def step_seconds(run: RunFolder) -> float | None:
+    """Median time between the last steps in the journal; None if there are too few."""
+    entries = _last_entries(run)
+    times = [
+        (after["time"] - before["time"]) / (after["step"] - before["step"])
+        for before, after in pairwise(entries)
+        if after["step"] > before["step"]
+    ]
+    return median(times) if times else None
+
+
+def last_entry(run: RunFolder) -> Entry | None:
+    """The last step in the journal; None if there is none."""
+    return next(reversed(_last_entries(run)), None)
+
+
+def save_seconds(run: RunFolder) -> float | None:
+    """The longest save that the log of rank 0 tells of; None if there was none."""
+    found = SAVED.findall(_tail(run.rank_log(0), 16 * LAST_BYTES).decode(errors="replace"))
+    return max(map(float, found), default=None)
+
+
+def signal_seconds(config: Config, run: RunFolder) -> int:
+    """Seconds before the time limit at which a job is told to save: `slurm.signal_seconds`, or three times
+    what a step and a save have taken."""
+    if config.slurm.signal_seconds is not None:
+        return config.slurm.signal_seconds
+    needed = 3 * ((save_seconds(run) or 0.0) + (step_seconds(run) or 0.0))
+    return min(max(SMALLEST_SIGNAL, round(needed)), LARGEST_SIGNAL)
+
+
+def _last_entries(run: RunFolder) -> list[Entry]:
+    """The last training steps in the journal."""
+    found = (decode(line) for line in _tail(run.metrics).splitlines())
+    return [entry for entry in found if entry and any(rate in entry for rate in RATES)]
+
+
+def _tail(path: object, size: int = LAST_BYTES) -> bytes:
+    """The last whole lines of a file, b"" if there is none."""
+    try:
+        with open(str(path), "rb") as file:
+            end = file.seek(0, 2)
+            start = file.seek(max(0, end - size))
+            data = file.read()
+    except FileNotFoundError:
+        return b""
+    return data if start == 0 else data.partition(b"\n")[2]

@@ -1,0 +1,159 @@
+"""One rank of the preflight: `python -m slurm.preflight SUBMISSION`, started by srun as training will be.
+
+Each rank looks at its node, multiplies matrices and writes down what it found. Once all have written that
+nothing is wrong, they meet and add up a vector. A rank that fails or hangs is named by what it has, or has
+not, written (`slurm.findings`).
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pretrain.launch import choose_device, find_place
+from pretrain.tracking.facts import environment_facts
+from slurm.findings import Finding, read_findings, write_finding
+from slurm.submission import Submission
+
+MEETING = timedelta(seconds=120)
+GRACE_SECONDS = 3.0
+"""How long a rank that knows of a failure leaves to those that have not written yet."""
+SMALLEST_DISK = 1 << 30
+"""Bytes of temporary space without which no job should start."""
+MATMUL = {"cpu": 512, "cuda": 8192}
+VECTOR = {"cpu": 1 << 20, "cuda": 1 << 28}
+"""Bytes that are added up."""
+CODE = ("data_tools", "pretrain", "evals", "slurm")
+
+
+def look(finding: Finding, device: torch.device, gpus: int | None) -> Finding:
+    """What a rank can find by itself."""
+    disk = shutil.disk_usage(tempfile.gettempdir()).free
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
+    else:
+        free, name, count = _free_memory(), "cpu", 0
+    seen = replace(
+        finding,
+        device=name,
+        devices=count,
+        free_bytes=free,
+        disk_bytes=disk,
+        versions={**_versions(), "code": code_fingerprint()},
+    )
+    if gpus is not None and count not in (1, gpus):
+        return replace(seen, error=f"{count} GPUs are visible, the job asked for {gpus}")
+    if disk < SMALLEST_DISK:
+        return replace(seen, error=f"{disk / 2**20:,.0f} MiB are free in {tempfile.gettempdir()}")
+    return replace(seen, matmul_seconds=_matmul(device))
+
+
+def all_are_well(folder: Path, size: int) -> bool:
+    """Wait until every rank has written, and say whether none has found anything wrong."""
+    deadline = time.monotonic() + MEETING.total_seconds()
+    while time.monotonic() < deadline:
+        found = read_findings(folder)
+        if any(each.error for each in found):
+            time.sleep(GRACE_SECONDS)  # others may be about to write
+            return False
+        if len(found) == size:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def meet(finding: Finding, device: torch.device) -> Finding:
+    """Meet the others, read the clock, and add up a vector."""
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
+    dist.barrier()
+    met = replace(finding, clock=time.time())
+    vector = torch.ones(VECTOR[device.type] // 4, device=device)
+    dist.all_reduce(vector)
+    vector.fill_(1)
+    _wait_for(device)
+    began = time.perf_counter()
+    dist.all_reduce(vector)
+    _wait_for(device)
+    seconds = time.perf_counter() - began
+    size = dist.get_world_size()
+    wrong = not bool((vector == size).all())
+    dist.destroy_process_group()
+    if size == 1:
+        return met
+    rate = VECTOR[device.type] * 2 * (size - 1) / size / seconds
+    return replace(met, bandwidth=rate, error="the all-reduce gave wrong sums" if wrong else None)
+
+
+def code_fingerprint() -> str:
+    """Hash of this project's source files, the same wherever the same code is installed."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    for package in CODE:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _versions() -> dict[str, str]:
+    facts = environment_facts()
+    return {name: value for name, value in facts.items() if name == "python" or name.startswith("version.")}
+
+
+def _free_memory() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _matmul(device: torch.device) -> float:
+    """Seconds of one product, after one to warm up."""
+    size = MATMUL[device.type]
+    matrix = torch.ones(size, size, device=device)
+    for _ in range(2):
+        _wait_for(device)
+        began = time.perf_counter()
+        product = matrix @ matrix
+        _wait_for(device)
+        seconds = time.perf_counter() - began
+    if not bool((product == size).all()):
+        raise RuntimeError("a matrix product of ones is wrong")
+    return seconds
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Look, write, meet, write; 0 if all went well."""
+    submission = Submission(Path(arguments[0]))
+    job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
+    folder = submission.preflight / f"{job}.{restart}"
+    place = find_place(os.environ)
+    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE")
+    finding = Finding(place.rank, socket.gethostname())
+    try:
+        device = choose_device(place)
+        finding = look(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
+        write_finding(folder, finding)
+        if not all_are_well(folder, place.size):
+            return 4
+        finding = meet(finding, device)
+    except Exception as error:  # whatever a broken driver, link or disk may raise: it is the finding
+        finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
+    write_finding(folder, finding)
+    return 0 if finding.error is None else 4
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

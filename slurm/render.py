@@ -1,0 +1,125 @@
+"""From a job's description to the script that sbatch takes, by the templates beside this file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from pretrain.config.sections import SlurmConfig
+from slurm.quote import for_comment, for_file_name, for_option, for_sbatch, for_shell
+from slurm.tasks import Tasks
+
+TEMPLATES = Path(__file__).with_name("templates")
+Options = tuple[tuple[str, object], ...]
+"""Options of sbatch without the dashes; a value of None for those that take none."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What scripts of all kinds say."""
+
+    title: str
+    name: str
+    slurm: SlurmConfig
+    options: Options
+    directory: Path
+    """Working directory, in which relative paths of the config mean what they meant at submission."""
+    folder: Path
+    """Folder of this submission: script, config, log."""
+    log: str
+    """Name of the log in it, with fields of sbatch such as %j."""
+    python: str
+    mounts: tuple[str, ...]
+    """Folders in a container, as SOURCE:TARGET."""
+    variables: tuple[tuple[str, str], ...]
+    """The environment that is ours; the config's comes after it."""
+
+
+@dataclass(frozen=True)
+class TrainingJob(Job):
+    """A training."""
+
+    run: Path
+    tasks: Tasks
+    wait: int
+    """Seconds between the end of the first rank and that of the last."""
+
+
+def render(template: str, job: Job) -> str:
+    """The script.
+
+    Args:
+        template: file in the templates folder.
+        job: what it says.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # a script is not HTML; every value goes through a filter below
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "word": for_shell,
+        "directive": for_sbatch,
+        "option": for_option,
+        "one_line": for_comment,
+        "log_name": lambda job: for_file_name(job.folder, job.log),
+    }
+    return environment.get_template(template).render(job=job)
+
+
+def common_options(slurm: SlurmConfig, exclude: str | None = None) -> Options:
+    """Options of every job, in the order of the section.
+
+    Args:
+        slurm: the section of the config.
+        exclude: more nodes never to use.
+    """
+    excluded = ",".join(part for part in (slurm.exclude, exclude) if part)
+    given: Options = (
+        ("partition", slurm.partition),
+        ("account", slurm.account),
+        ("qos", slurm.qos),
+        ("time", slurm.time),
+        ("constraint", slurm.constraint),
+        ("exclude", excluded or None),
+        ("comment", slurm.comment),
+    )
+    return tuple((name, value) for name, value in given if value is not None)
+
+
+def task_options(slurm: SlurmConfig, tasks: Tasks) -> Options:
+    """Options that say what a job takes of how many nodes."""
+    given: Options = (
+        ("nodes", tasks.nodes),
+        ("ntasks-per-node", tasks.per_node),
+        ("gpus-per-node", slurm.gpus_per_node),
+        ("cpus-per-task", slurm.cpus_per_task),
+        ("mem", slurm.memory),
+    )
+    exclusive: Options = (("exclusive", None),) if slurm.exclusive else ()
+    return tuple((name, value) for name, value in given if value is not None) + exclusive
+
+
+def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
+    """The environment of processes that talk to each other, by GPU or by CPU."""
+    if slurm.gpus_per_node is None:
+        # On a node with GPUs too, this job is one on CPUs.
+        return (("CUDA_VISIBLE_DEVICES", ""), ("PYTHONUNBUFFERED", "1"))
+    return (
+        ("NCCL_DEBUG", "WARN"),
+        ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
+        ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),  # keeps tensor parallel's overlap in order (Megatron-LM)
+        ("PYTHONUNBUFFERED", "1"),
+    )
+
+
+def mounts(slurm: SlurmConfig, *folders: Path) -> tuple[str, ...]:
+    """What a container sees: the config's mounts, and these folders under their own path."""
+    if slurm.container == "none":
+        return ()
+    given = [text if ":" in text else f"{text}:{text}" for text in slurm.container_mounts]
+    ours = [f"{folder}:{folder}" for folder in folders]
+    return tuple(dict.fromkeys([*given, *ours]))

@@ -1,0 +1,167 @@
+"""What is kept of a submission: RUN/slurm/0001/ with the script, the config, the logs and the attempts.
+
+RUN/slurm/NNNN/job.sbatch  config.yaml  job.json  job-ID.log  attempts.jsonl  preflight/
+RUN/slurm/exclude          nodes found bad, one a line with the reason; delete a line to use it again
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data_tools.errors import UserError
+
+Phase = Literal["start", "preflight", "train"]
+FOLDER = "slurm"
+SCRIPT = "job.sbatch"
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One job of a submission, or one restart of it."""
+
+    job: str
+    restart: int
+    nodes: tuple[str, ...]
+    step: int
+    """Steps in the newest checkpoint when it began."""
+    began: float
+    """Unix time."""
+    ended: float | None = None
+    """None: it runs, or went without a word."""
+    phase: Phase = "train"
+    """What it was doing when it ended."""
+    code: int | None = None
+    """Exit code of that."""
+    verdict: str | None = None
+    """What followed and why, in words."""
+
+
+class Submission:
+    """One submission's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.path.parent.parent
+
+    @property
+    def script(self) -> Path:
+        """The script as it was sent."""
+        return self.path / SCRIPT
+
+    @property
+    def config(self) -> Path:
+        """The config that the job trains, with every key."""
+        return self.path / CONFIG
+
+    @property
+    def preflight(self) -> Path:
+        """Folder of what the ranks found before training, one folder in it for each attempt."""
+        return self.path / "preflight"
+
+    @property
+    def job(self) -> str | None:
+        """Id of the job; None if it was not sent."""
+        try:
+            return str(json.loads((self.path / "job.json").read_text())["job"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def sent(self, job: str) -> None:
+        """Keep the id of the job."""
+        (self.path / "job.json").write_text(json.dumps({"job": job, "time": time.time()}) + "\n")
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether its user wants no more of it."""
+        return (self.path / "cancelled").exists()
+
+    def cancel(self) -> None:
+        """Let it end for good at its next stop."""
+        (self.path / "cancelled").touch()
+
+    def logs(self) -> list[Path]:
+        """Logs of its jobs, the oldest first."""
+        return sorted(self.path.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts so far."""
+        found: list[Attempt] = []
+        for line in self._lines():
+            attempt = Attempt(**(line | {"nodes": tuple(line["nodes"])}))
+            if found and (found[-1].job, found[-1].restart) == (attempt.job, attempt.restart):
+                found.pop()
+            found.append(attempt)
+        return found
+
+    def note(self, attempt: Attempt) -> None:
+        """Write down how an attempt began, or, a second time, how it ended."""
+        with open(self.path / "attempts.jsonl", "a") as file:
+            file.write(json.dumps(asdict(attempt)) + "\n")
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        try:
+            text = (self.path / "attempts.jsonl").read_text()
+        except FileNotFoundError:
+            return
+        for line in text.splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue  # torn by a kill
+
+
+def submissions(run: Path) -> list[Submission]:
+    """All submissions of a run, the oldest first."""
+    found = [path for path in (run / FOLDER).glob("*") if re.fullmatch(r"\d{4,}", path.name)]
+    return [Submission(path) for path in sorted(found, key=lambda path: int(path.name))]
+
+
+def new_submission(run: Path) -> Submission:
+    """Make the folder of the next submission.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    before = submissions(run)
+    number = int(before[-1].path.name) + 1 if before else 1
+    path = run / FOLDER / f"{number:04d}"
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {run}: {error.strerror} ({error.filename})") from None
+    return Submission(path)
+
+
+def bad_nodes(run: Path) -> dict[str, str]:
+    """Nodes that were found bad, and why."""
+    try:
+        lines = (run / FOLDER / "exclude").read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return {name: reason for name, _, reason in (line.partition(" ") for line in lines) if name}
+
+
+def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:
+    """Add nodes to those that were found bad."""
+    known = bad_nodes(run)
+    with open(run / FOLDER / "exclude", "a") as file:
+        for name, reason in reasons.items():
+            if name not in known:
+                file.write(f"{name} {' '.join(reason.split())}\n")
+
+
+def saved_step(run: Path) -> int:
+    """Steps in the newest checkpoint that was written to its end, 0 if there is none; it is not verified."""
+    found = (
+        re.fullmatch(r"step-(\d+)", path.parent.name) for path in run.glob("checkpoints/step-*/manifest.json")
+    )
+    return max((int(match[1]) for match in found if match), default=0)

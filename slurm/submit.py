@@ -1,0 +1,118 @@
+"""`pretrain submit`: checks everything that can be checked before the queue, then sends a script."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.check import check_data
+from pretrain.config.load import LoadedConfig, load_config, read_config
+from pretrain.config.resolved import config_to_yaml
+from pretrain.config.sections import Config, SlurmConfig
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from slurm.before import doubts, refuse
+from slurm.client import find_job, sbatch
+from slurm.measured import signal_seconds
+from slurm.render import TrainingJob, common_options, mounts, render, task_options, variables
+from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, submissions
+from slurm.tasks import Tasks, tasks_of
+
+WAIT_SECONDS = 25
+"""Between the end of the first rank and that of the last: the first one's news must have reached MLflow."""
+LOG = "job-%j.log"
+
+
+def submit_command(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
+    """Send a training to Slurm, or print its script.
+
+    Args:
+        path: config file.
+        overrides: `section.key=value` texts.
+        cluster: file whose section `slurm` lies under the config's; None: the config says it all.
+        dry_run: print the script and send nothing.
+
+    Raises:
+        UserError: the job could not run; everything that is wrong, at once where that can be.
+    """
+    read = read_config(path, overrides, under=cluster)
+    tasks = tasks_of(read.config.slurm, read.config.replica_ranks)
+    loaded = load_config(path, overrides, tasks.total, under=cluster)
+    run = RunFolder(loaded.config.run.dir)
+    if dry_run:
+        sys.stdout.write(
+            render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN"))
+        )
+        return
+    check_data(loaded)
+    refuse(loaded, run)
+    _refuse_second_job(run)
+    for doubt in doubts(loaded.config, tasks, run):
+        print(f"warning: {doubt}", file=sys.stderr)
+    submission = new_submission(run.path)
+    job = _send(submission, loaded, tasks)
+    print(
+        f"job {job}: {tasks.nodes} nodes x {tasks.per_node} processes, script and config in "
+        f"{submission.path}\n"
+        f"pretrain status {run.path}   pretrain logs {run.path}   pretrain cancel {run.path}"
+    )
+
+
+def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
+    """What the script of a training says.
+
+    Args:
+        config: the config.
+        tasks: nodes and processes.
+        folder: folder of the submission.
+    """
+    slurm, directory = config.slurm, Path.cwd()
+    run = RunFolder(config.run.dir).path
+    unit = "GPUs" if slurm.gpus_per_node else "processes"
+    options = (
+        *common_options(slurm, ",".join(bad_nodes(run))),
+        *task_options(slurm, tasks),
+        ("signal", f"B:USR1@{signal_seconds(config, RunFolder(run))}"),
+        ("requeue" if slurm.requeue else "no-requeue", None),
+        *((("array", f"1-{slurm.chain}%1"),) if slurm.chain else ()),
+    )
+    return TrainingJob(
+        title=f"{config.model.kind} in {run}, nodes x {unit}: {tasks.nodes} x {tasks.per_node}",
+        name=run.name,
+        slurm=slurm,
+        options=options,
+        directory=directory,
+        folder=folder,
+        log=LOG,
+        python=python_of(slurm),
+        mounts=mounts(slurm, directory, run),
+        variables=variables(slurm),
+        run=run,
+        tasks=tasks,
+        wait=WAIT_SECONDS,
+    )
+
+
+def python_of(slurm: SlurmConfig) -> str:
+    """The interpreter of a job."""
+    return slurm.python or (sys.executable if slurm.container == "none" else "python3")
+
+
+def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:
+    submission.config.write_text(f"# {loaded.path}, with every key\n" + config_to_yaml(loaded.config))
+    submission.script.write_text(
+        render("train.sbatch.j2", training_job(loaded.config, tasks, submission.path))
+    )
+    job = sbatch(submission.script)
+    submission.sent(job)
+    return job
+
+
+def _refuse_second_job(run: RunFolder) -> None:
+    """Two jobs of one run would wait for each other's lock."""
+    for submission in submissions(run.path):
+        job = find_job(submission.job) if submission.job else None
+        if job is not None and job.is_active:
+            raise UserError(
+                f"run.dir: job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
+                "first, or choose another run.dir"
+            )

@@ -1,0 +1,72 @@
+"""Whether a job goes on, goes back into the queue, or stops, from its attempts so far.
+
+Only what may end differently next time is tried again: a stop on a signal with a checkpoint (75), and a job
+that Slurm took back, such as after the failure of a node. Anything else would fail in the same way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slurm.submission import Attempt, Phase
+
+AGAIN = 75
+STOPPED_BY_VERDICT = 4
+IN_VAIN = 2
+"""Restarts in a row without a step of progress before a job stops."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows, as the exit code of the job: 0 done, 75 again, anything else stop."""
+
+    code: int
+    reason: str
+
+
+def before(attempts: Sequence[Attempt], max_restarts: int) -> Verdict:
+    """Whether the last of the attempts, which has just begun, may go on: code 0 if so."""
+    restarts = len(attempts) - 1
+    if restarts > max_restarts:
+        return Verdict(STOPPED_BY_VERDICT, f"{max_restarts} restarts were not enough (slurm.max_restarts)")
+    # An attempt that only found a bad node has not tried to train.
+    tried = [attempt for attempt in attempts[:-1] if attempt.phase != "preflight"] + [attempts[-1]]
+    if len(tried) > IN_VAIN and len({attempt.step for attempt in tried[-IN_VAIN - 1 :]}) == 1:
+        last = tried[-2]
+        how = f"ended with {last.code}" if last.code is not None else "went without a word"
+        return Verdict(
+            STOPPED_BY_VERDICT,
+            f"{IN_VAIN} restarts in a row made no progress after step {attempts[-1].step}; the last one "
+            f"{how} on {', '.join(last.nodes)}",
+        )
+    return Verdict(0, f"starting after step {attempts[-1].step}")
+
+
+def after(
+    attempts: Sequence[Attempt], max_restarts: int, phase: Phase, code: int, said: str | None
+) -> Verdict:
+    """What follows the last attempt.
+
+    Args:
+        attempts: all so far.
+        max_restarts: `slurm.max_restarts`.
+        phase: what it was doing.
+        code: exit code of that.
+        said: the run's own word on why it ended, where it left one.
+    """
+    if code == 0:
+        return Verdict(0, "all steps are done")
+    if code != AGAIN:
+        return Verdict(
+            code, said or f"{phase} ended with exit code {code}{_meaning(code)}; see the log above"
+        )
+    if len(attempts) > max_restarts:
+        return Verdict(STOPPED_BY_VERDICT, f"{max_restarts} restarts were not enough (slurm.max_restarts)")
+    return Verdict(AGAIN, said or f"stopped in {phase}; nothing is lost")
+
+
+def _meaning(code: int) -> str:
+    known = {
+        137: ": a rank was killed (SIGKILL), most often for want of memory",
+        139: ": a rank crashed (SIGSEGV)",
+    }
+    return known.get(code, "")

@@ -1,0 +1,133 @@
+"""Jobs on the sandbox: submitted as users do, followed by their files, and disturbed by Slurm's own means."""
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pretrain.folder import RunFolder
+from slurm.client import QueuedJob, find_job
+from slurm.sandbox.cluster import Sandbox
+from slurm.sandbox.processes import Process, with_environment
+from slurm.submission import Attempt, Submission, submissions
+from slurm.submit import submit_command
+
+PATIENCE = 240.0
+"""Seconds for anything that should come; machines may be busy."""
+
+
+def wait_until(due: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Wait until something is true; returns it."""
+    deadline = time.monotonic() + patience
+    while not (value := due()):
+        assert time.monotonic() < deadline, f"{what} does not come"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class JobUnderTest:
+    """A submitted job and its run."""
+
+    sandbox: Sandbox
+    run: RunFolder
+    submission: Submission
+
+    @property
+    def id(self) -> str:
+        assert self.submission.job is not None
+        return self.submission.job
+
+    @property
+    def log(self) -> str:
+        return "".join(path.read_text(errors="replace") for path in self.submission.logs())
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return self.submission.attempts()
+
+    def state(self) -> QueuedJob:
+        job = find_job(self.id)
+        assert job is not None
+        return job
+
+    def step(self) -> int:
+        """The last step in the journal."""
+        try:
+            lines = self.run.metrics.read_text().splitlines()
+        except FileNotFoundError:
+            return 0
+        return int(json.loads(lines[-1])["step"]) if lines and lines[-1].endswith("}") else 0
+
+    def until_step(self, step: int) -> None:
+        wait_until(
+            lambda: self.step() >= step or not self.state().is_active, f"step {step} of {self.run.path}"
+        )
+        assert self.step() >= step, self.log
+
+    def until_attempt(self, number: int) -> None:
+        wait_until(lambda: len(self.attempts) >= number, f"attempt {number} of {self.run.path}")
+
+    def until_requeued(self) -> None:
+        """Wait until Slurm has the job back, and spare it the two minutes that it lets such a job wait.
+
+        Within the second in which slurmd took back its credential, the job could not start.
+        """
+        wait_until(lambda: self.state().state == "PENDING", f"the return of job {self.id} to the queue")
+        time.sleep(1.5)
+        self.sandbox.run("scontrol", "update", f"JobId={self.id}", "StartTime=now")
+
+    def until_ended(self) -> QueuedJob:
+        job: QueuedJob = wait_until(
+            lambda: None if (job := self.state()).is_active else job, f"the end of {self.id}"
+        )
+        wait_until(lambda: not self.sandbox.job_processes(), "the end of all processes of the job", 40)
+        return job
+
+    def rank(self, rank: int) -> Process:
+        """The process of a rank of the training."""
+
+        def find() -> Process | None:
+            found = with_environment(SLURM_JOB_ID=self.id, SLURM_PROCID=str(rank))
+            return next(
+                (each for each, name, env in found if name != "slurmstepd" and is_rank(each, env)), None
+            )
+
+        process: Process = wait_until(find, f"rank {rank}")
+        return process
+
+
+def is_rank(process: Process, environment: dict[str, str]) -> bool:
+    """Whether it is a rank of the training, and neither the script nor one of the rank's own children."""
+    try:
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return "SLURM_STEP_ID" in environment and command[1:4] == [b"-m", b"pretrain", b"train"]
+
+
+def has_pending(process: Process, number: signal.Signals) -> bool:
+    """Whether a signal waits for a stopped process."""
+    text = Path(f"/proc/{process.pid}/status").read_text()
+    masks = re.findall(r"^S(?:ig|hd)Pnd:\s*(\w+)", text, re.MULTILINE)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
+
+
+def submit(sandbox: Sandbox, config: Path, *overrides: str) -> JobUnderTest:
+    """`pretrain submit`, in this process."""
+    submit_command(str(config), overrides, None, dry_run=False)
+    changed = dict(text.split("=", 1) for text in overrides)
+    run = RunFolder(changed.get("run.dir") or yaml.safe_load(config.read_text())["run"]["dir"])
+    return JobUnderTest(sandbox, run, submissions(run.path)[-1])
+
+
+def signal_all(processes: list[Process], number: signal.Signals) -> None:
+    for process in processes:
+        os.kill(process.pid, number)

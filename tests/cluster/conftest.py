@@ -1,0 +1,54 @@
+"""One real Slurm cluster of three nodes for all tests here; they need root and Debian's packages."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from config_files import REPOSITORY
+from text_shards import build_shards
+
+from slurm.sandbox.cluster import Sandbox
+from slurm.sandbox.conf import Shape
+from slurm.sandbox.packages import missing_packages
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    if os.geteuid() != 0 or missing_packages():
+        pytest.skip(f"needs root and Slurm ({', '.join(missing_packages()) or 'packages are there'})")
+    cluster = Sandbox(tmp_path_factory.mktemp("cluster"))
+    cluster.up(Shape(nodes=3))
+    before = dict(os.environ)
+    os.environ.update(SLURM_CONF=str(cluster.conf), PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
+    try:
+        yield cluster
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        cluster.down()
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    texts = [f"{number} {number * number} " * 12 for number in range(60)]
+    return build_shards(tmp_path_factory.mktemp("data") / "shards", texts)
+
+
+@pytest.fixture
+def config(tmp_path: Path, shards: Path) -> Path:
+    """A GPT that trains in seconds, on two nodes with a process each, without a preflight."""
+    path = tmp_path / "config.yaml"
+    tree = {
+        "run": {"dir": str(tmp_path / "run"), "steps": 30},
+        "model": {"kind": "gpt", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+        "batch": {"global_size": 4, "micro_size": 2, "sequence_length": 32},
+        "optimizer": {"lr": 1e-3},
+        "data": {"train": str(shards), "validation_fraction": 0.1},
+        "checkpoint": {"every": 1000, "keep_last": 20},
+        "tracking": {"enabled": False},
+        "slurm": {"nodes": 2, "signal_seconds": 10, "preflight": False},
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path

@@ -1,0 +1,106 @@
+"""A job that is disturbed in every way a cluster knows ends as if nothing had been."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster import JobUnderTest, has_pending, signal_all, submit, wait_until
+
+from pretrain.proofs.compare import compare_runs
+from pretrain.status import read_status
+from slurm.sandbox.cluster import Sandbox
+
+pytestmark = pytest.mark.slow
+LONG = ("run.steps=1500", "checkpoint.every=200", "eval.every=50")
+
+
+def reason_of(job: JobUnderTest) -> str:
+    status = read_status(job.run)
+    assert status is not None and status.state == "stopped"
+    return status.reason or ""
+
+
+def time_limit(job: JobUnderTest) -> None:
+    """Ranks are held until Slurm's warning is there: it comes up to half a minute after its time."""
+    ranks = [job.rank(0), job.rank(1)]
+    signal_all(ranks, signal.SIGSTOP)
+    job.sandbox.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
+    wait_until(
+        lambda: all(has_pending(rank, signal.SIGUSR1) for rank in ranks), "the warning before the limit"
+    )
+    signal_all(ranks, signal.SIGCONT)
+    job.until_requeued()
+    job.sandbox.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")
+    assert "SIGUSR1" in reason_of(job)
+
+
+def requeue(job: JobUnderTest) -> None:
+    job.sandbox.run("scontrol", "requeue", job.id)
+    job.until_requeued()
+    assert "SIGTERM" in reason_of(job)
+
+
+def one_rank(job: JobUnderTest) -> None:
+    job.rank(1).send(signal.SIGTERM)
+    job.until_requeued()
+    assert "SIGTERM" in reason_of(job)
+
+
+def preemption(job: JobUnderTest) -> None:
+    urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 1"]
+    other = job.sandbox.run(*urgent, "--output=/dev/null")
+    job.until_requeued()
+    wait_until(
+        lambda: "JobState=COMPLETED" in job.sandbox.run("scontrol", "show", "job", other), "the urgent job"
+    )
+    assert "SIGTERM" in reason_of(job)
+
+
+def during_start(job: JobUnderTest) -> None:
+    """The warning comes before there is anything to save."""
+    job.sandbox.run("scancel", "--batch", "--signal=USR1", job.id)
+    job.until_requeued()
+    assert job.attempts[-1].code == 75
+
+
+def lost_node(job: JobUnderTest) -> None:
+    """slurmd and all that it runs are gone, as with a machine without power."""
+    node = job.attempts[-1].nodes[-1]
+    rank = job.rank(1)
+    job.sandbox.kill_node(node)
+    rank.send(signal.SIGKILL)
+    job.until_requeued()
+    job.until_attempt(len(job.attempts) + 1)
+    assert node not in job.attempts[-1].nodes
+    assert node in (job.run.path / "slurm" / "exclude").read_text()
+    job.sandbox.start_node(node)
+
+
+DISTURBANCES = (time_limit, requeue, one_rank, preemption, lost_node)
+
+
+def test_a_disturbed_run_equals_the_undisturbed(sandbox: Sandbox, config: Path, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    command = [sys.executable, "-m", "pretrain", "train", str(config), f"run.dir={undisturbed}", *LONG]
+    alone = subprocess.Popen(
+        [*command, "--processes", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    job = submit(sandbox, config, *LONG)
+    job.until_attempt(1)
+    during_start(job)
+    for number, disturb in enumerate(DISTURBANCES, 2):
+        job.until_attempt(number)
+        job.until_step(job.attempts[-1].step + 5)
+        began = time.monotonic()
+        disturb(job)
+        print(f"{disturb.__name__}: {time.monotonic() - began:.1f} s, {[a.step for a in job.attempts]}")
+    assert job.until_ended().state == "COMPLETED", job.log
+    assert job.log.rstrip().endswith("pretrain job: finished: all steps are done")
+    assert alone.wait() == 0
+    for comparison in compare_runs(undisturbed, job.run.path):
+        assert comparison.compared > 0
+        assert comparison.differing == 0, comparison.first
+    assert not list(job.run.path.rglob("*.tmp"))
