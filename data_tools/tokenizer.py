@@ -103,7 +103,7 @@ class Tokenizer:
         return np.array([len(piece) for piece in self._pieces], np.int64)
 
     @cached_property
-    def begins_word(self) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
+    def word_edges(self) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
         """Which ids begin with whitespace, and which end with it: bool [vocab_size] each."""
         spaces = {b" ", b"\n", b"\t", b"\r"}
         begins = np.array([piece[:1] in spaces for piece in self._pieces])

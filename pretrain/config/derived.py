@@ -76,6 +76,19 @@ def max_rollbacks(config: DescentConfig) -> int:
     return config.health.max_rollbacks or 3
 
 
+def short_sequence_probability(config: BertConfig) -> float:
+    """Share of the pairs that are cut to a random shorter length; 0 where samples are no pairs."""
+    given = config.data.short_sequence_probability
+    if not config.data.nsp:
+        return 0.0
+    return 0.1 if given is None else given
+
+
+def max_span(config: BertConfig) -> int:
+    """Longest span in words that is masked together."""
+    return config.data.max_span or 10
+
+
 def padded_vocab_size(vocab_size: int, multiple: int) -> int:
     """Rows of the embedding: the vocabulary up to the next multiple."""
     return -(-vocab_size // multiple) * multiple

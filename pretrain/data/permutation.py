@@ -61,7 +61,7 @@ def _table(key: Key, n: int) -> Indices:
     """The whole permutation of a small range: the order of its keyed hashes."""
     hashes = np.arange(n, dtype=np.uint64)
     for round_key in key:
-        hashes = _mix(hashes + round_key)
+        hashes = mix(hashes + round_key)
     return np.argsort(hashes, kind="stable")
 
 
@@ -85,13 +85,13 @@ def _encrypt(key: Key, bits: int, values: npt.NDArray[np.uint64]) -> npt.NDArray
     low, high = values & low_mask, values >> low_bits
     for i, round_key in enumerate(key):
         if i % 2:
-            high = high ^ (_mix(low + round_key) & high_mask)
+            high = high ^ (mix(low + round_key) & high_mask)
         else:
-            low = low ^ (_mix(high + round_key) & low_mask)
+            low = low ^ (mix(high + round_key) & low_mask)
     return (high << low_bits) | low
 
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Finaliser of SplitMix64 (Steele, Lea and Flood 2014), in place: every bit in touches every bit out."""
     x ^= x >> _SHIFTS[0]
     x *= _MULTIPLIERS[0]

@@ -6,6 +6,7 @@ from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
 from pretrain.config.rules import (
+    bert_data,
     cnn,
     corpus,
     gan,
@@ -30,7 +31,7 @@ _CORPUS: tuple[Rule[Any], ...] = (
 RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
     {
         GptConfig: _CORPUS,
-        BertConfig: _CORPUS,
+        BertConfig: (*_CORPUS, *bert_data.RULES),
         GanConfig: (*gan.RULES, *sources.TRAINING, *service.RULES),
         CnnConfig: (*cnn.RULES, *sources.RULES, *_DESCENT),
     }

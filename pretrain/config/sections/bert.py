@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pretrain.config.sections.section import Count
 from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
 
 
@@ -25,15 +26,17 @@ class BertDataConfig(TextDataConfig):
     """Where tokens come from. A path may stand for a list of one source of weight 1."""
 
     nsp: bool = True
-    """Samples are pairs of segments, and the model predicts whether the second follows the first; false:
-    one segment, and no such loss."""
+    """Samples are pairs of segments of whole sentences, and the model predicts whether the second follows the
+    first; false: one segment, and no such loss."""
     mask_probability: float = Field(0.15, gt=0, lt=1)
     """Share of the tokens to predict: 80 % of them become [MASK], 10 % another token, 10 % stay."""
     masking: Literal["token", "whole_word", "span"] = "token"
     """What is chosen together: one token, the pieces of a word, or a span of words of geometric length
     (Joshi et al. 2020, "SpanBERT")."""
-    short_sequence_probability: float = Field(0.1, ge=0, le=1)
-    """Share of the samples that are cut to a random shorter length."""
+    max_span: Count | None = None
+    """Longest span in words; null: 10. Only with masking: span."""
+    short_sequence_probability: float | None = Field(None, ge=0, le=1)
+    """Share of the pairs that are cut to a random shorter length; null: 0.1. Not with `nsp: false`."""
 
 
 class BertConfig(CorpusConfig):

@@ -1,0 +1,35 @@
+"""Rules between keys of the samples of a BERT."""
+
+from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.sections import BertConfig
+
+
+def _shortest(setup: Setup[BertConfig]) -> int:
+    return 5 if setup.config.data.nsp else 3
+
+
+RULES: tuple[Rule[BertConfig], ...] = (
+    Rule(
+        name="a sample of a BERT holds text",
+        key="batch.sequence_length",
+        applies=lambda s: True,
+        holds=lambda s: s.config.batch.sequence_length >= _shortest(s),
+        message=lambda s: (
+            f"{s.config.batch.sequence_length} leaves no token beside [CLS] and [SEP] "
+            + ("in each of two segments" if s.config.data.nsp else "in a segment")
+        ),
+        remedies={"batch.sequence_length": lambda s: range(_shortest(s), 64)},
+    ),
+    unless(
+        "only spans have a length",
+        "data.max_span",
+        lambda s: s.config.data.masking != "span",
+        "has no effect unless spans are masked; remove it, or set data.masking: span",
+    ),
+    unless(
+        "only pairs are cut short",
+        "data.short_sequence_probability",
+        lambda s: not s.config.data.nsp,
+        "has no effect with data.nsp false; remove it",
+    ),
+)

@@ -1,0 +1,223 @@
+"""Batches for a BERT: training batches by step, validation batches in order with fixed masks.
+
+Both are pure functions of the config and the shards. Every choice of a training sample (its segments, its
+masks) follows from the seed and its global index, so another epoch makes others.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.config import derived
+from pretrain.config.sections import BertConfig
+from pretrain.data.bert.batch import BertBatch
+from pretrain.data.bert.chance import Chance, sample_keys
+from pretrain.data.bert.masking import Masker
+from pretrain.data.bert.pairs import Pairs, Sampler, Stretches
+from pretrain.data.bert.rows import BertRow, make_bert_batch, room
+from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.sources import TokenRange, open_training, open_validation
+from pretrain.errors import UserError
+
+VALIDATION_SEED = 0
+"""Validation has the same segments and masks in every run, so that scores can be compared."""
+
+
+@dataclass(frozen=True)
+class BertTrainingData:
+    """The training samples of a run. Immutable: what comes next is known from the step alone."""
+
+    sources: tuple[TokenRange, ...]
+    samplers: tuple[Sampler, ...]
+    order: SampleOrder
+    masker: Masker
+    sequence_length: int
+    global_size: int
+    micro_size: int
+    fingerprint: str
+    """Equal fingerprints give equal samples at every index."""
+
+    @classmethod
+    def from_config(cls, config: BertConfig) -> "BertTrainingData":
+        """Open the sources of `data.train`; raises UserError or IntegrityError naming the path."""
+        sources = open_training(config)
+        samplers = tuple(_sampler(source, config) for source in sources)
+        masker = _masker(sources[0], config)
+        weights = [source.weight for source in config.data.train]
+        data = config.data
+        identity = {
+            "kind": "bert",
+            "sources": [source.describe() for source in sources],
+            "weights": weights,
+            "sequence_length": config.batch.sequence_length,
+            "seed": config.run.seed,
+            "nsp": data.nsp,
+            "short_sequence_probability": derived.short_sequence_probability(config),
+            "masking": [data.masking, data.mask_probability, derived.max_span(config)],
+        }
+        return cls(
+            sources,
+            samplers,
+            make_order(config.run.seed, [len(sampler) for sampler in samplers], weights),
+            masker,
+            config.batch.sequence_length,
+            config.batch.global_size,
+            config.batch.micro_size,
+            hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+        )
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in all sources together."""
+        return sum(self.order.sizes)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that all sources were built with."""
+        return self.sources[0].reader.tokenizer()
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the tokenizer, special ones included."""
+        return self.sources[0].reader.index.vocab_size
+
+    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> BertBatch:
+        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+        return self.samples(
+            micro_batch_samples(
+                step=step,
+                micro_batch=micro_batch,
+                rank=rank,
+                size=size,
+                global_size=self.global_size,
+                micro_size=self.micro_size,
+            )
+        )
+
+    def samples(self, sample_ids: Sequence[int]) -> BertBatch:
+        """The samples with these global indices."""
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        keys = sample_keys(self.order.seed, "training", ids)
+        sources, found = self.order.locate(ids)
+        rows = [
+            BertRow(sample_id, self.sources[source], self.samplers[source](index, Chance(key)))
+            for sample_id, source, index, key in zip(
+                sample_ids, sources.tolist(), found.tolist(), keys.tolist(), strict=True
+            )
+        ]
+        return make_bert_batch(rows, keys, self.sequence_length, self.masker)
+
+
+@dataclass(frozen=True)
+class BertValidationData:
+    """Every sample of the validation sources, once."""
+
+    sources: tuple[TokenRange, ...]
+    samplers: tuple[Sampler, ...]
+    sizes: tuple[int, ...]
+    """Samples of each source that are scored."""
+    masker: Masker
+    sequence_length: int
+    seed: int
+
+    @classmethod
+    def from_config(
+        cls, config: BertConfig, tokenizer_fingerprint: str | None = None
+    ) -> "BertValidationData | None":
+        """The validation data of a config, None when it has none.
+
+        tokenizer_fingerprint: what the model was trained with; by default that of `data.train`. Raises
+        UserError or IntegrityError naming the path.
+        """
+        sources = open_validation(config, tokenizer_fingerprint)
+        return None if sources is None else cls.over(sources, config)
+
+    @classmethod
+    def over(
+        cls, sources: tuple[TokenRange, ...], config: BertConfig, seed: int = VALIDATION_SEED
+    ) -> "BertValidationData":
+        """The samples of these ranges, `eval.max_windows` of each at most; `seed` decides the masks."""
+        samplers = tuple(_sampler(source, config) for source in sources)
+        most = config.eval.max_windows
+        sizes = tuple(len(sampler) if most is None else min(most, len(sampler)) for sampler in samplers)
+        return cls(sources, samplers, sizes, _masker(sources[0], config), config.batch.sequence_length, seed)
+
+    @property
+    def samples(self) -> int:
+        """Samples that are scored."""
+        return sum(self.sizes)
+
+    def batches(self, size: int, micro_size: int) -> int:
+        """Micro-batches that each of `size` data-parallel ranks gets."""
+        return -(-self.samples // (size * micro_size))
+
+    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[BertBatch]:
+        """The micro-batches of data-parallel rank `rank`: as many on every rank, all of `micro_size` rows.
+
+        Samples go to the ranks in turn; rows beyond the last one are padding.
+        """
+        for micro_batch in range(self.batches(size, micro_size)):
+            first = (micro_batch * size + rank) * micro_size
+            numbers = range(first, first + micro_size)
+            keys = sample_keys(self.seed, "validation", numbers)
+            rows = [self._row(number, key) for number, key in zip(numbers, keys.tolist(), strict=True)]
+            yield make_bert_batch(rows, keys, self.sequence_length, self.masker)
+
+    def _row(self, number: int, key: int) -> BertRow | None:
+        if number >= self.samples:
+            return None
+        ends = list(accumulate(self.sizes))
+        source = next(k for k, end in enumerate(ends) if number < end)
+        place = number - ends[source] + self.sizes[source]
+        # The first few samples are to stand for all: they are spread over the source.
+        spread = place * len(self.samplers[source]) // self.sizes[source]
+        return BertRow(number, self.sources[source], self.samplers[source](spread, Chance(key)))
+
+
+def _sampler(source: TokenRange, config: BertConfig) -> Sampler:
+    """The samples of a source.
+
+    Raises UserError where pairs cannot be made of it.
+    """
+    length = room(config.batch.sequence_length, config.data.nsp)
+    if not config.data.nsp:
+        return Stretches(source, length)
+    instead = "or train without next-sentence prediction: data.nsp: false"
+    reader = source.reader
+    if reader.sentences is None:
+        raise UserError(
+            f"{source.path}: the shards do not say where sentences begin; build them again with `pretrain "
+            f"data build --sentences split` (or `lines`, for one sentence a line), {instead}"
+        )
+    documents = reader.documents.before(source.stop) - reader.documents.before(source.start)
+    sentences = reader.sentences.before(source.stop) - reader.sentences.before(source.start)
+    part = "" if source.tokens == len(reader) else f"tokens {source.start:,} to {source.stop:,} are "
+    if documents < 2:
+        raise UserError(
+            f"{source.path}: {part}one document, and a random second segment must come from another one; "
+            f"give more documents (`pretrain data build --document` says what one is), {instead}"
+        )
+    if sentences <= documents:
+        raise UserError(
+            f"{source.path}: {part}{documents:,} documents of one sentence each, so none follows another; "
+            f"give longer documents (`pretrain data build --document` says what one is), {instead}"
+        )
+    return Pairs(source, reader.sentences, length, derived.short_sequence_probability(config))
+
+
+def _masker(source: TokenRange, config: BertConfig) -> Masker:
+    """Raises UserError where the tokenizer has no [MASK]."""
+    tokenizer = source.reader.tokenizer()
+    ids = tokenizer.bert_ids
+    if ids is None:
+        raise UserError(
+            f"{source.path}: its tokenizer ({tokenizer.model_type}, {tokenizer.vocab_size:,} ids) has no "
+            "[PAD], [CLS], [SEP] and [MASK]; make one with `pretrain data tokenizer --bert` and build the "
+            "shards again"
+        )
+    return Masker.make(tokenizer, ids, config.data, derived.max_span(config))
