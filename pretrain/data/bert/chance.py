@@ -47,14 +47,6 @@ class Chance:
         """True with that probability."""
         return self._bits() * 2.0**-64 < probability
 
-    def heads(self, tosses: int) -> int:
-        """Heads among that many tosses of a fair coin."""
-        found = 0
-        while tosses > 0:
-            found += (self._bits() >> max(0, 64 - tosses)).bit_count()
-            tosses -= 64
-        return found
-
     def _bits(self) -> int:
         self._state = (self._state + GOLDEN) & _WORD
         bits = self._state

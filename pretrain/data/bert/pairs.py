@@ -92,7 +92,7 @@ class Pairs:
         label = RANDOM if chance.below(2) else FOLLOWS
         if label == RANDOM:
             second = self._elsewhere(document, end - middle, chance)
-        return self._truncated(first, second, label, chance)
+        return _truncated(first, second, label, target, chance)
 
     def _chunk(self, index: int) -> tuple[tuple[int, int], list[int], int]:
         """The document of a chunk, where its sentences begin (two or more), and where the last one ends."""
@@ -140,7 +140,7 @@ class Pairs:
         return self._sentences.before(self._documents.at(number)) - number
 
     def _elsewhere(self, document: tuple[int, int], length: int, chance: Chance) -> tuple[int, int]:
-        """Whole sentences of another document, of `length` tokens or a little more, if it has as many."""
+        """Whole sentences of another document: on average of `length` tokens, if it has as many."""
         low, high = (self._sentences.before(edge) for edge in document)
         number = self._first_sentence + chance.below(self._sentence_count - (high - low))
         if number >= low:
@@ -150,25 +150,34 @@ class Pairs:
         other = self._document(following - 1)
         if start == other[0] and number + 1 < self._sentences.before(other[1]):
             start = self._sentences.at(number + 1)
-        stop = self._sentences.before(start + length)
-        end = self._sentences.at(stop) if stop < len(self._sentences) else self._length
-        return start, min(end, other[1])
+        asked = start + length
+        if asked >= other[1]:
+            return start, other[1]
+        above = self._sentences.before(asked)
+        end = min(self._sentences.at(above) if above < len(self._sentences) else self._length, other[1])
+        below = self._sentences.at(above - 1)
+        if below > start and not chance.happens((asked - below) / (end - below)):
+            end = below
+        return start, end
 
-    def _truncated(
-        self, first: tuple[int, int], second: tuple[int, int], label: int, chance: Chance
-    ) -> Segments:
-        """Cut both segments to the room together: token by token off the longer one, at either end."""
-        a, b = first[1] - first[0], second[1] - second[0]
-        excess = a + b - self._room
-        if excess <= 0:
-            return Segments(first, second, label)
-        # Down to equal lengths the longer one loses; then both in turn, the second one first.
-        lead = min(excess, abs(a - b))
-        from_both = excess - lead
-        cut_a = (lead if a > b else 0) + from_both // 2
-        return Segments(_cut(first, cut_a, chance), _cut(second, excess - cut_a, chance), label)
+
+def _truncated(
+    first: tuple[int, int], second: tuple[int, int], label: int, most: int, chance: Chance
+) -> Segments:
+    """Cut both segments to `most` tokens together: the longer one first, by random parts at both ends.
+
+    (The original tosses a coin for each token, which of a long segment leaves the middle alone to be seen.)
+    """
+    a, b = first[1] - first[0], second[1] - second[0]
+    excess = a + b - most
+    if excess <= 0:
+        return Segments(first, second, label)
+    # Down to equal lengths the longer one loses; then both in turn, the second one first.
+    lead = min(excess, abs(a - b))
+    cut_a = (lead if a > b else 0) + (excess - lead) // 2
+    return Segments(_cut(first, cut_a, chance), _cut(second, excess - cut_a, chance), label)
 
 
 def _cut(segment: tuple[int, int], tokens: int, chance: Chance) -> tuple[int, int]:
-    front = chance.heads(tokens)
+    front = chance.below(tokens + 1)
     return segment[0] + front, segment[1] - (tokens - front)
