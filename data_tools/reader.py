@@ -100,13 +100,18 @@ class ShardReader:
         after = self.documents.at(following)
         return before if position - before <= after - position else after
 
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the directory carries its tokenizer."""
+        return Path(self.path) / "tokenizer"
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the directory carries.
 
         Raises:
             IntegrityError: it is missing, damaged, or not the one that the shards were built with.
         """
-        path = os.path.join(self.path, "tokenizer")
+        path = self.tokenizer_folder
         try:
             tokenizer = Tokenizer.load(path)
         except IntegrityError:

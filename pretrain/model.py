@@ -21,16 +21,13 @@ from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
 from pretrain.config.sections import TextConfig
-from pretrain.data.batch import Batch
-from pretrain.data.bert.batch import BertBatch
+from pretrain.data.feed import AnyBatch
 from pretrain.families import family_of
 from pretrain.families.family import Family
 from pretrain.families.totals import Totals
 from pretrain.layout import Layout, world_sum
 from pretrain.models.initialise import initialise
 from pretrain.seeds import stream_seed
-
-AnyBatch = Batch | BertBatch
 
 
 @dataclass(frozen=True)
@@ -63,12 +60,20 @@ class Model:
         wrapped: the same with mixed precision and, for training, gradient reduction around them.
     """
 
-    def __init__(self, config: TextConfig, layout: Layout, vocab_size: int, *, training: bool) -> None:
+    def __init__(
+        self,
+        config: TextConfig,
+        layout: Layout,
+        vocab_size: int,
+        *,
+        training: bool,
+        family: Family[Any, Any] | None = None,
+    ) -> None:
         self.config = config
         self.layout = layout
         # megatron's layers take their random streams from its tracker even where they do not use them.
         seed_step(config.run.seed, 0, layout)
-        self.family = family_of(config, layout)
+        self.family = family or family_of(config, layout)
         self.chunks, self.megatron = self.family.build(vocab_size)
         wrapped: list[Any] = list(self.chunks)
         if config.precision == "bf16":
@@ -140,11 +145,29 @@ class Model:
         """
         for chunk in self.wrapped:
             chunk.eval()
+        loss, _ = self._run(self._whole_rounds(batches), forward_only=True).over_world()
+        return loss
+
+    @torch.no_grad()
+    def outputs(self, batches: Sequence[AnyBatch]) -> list[Any]:
+        """What the last chunk gives for each of these micro-batches, without dropout.
+
+        Args:
+            batches: this rank's micro-batches, as many as every other rank has.
+
+        Returns:
+            As many on the last pipeline stage; none before it.
+        """
+        for chunk in self.wrapped:
+            chunk.eval()
+        local = [self.family.localise(batch) for batch in self._whole_rounds(batches)]
+        return self._schedule(_without_loss(self.family), local, forward_only=True)[: len(batches)]
+
+    def _whole_rounds(self, batches: Sequence[AnyBatch]) -> list[AnyBatch]:
+        """Filled up with micro-batches that count for nothing, as interleaved schedules want it."""
         stages = self.layout.parallel.pipeline
         missing = -len(batches) % stages if self.layout.parallel.virtual_pipeline else 0
-        filler = self.family.without_labels(batches[0])
-        loss, _ = self._run([*batches, *[filler] * missing], forward_only=True).over_world()
-        return loss
+        return [*batches, *[self.family.without_labels(batches[0])] * missing]
 
     def _run(
         self, batches: Sequence[AnyBatch], *, forward_only: bool, watch: "Watch | None" = None
@@ -152,18 +175,24 @@ class Model:
         local = [self.family.localise(batch) for batch in batches]
         divisors = torch.ones(()) if forward_only else self._divisors(batches)
         step = functools.partial(forward_step, self.family, divisors)
+        sums = self._schedule(watch(step) if watch else step, local, forward_only=forward_only)
+        return LocalLoss(self.layout, self.family.totals, tuple(sums))
+
+    def _schedule(self, step: "ForwardStep", local: Sequence[Any], *, forward_only: bool) -> list[Any]:
+        """What megatron's schedule collects on the last stage."""
         iterators = [iter(local) for _ in self.wrapped]
         single = len(self.wrapped) == 1
-        sums: list[Tensor] = get_forward_backward_func()(
-            forward_step_func=watch(step) if watch else step,
+        rows, length = local[0].tokens.shape
+        collected: list[Any] = get_forward_backward_func()(
+            forward_step_func=step,
             data_iterator=iterators[0] if single else iterators,
             model=self.wrapped[0] if single else self.wrapped,
             num_microbatches=len(local),
-            seq_length=batches[0].tokens.shape[1],
-            micro_batch_size=batches[0].tokens.shape[0],
+            seq_length=length * self.layout.parallel.context,
+            micro_batch_size=rows,
             forward_only=forward_only,
         )
-        return LocalLoss(self.layout, self.family.totals, tuple(sums))
+        return collected
 
     def _divisors(self, batches: Sequence[AnyBatch]) -> Tensor:
         """How many labels each loss has in the global batch, [losses] float32, at least 1."""
@@ -174,7 +203,7 @@ class Model:
 
 
 LossFunction = Callable[[Any], tuple[Tensor, Tensor, Tensor]]
-ForwardStep = Callable[[Iterator[Any], Any], tuple[Any, LossFunction]]
+ForwardStep = Callable[[Iterator[Any], Any], tuple[Any, LossFunction | None]]
 Watch = Callable[[ForwardStep], ForwardStep]
 
 
@@ -202,6 +231,15 @@ def forward_step(
         return (sums / divisors).sum(), torch.zeros((), dtype=torch.int, device=sums.device), report
 
     return output, loss
+
+
+def _without_loss(family: Family[Any, Any]) -> ForwardStep:
+    """A forward step whose output is collected as it is."""
+
+    def step(batches: Iterator[Any], chunk: Any) -> tuple[Any, None]:
+        return family.run(chunk, next(batches)), None
+
+    return step
 
 
 def _finalise(chunks: list[Any], _labels: Tensor, **settings: Any) -> None:

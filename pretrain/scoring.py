@@ -5,7 +5,7 @@ from functools import reduce
 from itertools import islice
 from operator import add
 
-from pretrain.data.text import ValidationData
+from pretrain.data.feed import ValidationFeed
 from pretrain.families.totals import Totals
 from pretrain.model import Model
 
@@ -13,7 +13,7 @@ MICRO_BATCHES_PER_CALL = 16
 """Enough to fill a pipeline, few enough to hold in memory."""
 
 
-def score(model: Model, data: ValidationData, advance: Callable[[int], None] = lambda _: None) -> Totals:
+def score(model: Model, data: ValidationFeed, advance: Callable[[int], None] = lambda _: None) -> Totals:
     """Loss of every label of `data`, each once, over all ranks together.
 
     Args:

@@ -25,7 +25,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, Config, GanConfig, TextConfig
+from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, TextConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.launch import World, find_place, join_world
 from pretrain.restore import RESOLVED_CONFIG
@@ -78,6 +78,10 @@ def train(loaded: LoadedConfig, world: World) -> None:
 
 def build_trainer(config: Config, world: World) -> AnyTrainer:
     """The trainer of a config's `model.kind`; each brings its own libraries with it."""
+    if isinstance(config, FinetuneConfig):
+        from pretrain.finetune import FinetuneTrainer
+
+        return FinetuneTrainer(config, world)
     if isinstance(config, TextConfig):
         from pretrain.trainer import Trainer
 

@@ -19,6 +19,7 @@ from pretrain.config import derived
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import GptConfig, TextConfig
 from pretrain.data.batch import Batch
+from pretrain.data.feed import TrainingFeed, ValidationFeed
 from pretrain.data.text import TrainingData, ValidationData
 from pretrain.errors import HealthError, UserError
 from pretrain.flops import flops_per_token, peak_flops
@@ -44,9 +45,8 @@ class Trainer:
     def __init__(self, config: TextConfig, world: World) -> None:
         self.config = config
         self.layout = build_layout(world, config.parallel)
-        self.data = TrainingData.from_config(narrow(config, GptConfig, "training"))
-        self.validation = ValidationData.from_config(narrow(config, GptConfig, "training"))
-        self.model = Model(config, self.layout, self.data.vocab_size, training=True)
+        self.data, self.validation = self.open_data()
+        self.model = self.build_model()
         self.optimizer = Optimizer(config, self.model)
         micro_batches = derived.micro_batches(config, self.layout.data_size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
@@ -57,6 +57,15 @@ class Trainer:
         peak = peak_flops(config, world.device)
         flops = flops_per_token(config, self.data.vocab_size)
         self._mfu_per_rate = flops / (peak * world.size) if peak else None
+
+    def open_data(self) -> tuple[TrainingFeed, ValidationFeed | None]:
+        """The training and validation data of the config."""
+        config = narrow(self.config, GptConfig, "training")
+        return TrainingData.from_config(config), ValidationData.from_config(config)
+
+    def build_model(self) -> Model:
+        """The model of the config, with its initial weights."""
+        return Model(self.config, self.layout, self.data.vocab_size, training=True)
 
     @property
     def tokens_per_step(self) -> int:
@@ -187,7 +196,7 @@ class Trainer:
 
     def files(self) -> dict[str, Path]:
         """The tokenizer."""
-        return {TOKENIZER_FOLDER: Path(self.data.sources[0].path) / TOKENIZER_FOLDER}
+        return {TOKENIZER_FOLDER: self.data.tokenizer_folder}
 
     def describe(self) -> str:
         """Layout, device and sizes, on one line."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from pretrain.config.inherit import with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.rules import violations
 from pretrain.config.schema import kind_of, leaf_keys, nearest_name, problems_of, show
@@ -77,6 +78,7 @@ def read_config(path: str, overrides: Sequence[str] = (), under: str | None = No
     if overrides:
         text += _as_comments("command line:", "\n".join(overrides))
     tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.place)
+    tree = with_inherited(tree, problems)
     values = plain(tree)
     kind, wrong = kind_of(values)
     if wrong:

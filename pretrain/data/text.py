@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 
@@ -67,6 +68,11 @@ class TrainingData:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that all sources were built with."""
         return self.sources[0].reader.tokenizer()
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies; checkpoints take it along."""
+        return self.sources[0].reader.tokenizer_folder
 
     @property
     def vocab_size(self) -> int:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pretrain.data.feed import AnyBatch
 from pretrain.health.gather import gather_texts
 from pretrain.health.probe import Probe, Sighting, is_finite
 from pretrain.health.replicas import ranks
-from pretrain.model import AnyBatch, LocalLoss, Model
+from pretrain.model import LocalLoss, Model
 from pretrain.models.logical import logical_parts
 
 _SHOWN = 8

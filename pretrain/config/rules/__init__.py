@@ -9,6 +9,7 @@ from pretrain.config.rules import (
     bert_data,
     cnn,
     corpus,
+    finetune,
     gan,
     loss_health,
     schedule,
@@ -17,7 +18,15 @@ from pretrain.config.rules import (
     text,
     text_useless,
 )
-from pretrain.config.sections import BertConfig, CnnConfig, Config, GanConfig, GptConfig
+from pretrain.config.sections import (
+    BertConfig,
+    ClassifierConfig,
+    CnnConfig,
+    Config,
+    GanConfig,
+    GptConfig,
+    TaggerConfig,
+)
 
 _DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
 _CORPUS: tuple[Rule[Any], ...] = (
@@ -27,6 +36,12 @@ _CORPUS: tuple[Rule[Any], ...] = (
     *corpus.RULES,
     *_DESCENT,
 )
+_FINETUNE: tuple[Rule[Any], ...] = (
+    *text.RULES,
+    *text_useless.USELESS,
+    *finetune.RULES,
+    *_DESCENT,
+)
 
 RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
     {
@@ -34,6 +49,8 @@ RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
         BertConfig: (*_CORPUS, *bert_data.RULES),
         GanConfig: (*gan.RULES, *sources.TRAINING, *service.RULES),
         CnnConfig: (*cnn.RULES, *sources.RULES, *_DESCENT),
+        ClassifierConfig: _FINETUNE,
+        TaggerConfig: _FINETUNE,
     }
 )
 """Class of a config -> its rules."""

@@ -8,7 +8,7 @@ Rules that concern one key stand here; rules between keys stand in `pretrain.con
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig
+from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig, EncoderModelConfig
 from pretrain.config.sections.cnn import CnnBatchConfig, CnnConfig, CnnDataConfig, CnnModelConfig
 from pretrain.config.sections.common import (
     CheckpointConfig,
@@ -20,6 +20,15 @@ from pretrain.config.sections.common import (
     TrackingConfig,
 )
 from pretrain.config.sections.descent import DescentConfig, OptimizerConfig, ScheduleConfig
+from pretrain.config.sections.finetune import (
+    ClassifierConfig,
+    ClassifierDataConfig,
+    FinetuneConfig,
+    FinetuneModelConfig,
+    LabelledDataConfig,
+    TaggerConfig,
+    TaggerDataConfig,
+)
 from pretrain.config.sections.gan import (
     GanBatchConfig,
     GanConfig,
@@ -47,7 +56,14 @@ from pretrain.config.sections.text import (
 )
 
 KINDS: Mapping[str, type[Config]] = MappingProxyType(
-    {"gpt": GptConfig, "bert": BertConfig, "gan": GanConfig, "cnn": CnnConfig}
+    {
+        "gpt": GptConfig,
+        "bert": BertConfig,
+        "bert-classifier": ClassifierConfig,
+        "bert-tagger": TaggerConfig,
+        "gan": GanConfig,
+        "cnn": CnnConfig,
+    }
 )
 """`model.kind` -> what a config of that kind holds."""
 
@@ -59,6 +75,8 @@ __all__ = [
     "BertDataConfig",
     "BertModelConfig",
     "CheckpointConfig",
+    "ClassifierConfig",
+    "ClassifierDataConfig",
     "CnnBatchConfig",
     "CnnConfig",
     "CnnDataConfig",
@@ -66,7 +84,10 @@ __all__ = [
     "Config",
     "CorpusConfig",
     "DescentConfig",
+    "EncoderModelConfig",
     "EvalConfig",
+    "FinetuneConfig",
+    "FinetuneModelConfig",
     "GanBatchConfig",
     "GanConfig",
     "GanEvalConfig",
@@ -80,6 +101,7 @@ __all__ = [
     "GptModelConfig",
     "HealthConfig",
     "ImageDataConfig",
+    "LabelledDataConfig",
     "LossHealthConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -89,6 +111,8 @@ __all__ = [
     "Section",
     "SlurmConfig",
     "Source",
+    "TaggerConfig",
+    "TaggerDataConfig",
     "TextConfig",
     "TextDataConfig",
     "TextEvalConfig",

@@ -8,11 +8,9 @@ from pretrain.config.sections.section import Count
 from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
 
 
-class BertModelConfig(TextModelConfig):
-    """A BERT: a bidirectional encoder (Devlin et al. 2019)."""
+class EncoderModelConfig(TextModelConfig):
+    """A bidirectional encoder."""
 
-    kind: Literal["bert"]
-    """Model family."""
     activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
     """Feed-forward activation; the original has gelu."""
     norm_epsilon: float = Field(1e-12, gt=0)
@@ -20,6 +18,13 @@ class BertModelConfig(TextModelConfig):
     norm_position: Literal["pre", "post"] = "pre"
     """Normalisation before each sublayer and at the end (Megatron's), or after each residual (the
     original's)."""
+
+
+class BertModelConfig(EncoderModelConfig):
+    """A BERT: a bidirectional encoder (Devlin et al. 2019)."""
+
+    kind: Literal["bert"]
+    """Model family."""
 
 
 class BertDataConfig(TextDataConfig):

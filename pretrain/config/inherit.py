@@ -1,0 +1,71 @@
+"""A fine-tuning config takes its model from the run that it starts from.
+
+What `model.init_from` was trained with fills the keys that the config leaves out, as a base file would; a key
+that says otherwise is refused, since the weights would not mean the same.
+"""
+
+from pathlib import Path
+
+from pretrain.config.node import Node, Place, Problem, dotted, find, mapping, merge, plain
+from pretrain.config.schema import keys_of, show
+from pretrain.config.sections import KINDS, EncoderModelConfig, FinetuneConfig
+from pretrain.config.yaml_text import parse_yaml
+from pretrain.errors import UserError
+
+RESOLVED_CONFIG = "config.resolved.yaml"
+"""In a run folder and in each checkpoint: every key with its value."""
+OWN = ("kind", "init_from", "init", "dropout")
+"""Keys of `model` that a fine-tuning run decides for itself."""
+INIT_FROM = ("model", "init_from")
+
+
+def with_inherited(tree: Node, problems: list[Problem]) -> Node:
+    """The config with the keys of the run that it starts from; what is wrong goes to `problems`."""
+    model = mapping(mapping(tree).get("model", Node({}, tree.place)))
+    kind, source = model.get("kind"), model.get("init_from")
+    config = KINDS.get(str(kind.value)) if kind else None
+    if config is None or not issubclass(config, FinetuneConfig) or source is None:
+        return tree
+    if not isinstance(source.value, str):
+        return tree  # reported by its type
+    keys = set(keys_of(EncoderModelConfig)) - set(OWN)
+    path = Path(source.value) / RESOLVED_CONFIG
+    if not path.is_file() and keys <= set(model):
+        return tree  # a config as a checkpoint keeps it, complete without the run
+    try:
+        run = _read(path)
+    except UserError as error:
+        problems.append(Problem(source.place, dotted(INIT_FROM), str(error)))
+        return tree
+    theirs = {key: node for key, node in mapping(find(run, ("model",))[0]).items() if key not in OWN}
+    lower: dict[str, Node] = {"model": Node(theirs, run.place)}
+    length, _ = find(run, ("batch", "sequence_length"))
+    lower["batch"] = Node({"sequence_length": length}, run.place)
+    problems += [
+        Problem(model[key].place, f"model.{key}", _differs(model[key], node, source.value))
+        for key, node in theirs.items()
+        if key in model and plain(model[key]) != plain(node)
+    ]
+    own_length, given = find(tree, ("batch", "sequence_length"))
+    learned = plain(theirs.get("position_embedding", Node("learned", run.place))) == "learned"
+    if given and learned and plain(own_length) != plain(length):
+        text = f"{_differs(own_length, length, source.value)}, which has a vector for each position"
+        problems.append(Problem(own_length.place, "batch.sequence_length", text))
+    return merge(Node(lower, run.place), tree)
+
+
+def _differs(mine: Node, theirs: Node, run: str) -> str:
+    return f"{show(plain(mine))} is not that of {run}: {show(plain(theirs))}; leave it out"
+
+
+def _read(path: Path) -> Node:
+    """The config of a BERT's run."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise UserError(f"'{path.parent}' holds no run: {RESOLVED_CONFIG} cannot be read in it") from None
+    tree, _, found = parse_yaml(text, lambda line: Place("base", str(path), line))
+    kind = plain(tree).get("model", {}).get("kind") if isinstance(tree.value, dict) else None
+    if found or kind != "bert":
+        raise UserError(f"'{path.parent}' is no run of a BERT: model.kind is {show(kind)}")
+    return tree

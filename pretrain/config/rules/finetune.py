@@ -1,0 +1,34 @@
+"""Rules between keys of a run that fine-tunes a BERT."""
+
+from pretrain.config.rule import Rule, unless
+from pretrain.config.sections import FinetuneConfig
+
+RULES: tuple[Rule[FinetuneConfig], ...] = (
+    Rule(
+        name="fine-tuning has whole sequences",
+        key="parallel.context",
+        applies=lambda s: True,
+        holds=lambda s: s.config.parallel.context == 1,
+        message=lambda s: (
+            f"{s.config.parallel.context} has no place in fine-tuning, where examples are short; set it to "
+            "1, and use tensor or data parallelism"
+        ),
+        remedies={"parallel.context": lambda s: [1]},
+    ),
+    unless(
+        "validating needs a development file",
+        "eval.every",
+        lambda s: s.config.data.validation is None,
+        "has no effect without data.validation",
+    ),
+    Rule(
+        name="the development file is not trained on",
+        key="data.validation",
+        applies=lambda s: s.config.data.validation is not None,
+        holds=lambda s: s.config.data.validation != s.config.data.train,
+        message=lambda s: (
+            f"'{s.config.data.validation}' is also data.train: the score would be that of data seen "
+            "in training"
+        ),
+    ),
+)

@@ -1,0 +1,84 @@
+"""Runs that fine-tune a BERT: texts or pairs of texts into classes, or every word of a sentence."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pretrain.config.sections.bert import EncoderModelConfig
+from pretrain.config.sections.section import Name, PathText, Section
+from pretrain.config.sections.text import TextConfig
+
+
+class FinetuneModelConfig(EncoderModelConfig):
+    """A BERT with a new head. What is not given here is as in the run that it comes from."""
+
+    init_from: PathText
+    """Run folder, or one checkpoint of it, of the BERT to start from."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """random: the same model and tokenizer, but weights drawn from `run.seed`: what pretraining is worth."""
+
+
+class ClassifierModelConfig(FinetuneModelConfig):
+    """A BERT that puts a text, or a pair, into a class (Devlin et al. 2019, section 4.1)."""
+
+    kind: Literal["bert-classifier"]
+    """Model family."""
+
+
+class TaggerModelConfig(FinetuneModelConfig):
+    """A BERT that puts every word of a sentence into a class (Devlin et al. 2019, section 5.3)."""
+
+    kind: Literal["bert-tagger"]
+    """Model family."""
+
+
+class LabelledDataConfig(Section):
+    """Where labelled examples come from."""
+
+    train: PathText
+    """File to train on."""
+    validation: PathText | None = None
+    """File to score; null: nothing is scored."""
+    labels: tuple[Name, ...] | None = Field(None, min_length=2)
+    """The classes; null: those that the training file shows."""
+
+
+class ClassifierDataConfig(LabelledDataConfig):
+    """Where labelled texts come from: .tsv with a line of column names, or .jsonl."""
+
+    text: Name
+    """Column of the text."""
+    text_pair: Name | None = None
+    """Column of the second text of a pair; null: there is one text."""
+    label: Name
+    """Column of the class."""
+
+
+class TaggerDataConfig(LabelledDataConfig):
+    """Where tagged words come from: files in CoNLL format, one word a line."""
+
+    word_column: int = Field(0, ge=-100, le=100)
+    """Column of the word, counted from 0; below 0 from the right."""
+    label_column: int = Field(-1, ge=-100, le=100)
+    """Column of the tag, counted alike."""
+
+
+class FinetuneConfig(TextConfig):
+    """A run that fine-tunes a BERT."""
+
+    model: FinetuneModelConfig
+    data: LabelledDataConfig
+
+
+class ClassifierConfig(FinetuneConfig):
+    """A run that trains a classifier of texts."""
+
+    model: ClassifierModelConfig
+    data: ClassifierDataConfig
+
+
+class TaggerConfig(FinetuneConfig):
+    """A run that trains a classifier of words."""
+
+    model: TaggerModelConfig
+    data: TaggerDataConfig

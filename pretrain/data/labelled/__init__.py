@@ -1,0 +1,1 @@
+"""Labelled examples for fine-tuning: tables of texts, tagged words, and batches of them."""

@@ -1,0 +1,124 @@
+"""Rows of a .tsv or .jsonl file: one text or two, and a label.
+
+A .tsv has a line of column names, then fields between tabs, taken as they stand (no quoting), as GLUE has it
+(Wang et al. 2018). A .jsonl has an object a line.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.config.schema import nearest_name
+from pretrain.errors import UserError
+
+SUFFIXES = (".tsv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One example. line: where it stands in the file, from 1. texts: one, or a pair. label: its name."""
+
+    line: int
+    texts: tuple[str, ...]
+    label: str
+
+
+def read_table(path: str, texts: Sequence[str], label: str) -> list[TextRow]:
+    """Every row of a file.
+
+    Args:
+        path: .tsv or .jsonl.
+        texts: names of the one or two columns with texts.
+        label: name of the column with the label.
+
+    Raises:
+        UserError: the file, a column or a value is missing or malformed; names the line.
+    """
+    if Path(path).suffix not in SUFFIXES:
+        raise UserError(f"{path}: must end in {' or '.join(SUFFIXES)}, which says how it is read")
+    read = _read_tsv if path.endswith(".tsv") else _read_jsonl
+    rows = [
+        TextRow(line, tuple(values[:-1]), values[-1])
+        for line, values in read(path, [*texts, label])
+        if _whole(path, line, [*texts, label], values)
+    ]
+    if not rows:
+        raise UserError(f"{path}: holds no example")
+    return rows
+
+
+def read_lines(path: str) -> Iterator[tuple[int, str]]:
+    """Line numbers, from 1, and lines without their ends.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8 text.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        try:
+            text = line.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}:{number}: is not UTF-8 text: byte 0x{line[error.start]:02x} at character "
+                f"{error.start + 1} of the line"
+            ) from None
+        if "\0" in text:
+            raise UserError(f"{path}:{number}: holds a NUL byte; this is no text file")
+        yield number, text
+
+
+def _read_tsv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    lines = read_lines(path)
+    _, header = next(lines)
+    names = header.removeprefix("\ufeff").split("\t")
+    places = [_column(path, names, column) for column in columns]
+    for number, line in lines:
+        if not line.strip():
+            continue
+        fields = line.split("\t")
+        if len(fields) != len(names):
+            raise UserError(f"{path}:{number}: {len(fields)} fields, but the first line names {len(names)}")
+        yield number, [fields[place] for place in places]
+
+
+def _column(path: str, names: Sequence[str], column: str) -> int:
+    if names.count(column) == 1:
+        return names.index(column)
+    if column in names:
+        raise UserError(f"{path}:1: column '{column}' stands twice")
+    raise UserError(f"{path}: {_no_column(names, column)}")
+
+
+def _no_column(names: Sequence[str], column: str) -> str:
+    meant = nearest_name(column, names)
+    hint = f"did you mean '{meant}'?" if meant else "it has: " + ", ".join(name[:40] for name in names)
+    return f"has no column '{column}' ({hint})"
+
+
+def _read_jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: must be an object with a key for each column")
+        for column in columns:
+            if column not in row:
+                raise UserError(f"{path}:{number}: {_no_column(list(row), column)}")
+            if not isinstance(row[column], str | int) or isinstance(row[column], bool):
+                raise UserError(f"{path}:{number}: {column} must be text or a whole number")
+        yield number, [str(row[column]) for column in columns]
+
+
+def _whole(path: str, line: int, columns: Sequence[str], values: Sequence[str]) -> bool:
+    for column, value in zip(columns, values, strict=True):
+        if not value.strip():
+            raise UserError(f"{path}:{line}: column '{column}' is empty")
+    return True

@@ -1,0 +1,68 @@
+"""Fine-tuning a BERT in the loop that pretrains it: other data, another head, weights to start from."""
+
+from pathlib import Path
+from typing import Any
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.answers import collect
+from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.config.sections import FinetuneConfig
+from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
+from pretrain.data.labelled.open import open_labelled
+from pretrain.families.finetune import FinetuneFamily
+from pretrain.launch import World
+from pretrain.model import Model
+from pretrain.models.finetuned import HEAD, POOLER
+from pretrain.restore import TOKENIZER_FOLDER
+from pretrain.trainer import Trainer, log
+from pretrain.warm_start import take_weights
+
+PREDICTIONS = "predictions.jsonl"
+
+
+class FinetuneTrainer(Trainer):
+    """A trainer of a pretrained model on labelled examples."""
+
+    def __init__(self, config: FinetuneConfig, world: World) -> None:
+        self.finetuning = config
+        self.start: Checkpoint = open_checkpoint(resolve(config.model.init_from, log.warning))
+        super().__init__(config, world)
+
+    def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
+        """The files of the config, encoded with the pretrained model's tokenizer."""
+        folder = self.start.path / TOKENIZER_FOLDER
+        tokenizer = Tokenizer.load(folder)
+        train, validation = open_labelled(self.finetuning, tokenizer, folder)
+        batch = self.config.batch
+        training = LabelledTraining.over(
+            train, tokenizer, folder, self.config.run.seed, batch.global_size, batch.micro_size
+        )
+        return training, LabelledValidation(validation) if validation else None
+
+    def build_model(self) -> Model:
+        """The encoder with its new head, and the weights that it starts from."""
+        data = self.data
+        assert isinstance(data, LabelledTraining)
+        family = FinetuneFamily(
+            self.finetuning, self.layout, len(data.data.labels), data.commonest, data.data.tagged
+        )
+        model = Model(self.config, self.layout, data.vocab_size, training=True, family=family)
+        if self.finetuning.model.init == "pretrained":
+            pooled = f"{POOLER}weight" in set(self.start.keys())
+            stay = take_weights(model.chunks, self.layout, self.start, [HEAD] if pooled else [HEAD, POOLER])
+            log.info("weights from %s; %s are new", self.start.path, ", ".join(stay) or "none on this rank")
+        return model
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Loss, accuracy and F1 on the development file, whose predictions go to `predictions.jsonl`."""
+        metrics = super().validate(step)
+        if metrics is None or not isinstance(self.validation, LabelledValidation):
+            return metrics
+        answers = collect(self.model, self.validation)
+        if self.layout.world.is_first:
+            answers.write(Path(self.config.run.dir) / PREDICTIONS)
+        return metrics | {f"validation_{name}": value for name, value in answers.metrics().items()}
+
+    def facts(self) -> dict[str, Any]:
+        """As any trainer's, and where the weights came from."""
+        return super().facts() | {"init_from": str(self.start.path), "init": self.finetuning.model.init}

@@ -1,0 +1,89 @@
+"""A fine-tuning config takes the model of the run it starts from, and nothing else in its place."""
+
+from pathlib import Path
+
+import pytest
+from config_files import ALL_SHIPPED, REPOSITORY, SHIPPED
+
+from pretrain.config.load import load_config, read_config
+from pretrain.config.node import ConfigError
+from pretrain.config.resolved import config_to_yaml
+from pretrain.config.sections import FinetuneConfig
+
+FINETUNE = [path for path in ALL_SHIPPED if path not in SHIPPED]
+TINY = str(REPOSITORY / "configs" / "bert" / "tiny.yaml")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return a_run(tmp_path / "run")
+
+
+def a_run(folder: Path, *overrides: str) -> Path:
+    folder.mkdir()
+    (folder / "config.resolved.yaml").write_text(config_to_yaml(read_config(TINY, overrides).config))
+    return folder
+
+
+@pytest.mark.parametrize("path", FINETUNE, ids=lambda path: path.name)
+def test_a_shipped_config_is_legal_and_survives_a_round_trip(path: Path, run: Path, tmp_path: Path) -> None:
+    loaded = load_config(str(path), [f"model.init_from={run}"])
+    assert isinstance(loaded.config, FinetuneConfig)
+    assert loaded.config.model.hidden_size == 32
+    assert loaded.config.batch.sequence_length == 32
+    assert loaded.config.model.dropout == 0.1
+    assert str(loaded.sources["model.hidden_size"]).startswith(str(run / "config.resolved.yaml"))
+    whole = tmp_path / "whole.yaml"
+    whole.write_text(config_to_yaml(loaded.config))
+    assert read_config(str(whole)).config == loaded.config
+    (run / "config.resolved.yaml").unlink()
+    assert read_config(str(whole)).config == loaded.config  # as a checkpoint keeps it
+
+
+def problem(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path), overrides)
+    return str(caught.value)
+
+
+def test_a_model_that_differs_is_refused(run: Path) -> None:
+    said = problem(FINETUNE[0], f"model.init_from={run}", "model.hidden_size=64")
+    assert f"model.hidden_size: 64 is not that of {run}: 32; leave it out" in said
+    said = problem(FINETUNE[0], f"model.init_from={run}", "model.activation=gelu_tanh")
+    assert "model.activation: 'gelu_tanh' is not that of" in said
+
+
+def test_learned_positions_fix_the_sequence_length_and_rotary_ones_do_not(run: Path, tmp_path: Path) -> None:
+    said = problem(FINETUNE[0], f"model.init_from={run}", "batch.sequence_length=16")
+    assert "batch.sequence_length: 16 is not that of" in said
+    assert "a vector for each position" in said
+    rotary = a_run(tmp_path / "rotary", "model.position_embedding=rotary")
+    config = load_config(str(FINETUNE[0]), [f"model.init_from={rotary}", "batch.sequence_length=16"]).config
+    assert isinstance(config, FinetuneConfig)
+    assert config.batch.sequence_length == 16
+
+
+def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
+    assert f"model.init_from: '{tmp_path}' holds no run" in problem(
+        FINETUNE[0], f"model.init_from={tmp_path}"
+    )
+    gpt = tmp_path / "gpt"
+    gpt.mkdir()
+    config = read_config(str(REPOSITORY / "configs" / "gpt" / "tiny.yaml")).config
+    (gpt / "config.resolved.yaml").write_text(config_to_yaml(config))
+    assert "is no run of a BERT: model.kind is 'gpt'" in problem(FINETUNE[0], f"model.init_from={gpt}")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("parallel.context=2", "parallel.context: 2 has no place in fine-tuning"),
+        ("data.validation=data/classification/train.tsv", "is also data.train"),
+        ("data.validation=null", "eval.every: has no effect without data.validation"),
+        ("data.labels=[yes]", "data.labels"),
+        ("data.lable=x", "unknown key 'lable' (did you mean 'label'?)"),
+        ("data.nsp=false", "'nsp' has no effect here: it belongs to model.kind bert"),
+    ],
+)
+def test_what_cannot_be_is_refused(run: Path, override: str, said: str) -> None:
+    assert said in problem(FINETUNE[0], f"model.init_from={run}", override)
