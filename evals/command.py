@@ -19,14 +19,17 @@ from rich.console import Console
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
+from evals.images.accuracy import evaluate_classifier
+from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
 from evals.perplexity import DEFINITIONS, perplexities
 from evals.result import Result, require_writable, write_result
 from evals.setting import evaluation_config
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CorpusConfig, GptConfig
+from pretrain.config.sections import CnnConfig, CorpusConfig, GptConfig
 from pretrain.data.sources import open_validation, open_whole
 from pretrain.data.text import ValidationData
 from pretrain.errors import UserError
@@ -49,6 +52,7 @@ def evaluate_command(
     json_path: str | None = None,
     stride: int | None = None,
     data: Sequence[str] = (),
+    images: ImageOptions = NO_IMAGE_OPTIONS,
     overrides: Sequence[str] = (),
 ) -> None:
     """Score a checkpoint as one of many ranks, or start `processes` ranks that do.
@@ -59,6 +63,7 @@ def evaluate_command(
         json_path: file for the result.
         stride: tokens that a window moves on; None: a whole sequence, as in the trainer's validation.
         data: shard directories to score in place of the run's validation data.
+        images: options about images.
         overrides: `section.key=value` texts; `evals.setting.OVERRIDES` says which.
 
     Raises:
@@ -73,11 +78,11 @@ def evaluate_command(
     if place.launcher == "alone" and (processes or 1) > 1:
         options = [] if stride is None else ["--stride", str(stride)]
         options += [] if json_path is None else ["--json", json_path]
-        options += [part for path in data for part in ("--data", path)]
+        options += [part for path in data for part in ("--data", path)] + images.arguments()
         command = [sys.executable, "-m", "pretrain", "eval", *options, "--", checkpoint, *overrides]
         sys.exit(spawn(command, processes or 1))
     with join_world(place) as world:
-        result = evaluate(checkpoint, world, stride=stride, data=data, overrides=overrides)
+        result = evaluate(checkpoint, world, stride=stride, data=data, images=images, overrides=overrides)
         if world.is_first:
             if json_path is not None:
                 write_result(json_path, result)
@@ -91,6 +96,7 @@ def evaluate(
     *,
     stride: int | None = None,
     data: Sequence[str] = (),
+    images: ImageOptions = NO_IMAGE_OPTIONS,
     overrides: Sequence[str] = (),
 ) -> Result:
     """Score a checkpoint, all ranks together; the arguments are those of `evaluate_command`.
@@ -100,6 +106,10 @@ def evaluate(
     """
     path = Path(first_decides(world, lambda: str(resolve(checkpoint, _say))))
     opened = open_checkpoint(path)
+    kind = read_config(str(path / RESOLVED_CONFIG)).config
+    if isinstance(kind, CnnConfig):
+        return evaluate_classifier(path, world, stride=stride, data=data, images=images, overrides=overrides)
+    images.refuse_all(f"on a {kind.model.kind}")
     tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
     config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, other_data=bool(data))
     scored = _open_data(config, data, tokenizer.fingerprint, stride)
@@ -149,9 +159,9 @@ def _record(result: Result) -> None:
         return
     # The trainer has logged validation_loss, on its own windows; its curve stays its own.
     metrics = {name: value for name, value in result.metrics.items() if name != "validation_loss"}
-    what = json.dumps([result.spec["data"], result.spec["stride"]])
+    what = json.dumps([result.spec["data"], result.spec.get("stride")])
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"perplexity-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
+        file = Path(folder) / f"{result.spec['task']}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
         file.write_text(result.to_json())
         log_evaluation(run.path, result.step, metrics, [file])
 
@@ -169,6 +179,7 @@ def _spec(
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {
+        "task": "perplexity",
         "definitions": DEFINITIONS,
         "checkpoint_fingerprint": opened.fingerprint,
         "data": [

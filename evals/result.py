@@ -47,6 +47,9 @@ class Result:
         console.print(table)
         for name in sorted(set(definitions) - set(self.metrics)):
             console.print(f"{name}: {definitions[name]}", highlight=False)
+        if "summary" in self.spec:
+            console.print(self.spec["summary"], highlight=False)
+            return
         spec = self.spec
         paths = ", ".join(source["path"] for source in spec["data"])
         console.print(

@@ -10,12 +10,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter, functional
 
+from data_tools.images.reader import ImageReader
 from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageSource
-from pretrain.errors import IntegrityError
+from pretrain.errors import IntegrityError, UserError
 from pretrain.launch import World
 from pretrain.models.cnn import Cnn, build_cnn
 from pretrain.restore import RESOLVED_CONFIG
@@ -121,6 +122,25 @@ class SavedClassifier:
     channels: int
     image_size: int
     classes: tuple[str, ...]
+
+    def require_pixels(self, reader: ImageReader, key: str) -> None:
+        """Raise UserError for images of another size or other channels; `key` is for the message."""
+        found = (reader.index.image_size, reader.index.channels)
+        if found != (self.image_size, self.channels):
+            raise UserError(
+                f"{key}: {reader.path}: images of {found[0]} x {found[0]} in {found[1]} channels; the "
+                f"classifier {self.checkpoint.path} was trained on {self.image_size} x {self.image_size} in "
+                f"{self.channels}"
+            )
+
+    def require_fits(self, reader: ImageReader, key: str) -> None:
+        """Raise UserError for images of another size, other channels or other classes."""
+        self.require_pixels(reader, key)
+        if reader.index.classes != self.classes:
+            raise UserError(
+                f"{key}: {reader.path}: its {len(reader.index.classes)} classes are not the "
+                f"{len(self.classes)} of the classifier; build it with --classes of the training shards"
+            )
 
 
 def load_classifier(

@@ -5,6 +5,7 @@ Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopp
 75 stopped early with a checkpoint; 130 interrupted. Anything else, with a traceback, is a bug.
 """
 
+import enum
 import errno
 import sys
 from typing import Annotated
@@ -43,6 +44,13 @@ Overrides = Annotated[
 Processes = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Processes to start on this machine.")
 ]
+
+
+class ResizeName(enum.StrEnum):
+    """Who resizes images for Inception."""
+
+    file = "file"
+    antialias = "antialias"
 
 
 @app.command()
@@ -85,9 +93,30 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="DIR", help="Shards to score instead of the run's validation data; repeatable."),
     ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="For a GAN: classifier in whose features to compare images."),
+    ] = None,
+    inception_weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="For a GAN: Inception as TorchScript; gives FID.")
+    ] = None,
+    inception_sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="What that file's SHA-256 must be.")
+    ] = None,
+    resize: Annotated[
+        ResizeName | None, typer.Option(help="Who resizes images for Inception; default: its file.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Images to generate; default: as many as real ones."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", min=0, help="Seed of the generated images; default 1234.")
+    ] = None,
 ) -> None:
-    """Score a checkpoint: perplexity by token, word and byte, whatever layout wrote it."""
+    """Score a checkpoint: perplexity, accuracy, or the distance of generated images to real ones."""
     from evals.command import evaluate_command
+    from evals.images.options import ImageOptions
 
     evaluate_command(
         checkpoint,
@@ -95,6 +124,14 @@ def evaluate(
         json_path=json,
         stride=stride,
         data=data or (),
+        images=ImageOptions(
+            extractor=extractor,
+            inception_weights=inception_weights,
+            inception_sha256=inception_sha256,
+            resize=resize.value if resize else None,
+            samples=samples,
+            seed=seed,
+        ),
         overrides=overrides or (),
     )
 

@@ -1,0 +1,1 @@
+"""Scores of what is about images: accuracy of classifiers, and how near generated images are to real ones."""

@@ -1,0 +1,83 @@
+"""The accuracy of a classifier of images, on its validation images or others."""
+
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from data_tools.images.reader import ImageReader
+from data_tools.progress import Progress
+from evals.images.options import ImageOptions
+from evals.result import Result
+from pretrain.classifier import SavedClassifier, Scores, load_classifier, score_images
+from pretrain.data.images import ImageSource, open_images
+from pretrain.errors import UserError
+from pretrain.launch import World
+
+DEFINITIONS = {
+    "accuracy": "share of images whose likeliest class is theirs",
+    "validation_loss": "mean cross-entropy in nats per image",
+    "images_scored": "images of all directories, each once",
+}
+
+
+def evaluate_classifier(
+    path: Path,
+    world: World,
+    *,
+    stride: int | None,
+    data: Sequence[str],
+    images: ImageOptions,
+    overrides: Sequence[str],
+) -> Result:
+    """Score a classifier, all ranks together; the same result on every rank and number of ranks.
+
+    Raises UserError for options without effect and for images of another size or other classes.
+    """
+    images.refuse_all("on a classifier")
+    if stride is not None:
+        raise UserError(f"--stride {stride} has no effect on a classifier; remove it")
+    if overrides:
+        raise UserError(
+            f"{overrides[0]}: has no effect on a classifier's accuracy; for other images give --data DIR"
+        )
+    saved = load_classifier(path, world.device)
+    sources = [ImageSource(reader) for reader in _open(saved, data)]
+    scores = Scores()
+    with Progress("scoring", sum(map(len, sources)) / world.size, "images") as progress:
+        for source in sources:
+            scores += score_images(saved.classifier, source, world, progress.advance)
+    metrics = {
+        "accuracy": scores.accuracy,
+        "validation_loss": scores.mean_loss,
+        "images_scored": scores.images,
+    }
+    paths = [os.path.abspath(source.reader.path) for source in sources]
+    spec = {
+        "task": "accuracy",
+        "definitions": DEFINITIONS,
+        "checkpoint_fingerprint": saved.checkpoint.fingerprint,
+        "data": [
+            {"path": path, "fingerprint": source.reader.fingerprint, "images": len(source)}
+            for path, source in zip(paths, sources, strict=True)
+        ],
+        "precision": saved.config.precision,
+        "processes": world.size,
+        "device": world.device.type,
+        "versions": {name: version(name) for name in ("pretrain", "torch")},
+        "summary": f"scored {', '.join(paths)}; {saved.config.precision} on {world.device.type}",
+    }
+    return Result(str(saved.checkpoint.path), saved.checkpoint.step, metrics, spec)
+
+
+def _open(saved: SavedClassifier, data: Sequence[str]) -> list[ImageReader]:
+    """The images to score, which must be like those of training."""
+    config = saved.config
+    key = "--data" if data else "data.validation"
+    paths = list(data) or [source.path for source in config.data.validation or ()]
+    if not paths:
+        raise UserError("the run has no validation images; name shards to score with --data DIR")
+    readers = open_images(paths, key)
+    for reader in readers:
+        saved.require_fits(reader, key)
+    return readers

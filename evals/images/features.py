@@ -1,0 +1,112 @@
+"""Features of many images, each rank doing its share; the same numbers on any number of ranks."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from data_tools.images.reader import ImageReader
+from data_tools.progress import Progress
+from evals.images.extractors import Extractor
+from pretrain.agree import first_decides
+from pretrain.data.images import ImageSource
+from pretrain.data.permutation import permutation_key, permute
+from pretrain.folder import write_atomically
+from pretrain.launch import World
+
+BATCH = 64
+"""Images that go through the extractor together, whatever the number of ranks."""
+
+Matrix = npt.NDArray[np.float32]
+
+
+def features_of(
+    pictures: Callable[[Sequence[int]], Tensor], count: int, extractor: Extractor, world: World, title: str
+) -> Matrix:
+    """Features of images 0 to `count`, float32 [count, F], the same on every rank.
+
+    pictures: from numbers of images to uint8 [B, C, H, W], a pure function.
+    """
+    found = torch.zeros(count, extractor.feature_size)
+    with Progress(title, count / world.size, "images") as progress:
+        for first in range(world.rank * BATCH, count, world.size * BATCH):
+            numbers = range(first, min(first + BATCH, count))
+            found[first : numbers.stop] = extractor.features(pictures(numbers))
+            progress.advance(len(numbers))
+    dist.all_reduce(found)  # every row was zero on all ranks but one, so the sum is exact
+    return found.numpy()
+
+
+def chosen_images(readers: Sequence[ImageReader], most: int) -> list[tuple[int, int]]:
+    """(reader, image) of all images, or of `most` of them drawn evenly, always the same ones."""
+    places = [(which, number) for which, reader in enumerate(readers) for number in range(len(reader))]
+    if len(places) <= most:
+        return places
+    drawn = permute(permutation_key(0, 0, 0), len(places), np.arange(most))
+    return [places[place] for place in sorted(drawn.tolist())]
+
+
+def real_features(
+    readers: Sequence[ImageReader], most: int, extractor: Extractor, world: World, cache: Path | None
+) -> Matrix:
+    """Features of the images of some directories, up to `most`, float32 [N, F]; read from `cache` if there.
+
+    cache: a folder; None: nothing is kept.
+    """
+    places = chosen_images(readers, most)
+    identity = {
+        "data": [reader.fingerprint for reader in readers],
+        "images": len(places),
+        "extractor": {k: v for k, v in extractor.describe().items() if k != "checkpoint"},
+        "batch": BATCH,
+    }
+    name = "real-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    shape = (len(places), extractor.feature_size)
+    if cache is not None and first_decides(world, lambda: _read(cache, name, shape) is not None):
+        found = _read(cache, name, shape)
+        if found is not None:
+            return found
+    sources = [ImageSource(reader) for reader in readers]
+
+    def pictures(numbers: Sequence[int]) -> Tensor:
+        chosen = [places[number] for number in numbers]
+        return torch.from_numpy(np.stack([sources[which].pixels(number) for which, number in chosen]))
+
+    features = features_of(pictures, len(places), extractor, world, "features of real images")
+    if cache is not None and world.is_first:
+        _write(cache, name, identity, features)
+    return features
+
+
+def _read(cache: Path, name: str, shape: tuple[int, int]) -> Matrix | None:
+    """Kept features; None where there are none or they are not what was written."""
+    try:
+        raw = (cache / f"{name}.f32").read_bytes()
+        written = json.loads((cache / f"{name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(written, dict) or written.get("sha256") != hashlib.sha256(raw).hexdigest():
+        return None
+    return np.frombuffer(raw, np.float32).reshape(shape)
+
+
+def _write(cache: Path, name: str, identity: dict[str, Any], features: Matrix) -> None:
+    """Keep features, their checksum last; a folder that cannot be written keeps none."""
+    raw = np.ascontiguousarray(features, np.float32).tobytes()
+    about = identity | {"shape": list(features.shape), "sha256": hashlib.sha256(raw).hexdigest()}
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = cache / f".{name}.{os.getpid()}.tmp"
+        temporary.write_bytes(raw)
+        os.replace(temporary, cache / f"{name}.f32")
+        write_atomically(cache / f"{name}.json", json.dumps(about, indent=1) + "\n")
+    except OSError:
+        return

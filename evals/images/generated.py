@@ -1,0 +1,167 @@
+"""How near the images of a generator are to real ones, by the features of an extractor."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_tools.images.reader import ImageReader
+from evals.frechet import frechet_distance
+from evals.images.extractors import Extractor
+from evals.images.features import Matrix, features_of, real_features
+from evals.images.options import MAX_SAMPLES
+from evals.kid import kernel_distance
+from evals.neighbours import NEAR, SMALLEST_SET, memorised, precision_recall
+from pretrain.agree import first_decides
+from pretrain.errors import UserError
+from pretrain.launch import World
+
+ENOUGH_SAMPLES = 2048
+
+
+class ImageGenerator(Protocol):
+    """What makes images."""
+
+    channels: int
+    image_size: int
+
+    def generate(self, ids: Sequence[int]) -> Tensor:
+        """uint8 [B, C, H, W] on the CPU: a pure function of the generator's seed and each id."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared with what."""
+
+    generator: ImageGenerator
+    extractor: Extractor
+    reference: tuple[ImageReader, ...]
+    """Directories of real images to compare with."""
+    training: tuple[ImageReader, ...]
+    """Directories that the generator was trained on."""
+    samples: int | None
+    """Images to generate; None: as many as there are real ones, up to MAX_SAMPLES."""
+    cache: Path | None
+    """Folder in which features of real images are kept; None: they are not."""
+
+
+def compare(
+    asked: Comparison, world: World, say: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics, and what they were measured with; the same on every rank and number of ranks.
+
+    say: told of warnings, on rank 0.
+
+    Raises:
+        UserError: images of another size or channels, or too few of them.
+    """
+    _require_fits(asked)
+    extractor, cache = asked.extractor, asked.cache
+    real = real_features(asked.reference, MAX_SAMPLES, extractor, world, cache)
+    samples = asked.samples or len(real)
+    for what, count in (("--samples", samples), ("the reference's images", len(real))):
+        if count < SMALLEST_SET:
+            raise UserError(f"{what}: {count} are too few to compare; give at least {SMALLEST_SET}")
+    training = real
+    if [r.fingerprint for r in asked.training] != [r.fingerprint for r in asked.reference]:
+        training = real_features(asked.training, MAX_SAMPLES, extractor, world, cache)
+    made = features_of(asked.generator.generate, samples, extractor, world, "generating images")
+    if not np.isfinite(made).all():
+        raise UserError(f"{extractor.name}: gives features that are not finite for generated images")
+    metrics = first_decides(world, lambda: _metrics(extractor, real, training, made))
+    warnings = _warnings(extractor, samples, len(real), asked)
+    if world.is_first:
+        for warning in warnings:
+            say(f"warning: {warning}")
+    return metrics, {
+        "extractor": extractor.describe(),
+        "samples": samples,
+        "reference_images": len(real),
+        "reference": _described(asked.reference),
+        "training": _described(asked.training),
+        "classes": _histograms(extractor, real, made),
+        "warnings": warnings,
+    }
+
+
+def definitions(extractor: Extractor) -> dict[str, str]:
+    """What each metric is, by its name."""
+    name = extractor.name
+    return {
+        extractor.frechet_name: "squared Frechet distance of Gaussians with the moments of both sets' "
+        "features, float64, by eigh",
+        f"kid_{name}": "unbiased squared MMD under (x.y / F + 1)^3 over all pairs",
+        f"precision_{name}": "share of generated images within the 3-nearest-neighbour ball of a real one",
+        f"recall_{name}": "share of real images within the 3-nearest-neighbour ball of a generated one",
+        f"density_{name}": "real 5-nearest-neighbour balls that a generated image lies in, divided by 5",
+        f"coverage_{name}": "share of real 5-nearest-neighbour balls with a generated image in them",
+        f"memorised_{name}": "share of generated images nearer to a training image than 99 % of training "
+        f"images are to another one; about {NEAR} without memorisation",
+    }
+
+
+def _metrics(extractor: Extractor, real: Matrix, training: Matrix, made: Matrix) -> dict[str, float]:
+    name = extractor.name
+    near = {f"{key}_{name}": value for key, value in precision_recall(real, made).items()}
+    return {
+        extractor.frechet_name: frechet_distance(made, real),
+        f"kid_{name}": kernel_distance(made, real),
+        **near,
+        f"memorised_{name}": memorised(training, made),
+    }
+
+
+def _require_fits(asked: Comparison) -> None:
+    made = asked.generator
+    for key, readers in (("--data", asked.reference), ("data.train", asked.training)):
+        for reader in readers:
+            found = (reader.index.image_size, reader.index.channels)
+            if found != (made.image_size, made.channels):
+                raise UserError(
+                    f"{key}: {reader.path}: images of {found[0]} x {found[0]} in {found[1]} channels; the "
+                    f"generator makes {made.image_size} x {made.image_size} in {made.channels}"
+                )
+            asked.extractor.require_fits(reader, key)
+
+
+def _warnings(extractor: Extractor, samples: int, real: int, asked: Comparison) -> list[str]:
+    found = []
+    for what, count in (("generated", samples), ("real", real)):
+        if count < ENOUGH_SAMPLES:
+            found.append(
+                f"{count:,} {what} images are fewer than {ENOUGH_SAMPLES:,}: the Frechet distance comes out "
+                "too large, so compare it only at equal numbers"
+            )
+        if count < extractor.feature_size:
+            found.append(
+                f"{count:,} {what} images are fewer than the {extractor.feature_size:,} features: the "
+                "covariance is singular"
+            )
+    if [r.fingerprint for r in asked.training] == [r.fingerprint for r in asked.reference]:
+        found.append("the real images are those of training; for held-out ones give --data DIR")
+    return found
+
+
+def _described(readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
+    return [
+        {"path": os.path.abspath(reader.path), "fingerprint": reader.fingerprint, "images": len(reader)}
+        for reader in readers
+    ]
+
+
+def _histograms(extractor: Extractor, real: Matrix, made: Matrix) -> dict[str, dict[str, int]] | None:
+    """How many images of both sets the extractor takes for each class; None where it knows no classes."""
+    names = extractor.class_names
+    counts = {}
+    for what, features in (("generated", made), ("reference", real)):
+        classes = extractor.classes(torch.from_numpy(features.copy()))
+        if classes is None:
+            return None
+        found = torch.bincount(classes, minlength=len(names)).tolist()
+        counts[what] = dict(zip(names, found, strict=True))
+    return counts

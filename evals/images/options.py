@@ -1,0 +1,49 @@
+"""The options of `pretrain eval` that are about images."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from pretrain.errors import UserError
+
+MAX_SAMPLES = 50_000
+DEFAULT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What was given; None for what was not."""
+
+    extractor: str | None = None
+    """Run of a classifier whose features to compare."""
+    inception_weights: str | None = None
+    """TorchScript file of Inception."""
+    inception_sha256: str | None = None
+    """What that file's SHA-256 must be."""
+    resize: str | None = None
+    """file: Inception's file resizes images. antialias: they are resized with antialiasing before."""
+    samples: int | None = None
+    """Images to generate."""
+    seed: int | None = None
+    """Seed of the generated images."""
+
+    def arguments(self) -> list[str]:
+        """The options as on the command line, for ranks to be started with."""
+        given = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return [part for name, value in given if value is not None for part in (_option(name), str(value))]
+
+    def refuse(self, names: Iterable[str], why: str) -> None:
+        """Raise UserError for the first of these options that was given."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise UserError(f"{_option(name)} {getattr(self, name)} has no effect {why}; remove it")
+
+    def refuse_all(self, why: str) -> None:
+        """Raise UserError for the first option that was given."""
+        self.refuse([field.name for field in fields(self)], why)
+
+
+NO_IMAGE_OPTIONS = ImageOptions()
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
