@@ -29,7 +29,7 @@ from pretrain.agree import first_decides
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CnnConfig, CorpusConfig, GptConfig
+from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, GptConfig
 from pretrain.data.sources import open_validation, open_whole
 from pretrain.data.text import ValidationData
 from pretrain.errors import UserError
@@ -109,6 +109,12 @@ def evaluate(
     kind = read_config(str(path / RESOLVED_CONFIG)).config
     if isinstance(kind, CnnConfig):
         return evaluate_classifier(path, world, stride=stride, data=data, images=images, overrides=overrides)
+    if isinstance(kind, GanConfig):
+        from evals.images.gan import evaluate_gan
+
+        return evaluate_gan(
+            path, world, stride=stride, data=data, images=images, overrides=overrides, say=_say
+        )
     images.refuse_all(f"on a {kind.model.kind}")
     tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
     config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, other_data=bool(data))

@@ -27,8 +27,13 @@ ENOUGH_SAMPLES = 2048
 class ImageGenerator(Protocol):
     """What makes images."""
 
-    channels: int
-    image_size: int
+    @property
+    def channels(self) -> int:
+        """3 for colour, 1 for grey."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
 
     def generate(self, ids: Sequence[int]) -> Tensor:
         """uint8 [B, C, H, W] on the CPU: a pure function of the generator's seed and each id."""

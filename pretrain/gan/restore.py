@@ -1,0 +1,79 @@
+"""From a GAN's checkpoint to a generator that makes images, whatever ZeRO stage and world wrote it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
+from pretrain.config.load import read_config
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import GanConfig
+from pretrain.errors import IntegrityError
+from pretrain.gan.samples import pixels, sample
+from pretrain.models.gan.build import build_generator, shape_of
+from pretrain.restore import RESOLVED_CONFIG
+from pretrain.seeds import stream_seed
+
+
+@dataclass(frozen=True)
+class SavedGenerator:
+    """The moving average of G out of a checkpoint."""
+
+    checkpoint: Checkpoint
+    config: GanConfig
+    network: nn.Module
+    channels: int
+    classes: int
+    """0 where G takes no labels."""
+    seed: int
+    """Of the images that it makes."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.config.model.image_size
+
+    def generate(self, ids: Sequence[int]) -> Tensor:
+        """Images, uint8 [B, C, H, W], on the CPU; each is a function of the seed and its id.
+
+        A conditional G makes its classes in turn.
+        """
+        size = self.config.model.latent_size
+        latents = torch.stack([torch.randn(size, generator=self._random(number)) for number in ids])
+        labels = torch.tensor([number % self.classes for number in ids]) if self.classes else None
+        return pixels(sample(self.network, latents, labels))
+
+    def _random(self, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(self.seed, "generated", number))
+
+
+def load_generator(
+    path: str | Path, device: torch.device, seed: int, say: Callable[[str], None] = lambda _: None
+) -> SavedGenerator:
+    """Find, verify and load the moving average of a run's generator.
+
+    Args:
+        path: run folder (its newest good checkpoint) or a step folder.
+        device: where it is to work.
+        seed: of the images to make.
+        say: told of newer checkpoints that were passed over, and why.
+
+    Raises:
+        UserError, IntegrityError: there is none, it is damaged, or the run trained something else.
+    """
+    checkpoint = open_checkpoint(resolve(path, say))
+    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
+    config = narrow(loaded, GanConfig, f"{checkpoint.path}: making images")
+    channels, classes = checkpoint.state.get("channels"), checkpoint.state.get("classes")
+    if not isinstance(channels, int) or not isinstance(classes, int):
+        raise IntegrityError(f"{checkpoint.path}: state.json lacks the images' channels and classes")
+    network = build_generator(shape_of(config.model, config.loss, channels, classes), config.run.seed)
+    weights = [
+        Piece.whole(f"ema.generator.{name}", weight.detach()) for name, weight in network.named_parameters()
+    ]
+    buffers = [Piece.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
+    checkpoint.load([*weights, *buffers])
+    return SavedGenerator(checkpoint, config, network.to(device).eval(), channels, classes, seed)
