@@ -5,7 +5,7 @@ alone, the others would wait for it in their next collective; so they all raise 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -63,8 +63,13 @@ def _share_text(world: World, text: str) -> str:
 
 def largest(world: World, value: int) -> int:
     """The largest of all ranks' values."""
+    return largest_each(world, [value])[0]
+
+
+def largest_each(world: World, values: Sequence[int]) -> list[int]:
+    """The largest of all ranks' values, place by place; every rank passes as many."""
     if world.size == 1:
-        return value
-    values = torch.tensor([value], dtype=torch.int64)
-    torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX)
-    return int(values)
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.int64)
+    torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+    return [int(value) for value in tensor.tolist()]

@@ -1,7 +1,8 @@
 """What the run loop in `train.py` asks of a trainer, whatever it trains.
 
 A trainer is a function of (config, world): every rank builds its own, and all methods are called by all ranks
-in the same order.
+in the same order. It is given the loop's `Gate`, and passes it once in every step, with `fetch`, before it
+changes anything: there all ranks agree on signals.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +34,10 @@ class AnyTrainer(Protocol):
     """Model, optimizer and data of one run on this rank."""
 
     def step(self, step: int) -> StepResult:
-        """Optimizer step `step`, counted from 0; raises HealthError where a verdict ends the run."""
+        """Optimizer step `step`, counted from 0.
+
+        Raises HealthError where a verdict ends the run; Interrupted, from the gate, on a signal.
+        """
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
         """What a step that took `seconds` says in the journal: tokens or images per second, MFU."""

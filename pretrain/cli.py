@@ -74,9 +74,12 @@ def check(
 @app.command()
 def train(config: ConfigPath, overrides: Overrides = None, processes: Processes = None) -> None:
     """Train; inside srun or torchrun this is one rank of many."""
-    from pretrain.train import train_command
+    from pretrain.signals import Signals
 
-    train_command(config, processes, overrides or ())
+    with Signals() as signals:  # before the imports, which take seconds: a signal must not be lost in them
+        from pretrain.train import train_command
+
+        train_command(config, processes, overrides or (), signals)
 
 
 @app.command(name="eval")

@@ -6,7 +6,7 @@ share the images of a step; gradients are summed over them in one message.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageData, ImageSource, open_images
 from pretrain.data.order import micro_batch_samples
 from pretrain.errors import UserError
+from pretrain.gate import Gate
 from pretrain.health.judge import judge, refuse_nonfinite, require_rollbacks_left
+from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory
 from pretrain.launch import World
@@ -60,8 +62,9 @@ def open_validation_images(config: CnnConfig, data: ImageData) -> tuple[ImageSou
 class CnnTrainer:
     """Model, optimizer and images of one run on this rank."""
 
-    def __init__(self, config: CnnConfig, world: World) -> None:
+    def __init__(self, config: CnnConfig, world: World, gate: Gate | None = None) -> None:
         self.config, self.world = config, world
+        self.gate = gate or Gate(world)
         self.data = open_training_images(config)
         self.validation = open_validation_images(config, self.data)
         model = build_cnn(
@@ -85,10 +88,12 @@ class CnnTrainer:
         """
         size = self.config.batch.global_size
         first = self.memory.first_sample(step, size)
-        loss, norm = self._backward(first // size)
+        batches = self.gate.fetch(lambda: self.batches(first // size))
+        loss, norm = self._backward(batches)
         verdict = judge(self.config, self.memory, loss, norm)
         rate = learning_rate(self.config, step)
         if verdict.update:
+            self.gate.mark(Phase.UPDATE)
             self._update(rate, norm)
         window = derived.spike_window(self.config)
         self.memory = self.memory.after(loss, updated=verdict.update, window=window)
@@ -102,15 +107,15 @@ class CnnTrainer:
             metrics["rollbacks"] = self.memory.rollbacks
         return StepResult(loss, metrics, size, verdict.update, verdict.spike)
 
-    def _backward(self, position: int) -> tuple[float, float]:
-        """Mean loss of global batch `position` and the norm of its gradient, left in the parameters."""
+    def _backward(self, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+        """Mean loss of a global batch and the norm of its gradient, left in the parameters."""
         self.optimizer.zero_grad(set_to_none=False)
         total = torch.zeros((), dtype=torch.float64)
-        for index in range(self.micro_batches):
-            images, labels = self.batch(position, index)
+        for images, labels in batches:
             losses = functional.cross_entropy(self.classifier.logits(images), labels, reduction="sum")
             (losses / self.config.batch.global_size).backward()  # type: ignore[no-untyped-call]
             total += losses.detach().double().cpu()
+        self.gate.reduce()
         dist.all_reduce(total)
         gradients = [
             parameter.grad for parameter in self.classifier.parameters() if parameter.grad is not None
@@ -120,6 +125,10 @@ class CnnTrainer:
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
         return float(total) / self.config.batch.global_size, float(flat.double().norm())
+
+    def batches(self, position: int) -> list[tuple[Tensor, Tensor]]:
+        """This rank's micro-batches of global batch `position`."""
+        return [self.batch(position, index) for index in range(self.micro_batches)]
 
     def batch(self, position: int, micro_batch: int) -> tuple[Tensor, Tensor]:
         """This rank's images, uint8 [B, C, H, W], and labels, int64 [B], on its device."""

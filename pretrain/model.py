@@ -101,6 +101,16 @@ class Model:
             )
         return wrapped
 
+    def before_reduction(self, tell: Callable[[], None]) -> None:
+        """Call `tell` in each step when this rank's gradients are there and their sum over ranks begins."""
+        reduce = self.megatron.finalize_model_grads_func
+
+        def told(*arguments: Any, **more: Any) -> None:
+            tell()
+            reduce(*arguments, **more)
+
+        self.megatron.finalize_model_grads_func = told
+
     def backward(self, batches: Sequence[AnyBatch]) -> LocalLoss:
         """Gradients of the mean loss per label of the global batch, summed over all ranks.
 

@@ -6,26 +6,31 @@ Every trainer lives in one:
         ...                                       # load the newest checkpoint, or start at step 0
         run.begin(step, facts, run_id)
         for step in range(step + 1, config.run.steps + 1):
+            signal = agree(run.pending())         # the same on every rank
+            if signal:
+                ...                               # save a checkpoint
+                raise run.stopped(step - 1, signal)
             ...
             run.log_step(step, metrics)
             if run.should_validate(step):
                 run.log_validation(step, metrics)
-            signal = agree(run.pending())         # the same on every rank
-            if run.should_save(step, signal):
+            if run.should_save(step):
                 run.sync()
                 ...                               # save a checkpoint with run.id in it
-            if signal and step < config.run.steps:
-                raise run.stopped(step, signal)
 
-Rank 0 does all input and output; the other ranks only write their logs. `together` lets
-rank 0 act and hands its answer, or its refusal, to all (`agree.first_decides`).
+Rank 0 does all input and output; the other ranks only write their logs and heartbeats. `together` lets
+rank 0 act and hands its answer, or its refusal, to all (`agree.first_decides`). A watch (`health.watch`) goes
+on from `open` to the end.
 """
 
 import logging
+import os
+import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
 
@@ -34,6 +39,9 @@ from rich.console import Console
 from pretrain.config.sections import Config
 from pretrain.errors import StoppedEarly, UserError
 from pretrain.folder import RunFolder
+from pretrain.health.pulse import Phase, Pulse
+from pretrain.health.verdict import Verdict, clear
+from pretrain.health.watch import Job, Watch, end_process
 from pretrain.logs import setup_logging
 from pretrain.progress import TrainingProgress, metrics_line
 from pretrain.signals import Signals, signal_name
@@ -58,6 +66,7 @@ class Run:
         folder: the names in the run folder.
         id: id of the logical run, the same on every rank and in every job that goes on with it; "" before
             `begin`.
+        pulse: what this rank does; whoever marks it is watched.
     """
 
     def __init__(self, config: Config, rank: int, together: Together) -> None:
@@ -73,6 +82,9 @@ class Run:
         self._accept: Callable[[], None] = lambda: None
         self._console: Console | None = None
         self._signals = Signals()
+        self.pulse = Pulse()
+        self._job: Job | None = None
+        self._watch: Watch | None = None
         self._status: Status | None = None
         self._journal: Journal | None = None
         self._progress: TrainingProgress | None = None
@@ -86,8 +98,10 @@ class Run:
         resolved_text: str,
         rank: int = 0,
         together: Together = lambda act: act(),
+        size: int = 1,
+        signals: Signals | None = None,
     ) -> "Run":
-        """Lock the run folder (rank 0), start the logs and catch signals.
+        """Lock the run folder (rank 0), start the logs, catch signals and start the watch.
 
         Args:
             config: the config.
@@ -95,12 +109,14 @@ class Run:
             resolved_text: the config with every key, as YAML.
             rank: this process's rank.
             together: see the top of this file; not needed for one process.
+            size: number of ranks.
+            signals: that are being caught already; None: from now on.
 
         Raises:
             UserError: on all ranks, if the folder is refused (`RunFolder.create_or_open`).
         """
         run = cls(config, rank, together)
-        together(lambda: run._open_folder(config_text, resolved_text))
+        job = together(lambda: run._open_folder(config_text, resolved_text))
         try:
             run._console = Console(stderr=True) if rank == 0 else None
             run._stack.enter_context(setup_logging(run.folder.rank_log(rank), rank, run._console))
@@ -109,7 +125,11 @@ class Run:
             raise UserError(
                 f"rank {rank} cannot write its log: {error.strerror} ({error.filename})"
             ) from None
-        run._stack.enter_context(run._signals)
+        run._signals = signals or run._stack.enter_context(run._signals)
+        timeout = config.health.hang_timeout
+        log_file = run.folder.rank_log(rank)
+        run._job = Job(job, run.folder.heartbeat, log_file, rank, size, timeout, run._record_end)
+        run._watch = run._stack.enter_context(Watch(run._job, run.pulse, run._signals))
         return run
 
     def _open_folder(self, config_text: str, resolved_text: str) -> str:
@@ -117,7 +137,8 @@ class Run:
         self._stack.callback(opened.lock.release)
         self._changes = opened.changes
         self._accept = opened.accept
-        return ""
+        clear(self.folder.heartbeat)
+        return uuid.uuid4().hex[:8]
 
     def begin(self, step: int, facts: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
         """Say where training starts: winds the journal back to that step and starts the uploader.
@@ -133,6 +154,7 @@ class Run:
         """
         self._step = step
         self.id = self._together(lambda: self._begin(step, dict(facts or {}), run_id))
+        self.pulse.mark(Phase.DATA, step + 1)
 
     def _begin(self, step: int, facts: dict[str, str], run_id: str | None) -> str:
         before = read_status(self.folder)
@@ -219,11 +241,12 @@ class Run:
             log.info("%s: saving a checkpoint, then stopping", signal_name(number))
         return number
 
-    def stopped(self, step: int, signal: int) -> StoppedEarly:
-        """The error to raise once the checkpoint of a stop on a signal is saved."""
+    def stopped(self, step: int, signal: int, saved: bool = True) -> StoppedEarly:
+        """The error to raise on a signal once what is new is saved, if anything is (`saved`)."""
+        what = "with a checkpoint saved" if saved else "before anything new was to be saved"
         return StoppedEarly(
-            f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps} with a checkpoint "
-            "saved; the same command goes on from there"
+            f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps} {what}; the same "
+            "command goes on from there"
         )
 
     def __enter__(self) -> "Run":
@@ -234,12 +257,47 @@ class Run:
     ) -> None:
         state, code, reason = _outcome(error)
         if error is not None and not isinstance(error, UserError):
-            log.error("rank %d ends at step %d", self._rank, self._step, exc_info=error)
+            # With several ranks `_end_watch` tells it, if it is the first failure.
+            told = self._job is not None and self._job.size > 1
+            log.error("rank %d ends at step %d", self._rank, self._step, exc_info=error, extra={"live": told})
+        self._end_watch(error, code)
         try:
             if self._journal is not None and self._status is not None:
                 self._close(self._journal, self._status, state, code, reason)
         finally:
             self._stack.close()
+
+    def _end_watch(self, error: BaseException | None, code: int) -> None:
+        """Tell the other ranks of an error. One that they do not share ends this process here."""
+        if self._watch is None or self._job is None:
+            return
+        if error is None:
+            self._watch.close()
+            return
+        verdict = self._watch.fail(error, code)
+        if self._job.size == 1 or isinstance(error, UserError | KeyboardInterrupt | SystemExit):
+            return
+        if verdict.rank != self._rank:
+            end_process(verdict, self._job)
+        self._record_end(verdict)
+        lines = "".join(traceback.format_exception(error))
+        print(f"pretrain: {verdict.message}\n{lines}", file=sys.stderr, flush=True)
+        os._exit(code)
+
+    def _record_end(self, verdict: Verdict) -> None:
+        """From any rank: how the job ended, where rank 0 may not be able to say so."""
+        with suppress(OSError, UserError):
+            status = read_status(self.folder)
+            if status is not None and status.state == "running":
+                end = replace(
+                    status,
+                    state="stopped" if verdict.code == StoppedEarly.exit_code else "failed",
+                    step=max(status.step, self.pulse.now.step - 1),
+                    time=time.time(),
+                    reason=verdict.message,
+                    exit_code=verdict.code,
+                )
+                write_status(self.folder, end)
 
     def _close(self, journal: Journal, status: Status, state: State, code: int, reason: str | None) -> None:
         journal.close()

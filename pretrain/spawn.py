@@ -1,21 +1,26 @@
 """Run a command as N ranks on this machine: `pretrain train CONFIG --processes N`.
 
 The parent holds the store through which the ranks meet (so no port can be lost to a race), passes signals
-on, ends all ranks as soon as one fails, and shows what the first one to fail said.
+on, ends all ranks as soon as one fails, and shows what the first one to fail said. Ranks of a parent that is
+killed are killed by the kernel.
 """
 
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from pretrain.health.beat import process_state
+from pretrain.signals import HANDLED, Signals
 
 GRACE_SECONDS = 20.0
 """How long the others may take to end by themselves once a rank has failed."""
@@ -23,7 +28,6 @@ GRACE_SECONDS = 20.0
 AGREED = (2, 3, 4, 75)
 """Exit codes of what all ranks raise together."""
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PR_SET_PDEATHSIG = 1
 
 
@@ -35,30 +39,40 @@ class _Rank:
     """Where the standard error of a rank other than 0 goes."""
 
 
-def spawn(command: Sequence[str], processes: int) -> int:
+def spawn(
+    command: Sequence[str],
+    processes: int,
+    signals: Signals | None = None,
+    last_place: Callable[[int, int], str] = lambda rank, pid: "",
+) -> int:
     """Run a command as ranks 0 to processes - 1 and wait for all.
 
     Args:
         command: program and arguments.
         processes: number of ranks.
+        signals: being caught so far. If given, ranks begin with signals held back: each takes them once it
+            catches them itself, so none is lost while it starts.
+        last_place: of a rank and pid, where a rank was that was killed, for the message.
 
     Returns:
         The exit code for the whole: 0 if every rank ended with 0; 75 if ranks stopped early with a
         checkpoint; otherwise the code of the first rank that failed.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks = [_start(command, rank, processes, store.port) for rank in range(processes)]
-    previous = {number: signal.getsignal(number) for number in FORWARDED}
+    ranks: list[_Rank] = []
 
     def forward(number: int, _frame: object) -> None:
         for each in ranks:
             if each.process.poll() is None:
                 each.process.send_signal(number)
 
-    for number in FORWARDED:
-        signal.signal(number, forward)
+    previous = {number: signal.signal(number, forward) for number in HANDLED}
     try:
-        return _wait(ranks)
+        for rank in range(processes):
+            ranks.append(_start(command, rank, processes, store.port, hold=signals is not None))
+        if signals is not None and signals.pending():
+            forward(signals.pending(), None)
+        return _wait(ranks, last_place)
     finally:
         for each in ranks:
             if each.process.poll() is None:
@@ -68,7 +82,7 @@ def spawn(command: Sequence[str], processes: int) -> int:
             signal.signal(number, handler)
 
 
-def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Rank:
+def _start(command: Sequence[str], rank: int, processes: int, port: int, *, hold: bool) -> _Rank:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -80,6 +94,7 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Ran
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent hosts the store; rank 0 must not
     }
+    parent = os.getpid()
     errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank
     process = subprocess.Popen(
         list(command),
@@ -87,19 +102,23 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Ran
         stdin=subprocess.DEVNULL,
         stdout=None if rank == 0 else subprocess.DEVNULL,
         stderr=errors,
-        preexec_fn=_die_with_parent,
+        preexec_fn=lambda: _prepare(parent, hold),
         start_new_session=True,  # a terminal's ctrl-C reaches the parent alone, which passes it on
     )
     return _Rank(rank, process, errors)
 
 
-def _die_with_parent() -> None:
-    """A parent that is killed leaves no ranks behind (Linux)."""
+def _prepare(parent: int, hold: bool) -> None:
+    """In the child: a parent that is killed leaves no ranks behind (Linux); signals wait for their taker."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it was killed before the call above
+    if hold:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
-def _wait(ranks: Sequence[_Rank]) -> int:
+def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
     first: _Rank | None = None
     deadline = float("inf")
     while any(each.process.poll() is None for each in ranks):
@@ -108,18 +127,18 @@ def _wait(ranks: Sequence[_Rank]) -> int:
             deadline = time.monotonic() + GRACE_SECONDS if first else deadline
             if first and first.process.returncode < 0:
                 deadline = time.monotonic()  # killed: the others wait for it in a collective for ever
-        if time.monotonic() > deadline:
-            for each in ranks:
-                if each.process.poll() is None:
-                    each.process.kill()
+        for each in ranks if first else ():
+            stopped = process_state(each.process.pid) == "T"  # and cannot end by itself
+            if each.process.poll() is None and (stopped or time.monotonic() > deadline):
+                each.process.kill()
         time.sleep(0.02)
     first = first or next((each for each in ranks if each.process.returncode != 0), None)
     if first is None:
         return 0
-    return _report(first, ranks)
+    return _report(first, ranks, last_place)
 
 
-def _report(first: _Rank, ranks: Sequence[_Rank]) -> int:
+def _report(first: _Rank, ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
     """Show what the first failing rank said, unless rank 0 has shown the same, and give the exit code."""
     code = first.process.returncode
     # What a user can cause is raised on all ranks alike, and rank 0 has said it. After a defect on one rank,
@@ -130,9 +149,11 @@ def _report(first: _Rank, ranks: Sequence[_Rank]) -> int:
         for line in first.errors.read().decode(errors="replace").splitlines()[-40:]:
             print(f"[rank {first.rank}] {line}", file=sys.stderr)
     if code < 0:
-        name = signal.Signals(-code).name
+        name, place = signal.Signals(-code).name, last_place(first.rank, first.process.pid)
         print(
-            f"pretrain: rank {first.rank} was killed by {name}; the other ranks were ended", file=sys.stderr
+            f"pretrain: rank {first.rank} on {socket.gethostname()} was killed by {name}{place}; the other "
+            "ranks were ended",
+            file=sys.stderr,
         )
         return 128 - code
     return code

@@ -10,9 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-from pretrain.agree import first_decides, largest
+from pretrain.agree import first_decides
 from pretrain.any_trainer import AnyTrainer, StepResult
 from pretrain.checkpoint import (
     Retention,
@@ -27,24 +29,32 @@ from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, TextConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
+from pretrain.folder import RunFolder
+from pretrain.gate import Gate, Interrupted
+from pretrain.health.beat import last_place, rank_name
+from pretrain.health.pulse import Phase
+from pretrain.health.stragglers import Stragglers
 from pretrain.launch import World, find_place, join_world
 from pretrain.restore import RESOLVED_CONFIG
 from pretrain.run import Run
+from pretrain.signals import Signals
 from pretrain.spawn import spawn
 
 log = logging.getLogger(__name__)
 
 
-def train_command(path: str, processes: int | None, overrides: Sequence[str]) -> None:
+def train_command(path: str, processes: int | None, overrides: Sequence[str], signals: Signals) -> None:
     """`pretrain train`.
 
     Args:
         path: config file.
         processes: ranks to start on this machine; None: this process alone, or one of a launcher's.
         overrides: `section.key=value` texts.
+        signals: being caught since the command was called.
 
     Raises:
         UserError: everything that is wrong with the config, at once.
+        StoppedEarly: a signal came.
     """
     place = find_place(os.environ)
     if place.launcher != "alone" and processes not in (None, place.size):
@@ -52,13 +62,19 @@ def train_command(path: str, processes: int | None, overrides: Sequence[str]) ->
     loaded = load_config(path, overrides, place.size if place.launcher != "alone" else processes or 1)
     if place.launcher == "alone" and (processes or 1) > 1:
         command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
-        sys.exit(spawn(command, processes or 1))
+        beats = RunFolder(loaded.config.run.dir).heartbeat
+        sys.exit(spawn(command, processes or 1, signals, partial(last_place, beats)))
     with join_world(place) as world:
-        train(loaded, world)
+        train(loaded, world, signals)
 
 
-def train(loaded: LoadedConfig, world: World) -> None:
+def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) -> None:
     """Train to `run.steps`.
+
+    Args:
+        loaded: the config.
+        world: all its ranks call this together.
+        signals: being caught already; None: from now on.
 
     Raises:
         StoppedEarly: a signal came; a checkpoint is saved.
@@ -71,12 +87,14 @@ def train(loaded: LoadedConfig, world: World) -> None:
         resolved,
         world.rank,
         lambda act: first_decides(world, act),
+        world.size,
+        signals,
     )
     with run:
         _Loop(loaded, resolved, world, run).go()
 
 
-def build_trainer(config: Config, world: World) -> AnyTrainer:
+def build_trainer(config: Config, world: World, gate: Gate) -> AnyTrainer:
     """The trainer of a config's `model.kind`; each brings its own libraries with it."""
     if isinstance(config, FinetuneConfig):
         from pretrain.finetune import FinetuneTrainer
@@ -85,15 +103,15 @@ def build_trainer(config: Config, world: World) -> AnyTrainer:
     if isinstance(config, TextConfig):
         from pretrain.trainer import Trainer
 
-        return Trainer(config, world)
+        return Trainer(config, world, gate)
     if isinstance(config, GanConfig):
         from pretrain.gan_trainer import GanTrainer
 
-        return GanTrainer(config, world)
+        return GanTrainer(config, world, gate)
     if isinstance(config, CnnConfig):
         from pretrain.cnn_trainer import CnnTrainer
 
-        return CnnTrainer(config, world)
+        return CnnTrainer(config, world, gate)
     raise TypeError(type(config).__name__)
 
 
@@ -104,7 +122,14 @@ class _Loop:
         self.config = loaded.config
         self.world = world
         self.run = run
-        self.trainer = build_trainer(loaded.config, world)
+        self.gate = Gate(world, run.pulse, run.pending)
+        self.trainer = build_trainer(loaded.config, world, self.gate)
+        self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
+        self.passes = 0
+        self.safe = 0
+        """Steps done that a stop does not lose."""
+        self.to_validate = False
+        """Whether the checkpoint is of a step whose validation was given up."""
         self.saver = Saver(
             run.folder.path,
             loaded.config.checkpoint,
@@ -127,6 +152,8 @@ class _Loop:
         try:
             if done == 0 and self.trainer.may_roll_back:
                 self.save(0)
+            if self.to_validate:
+                self.validate(done)
             while done < self.config.run.steps:
                 done = self.step(done)
         except (HealthError, StoppedEarly):
@@ -149,7 +176,8 @@ class _Loop:
         if found is None:
             return 0, None
         checkpoint = open_checkpoint(found)
-        done = self.trainer.load(checkpoint)
+        done = self.safe = self.trainer.load(checkpoint)
+        self.to_validate = bool(checkpoint.state.get("to_validate"))
         log.info("resumed from %s", found)
         return done, checkpoint.state.get("run")
 
@@ -174,29 +202,58 @@ class _Loop:
         Returns:
             Steps done: one more, or fewer after a rollback.
         """
-        began = time.perf_counter()
-        result = self.trainer.step(index)
-        seconds = time.perf_counter() - began
         step, run = index + 1, self.run
+        run.pulse.mark(Phase.DATA, step)
+        began = time.perf_counter()
+        try:
+            result = self.trainer.step(index)
+        except Interrupted as interrupted:
+            self.stop(index, interrupted.signal)
+        seconds = time.perf_counter() - began
+        self.passes += 1
+        assert self.gate.passed == self.passes, "a trainer passes its gate once a step, or signals are lost"
+        run.pulse.mark(Phase.JOURNAL)
         run.log_step(step, self.metrics(result, seconds))
         if result.spike:
             log.warning("step %d: loss %.4f is a spike", step, result.loss)
             if not result.updated:
                 return self.roll_back(index)
         if run.should_validate(step):
+            self.validate(step)
+        self.keep(step, run.should_save(step))
+        return step
+
+    def validate(self, step: int) -> None:
+        """Validate after `step` steps; a signal cuts it off, and the next job makes up for it."""
+        self.to_validate = True
+        self.run.pulse.mark(Phase.VALIDATION)
+        try:
             metrics = self.trainer.validate(step)
-            if metrics is not None:
-                run.log_validation(step, metrics)
-        signal = largest(self.world, run.pending())
-        saves = run.should_save(step, signal)
+        except Interrupted as interrupted:
+            self.stop(step, interrupted.signal)
+        if metrics is not None:
+            self.run.log_validation(step, metrics)
+        self.to_validate = False
+
+    def keep(self, step: int, saves: bool) -> None:
+        """Compare replicas and save after `step` steps, where it is their turn."""
         if self.should_compare(step, saves):
+            self.run.pulse.mark(Phase.COMPARISON)
             self.trainer.check_replicas(step)
         if saves:
             self.save(step)
-        if signal and step < self.config.run.steps:
-            self.saver.join()
-            raise run.stopped(step, signal)
-        return step
+
+    def stop(self, done: int, signal: int) -> NoReturn:
+        """End on a signal, after `done` steps, with a checkpoint of them."""
+        self.run.pulse.mark(Phase.SAVING)
+        self.saver.join()
+        last = self.saver.last
+        if last is not None and last.ok:
+            self.safe = last.step
+        new = done != self.safe
+        self.keep(done, new)
+        self.saver.join()
+        raise self.run.stopped(done, signal, new)
 
     def should_compare(self, step: int, saves: bool) -> bool:
         """Whether to compare replicas after a step: no checkpoint is saved unchecked."""
@@ -212,6 +269,7 @@ class _Loop:
         Raises:
             HealthError: too many rollbacks, or no checkpoint could be saved so far.
         """
+        self.run.pulse.mark(Phase.LOADING)
         self.saver.join()
         found = first_decides(self.world, self.find)
         if found is None:
@@ -229,12 +287,16 @@ class _Loop:
             metrics["spike"] = 1
         elif not result.updated:
             metrics["skipped"] = 1
+        ratio = self.stragglers.add(self.gate.own_seconds) if self.world.is_first else None
+        if ratio is not None:
+            metrics["straggler_ratio"] = ratio
         return metrics
 
     def save(self, step: int) -> None:
         """Checkpoint after `step` steps; `checkpoint.max_failures` decides what a failure means."""
+        self.run.pulse.mark(Phase.SAVING)
         # A disk too full for the journal is too full for the checkpoint, whose failure is counted.
         with suppress(OSError):
             self.run.sync()
-        state = self.trainer.state(step) | {"run": self.run.id}
+        state = self.trainer.state(step) | {"run": self.run.id, "to_validate": self.to_validate}
         self.saver.save(step, list(self.trainer.pieces()), state, self.files)

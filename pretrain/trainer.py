@@ -23,9 +23,11 @@ from pretrain.data.feed import TrainingFeed, ValidationFeed
 from pretrain.data.text import TrainingData, ValidationData
 from pretrain.errors import HealthError, UserError
 from pretrain.flops import flops_per_token, peak_flops
+from pretrain.gate import Gate
 from pretrain.health.gather import gather_texts
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.plateau import Plateau
+from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory, spike_limit
 from pretrain.launch import World
@@ -42,11 +44,13 @@ log = logging.getLogger(__name__)
 class Trainer:
     """Model, optimizer and data of one run on this rank."""
 
-    def __init__(self, config: TextConfig, world: World) -> None:
+    def __init__(self, config: TextConfig, world: World, gate: Gate | None = None) -> None:
         self.config = config
+        self.gate = gate or Gate(world)
         self.layout = build_layout(world, config.parallel)
         self.data, self.validation = self.open_data()
         self.model = self.build_model()
+        self.model.before_reduction(self.gate.reduce)
         self.optimizer = Optimizer(config, self.model)
         micro_batches = derived.micro_batches(config, self.layout.data_size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
@@ -79,8 +83,8 @@ class Trainer:
             HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
                 before the step then.
         """
+        batches = self.gate.fetch(lambda: self.batches(step))
         self._seed(step)
-        batches = self.batches(step)
         local = self.model.backward(batches)
         norm = self.optimizer.gradient_norm()
         # One message carries the loss and every rank's norm: all ranks judge the same.
@@ -91,6 +95,7 @@ class Trainer:
         updated = finite and not (spike and self.config.health.on_spike == "rollback")
         rate = learning_rate(self.config, step)
         if updated:
+            self.gate.mark(Phase.UPDATE)
             self.optimizer.update(rate, norm)
         window = derived.spike_window(self.config)
         self.memory = self.memory.after(loss, updated=updated, window=window)
@@ -186,7 +191,7 @@ class Trainer:
         """Loss on the validation data after `step` steps; None where the config has none."""
         if self.validation is None:
             return None
-        totals = score(self.model, self.validation)
+        totals = score(self.model, self.validation, self.gate.validated)
         more = {f"validation_{name}": value for name, value in totals.metrics.items()}
         return {"validation_loss": totals.loss, **more, "tokens": step * self.tokens_per_step}
 

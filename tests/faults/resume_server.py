@@ -18,6 +18,7 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 from unittest import mock
 
+import hang_faults
 import torch
 
 import pretrain.cli
@@ -66,7 +67,10 @@ def step_not_restored() -> Any:
     return _restoring(lambda optimizer, value: None)
 
 
-MUTATIONS = {function.__name__: function for function in (one_step_tensor, step_not_restored)}
+MUTATIONS = {
+    **{function.__name__: function for function in (one_step_tensor, step_not_restored)},
+    **hang_faults.FAULTS,
+}
 
 
 def run(asked: dict[str, Any]) -> int:

@@ -1,6 +1,7 @@
 """Ranks on one machine: the first failure is what the user sees, and nobody is left behind."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -43,8 +44,15 @@ def test_a_killed_rank_is_named_and_the_others_end_at_once() -> None:
     began = time.monotonic()
     done = run("os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(50)")
     assert done.returncode == 137
-    assert "rank 1 was killed by SIGKILL" in done.stderr
+    assert f"rank 1 on {socket.gethostname()} was killed by SIGKILL" in done.stderr
     assert time.monotonic() - began < 30
+
+
+def test_a_stopped_rank_does_not_hold_up_the_end() -> None:
+    began = time.monotonic()
+    body = "os.kill(os.getpid(), signal.SIGSTOP) if rank == 1 else time.sleep(1); sys.exit(4 * (rank == 2))"
+    assert run(body).returncode == 4
+    assert time.monotonic() - began < 15
 
 
 def test_signals_reach_all_ranks() -> None:

@@ -64,8 +64,13 @@ class TrackingConfig(Section):
 
 
 class HealthConfig(Section):
-    """What to do about replicas that drift apart. A run that is stopped ends with exit code 4."""
+    """What to do about replicas that drift apart and ranks that hang. A run that is stopped ends with exit code
+    4."""
 
+    hang_timeout: float | None = Field(None, ge=0, le=LARGEST_COUNT)
+    """Seconds that one phase of a step may last, or that a rank may give no sign of life, before the run
+    stops; null: 20 usual steps, at least 120; 0: for ever. Start-up, first steps and saves may last longer
+    (half an hour, an hour)."""
     replica_check_every: int | None = Field(None, ge=0, le=LARGEST_COUNT)
     """Steps between checks that ranks hold the same bits of what they share, weights and optimizer; null:
     before each checkpoint alone, 0: never. Any number above 0 adds to the check before each checkpoint."""

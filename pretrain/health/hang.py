@@ -1,0 +1,67 @@
+"""Who holds up whom, from the heartbeats of all ranks: pure functions, the text of a hang's verdict.
+
+Ranks of one step wait for one another. So the one that has come least far is the one that the others wait
+for, whatever each of them is waiting in; and one that gives no sign of life comes before all.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from pretrain.health.beat import Beat, is_dead, some_ranks
+
+_SHOWN = 4
+
+
+def judge(beats: Mapping[int, Beat | None], silent: Iterable[int]) -> str | None:
+    """The verdict on ranks that do not go on, None if what they do may still take its time.
+
+    Args:
+        beats: of every rank, None where there has been none.
+        silent: ranks whose heartbeat stands still, or which have none.
+    """
+    lost = sorted(silent)
+    living = [beat for rank, beat in sorted(beats.items()) if beat is not None and rank not in lost]
+    waiting = [beat for beat in living if not beat.ended]
+    if lost:
+        return "; ".join([*_cut([_lost(rank, beats[rank]) for rank in lost]), *_others(waiting)])
+    if not waiting:
+        return None
+    least = min(beat.progress for beat in waiting)
+    behind = [beat for beat in waiting if beat.progress == least]
+    if not any(beat.overdue for beat in behind):
+        return None
+    if len(behind) == len(beats) > 1:
+        longest = max(behind, key=lambda beat: beat.lasted)
+        hosts = f"all {len(beats)} ranks"
+        return f"{hosts} in {longest.place} for {longest.lasted:.0f} s; their stacks say where"
+    ahead = [beat for beat in waiting if beat.progress != least]
+    held = [f"{beat.name} in {beat.place} for {beat.lasted:.0f} s" for beat in behind]
+    return "; ".join([*_cut(held), *_others(ahead)])
+
+
+def _lost(rank: int, beat: Beat | None) -> str:
+    if beat is None:
+        return f"rank {rank} has given no sign of life at all"
+    if is_dead(beat):
+        return f"{beat.name} (pid {beat.pid}) is gone: killed, or crashed; its last heartbeat was in {beat.place}"
+    when = datetime.fromtimestamp(beat.time).astimezone().isoformat(" ", "seconds")
+    return (
+        f"{beat.name} (pid {beat.pid}) gives no sign of life since {when}, then in {beat.place}: it is "
+        "stopped, or its node is gone"
+    )
+
+
+def _others(beats: Sequence[Beat]) -> list[str]:
+    """`ranks 0-3 wait in all-reduce of gradients of step 12`, by place."""
+    places: dict[str, list[int]] = {}
+    for beat in beats:
+        places.setdefault(beat.place, []).append(beat.rank)
+    return [
+        f"{some_ranks(ranks)} wait{'s' if len(ranks) == 1 else ''} in {place}"
+        for place, ranks in places.items()
+    ]
+
+
+def _cut(parts: Sequence[str]) -> list[str]:
+    more = [f"and {len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else []
+    return [*parts[:_SHOWN], *more]

@@ -1,0 +1,117 @@
+"""What this rank is doing and since when: marked by loop and trainer, read by the watch's thread.
+
+A mark costs about a microsecond and is one assignment, so a reader in another thread sees a whole moment.
+"""
+
+import time
+from collections import deque
+from enum import Enum
+from statistics import median
+from typing import NamedTuple
+
+LONG_SECONDS = 1800.0
+"""Limit of what may take long once: start-up, the first steps, a validation that shows no progress."""
+SAVING_SECONDS = 3600.0
+"""Limit of a save; what a `Saver` waits for other ranks by itself."""
+SHORTEST_SECONDS = 120.0
+"""Limit of a phase of short steps, where the config gives none."""
+TIMES_USUAL = 20
+"""Limit of a phase in usual steps, where the config gives none."""
+_KNOWN_AFTER = 3
+"""Steps after which a usual step is known."""
+
+
+class Phase(Enum):
+    """Parts of a run; within a step they follow one another in this order."""
+
+    START = "start-up"
+    DATA = "data wait"
+    AGREEMENT = "all-reduce of signals"
+    COMPUTE = "forward and backward"
+    REDUCTION = "all-reduce of gradients"
+    UPDATE = "optimizer"
+    JOURNAL = "journal"
+    VALIDATION = "validation"
+    LOADING = "loading"
+    COMPARISON = "replica check"
+    SAVING = "saving"
+    ENDED = "end"
+
+
+ORDER = {phase: place for place, phase in enumerate(Phase)}
+OWN = (Phase.DATA, Phase.COMPUTE)
+"""Phases in which a rank works for itself, before the gradients of all meet."""
+
+
+class Moment(NamedTuple):
+    """Where a rank is."""
+
+    step: int
+    """Counted from 1; 0 before the first."""
+    phase: Phase
+    part: int
+    """Parts of the phase that are done, where it has parts."""
+    since: float
+    """Monotonic seconds."""
+
+
+class Pulse:
+    """Marks of one rank."""
+
+    def __init__(self) -> None:
+        self.now = Moment(0, Phase.START, 0, time.monotonic())
+        self._own = 0.0
+        self._step_began: float | None = None
+        self._steps: deque[float] = deque(maxlen=50)
+
+    def mark(self, phase: Phase, step: int | None = None, part: int = 0) -> None:
+        """A phase begins, or a part of it is done.
+
+        Args:
+            phase: what begins.
+            step: counted from 1; None: the same as before.
+            part: parts done.
+        """
+        moment, before = time.monotonic(), self.now
+        if before.phase in OWN:
+            self._own += moment - before.since
+        if step is not None and step != before.step:
+            if self._step_began is not None:
+                self._steps.append(moment - self._step_began)
+            self._step_began = moment
+        self.now = Moment(before.step if step is None else step, phase, part, moment)
+
+    def lap(self) -> float:
+        """Seconds of work since the last call, without waiting for other ranks."""
+        own, self._own = self._own, 0.0
+        return own
+
+    @property
+    def usual_step(self) -> float | None:
+        """Median seconds of recent steps; None while there are too few."""
+        return median(self._steps) if len(self._steps) >= _KNOWN_AFTER else None
+
+
+def phase_limit(timeout: float | None, moment: Moment, usual_step: float | None) -> float:
+    """Seconds that the present phase may last.
+
+    Args:
+        timeout: `health.hang_timeout`; None: as long as 20 usual steps, at least 120 s. 0: for ever.
+        moment: where the rank is.
+        usual_step: see `Pulse`.
+    """
+    if timeout == 0 or moment.phase is Phase.ENDED:
+        return float("inf")
+    base = timeout if timeout is not None else max(SHORTEST_SECONDS, TIMES_USUAL * (usual_step or 0))
+    if moment.phase is Phase.SAVING:
+        return max(base, SAVING_SECONDS)
+    warming_up = usual_step is None and ORDER[moment.phase] >= ORDER[Phase.COMPUTE]
+    silent_work = moment.phase is Phase.VALIDATION and moment.part == 0
+    if moment.phase in (Phase.START, Phase.LOADING) or warming_up or silent_work:
+        return max(base, LONG_SECONDS)
+    return base
+
+
+def patience(timeout: float | None) -> float:
+    """Seconds without a sign of life after which a rank counts as lost."""
+    return float("inf") if timeout == 0 else timeout or SHORTEST_SECONDS

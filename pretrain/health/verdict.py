@@ -1,0 +1,73 @@
+"""The one verdict that ends a job on all its ranks, and the note that a signal came: files in the run folder.
+
+The first rank to write the verdict has written it; every later one gets the first one's. So the first failure
+is the one that is told, and what it brings about on other ranks is not.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why a job ends."""
+
+    code: int
+    """Exit code of every rank."""
+    message: str
+    rank: int
+    """Who wrote it."""
+    told_by: int
+    """Who prints it."""
+    at_once: bool
+    """Ranks end without waiting for their main threads, which may never come back."""
+
+
+class Board:
+    """Where the ranks of one job leave verdict and note."""
+
+    def __init__(self, folder: Path, job: str) -> None:
+        self._verdict = folder / f"verdict-{job}.json"
+        self._stop = folder / f"stop-{job}"
+
+    def post(self, verdict: Verdict) -> Verdict:
+        """Write the verdict, unless there is one.
+
+        Returns:
+            The one that counts.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        try:
+            with open(self._verdict, "x") as file:
+                file.write(json.dumps(asdict(verdict)))
+        except FileExistsError:
+            return self.verdict() or verdict
+        return verdict
+
+    def verdict(self) -> Verdict | None:
+        """The verdict, if there is one and it is there as a whole."""
+        try:
+            return Verdict(**json.loads(self._verdict.read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def ask_to_stop(self, number: int) -> None:
+        """Tell all ranks of a signal."""
+        self._stop.write_text(str(number))
+
+    def asked_to_stop(self) -> int:
+        """Number of the signal that some rank got, 0 if none did."""
+        try:
+            return int(self._stop.read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+
+def clear(folder: Path) -> None:
+    """Remove what earlier jobs left; before any rank of this one writes there."""
+    for pattern in ("rank-*.json", "verdict-*.json", "stop-*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)

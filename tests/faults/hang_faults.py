@@ -1,0 +1,85 @@
+"""What makes a rank hang, slow or fail, put in from outside; which rank, by its RANK."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pretrain.trainer
+from pretrain.data.text import TrainingData
+from pretrain.trainer import Trainer
+
+CULPRIT = 1
+STEP = 5
+"""Counted from 0."""
+
+
+def _is_culprit() -> bool:
+    return int(os.environ["RANK"]) == min(CULPRIT, int(os.environ["WORLD_SIZE"]) - 1)
+
+
+def _before_batches(act: Callable[[int], None]) -> Any:
+    honest = TrainingData.batch
+
+    def batch(data: TrainingData, step: int, *more: int) -> Any:
+        if _is_culprit():
+            act(step)
+        return honest(data, step, *more)
+
+    return mock.patch.object(TrainingData, "batch", batch)
+
+
+def data_never_come() -> Any:
+    """The loader of one rank sleeps for ever."""
+    return _before_batches(lambda step: time.sleep(3600 * (step == STEP)))
+
+
+def first_data_late() -> Any:
+    """The loader of one rank takes its time at the first step."""
+    return _before_batches(lambda step: time.sleep(0.4 * (step == 0)))
+
+
+def slow_data() -> Any:
+    """The loader of one rank is slow at every step."""
+    return _before_batches(lambda step: time.sleep(0.02))
+
+
+def data_fail() -> Any:
+    """One rank meets a defect."""
+
+    def fail(step: int) -> None:
+        if step == STEP:
+            raise ValueError("a defect in the loader")
+
+    return _before_batches(fail)
+
+
+def slow_start() -> Any:
+    """Every rank takes a second to build its model."""
+    honest = Trainer.__init__
+
+    def build(trainer: Trainer, *arguments: Any) -> None:
+        time.sleep(1)
+        honest(trainer, *arguments)
+
+    return mock.patch.object(Trainer, "__init__", build)
+
+
+def slow_validation() -> Any:
+    """Validation goes on for a minute."""
+    honest = pretrain.trainer.score
+
+    def score(model: Any, data: Any, advance: Any) -> Any:
+        for _ in range(600):
+            time.sleep(0.1)
+            advance(0)
+        return honest(model, data, advance)
+
+    return mock.patch.object(pretrain.trainer, "score", score)
+
+
+FAULTS: dict[str, Callable[[], Any]] = {
+    function.__name__: function
+    for function in (data_never_come, first_data_late, slow_data, data_fail, slow_start, slow_validation)
+}
