@@ -68,8 +68,11 @@ def spawn(
 
     previous = {number: signal.signal(number, forward) for number in HANDLED}
     try:
+        # A child is born with its parent's mask; a signal that it got before would be lost.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
         for rank in range(processes):
-            ranks.append(_start(command, rank, processes, store.port, hold=signals is not None))
+            ranks.append(_start(command, rank, processes, store.port))
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if signals is not None and signals.pending():
             forward(signals.pending(), None)
         return _wait(ranks, last_place)
@@ -82,7 +85,7 @@ def spawn(
             signal.signal(number, handler)
 
 
-def _start(command: Sequence[str], rank: int, processes: int, port: int, *, hold: bool) -> _Rank:
+def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Rank:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -102,20 +105,18 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int, *, hold
         stdin=subprocess.DEVNULL,
         stdout=None if rank == 0 else subprocess.DEVNULL,
         stderr=errors,
-        preexec_fn=lambda: _prepare(parent, hold),
+        preexec_fn=lambda: _die_with_parent(parent),
         start_new_session=True,  # a terminal's ctrl-C reaches the parent alone, which passes it on
     )
     return _Rank(rank, process, errors)
 
 
-def _prepare(parent: int, hold: bool) -> None:
-    """In the child: a parent that is killed leaves no ranks behind (Linux); signals wait for their taker."""
+def _die_with_parent(parent: int) -> None:
+    """A parent that is killed leaves no ranks behind (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)  # it was killed before the call above
-    if hold:
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:

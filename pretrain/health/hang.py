@@ -43,7 +43,7 @@ def _lost(rank: int, beat: Beat | None) -> str:
     if beat is None:
         return f"rank {rank} has given no sign of life at all"
     if is_dead(beat):
-        return f"{beat.name} (pid {beat.pid}) is gone: killed, or crashed; its last heartbeat was in {beat.place}"
+        return f"{beat.name} (pid {beat.pid}) is gone: killed, or crashed; last heartbeat in {beat.place}"
     when = datetime.fromtimestamp(beat.time).astimezone().isoformat(" ", "seconds")
     return (
         f"{beat.name} (pid {beat.pid}) gives no sign of life since {when}, then in {beat.place}: it is "

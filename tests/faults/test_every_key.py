@@ -30,6 +30,7 @@ from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import CheckpointConfig, GptConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.health.pulse import Moment, Phase, phase_limit
 from pretrain.tracking.send import Sender
 
 WORKER = Path(__file__).with_name("every_key_worker.py")
@@ -277,6 +278,13 @@ def show_max_restarts(place: Path) -> None:
     assert [before(attempts, most).code for most in (1, 2)] == [4, 0]
 
 
+def show_hang_timeout(place: Path) -> None:
+    moment = Moment(9, Phase.DATA, 0, 0.0)
+    assert [phase_limit(timeout, moment, 1.0) for timeout in (None, 5, 0)] == [120, 5, float("inf")]
+    with open_run(config_for(place, None, enabled=False)) as run:
+        assert run._job is not None and run._job.timeout is None
+
+
 ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "slurm.max_restarts": show_max_restarts,
     **{f"slurm.{key}": partial(show_slurm, key=key) for key in SLURM},
@@ -292,6 +300,7 @@ ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "tracking.uri": show_uri,
     "tracking.experiment": show_experiment,
     "health.replica_check_every": show_replica_check,
+    "health.hang_timeout": show_hang_timeout,
 }
 UNSEEN = {
     "model.kind": "there is one family so far, and any other name is refused (test_config_load)",
