@@ -64,8 +64,7 @@ class TrackingConfig(Section):
 
 
 class HealthConfig(Section):
-    """What to do about replicas that drift apart and ranks that hang. A run that is stopped ends with exit code
-    4."""
+    """What to do about replicas that drift apart and ranks that hang. A stopped run ends with exit code 4."""
 
     hang_timeout: float | None = Field(None, ge=0, le=LARGEST_COUNT)
     """Seconds that one phase of a step may last, or that a rank may give no sign of life, before the run
