@@ -232,7 +232,7 @@ def test_the_command_names_a_killed_rank_first_and_leaves_nobody(runs: Runs) -> 
         os.kill(ranks[1], signal.SIGKILL)
         began = time.monotonic()
         _, said = parent.communicate(timeout=30)
-        assert parent.returncode == 137 and time.monotonic() - began < 5
+        assert parent.returncode == 137 and time.monotonic() - began < 20
     (line,) = [line for line in said.splitlines() if line.startswith("pretrain: ")]
     assert line.startswith(f"pretrain: rank 1 on {HOST} was killed by SIGKILL (last heartbeat: ")
     assert " of step " in line

@@ -9,8 +9,8 @@ from pretrain.config.sections.section import Count
 
 
 class LossHealthConfig(HealthConfig):
-    """What to do about numbers that are not finite, losses that jump and replicas that drift apart. A run
-    that is stopped ends with exit code 4."""
+    """What to do about numbers that are not finite, losses that jump, replicas that drift apart and ranks
+    that hang. A run that is stopped ends with exit code 4."""
 
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """A NaN or infinite loss or gradient on any rank: stop the run, or skip the update."""
