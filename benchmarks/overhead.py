@@ -1,9 +1,10 @@
-"""What a step pays for journal and tracking, for health checks and for the ranks' agreement on signals.
+"""What a step pays for journal and tracking, health checks, heartbeats and the ranks' agreement on signals.
 
     python benchmarks/overhead.py [--quick]
 
 Two ranks train with everything on, MLflow's uploader included (sqlite in the run folder), and each part is
-timed where the loop calls it. The uploader is a process of its own; what it costs is its CPU time.
+timed where the loop calls it. The uploader is a process of its own; what it costs is its CPU time. Heartbeats
+are also judged from outside: blocks of steps with and without them in turn.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,17 +24,29 @@ from corpus import gpt_config, random_shards
 from measure import Report, Table, Target, main, timed
 
 from data_tools.tokenizer import byte_tokenizer
-from pretrain.agree import first_decides, largest
+from pretrain.agree import first_decides
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
+from pretrain.gate import Gate
+from pretrain.health.pulse import Phase, Pulse
 from pretrain.health.spikes import Memory, spike_limit
-from pretrain.launch import World, join_world
+from pretrain.health.watch import Watch
+from pretrain.launch import join_world
 from pretrain.run import Run
 from pretrain.spawn import spawn
 from pretrain.trainer import Trainer
 
 RANKS, WARM_UP, CHECKPOINT_EVERY = 2, 20, 100
-PARTS = ("journal, progress and tracking", "signal agreement", "health: spike rule")
+PARTS = (
+    "journal, progress and tracking",
+    "gate: data thread, agreement on signals, own times",
+    "health: spike rule",
+    "heartbeat: marks of a step",
+)
+MARKS = (Phase.DATA, Phase.AGREEMENT, Phase.COMPUTE, Phase.REDUCTION, Phase.UPDATE, Phase.JOURNAL)
+INTERVAL = 2.0
+BLOCKS, BLOCK = 10, 10
+"""Blocks of steps with heartbeats, as many without, and steps in each."""
 REPLICAS = f"health: replica checks, one in {CHECKPOINT_EVERY} steps"
 
 
@@ -41,14 +55,16 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
     torch.set_num_threads(1)
     loaded = load_config(str(config), [f"run.steps={steps + WARM_UP}"], RANKS)
     with join_world() as world:
-        trainer = Trainer(loaded.config, world)
+        gate = Gate(world)
+        trainer = Trainer(loaded.config, world, gate)
         text = config.read_text()
         resolved = config_to_yaml(loaded.config)
         with Run.open(
-            loaded.config, text, resolved, world.rank, lambda act: first_decides(world, act)
+            loaded.config, text, resolved, world.rank, lambda act: first_decides(world, act), world.size
         ) as run:
             run.begin(0, trainer.facts())
-            found = train(trainer, run, world, steps)
+            found = train(trainer, run, gate, steps)
+            found |= heartbeats(trainer, run, gate, steps + WARM_UP)
         found[REPLICAS] = (
             median(timed(lambda: trainer.check_replicas(1)) for _ in range(5)) / CHECKPOINT_EVERY
         )
@@ -56,7 +72,44 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
             answer.write_text(json.dumps(found))
 
 
-def train(trainer: Trainer, run: Run, world: World, steps: int) -> dict[str, float]:
+def heartbeats(trainer: Trainer, run: Run, gate: Gate, first: int) -> dict[str, float]:
+    """The thread's share of time, and the ratio of step times with and without heartbeats."""
+    watch = run._watch
+    assert watch is not None
+    watch.close()  # its thread; the blocks below beat in its place
+    beat = median(timed(watch._tick) for _ in range(50))
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for block in range(2 * BLOCKS):
+        beats, own = block % 2 == 0, gate._pulse
+        gate._pulse = run.pulse if beats else Silent()
+        stop = threading.Event()
+        thread = threading.Thread(target=beat_until, args=(watch, stop, beats))
+        thread.start()
+        for index in range(BLOCK):
+            step = first + block * BLOCK + index
+            seconds[beats].append(timed(lambda step=step: trainer.step(step)))  # type: ignore[misc]
+        stop.set()
+        thread.join()
+        gate._pulse = own
+    ratio = median(seconds[True]) / median(seconds[False])
+    return {"beat": beat / INTERVAL, "ratio": ratio}
+
+
+class Silent(Pulse):
+    """Takes no marks."""
+
+    def mark(self, phase: Phase, step: int | None = None, part: int = 0) -> None:
+        """Nothing."""
+
+
+def beat_until(watch: Watch, stop: threading.Event, beats: bool) -> None:
+    """As the watch's thread, at its interval, with or without what it does."""
+    while not stop.wait(INTERVAL):
+        if beats:
+            watch._tick()
+
+
+def train(trainer: Trainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
     """The loop; median seconds a step of the step itself, of each part, and of the uploader's CPU."""
     seconds: dict[str, list[float]] = {name: [] for name in ("step", *PARTS)}
     memory = Memory(tuple(float(i) for i in range(64)))
@@ -80,8 +133,9 @@ def train(trainer: Trainer, run: Run, world: World, steps: int) -> dict[str, flo
         done = index + 1
         note(PARTS[0], lambda done=done, metrics=metrics: run.log_step(done, metrics))  # type: ignore[misc]
         dist.barrier()  # what a rank waits for the other is the step's, not the agreement's
-        note(PARTS[1], lambda: largest(world, run.pending()))
+        note(PARTS[1], lambda: gate.fetch(lambda: ()))
         note(PARTS[2], lambda: (spike_limit(memory.losses, 10.0), memory.after(1.0, updated=True, window=64)))
+        note(PARTS[3], lambda: [run.pulse.mark(phase, done) for phase in MARKS])  # noqa: B023
     found = {name: median(values[WARM_UP:]) for name, values in seconds.items()}
     found["uploader"] = (uploader_seconds(run) - began) / steps
     return found
@@ -116,12 +170,16 @@ def measure(quick: bool) -> Report:
         found = json.loads(answer.read_text())
     step = found["step"]
     parts = {name: found[name] for name in (*PARTS, REPLICAS)}
+    parts[f"heartbeat: thread, a beat every {INTERVAL:g} s"] = found["beat"] * step
     parts["uploader process, share of both cores"] = found["uploader"] / len(os.sched_getaffinity(0))
     rows = [("step", f"{step * 1e6:,.0f}", "100 %")]
     rows += [(name, f"{value * 1e6:,.0f}", f"{100 * value / step:.2f} %") for name, value in parts.items()]
+    rows.append(("with heartbeats / without, in turn", "", f"{found['ratio']:.4f}"))
+    beats = sum(value for name, value in parts.items() if name.startswith("heartbeat"))
     targets = [
         Target(f"{name}, % of a step", 100 * value / step, 2, at_least=False) for name, value in parts.items()
     ]
+    targets.append(Target("heartbeats together, % of a step", 100 * beats / step, 0.1, at_least=False))
     question = (
         f"4 layers, hidden 256, sequence 256, 4 samples a rank, {RANKS} ranks of one thread, {steps} "
         f"steps in {wall:.0f} s (with start and end). Medians. The verdict on NaN travels with the loss."
