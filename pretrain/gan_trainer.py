@@ -30,6 +30,7 @@ from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
 from pretrain.gan.settings import engine_settings, micro_size
 from pretrain.gan.streams import fixed_latents
 from pretrain.gan.verdicts import GameMemory, are_alike
+from pretrain.gate import Gate
 from pretrain.health.gather import gather_texts
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.launch import World
@@ -43,8 +44,9 @@ class GanTrainer:
 
     may_roll_back = False
 
-    def __init__(self, config: GanConfig, world: World) -> None:
+    def __init__(self, config: GanConfig, world: World, gate: Gate | None = None) -> None:
         self.config, self.world = config, world
+        self.gate = gate or Gate(world)
         self.data = open_images(config, world.size)
         self.shape = shape_of(config.model, config.loss, self.data.channels, self.data.num_classes)
         seed = config.run.seed
@@ -55,7 +57,7 @@ class GanTrainer:
         )
         self.generator, self.discriminator = Network(generator, world), Network(discriminator, world)
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
-        self.game = Game(config, world, self.data, generator, discriminator)
+        self.game = Game(config, world, self.data, generator, discriminator, self.gate)
         self.memory = GameMemory()
         self._replica_check = ReplicaCheck(world)
 
@@ -70,6 +72,7 @@ class GanTrainer:
         Raises:
             HealthError: a loss or gradient is not finite, or the game has ended and the config says to stop.
         """
+        self.gate.fetch(lambda: None)  # each update reads its own images
         rounds = self.config.loss.discriminator_steps
         found: dict[str, float] = {}
         for update in range(step * rounds, (step + 1) * rounds):

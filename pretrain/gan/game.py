@@ -25,6 +25,8 @@ from pretrain.gan.losses import USES_REALS, discriminator_loss, generator_loss
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
+from pretrain.gate import Gate
+from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ranks
 from pretrain.launch import World
 from pretrain.models.gan.spectral import advance, is_spectral
@@ -45,9 +47,15 @@ class Game:
     """The two engines and the images they play with."""
 
     def __init__(
-        self, config: GanConfig, world: World, data: ImageData, generator: Engine, discriminator: Engine
+        self,
+        config: GanConfig,
+        world: World,
+        data: ImageData,
+        generator: Engine,
+        discriminator: Engine,
+        gate: Gate,
     ) -> None:
-        self._config, self._world, self._data = config, world, data
+        self._config, self._world, self._data, self._gate = config, world, data, gate
         self._generator, self._discriminator = generator, discriminator
         self._micro_size = micro_size(config, world.size)
         self._spectral = is_spectral(discriminator.module)
@@ -149,7 +157,9 @@ class Game:
 
     def _images(self, samples: range) -> tuple[Tensor, Tensor | None]:
         """Images [B, C, H, W] in [-1, 1], and labels [B] for a conditional model."""
+        self._gate.mark(Phase.DATA)
         pixels, labels = self._data.images(samples)
+        self._gate.mark(Phase.COMPUTE)
         device, dtype = self._world.device, self._discriminator.dtype
         images = (pixels.to(device).float() / 127.5 - 1).to(dtype)
         conditional = self._config.model.conditional and labels is not None

@@ -75,7 +75,7 @@ class Watch:
         self._lost = self._settled = False
         self._passed_on = 0
         self._neighbour: Beat | None = None
-        self._neighbour_seen = time.monotonic()
+        self._neighbour_seen = self._last_tick = time.monotonic()
         self._survey: tuple[float, dict[int, Beat | None]] | None = None
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -98,14 +98,22 @@ class Watch:
     def _run(self) -> None:
         while True:
             try:
+                now, before = time.monotonic(), self._last_tick
+                if now - before > SURVEY_BEATS * self._job.interval:
+                    self._start_anew()  # this process was stopped itself
+                self._last_tick = now
                 self._tick()
             except OSError as error:
                 # Who cannot write cannot tell whether others can: their silence proves nothing.
-                self._neighbour_seen, self._survey = time.monotonic(), None
+                self._start_anew()
                 log.debug("heartbeat: %s", error)
             if self._ending.is_set() and not self._lost:
                 return
             self._signals.wait(self._job.interval)
+
+    def _start_anew(self) -> None:
+        """Forget what was seen, and not seen, of other ranks."""
+        self._neighbour_seen, self._survey = time.monotonic(), None
 
     def _tick(self) -> None:
         moment = self._pulse.now
@@ -143,7 +151,7 @@ class Watch:
             return
         beats, now = self._everyone(), time.monotonic()
         dead = [rank for rank, beat in beats.items() if beat is not None and not beat.ended and is_dead(beat)]
-        if self._survey is None and self._job.size > 1 and not dead:
+        if self._survey is None and not dead:
             self._survey = now, beats
             return
         before = self._survey
