@@ -124,7 +124,7 @@ def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
     deadline = float("inf")
     while any(each.process.poll() is None for each in ranks):
         if first is None:
-            first = next((each for each in ranks if each.process.poll() not in (None, 0)), None)
+            first = _first_failed(ranks)
             deadline = time.monotonic() + GRACE_SECONDS if first else deadline
             if first and first.process.returncode < 0:
                 deadline = time.monotonic()  # killed: the others wait for it in a collective for ever
@@ -133,10 +133,16 @@ def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
             if each.process.poll() is None and (stopped or time.monotonic() > deadline):
                 each.process.kill()
         time.sleep(0.02)
-    first = first or next((each for each in ranks if each.process.returncode != 0), None)
+    first = first or _first_failed(ranks)
     if first is None:
         return 0
     return _report(first, ranks, last_place)
+
+
+def _first_failed(ranks: Sequence[_Rank]) -> _Rank | None:
+    """Of the ranks that have failed so far; one that was killed comes before those that end for it."""
+    failed = [each for each in ranks if each.process.poll() not in (None, 0)]
+    return min(failed, key=lambda each: each.process.returncode >= 0, default=None)
 
 
 def _report(first: _Rank, ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
