@@ -10,6 +10,7 @@ from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
 from pretrain.data.labelled.open import open_labelled
 from pretrain.families.finetune import FinetuneFamily
+from pretrain.gate import Gate
 from pretrain.launch import World
 from pretrain.model import Model
 from pretrain.models.finetuned import HEAD, POOLER
@@ -23,10 +24,10 @@ PREDICTIONS = "predictions.jsonl"
 class FinetuneTrainer(Trainer):
     """A trainer of a pretrained model on labelled examples."""
 
-    def __init__(self, config: FinetuneConfig, world: World) -> None:
+    def __init__(self, config: FinetuneConfig, world: World, gate: Gate | None = None) -> None:
         self.finetuning = config
         self.start: Checkpoint = open_checkpoint(resolve(config.model.init_from, log.warning))
-        super().__init__(config, world)
+        super().__init__(config, world, gate)
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""

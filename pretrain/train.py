@@ -99,7 +99,7 @@ def build_trainer(config: Config, world: World, gate: Gate) -> AnyTrainer:
     if isinstance(config, FinetuneConfig):
         from pretrain.finetune import FinetuneTrainer
 
-        return FinetuneTrainer(config, world)
+        return FinetuneTrainer(config, world, gate)
     if isinstance(config, TextConfig):
         from pretrain.trainer import Trainer
 
