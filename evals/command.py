@@ -10,7 +10,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,19 @@ from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
 from evals.images.accuracy import evaluate_classifier
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
-from evals.perplexity import DEFINITIONS, perplexities
+from evals.masked import MaskedTokens
+from evals.next_token import NextToken
 from evals.result import Result, require_writable, write_result
 from evals.setting import evaluation_config
-from evals.text import TextSize, text_size
+from evals.task import Task
 from pretrain.agree import first_decides
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, GptConfig
+from pretrain.config.sections import BertConfig, CnnConfig, CorpusConfig, GanConfig, GptConfig
+from pretrain.data.feed import ValidationFeed
 from pretrain.data.sources import open_validation, open_whole
-from pretrain.data.text import ValidationData
 from pretrain.errors import UserError
-from pretrain.families.gpt import GptTotals
 from pretrain.families.totals import Totals
 from pretrain.folder import RunFolder
 from pretrain.launch import World, find_place, join_world
@@ -118,43 +117,40 @@ def evaluate(
     images.refuse_all(f"on a {kind.model.kind}")
     tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
     config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, other_data=bool(data))
-    scored = _open_data(config, data, tokenizer.fingerprint, stride)
+    task = _open_task(config, data, tokenizer, stride)
     layout = build_layout(world, config.parallel)
     model = load_model(Saved(opened, config, tokenizer.vocab_size), config, layout)
-    totals = _score(model, scored, layout)
-    assert isinstance(totals, GptTotals), "its family says so"
-    if totals.tokens != scored.tokens:
-        raise RuntimeError(f"scored {totals.tokens} labels of {scored.tokens}")
-    size = TextSize(*first_decides(world, lambda: _size(scored, tokenizer)))
-    metrics = perplexities(totals.nll, scored.tokens, size)
-    return Result(str(path), opened.step, metrics, _spec(opened, config, scored, tokenizer, layout))
+    metrics = task.metrics(_score(model, task.data, layout), world)
+    return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, layout))
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _open_data(
-    config: CorpusConfig, paths: Sequence[str], tokenizer_fingerprint: str, stride: int | None
-) -> ValidationData:
-    """The windows of `--data`, or else of the run's validation data."""
+def _open_task(config: CorpusConfig, paths: Sequence[str], tokenizer: Tokenizer, stride: int | None) -> Task:
+    """What the model is for, on `--data`, or else on the run's validation data."""
     if paths:
-        sources = open_whole(paths, tokenizer_fingerprint, "--data")
+        sources = open_whole(paths, tokenizer.fingerprint, "--data")
     else:
-        found = open_validation(config, tokenizer_fingerprint)
+        found = open_validation(config, tokenizer.fingerprint)
         if found is None:
             raise UserError("the run has no validation data; name shards to score with --data DIR")
         sources = found
-    return ValidationData.over(sources, narrow(config, GptConfig, "perplexity"), stride)
+    if isinstance(config, BertConfig):
+        if stride is not None:
+            raise UserError(f"--stride {stride} has no effect on a BERT, whose samples have no order")
+        return MaskedTokens.over(sources, config)
+    return NextToken.over(sources, narrow(config, GptConfig, "perplexity"), tokenizer, stride)
 
 
-def _score(model: Model, scored: ValidationData, layout: Layout) -> Totals:
+def _score(model: Model, data: ValidationFeed, layout: Layout) -> Totals:
     """As `score`, with a progress bar on rank 0."""
     if not layout.world.is_first:
-        return score(model, scored)
+        return score(model, data)
     micro_size = model.config.batch.micro_size
-    with Progress("scoring", scored.batches(layout.data_size, micro_size), "micro-batches") as progress:
-        return score(model, scored, progress.advance)
+    with Progress("scoring", data.batches(layout.data_size, micro_size), "micro-batches") as progress:
+        return score(model, data, progress.advance)
 
 
 def _record(result: Result) -> None:
@@ -172,32 +168,18 @@ def _record(result: Result) -> None:
         log_evaluation(run.path, result.step, metrics, [file])
 
 
-def _size(scored: ValidationData, tokenizer: Tokenizer) -> tuple[int, int]:
-    ranges = [
-        (source.reader, start, stop)
-        for source, (start, stop) in zip(scored.sources, scored.scored, strict=True)
-    ]
-    return astuple(text_size(ranges, tokenizer))
-
-
 def _spec(
-    opened: Checkpoint, config: CorpusConfig, scored: ValidationData, tokenizer: Tokenizer, layout: Layout
+    opened: Checkpoint, config: CorpusConfig, task: Task, tokenizer: Tokenizer, layout: Layout
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {
-        "task": "perplexity",
-        "definitions": DEFINITIONS,
+        "task": task.NAME,
+        "definitions": dict(task.DEFINITIONS),
         "checkpoint_fingerprint": opened.fingerprint,
-        "data": [
-            {"path": os.path.abspath(source.path), **source.describe(), "scored": list(labels)}
-            for source, labels in zip(scored.sources, scored.scored, strict=True)
-        ],
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        "sequence_length": scored.sequence_length,
-        "stride": scored.windows_of[0].stride,
-        "windows": scored.windows,
+        "sequence_length": config.batch.sequence_length,
+        **task.spec(),
         "max_windows": config.eval.max_windows,
-        "reset_at_document_end": scored.reset_at_document_end,
         "precision": config.precision,
         "layout": layout.describe(),
         "parallel": config.parallel.model_dump(),

@@ -52,8 +52,9 @@ class Result:
             return
         spec = self.spec
         paths = ", ".join(source["path"] for source in spec["data"])
+        stride = f", stride {spec['stride']}" if "stride" in spec else ""
         console.print(
-            f"scored {paths} in windows of {spec['sequence_length']} tokens, stride {spec['stride']}; "
+            f"scored {paths} in windows of {spec['sequence_length']} tokens{stride}; "
             f"{spec['layout']}, {spec['precision']} on {spec['device']}",
             highlight=False,
         )

@@ -12,11 +12,11 @@ from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
-from pretrain.config.sections import GanConfig, GptConfig, TextConfig
+from pretrain.config.sections import CorpusConfig, GanConfig, TextConfig
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
-    from pretrain.data.text import TrainingData
+    from pretrain.data.feed import TrainingFeed
 
 
 def check_command(
@@ -34,7 +34,7 @@ def check_command(
         rows = list(summary(config, processes, check_images(loaded, config, processes) if data else None))
     else:
         training = check_data(loaded) if data else None
-        rows = list(_summary(narrow(config, GptConfig, "this check"), processes, training))
+        rows = list(_summary(narrow(config, CorpusConfig, "this check"), processes, training))
     if show:
         _print_columns([(key, as_yaml(value), str(place)) for key, value, place in resolved_values(loaded)])
         print()
@@ -42,16 +42,16 @@ def check_command(
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
 
 
-def check_data(loaded: LoadedConfig) -> "TrainingData":
+def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     """Open all data that a config names; problems of several sources are reported together.
 
     Raises ConfigError with every problem, or IntegrityError where each of them is damage.
     """
     from data_tools.reader import ShardReader
+    from pretrain.data.kinds import open_data
     from pretrain.data.sources import open_training
-    from pretrain.data.text import TrainingData, ValidationData
 
-    config = narrow(loaded.config, GptConfig, "this check")
+    config = narrow(loaded.config, CorpusConfig, "this check")
     problems: list[tuple[str, UserError]] = []
     for source in config.data.train:
         alone = config.data.model_copy(update={"train": (source,)})
@@ -66,9 +66,8 @@ def check_data(loaded: LoadedConfig) -> "TrainingData":
             problems.append(("data.validation", error))
     if not problems:
         try:
-            training = TrainingData.from_config(config)
-            training.sources[0].reader.tokenizer()  # every checkpoint takes it along
-            ValidationData.from_config(config)
+            training, _ = open_data(config)
+            _ = training.tokenizer  # every checkpoint takes it along
             return training
         except UserError as error:
             problems.append(("data", error))
@@ -95,7 +94,7 @@ def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _summary(
-    config: GptConfig, processes: int | None, training: "TrainingData | None"
+    config: CorpusConfig, processes: int | None, training: "TrainingFeed | None"
 ) -> Iterator[tuple[str, str]]:
     batch, steps = config.batch, config.run.steps
     vocab = training.vocab_size if training else 0

@@ -17,10 +17,9 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.piece import Piece
 from pretrain.config import derived
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import GptConfig, TextConfig
-from pretrain.data.batch import Batch
-from pretrain.data.feed import TrainingFeed, ValidationFeed
-from pretrain.data.text import TrainingData, ValidationData
+from pretrain.config.sections import CorpusConfig, TextConfig
+from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
+from pretrain.data.kinds import open_data
 from pretrain.errors import HealthError, UserError
 from pretrain.flops import flops_per_token, peak_flops
 from pretrain.gate import Gate
@@ -64,8 +63,7 @@ class Trainer:
 
     def open_data(self) -> tuple[TrainingFeed, ValidationFeed | None]:
         """The training and validation data of the config."""
-        config = narrow(self.config, GptConfig, "training")
-        return TrainingData.from_config(config), ValidationData.from_config(config)
+        return open_data(narrow(self.config, CorpusConfig, "training"))
 
     def build_model(self) -> Model:
         """The model of the config, with its initial weights."""
@@ -115,7 +113,7 @@ class Trainer:
         mfu = {} if self._mfu_per_rate is None else {"mfu": rate * self._mfu_per_rate}
         return {"tokens_per_second": rate} | mfu
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> list[AnyBatch]:
         """This rank's micro-batches of step `step`, counted from 0."""
         place = self.memory.first_sample(step, self.config.batch.global_size)
         position = place // self.config.batch.global_size
@@ -131,7 +129,7 @@ class Trainer:
             return False
         return loss > spike_limit(losses, derived.spike_threshold(self.config))
 
-    def _judge_nonfinite(self, step: int, batches: list[Batch], local: LocalLoss, what: str) -> None:
+    def _judge_nonfinite(self, step: int, batches: list[AnyBatch], local: LocalLoss, what: str) -> None:
         norm = self.optimizer.gradient_norm
         where = find_nonfinite(self.model, batches, local, lambda: self._seed(step), norm)
         size = self.config.batch.global_size

@@ -1,8 +1,13 @@
 """The layouts that must agree, and the small run in which they are compared."""
 
+import json
+import random
 from pathlib import Path
 
 from text_shards import build_shards
+
+from data_tools.builder import BuildOptions, build
+from data_tools.train_tokenizer import train_tokenizer
 
 STEPS = 20
 TOLERANCE = 1e-5
@@ -25,6 +30,36 @@ LAYOUTS: dict[str, tuple[int, list[str]]] = {
         [*SP, *VPP, "parallel.distributed_optimizer=true", "parallel.overlap_grad_reduce=true"],
     ),
 }
+
+
+BERT_LAYOUTS = ("TP2", "PP2", "DP2+distributed", "TP2xPP2", "TP2+SP", "PP2xVPP2", "CP2")
+
+
+def write_bert_config(folder: Path) -> Path:
+    """A tiny BERT on pairs of sentences that are easy to learn."""
+    draw = random.Random(5)
+    words = ["".join(chr(97 + (i * j + salt) % 26) for j in range(4)) for salt in range(4) for i in range(9)]
+    documents = [
+        {"text": "\n".join(" ".join(draw.choices(words[n % 30 :], k=6)) + "." for _ in range(12))}
+        for n in range(60)
+    ]
+    text = folder / "bert.jsonl"
+    text.write_text("".join(json.dumps(document) + "\n" for document in documents))
+    tokenizer, shards = folder / "bert-tokenizer", folder / "bert-shards"
+    train_tokenizer((document["text"] for document in documents), "char", bert=True).save(tokenizer)
+    build(BuildOptions((str(text),), str(tokenizer), str(shards), workers=1, sentences="lines"))
+    path = folder / "bert.yaml"
+    path.write_text(
+        f"""
+run: {{dir: {folder}/bert-run, steps: {STEPS}, seed: 7}}
+model: {{kind: bert, num_layers: 4, hidden_size: 32, num_attention_heads: 4}}
+batch: {{global_size: 8, micro_size: 2, sequence_length: 32}}
+optimizer: {{lr: 1e-3}}
+data: {{train: {shards}, validation_fraction: 0.1}}
+eval: {{max_windows: 10}}
+"""
+    )
+    return path
 
 
 def write_config(folder: Path) -> Path:

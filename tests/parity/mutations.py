@@ -81,6 +81,18 @@ def keep_gradient_alias() -> Any:
     return mock.patch("pretrain.trainer.Model", Kept)
 
 
+def sum_head_gradients() -> Any:
+    """Every rank's gradient of the same heads is added up on its way back to the sequence's parts."""
+    import pretrain.models.bert as bert
+
+    honest = bert.gather_from_sequence_parallel_region
+
+    def summed(hidden: torch.Tensor, tensor_parallel_output_grad: bool) -> torch.Tensor:
+        return honest(hidden, tensor_parallel_output_grad=True)
+
+    return mock.patch.object(bert, "gather_from_sequence_parallel_region", summed)
+
+
 MUTATIONS: dict[str, Callable[[], Any]] = {
     function.__name__: function
     for function in (
@@ -90,6 +102,7 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
         average_per_micro_batch,
         batch_p2p_when_interleaved,
         keep_gradient_alias,
+        sum_head_gradients,
     )
 }
 

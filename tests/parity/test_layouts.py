@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layouts import LAYOUTS, SP, STEPS, TOLERANCE, VPP, write_config
+from layouts import BERT_LAYOUTS, LAYOUTS, SP, STEPS, TOLERANCE, VPP, write_bert_config, write_config
 from ranks import run_ranks
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -23,6 +23,13 @@ ROTARY = [
     "data.reset_at_document_end=true",
 ]
 FAMILIES = {"learned": [], "rotary": ROTARY}
+BERTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "bert": ([], BERT_LAYOUTS),
+    "bert-post": (["model.norm_position=post"], ("TP2+SP", "PP2xVPP2")),
+    "bert-rotary": (["model.position_embedding=rotary", "data.nsp=false"], ("TP2+SP", "PP2", "CP2")),
+}
+"""Family -> overrides, and the layouts that must agree with one process."""
+BERT_EXTRA = {"micro1": ["batch.micro_size=1"], "micro4": ["batch.micro_size=4"]}
 BF16 = ["precision=bf16"]
 DROPOUT = ["model.dropout=0.1"]
 EXTRA: dict[str, tuple[int, list[str]]] = {
@@ -53,6 +60,7 @@ MUTATIONS: dict[str, tuple[int, list[str], str]] = {
     "average_per_micro_batch": (1, [], "uneven/one"),
     "batch_p2p_when_interleaved": (2, VPP, "learned/one"),
     "keep_gradient_alias": (2, [], "learned/one"),
+    "sum_head_gradients": (2, SP, "bert/one"),
 }
 
 pytestmark = pytest.mark.slow
@@ -64,24 +72,39 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def curves(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def bert_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bert_config(tmp_path_factory.mktemp("bert-parity"))
+
+
+@pytest.fixture(scope="module")
+def curves(config: Path, bert_config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Curves of every run, by name."""
     runs: dict[int, dict[str, Any]] = {1: {}, 2: {}, 4: {}, 8: {}}
     for family, overrides in FAMILIES.items():
         runs[1][f"{family}/one"] = {"overrides": overrides}
         for name, (size, layout) in LAYOUTS.items():
             runs[size][f"{family}/{name}"] = {"overrides": [*overrides, *layout]}
+    for family, (overrides, layouts) in BERTS.items():
+        runs[1][f"{family}/one"] = {"overrides": overrides}
+        for name in layouts:
+            size, layout = LAYOUTS[name]
+            runs[size][f"{family}/{name}"] = {"overrides": [*overrides, *layout]}
+    for name, overrides in BERT_EXTRA.items():
+        runs[1][f"bert/{name}"] = {"overrides": overrides}
     for name, (size, overrides) in EXTRA.items():
         runs[size][name] = {"overrides": overrides}
     for name, (size, overrides) in UNEVEN.items():
         runs[size][name] = {"overrides": overrides, "uneven": True}
     for name, (size, overrides, reference) in MUTATIONS.items():
         uneven = reference in UNEVEN
-        runs[size][f"mutation/{name}"] = {"overrides": overrides, "mutation": name, "uneven": uneven}
+        run = {"overrides": overrides, "mutation": name, "uneven": uneven}
+        runs[size][f"mutation/{name}"] = run | ({"config": str(bert_config)} if "bert" in reference else {})
     found: dict[str, Any] = {}
     for size, asked in runs.items():
         output = tmp_path_factory.mktemp("curves") / "curves.json"
-        argument = {"config": str(config), "output": str(output), "steps": STEPS, "runs": asked}
+        configs = {name: str(bert_config if name.startswith("bert") else config) for name in asked}
+        placed = {name: {"config": configs[name], **run} for name, run in asked.items()}
+        argument = {"output": str(output), "steps": STEPS, "runs": placed}
         done = run_ranks(WORKER, size, argument)
         assert done.returncode == 0, done.stderr[-4000:]
         found |= json.loads(output.read_text())
@@ -104,7 +127,29 @@ def test_layout_equals_one_process(curves: dict[str, Any], family: str, layout: 
     one, other = curves[f"{family}/one"], curves[f"{family}/{layout}"]
     assert difference(one, other, "losses") <= TOLERANCE
     assert difference(one, other, "gradient_norms") <= TOLERANCE
-    assert abs(one["validation"] - other["validation"]) <= TOLERANCE
+    assert abs(one["validation"]["validation_loss"] - other["validation"]["validation_loss"]) <= TOLERANCE
+    assert other["replicas_differ"] == []
+    assert one["losses"][-1] < one["losses"][0] - 0.1, "nothing was learned, so nothing was compared"
+
+
+@pytest.mark.parametrize(
+    ("family", "other"), [(name, layout) for name, (_, layouts) in BERTS.items() for layout in layouts]
+)
+def test_bert_layout_equals_one_process(curves: dict[str, Any], family: str, other: str) -> None:
+    assert_same_bert(curves[f"{family}/one"], curves[f"{family}/{other}"])
+
+
+@pytest.mark.parametrize("other", BERT_EXTRA)
+def test_bert_loss_does_not_depend_on_the_micro_batch(curves: dict[str, Any], other: str) -> None:
+    assert_same_bert(curves["bert/one"], curves[f"bert/{other}"])
+
+
+def assert_same_bert(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Both losses, all accuracies and the gradients; in training and in validation."""
+    for a, b in zip(
+        [*one["metrics"], one["validation"]], [*other["metrics"], other["validation"]], strict=True
+    ):
+        assert a == pytest.approx(b, abs=TOLERANCE)
     assert other["replicas_differ"] == []
     assert one["losses"][-1] < one["losses"][0] - 0.1, "nothing was learned, so nothing was compared"
 

@@ -1,6 +1,6 @@
 """One rank of the parity runs: trains each asked-for layout in turn and writes its curve.
 
-Argument: {"config": path, "output": path, "steps": N, "runs": {name: {"overrides": [...], "mutation": name,
+Argument: {"output": path, "steps": N, "runs": {name: {"config": path, "overrides": [...], "mutation": name,
 "uneven": bool}}}. With "uneven", samples have different numbers of labels that count.
 """
 
@@ -15,14 +15,14 @@ from unittest import mock
 from pretrain.launch import World, join_world
 
 
-def train(world: World, config: str, steps: int, run: dict[str, Any]) -> dict[str, Any]:
+def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
     from megatron.core import parallel_state
     from mutations import mutated
 
     from pretrain.config.load import load_config
     from pretrain.trainer import Trainer
 
-    loaded = load_config(config, run["overrides"], world.size)
+    loaded = load_config(run["config"], run["overrides"], world.size)
     with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
         trainer = Trainer(loaded.config, world)
         results = [trainer.step(step) for step in range(steps)]
@@ -31,7 +31,8 @@ def train(world: World, config: str, steps: int, run: dict[str, Any]) -> dict[st
         "layout": trainer.layout.describe(),
         "losses": [result.loss for result in results],
         "gradient_norms": [result.metrics["grad_norm"] for result in results],
-        "validation": validation["validation_loss"] if validation else None,
+        "metrics": [dict(result.metrics) for result in results],
+        "validation": validation,
         "replicas_differ": replicas_that_differ(trainer),
     }
     parallel_state.destroy_model_parallel()
@@ -81,9 +82,7 @@ def replicas_that_differ(trainer: Any) -> list[str]:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     with join_world() as world:
-        curves = {
-            name: train(world, asked["config"], asked["steps"], run) for name, run in asked["runs"].items()
-        }
+        curves = {name: train(world, asked["steps"], run) for name, run in asked["runs"].items()}
         if world.is_first:
             Path(asked["output"]).write_text(json.dumps(curves))
 

@@ -16,8 +16,8 @@ class BertBatch:
     bool [B, S], True for real tokens. next_sentence: int64 [B], 0 where the second segment follows the first
     one, 1 where it comes from another document, -1 without label (`data.nsp: false`, or padding).
     sample_ids: global sample of each row, `pretrain.data.batch.PADDING_SAMPLE` for a row that is there for
-    the shape alone and has no label. frequent_token: the most frequent token of the data, what a baseline
-    guesses; -1: none is known.
+    the shape alone and has no label. frequent_token: the most frequent token of the data, as a baseline
+    predicts it everywhere.
     """
 
     tokens: Tensor
@@ -28,4 +28,4 @@ class BertBatch:
     padding_mask: Tensor
     next_sentence: Tensor
     sample_ids: tuple[int, ...]
-    frequent_token: int = -1
+    frequent_token: int

@@ -31,7 +31,7 @@ def room(sequence_length: int, nsp: bool) -> int:
 
 
 def make_bert_batch(
-    rows: Sequence[BertRow | None], keys: Keys, sequence_length: int, masker: Masker
+    rows: Sequence[BertRow | None], keys: Keys, sequence_length: int, masker: Masker, frequent_token: int
 ) -> BertBatch:
     """Stack rows; None is a row that is there for the shape alone. `keys` [B] decide the masks.
 
@@ -56,6 +56,7 @@ def make_bert_batch(
         padding_mask=torch.from_numpy(real),
         next_sentence=torch.tensor([NO_LABEL if row is None else row.segments.label for row in rows]),
         sample_ids=tuple(PADDING_SAMPLE if row is None else row.sample_id for row in rows),
+        frequent_token=frequent_token,
     )
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from pretrain.config import derived
 from pretrain.config.sections import BertConfig
 from pretrain.data.bert.batch import BertBatch
 from pretrain.data.bert.chance import Chance, sample_keys
+from pretrain.data.bert.frequent import most_frequent_token
 from pretrain.data.bert.masking import Masker
 from pretrain.data.bert.pairs import Pairs, Sampler, Stretches
 from pretrain.data.bert.rows import BertRow, make_bert_batch, room
@@ -36,6 +38,7 @@ class BertTrainingData:
     samplers: tuple[Sampler, ...]
     order: SampleOrder
     masker: Masker
+    frequent_token: int
     sequence_length: int
     global_size: int
     micro_size: int
@@ -65,6 +68,7 @@ class BertTrainingData:
             samplers,
             make_order(config.run.seed, [len(sampler) for sampler in samplers], weights),
             masker,
+            most_frequent_token(sources, masker.special),
             config.batch.sequence_length,
             config.batch.global_size,
             config.batch.micro_size,
@@ -80,6 +84,11 @@ class BertTrainingData:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that all sources were built with."""
         return self.sources[0].reader.tokenizer()
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies; checkpoints take it along."""
+        return self.sources[0].reader.tokenizer_folder
 
     @property
     def vocab_size(self) -> int:
@@ -110,7 +119,7 @@ class BertTrainingData:
                 sample_ids, sources.tolist(), found.tolist(), keys.tolist(), strict=True
             )
         ]
-        return make_bert_batch(rows, keys, self.sequence_length, self.masker)
+        return make_bert_batch(rows, keys, self.sequence_length, self.masker, self.frequent_token)
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class BertValidationData:
     sizes: tuple[int, ...]
     """Samples of each source that are scored."""
     masker: Masker
+    frequent_token: int
     sequence_length: int
     seed: int
 
@@ -145,7 +155,9 @@ class BertValidationData:
         samplers = tuple(_sampler(source, config) for source in sources)
         most = config.eval.max_windows
         sizes = tuple(len(sampler) if most is None else min(most, len(sampler)) for sampler in samplers)
-        return cls(sources, samplers, sizes, _masker(sources[0], config), config.batch.sequence_length, seed)
+        masker = _masker(sources[0], config)
+        frequent = most_frequent_token(sources, masker.special)
+        return cls(sources, samplers, sizes, masker, frequent, config.batch.sequence_length, seed)
 
     @property
     def samples(self) -> int:
@@ -166,7 +178,7 @@ class BertValidationData:
             numbers = range(first, first + micro_size)
             keys = sample_keys(self.seed, "validation", numbers)
             rows = [self._row(number, key) for number, key in zip(numbers, keys.tolist(), strict=True)]
-            yield make_bert_batch(rows, keys, self.sequence_length, self.masker)
+            yield make_bert_batch(rows, keys, self.sequence_length, self.masker, self.frequent_token)
 
     def _row(self, number: int, key: int) -> BertRow | None:
         if number >= self.samples:

@@ -1,0 +1,31 @@
+"""What `pretrain eval` scores of one kind of model."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from pretrain.data.feed import ValidationFeed
+from pretrain.families.totals import Totals
+from pretrain.launch import World
+
+
+class Task(Protocol):
+    """Data to score, and what comes of the sums."""
+
+    NAME: ClassVar[str]
+    """Stem of the result file in MLflow."""
+    DEFINITIONS: ClassVar[Mapping[str, str]]
+    """Of every metric, and of the terms that they use."""
+
+    @property
+    def data(self) -> ValidationFeed:
+        """Validation data of the model's kind."""
+
+    def metrics(self, totals: Totals, world: World) -> dict[str, float]:
+        """Metric name -> value; all ranks call it together.
+
+        Raises:
+            HealthError: the loss is not finite.
+        """
+
+    def spec(self) -> dict[str, Any]:
+        """What of the data decides the numbers."""
