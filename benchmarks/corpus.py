@@ -23,6 +23,11 @@ def small_tokenizer(vocab_size: int) -> Tokenizer:
     return train_tokenizer(texts, "bpe", vocab_size, sample_lines=20_000)
 
 
+def prose() -> list[str]:
+    """The language reference as English text, one space between words."""
+    return [" ".join(text.split()) for _, text in language_reference()]
+
+
 def random_shards(path: Path, tokenizer: Tokenizer, tokens: int, document: int = 1000) -> Path:
     """A shard directory of random ids in documents of `document` tokens, without encoding any text.
 

@@ -11,7 +11,7 @@ AdamW.
 import math
 import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,6 +32,7 @@ CONTENDERS = ("ours", "plain PyTorch", "Hugging Face")
 TARGETS = {"plain PyTorch": 0.97, "Hugging Face": 1.05}
 
 Step = Callable[[], object]
+Serve = Callable[[Connection, Path, str, str], None]
 
 
 def our_step(folder: Path, precision: str, stack: ExitStack) -> Step:
@@ -121,7 +122,7 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         random_shards(folder / "shards", small_tokenizer(VOCAB), TOKENS)
         for precision in PRECISIONS:
-            found = race(folder, precision, rounds)
+            found = race(CONTENDERS, serve, folder, precision, rounds)
             for contender in CONTENDERS:
                 rates = [SHAPE.batch * SHAPE.context / seconds for seconds in found[contender]]
                 share = ratio(found[contender], found["ours"])
@@ -140,12 +141,14 @@ def measure(quick: bool) -> Report:
     return Report("training", question, [Table(header, rows)], targets)
 
 
-def race(folder: Path, precision: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds a step of each contender in each round."""
+def race(
+    contenders: Sequence[str], serve: Serve, folder: Path, precision: str, rounds: int
+) -> dict[str, list[float]]:
+    """Seconds a step of each contender in each round, each in a process that `serve` makes."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     processes = []
-    for contender in CONTENDERS:
+    for contender in contenders:
         own = folder / contender
         own.mkdir(exist_ok=True)
         if not (own / "shards").exists():
@@ -163,7 +166,7 @@ def race(folder: Path, precision: str, rounds: int) -> dict[str, list[float]]:
         assert isinstance(seconds, float) and math.isfinite(seconds)
         return seconds
 
-    found = take_turns({name: lambda name=name: turn(name) for name in CONTENDERS}, rounds)  # type: ignore[misc]
+    found = take_turns({name: lambda name=name: turn(name) for name in contenders}, rounds)  # type: ignore[misc]
     for connection in pipes.values():
         connection.send(0)
     for process in processes:

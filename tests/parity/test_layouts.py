@@ -105,7 +105,7 @@ def curves(config: Path, bert_config: Path, tmp_path_factory: pytest.TempPathFac
         configs = {name: str(bert_config if name.startswith("bert") else config) for name in asked}
         placed = {name: {"config": configs[name], **run} for name, run in asked.items()}
         argument = {"output": str(output), "steps": STEPS, "runs": placed}
-        done = run_ranks(WORKER, size, argument)
+        done = run_ranks(WORKER, size, argument, timeout=600)
         assert done.returncode == 0, done.stderr[-4000:]
         found |= json.loads(output.read_text())
     return found
@@ -145,11 +145,13 @@ def test_bert_loss_does_not_depend_on_the_micro_batch(curves: dict[str, Any], ot
 
 
 def assert_same_bert(one: dict[str, Any], other: dict[str, Any]) -> None:
-    """Both losses, all accuracies and the gradients; in training and in validation."""
-    for a, b in zip(
-        [*one["metrics"], one["validation"]], [*other["metrics"], other["validation"]], strict=True
-    ):
-        assert a == pytest.approx(b, abs=TOLERANCE)
+    """Losses, gradients and baselines to rounding; answers may turn where two are as likely, one in 16."""
+    rows = zip([*one["metrics"], one["validation"]], [*other["metrics"], other["validation"]], strict=True)
+    for expected, found in rows:
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            answers = name.endswith("accuracy") and "baseline" not in name
+            assert found[name] == pytest.approx(value, abs=1 / 16 if answers else TOLERANCE), name
     assert other["replicas_differ"] == []
     assert one["losses"][-1] < one["losses"][0] - 0.1, "nothing was learned, so nothing was compared"
 

@@ -1,0 +1,172 @@
+"""Tokens a second of pretraining, ours against Hugging Face's `BertForPreTraining` of the same size.
+
+    python benchmarks/training_bert.py [--quick]
+
+Each contender lives in a process of its own; one trains at a time, with two threads. Ours is a whole
+`Trainer.step`: segment pairs and masks drawn from shards, both losses, reductions, verdicts, AdamW. The other
+is the loop that a user would write, on batches that lie ready in memory: forward with labels, backward,
+clipping, fused AdamW.
+"""
+
+import json
+import tempfile
+from contextlib import ExitStack
+from itertools import cycle
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import yaml
+from corpus import prose
+from measure import Report, Table, Target, main, ratio, spread, timed
+from torch import nn
+from training import PRECISIONS, STEPS_A_TURN, THREADS, WARM_UP, Step, race
+
+from data_tools.builder import BuildOptions, build
+from data_tools.train_tokenizer import train_tokenizer
+from pretrain.config.load import load_config
+from pretrain.data.bert.batch import BertBatch
+
+VOCAB, LAYERS, HEADS, HIDDEN, LENGTH, BATCH = 4096, 4, 4, 256, 128, 8
+READY = 16
+"""Batches that the other contender goes round."""
+CONTENDERS = ("ours", "Hugging Face")
+
+
+def bert_config(folder: Path, precision: str) -> Any:
+    """Post-LN and exact GELU, as Hugging Face's."""
+    tree = {
+        "run": {"dir": str(folder / "run"), "steps": 1_000_000},
+        "model": {
+            "kind": "bert",
+            "num_layers": LAYERS,
+            "hidden_size": HIDDEN,
+            "num_attention_heads": HEADS,
+            "norm_position": "post",
+        },
+        "batch": {"global_size": BATCH, "micro_size": BATCH, "sequence_length": LENGTH},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"kind": "constant"},
+        "data": {"train": str(folder / "shards")},
+        "tracking": {"enabled": False},
+        "precision": precision,
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return load_config(str(path), (), 1).config
+
+
+def our_step(folder: Path, precision: str, stack: ExitStack) -> Step:
+    """The step of our trainer in a world of one."""
+    from pretrain.launch import Place, join_world
+    from pretrain.trainer import Trainer
+
+    config = bert_config(folder, precision)
+    trainer = Trainer(config, stack.enter_context(join_world(Place(0, 1, 0, "alone"))))
+    numbers = iter(range(1_000_000))
+    return lambda: trainer.step(next(numbers))
+
+
+def arguments(batch: BertBatch) -> dict[str, torch.Tensor]:
+    """A batch as Hugging Face takes it."""
+    return {
+        "input_ids": batch.tokens,
+        "token_type_ids": batch.token_types,
+        "attention_mask": batch.padding_mask.long(),
+        "labels": torch.where(batch.loss_mask > 0, batch.labels, -100),
+        "next_sentence_label": batch.next_sentence,
+    }
+
+
+def hugging_face_step(folder: Path, precision: str) -> Step:
+    """`BertForPreTraining` without dropout; autocast is how such a loop trains in bf16."""
+    from transformers import BertConfig, BertForPreTraining
+
+    from pretrain.data.bert.text import BertTrainingData
+
+    data = BertTrainingData.from_config(bert_config(folder, precision))
+    ready = cycle([arguments(data.batch(step, 0, 0, 1)) for step in range(READY)])
+    config = BertConfig(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * HIDDEN,
+        max_position_embeddings=LENGTH,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+    )
+    model = BertForPreTraining(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+
+    def step() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(**next(ready)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+def serve(connection: Connection, folder: Path, contender: str, precision: str) -> None:
+    """A contender's process: the number of steps in, seconds a step out, until the pipe ends."""
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    with ExitStack() as stack:
+        ours = contender == "ours"
+        step = our_step(folder, precision, stack) if ours else hugging_face_step(folder, precision)
+        for _ in range(WARM_UP):
+            step()
+        connection.send(None)
+        while steps := connection.recv():
+            connection.send(median(timed(step) for _ in range(steps)))
+
+
+def build_shards(folder: Path) -> None:
+    """English prose in sentences, with a tokenizer of its own."""
+    texts = prose()
+    text = folder / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": document}) + "\n" for document in texts))
+    train_tokenizer(texts, "bpe", VOCAB, bert=True).save(folder / "tokenizer")
+    build(
+        BuildOptions(
+            (str(text),), str(folder / "tokenizer"), str(folder / "shards"), workers=1, sentences="split"
+        )
+    )
+
+
+def measure(quick: bool) -> Report:
+    """Let both take turns in each precision."""
+    rounds = 3 if quick else 25
+    rows: list[tuple[str, ...]] = []
+    targets = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        build_shards(folder)
+        for precision in PRECISIONS:
+            found = race(CONTENDERS, serve, folder, precision, rounds)
+            for contender in CONTENDERS:
+                rates = [BATCH * LENGTH / seconds for seconds in found[contender]]
+                share = ratio(found[contender], found["ours"])
+                milliseconds = f"{median(found[contender]) * 1e3:.1f}"
+                rows.append((precision, contender, spread(rates, ",.0f"), milliseconds, f"{share:.3f}"))
+            what = f"{precision}: tokens/s, ours / Hugging Face"
+            targets.append(Target(what, ratio(found["Hugging Face"], found["ours"]), 1.0))
+    question = (
+        f"Pretraining a BERT of {LAYERS} layers, hidden {HIDDEN}, {HEADS} heads, sequence {LENGTH}, batch "
+        f"{BATCH}, vocabulary {VOCAB:,}, masked tokens and next sentences: one process, {THREADS} threads. "
+        "Ours computes logits at the chosen positions alone, Hugging Face's at all. bf16: ours keeps bf16 "
+        "weights with fp32 masters, the other autocasts fp32 weights. Tokens count padding. Median "
+        f"(middle half) of {rounds} turns of {STEPS_A_TURN} steps; `ours / this` is of tokens/s."
+    )
+    header = ("precision", "contender", "tokens/s", "ms a step", "ours / this")
+    return Report("training-bert", question, [Table(header, rows)], targets)
+
+
+if __name__ == "__main__":
+    main(measure, __doc__)
