@@ -1,0 +1,38 @@
+"""Cross entropy in the memory of the logits, where one rank has the whole vocabulary.
+
+torch's own makes three more tensors of the logits' size: log-probabilities, the gradient of the negative
+log-likelihood (zeros but for one number a row), and the gradient of the logits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The logits become log-probabilities, and these the gradient of the logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, labels_N1: Tensor) -> Tensor:
+        torch._log_softmax(logits_NV, -1, False, out=logits_NV)  # the public one takes no `out`
+        ctx.save_for_backward(logits_NV, labels_N1)
+        return -logits_NV.gather(1, labels_N1).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient_N1 = gradients[0][:, None]
+        logits_NV, labels_N1 = ctx.saved_tensors
+        logits_NV.exp_().mul_(gradient_N1).scatter_add_(1, labels_N1, -gradient_N1)
+        return logits_NV, None
+
+
+def cross_entropy_in_place(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """Negative log-likelihood of each label, [N] float32; the gradient is (probabilities - one-hot) x its own.
+
+    Args:
+        logits_NV: float32, contiguous; overwritten, now and in the backward pass, so nothing else may need it.
+        labels_N: int64.
+    """
+    losses: Tensor = _CrossEntropy.apply(logits_NV, labels_N[:, None])  # type: ignore[no-untyped-call]
+    return losses
