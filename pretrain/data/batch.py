@@ -65,16 +65,30 @@ def make_batch(rows: Sequence[Row], sequence_length: int, vocab_size: int) -> Ba
         target[: len(row.stream)] = row.stream
     if int(stored.max()) >= vocab_size:
         _refuse_ids(rows, vocab_size)
-    stream = torch.from_numpy(stored.astype(np.int64))
     positions, documents = _positions(rows, sequence_length)
     return Batch(
-        tokens=stream[:, :-1],
-        labels=stream[:, 1:],
+        *inputs_and_labels(stored),
         loss_mask=_loss_mask(rows, sequence_length),
         position_ids=positions,
         document_ids=documents,
         sample_ids=tuple(row.sample_id for row in rows),
     )
+
+
+def inputs_and_labels(stored: npt.NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+    """Tokens and labels, int64 [B, S] each, of rows of S + 1."""
+    stream = stored.astype(np.int64)
+    return torch.from_numpy(stream[:, :-1]), torch.from_numpy(stream[:, 1:])
+
+
+def every_label(rows: int, sequence_length: int) -> Tensor:
+    """The loss mask, float32 [B, S], where all labels count: one number repeated."""
+    return torch.ones(()).expand(rows, sequence_length)
+
+
+def plain_positions(rows: int, sequence_length: int) -> Tensor:
+    """Position ids, int64 [B, S], where documents do not matter: one row repeated."""
+    return torch.arange(sequence_length).expand(rows, sequence_length)
 
 
 def _refuse_ids(rows: Sequence[Row], vocab_size: int) -> None:
@@ -87,9 +101,9 @@ def _refuse_ids(rows: Sequence[Row], vocab_size: int) -> None:
 
 
 def _loss_mask(rows: Sequence[Row], sequence_length: int) -> Tensor:
-    """float32 [B, S]; one number repeated where every label counts, as in training."""
+    """float32 [B, S]."""
     if all(len(row.stream) > sequence_length and row.score_from == 0 for row in rows):
-        return torch.ones(()).expand(len(rows), sequence_length)
+        return every_label(len(rows), sequence_length)
     mask = torch.zeros(len(rows), sequence_length)
     for target, row in zip(mask, rows, strict=True):
         target[row.score_from : max(0, len(row.stream) - 1)] = 1
@@ -99,7 +113,7 @@ def _loss_mask(rows: Sequence[Row], sequence_length: int) -> Tensor:
 def _positions(rows: Sequence[Row], sequence_length: int) -> tuple[Tensor, Tensor | None]:
     """Position ids and document ids, int64 [B, S]; the latter None where documents do not matter."""
     if any(row.starts is None for row in rows):
-        return torch.arange(sequence_length).expand(len(rows), sequence_length), None
+        return plain_positions(len(rows), sequence_length), None
     found = [_documents(row.starts, sequence_length) for row in rows if row.starts is not None]
     positions, documents = (torch.from_numpy(np.stack(part)) for part in zip(*found, strict=True))
     return positions, documents

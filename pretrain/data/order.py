@@ -2,22 +2,21 @@
 
 Global sample index -> blend -> (source, how often it was drawn before) -> (epoch of that source, position
 in it) -> keyed permutation -> sample. Nothing is stored but the blend's pattern, so a loader's state is one
-integer, the number of samples consumed, whatever the number of ranks. (Chunks of the permutation are kept
-for speed; they change no answer.)
+integer, the number of samples consumed, whatever the number of ranks. (Two chunks of answers are
+kept for speed; they change none.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from pretrain.data.blend import Blend, make_blend
 from pretrain.data.permutation import Indices, permutation_key, permute
 
-CHUNK = 2048
-"""Positions that are permuted together: training asks for them in turn, and a few cost as much as many."""
+CHUNK = 8192
+"""Samples to locate together: training asks for them in turn, and a few cost as much as many."""
 
 
 @dataclass(frozen=True)
@@ -27,34 +26,39 @@ class SampleOrder:
     seed: int
     sizes: tuple[int, ...]
     blend: Blend
-    _chunks: "_Chunks" = field(init=False, repr=False, compare=False)
+    _chunk: Callable[[int], tuple[Indices, Indices]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_chunks", _Chunks(self.seed, self.sizes))
+        object.__setattr__(self, "_chunk", lru_cache(maxsize=2)(self._locate_chunk))
 
-    def locate(self, samples: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(source, sample within the source) of each global sample index >= 0; both int64, shaped alike."""
+    @property
+    def chunk(self) -> int:
+        """Samples that are located together; no more than an epoch, of which small sources have many."""
+        return min(CHUNK, sum(self.sizes))
+
+    def locate(self, samples: Indices) -> tuple[Indices, Indices]:
+        """(source, sample within the source) of each global sample index >= 0; both int64, [samples]."""
+        chunks = samples // self.chunk
+        if not len(samples) or (chunks != chunks[0]).any():
+            return self._locate(samples)
+        sources, found = self._chunk(int(chunks[0]))
+        places = samples % self.chunk
+        return sources[places], found[places]
+
+    def _locate_chunk(self, chunk: int) -> tuple[Indices, Indices]:
+        return self._locate(np.arange(chunk * self.chunk, (chunk + 1) * self.chunk))
+
+    def _locate(self, samples: Indices) -> tuple[Indices, Indices]:
         sources, draws = self.blend.locate(samples)
-        found = [self._chunks.find(*draw) for draw in zip(sources.tolist(), draws.tolist(), strict=True)]
-        return sources, np.array(found, dtype=np.int64)
-
-
-class _Chunks:
-    """The permutations of all sources and epochs; remembers the last few chunks that were computed."""
-
-    def __init__(self, seed: int, sizes: Sequence[int]) -> None:
-        self._seed, self._sizes = seed, sizes
-        self._chunk = lru_cache(maxsize=2 * len(sizes) + 2)(self._compute)
-
-    def find(self, source: int, draw: int) -> int:
-        """The sample of a source that is its draw number `draw`."""
-        epoch, position = divmod(draw, self._sizes[source])
-        return int(self._chunk(source, epoch, position // CHUNK)[position % CHUNK])
-
-    def _compute(self, source: int, epoch: int, chunk: int) -> Indices:
-        size = self._sizes[source]
-        positions = np.arange(chunk * CHUNK, min(size, (chunk + 1) * CHUNK))
-        return permute(permutation_key(self._seed, source, epoch), size, positions)
+        found = np.empty_like(draws)
+        for source in np.unique(sources).tolist():
+            epochs, positions = np.divmod(draws, self.sizes[source])
+            mine = sources == source
+            for epoch in np.unique(epochs[mine]).tolist():
+                here = mine & (epochs == epoch)
+                key = permutation_key(self.seed, source, epoch)
+                found[here] = permute(key, self.sizes[source], positions[here])
+        return sources, found
 
 
 def make_order(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> SampleOrder:

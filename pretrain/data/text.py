@@ -8,16 +8,28 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+from torch import Tensor
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import GptConfig
-from pretrain.data.batch import Batch, Row, make_batch, padding_row
+from pretrain.data.batch import (
+    Batch,
+    Row,
+    every_label,
+    inputs_and_labels,
+    make_batch,
+    padding_row,
+    plain_positions,
+)
 from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
 from pretrain.data.sources import TokenRange, open_training, open_validation
+from pretrain.data.stored import StoredSamples
 from pretrain.data.windows import Windows
 
 
@@ -27,6 +39,7 @@ class TrainingData:
 
     sources: tuple[TokenRange, ...]
     order: SampleOrder
+    stored: StoredSamples
     sequence_length: int
     global_size: int
     micro_size: int
@@ -52,6 +65,7 @@ class TrainingData:
         return cls(
             sources,
             order,
+            StoredSamples(sources, order, length),
             length,
             config.batch.global_size,
             config.batch.micro_size,
@@ -94,12 +108,32 @@ class TrainingData:
 
     def samples(self, sample_ids: Sequence[int]) -> Batch:
         """The samples with these global indices."""
+        if not self.reset_at_document_end:
+            stored = self.stored.read(sample_ids)
+            if int(stored.max()) < self.vocab_size:  # else row by row, which names the place
+                return self._whole(stored, tuple(sample_ids))
         sources, found = self.order.locate(np.asarray(sample_ids, dtype=np.int64))
         rows = [
             self._row(sample_id, self.sources[source], sample)
             for sample_id, source, sample in zip(sample_ids, sources.tolist(), found.tolist(), strict=True)
         ]
         return make_batch(rows, self.sequence_length, self.vocab_size)
+
+    def _whole(self, stored: npt.NDArray[np.integer], sample_ids: tuple[int, ...]) -> Batch:
+        """Samples whose labels all count, in which documents do not matter."""
+        tokens, labels = inputs_and_labels(stored)
+        mask, positions = self._frame
+        if len(sample_ids) != self.micro_size:
+            mask, positions = self._make_frame(len(sample_ids))
+        return Batch(tokens, labels, mask, positions, None, sample_ids)
+
+    @cached_property
+    def _frame(self) -> tuple[Tensor, Tensor]:
+        """What all micro-batches share."""
+        return self._make_frame(self.micro_size)
+
+    def _make_frame(self, rows: int) -> tuple[Tensor, Tensor]:
+        return every_label(rows, self.sequence_length), plain_positions(rows, self.sequence_length)
 
     def _row(self, sample_id: int, source: TokenRange, sample: int) -> Row:
         start = source.start + sample * self.sequence_length

@@ -28,10 +28,10 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy_in_place(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """Negative log-likelihood of each label, [N] float32; the gradient is (probabilities - one-hot) x its own.
+    """Negative log-likelihood of each label, [N] float32.
 
     Args:
-        logits_NV: float32, contiguous; overwritten, now and in the backward pass, so nothing else may need it.
+        logits_NV: float32. Overwritten now and in the backward pass: nothing else may need them.
         labels_N: int64.
     """
     losses: Tensor = _CrossEntropy.apply(logits_NV, labels_N[:, None])  # type: ignore[no-untyped-call]
