@@ -1,11 +1,11 @@
 """Runs that fine-tune a BERT: texts or pairs of texts into classes, or every word of a sentence."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pretrain.config.sections.bert import EncoderModelConfig
-from pretrain.config.sections.section import Name, PathText, Section
+from pretrain.config.sections.section import Name, PathText, Section, Texts
 from pretrain.config.sections.text import TextConfig
 
 
@@ -39,7 +39,7 @@ class LabelledDataConfig(Section):
     """File to train on."""
     validation: PathText | None = None
     """File to score; null: nothing is scored."""
-    labels: tuple[Name, ...] | None = Field(None, min_length=2)
+    labels: Annotated[tuple[Name, ...], Texts, Field(min_length=2)] | None = None
     """The classes; null: those that the training file shows."""
 
 

@@ -1,8 +1,8 @@
 """What every section of a config is built from."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 LARGEST_COUNT = 2**31 - 1
 """No count in a config exceeds this; it keeps arithmetic on them far from 64 bits."""
@@ -21,6 +21,17 @@ def _plain_path(text: str) -> str:
     return _plain_text(text)
 
 
+def as_tuple(value: Any) -> Any:
+    """A YAML list as a tuple; anything else that is no list is refused in words of its own."""
+    if isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, tuple):
+        raise ValueError('must be a list of texts such as ["..."]')
+    return value
+
+
+Texts = BeforeValidator(as_tuple)
+"""In `Annotated` with a tuple: it is written as a list."""
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 PathText = Annotated[str, AfterValidator(_plain_path)]
 Name = Annotated[str, AfterValidator(_plain_text)]

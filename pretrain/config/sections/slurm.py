@@ -4,11 +4,11 @@ A value becomes a word of a script (`slurm.quote`); what the script sets by itse
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator
 
-from pretrain.config.sections.section import Count, Name, PathText, Section
+from pretrain.config.sections.section import Count, Name, PathText, Section, Texts
 
 TIME = re.compile(
     r"(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?"
@@ -59,15 +59,6 @@ OWN_OPTIONS = {
 """Option of sbatch -> key that sets it, or decides it."""
 
 
-def _as_tuple(value: Any) -> Any:
-    """A YAML list as a tuple; anything else that is no list is refused in words of its own."""
-    if isinstance(value, list):
-        return tuple(value)
-    if not isinstance(value, tuple):
-        raise ValueError('must be a list of texts such as ["..."]')
-    return value
-
-
 def _time(text: str) -> str:
     seconds_of(text)
     return text
@@ -106,7 +97,6 @@ def seconds_of(time: str) -> int:
     return (part["h"] * 60 + part["m"]) * 60 + part["s"]
 
 
-Texts = BeforeValidator(_as_tuple)
 TimeLimit = Annotated[Name, AfterValidator(_time)]
 Directive = Annotated[Name, AfterValidator(_directive)]
 Assignment = Annotated[Name, AfterValidator(_assignment)]
