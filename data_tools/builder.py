@@ -158,13 +158,9 @@ def build(options: BuildOptions) -> BuildReport:
     Raises UserError for input that cannot be used and for an output directory that holds something else.
     """
     start = time.monotonic()
-    _check_options(options)
-    tokenizer = Tokenizer.load(options.tokenizer)
-    inputs = find_inputs(list(options.inputs), options.input_format)
-    _check_documents(options, inputs)
-    partitions = make_partitions(inputs.files, options.document)
+    inputs, partitions, plan, tokenizer = prepare(options)
     try:
-        index, results, resumed = _build(options, partitions, _plan(options, inputs, tokenizer), tokenizer)
+        index, results, resumed = _build(options, partitions, plan, tokenizer)
     except OSError as error:
         raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
     return BuildReport(
@@ -179,6 +175,23 @@ def build(options: BuildOptions) -> BuildReport:
     )
 
 
+def prepare(options: BuildOptions) -> tuple[Inputs, list[Partition], dict[str, Any], Tokenizer]:
+    """The input files, their partitions, what must be equal for a build to go on, and the tokenizer.
+
+    Raises UserError for options and input that cannot be used.
+    """
+    _check_options(options)
+    tokenizer = Tokenizer.load(options.tokenizer)
+    inputs = find_inputs(list(options.inputs), options.input_format)
+    _check_documents(options, inputs)
+    return (
+        inputs,
+        make_partitions(inputs.files, options.document),
+        _plan(options, inputs, tokenizer),
+        tokenizer,
+    )
+
+
 def _build(
     options: BuildOptions, partitions: list[Partition], plan: dict[str, Any], tokenizer: Tokenizer
 ) -> tuple[ShardIndex, list[PartitionResult], int]:
@@ -189,7 +202,7 @@ def _build(
             return ShardReader(directory).index, [], len(partitions)
         done = workspace.finished(len(partitions), PartitionResult.parse)
         workspace.clean(done)
-        results = _run(options, partitions, done)
+        results = run_partitions(options, partitions, done)
         return _finish(workspace, tokenizer, results), results, len(done)
 
 
@@ -246,7 +259,7 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
     }
 
 
-def _run(
+def run_partitions(
     options: BuildOptions, partitions: list[Partition], done: dict[int, PartitionResult]
 ) -> list[PartitionResult]:
     """Do the partitions that are not done; all results in the order of the partitions."""

@@ -128,10 +128,18 @@ def build(
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away an unfinished build of other arguments.")
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only part K of N of a build that `pretrain submit` has prepared."),
+    ] = None,
 ) -> None:
     """Turn text into token shards; interrupted, the same command goes on where it was."""
     from data_tools.builder import BuildOptions
     from data_tools.builder import build as run_build
+    from data_tools.parts import build_part, parse_part
+
+    if part is not None and restart:
+        raise UserError("--restart: has no effect with --part; a build is prepared before its parts start")
 
     options = BuildOptions(
         inputs=tuple(inputs),
@@ -147,6 +155,10 @@ def build(
         restart=restart,
     )
     try:
+        if part is not None:
+            count, before = build_part(options, *parse_part(part))
+            typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
+            return
         report = run_build(options)
     except KeyboardInterrupt:
         raise UserError("interrupted; run the same command again to go on") from None

@@ -126,6 +126,25 @@ def open_workspace(directory: Path, plan: dict[str, Any], restart: bool) -> Iter
         yield workspace
 
 
+@contextlib.contextmanager
+def join_workspace(directory: Path, plan: dict[str, Any], part: int) -> Iterator[Workspace]:
+    """Take one part of a build that was prepared; other parts may be at work at the same time.
+
+    Raises UserError if there is no such build, or another process has this part.
+    """
+    work = directory / WORK_DIR
+    if not (work / PLAN_NAME).is_file():
+        raise UserError(f"--output {directory}: no build was prepared here; leave --part out, or submit it")
+    with open(work / "lock", "a") as lock, open(work / f"part-{part:06d}.lock", "a") as own:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"--output {directory}: another build is writing it") from None
+        _refuse_unless_same(work / PLAN_NAME, plan, "an unfinished build")
+        yield Workspace(directory)
+
+
 def _check_foreign(directory: Path) -> None:
     if directory.is_file():
         raise UserError(f"--output {directory}: is a file; give a new or empty directory")

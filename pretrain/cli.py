@@ -244,12 +244,15 @@ def submit(
             metavar="FILE", help="Take from it, such as configs/cluster/*.yaml, what CONFIG leaves out."
         ),
     ] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Evaluate this run, once its job has ended.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and send nothing.")] = False,
 ) -> None:
-    """Send a config to Slurm as a job that checks itself, saves, requeues and resumes."""
+    """Send a training, a data build or an evaluation to Slurm, as jobs that check and repeat themselves."""
     from slurm.submit import submit_command
 
-    submit_command(config, overrides or (), cluster, dry_run=dry_run)
+    submit_command(config, overrides or (), cluster, after, dry_run=dry_run)
 
 
 @app.command()

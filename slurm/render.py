@@ -1,5 +1,6 @@
 """From a job's description to the script that sbatch takes, by the templates beside this file."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,29 @@ class TrainingJob(Job):
     tasks: Tasks
     wait: int
     """Seconds between the end of the first rank and that of the last."""
+
+
+@dataclass(frozen=True)
+class BuildScript(Job):
+    """A part of a data build, or, without parts, what follows them all."""
+
+    tasks: Tasks
+    command: tuple[str, ...]
+    """Arguments of `pretrain`."""
+    parts: int | None
+
+
+@dataclass(frozen=True)
+class EvaluationScript(Job):
+    """An evaluation."""
+
+    run: Path
+    tasks: Tasks
+    command: tuple[str, ...]
+    """Arguments of `pretrain eval` after the checkpoint."""
+    every_checkpoint: bool
+    pause: int = 15
+    """Seconds between looks for a new checkpoint."""
 
 
 def render(template: str, job: Job) -> str:
@@ -114,6 +138,11 @@ def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
         ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),  # keeps tensor parallel's overlap in order (Megatron-LM)
         ("PYTHONUNBUFFERED", "1"),
     )
+
+
+def python_of(slurm: SlurmConfig) -> str:
+    """The interpreter of a job."""
+    return slurm.python or (sys.executable if slurm.container == "none" else "python3")
 
 
 def mounts(slurm: SlurmConfig, *folders: Path) -> tuple[str, ...]:

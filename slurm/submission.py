@@ -126,19 +126,28 @@ def submissions(run: Path) -> list[Submission]:
 
 
 def new_submission(run: Path) -> Submission:
-    """Make the folder of the next submission.
+    """Make the folder of a run's next submission.
 
     Raises:
         UserError: it cannot be made.
     """
-    before = submissions(run)
-    number = int(before[-1].path.name) + 1 if before else 1
-    path = run / FOLDER / f"{number:04d}"
+    return Submission(new_folder(run / FOLDER, ""))
+
+
+def new_folder(parent: Path, prefix: str) -> Path:
+    """Make the next numbered folder: 0001, 0002 and so on, after a prefix.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    found = (re.fullmatch(rf"{re.escape(prefix)}(\d{{4,}})", path.name) for path in parent.glob("*"))
+    number = max((int(match[1]) for match in found if match), default=0) + 1
+    path = parent / f"{prefix}{number:04d}"
     try:
         path.mkdir(parents=True)
     except OSError as error:
-        raise UserError(f"cannot write the run folder {run}: {error.strerror} ({error.filename})") from None
-    return Submission(path)
+        raise UserError(f"cannot write {parent}: {error.strerror} ({error.filename})") from None
+    return path
 
 
 def bad_nodes(run: Path) -> dict[str, str]:

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.check import check_data
-from pretrain.config.load import LoadedConfig, load_config, read_config
+from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config, SlurmConfig
+from pretrain.config.sections import Config
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from slurm.before import doubts, refuse
 from slurm.client import find_job, sbatch
 from slurm.measured import signal_seconds
-from slurm.render import TrainingJob, common_options, mounts, render, task_options, variables
+from slurm.render import TrainingJob, common_options, mounts, python_of, render, task_options, variables
 from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
 
@@ -22,18 +22,39 @@ WAIT_SECONDS = 25
 LOG = "job-%j.log"
 
 
-def submit_command(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Send a training to Slurm, or print its script.
+def submit_command(
+    path: str, overrides: Sequence[str], cluster: str | None, after: str | None, *, dry_run: bool
+) -> None:
+    """Send a training, a data build or an evaluation to Slurm, or print its script.
 
     Args:
-        path: config file.
+        path: config file; its sections tell which of the three it is.
         overrides: `section.key=value` texts.
         cluster: file whose section `slurm` lies under the config's; None: the config says it all.
+        after: run to evaluate; None: that of the file, or no evaluation.
         dry_run: print the script and send nothing.
 
     Raises:
         UserError: the job could not run; everything that is wrong, at once where that can be.
     """
+    sections = sections_in(path)
+    if "evaluation" in sections:
+        from slurm.others import submit_evaluation
+
+        submit_evaluation(path, overrides, cluster, after, dry_run=dry_run)
+        return
+    if after is not None:
+        raise UserError(f"--after {after}: is for an evaluation; {path} has no section `evaluation`")
+    if "build" in sections:
+        from slurm.others import submit_build
+
+        submit_build(path, overrides, cluster, dry_run=dry_run)
+        return
+    submit_training(path, overrides, cluster, dry_run=dry_run)
+
+
+def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
+    """Send a training to Slurm, or print its script. Arguments and errors as above."""
     read = read_config(path, overrides, under=cluster)
     tasks = tasks_of(read.config.slurm, read.config.replica_ranks)
     loaded = load_config(path, overrides, tasks.total, under=cluster)
@@ -90,11 +111,6 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
         tasks=tasks,
         wait=WAIT_SECONDS,
     )
-
-
-def python_of(slurm: SlurmConfig) -> str:
-    """The interpreter of a job."""
-    return slurm.python or (sys.executable if slurm.container == "none" else "python3")
 
 
 def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:

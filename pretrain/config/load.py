@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,10 +17,11 @@ from pretrain.config.inherit import with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.rules import violations
 from pretrain.config.schema import kind_of, leaf_keys, nearest_name, problems_of, show
-from pretrain.config.sections import KINDS, Config
+from pretrain.config.sections import KINDS, Config, Section
 from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
 from pretrain.errors import UserError
 
+S = TypeVar("S", bound=Section)
 MAX_BYTES = 1 << 20
 KIND = ("model", "kind")
 
@@ -61,6 +63,46 @@ def load_config(
 
 def read_config(path: str, overrides: Sequence[str] = (), under: str | None = None) -> LoadedConfig:
     """Read a config without the rules between keys. Raises ConfigError with every problem that was found."""
+    tree, text, problems = _read_tree(path, overrides, under)
+    tree = with_inherited(tree, problems)
+    values = plain(tree)
+    kind, wrong = kind_of(values)
+    if wrong:
+        problems.append(Problem(find(tree, KIND)[0].place, dotted(KIND), wrong))
+        values["model"]["kind"] = kind
+    config = _validated(KINDS[kind], tree, values, problems, path)
+    return LoadedConfig(config, text, _sources(tree, type(config)), path)
+
+
+def read_section(
+    top: type[S], path: str, overrides: Sequence[str] = (), under: str | None = None
+) -> tuple[S, Mapping[str, Place]]:
+    """Read a file that is no training, with the sections of `top`; gives it and the place of each key.
+
+    Raises ConfigError as `read_config`.
+    """
+    tree, _, problems = _read_tree(path, overrides, under)
+    return _validated(top, tree, plain(tree), problems, path), _sources(tree, top)
+
+
+def sections_in(path: str) -> frozenset[str]:
+    """The sections that a file and its base name, which tell what it is for. Raises as `read_config`."""
+    return frozenset(mapping(_read_tree(path, (), None)[0]))
+
+
+def _validated(top: type[S], tree: Node, values: Any, problems: list[Problem], path: str) -> S:
+    section = None
+    try:
+        section = top.model_validate(values)
+    except ValidationError as error:
+        problems += problems_of(error, tree, top)
+    if problems or section is None:
+        raise ConfigError(sorted(problems, key=_reading_order(path)))
+    return section
+
+
+def _read_tree(path: str, overrides: Sequence[str], under: str | None) -> tuple[Node, str, list[Problem]]:
+    """A file with its base, what lies under it and what the command line says; its text; its problems."""
     file = _read_file(path, is_base=False)
     problems = list(file.problems)
     tree, text = file.tree, file.text
@@ -78,19 +120,7 @@ def read_config(path: str, overrides: Sequence[str] = (), under: str | None = No
     if overrides:
         text += _as_comments("command line:", "\n".join(overrides))
     tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.place)
-    tree = with_inherited(tree, problems)
-    values = plain(tree)
-    kind, wrong = kind_of(values)
-    if wrong:
-        problems.append(Problem(find(tree, KIND)[0].place, dotted(KIND), wrong))
-        values["model"]["kind"] = kind
-    try:
-        config = KINDS[kind].model_validate(values)
-    except ValidationError as error:
-        problems += problems_of(error, tree, KINDS[kind])
-    if problems:
-        raise ConfigError(sorted(problems, key=_reading_order(path)))
-    return LoadedConfig(config, text, _sources(tree, type(config)), path)
+    return tree, text, problems
 
 
 def _reading_order(path: str) -> Callable[[Problem], tuple[bool, bool, str, int]]:
@@ -210,7 +240,7 @@ def _as_comments(title: str, text: str) -> str:
     return "\n" + "".join(f"# {line}\n" for line in [title, *text.splitlines()])
 
 
-def _sources(tree: Node, top: type[Config]) -> Mapping[str, Place]:
+def _sources(tree: Node, top: type[Section]) -> Mapping[str, Place]:
     sources = {}
     for path, _ in leaf_keys(top):
         node, written = find(tree, path)

@@ -122,7 +122,7 @@ def has_pending(process: Process, number: signal.Signals) -> bool:
 
 def submit(sandbox: Sandbox, config: Path, *overrides: str) -> JobUnderTest:
     """`pretrain submit`, in this process."""
-    submit_command(str(config), overrides, None, dry_run=False)
+    submit_command(str(config), overrides, None, None, dry_run=False)
     changed = dict(text.split("=", 1) for text in overrides)
     run = RunFolder(changed.get("run.dir") or yaml.safe_load(config.read_text())["run"]["dir"])
     return JobUnderTest(sandbox, run, submissions(run.path)[-1])

@@ -1,0 +1,39 @@
+"""`python -m slurm.checkpoints RUN FOLDER`: the next checkpoint of a run that nobody has scored.
+
+Prints its path and notes it in FOLDER/scored; prints nothing where the run is still to write one; ends with 1
+once the run has ended and all are scored. Imports no torch.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pretrain.folder import RunFolder
+from pretrain.status import actual_status
+
+OVER = ("finished", "failed")
+"""States of a run after which no job of it writes a checkpoint. One that was stopped may be requeued."""
+
+
+def next_checkpoint(run: RunFolder, scored: Path) -> Path | None:
+    """The oldest complete checkpoint whose name is not in the file `scored`."""
+    known = set(scored.read_text().split()) if scored.exists() else set()
+    complete = sorted(path.parent for path in run.checkpoints.glob("step-*/manifest.json"))
+    return next((path for path in complete if path.name not in known), None)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """See above; the exit code."""
+    run, scored = RunFolder(arguments[0]), Path(arguments[1]) / "scored"
+    status = actual_status(run)  # before the look, so that the last checkpoint is not missed
+    found = next_checkpoint(run, scored)
+    if found is not None:
+        with open(scored, "a") as file:
+            file.write(f"{found.name}\n")
+        print(found)
+        return 0
+    return 1 if status is not None and status.state in OVER else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
