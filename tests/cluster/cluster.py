@@ -80,9 +80,16 @@ class JobUnderTest:
 
         Within the second in which slurmd took back its credential, the job could not start.
         """
-        wait_until(lambda: self.state().state == "PENDING", f"the return of job {self.id} to the queue")
-        time.sleep(1.5)
-        self.sandbox.run("scontrol", "update", f"JobId={self.id}", "StartTime=now")
+        before = self.attempts[-1].restart
+
+        def is_back() -> str | None:
+            job = self.state()
+            again = job.state == "PENDING" or (job.state == "RUNNING" and job.restarts > before)
+            return job.state if again else None
+
+        if wait_until(is_back, f"the return of job {self.id} to the queue") == "PENDING":
+            time.sleep(1.5)
+            self.sandbox.run("scontrol", "update", f"JobId={self.id}", "StartTime=now")
 
     def until_ended(self) -> QueuedJob:
         job: QueuedJob = wait_until(

@@ -14,7 +14,7 @@ from pretrain.status import read_status
 from slurm.sandbox.cluster import Sandbox
 
 pytestmark = pytest.mark.slow
-LONG = ("run.steps=1500", "checkpoint.every=200", "eval.every=50")
+LONG = ("run.steps=1000", "checkpoint.every=200", "eval.every=50")
 
 
 def reason_of(job: JobUnderTest) -> str:
@@ -73,7 +73,7 @@ def lost_node(job: JobUnderTest) -> None:
     job.sandbox.kill_node(node)
     rank.send(signal.SIGKILL)
     job.until_requeued()
-    job.until_attempt(len(job.attempts) + 1)
+    wait_until(lambda: job.attempts[-1].restart == job.state().restarts, "the next attempt")
     assert node not in job.attempts[-1].nodes
     assert node in (job.run.path / "slurm" / "exclude").read_text()
     job.sandbox.start_node(node)
