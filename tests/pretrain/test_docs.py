@@ -16,7 +16,7 @@ from pretrain.config.node import ConfigError, dotted
 from pretrain.config.schema import every_key
 
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-FOLDERS = "benchmarks|configs|data_tools|docs|evals|pretrain|tests"
+FOLDERS = "benchmarks|configs|data_tools|docs|evals|pretrain|slurm|tests"
 LAUNCHERS = {"torchrun", "srun"}
 KEYS = {dotted(path) for path in every_key()}
 OVERRIDE = re.compile(r"([a-z_]+\.[a-z_]+|precision)=.*")
