@@ -9,6 +9,7 @@ Imports no torch: on a busy node that would take longer than all it does.
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from slurm.verdict import AGAIN, Verdict, after, before
 
 DONE = 100
 CANCELLED = 130
+AGREED = (0, 2, 3, 4, AGAIN)
+"""Exit codes with which all ranks end together."""
 SEND_SECONDS = 60.0
 """How long MLflow may take to hear why a run stopped."""
 
@@ -89,7 +92,12 @@ def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = (
         exclude_nodes(submission.run, dict.fromkeys(lost, f"answered no more in {where}"))
         told = f"lost {', '.join(lost)}; ended with {code}"
         return _follow(submission, [*attempts[:-1], attempt], AGAIN, phase, told)
-    said = _run_says(submission, attempt) if phase == "train" else None
+    said = None
+    if phase == "train":
+        status = _status_of(submission, attempt)
+        if status is not None and status.state == "finished":
+            code = 0  # whatever befell a rank on its way out
+        said = _reason(submission, attempt, code, status)
     if phase == "preflight" and code == AGAIN:
         said = "the preflight found a bad node (see slurm/exclude in the run folder)"
     return _follow(submission, [*attempts[:-1], attempt], code, phase, said)
@@ -145,15 +153,33 @@ def _send(folder: RunFolder) -> None:
         _say(f"MLflow has not heard of it ({error}); `pretrain sync {folder.path}` tells it")
 
 
-def _run_says(submission: Submission, attempt: Attempt) -> str | None:
-    """The run's own word on why it ended, if it is one of this attempt."""
+def _status_of(submission: Submission, attempt: Attempt) -> Status | None:
+    """The run's own word, if it is one of this attempt."""
     try:
         status = actual_status(RunFolder(submission.run))
     except UserError as error:
-        return str(error)
-    if status is None or status.time < attempt.began or status.state not in ("failed", "stopped"):
+        _say(str(error))
         return None
-    return status.reason
+    return status if status is not None and status.time >= attempt.began else None
+
+
+def _reason(submission: Submission, attempt: Attempt, code: int, status: Status | None) -> str | None:
+    """Why training ended: what the run says, after the first rank that failed where not all ended alike."""
+    said = status.reason if status is not None and status.state in ("failed", "stopped") else None
+    if code in AGREED:
+        return said
+    try:
+        log = (submission.path / f"job-{attempt.job}.log").read_text(errors="replace")
+    except OSError:
+        return said
+    first = first_failure(log.rpartition(f"job {attempt.job}, restart {attempt.restart}:")[2])
+    return "; ".join(part for part in (first, said) if part) or None
+
+
+def first_failure(log: str) -> str | None:
+    """The first rank that ended badly, by srun's account in a job's log."""
+    match = re.search(r"^srun: error: (\S+): tasks? ([\d,-]+): (.*)$", log, re.MULTILINE)
+    return f"rank {match[2]} on {match[1]}: {match[3]}" if match else None
 
 
 def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]) -> None:

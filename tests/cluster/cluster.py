@@ -80,7 +80,7 @@ class JobUnderTest:
 
         Within the second in which slurmd took back its credential, the job could not start.
         """
-        before = self.attempts[-1].restart
+        before = self.attempts[-1].restart if self.attempts else 0
 
         def is_back() -> str | None:
             job = self.state()

@@ -119,14 +119,12 @@ def test_a_killed_rank_frees_the_nodes(sandbox: Sandbox, config: Path) -> None:
 def test_restarts_in_vain_end(sandbox: Sandbox, config: Path) -> None:
     job = submit(sandbox, config, *LONG, *ONE, *TRACKED)
     job.until_step(3)
-    job.rank(0).send(signal.SIGSTOP)  # so that nothing is saved
-    sandbox.run("scontrol", "requeue", job.id)
-    job.until_requeued()
-    job.until_attempt(2)
-    sandbox.run("scancel", "--batch", "--signal=USR1", job.id)
-    job.until_requeued()
+    for attempt in (2, 3, 4):
+        sandbox.run("scancel", "--batch", "--signal=USR1", job.id)
+        job.until_requeued()
+        job.until_attempt(attempt)
     assert job.until_ended().state == "FAILED"
-    assert "2 restarts in a row made no progress after step 0" in last_line(job)
+    assert "2 restarts in a row made no progress after step" in last_line(job)
     status = read_status(job.run)
     assert status is not None
     assert (status.state, status.exit_code) == ("failed", 4)
