@@ -10,10 +10,7 @@ from pydantic import AfterValidator
 
 from pretrain.config.sections.section import Count, Name, PathText, Section, Texts
 
-TIME = re.compile(
-    r"(?:(?P<days>\d+)-(?P<hours>\d+)(?::(?P<minutes>\d+)(?::(?P<seconds>\d+))?)?"
-    r"|(?:(?:(?P<h>\d+):)?(?P<m>\d+)(?::(?P<s>\d+))?))"
-)
+TIME = re.compile(r"((\d+)-)?(\d+(:\d+){0,2})")
 OWN_OPTIONS = {
     "job-name": "run.dir",
     "J": "run.dir",
@@ -91,10 +88,9 @@ def seconds_of(time: str) -> int:
     match = TIME.fullmatch(time)
     if match is None:
         raise ValueError(f"must be a time such as 12:00:00 or 2-00:00:00, got '{time}'")
-    part = {name: int(value) for name, value in match.groupdict(default="0").items()}
-    if "-" in time:
-        return ((part["days"] * 24 + part["hours"]) * 60 + part["minutes"]) * 60 + part["seconds"]
-    return (part["h"] * 60 + part["m"]) * 60 + part["s"]
+    parts = [int(part) for part in match[3].split(":")]
+    first = 60 if match[2] is None and len(parts) < 3 else 3600
+    return int(match[2] or 0) * 86_400 + sum(part * (first // 60**place) for place, part in enumerate(parts))
 
 
 TimeLimit = Annotated[Name, AfterValidator(_time)]

@@ -1,0 +1,157 @@
+"""What follows an attempt, which nodes a preflight speaks against, what a submission keeps."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_files import small_config
+
+from pretrain.config.sections.slurm import seconds_of
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.tracking.journal import Journal
+from slurm.findings import Finding, judge_nodes, write_finding
+from slurm.job import first_failure
+from slurm.measured import signal_seconds, step_seconds
+from slurm.submission import Attempt, bad_nodes, exclude_nodes, new_submission, submissions
+from slurm.tasks import Tasks, tasks_of
+from slurm.verdict import after, before
+
+
+def attempts(*steps: int, **last: Any) -> list[Attempt]:
+    return [Attempt("7", number, ("n1", "n2"), step, 0.0, **last) for number, step in enumerate(steps)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "code", "words"),
+    [
+        ((0,), 9, 0, "starting after step 0"),
+        ((0, 0), 9, 0, "starting"),
+        ((0, 0, 0), 9, 4, "2 restarts in a row made no progress after step 0"),
+        ((0, 5, 5, 9), 9, 0, "starting after step 9"),
+        ((0, 5, 9, 9, 9), 9, 4, "after step 9"),
+        ((0, 5, 9), 1, 4, "1 restarts were not enough"),
+    ],
+)
+def test_whether_an_attempt_may_begin(steps: tuple[int, ...], most: int, code: int, words: str) -> None:
+    verdict = before(attempts(*steps), most)
+    assert verdict.code == code
+    assert words in verdict.reason
+
+
+def test_an_attempt_that_found_a_bad_node_has_not_tried() -> None:
+    assert before(attempts(0, 0, 0, phase="preflight"), 9).code == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "most", "follows"),
+    [(0, 9, 0), (75, 9, 75), (75, 2, 4), (1, 9, 1), (2, 9, 2), (4, 9, 4), (137, 9, 137)],
+)
+def test_what_follows_an_attempt(code: int, most: int, follows: int) -> None:
+    assert after(attempts(0, 5, 9), most, "train", code, None).code == follows
+
+
+def found(rank: int, host: str, **changes: Any) -> Finding:
+    usual = {"device": "H100", "devices": 8, "versions": {"code": "a"}, "matmul_seconds": 0.1, "clock": 100.0}
+    return Finding(rank, host, **(usual | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"error": "CUDA error", "matmul_seconds": None}, "rank 2: CUDA error"),
+        ({"versions": {"code": "b"}}, "code b, on most nodes a"),
+        ({"devices": 7}, "devices 7, on most nodes 8"),
+        ({"matmul_seconds": 0.5}, "0.500 s, not 0.100 s"),
+        ({"clock": 110.0}, "clock is +10.0 s off"),
+        ({"error": "Connection reset"}, "rank 2: Connection reset"),
+    ],
+)
+def test_a_bad_node_is_named(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    hosts = ["n1", "n2", "n3"]
+    for rank, host in enumerate(hosts):
+        write_finding(tmp_path, found(rank, host, **(changes if host == "n3" else {})))
+    judged = judge_nodes(tmp_path, hosts)
+    assert list(judged.bad) == ["n3"]
+    assert reason in judged.bad["n3"]
+
+
+def test_a_node_that_is_silent_is_bad_and_its_victims_are_not(tmp_path: Path) -> None:
+    for rank, host in enumerate(["n1", "n2"]):
+        write_finding(tmp_path, found(rank, host, error="Timed out waiting for 2 of 3 ranks"))
+    assert judge_nodes(tmp_path, ["n1", "n2", "n3"]).bad == {"n3": "did not answer"}
+
+
+def test_two_nodes_that_differ_accuse_nobody(tmp_path: Path) -> None:
+    write_finding(tmp_path, found(0, "n1"))
+    write_finding(tmp_path, found(1, "n2", versions={"code": "b"}))
+    judged = judge_nodes(tmp_path, ["n1", "n2"])
+    assert not judged.bad
+    assert judged.undecided == ("nodes differ in code: a on n1, b on n2",)
+
+
+def test_submissions_and_bad_nodes_are_kept(tmp_path: Path) -> None:
+    first, second = new_submission(tmp_path), new_submission(tmp_path)
+    assert [each.path.name for each in submissions(tmp_path)] == ["0001", "0002"]
+    first.sent("12")
+    assert (first.job, second.job) == ("12", None)
+    [attempt] = attempts(3)
+    second.note(attempt)
+    with open(second.path / "attempts.jsonl", "a") as file:
+        file.write('{"job": "7", "rest')
+    assert second.attempts() == [attempt]
+    exclude_nodes(tmp_path, {"n1": "no\nanswer"})
+    exclude_nodes(tmp_path, {"n1": "again", "n2": "slow"})
+    assert bad_nodes(tmp_path) == {"n1": "no answer", "n2": "slow"}
+
+
+def test_the_first_failure_in_a_log() -> None:
+    log = "0: step 3\nsrun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"
+    assert first_failure(log) == "rank 1 on n2: Killed"
+    assert first_failure("0: step 3\n") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("90:30", 5430),
+        ("1:00:00", 3600),
+        ("2-12", 216_000),
+        ("1-0:30", 88_200),
+        ("1-01:01:01", 90_061),
+    ],
+)
+def test_times_as_slurm_writes_them(text: str, seconds: int) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1h", "-1", "1:2:3:4", "1-"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a time"):
+        seconds_of(text)
+
+
+def test_nodes_follow_from_the_layout() -> None:
+    assert tasks_of(small_config(slurm__gpus_per_node=8).slurm, 16) == Tasks(2, 8)
+    assert tasks_of(small_config(slurm__gpus_per_node=8).slurm, 2) == Tasks(1, 8)
+    assert tasks_of(small_config(slurm__nodes=3, slurm__tasks_per_node=2).slurm, 2).total == 6
+    with pytest.raises(
+        UserError, match="nearest legal: slurm.gpus_per_node 4 or 6 or 12".replace(".", r"\.")
+    ):
+        tasks_of(small_config(slurm__gpus_per_node=8).slurm, 12)
+
+
+def test_the_warning_leaves_time_for_the_longest_save(tmp_path: Path) -> None:
+    run, config = RunFolder(tmp_path), small_config()
+    assert signal_seconds(config, run) == 120
+    run.logs.mkdir()
+    run.rank_log(0).write_text(
+        "... saved /r/step-1: 1 GB in 100.00 s (10 MB/s)\n... saved /r/step-2: 1 GB in 90.0 s (1)\n"
+    )
+    journal = Journal(run.metrics)
+    for step in range(1, 4):
+        journal.append(step, {"tokens_per_second": 1.0}, when=10.0 * step)
+    journal.close()
+    assert step_seconds(run) == 10
+    assert signal_seconds(config, run) == 330
