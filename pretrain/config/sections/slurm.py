@@ -90,7 +90,9 @@ def seconds_of(time: str) -> int:
         raise ValueError(f"must be a time such as 12:00:00 or 2-00:00:00, got '{time}'")
     parts = [int(part) for part in match[3].split(":")]
     first = 60 if match[2] is None and len(parts) < 3 else 3600
-    return int(match[2] or 0) * 86_400 + sum(part * (first // 60**place) for place, part in enumerate(parts))
+    units = (first, first // 60, first // 3600)
+    days = int(match[2] or 0)
+    return days * 86_400 + sum(part * unit for part, unit in zip(parts, units, strict=False))
 
 
 TimeLimit = Annotated[Name, AfterValidator(_time)]
