@@ -45,8 +45,8 @@ PARTS = (
 )
 MARKS = (Phase.DATA, Phase.AGREEMENT, Phase.COMPUTE, Phase.REDUCTION, Phase.UPDATE, Phase.JOURNAL)
 INTERVAL = 2.0
-BLOCKS, BLOCK = 10, 10
-"""Blocks of steps with heartbeats, as many without, and steps in each."""
+BLOCK, STEPS_PER_PAIR = 10, 30
+"""Steps of a block with heartbeats, and as many without; a pair of blocks for so many steps asked for."""
 REPLICAS = f"health: replica checks, one in {CHECKPOINT_EVERY} steps"
 
 
@@ -64,7 +64,7 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
         ) as run:
             run.begin(0, trainer.facts())
             found = train(trainer, run, gate, steps)
-            found |= heartbeats(trainer, run, gate, steps + WARM_UP)
+            found |= heartbeats(trainer, run, gate, steps)
         found[REPLICAS] = (
             median(timed(lambda: trainer.check_replicas(1)) for _ in range(5)) / CHECKPOINT_EVERY
         )
@@ -72,21 +72,21 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
             answer.write_text(json.dumps(found))
 
 
-def heartbeats(trainer: Trainer, run: Run, gate: Gate, first: int) -> dict[str, float]:
+def heartbeats(trainer: Trainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
     """The thread's share of time, and the ratio of step times with and without heartbeats."""
     watch = run._watch
     assert watch is not None
     watch.close()  # its thread; the blocks below beat in its place
     beat = median(timed(watch._tick) for _ in range(50))
     seconds: dict[bool, list[float]] = {True: [], False: []}
-    for block in range(2 * BLOCKS):
+    for block in range(2 * max(1, steps // STEPS_PER_PAIR)):
         beats, own = block % 2 == 0, gate._pulse
         gate._pulse = run.pulse if beats else Silent()
         stop = threading.Event()
         thread = threading.Thread(target=beat_until, args=(watch, stop, beats))
         thread.start()
         for index in range(BLOCK):
-            step = first + block * BLOCK + index
+            step = steps + WARM_UP + block * BLOCK + index
             seconds[beats].append(timed(lambda step=step: trainer.step(step)))  # type: ignore[misc]
         stop.set()
         thread.join()
