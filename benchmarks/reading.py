@@ -2,22 +2,24 @@
 
     python benchmarks/reading.py [--quick]
 
-All give batches of the same shape, int64 [batch, sequence + 1].
+All give batches of the same shape, int64 [batch, sequence + 1], for several shapes: a pipeline that handles
+one sample after another pays for samples, a memory map for tokens.
 
 Ours are whole training batches: order, reading, the check of ids, labels, masks and positions; then the same
 without the last four. `webdataset, shuffled` is the stock pipeline that trains on these tars: decode, cut
-blocks into sequences, shuffle buffer, batch. `webdataset, in order` leaves the shuffling out and cuts whole
-batches from a block at once: no order of samples at all, but the most that its reader can give. The memory
-map is what nanoGPT does: random crops of one flat file, stacked.
+blocks into sequences, shuffle buffer, batch, and ids widened a batch at a time, which is faster than one by
+one. `webdataset, in order` leaves the shuffling out and cuts whole batches from a block at once: no order of
+samples at all, but the most that its reader can give. The memory map is what nanoGPT does: random crops of
+one flat file, stacked.
 """
 
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -28,47 +30,66 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns
 
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import byte_tokenizer
+from pretrain.config.sections import GptConfig
 from pretrain.data.order import make_order, micro_batch_samples
 from pretrain.data.text import TrainingData
 
-SEQUENCE, BATCH, BATCHES_A_TURN = 1024, 32, 128
+TOKENS_A_TURN = 1 << 22
 EPOCH = 100_000_000
 SHUFFLE = 1000
 Ids = np.ndarray[Any, np.dtype[Any]]
 
 
-def our_batches(folder: Path) -> Iterator[object]:
-    """Training batches of our loader, in its global order."""
+@dataclass(frozen=True)
+class Shape:
+    """Tokens of a sample, and samples of a batch."""
+
+    sequence: int
+    batch: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a batch."""
+        return self.sequence * self.batch
+
+
+SHAPES = (Shape(256, 32), Shape(256, 128), Shape(1024, 32), Shape(1024, 128))
+
+
+def our_data(folder: Path, shape: Shape) -> TrainingData:
+    """Our loader."""
     config = gpt_config(
         folder,
         folder / "shards",
-        f"batch.global_size={BATCH}",
-        f"batch.micro_size={BATCH}",
-        f"batch.sequence_length={SEQUENCE}",
+        f"batch.global_size={shape.batch}",
+        f"batch.micro_size={shape.batch}",
+        f"batch.sequence_length={shape.sequence}",
     ).config
-    data = TrainingData.from_config(config)
+    assert isinstance(config, GptConfig)
+    return TrainingData.from_config(config)
+
+
+def our_batches(folder: Path, shape: Shape) -> Iterator[object]:
+    """Training batches of our loader, in its global order."""
+    data = our_data(folder, shape)
     for step in range(1 << 40):
         yield data.batch(step, 0, 0, 1)
 
 
-def our_streams(folder: Path) -> Iterator[Ids]:
-    """The same samples without labels, masks and positions: what the other two give."""
-    reader = ShardReader(folder / "shards")
-    order = make_order(1, [(len(reader) - 1) // SEQUENCE], [1.0])
-    for first in range(0, 1 << 40, BATCH):
-        _, samples = order.locate(np.arange(first, first + BATCH))
-        batch = np.empty((BATCH, SEQUENCE + 1), np.int64)
-        for row, sample in zip(batch, samples.tolist(), strict=True):
-            row[:] = reader.read(sample * SEQUENCE, sample * SEQUENCE + SEQUENCE + 1)
-        yield batch
+def our_ids(folder: Path, shape: Shape) -> Iterator[Ids]:
+    """The same samples without labels, masks and positions: what the others give."""
+    stored = our_data(folder, shape).stored
+    for first in range(0, 1 << 40, shape.batch):
+        yield stored.read(range(first, first + shape.batch)).astype(np.int64)
 
 
-def memory_map_batches(folder: Path) -> Iterator[torch.Tensor]:
+def memory_map_batches(folder: Path, shape: Shape) -> Iterator[torch.Tensor]:
     """Random crops of a flat file, stacked as nanoGPT's `get_batch` does."""
     data = np.memmap(folder / "flat.bin", dtype=np.uint16, mode="r")
+    length = shape.sequence + 1
     while True:
-        starts = torch.randint(len(data) - SEQUENCE - 1, (BATCH,)).tolist()
-        crops = [torch.from_numpy(data[start : start + SEQUENCE + 1].astype(np.int64)) for start in starts]
+        starts = torch.randint(len(data) - length, (shape.batch,)).tolist()
+        crops = [torch.from_numpy(data[start : start + length].astype(np.int64)) for start in starts]
         yield torch.stack(crops)
 
 
@@ -77,30 +98,30 @@ def urls(folder: Path) -> list[str]:
     return sorted(str(path) for path in (folder / "shards").glob("*.tar"))
 
 
-def webdataset_shuffled(folder: Path) -> Iterator[Ids]:
+def webdataset_shuffled(folder: Path, shape: Shape) -> Iterator[Ids]:
     """The stock pipeline: sequences through a shuffle buffer."""
 
     def cut(samples: Iterator[tuple[Ids]]) -> Iterator[tuple[Ids]]:
         for (block,) in samples:
-            for start in range(0, len(block) - SEQUENCE, SEQUENCE):
-                yield (block[start : start + SEQUENCE + 1].astype(np.int64),)
+            for start in range(0, len(block) - shape.sequence, shape.sequence):
+                yield (block[start : start + shape.sequence + 1],)
 
     while True:
         blocks = webdataset.WebDataset(urls(folder), shardshuffle=False).decode().to_tuple("tokens.npy")
-        for (batch,) in blocks.compose(cut).shuffle(SHUFFLE).batched(BATCH, partial=False):
-            yield batch
+        for (batch,) in blocks.compose(cut).shuffle(SHUFFLE).batched(shape.batch, partial=False):
+            yield batch.astype(np.int64)
 
 
-def webdataset_in_order(folder: Path) -> Iterator[Ids]:
+def webdataset_in_order(folder: Path, shape: Shape) -> Iterator[Ids]:
     """The blocks as stock webdataset decodes them, cut into batches."""
-    size = BATCH * SEQUENCE
+    size, sequence = shape.tokens, shape.sequence
     while True:
         blocks = webdataset.WebDataset(urls(folder), shardshuffle=False).decode().to_tuple("tokens.npy")
         for (block,) in blocks:
             for start in range(0, len(block) - size, size):
-                batch = np.empty((BATCH, SEQUENCE + 1), np.int64)
-                batch[:, :-1] = block[start : start + size].reshape(BATCH, SEQUENCE)
-                batch[:, -1] = block[start + SEQUENCE : start + size + 1 : SEQUENCE]
+                batch = np.empty((shape.batch, sequence + 1), np.int64)
+                batch[:, :-1] = block[start : start + size].reshape(shape.batch, sequence)
+                batch[:, -1] = block[start + sequence : start + size + 1 : sequence]
                 yield batch
 
 
@@ -142,42 +163,49 @@ def measure_epoch() -> Table:
     return Table((f"order of {EPOCH:,} samples", "cost"), rows)
 
 
+MAKERS: dict[str, Callable[[Path, Shape], Iterator[object]]] = {
+    "ours, training batches": our_batches,
+    "ours, ids alone": our_ids,
+    "webdataset, shuffled": webdataset_shuffled,
+    "webdataset, in order": webdataset_in_order,
+    "flat memory map": memory_map_batches,
+}
+
+
 def measure(quick: bool) -> Report:
     """Let the readers take turns over the same tokens."""
     torch.set_num_threads(1)
     rounds, tokens = (5, 1 << 23) if quick else (21, 1 << 26)
-    makers: dict[str, Callable[[Path], Iterator[object]]] = {
-        "ours, training batches": our_batches,
-        "ours, ids alone": our_streams,
-        "webdataset, shuffled": webdataset_shuffled,
-        "webdataset, in order": webdataset_in_order,
-        "flat memory map": memory_map_batches,
-    }
+    rows: list[tuple[str, ...]] = []
+    targets = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_shards(folder / "shards", byte_tokenizer(), tokens)
         reader = ShardReader(folder / "shards")
         reader.read(0, len(reader)).tofile(folder / "flat.bin")
-        turns = {name: turn_of(make(folder), BATCHES_A_TURN) for name, make in makers.items()}
-        take_turns(turns, 2)  # pages into the cache
-        found = take_turns(turns, rounds)
-    per_turn = BATCHES_A_TURN * BATCH * SEQUENCE
-    ours = found["ours, training batches"]
-    rows = [
-        (name, spread([per_turn / s / 1e6 for s in seconds], ",.0f"), f"{ratio(seconds, ours):.2f}")
-        for name, seconds in found.items()
-    ]
+        for shape in SHAPES:
+            found = race(folder, shape, rounds)
+            ours = found["ours, training batches"]
+            what = f"{shape.batch} x {shape.sequence}"
+            for name, seconds in found.items():
+                rates = spread([TOKENS_A_TURN / s / 1e6 for s in seconds], ",.0f")
+                rows.append((what, name, rates, f"{ratio(seconds, ours):.2f}"))
+            for name, bound in (("webdataset, shuffled", 4), ("flat memory map", 0.5)):
+                targets.append(Target(f"{what}: training batches / {name}", ratio(found[name], ours), bound))
     question = (
-        f"Reading {tokens:,} tokens (uint16, in the page cache) as int64 [{BATCH}, {SEQUENCE + 1}] batches, "
-        f"one thread. Median (middle half) of {rounds} turns of {BATCHES_A_TURN} batches."
+        f"Reading {tokens:,} tokens (uint16, in the page cache) as int64 batches of samples of 256 and 1,024 "
+        f"tokens, one thread. Median (middle half) of {rounds} turns of {TOKENS_A_TURN:,} tokens."
     )
-    targets = [
-        Target("training batches / webdataset, shuffled", ratio(found["webdataset, shuffled"], ours), 4),
-        Target("training batches / flat memory map", ratio(found["flat memory map"], ours), 0.5),
-    ]
-    assert median(ours) > 0
-    table = Table(("reader", "million tokens/s", "training batches / this"), rows)
+    table = Table(("batch", "reader", "million tokens/s", "training batches / this"), rows)
     return Report("reading", question, [table, measure_epoch()], targets)
+
+
+def race(folder: Path, shape: Shape, rounds: int) -> dict[str, list[float]]:
+    """Seconds a turn of each reader in each round."""
+    count = TOKENS_A_TURN // shape.tokens
+    turns = {name: turn_of(make(folder, shape), count) for name, make in MAKERS.items()}
+    take_turns(turns, 2)  # pages into the cache
+    return take_turns(turns, rounds)
 
 
 if __name__ == "__main__":
