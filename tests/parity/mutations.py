@@ -83,14 +83,14 @@ def keep_gradient_alias() -> Any:
 
 def sum_head_gradients() -> Any:
     """Every rank's gradient of the same heads is added up on its way back to the sequence's parts."""
-    import pretrain.models.bert as bert
+    import pretrain.models.encoder as encoder
 
-    honest = bert.gather_from_sequence_parallel_region
+    honest = encoder.gather_from_sequence_parallel_region
 
     def summed(hidden: torch.Tensor, tensor_parallel_output_grad: bool) -> torch.Tensor:
         return honest(hidden, tensor_parallel_output_grad=True)
 
-    return mock.patch.object(bert, "gather_from_sequence_parallel_region", summed)
+    return mock.patch.object(encoder, "gather_from_sequence_parallel_region", summed)
 
 
 MUTATIONS: dict[str, Callable[[], Any]] = {
