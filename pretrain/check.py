@@ -12,7 +12,7 @@ from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
-from pretrain.config.sections import CorpusConfig, GanConfig, TextConfig
+from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, TextConfig
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
@@ -32,6 +32,12 @@ def check_command(
         from pretrain.gan.check import check_images, summary
 
         rows = list(summary(config, processes, check_images(loaded, config, processes) if data else None))
+    elif isinstance(config, CnnConfig):
+        from pretrain.cnn_check import check_images as check_labelled_images
+        from pretrain.cnn_check import summary as summary_of_cnn
+
+        labelled = check_labelled_images(loaded, config) if data else None
+        rows = list(summary_of_cnn(config, processes, labelled))
     else:
         training = check_data(loaded) if data else None
         rows = list(_summary(narrow(config, CorpusConfig, "this check"), processes, training))
