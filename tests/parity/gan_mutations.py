@@ -1,0 +1,114 @@
+"""Faults of DeepSpeed's and of ours that train on without an error; each must turn a parity test red."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from pretrain.gan import game
+from pretrain.gan.engine import Engine
+from pretrain.models.gan import batch_norm
+
+
+def two_backward_passes() -> Any:
+    """Real and generated images in a backward pass each: stages 1 and 2 lose the first."""
+
+    class Twice(game.Game):
+        def discriminator_update(self, update: int) -> dict[str, float]:
+            engine: Any = self._discriminator._engine
+            (micro,) = self._micro_batches("discriminator", update)
+            real, _ = self._images(micro.samples)
+            with torch.no_grad():
+                fake = self._generator.module(self._noise(micro.numbers), None)
+            loss_real = torch.nn.functional.softplus(-engine(real)).mean()
+            engine.backward(loss_real)
+            loss_fake = torch.nn.functional.softplus(engine(fake)).mean()
+            engine.backward(loss_fake)
+            engine.step()
+            total = (loss_real + loss_fake).detach()
+            dist.all_reduce(total)
+            return {"loss_d": total.item() / dist.get_world_size()}
+
+    return mock.patch("pretrain.gan_trainer.Game", Twice)
+
+
+def discriminator_through_its_engine() -> Any:
+    """G's step calls D through its engine, whose hooks then belong to two backward passes."""
+
+    @contextmanager
+    def frozen(self: Any) -> Iterator[Any]:
+        for _, parameter in self.parameters:
+            parameter.requires_grad_(False)
+        yield self._engine
+        for _, parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    return mock.patch.object(Engine, "frozen", frozen)
+
+
+def discriminator_not_frozen() -> Any:
+    """G's step leaves its gradients in D."""
+
+    @contextmanager
+    def frozen(self: Any) -> Iterator[Any]:
+        yield self.module
+
+    return mock.patch.object(Engine, "frozen", frozen)
+
+
+def same_noise_on_every_rank() -> Any:
+    """Every rank takes the first rows of the global batch's noise."""
+    honest = game.Draw.part
+    return mock.patch.object(
+        game.Draw, "part", lambda self, rows: honest(self, slice(0, rows.stop - rows.start))
+    )
+
+
+def batch_norm_of_one_rank() -> Any:
+    """Each rank normalises by its own images."""
+    return mock.patch.object(batch_norm.dist, "is_initialized", lambda: False)
+
+
+def batch_norm_without_its_gradient() -> Any:
+    """Statistics are shared, and the gradient through them stays on its rank."""
+    return mock.patch.object(batch_norm._AllReduce, "backward", staticmethod(lambda ctx, gradient: gradient))
+
+
+def power_iteration_in_every_pass() -> Any:
+    """As torch's own spectral normalisation does it, so that micro-batches see different networks."""
+    from pretrain.models.gan import spectral
+
+    honest = spectral._Spectral.normalised
+
+    def normalised(self: Any) -> torch.Tensor:
+        self.advance()
+        return honest(self)
+
+    return mock.patch.object(spectral._Spectral, "normalised", normalised)
+
+
+MUTATIONS: dict[str, Callable[[], Any]] = {
+    function.__name__: function
+    for function in (
+        two_backward_passes,
+        discriminator_through_its_engine,
+        discriminator_not_frozen,
+        same_noise_on_every_rank,
+        batch_norm_of_one_rank,
+        batch_norm_without_its_gradient,
+        power_iteration_in_every_pass,
+    )
+}
+
+
+@contextmanager
+def mutated(name: str | None) -> Iterator[None]:
+    """Run with a fault, or without."""
+    if name is None:
+        yield
+        return
+    with MUTATIONS[name]():
+        yield
