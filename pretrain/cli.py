@@ -142,8 +142,10 @@ def evaluate(
 @app.command()
 def generate(
     checkpoint: CheckpointPath,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="Text to go on from.")],
-    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Tokens to generate.")] = 100,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Text to go on from.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens to generate; default 100.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(metavar="T", help="Divides the logits; default 1. Above 0.")
     ] = None,
@@ -158,30 +160,41 @@ def generate(
         int | None, typer.Option(metavar="S", min=0, help="Seed of the draws; default 1234.")
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token every time.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="GAN: a .png for a grid, or a folder of images."),
+    ] = None,
+    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="GAN: images; default 64.")] = None,
+    label: Annotated[
+        int | None, typer.Option("--class", metavar="K", min=0, help="GAN: class of all images.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="GAN: draw from the weights, not from their moving average.")
+    ] = False,
 ) -> None:
-    """Generate text from a checkpoint."""
-    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
-    useless = [name for name, value in drawing.items() if value is not None]
-    if greedy and useless:
-        raise UserError(f"{useless[0]} has no effect with --greedy; remove one of them")
-    if temperature is not None and not 0 < temperature < float("inf"):
-        raise UserError(
-            f"--temperature must be above 0, got {temperature}; for the likeliest token use --greedy"
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"--top-p must be above 0 and at most 1, got {top_p}")
-    from pretrain.generate import generate_command
+    """Generate text, or a GAN's images, from a checkpoint."""
+    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
+    text = {"--prompt": prompt, "--max-tokens": max_tokens, "--greedy": greedy or None, **drawing}
+    images = {"--output": output, "--count": count, "--class": label, "--raw": raw or None}
+    from pretrain.restore import saved_kind
 
-    generate_command(
-        checkpoint,
-        prompt=prompt,
-        max_tokens=max_tokens,
-        temperature=1.0 if temperature is None else temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=1234 if seed is None else seed,
-        greedy=greedy,
-    )
+    kind = saved_kind(checkpoint)
+    wrong = [name for name, value in (text if kind == "gan" else images).items() if value is not None]
+    if wrong:
+        raise UserError(f"{wrong[0]} has no effect on a checkpoint of model.kind {kind}; remove it")
+    if kind == "gan":
+        from pretrain.gan.generate import generate_images
+
+        generate_images(
+            checkpoint, output, count or 64, label, 1234 if seed is None else seed, average=not raw
+        )
+        return
+    if prompt is None:
+        raise UserError("--prompt is missing: the text to go on from")
+    from pretrain.generate import checked_sampling, generate_command
+
+    sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
+    generate_command(checkpoint, prompt, 100 if max_tokens is None else max_tokens, sampling)
 
 
 @app.command()

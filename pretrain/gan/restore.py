@@ -20,7 +20,7 @@ from pretrain.seeds import stream_seed
 
 @dataclass(frozen=True)
 class SavedGenerator:
-    """The moving average of G out of a checkpoint."""
+    """G, or its moving average, out of a checkpoint."""
 
     checkpoint: Checkpoint
     config: GanConfig
@@ -36,14 +36,16 @@ class SavedGenerator:
         """Pixels a side."""
         return self.config.model.image_size
 
-    def generate(self, ids: Sequence[int]) -> Tensor:
+    def generate(self, ids: Sequence[int], label: int | None = None) -> Tensor:
         """Images, uint8 [B, C, H, W], on the CPU; each is a function of the seed and its id.
 
-        A conditional G makes its classes in turn.
+        A conditional G makes images of class `label`, or its classes in turn.
         """
         size = self.config.model.latent_size
         latents = torch.stack([torch.randn(size, generator=self._random(number)) for number in ids])
-        labels = torch.tensor([number % self.classes for number in ids]) if self.classes else None
+        labels = None
+        if self.classes:
+            labels = torch.tensor([number % self.classes if label is None else label for number in ids])
         return pixels(sample(self.network, latents, labels))
 
     def _random(self, number: int) -> torch.Generator:
@@ -51,15 +53,21 @@ class SavedGenerator:
 
 
 def load_generator(
-    path: str | Path, device: torch.device, seed: int, say: Callable[[str], None] = lambda _: None
+    path: str | Path,
+    device: torch.device,
+    seed: int,
+    say: Callable[[str], None] = lambda _: None,
+    *,
+    average: bool = True,
 ) -> SavedGenerator:
-    """Find, verify and load the moving average of a run's generator.
+    """Find, verify and load a run's generator.
 
     Args:
         path: run folder (its newest good checkpoint) or a step folder.
         device: where it is to work.
         seed: of the images to make.
         say: told of newer checkpoints that were passed over, and why.
+        average: the moving average of its weights, else the weights themselves.
 
     Raises:
         UserError, IntegrityError: there is none, it is damaged, or the run trained something else.
@@ -71,9 +79,8 @@ def load_generator(
     if not isinstance(channels, int) or not isinstance(classes, int):
         raise IntegrityError(f"{checkpoint.path}: state.json lacks the images' channels and classes")
     network = build_generator(shape_of(config.model, config.loss, channels, classes), config.run.seed)
-    weights = [
-        Piece.whole(f"ema.generator.{name}", weight.detach()) for name, weight in network.named_parameters()
-    ]
+    prefix = "ema.generator" if average else "generator"
+    weights = [Piece.whole(f"{prefix}.{name}", weight.detach()) for name, weight in network.named_parameters()]
     buffers = [Piece.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
     checkpoint.load([*weights, *buffers])
     return SavedGenerator(checkpoint, config, network.to(device).eval(), channels, classes, seed)

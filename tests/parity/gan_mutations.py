@@ -69,7 +69,7 @@ def same_noise_on_every_rank() -> Any:
 
 def batch_norm_of_one_rank() -> Any:
     """Each rank normalises by its own images."""
-    return mock.patch.object(batch_norm.dist, "is_initialized", lambda: False)
+    return mock.patch.object(batch_norm, "_ranks", lambda: 1)
 
 
 def batch_norm_without_its_gradient() -> Any:
@@ -77,17 +77,15 @@ def batch_norm_without_its_gradient() -> Any:
     return mock.patch.object(batch_norm._AllReduce, "backward", staticmethod(lambda ctx, gradient: gradient))
 
 
-def power_iteration_in_every_pass() -> Any:
+def power_iteration_in_every_micro_batch() -> Any:
     """As torch's own spectral normalisation does it, so that micro-batches see different networks."""
-    from pretrain.models.gan import spectral
+    honest = game.Game._images
 
-    honest = spectral._Spectral.normalised
+    def images(self: Any, samples: range) -> Any:
+        game.advance(self._discriminator.module)
+        return honest(self, samples)
 
-    def normalised(self: Any) -> torch.Tensor:
-        self.advance()
-        return honest(self)
-
-    return mock.patch.object(spectral._Spectral, "normalised", normalised)
+    return mock.patch.object(game.Game, "_images", images)
 
 
 MUTATIONS: dict[str, Callable[[], Any]] = {
@@ -99,7 +97,7 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
         same_noise_on_every_rank,
         batch_norm_of_one_rank,
         batch_norm_without_its_gradient,
-        power_iteration_in_every_pass,
+        power_iteration_in_every_micro_batch,
     )
 }
 

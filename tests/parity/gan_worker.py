@@ -12,9 +12,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from safetensors.torch import save_file
-
 from gan_images import RandomImages
+from safetensors.torch import save_file
 
 from pretrain.errors import HealthError
 from pretrain.launch import World, join_world

@@ -27,8 +27,11 @@ REGULARISERS: dict[str, Changes] = {
 }
 PENALTIES = ("r1", "r2", "gradient_penalty")
 MLP = {"model__architecture": "mlp", "model__generator_channels": 1, "model__discriminator_channels": 1}
+# Where all images lie in one linear region of D, a Wasserstein loss gives its biases no gradient but rounding
+# errors, which Adam would make steps of.
+LARGE_EPSILON = {"wasserstein": {"optimizer__eps": 1e-4}}
 GAMES: dict[str, Changes] = {
-    f"{kind}/{name}": {**MLP, "loss__kind": kind, **changes}
+    f"{kind}/{name}": {**MLP, "loss__kind": kind, **changes, **LARGE_EPSILON.get(kind, {})}
     for kind in KINDS
     for name, changes in REGULARISERS.items()
 }
@@ -76,7 +79,7 @@ MUTATIONS: dict[str, tuple[int, str, Changes]] = {
     "same_noise_on_every_rank": (2, "hinge/none", GAMES["hinge/none"]),
     "batch_norm_of_one_rank": (2, "dcgan", NETWORKS["dcgan"]),
     "batch_norm_without_its_gradient": (2, "dcgan", NETWORKS["dcgan"]),
-    "power_iteration_in_every_pass": (1, "accumulated", ACCUMULATED),
+    "power_iteration_in_every_micro_batch": (1, "accumulated", ACCUMULATED),
 }
 
 pytestmark = pytest.mark.slow
@@ -108,9 +111,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def difference(folder: Path, name: str, reference: str) -> tuple[float, float]:
-    """Largest difference of losses, and of weights and buffers."""
+    """Largest difference of losses, and of weights and buffers; infinite for a run that a verdict stopped."""
     paths = [folder / each.replace("/", "-") for each in (name, reference)]
-    losses, expected = (torch.tensor(json.loads(Path(f"{path}.json").read_text())) for path in paths)
+    curves = [json.loads(Path(f"{path}.json").read_text()) for path in paths]
+    if isinstance(curves[0][-1], str):
+        return float("inf"), float("inf")
+    losses, expected = map(torch.tensor, curves)
     tensors, others = (load_file(f"{path}.safetensors") for path in paths)
     worst = max(float((tensors[key] - others[key]).abs().max()) for key in others)
     return float((losses - expected).abs().max()), worst

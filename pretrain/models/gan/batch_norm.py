@@ -41,7 +41,7 @@ class BatchNorm(nn.Module):
         return (values * scale_C.view(shape) + shift_C.view(shape)).to(x.dtype)
 
     def _batch_statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        size = dist.get_world_size() if dist.is_initialized() else 1
+        size = _ranks()
         axes = [axis for axis in range(values.dim()) if axis != 1]
         count = size * values.numel() // values.shape[1]
         # Two rounds: the variance around the known mean, as E[x^2] - E[x]^2 loses digits.
@@ -53,6 +53,10 @@ class BatchNorm(nn.Module):
             self.running_mean.lerp_(mean_C, self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
         return mean_C, variance_C
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _sum_over_ranks(local: Tensor, size: int) -> Tensor:

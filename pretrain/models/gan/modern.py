@@ -97,7 +97,8 @@ class ModernDiscriminator(nn.Module):
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
         wide = widths(shape, shape.model.discriminator_channels)[::-1]
-        self.first = with_gain(nn.Conv2d(shape.channels, wide[0], 1), 1.0)
+        # A bias here would shift all answers alike, which the relativistic loss cannot see.
+        self.first = with_gain(nn.Conv2d(shape.channels, wide[0], 1, bias=False), 1.0)
         ins = [wide[0], *wide[:-1]]
         self.stages = nn.ModuleList(
             _Stage(a, b, 0.5 if index else 1) for index, (a, b) in enumerate(zip(ins, wide, strict=True))

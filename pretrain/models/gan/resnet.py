@@ -17,14 +17,17 @@ def _double(x: Tensor) -> Tensor:
 
 
 class _UpBlock(nn.Module):
-    """Norm, rectifier, double, convolve; norm, rectifier, convolve; plus the doubled input."""
+    """Norm, rectifier, double, convolve; norm, rectifier, convolve; plus the doubled input.
+
+    A bias that a later norm takes away again would get no gradient but rounding errors, so there is none.
+    """
 
     def __init__(self, in_: int, out: int, norm: bool) -> None:
         super().__init__()
         self.norm1 = BatchNorm(in_) if norm else nn.Identity()
         self.norm2 = BatchNorm(out) if norm else nn.Identity()
         self.conv1 = nn.Conv2d(in_, out, 3, 1, 1, bias=not norm)
-        self.conv2 = nn.Conv2d(out, out, 3, 1, 1)
+        self.conv2 = nn.Conv2d(out, out, 3, 1, 1, bias=not norm)
         self.shortcut = with_gain(nn.Conv2d(in_, out, 1, bias=False), 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +46,7 @@ class ResnetGenerator(nn.Module):
         wide = widths(shape, shape.model.generator_channels)
         norm = shape.model.batch_norm
         self.latent = Latent(shape)
-        self.first = nn.Linear(self.latent.size, wide[0] * SMALLEST**2)
+        self.first = nn.Linear(self.latent.size, wide[0] * SMALLEST**2, bias=not norm)
         self.blocks = nn.ModuleList(_UpBlock(a, b, norm) for a, b in pairwise(wide))
         self.norm = BatchNorm(wide[-1]) if norm else nn.Identity()
         self.out = with_gain(nn.Conv2d(wide[-1], shape.channels, 3, 1, 1), 1.0)

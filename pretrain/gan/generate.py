@@ -1,0 +1,71 @@
+"""`pretrain generate` for a GAN: a grid of images as one PNG, or a folder of PNGs."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from data_tools.progress import Progress
+from pretrain.errors import UserError
+from pretrain.gan.restore import SavedGenerator, load_generator
+from pretrain.gan.samples import BATCH, GAP, grid, save_png
+
+MOST_IN_A_GRID = 10_000
+LARGEST_SIDE = 65_500
+"""Pixels; more than this no PNG viewer opens."""
+
+
+def generate_images(
+    checkpoint: str, output: str | None, count: int, label: int | None, seed: int, *, average: bool
+) -> None:
+    """Draw images and write them.
+
+    Args:
+        checkpoint: run folder or step folder.
+        output: a `.png` file for a grid, anything else is a folder; None: samples.png.
+        count: images.
+        label: class of all of them; None: all classes in turn.
+        seed: of the noise.
+        average: draw from the moving average of the weights.
+
+    Raises:
+        UserError, IntegrityError: no good checkpoint, or options that do not fit it or one another.
+    """
+    target = Path(output or "samples.png")
+    one = target.suffix.lower() == ".png"
+    if one and count > MOST_IN_A_GRID:
+        raise UserError(f"--count {count}: a grid has at most {MOST_IN_A_GRID}; give a folder as --output")
+    if not one and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--output {target}: is not an empty folder; choose another, or a .png for a grid")
+    cpu = torch.device("cpu")
+    saved = load_generator(checkpoint, cpu, seed, lambda line: print(line, file=sys.stderr), average=average)
+    _check_label(saved, label)
+    if one:
+        side = saved.image_size + GAP
+        if side * count**0.5 > LARGEST_SIDE:
+            raise UserError(f"--count {count}: the grid would be too large; give a folder as --output")
+        save_png(target, grid(saved.generate(range(count), label)))
+    else:
+        _write_folder(saved, target, count, label)
+    print(f"{target}: {count} images of {saved.image_size} x {saved.image_size}")
+
+
+def _check_label(saved: SavedGenerator, label: int | None) -> None:
+    classes = saved.classes
+    if label is None or 0 <= label < classes:
+        return
+    if not classes:
+        raise UserError(f"--class {label}: the model is not conditional; remove it")
+    raise UserError(f"--class {label}: the model has classes 0 to {classes - 1}")
+
+
+def _write_folder(saved: SavedGenerator, folder: Path, count: int, label: int | None) -> None:
+    """`000000.png` ...; in a folder per class where the model has classes, as `data images` reads them."""
+    with Progress("generating", count) as progress:
+        for first in range(0, count, BATCH):
+            numbers = range(first, min(count, first + BATCH))
+            for number, image in zip(numbers, saved.generate(numbers, label), strict=True):
+                classes = saved.classes
+                place = folder / str(number % classes if label is None else label) if classes else folder
+                save_png(place / f"{number:06d}.png", grid(image[None]))
+            progress.advance(len(numbers))
