@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from pretrain.gan import game
 from pretrain.gan.engine import Engine
+from pretrain.gan.network_pieces import Network
 from pretrain.models.gan import batch_norm
 
 
@@ -88,6 +89,21 @@ def power_iteration_in_every_micro_batch() -> Any:
     return mock.patch.object(game.Game, "_images", images)
 
 
+def nan_gradient() -> Any:
+    """A loss that is finite and has no finite gradient: DeepSpeed skips such an update without a word."""
+    honest = game.discriminator_loss
+
+    def broken(loss: Any, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        return honest(loss, real, fake) + (real * 0).sqrt().mean()
+
+    return mock.patch.object(game, "discriminator_loss", broken)
+
+
+def buffers_left_out() -> Any:
+    """Checkpoints hold parameters alone, as DeepSpeed's universal ones do."""
+    return mock.patch.object(Network, "_whole", lambda self, prefix, tensors: iter(()))
+
+
 MUTATIONS: dict[str, Callable[[], Any]] = {
     function.__name__: function
     for function in (
@@ -98,6 +114,8 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
         batch_norm_of_one_rank,
         batch_norm_without_its_gradient,
         power_iteration_in_every_micro_batch,
+        nan_gradient,
+        buffers_left_out,
     )
 }
 
