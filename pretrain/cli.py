@@ -176,7 +176,7 @@ def generate(
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
     text = {"--prompt": prompt, "--max-tokens": max_tokens, "--greedy": greedy or None, **drawing}
     images = {"--output": output, "--count": count, "--class": label, "--raw": raw or None}
-    from pretrain.restore import saved_kind
+    from pretrain.saved_kind import saved_kind
 
     kind = saved_kind(checkpoint)
     wrong = [name for name, value in (text if kind == "gan" else images).items() if value is not None]
@@ -191,9 +191,11 @@ def generate(
         return
     if prompt is None:
         raise UserError("--prompt is missing: the text to go on from")
-    from pretrain.generate import checked_sampling, generate_command
+    from pretrain.sampling import checked_sampling
 
     sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
+    from pretrain.generate import generate_command
+
     generate_command(checkpoint, prompt, 100 if max_tokens is None else max_tokens, sampling)
 
 

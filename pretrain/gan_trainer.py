@@ -57,7 +57,7 @@ class GanTrainer:
         )
         self.generator, self.discriminator = Network(generator, world), Network(discriminator, world)
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
-        self.game = Game(config, world, self.data, generator, discriminator, self.gate)
+        self.game = Game(config, world, self.data, self.generator, self.discriminator, self.gate)
         self.memory = GameMemory()
         self._replica_check = ReplicaCheck(world)
 

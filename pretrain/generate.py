@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,20 +14,7 @@ from pretrain.launch import join_world
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.restore import load_model, load_tokenizer, open_saved, with_layout
-
-SEEDS = 2**64
-"""Seeds that torch's generator takes."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn."""
-
-    greedy: bool = False
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int = 1234
+from pretrain.sampling import SEEDS, Sampling
 
 
 def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -120,28 +106,6 @@ def _encode(tokenizer: Tokenizer, prompt: str, sequence_length: int) -> list[int
     if len(ids) > sequence_length:
         _say(f"the prompt has {len(ids):,} tokens; the model sees the last {sequence_length:,} of them")
     return ids
-
-
-def checked_sampling(
-    greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None
-) -> Sampling:
-    """How to draw, from the options that were given.
-
-    Raises:
-        UserError: an option is out of range, or has no effect.
-    """
-    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
-    useless = [name for name, value in drawing.items() if value is not None]
-    if greedy and useless:
-        raise UserError(f"{useless[0]} has no effect with --greedy; remove one of them")
-    if temperature is not None and not 0 < temperature < float("inf"):
-        raise UserError(
-            f"--temperature must be above 0, got {temperature}; for the likeliest token use --greedy"
-        )
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"--top-p must be above 0 and at most 1, got {top_p}")
-    temperature = 1.0 if temperature is None else temperature
-    return Sampling(greedy, temperature, top_k, top_p, 1234 if seed is None else seed)
 
 
 def generate_command(checkpoint: str, prompt: str, max_tokens: int, sampling: Sampling) -> None:

@@ -47,12 +47,6 @@ def open_saved(path: str | Path, say: Callable[[str], None] = lambda _: None) ->
     return Saved(checkpoint, config, vocab_size)
 
 
-def saved_kind(path: str | Path) -> str | None:
-    """`model.kind` of a run folder or step folder; None where there is neither."""
-    file = Path(path) / RESOLVED_CONFIG
-    return read_config(str(file)).config.model.kind if "\0" not in str(path) and file.is_file() else None
-
-
 def with_layout(config: CorpusConfig, parallel: ParallelConfig) -> CorpusConfig:
     """The same model and data on another layout."""
     return config.model_copy(update={"parallel": parallel})

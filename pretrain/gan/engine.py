@@ -171,15 +171,6 @@ class Engine:
             for _, parameter in self.parameters:
                 parameter.requires_grad_(True)
 
-    @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
-        """The bare network with all its weights on this rank; all ranks call this together."""
-        if self.stage < 3:
-            yield self.module
-            return
-        with self._deepspeed.zero.GatheredParameters([p for _, p in self.parameters]):
-            yield self.module
-
     def close(self) -> None:
         """Remove the engine's hooks."""
         self._engine.destroy()

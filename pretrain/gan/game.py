@@ -20,8 +20,8 @@ from pretrain.data.images import ImageData
 from pretrain.data.order import micro_batch_samples
 from pretrain.errors import HealthError
 from pretrain.gan.augment import Changes
-from pretrain.gan.engine import Engine
 from pretrain.gan.losses import USES_REALS, discriminator_loss, generator_loss
+from pretrain.gan.network_pieces import Network
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
@@ -29,7 +29,7 @@ from pretrain.gate import Gate
 from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ranks
 from pretrain.launch import World
-from pretrain.models.gan.spectral import advance, is_spectral
+from pretrain.models.gan.spectral import advance
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Game:
         config: GanConfig,
         world: World,
         data: ImageData,
-        generator: Engine,
-        discriminator: Engine,
+        generator: Network,
+        discriminator: Network,
         gate: Gate,
     ) -> None:
         self._config, self._world, self._data, self._gate = config, world, data, gate
-        self._generator, self._discriminator = generator, discriminator
+        self._generator, self._discriminator = generator.engine, discriminator.engine
         self._micro_size = micro_size(config, world.size)
-        self._spectral = is_spectral(discriminator.module)
+        self._whole_discriminator = discriminator.whole
 
     def discriminator_update(self, update: int) -> dict[str, float]:
         """Update number `update` of D, counted from 0.
@@ -71,9 +71,8 @@ class Game:
             HealthError: loss or gradient is not finite; D is as before then.
         """
         loss, engine = self._config.loss, self._discriminator
-        if self._spectral:
-            with engine.whole() as whole:
-                advance(whole)
+        if self._config.model.spectral_norm:
+            advance(engine.module, weights=self._whole_discriminator() if engine.stage == 3 else None)
         due = is_due(loss, update)
         sums = torch.zeros(4, dtype=torch.float64)
         for micro in self._micro_batches("discriminator", update):

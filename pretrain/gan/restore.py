@@ -80,7 +80,9 @@ def load_generator(
         raise IntegrityError(f"{checkpoint.path}: state.json lacks the images' channels and classes")
     network = build_generator(shape_of(config.model, config.loss, channels, classes), config.run.seed)
     prefix = "ema.generator" if average else "generator"
-    weights = [Piece.whole(f"{prefix}.{name}", weight.detach()) for name, weight in network.named_parameters()]
+    weights = [
+        Piece.whole(f"{prefix}.{name}", weight.detach()) for name, weight in network.named_parameters()
+    ]
     buffers = [Piece.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
     checkpoint.load([*weights, *buffers])
     return SavedGenerator(checkpoint, config, network.to(device).eval(), channels, classes, seed)

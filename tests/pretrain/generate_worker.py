@@ -8,7 +8,8 @@ import sys
 
 from megatron.core import parallel_state
 
-from pretrain.generate import Sampling, generate_text
+from pretrain.generate import generate_text
+from pretrain.sampling import Sampling
 
 
 def main() -> None:

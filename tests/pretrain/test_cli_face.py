@@ -88,7 +88,7 @@ def test_check_prints_what_follows_from_a_config(tmp_path: Path) -> None:
         (["check", "a.yaml", "--processes", "0"], "Invalid value for '--processes'"),
         (["chekc", "a.yaml"], "No such command 'chekc'"),
         (["check"], "Missing argument 'CONFIG'"),
-        (["generate", "run"], "Missing option '--prompt'"),
+        (["generate", "run"], "--prompt is missing"),
         (
             ["generate", "run", "--prompt", "a", "--greedy", "--top-k", "3"],
             "--top-k has no effect with --greedy",

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from text_shards import build_shards
 
 from pretrain.errors import HealthError
-from pretrain.generate import Sampling, choose
+from pretrain.generate import choose
+from pretrain.sampling import Sampling
 
 WORKER = Path(__file__).with_name("generate_worker.py")
 PROBABILITIES = (0.15, 0.5, 0.1, 0.25)

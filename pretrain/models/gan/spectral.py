@@ -5,6 +5,7 @@ the forward pass as in torch's: so neither the number of micro-batches, nor the 
 an evaluation changes the training. Vectors are fp32 buffers, whatever the weights are.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,9 +32,9 @@ class _Spectral(nn.Module):
         return self.weight / sigma.to(self.weight.dtype)
 
     @torch.no_grad()
-    def advance(self, iterations: int = 1) -> None:
-        """Power iterations; the weight must be whole on this rank."""
-        matrix = self.weight.detach().flatten(1).float()
+    def advance(self, weight: Tensor, iterations: int) -> None:
+        """Power iterations of the whole weight."""
+        matrix = weight.detach().flatten(1).float()
         for _ in range(iterations):
             self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0))
             self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0))
@@ -97,13 +98,14 @@ class Layers:
         return SpectralEmbedding(count, size) if self._spectral else nn.Embedding(count, size)
 
 
-def advance(module: nn.Module, iterations: int = 1) -> None:
-    """Power iterations of every normalised layer in a module."""
-    for layer in module.modules():
+def advance(module: nn.Module, iterations: int = 1, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Power iterations of every normalised layer in a module.
+
+    Args:
+        module: whose layers.
+        iterations: of each.
+        weights: stand for the module's own, by name, where this rank does not hold all of those.
+    """
+    for name, layer in module.named_modules():
         if isinstance(layer, _Spectral):
-            layer.advance(iterations)
-
-
-def is_spectral(module: nn.Module) -> bool:
-    """Whether any layer in a module is normalised."""
-    return any(isinstance(layer, _Spectral) for layer in module.modules())
+            layer.advance(layer.weight if weights is None else weights[f"{name}.weight"], iterations)

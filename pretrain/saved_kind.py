@@ -1,0 +1,11 @@
+"""What kind of model a run folder or checkpoint holds; no torch, so that a command answers at once."""
+
+from pathlib import Path
+
+from pretrain.config.load import read_config
+
+
+def saved_kind(path: str | Path) -> str | None:
+    """`model.kind` of a run folder or step folder; None where there is neither."""
+    file = Path(path) / "config.resolved.yaml"
+    return read_config(str(file)).config.model.kind if "\0" not in str(path) and file.is_file() else None
