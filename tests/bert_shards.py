@@ -1,6 +1,7 @@
 """Shards for a BERT's tests: the language reference as prose, or documents of one's own."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,18 @@ def build_bert_shards(
     )
     build(options)
     return path / "shards"
+
+
+def easy_bert_shards(path: Path) -> Path:
+    """Build `path/shards`: 60 documents of 12 short sentences, each of few words, so that a little is learned
+    at once."""
+    draw = random.Random(5)
+    words = ["".join(chr(97 + (i * j + salt) % 26) for j in range(4)) for salt in range(4) for i in range(9)]
+    documents = [
+        "\n".join(" ".join(draw.choices(words[number % 30 :], k=6)) + "." for _ in range(12))
+        for number in range(60)
+    ]
+    return build_bert_shards(path, documents, train_tokenizer(documents, "char", bert=True), "lines")
 
 
 def bert_config(shards: Path | None, *, length: int = 128, size: int = 64, **data: Any) -> BertConfig:

