@@ -36,6 +36,12 @@ RULES = (
     ),
     Rule("parallel.*", True, "any layout loads a checkpoint of any other"),
     Rule("optimizer.*", False, "the optimizer's state was made with these"),
+    Rule(
+        "schedule.sequence_length.*.micro_size",
+        True,
+        "the loss is weighted by tokens, however a batch is cut",
+    ),
+    Rule("schedule.sequence_length*", False, "samples would be lost or repeated"),
     Rule("schedule.*", False, "the learning rate would jump"),
     Rule("loss.*", False, "decides what both networks are trained to do"),
     Rule("data.text", False, "other columns are other examples"),

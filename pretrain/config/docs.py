@@ -7,10 +7,11 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.schema import ORDER, is_list, keys_of, section_of, show
-from pretrain.config.sections import KINDS, Config, Section, Source
+from pretrain.config.sections import KINDS, Config, Section, Source, StageConfig
 
 PAGE = "docs/config.md"
 _HEAD = """# Config keys
@@ -38,6 +39,9 @@ _BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMaximum": "below {}",
 }
+_LISTS: Mapping[type[Section] | None, str] = MappingProxyType(
+    {Source: "path, or list of sources", StageConfig: "list of stages"}
+)
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 
 
@@ -57,6 +61,7 @@ def _page_lines() -> Iterator[str]:
     yield from _table(
         "A source of `data.train`", {"": Source}, "An item of the list may also be a path alone."
     )
+    yield from _table("A stage of `schedule.sequence_length`", {"": StageConfig})
 
 
 def _table(title: str, sections: Mapping[str, type[Section]], text: str | None = None) -> Iterator[str]:
@@ -89,7 +94,7 @@ def _rows(section: type[Section]) -> Iterator[tuple[str, ...]]:
         inner = section_of(field)
         if inner is not None and not is_list(field):
             continue
-        value = "path, or list of sources" if inner else _type(described[name])
+        value = _type(described[name]) if inner is None else _LISTS[inner]
         default = "required" if field.is_required() else f"`{_default(field.default)}`"
         yield f"`{name}`", value, default, _sentence(field.description)
 

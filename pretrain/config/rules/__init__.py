@@ -15,6 +15,7 @@ from pretrain.config.rules import (
     schedule,
     service,
     sources,
+    stages,
     text,
     text_useless,
 )
@@ -34,6 +35,7 @@ _CORPUS: tuple[Rule[Any], ...] = (
     *text_useless.USELESS,
     *sources.RULES,
     *corpus.RULES,
+    *stages.RULES,
     *_DESCENT,
 )
 _FINETUNE: tuple[Rule[Any], ...] = (

@@ -2,10 +2,15 @@
 
 from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.sections import BertConfig
+from pretrain.config.stages import stages
 
 
 def _shortest(setup: Setup[BertConfig]) -> int:
     return 5 if setup.config.data.nsp else 3
+
+
+def _length(setup: Setup[BertConfig]) -> int:
+    return stages(setup.config)[0].batch.sequence_length
 
 
 RULES: tuple[Rule[BertConfig], ...] = (
@@ -13,9 +18,9 @@ RULES: tuple[Rule[BertConfig], ...] = (
         name="a sample of a BERT holds text",
         key="batch.sequence_length",
         applies=lambda s: True,
-        holds=lambda s: s.config.batch.sequence_length >= _shortest(s),
+        holds=lambda s: _length(s) >= _shortest(s),
         message=lambda s: (
-            f"{s.config.batch.sequence_length} leaves no token beside [CLS] and [SEP] "
+            f"{_length(s)} leaves no token beside [CLS] and [SEP] "
             + ("in each of two segments" if s.config.data.nsp else "in a segment")
         ),
         remedies={"batch.sequence_length": lambda s: range(_shortest(s), 64)},

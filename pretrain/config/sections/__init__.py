@@ -45,6 +45,7 @@ from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
 from pretrain.config.sections.slurm import SlurmConfig
 from pretrain.config.sections.source import Source
+from pretrain.config.sections.stages import CorpusScheduleConfig, StageConfig
 from pretrain.config.sections.text import (
     BatchConfig,
     CorpusConfig,
@@ -83,6 +84,7 @@ __all__ = [
     "CnnModelConfig",
     "Config",
     "CorpusConfig",
+    "CorpusScheduleConfig",
     "DescentConfig",
     "EncoderModelConfig",
     "EvalConfig",
@@ -111,6 +113,7 @@ __all__ = [
     "Section",
     "SlurmConfig",
     "Source",
+    "StageConfig",
     "TaggerConfig",
     "TaggerDataConfig",
     "TextConfig",

@@ -8,6 +8,7 @@ from pretrain.config.sections.common import EvalConfig, ModelConfig
 from pretrain.config.sections.descent import DescentConfig
 from pretrain.config.sections.section import Count, PathText, Section
 from pretrain.config.sections.source import Sources
+from pretrain.config.sections.stages import CorpusScheduleConfig
 
 
 class TextModelConfig(ModelConfig):
@@ -128,4 +129,5 @@ class CorpusConfig(TextConfig):
     """A run that trains on token shards."""
 
     data: TextDataConfig
+    schedule: CorpusScheduleConfig = CorpusScheduleConfig()
     eval: TextEvalConfig = TextEvalConfig()
