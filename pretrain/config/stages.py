@@ -18,6 +18,10 @@ class Stage:
         """Tokens of one global batch."""
         return self.batch.global_size * self.batch.sequence_length
 
+    def micro_batches(self, data_parallel: int) -> int:
+        """Micro-batches per replica and step (gradient accumulation)."""
+        return self.batch.global_size // (self.batch.micro_size * data_parallel)
+
 
 def stages(config: TextConfig) -> tuple[Stage, ...]:
     """The stages of `schedule.sequence_length`, and the one of `batch` that goes on to the end."""
@@ -40,7 +44,14 @@ def stage_at(config: TextConfig, step: int) -> int:
 
 def tokens_until(config: TextConfig, steps: int) -> int:
     """Tokens of the first `steps` steps."""
-    return sum(
-        stage.tokens_per_step * max(0, min(steps, steps if stage.stop is None else stage.stop) - stage.first)
-        for stage in stages(config)
-    )
+    return sum(stage.tokens_per_step * _steps_in(stage, steps) for stage in stages(config))
+
+
+def samples_until(config: TextConfig, steps: int) -> int:
+    """Samples of the first `steps` steps."""
+    return sum(stage.batch.global_size * _steps_in(stage, steps) for stage in stages(config))
+
+
+def _steps_in(stage: Stage, steps: int) -> int:
+    """How many of the first `steps` steps belong to a stage."""
+    return max(0, min(steps, steps if stage.stop is None else stage.stop) - stage.first)

@@ -50,7 +50,11 @@ class TrainingData:
     @classmethod
     def from_config(cls, config: GptConfig) -> "TrainingData":
         """Open the sources of `data.train`; raises UserError or IntegrityError naming the path."""
-        sources = open_training(config)
+        return cls.over(open_training(config), config)
+
+    @classmethod
+    def over(cls, sources: tuple[TokenRange, ...], config: GptConfig) -> "TrainingData":
+        """The samples of these ranges, in the sizes and the order that a config says."""
         length = config.batch.sequence_length
         weights = [source.weight for source in config.data.train]
         order = make_order(config.run.seed, [(source.tokens - 1) // length for source in sources], weights)

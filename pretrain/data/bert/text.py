@@ -48,7 +48,14 @@ class BertTrainingData:
     @classmethod
     def from_config(cls, config: BertConfig) -> "BertTrainingData":
         """Open the sources of `data.train`; raises UserError or IntegrityError naming the path."""
-        sources = open_training(config)
+        return cls.over(open_training(config), config)
+
+    @classmethod
+    def over(cls, sources: tuple[TokenRange, ...], config: BertConfig) -> "BertTrainingData":
+        """The samples of these ranges, in the sizes and the order that a config says.
+
+        Raises UserError where there can be none.
+        """
         samplers = tuple(_sampler(source, config) for source in sources)
         masker = _masker(sources[0], config)
         weights = [source.weight for source in config.data.train]
