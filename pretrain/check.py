@@ -13,6 +13,7 @@ from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
 from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, TextConfig
+from pretrain.config.stages import stages, tokens_until
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
@@ -113,11 +114,14 @@ def _summary(
         yield "parameters", f"{parameters.total:,} and those of the vocabulary"
     yield "feed-forward width", f"{derived.ffn_hidden_size(config.model):,}"
     yield "schedule", _schedule(config)
-    tokens = batch.global_size * batch.sequence_length
-    yield "tokens", f"{tokens:,} a step, {tokens * steps:,} in {steps:,} steps"
+    for stage in stages(config)[:-1]:
+        size = f"{stage.batch.global_size} x {stage.batch.sequence_length} tokens"
+        yield f"up to step {stage.stop}", f"{size} a step, in micro-batches of {stage.batch.micro_size}"
+    tokens, all_tokens = batch.global_size * batch.sequence_length, tokens_until(config, steps)
+    yield "tokens", f"{tokens:,} a step, {all_tokens:,} in {steps:,} steps"
     if training:
         samples = training.samples_per_epoch
-        epochs = steps * batch.global_size / samples
+        epochs = all_tokens / (samples * batch.sequence_length)
         yield "training samples", f"{samples:,}; the run sees them {epochs:.2f} times"
     ranks = config.replica_ranks
     if processes is None:

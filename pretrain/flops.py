@@ -16,14 +16,14 @@ PEAK_BF16_FLOPS = {
 contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""
 
 
-def flops_per_token(config: TextConfig, vocab_size: int) -> float:
-    """Forward and backward matrix multiplications of one token.
+def flops_per_token(config: TextConfig, vocab_size: int, length: int) -> float:
+    """Forward and backward matrix multiplications of one token in samples of `length` tokens.
 
     6 per parameter that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x sequence for
     attention scores and values (Chowdhery et al. 2022, "PaLM", appendix B). Recomputation is not counted.
     The heads of a BERT see the tokens to predict alone.
     """
-    model, length = config.model, config.batch.sequence_length
+    model = config.model
     count = derived.count_parameters(config, vocab_size)
     head: float = vocab_size * model.hidden_size
     if isinstance(config, BertConfig):

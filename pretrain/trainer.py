@@ -18,7 +18,9 @@ from pretrain.checkpoint.piece import Piece
 from pretrain.config import derived
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import CorpusConfig, TextConfig
+from pretrain.config.stages import samples_until, tokens_until
 from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
+from pretrain.data.growing import grow
 from pretrain.data.kinds import open_data
 from pretrain.errors import HealthError, UserError
 from pretrain.flops import flops_per_token, peak_flops
@@ -51,15 +53,13 @@ class Trainer:
         self.model = self.build_model()
         self.model.before_reduction(self.gate.reduce)
         self.optimizer = Optimizer(config, self.model)
-        micro_batches = derived.micro_batches(config, self.layout.data_size)
-        assert micro_batches is not None, "the rules between keys let no other batch through"
-        self.micro_batches = micro_batches
+        self.growing = grow(config, self.data)
         self.memory = Memory()
         self._replica_check = ReplicaCheck(world)
         self._plateau = Plateau(config)
         peak = peak_flops(config, world.device)
-        flops = flops_per_token(config, self.data.vocab_size)
-        self._mfu_per_rate = flops / (peak * world.size) if peak else None
+        self._peak = peak * world.size if peak else None
+        self._stage = self.growing.stage(0)
 
     def open_data(self) -> tuple[TrainingFeed, ValidationFeed | None]:
         """The training and validation data of the config."""
@@ -68,11 +68,6 @@ class Trainer:
     def build_model(self) -> Model:
         """The model of the config, with its initial weights."""
         return Model(self.config, self.layout, self.data.vocab_size, training=True)
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens of one global batch."""
-        return self.config.batch.global_size * self.config.batch.sequence_length
 
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.
@@ -83,6 +78,9 @@ class Trainer:
         """
         batches = self.gate.fetch(lambda: self.batches(step))
         self._seed(step)
+        self._stage = self.growing.stage(step)
+        if step == self._stage.first:
+            self.memory = self.memory.without_losses()  # other sequences have other losses
         local = self.model.backward(batches)
         norm = self.optimizer.gradient_norm()
         # One message carries the loss and every rank's norm: all ranks judge the same.
@@ -101,24 +99,28 @@ class Trainer:
             self._judge_nonfinite(step, batches, local, f"loss {loss}, gradient norm {norms}")
         for warning in self._plateau.after(step, totals):
             log.warning("step %d: %s", step + 1, warning)
-        tokens = (step + 1) * self.tokens_per_step
+        tokens = tokens_until(self.config, step + 1)
         metrics = {"loss": loss, **totals.metrics, "grad_norm": norm, "lr": rate, "tokens": tokens}
         if self.memory.rollbacks:
             metrics["rollbacks"] = self.memory.rollbacks
-        return StepResult(loss, metrics, self.tokens_per_step, updated, spike)
+        return StepResult(loss, metrics, self._stage.tokens_per_step, updated, spike)
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
         """Tokens per second of the whole world, and MFU where the device's peak is known."""
         rate = result.units / seconds
-        mfu = {} if self._mfu_per_rate is None else {"mfu": rate * self._mfu_per_rate}
-        return {"tokens_per_second": rate} | mfu
+        if self._peak is None:
+            return {"tokens_per_second": rate}
+        flops = flops_per_token(self.config, self.data.vocab_size, self._stage.batch.sequence_length)
+        return {"tokens_per_second": rate, "mfu": rate * flops / self._peak}
 
     def batches(self, step: int) -> list[AnyBatch]:
         """This rank's micro-batches of step `step`, counted from 0."""
-        place = self.memory.first_sample(step, self.config.batch.global_size)
-        position = place // self.config.batch.global_size
-        rank, size = self.layout.data_rank, self.layout.data_size
-        return [self.data.batch(position, index, rank, size) for index in range(self.micro_batches)]
+        return self.growing.batches(step, self._jumped(step), self.layout.data_rank, self.layout.data_size)
+
+    def _jumped(self, step: int) -> int:
+        """How many steps' worth of samples were jumped over before step `step`."""
+        size = self.config.batch.global_size
+        return self.memory.first_sample(step, size) // size - step
 
     def _seed(self, step: int) -> None:
         seed_step(self.config.run.seed, step, self.layout)
@@ -132,9 +134,8 @@ class Trainer:
     def _judge_nonfinite(self, step: int, batches: list[AnyBatch], local: LocalLoss, what: str) -> None:
         norm = self.optimizer.gradient_norm
         where = find_nonfinite(self.model, batches, local, lambda: self._seed(step), norm)
-        size = self.config.batch.global_size
-        first = self.memory.first_sample(step, size)
-        what = f"step {step + 1} (samples {first} to {first + size - 1}): {what}"
+        samples = self.growing.samples(step, self._jumped(step))
+        what = f"step {step + 1} (samples {samples.start} to {samples.stop - 1}): {what}"
         in_a_row = self.memory.skips_in_a_row
         if self.config.health.on_nonfinite == "stop":
             raise HealthError(f"{what}; the weights were not touched{where}")
@@ -168,12 +169,11 @@ class Trainer:
             )
         done = self.load(checkpoint)
         self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
-        skipped = self.memory.skipped[-1]
         log.warning(
-            "rolled back to %s; samples %d to %d are jumped over",
+            "rolled back to %s; the samples of steps %d to %d are jumped over",
             checkpoint.path,
-            skipped.first,
-            skipped.stop - 1,
+            done + 1,
+            spike + 1,
         )
         return done
 
@@ -191,7 +191,7 @@ class Trainer:
             return None
         totals = score(self.model, self.validation, self.gate.validated)
         more = {f"validation_{name}": value for name, value in totals.metrics.items()}
-        return {"validation_loss": totals.loss, **more, "tokens": step * self.tokens_per_step}
+        return {"validation_loss": totals.loss, **more, "tokens": tokens_until(self.config, step)}
 
     def pieces(self) -> Iterator[Piece]:
         """Weights and optimizer states, this rank's parts."""
@@ -205,8 +205,11 @@ class Trainer:
         """Layout, device and sizes, on one line."""
         return (
             f"{self.layout.describe()}, {self.layout.device}, {self.data.samples_per_epoch} samples an "
-            f"epoch, {self.micro_batches} micro-batches a step"
+            f"epoch, {self._micro_batches()} micro-batches a step"
         )
+
+    def _micro_batches(self) -> str:
+        return ", then ".join(str(each.micro_batches(self.layout.data_size)) for each in self.growing.stages)
 
     def facts(self) -> dict[str, str]:
         """What the run's status and MLflow's tags say beside the config."""
@@ -214,19 +217,19 @@ class Trainer:
             "layout": self.layout.describe(),
             "device": self.layout.device.type,
             "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
-            "data_fingerprint": self.data.fingerprint,
+            "data_fingerprint": self.growing.fingerprint,
         }
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint says beside its tensors."""
         return {
             "step": step,
-            "samples": self.memory.first_sample(step, self.config.batch.global_size),
-            "tokens": step * self.tokens_per_step,
+            "samples": samples_until(self.config, step) + self._jumped(step) * self.config.batch.global_size,
+            "tokens": tokens_until(self.config, step),
             "updates": self.optimizer.updates,
             "vocab_size": self.data.vocab_size,
             "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
-            "data_fingerprint": self.data.fingerprint,
+            "data_fingerprint": self.growing.fingerprint,
             "layout": self.layout.describe(),
             "health": self.memory.to_json(),
         }
@@ -237,16 +240,16 @@ class Trainer:
         Raises:
             UserError: it is of another model or other data.
         """
-        saved = checkpoint.state.get("data_fingerprint")
-        if saved != self.data.fingerprint:
+        saved, mine = checkpoint.state.get("data_fingerprint"), self.growing.fingerprint
+        if saved != mine:
             raise UserError(
                 f"{checkpoint.path}: was trained on other data: fingerprint {str(saved)[:16]}, data.train "
-                f"has {self.data.fingerprint[:16]}; going on would repeat or lose samples. Give the shards "
+                f"has {mine[:16]}; going on would repeat or lose samples. Give the shards "
                 "back, or choose another run.dir"
             )
         pieces = list(self.pieces())
-        mine = "\n".join(sorted({piece.key for piece in pieces}))
-        everyone = gather_texts(self.layout.world, mine)
+        keys_here = "\n".join(sorted({piece.key for piece in pieces}))
+        everyone = gather_texts(self.layout.world, keys_here)
         checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
         checkpoint.load(pieces)
         self.optimizer.updates = int(checkpoint.state["updates"])

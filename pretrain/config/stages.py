@@ -37,11 +37,6 @@ def stages(config: TextConfig) -> tuple[Stage, ...]:
     return (*found, Stage(first, None, config.batch))
 
 
-def stage_at(config: TextConfig, step: int) -> int:
-    """Number of the stage that step `step`, counted from 0, belongs to."""
-    return next(n for n, stage in enumerate(stages(config)) if stage.stop is None or step < stage.stop)
-
-
 def tokens_until(config: TextConfig, steps: int) -> int:
     """Tokens of the first `steps` steps."""
     return sum(stage.tokens_per_step * _steps_in(stage, steps) for stage in stages(config))

@@ -6,15 +6,14 @@ a resumed run needs no more than its step, as one whose batches do not grow.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from pretrain.config.sections import TextConfig
+from pretrain.config.sections import BertConfig, GptConfig, TextConfig
 from pretrain.config.stages import Stage, stages
+from pretrain.data.bert.text import BertTrainingData
 from pretrain.data.feed import TrainingFeed
-
-C = TypeVar("C", bound=TextConfig)
+from pretrain.data.text import TrainingData
 
 
 @dataclass(frozen=True)
@@ -32,33 +31,50 @@ class GrowingFeed:
         parts = [[stage.stop, feed.fingerprint] for stage, feed in zip(self.stages, self.feeds, strict=True)]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def batches(self, stage: int, step: int, jumped: int, rank: int, size: int) -> list[Any]:
+    def stage(self, step: int) -> Stage:
+        """The stage that step `step`, counted from 0, belongs to."""
+        return self.stages[self._number(step)]
+
+    def batches(self, step: int, jumped: int, rank: int, size: int) -> list[Any]:
         """All micro-batches of step `step` for data-parallel rank `rank` of `size`.
 
         Args:
-            stage: number of the stage that the step belongs to.
             step: counted from 0.
             jumped: steps' worth of samples that were jumped over before it.
+            rank: data parallel rank.
+            size: data parallel size.
         """
-        here, feed = self.stages[stage], self.feeds[stage]
-        position = step - here.first + jumped
-        return [feed.batch(position, index, rank, size) for index in range(here.micro_batches(size))]
+        stage, feed = self.stage(step), self.feeds[self._number(step)]
+        position = step - stage.first + jumped
+        return [feed.batch(position, index, rank, size) for index in range(stage.micro_batches(size))]
+
+    def samples(self, step: int, jumped: int) -> range:
+        """Indices of the samples of a step in the order of its stage."""
+        stage = self.stage(step)
+        first = (step - stage.first + jumped) * stage.batch.global_size
+        return range(first, first + stage.batch.global_size)
+
+    def _number(self, step: int) -> int:
+        return next(n for n, stage in enumerate(self.stages) if stage.stop is None or step < stage.stop)
 
 
-def grow(config: C, last: TrainingFeed, open_feed: Callable[[C], TrainingFeed]) -> GrowingFeed:
-    """The data of all stages.
-
-    Args:
-        config: of the run.
-        last: the samples of the last stage.
-        open_feed: gives those of an earlier one, from a config whose `batch` and `run.seed` are the stage's.
-    """
+def grow(config: TextConfig, last: TrainingFeed) -> GrowingFeed:
+    """The data of all stages of a run; `last` are the samples of the last one."""
     found = stages(config)
-    feeds = [open_feed(_of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
+    feeds = [_resized(last, _of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
     return GrowingFeed(found, (*feeds, last))
 
 
-def _of_stage(config: C, stage: Stage, number: int) -> C:
+def _resized(feed: TrainingFeed, config: TextConfig) -> TrainingFeed:
+    """The same sources, in samples of another config."""
+    if isinstance(feed, TrainingData) and isinstance(config, GptConfig):
+        return TrainingData.over(feed.sources, config)
+    if isinstance(feed, BertTrainingData) and isinstance(config, BertConfig):
+        return BertTrainingData.over(feed.sources, config)
+    raise TypeError(f"{type(feed).__name__} has no stages")
+
+
+def _of_stage(config: TextConfig, stage: Stage, number: int) -> TextConfig:
     """The config as if the stage were the whole run. Its seed is its own, lest samples be seen again."""
     message = f"{config.run.seed}/stage/{number}".encode()
     seed = int.from_bytes(hashlib.blake2b(message, digest_size=4).digest(), "little")

@@ -56,6 +56,10 @@ class Memory:
         losses = (*self.losses, loss)[-window:] if math.isfinite(loss) and window else self.losses
         return replace(self, losses=losses, skips_in_a_row=0 if updated else self.skips_in_a_row + 1)
 
+    def without_losses(self) -> "Memory":
+        """The memory where what comes has other losses than what was."""
+        return replace(self, losses=())
+
     def first_sample(self, step: int, global_size: int) -> int:
         """Global index of the first sample of step `step`, counted from 0."""
         return step * global_size + sum(each.stop - each.first for each in self.skipped if each.step <= step)
