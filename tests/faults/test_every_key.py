@@ -96,6 +96,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "schedule.warmup_steps": ("rates", 0, 4, "weights", LONG),
     "schedule.min_lr": ("rates", None, 0.0, "weights", LONG),
     "schedule.decay_steps": ("rates", None, 10, "weights", LONG),
+    "schedule.sequence_length": ("micro_batches", None, [{"until": 5, "sequence_length": 16}], "rates"),
     "data.train": ("tokens", "SHARDS", "OTHER"),
     "data.validation": ("windows", None, ["OTHER"], "losses"),
     "data.validation_fraction": ("samples_per_epoch", None, 0.2),

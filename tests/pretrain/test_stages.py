@@ -1,0 +1,139 @@
+"""Batches that grow during a run: what each step sees, what is counted, and that a resume is exact."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bert_shards import bert_config, bert_tokenizer, build_bert_shards, prose
+from config_files import small_config
+from text_shards import build_shards
+
+from pretrain.compatible import compatible
+from pretrain.config.rules import violations
+from pretrain.config.sections import TextConfig
+from pretrain.config.stages import samples_until, stages, tokens_until
+from pretrain.data.bert.text import BertTrainingData
+from pretrain.data.growing import GrowingFeed, grow
+from pretrain.data.text import TrainingData
+from pretrain.proofs.resume import verify_resume_command
+
+STAGES = (
+    {"until": 3, "sequence_length": 16, "global_size": 16, "micro_size": 4},
+    {"until": 5, "sequence_length": 32},
+)
+TEXT = ["".join(chr(97 + (i * i + salt) % 26) for i in range(900)) for salt in range(12)]
+
+
+def staged(**changes: Any) -> TextConfig:
+    return small_config(**{"schedule__sequence_length": STAGES, **changes})
+
+
+def feed_of(config: TextConfig) -> GrowingFeed:
+    return grow(config, TrainingData.from_config(config))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_shards(tmp_path_factory.mktemp("stages") / "shards", TEXT))
+
+
+def test_steps_tokens_and_samples_of_stages() -> None:
+    config = staged()
+    assert [(s.first, s.stop, s.batch.sequence_length) for s in stages(config)] == [
+        (0, 3, 16),
+        (3, 5, 32),
+        (5, None, 64),
+    ]
+    assert [tokens_until(config, steps) for steps in (0, 2, 3, 4, 6)] == [0, 512, 768, 1024, 1792]
+    assert [samples_until(config, steps) for steps in (0, 2, 3, 4, 6)] == [0, 32, 48, 56, 72]
+    assert tokens_until(small_config(), 7) == 7 * 8 * 64
+
+
+def test_each_stage_has_its_size_and_its_order(shards: str) -> None:
+    data = feed_of(staged(data__train=({"path": shards},)))
+    shapes = [[tuple(batch.tokens.shape) for batch in data.batches(step, 0, 0, 1)] for step in range(7)]
+    assert shapes[:3] == [[(4, 16)] * 4] * 3 and shapes[3:5] == [[(2, 32)] * 4] * 2
+    assert shapes[5:] == [[(2, 64)] * 4] * 2
+    seen = [i for step in range(3) for batch in data.batches(step, 0, 0, 1) for i in batch.sample_ids]
+    assert seen == list(range(48)) and data.samples(2, 0) == range(32, 48)
+    assert [i for batch in data.batches(4, 0, 0, 1) for i in batch.sample_ids] == list(range(8, 16))
+    assert [i for batch in data.batches(4, 2, 0, 1) for i in batch.sample_ids] == list(range(24, 32))
+    assert data.feeds[-1] is not data.feeds[0] and data.fingerprint != data.feeds[-1].fingerprint
+    plain = small_config(data__train=({"path": shards},))
+    assert feed_of(plain).fingerprint == TrainingData.from_config(plain).fingerprint
+
+
+def test_a_batch_that_grows_sees_new_samples(shards: str) -> None:
+    """Two stages of one length and another batch size: neither begins with what the other began with."""
+    config = small_config(
+        data__train=({"path": shards},),
+        schedule__sequence_length=({"until": 2, "sequence_length": 64, "global_size": 4},),
+    )
+    data = feed_of(config)
+    first, second = data.batches(0, 0, 0, 1)[0], data.batches(2, 0, 0, 1)[0]
+    assert not torch.equal(first.tokens, second.tokens)
+
+
+def test_no_stage_trains_on_what_is_held_out(shards: str) -> None:
+    config = staged(data__train=({"path": shards},), data__validation_fraction=0.3)
+    data = feed_of(config)
+    assert len({feed.sources[0].stop for feed in data.feeds}) == 1  # type: ignore[attr-defined]
+
+
+def test_bert_grows_too(tmp_path: Path) -> None:
+    config = bert_config(build_bert_shards(tmp_path, prose()[:10], bert_tokenizer()), length=64, size=8)
+    schedule = config.schedule.model_validate({"sequence_length": STAGES})
+    config = config.model_copy(update={"schedule": schedule})
+    data = grow(config, BertTrainingData.from_config(config))
+    assert data.batches(0, 0, 0, 1)[0].tokens.shape == (4, 16)
+    assert data.batches(9, 0, 0, 1)[0].padding_mask.shape == (8, 64)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([{"until": 9, "sequence_length": 16}, {"until": 9, "sequence_length": 32}], "must end later"),
+        ([{"until": 9, "sequence_length": 128}], "is longer than that of batch, 64"),
+        ([{"until": 9, "sequence_length": 64}], "until 9: has no effect"),
+        ([{"until": 9, "sequence_length": 16, "global_size": 9}], "9 samples are no multiple of micro_size"),
+        ([{"until": 9, "sequence_length": 16, "micro_size": 3}], "8 samples are no multiple of micro_size"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(given: list[dict[str, int]], message: str) -> None:
+    found = violations(small_config(schedule__sequence_length=given), 1)
+    assert [violation.key for violation in found] == ["schedule.sequence_length"]
+    assert message in found[0].text
+
+
+def test_what_a_resume_may_change() -> None:
+    old = staged()
+    other = [{**STAGES[0], "micro_size": 2}, STAGES[1]]
+    assert compatible(old, staged(schedule__sequence_length=other, schedule__decay_steps=None)) == []
+    later = [{**STAGES[0], "until": 4}, STAGES[1]]
+    assert len(compatible(old, staged(schedule__sequence_length=later))) == 1
+
+
+@pytest.mark.slow
+def test_resume_is_exact_across_stages(
+    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"""
+run: {{dir: {tmp_path}/run, steps: 100}}
+model: {{kind: gpt, num_layers: 2, hidden_size: 32, num_attention_heads: 2, dropout: 0.1}}
+batch: {{global_size: 4, micro_size: 2, sequence_length: 64}}
+optimizer: {{lr: 1e-3}}
+schedule:
+  kind: constant
+  sequence_length:
+    - {{until: 3, sequence_length: 16, global_size: 8}}
+    - {{until: 5, sequence_length: 32}}
+data: {{train: {shards}}}
+tracking: {{enabled: false}}
+"""
+    )
+    verify_resume_command(str(config), 2, 4, None, [])
+    assert "resume is exact: 8 steps on 2 process(es)" in capfd.readouterr().out
