@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from pretrain.config.sections.descent import ScheduleConfig
 from pretrain.config.sections.section import Count, Section
@@ -22,17 +22,17 @@ class StageConfig(Section):
 
 
 def _as_stages(value: Any) -> Any:
-    if value is not None and not isinstance(value, list | tuple):
+    if not isinstance(value, list | tuple) or not value:
         raise ValueError("must be a list of {until, sequence_length, ...}")
-    return value if value is None else tuple(value)
+    return tuple(value)
 
 
-Stages = Annotated[tuple[StageConfig, ...] | None, BeforeValidator(_as_stages), Field(min_length=1)]
+Stages = Annotated[tuple[StageConfig, ...], BeforeValidator(_as_stages)]
 
 
 class CorpusScheduleConfig(ScheduleConfig):
     """Learning rate over steps: linear warm-up, then a decay to `min_lr`."""
 
-    sequence_length: Stages = None
+    sequence_length: Stages | None = None
     """Shorter sequences at first: a list of {until, sequence_length, global_size, micro_size}, each up to the
     step `until`; after the last one `batch` holds. Each stage has an order of samples of its own."""
