@@ -5,10 +5,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from bert_shards import bert_tokenizer, build_bert_shards, prose
 from cluster import JobUnderTest, submit, wait_until
+from gan_configs import gan_tree
+from image_shards import build_image_shards
 
 from data_tools.builder import BuildOptions, build
 from data_tools.parts import build_part, missing_parts
@@ -65,6 +69,33 @@ def test_a_gpt_on_two_nodes_and_its_evaluation(
     assert "step        30/30" in shown
     assert " n2 rank 3 " in shown
     wait_until(lambda: not sandbox.job_processes(), "the end of the evaluation")
+
+
+def test_a_bert_on_four_ranks_and_a_gan_on_two(sandbox: Sandbox, config: Path, tmp_path: Path) -> None:
+    shards = build_bert_shards(tmp_path / "prose", prose(), bert_tokenizer())
+    slurm = {"nodes": 2, "preflight": False}
+    bert: dict[str, Any] = yaml.safe_load(config.read_text())
+    bert["model"]["kind"] = "bert"
+    bert["run"]["dir"] = str(tmp_path / "bert")
+    bert["batch"] = {"global_size": 8, "micro_size": 2, "sequence_length": 64}
+    bert["data"]["train"] = str(shards)
+    bert["slurm"] = {**slurm, "tasks_per_node": 2}
+    pictures = build_image_shards(tmp_path / "pictures", 40, 16)
+    stages = {"generator_stage": 2, "discriminator_stage": 2}
+    gan = gan_tree(run__dir=str(tmp_path / "gan"), data__train=pictures, parallel=stages)
+    gan |= {"slurm": slurm, "tracking": {"enabled": False}}
+    for tree in (bert, gan):
+        config.write_text(yaml.safe_dump(tree))
+        job = submit(sandbox, config)
+        assert job.until_ended().state == "COMPLETED", job.log
+        assert list(job.run.checkpoints.glob("step-*/manifest.json"))
+    evaluation = tmp_path / "evaluation.yaml"
+    every = {"evaluation": {"run": str(tmp_path / "bert"), "every_checkpoint": True}}
+    evaluation.write_text(yaml.safe_dump(every))
+    submit_command(str(evaluation), (), None, None, dry_run=False)
+    wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the evaluation")
+    [score] = (tmp_path / "bert" / "evaluations.jsonl").read_text().splitlines()
+    assert "mlm_accuracy" in score
 
 
 def test_a_node_without_temporary_space_is_named_and_left_out(
