@@ -19,7 +19,7 @@ from slurm.sandbox.processes import Process, with_environment
 from slurm.submission import Attempt, Submission, submissions
 from slurm.submit import submit_command
 
-PATIENCE = 240.0
+PATIENCE = 400.0
 """Seconds for anything that should come; machines may be busy."""
 
 

@@ -106,6 +106,7 @@ def test_a_node_without_temporary_space_is_named_and_left_out(
     sandbox.on_node("n2", ["mount", "-t", "tmpfs", "-o", "size=1M", "none", str(space)])
     try:
         job = submit(sandbox, config, "slurm.preflight=true", f'slurm.environment=["TMPDIR={space}"]')
+        job.until_attempt(1)
         job.until_requeued()
     finally:
         sandbox.on_node("n2", ["umount", str(space)])
@@ -143,6 +144,7 @@ def test_a_killed_rank_frees_the_nodes(sandbox: Sandbox, config: Path) -> None:
     job.rank(1).send(signal.SIGKILL)
     assert job.until_ended().state == "FAILED"
     assert time.monotonic() - began < 60
+    assert last_line(job).startswith("pretrain job: stopped: rank 1 on n2: Killed")
     assert len(job.attempts) == 1
     assert not list(job.run.path.rglob("*.tmp"))
 
