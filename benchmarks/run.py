@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("training", "training_bert", "reading", "building", "startup", "saving", "overhead")
+NAMES = ("training", "training_bert", "bert_samples", "reading", "building", "startup", "saving", "overhead")
 
 
 def main() -> None:
