@@ -10,7 +10,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("training", "training_bert", "bert_samples", "reading", "building", "startup", "saving", "overhead")
+NAMES = (
+    "training",
+    "training_bert",
+    "bert_samples",
+    "reading",
+    "building",
+    "startup",
+    "saving",
+    "overhead",
+    "gan",
+)
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ class GanTrainer:
         Raises:
             HealthError: a loss or gradient is not finite, or the game has ended and the config says to stop.
         """
-        self.gate.fetch(lambda: None)  # each update reads its own images
+        self.gate.fetch(lambda: step)  # each update reads its own images
         rounds = self.config.loss.discriminator_steps
         found: dict[str, float] = {}
         for update in range(step * rounds, (step + 1) * rounds):

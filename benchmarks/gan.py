@@ -1,0 +1,166 @@
+"""Images a second of a GAN's step at each ZeRO stage, against a plain DDP loop of the same GAN.
+
+    python benchmarks/gan.py [--quick]
+
+All contenders live in the same processes, one thread each, and take turns. Ours is a whole `GanTrainer.step`:
+images in global order, both updates, moving average, verdicts. The other is the loop that a user would write:
+a random batch of the same images, DistributedDataParallel around both networks, fused Adam.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
+
+SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+SIZE, BATCH, CHANNELS, IMAGES = 32, 64, 16, 512
+STAGES = (0, 1, 2, 3)
+STEPS_A_TURN, WARM_UP = 2, 2
+TARGETS = {1: {0: 1.0, 1: 0.95, 2: 0.95}, 2: {0: 1.0, 1: 0.9, 2: 0.9}}
+
+
+def config(shards: str, stage: int) -> Any:
+    from pretrain.config.sections import GanConfig
+
+    return GanConfig.model_validate(
+        {
+            "run": {"dir": "unused", "steps": 1},
+            "model": {
+                "kind": "gan",
+                "image_size": SIZE,
+                "generator_channels": CHANNELS,
+                "discriminator_channels": CHANNELS,
+                "batch_norm": True,
+                "spectral_norm": True,
+            },
+            "batch": {"global_size": BATCH},
+            "parallel": {"generator_stage": stage, "discriminator_stage": stage},
+            "optimizer": {"lr": 2e-4},
+            "loss": {"kind": "hinge"},
+            "data": {"train": shards},
+        }
+    )
+
+
+def ddp_step(shards: str, world: Any) -> Callable[[], object]:
+    """The plain loop."""
+    import torch
+    from torch.nn.functional import relu
+    from torch.nn.parallel import DistributedDataParallel
+
+    from pretrain.data.images import ImageData
+    from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
+    from pretrain.models.gan.spectral import advance
+
+    settings = config(shards, 0)
+    share = BATCH // world.size
+    data = ImageData.open([(shards, 1.0)], 0, BATCH, share)
+    shape = shape_of(settings.model, settings.loss, data.channels, data.num_classes)
+    generator = DistributedDataParallel(build_generator(shape, 0), broadcast_buffers=False)
+    discriminator = DistributedDataParallel(build_discriminator(shape, 0), broadcast_buffers=False)
+    adams = [
+        torch.optim.Adam(each.parameters(), 2e-4, betas=(0.0, 0.99), fused=True)
+        for each in (generator, discriminator)
+    ]
+
+    def step() -> None:
+        numbers = torch.randint(data.samples_per_epoch, (share,)).tolist()
+        real = data.images(numbers).images.float() / 127.5 - 1
+        advance(discriminator.module)
+        with torch.no_grad():
+            fake = generator.module(torch.randn(share, settings.model.latent_size))
+        answer_real, answer_fake = discriminator(torch.cat([real, fake])).chunk(2)
+        adams[1].zero_grad()
+        (relu(1 - answer_real).mean() + relu(1 + answer_fake).mean()).backward()
+        adams[1].step()
+        discriminator.requires_grad_(False)
+        adams[0].zero_grad()
+        loss = -discriminator.module(generator(torch.randn(share, settings.model.latent_size))).mean()
+        loss.backward()
+        adams[0].step()
+        discriminator.requires_grad_(True)
+
+    return step
+
+
+def rank(shards: str, output: str, rounds: int) -> None:
+    """One rank: every contender in turn; rank 0 writes seconds a step."""
+    import torch
+
+    from pretrain.gan_trainer import GanTrainer
+    from pretrain.launch import join_world
+
+    torch.set_num_threads(1)
+    with join_world() as world:
+        steps: dict[str, Callable[[], object]] = {"DDP": ddp_step(shards, world)}
+        for stage in STAGES:
+            trainer = GanTrainer(config(shards, stage), world)
+            numbers = iter(range(1_000_000))
+            steps[f"stage {stage}"] = lambda t=trainer, n=numbers: t.step(next(n))  # type: ignore[misc]
+
+        def turn(step: Callable[[], object]) -> float:
+            torch.distributed.barrier()
+            return median(timed(step) for _ in range(STEPS_A_TURN))
+
+        for step in steps.values():
+            for _ in range(WARM_UP):
+                step()
+        found = take_turns({name: lambda s=step: turn(s) for name, step in steps.items()}, rounds)  # type: ignore[misc]
+        if world.is_first:
+            Path(output).write_text(json.dumps(found))
+
+
+def measure(quick: bool) -> Report:
+    """Both numbers of processes, one after the other."""
+    rounds = 2 if quick else 20
+    rows, targets = [], []
+    with tempfile.TemporaryDirectory() as name:
+        shards, output = write_shards(Path(name)), str(Path(name) / "found.json")
+        for size, bounds in TARGETS.items():
+            command = [sys.executable, __file__, "--rank", shards, output, str(rounds)]
+            subprocess.run([sys.executable, "-c", SPAWN, str(size), *command], check=True)
+            found = json.loads(Path(output).read_text())
+            for contender, seconds in found.items():
+                rates = [BATCH / each for each in seconds]
+                share = ratio(found["DDP"], seconds)
+                rows.append((str(size), contender, spread(rates, ",.0f"), f"{share:.3f}"))
+            for stage, bound in bounds.items():
+                share = ratio(found["DDP"], found[f"stage {stage}"])
+                targets.append(Target(f"{size} processes: images/s, stage {stage} / DDP", share, bound))
+    question = (
+        f"A DCGAN at {SIZE} x {SIZE} with {CHANNELS} channels at full size, batch {BATCH}, hinge loss, batch and "
+        f"spectral normalisation, fp32; both networks at the same stage, one thread a process. Median (middle "
+        f"half) of {rounds} turns of {STEPS_A_TURN} steps."
+    )
+    header = ("processes", "contender", "images/s", "this / DDP")
+    return Report("gan", question, [Table(header, rows)], targets)
+
+
+def write_shards(folder: Path) -> str:
+    """Shards of noise."""
+    import numpy as np
+    from PIL import Image
+
+    from data_tools.images.builder import ImageOptions, build_images
+
+    random = np.random.default_rng(0)
+    pictures, shards = folder / "pictures", folder / "shards"
+    pictures.mkdir()
+    for number in range(IMAGES):
+        pixels = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{number:04d}.png")
+    build_images(ImageOptions((str(pictures),), str(shards), SIZE, 3, workers=1))
+    return str(shards)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--rank"]:
+        rank(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        main(measure, __doc__)
