@@ -134,9 +134,9 @@ def measure(quick: bool) -> Report:
                 share = ratio(found["DDP"], found[f"stage {stage}"])
                 targets.append(Target(f"{size} processes: images/s, stage {stage} / DDP", share, bound))
     question = (
-        f"A DCGAN at {SIZE} x {SIZE} with {CHANNELS} channels at full size, batch {BATCH}, hinge loss, batch and "
-        f"spectral normalisation, fp32; both networks at the same stage, one thread a process. Median (middle "
-        f"half) of {rounds} turns of {STEPS_A_TURN} steps."
+        f"A DCGAN at {SIZE} x {SIZE} with {CHANNELS} channels at full size, batch {BATCH}, hinge loss, batch "
+        "and spectral normalisation, fp32; both networks at the same stage, one thread a process. Median "
+        f"(middle half) of {rounds} turns of {STEPS_A_TURN} steps."
     )
     header = ("processes", "contender", "images/s", "this / DDP")
     return Report("gan", question, [Table(header, rows)], targets)
