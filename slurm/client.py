@@ -62,7 +62,7 @@ def sbatch(script: Path, *options: str) -> str:
 
 
 def find_job(job: str) -> QueuedJob | None:
-    """A job, or the first array task of it that is active; None where Slurm has forgotten it."""
+    """A job, or of its array tasks one that runs, else one that waits; None where Slurm has forgotten it."""
     try:
         text = call(["scontrol", "show", "job", "--oneliner", job])
     except UserError as error:
@@ -70,8 +70,8 @@ def find_job(job: str) -> QueuedJob | None:
             return None
         raise
     found = [_parse(line) for line in text.splitlines() if line.startswith("JobId=")]
-    active = [each for each in found if each.is_active]
-    return next(iter(active or found), None)
+    found.sort(key=lambda each: (not each.is_active, each.state == "PENDING"))
+    return next(iter(found), None)
 
 
 def _parse(line: str) -> QueuedJob:

@@ -180,7 +180,7 @@ def test_a_chain_goes_on_where_requeueing_is_forbidden(sandbox: Sandbox, config:
 
 def test_shards_by_an_array_are_those_of_one_process(sandbox: Sandbox, tmp_path: Path) -> None:
     for number in range(3):
-        (tmp_path / f"{number}.txt").write_text(f"text {number} and more of it\n" * 190_000)
+        (tmp_path / f"{number}.txt").write_text(f"text {number} and more of it\n" * 200_000)
     train_tokenizer([], "byte").save(tmp_path / "tokenizer")
     inputs = tuple(str(tmp_path / f"{number}.txt") for number in range(3))
     alone = BuildOptions(inputs, str(tmp_path / "tokenizer"), str(tmp_path / "alone"), workers=1)
