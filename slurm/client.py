@@ -61,6 +61,18 @@ def sbatch(script: Path, *options: str) -> str:
     return answer.splitlines()[-1].partition(";")[0]
 
 
+def scancel(*arguments: str) -> None:
+    """Cancel or signal a job.
+
+    Raises:
+        UserError: Slurm says why it could not. (Of array tasks, scancel 22.05 fails without a word, having
+            done what it was asked.)
+    """
+    done = subprocess.run(["scancel", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0 and done.stderr.strip():
+        raise UserError(f"scancel ended with {done.returncode}: {done.stderr.strip()}")
+
+
 def find_job(job: str) -> QueuedJob | None:
     """A job, or of its array tasks one that runs, else one that waits; None where Slurm has forgotten it."""
     try:
@@ -76,8 +88,10 @@ def find_job(job: str) -> QueuedJob | None:
 
 def _parse(line: str) -> QueuedJob:
     fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+    task = fields.get("ArrayTaskId", "")
     return QueuedJob(
-        fields["JobId"],
+        # An array's last task has the id of the array, which would mean all of them.
+        f"{fields['ArrayJobId']}_{task}" if task.isdigit() else fields["JobId"],
         fields["JobState"],
         fields.get("Reason", "None"),
         fields.get("NodeList", ""),

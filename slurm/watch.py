@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
-from slurm.client import QueuedJob, call, find_job
+from slurm.client import QueuedJob, find_job, scancel
 from slurm.submission import Submission, submissions
 
 TAIL_BYTES = 1 << 20
@@ -76,9 +76,9 @@ def cancel_command(run: str, *, now: bool) -> None:
         assert submission.job is not None
         submission.cancel()
         if now or job.state != "RUNNING":
-            call(["scancel", submission.job])
+            scancel(submission.job)
             print(f"job {job.id} is cancelled")
             continue
-        call(["scancel", "--state=PENDING", submission.job])  # what is left of a chain
-        call(["scancel", "--batch", "--signal=USR1", job.id])
+        scancel("--state=PENDING", submission.job)  # what is left of a chain
+        scancel("--batch", "--signal=USR1", job.id)
         print(f"job {job.id} saves a checkpoint and ends; `pretrain logs {folder.path}` shows it")

@@ -20,7 +20,7 @@ from data_tools.train_tokenizer import train_tokenizer
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.status import read_status
-from slurm.client import find_job
+from slurm.client import find_job, scancel
 from slurm.sandbox.cluster import Sandbox
 from slurm.status import status_command
 from slurm.submission import bad_nodes
@@ -171,7 +171,7 @@ def test_a_chain_goes_on_where_requeueing_is_forbidden(sandbox: Sandbox, config:
     job.until_step(3)
     running = find_job(job.id)
     assert running is not None
-    sandbox.run("scancel", "--batch", "--signal=USR1", running.id)
+    scancel("--batch", "--signal=USR1", running.id)
     wait_until(lambda: (status := read_status(job.run)) and status.state == "finished", "the end of the run")
     wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the end of the chain")
     assert [attempt.code for attempt in job.attempts] == [75, 0]
