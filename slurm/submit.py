@@ -7,7 +7,7 @@ from pathlib import Path
 from pretrain.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config
+from pretrain.config.sections import CnnConfig, Config, GanConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from slurm.before import doubts, refuse
@@ -64,7 +64,7 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
             render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN"))
         )
         return
-    check_data(loaded)
+    _check_data(loaded, tasks.total)
     refuse(loaded, run)
     _refuse_second_job(run)
     for doubt in doubts(loaded.config, tasks, run):
@@ -76,6 +76,21 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
         f"{submission.path}\n"
         f"pretrain status {run.path}   pretrain logs {run.path}   pretrain cancel {run.path}"
     )
+
+
+def _check_data(loaded: LoadedConfig, processes: int) -> None:
+    """Open what a config names, as `pretrain check` does for its kind."""
+    config = loaded.config
+    if isinstance(config, GanConfig):
+        from pretrain.gan.check import check_images
+
+        check_images(loaded, config, processes)
+    elif isinstance(config, CnnConfig):
+        from pretrain.cnn_check import check_images as check_labelled_images
+
+        check_labelled_images(loaded, config)
+    else:
+        check_data(loaded)
 
 
 def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
