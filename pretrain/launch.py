@@ -18,6 +18,7 @@ from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type:
 
 from pretrain import cpu_backend
 from pretrain.errors import UserError
+from pretrain.gloo import share_devices
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -115,6 +116,7 @@ def join_world(place: Place | None = None) -> Iterator[World]:
     place = place or find_place(os.environ)
     device = choose_device(place)
     cpu_backend.install()
+    share_devices()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = _meet(place)
     dist.init_process_group(

@@ -1,0 +1,38 @@
+"""One network device for all gloo groups of a process.
+
+torch makes a device for each group, and with it a thread that wakes a hundred times a second for as long as
+the process lives. A layout has dozens of groups, so that a rank would spend a core on waking up.
+"""
+
+import os
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+import torch.distributed.distributed_c10d as c10d
+
+_TorchGloo: Any = c10d.ProcessGroupGloo
+
+
+class SharedGloo(_TorchGloo):  # type: ignore[misc]
+    """torch's gloo backend on the devices of this process."""
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+        options = _TorchGloo._Options()
+        options._devices = _devices()
+        options._timeout = timeout
+        super().__init__(store, rank, size, options)
+
+
+def share_devices() -> None:
+    """Let every group made from now on share them; once per process, before the first group."""
+    c10d.ProcessGroupGloo = SharedGloo  # type: ignore[misc]
+
+
+@cache
+def _devices() -> list[Any]:
+    """The devices, made at the first call: those that GLOO_SOCKET_IFNAME names, or the host's own."""
+    names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+    if names:
+        return [_TorchGloo.create_device(interface=name) for name in names]
+    return [_TorchGloo.create_default_device()]
