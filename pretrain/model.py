@@ -140,9 +140,10 @@ class Model:
 
     def _forget_gradients(self) -> None:
         for chunk in self.wrapped:
-            chunk.train()
+            if not chunk.training:  # walking through all modules takes its time
+                chunk.train()
             chunk.zero_grad_buffer()
-            for parameter in chunk.parameters():
+            for parameter in chunk.params_with_grad:
                 # The optimizer makes `grad` an alias of the buffer; kept, it would be added to itself.
                 parameter.grad = None
 
@@ -267,7 +268,8 @@ def seed_step(seed: int, step: int, layout: Layout) -> None:
     place = (layout.data_rank, layout.context_rank, layout.pipeline_rank)
     shared = stream_seed(seed, step, *place)
     own = stream_seed(seed, step, *place, layout.tensor_rank, 1)
-    torch.manual_seed(shared)
+    # torch.manual_seed does the same, but formats a stack trace each time, for a CUDA that may come later.
+    torch.default_generator.manual_seed(shared)
     if layout.device.type == "cuda":
         torch.cuda.manual_seed(shared)
     tracker: Any = tensor_parallel.get_cuda_rng_tracker()
