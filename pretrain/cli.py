@@ -204,7 +204,7 @@ def quickstart(
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for everything it makes.")] = "quickstart",
 ) -> None:
     """Train, score and sample a small model on text that every Python carries; a few minutes."""
-    from pretrain.quickstart import quickstart_command
+    from pretrain.quickstart.command import quickstart_command
 
     quickstart_command(out)
 

@@ -325,7 +325,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     def placed(value: Any) -> Any:
         if isinstance(value, list):
             return [placed(item) for item in value]
-        return str(places[value]) if value in places else value
+        return str(places[value]) if isinstance(value, str) and value in places else value
 
     configs = {}
     for key, effect in SEEN.items():

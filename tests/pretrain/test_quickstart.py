@@ -16,7 +16,9 @@ from rich.console import Console
 from pretrain.config.load import read_config
 from pretrain.data.sources import open_training, open_validation
 from pretrain.errors import UserError
-from pretrain.quickstart import VOCAB_SIZE, Kitchen, quickstart_command
+from pretrain.quickstart.command import quickstart_command
+from pretrain.quickstart.gpt import VOCAB_SIZE
+from pretrain.quickstart.kitchen import Kitchen
 
 STEPS = 300
 LIMIT = 1200  # seconds, on a machine that is busy with other things
@@ -83,7 +85,9 @@ def test_it_ends_with_a_table_of_what_it_did(finished: Finished) -> None:
 @pytest.mark.slow
 def test_it_shows_each_command_as_a_user_would_type_it(finished: Finished) -> None:
     shown = re.findall(r"^\$ pretrain (\w+)", finished.output, re.MULTILINE)
-    assert shown == ["data", "data", "data", "train", "eval", "generate"]
+    assert shown[:6] == ["data", "data", "data", "train", "eval", "generate"]
+    assert shown[6:11] == ["data", "data", "data", "train", "eval"]
+    assert shown[11:] == ["data", "data", "data", "train", "train", "eval", "generate"]
 
 
 @pytest.mark.slow

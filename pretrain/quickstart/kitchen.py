@@ -1,0 +1,90 @@
+"""Where a quickstart works: commands are run as a user would type them, and shown so."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder
+from pretrain.tracking.journal import curve, read
+from pretrain.tracking.plot import plot_loss_curve
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the closing table."""
+
+    what: str
+    result: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Kitchen:
+    """Where a quickstart works, and how it runs a command."""
+
+    out: Path
+    console: Console
+
+    def run(self, *arguments: str) -> tuple[str, float]:
+        """Show and run `pretrain ARGUMENTS`.
+
+        Returns:
+            What it printed, and its seconds.
+
+        Raises:
+            UserError: it failed; its own message has been shown.
+        """
+        line = f"$ pretrain {shlex.join(arguments)}"
+        self.console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "pretrain", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "COLUMNS": str(self.console.width)},  # tables as wide as they are here
+        )
+        self.console.print(done.stdout, markup=False, highlight=False, soft_wrap=True)
+        if done.returncode != 0:
+            error = UserError(f"the command above ended with exit code {done.returncode}")
+            error.exit_code = done.returncode
+            raise error
+        return done.stdout, time.perf_counter() - began
+
+    def path(self, name: str) -> str:
+        """A name in the folder, as commands are given it."""
+        return str(self.out / name)
+
+
+def shown(path: Path) -> str:
+    """A path as briefly as it can be typed here."""
+    return min(str(path), os.path.relpath(path), key=len)
+
+
+def fact(said: str) -> str:
+    """What a data command's last line says after the path."""
+    return said.strip().splitlines()[-1].partition(": ")[2]
+
+
+def learning(run: Path) -> str:
+    """First and last loss of a run."""
+    losses = [loss for _, loss in curve(read(RunFolder(run).metrics), "loss")]
+    return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
+
+
+def picture(run: Path) -> Row:
+    """The curve of the loss, drawn if the run has not drawn it."""
+    began = time.perf_counter()
+    file = RunFolder(run).loss_curve
+    if not file.is_file():
+        plot_loss_curve(RunFolder(run).metrics, file, run.name)
+    return Row("picture", shown(file), time.perf_counter() - began)
