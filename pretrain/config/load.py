@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from pretrain.config.inherit import with_inherited
+from pretrain.config.inherit import INIT_FROM, with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.rules import violations
-from pretrain.config.schema import kind_of, leaf_keys, nearest_name, problems_of, show
+from pretrain.config.schema import MISSING, kind_of, leaf_keys, nearest_name, problems_of, show
 from pretrain.config.sections import KINDS, Config, Section
 from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
 from pretrain.errors import UserError
@@ -95,7 +95,10 @@ def _validated(top: type[S], tree: Node, values: Any, problems: list[Problem], p
     try:
         section = top.model_validate(values)
     except ValidationError as error:
-        problems += problems_of(error, tree, top)
+        # What a run that cannot be read would have given is not for the user to write.
+        inherits = any(problem.key == dotted(INIT_FROM) for problem in problems)
+        found = problems_of(error, tree, top)
+        problems += [problem for problem in found if not (inherits and problem.text == MISSING)]
     if problems or section is None:
         raise ConfigError(sorted(problems, key=_reading_order(path)))
     return section

@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from pretrain.config.node import KeyPath, Node, Problem, dotted, find
 from pretrain.config.sections import KINDS, Config, Section
 
+MISSING = "required, and missing"
+
 ORDER = (
     "run",
     "model",
@@ -206,7 +208,7 @@ def _wrong_value(top: type[Section], detail: dict[str, Any]) -> str:
     """One sentence: what the value must be, what it is, and what was likely meant."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "missing":
-        return "required, and missing"
+        return MISSING
     got = f", got {show(value)}"
     if kind == "literal_error":
         section = section_at(top, detail["loc"][:-1])

@@ -165,7 +165,7 @@ INDEXES: dict[str, tuple[Callable[[Path], object], str]] = {
         "index.json: fingerprint does not fit the rest of the index",
     ),
     "missing": (forget_index, "there are shards but no index.json; copy it over"),
-    "unfinished": (unfinished, "this build is not finished; run the same `pretrain data build` again"),
+    "unfinished": (unfinished, "this build is not finished; run the same `pretrain data build`"),
     "outside": (reach_outside, f"shards[0].name is '../other/{FIRST}' instead of a plain file name"),
 }
 

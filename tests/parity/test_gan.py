@@ -28,8 +28,8 @@ REGULARISERS: dict[str, Changes] = {
 PENALTIES = ("r1", "r2", "gradient_penalty")
 MLP = {"model__architecture": "mlp", "model__generator_channels": 1, "model__discriminator_channels": 1}
 # Where all images lie in one linear region of D, a Wasserstein loss gives its biases no gradient but rounding
-# errors, which Adam would make steps of.
-LARGE_EPSILON = {"wasserstein": {"optimizer__eps": 1e-4}}
+# errors, which Adam would make steps of. Within its margins a hinge loss is linear too.
+LARGE_EPSILON = {kind: {"optimizer__eps": 1e-4} for kind in ("wasserstein", "hinge")}
 GAMES: dict[str, Changes] = {
     f"{kind}/{name}": {**MLP, "loss__kind": kind, **changes, **LARGE_EPSILON.get(kind, {})}
     for kind in KINDS

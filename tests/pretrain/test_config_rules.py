@@ -53,6 +53,22 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
         None,
         ("batch.sequence_length", 64),
     ),
+    "stages follow one another": (
+        {
+            "schedule__sequence_length": [
+                {"until": 20, "sequence_length": 16},
+                {"until": 10, "sequence_length": 32},
+            ]
+        },
+        None,
+        None,
+    ),
+    "sequences grow": ({"schedule__sequence_length": [{"until": 9, "sequence_length": 128}]}, None, None),
+    "every stage has a legal batch": (
+        {"schedule__sequence_length": [{"until": 9, "sequence_length": 32, "global_size": 9}]},
+        2,
+        None,
+    ),
     "warm-up ends before the decay": ({"schedule__warmup_steps": 100}, None, ("schedule.warmup_steps", 99)),
     "wsd decay fits into the run": (
         {"schedule__kind": "wsd", "schedule__decay_steps": 101},
