@@ -20,7 +20,7 @@ def gan(kitchen: Kitchen) -> list[Row]:
         said, seconds = kitchen.run(
             "data", "images", "--input", f"{digits}/digits/{part}", *SIZE, "--output", shards
         )
-        rows.append(Row(f"shards: {part}", fact(said), seconds))
+        rows.append(Row(f"shards: {part}", fact(said).rpartition(", ")[0], seconds))
     _, seconds = kitchen.run(
         *("train", shown(CONFIGS / "cnn" / "digits.yaml"), f"run.dir={judge}"),
         *(f"data.train={train}", f"data.validation={test}"),

@@ -71,8 +71,8 @@ def shown(path: Path) -> str:
 
 
 def fact(said: str) -> str:
-    """What a data command's last line says after the path."""
-    return said.strip().splitlines()[-1].partition(": ")[2]
+    """What a data command says of what it made, after the path."""
+    return [line for line in said.splitlines() if ": " in line][-1].partition(": ")[2]
 
 
 def learning(run: Path) -> str:
