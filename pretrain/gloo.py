@@ -1,7 +1,7 @@
 """One network device for all gloo groups of a process.
 
 torch makes a device for each group, and with it a thread that wakes a hundred times a second for as long as
-the process lives: with the dozens of groups of a layout, several per cent of a core for each rank at rest, and
+the process lives: with the dozens of groups of a layout, some per cent of a core for each rank at rest, and
 far more context switches where ranks share cores.
 """
 
