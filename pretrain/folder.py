@@ -130,6 +130,11 @@ class RunFolder:
         """The picture of the loss curve."""
         return self.artifacts / "loss.png"
 
+    @property
+    def accuracy_curves(self) -> Path:
+        """The picture of the accuracies, for models that have any."""
+        return self.artifacts / "accuracy.png"
+
     def rank_log(self, rank: int) -> Path:
         """Log of one rank."""
         return self.logs / f"rank-{rank:04d}.log"

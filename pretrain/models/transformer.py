@@ -13,6 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from pretrain.config.derived import ffn_hidden_size, query_groups
 from pretrain.config.sections import TextConfig, TextModelConfig
 from pretrain.models.attention import SDPACoreAttention
+from pretrain.models.linear import WholeColumn, WholeRow
 from pretrain.models.norm import norm_class
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -91,5 +92,9 @@ def layer_spec(model: TextModelConfig, config: TransformerConfig, mask: AttnMask
     spec.submodules.input_layernorm = norm
     spec.submodules.pre_mlp_layernorm = norm
     spec.submodules.self_attention.params["attn_mask_type"] = mask
-    spec.submodules.self_attention.submodules.core_attention = SDPACoreAttention
+    attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
+    attention.core_attention = SDPACoreAttention
+    if config.tensor_model_parallel_size == 1:
+        attention.linear_qkv = mlp.linear_fc1 = WholeColumn
+        attention.linear_proj = mlp.linear_fc2 = WholeRow
     return spec

@@ -1,17 +1,22 @@
-"""The loss curve of a run as a picture: training and validation loss, and the learning rate."""
+"""The curves of a run as pictures: losses with the learning rate, and accuracies with their baselines."""
 
 import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pretrain.tracking.journal import Entry, curve, read
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_POINTS = 5000
 
 
 def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
-    """Draw a journal as a PNG of 1600 x 900 pixels.
+    """Draw a journal's losses as a PNG of 1600 x 900 pixels.
 
     Returns:
         False, with nothing drawn, where the journal has no loss yet.
@@ -20,42 +25,83 @@ def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
         FileNotFoundError: there is no journal.
         IntegrityError: the journal is damaged.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     entries = read(journal)
     loss, validation = _finite(entries, "loss"), _finite(entries, "validation_loss")
     if not loss and not validation:
         return False
+    figure, axes = _figure(title, "loss (nats per token)")
+    if loss:
+        axes.plot(*_line(thin(loss)), color="tab:blue", alpha=0.3, linewidth=1, label="training loss")
+        smooth = _line(thin(running_mean(loss)))
+        axes.plot(*smooth, color="tab:blue", linewidth=2, label="training loss, running mean")
+    if validation:
+        axes.plot(*_line(validation), "o-", color="tab:red", markersize=5, label="validation loss")
+    if rates := _finite(entries, "lr"):
+        right = axes.twinx()
+        right.plot(*_line(thin(rates)), color="tab:gray", linewidth=1, linestyle="--", label="learning rate")
+        right.set_ylabel("learning rate")
+        right.set_ylim(bottom=0)
+    _write(figure, picture, "upper right")
+    return True
+
+
+def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
+    """Draw a journal's accuracies, those in training as running means, beside their baselines.
+
+    Returns:
+        False, with nothing drawn, where the journal has no accuracy.
+
+    Raises:
+        FileNotFoundError: there is no journal.
+        IntegrityError: the journal is damaged.
+    """
+    entries = read(journal)
+    names = sorted({name for entry in entries for name in entry if name.endswith("accuracy")})
+    names = [name for name in names if not name.startswith("validation_")]
+    if not names:
+        return False
+    figure, axes = _figure(title, "accuracy")
+    for number, name in enumerate(names):
+        colour = f"C{number}"
+        if points := _finite(entries, name):
+            style = "--" if "baseline" in name else "-"
+            axes.plot(*_line(thin(running_mean(points))), style, color=colour, label=name.replace("_", " "))
+        if "baseline" not in name and (points := _finite(entries, f"validation_{name}")):
+            label = f"validation {name.replace('_', ' ')}"
+            axes.plot(*_line(points), "o", color=colour, markersize=5, label=label)
+    axes.set_ylim(0, 1)
+    _write(figure, picture, "best")
+    return True
+
+
+def _figure(title: str, what: str) -> tuple["Figure", "Axes"]:
+    """An empty picture over steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 5.625), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    if loss:
-        steps, values = zip(*thin(loss), strict=True)
-        axes.plot(steps, values, color="tab:blue", alpha=0.3, linewidth=1, label="training loss")
-        steps, values = zip(*thin(running_mean(loss)), strict=True)
-        axes.plot(steps, values, color="tab:blue", linewidth=2, label="training loss, running mean")
-    if validation:
-        steps, values = zip(*validation, strict=True)
-        axes.plot(steps, values, "o-", color="tab:red", markersize=5, label="validation loss")
-    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title)
+    axes.set(xlabel="step", ylabel=what, title=title)
     axes.grid(alpha=0.25)
-    if rates := _finite(entries, "lr"):
-        right = axes.twinx()
-        steps, values = zip(*thin(rates), strict=True)
-        right.plot(steps, values, color="tab:gray", linewidth=1, linestyle="--", label="learning rate")
-        right.set_ylabel("learning rate")
-        right.set_ylim(bottom=0)
+    return figure, axes
+
+
+def _write(figure: "Figure", picture: Path, legend: str) -> None:
+    """Add the legend of all axes, and put the file in place whole."""
     handles, labels = zip(
         *(pair for each in figure.axes for pair in zip(*each.get_legend_handles_labels(), strict=True)),
         strict=True,
     )
-    axes.legend(handles, labels, loc="upper right")
+    figure.axes[0].legend(handles, labels, loc=legend)
     picture.parent.mkdir(parents=True, exist_ok=True)
     temporary = picture.with_name(f".{picture.name}")
     figure.savefig(temporary, format="png")
     temporary.replace(picture)
-    return True
+
+
+def _line(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

@@ -19,7 +19,7 @@ from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import Status, actual_status
 from pretrain.tracking.follow import Follower
 from pretrain.tracking.journal import Entry
-from pretrain.tracking.plot import plot_loss_curve
+from pretrain.tracking.plot import plot_accuracy_curves, plot_loss_curve
 from pretrain.tracking.record import (
     LOCAL,
     choose_uri,
@@ -154,13 +154,15 @@ class Sender:
             self._note(artifacts={**self.sent.artifacts, str(below): mark})
 
     def _draw(self) -> None:
-        """The loss curve, unless the picture is newer than the journal."""
+        """The curves, unless the picture of the loss is newer than the journal."""
         journal, picture = self.folder.metrics, self.folder.loss_curve
         if not journal.exists():
             return
         if picture.exists() and picture.stat().st_mtime_ns > journal.stat().st_mtime_ns:
             return
-        plot_loss_curve(journal, picture, self.folder.path.name)
+        title = self.folder.path.name
+        plot_accuracy_curves(journal, self.folder.accuracy_curves, title)
+        plot_loss_curve(journal, picture, title)
 
     def _send_end(self, server: ServerRun, status: Status) -> None:
         server.delete_empty_twins()

@@ -11,7 +11,7 @@ from pretrain.folder import RunFolder
 from pretrain.tracking.facts import environment_facts
 from pretrain.tracking.follow import CHUNK, Follower
 from pretrain.tracking.journal import Journal, encode
-from pretrain.tracking.plot import plot_loss_curve, running_mean, thin
+from pretrain.tracking.plot import plot_accuracy_curves, plot_loss_curve, running_mean, thin
 from pretrain.tracking.record import LOCAL, Record, Sent, choose_uri, read_record, write_sent
 from pretrain.tracking.redact import one_line, redact
 
@@ -112,6 +112,22 @@ def test_the_loss_curve(tmp_path: Path) -> None:
     journal.path.write_bytes(b"garbage\n")
     with pytest.raises(IntegrityError):
         plot_loss_curve(journal.path, tmp_path / "loss.png")
+
+
+def test_accuracy_curves(tmp_path: Path) -> None:
+    journal, picture = Journal(tmp_path / "metrics.jsonl"), tmp_path / "accuracy.png"
+    journal.append(1, {"loss": 3.0})
+    assert not plot_accuracy_curves(journal.path, picture) and not picture.exists()
+    for step in range(2, 200):
+        journal.append(step, {"loss": 3.0, "accuracy": 0.9, "baseline_accuracy": 0.1})
+    assert plot_accuracy_curves(journal.path, picture, "a run")
+    pixels = imread(picture)
+    blue = (pixels[..., 2] > 0.6) & (pixels[..., 0] < 0.3)  # the first of two names
+    rows = blue[:, pixels.shape[1] // 2].nonzero()[0]
+    assert pixels.shape == (900, 1600, 4) and 0 < rows.mean() < 300, "drawn at nine tenths of the height"
+    before = picture.read_bytes()
+    journal.append(200, {"validation_accuracy": 0.5})
+    assert plot_accuracy_curves(journal.path, picture, "a run") and picture.read_bytes() != before
 
 
 def test_the_running_mean_and_thinning_keep_what_matters() -> None:
