@@ -52,7 +52,7 @@ RULES = (
     Rule("data.label_column", False, "another column has other classes"),
     Rule("data.train.*.path", True, "shards may be moved: their fingerprint is compared"),
     Rule("data.train.*.weight", False, "the mix of sources decides the order of samples"),
-    Rule("data.train", False, "the sources decide the order of samples"),
+    Rule("data.train", True, "a file of labelled examples may be moved: its fingerprint is compared"),
     Rule("data.validation.*.path", True, "shards may be moved: their fingerprint is compared"),
     Rule("data.validation.*.weight", False, "validation losses of one run must be comparable"),
     Rule("data.validation", False, "validation losses of one run must be comparable"),
