@@ -10,13 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import GptConfig
 from pretrain.data.batch import (
     Batch,
@@ -27,25 +25,19 @@ from pretrain.data.batch import (
     padding_row,
     plain_positions,
 )
-from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.corpus import CorpusSamples
+from pretrain.data.order import make_order
 from pretrain.data.sources import TokenRange, open_training, open_validation
 from pretrain.data.stored import StoredSamples
 from pretrain.data.windows import Windows
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """The training samples of a run. Immutable: what comes next is known from the step alone."""
+class TrainingData(CorpusSamples[Batch]):
+    """The training samples of a GPT."""
 
-    sources: tuple[TokenRange, ...]
-    order: SampleOrder
     stored: StoredSamples
-    sequence_length: int
-    global_size: int
-    micro_size: int
     reset_at_document_end: bool
-    fingerprint: str
-    """Equal fingerprints give equal samples at every index."""
 
     @classmethod
     def from_config(cls, config: GptConfig) -> "TrainingData":
@@ -67,47 +59,14 @@ class TrainingData:
             "reset_at_document_end": reset,
         }
         return cls(
-            sources,
-            order,
-            StoredSamples(sources, order, length),
-            length,
-            config.batch.global_size,
-            config.batch.micro_size,
-            reset,
-            hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
-        )
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Samples in all sources together."""
-        return sum(self.order.sizes)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that all sources were built with."""
-        return self.sources[0].reader.tokenizer()
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies; checkpoints take it along."""
-        return self.sources[0].reader.tokenizer_folder
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
-        return self.sources[0].reader.index.vocab_size
-
-    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> Batch:
-        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
-        return self.samples(
-            micro_batch_samples(
-                step=step,
-                micro_batch=micro_batch,
-                rank=rank,
-                size=size,
-                global_size=self.global_size,
-                micro_size=self.micro_size,
-            )
+            sources=sources,
+            order=order,
+            sequence_length=length,
+            global_size=config.batch.global_size,
+            micro_size=config.batch.micro_size,
+            fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            stored=StoredSamples(sources, order, length),
+            reset_at_document_end=reset,
         )
 
     def samples(self, sample_ids: Sequence[int]) -> Batch:

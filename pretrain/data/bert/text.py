@@ -9,11 +9,9 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 
-from data_tools.tokenizer import Tokenizer
 from pretrain.config import derived
 from pretrain.config.sections import BertConfig
 from pretrain.data.bert.batch import BertBatch
@@ -22,7 +20,8 @@ from pretrain.data.bert.frequent import most_frequent_token
 from pretrain.data.bert.masking import Masker
 from pretrain.data.bert.pairs import Pairs, Sampler, Stretches
 from pretrain.data.bert.rows import BertRow, make_bert_batch, room
-from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.corpus import CorpusSamples
+from pretrain.data.order import make_order
 from pretrain.data.sources import TokenRange, open_training, open_validation
 from pretrain.errors import UserError
 
@@ -31,19 +30,12 @@ VALIDATION_SEED = 0
 
 
 @dataclass(frozen=True)
-class BertTrainingData:
-    """The training samples of a run. Immutable: what comes next is known from the step alone."""
+class BertTrainingData(CorpusSamples[BertBatch]):
+    """The training samples of a BERT."""
 
-    sources: tuple[TokenRange, ...]
     samplers: tuple[Sampler, ...]
-    order: SampleOrder
     masker: Masker
     frequent_token: int
-    sequence_length: int
-    global_size: int
-    micro_size: int
-    fingerprint: str
-    """Equal fingerprints give equal samples at every index."""
 
     @classmethod
     def from_config(cls, config: BertConfig) -> "BertTrainingData":
@@ -71,48 +63,15 @@ class BertTrainingData:
             "masking": [data.masking, data.mask_probability, derived.max_span(config)],
         }
         return cls(
-            sources,
-            samplers,
-            make_order(config.run.seed, [len(sampler) for sampler in samplers], weights),
-            masker,
-            most_frequent_token(sources, masker.special),
-            config.batch.sequence_length,
-            config.batch.global_size,
-            config.batch.micro_size,
-            hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
-        )
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Samples in all sources together."""
-        return sum(self.order.sizes)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer that all sources were built with."""
-        return self.sources[0].reader.tokenizer()
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies; checkpoints take it along."""
-        return self.sources[0].reader.tokenizer_folder
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
-        return self.sources[0].reader.index.vocab_size
-
-    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> BertBatch:
-        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
-        return self.samples(
-            micro_batch_samples(
-                step=step,
-                micro_batch=micro_batch,
-                rank=rank,
-                size=size,
-                global_size=self.global_size,
-                micro_size=self.micro_size,
-            )
+            sources=sources,
+            order=make_order(config.run.seed, [len(sampler) for sampler in samplers], weights),
+            sequence_length=config.batch.sequence_length,
+            global_size=config.batch.global_size,
+            micro_size=config.batch.micro_size,
+            fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            samplers=samplers,
+            masker=masker,
+            frequent_token=most_frequent_token(sources, masker.special),
         )
 
     def samples(self, sample_ids: Sequence[int]) -> BertBatch:

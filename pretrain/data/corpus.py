@@ -1,0 +1,63 @@
+"""Training samples of token shards: what every model family's have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.data.order import SampleOrder, micro_batch_samples
+from pretrain.data.sources import TokenRange
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class CorpusSamples(ABC, Generic[B]):
+    """The training samples of a run. Immutable: what comes next is known from the step alone."""
+
+    sources: tuple[TokenRange, ...]
+    order: SampleOrder
+    sequence_length: int
+    global_size: int
+    micro_size: int
+    fingerprint: str
+    """Equal fingerprints give equal samples at every index."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples in all sources together."""
+        return sum(self.order.sizes)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that all sources were built with."""
+        return self.sources[0].reader.tokenizer()
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer lies; checkpoints take it along."""
+        return self.sources[0].reader.tokenizer_folder
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the tokenizer, special ones included."""
+        return self.sources[0].reader.index.vocab_size
+
+    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> B:
+        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+        return self.samples(
+            micro_batch_samples(
+                step=step,
+                micro_batch=micro_batch,
+                rank=rank,
+                size=size,
+                global_size=self.global_size,
+                micro_size=self.micro_size,
+            )
+        )
+
+    @abstractmethod
+    def samples(self, sample_ids: Sequence[int]) -> B:
+        """The samples with these global indices."""
