@@ -1,10 +1,11 @@
-"""Images a second of a GAN's step at each ZeRO stage, against a plain DDP loop of the same GAN.
+"""Images a second and memory of a GAN's step at each ZeRO stage, against a plain DDP loop of the same GAN.
 
     python benchmarks/gan.py [--quick]
 
 All contenders live in the same processes, one thread each, and take turns. Ours is a whole `GanTrainer.step`:
 images in global order, both updates, moving average, verdicts. The other is the loop that a user would write:
-a random batch of the same images, DistributedDataParallel around both networks, fused Adam.
+a random batch of the same images, DistributedDataParallel around both networks, fused Adam, the same losses
+and moving average. Ours lays images out channels last; a second loop does so too, to show what that gives.
 """
 
 import json
@@ -22,6 +23,7 @@ SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2
 SIZE, BATCH, CHANNELS, IMAGES = 32, 64, 16, 512
 STAGES = (0, 1, 2, 3)
 STEPS_A_TURN, WARM_UP = 2, 2
+DECAY = 0.999
 TARGETS = {1: {0: 1.0, 1: 0.95, 2: 0.95}, 2: {0: 1.0, 1: 0.9, 2: 0.9}}
 
 
@@ -38,6 +40,7 @@ def config(shards: str, stage: int) -> Any:
                 "discriminator_channels": CHANNELS,
                 "batch_norm": True,
                 "spectral_norm": True,
+                "ema_decay": DECAY,
             },
             "batch": {"global_size": BATCH},
             "parallel": {"generator_stage": stage, "discriminator_stage": stage},
@@ -48,8 +51,8 @@ def config(shards: str, stage: int) -> Any:
     )
 
 
-def ddp_step(shards: str, world: Any) -> Callable[[], object]:
-    """The plain loop."""
+def ddp_step(shards: str, world: Any, lay_out: Callable[[Any], Any]) -> Callable[[], object]:
+    """The plain loop; `lay_out` is given each network."""
     import torch
     from torch.nn.functional import relu
     from torch.nn.parallel import DistributedDataParallel
@@ -62,14 +65,16 @@ def ddp_step(shards: str, world: Any) -> Callable[[], object]:
     share = BATCH // world.size
     data = ImageData.open([(shards, 1.0)], 0, BATCH, share)
     shape = shape_of(settings.model, settings.loss, data.channels, data.num_classes)
-    generator = DistributedDataParallel(build_generator(shape, 0), broadcast_buffers=False)
-    discriminator = DistributedDataParallel(build_discriminator(shape, 0), broadcast_buffers=False)
+    networks = [lay_out(build(shape, 0)) for build in (build_generator, build_discriminator)]
+    generator, discriminator = (DistributedDataParallel(each, broadcast_buffers=False) for each in networks)
     adams = [
         torch.optim.Adam(each.parameters(), 2e-4, betas=(0.0, 0.99), fused=True)
         for each in (generator, discriminator)
     ]
+    weights = [parameter.detach() for parameter in generator.parameters()]
+    averages = [weight.clone() for weight in weights]
 
-    def step() -> None:
+    def step() -> tuple[float, float]:
         numbers = torch.randint(data.samples_per_epoch, (share,)).tolist()
         real = data.images(numbers).images.float() / 127.5 - 1
         advance(discriminator.module)
@@ -77,32 +82,51 @@ def ddp_step(shards: str, world: Any) -> Callable[[], object]:
             fake = generator.module(torch.randn(share, settings.model.latent_size))
         answer_real, answer_fake = discriminator(torch.cat([real, fake])).chunk(2)
         adams[1].zero_grad()
-        (relu(1 - answer_real).mean() + relu(1 + answer_fake).mean()).backward()
+        loss_d = relu(1 - answer_real).mean() + relu(1 + answer_fake).mean()
+        loss_d.backward()
         adams[1].step()
         discriminator.requires_grad_(False)
         adams[0].zero_grad()
-        loss = -discriminator.module(generator(torch.randn(share, settings.model.latent_size))).mean()
-        loss.backward()
+        loss_g = -discriminator.module(generator(torch.randn(share, settings.model.latent_size))).mean()
+        loss_g.backward()
         adams[0].step()
         discriminator.requires_grad_(True)
+        torch._foreach_lerp_(averages, weights, 1 - DECAY)
+        return loss_d.item(), loss_g.item()
 
     return step
 
 
+def held(trainer: Any) -> int:
+    """Bytes that a rank keeps between steps for both networks: weights, Adam's states, average."""
+    engines = [network.engine for network in (trainer.generator, trainer.discriminator)]
+    tensors = [*trainer.ema.tensors]
+    for engine in engines:
+        tensors += [getattr(parameter, "ds_tensor", parameter).data for _, parameter in engine.parameters]
+        for master, states in engine.adam.state.items():
+            tensors += [master, states["exp_avg"], states["exp_avg_sq"]]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    return sum(storages.values())
+
+
 def rank(shards: str, output: str, rounds: int) -> None:
-    """One rank: every contender in turn; rank 0 writes seconds a step."""
+    """One rank: every contender in turn; rank 0 writes seconds a step, and MB held by each stage."""
     import torch
 
     from pretrain.gan_trainer import GanTrainer
     from pretrain.launch import join_world
+    from pretrain.models.gan.memory import channels_last
 
     torch.set_num_threads(1)
     with join_world() as world:
-        steps: dict[str, Callable[[], object]] = {"DDP": ddp_step(shards, world)}
-        for stage in STAGES:
-            trainer = GanTrainer(config(shards, stage), world)
+        steps: dict[str, Callable[[], object]] = {
+            "DDP": ddp_step(shards, world, lambda network: network),
+            "DDP, channels last": ddp_step(shards, world, channels_last),
+        }
+        trainers = {f"stage {stage}": GanTrainer(config(shards, stage), world) for stage in STAGES}
+        for name, trainer in trainers.items():
             numbers = iter(range(1_000_000))
-            steps[f"stage {stage}"] = lambda t=trainer, n=numbers: t.step(next(n))  # type: ignore[misc]
+            steps[name] = lambda t=trainer, n=numbers: t.step(next(n))  # type: ignore[misc]
 
         def turn(step: Callable[[], object]) -> float:
             torch.distributed.barrier()
@@ -112,13 +136,14 @@ def rank(shards: str, output: str, rounds: int) -> None:
             for _ in range(WARM_UP):
                 step()
         found = take_turns({name: lambda s=step: turn(s) for name, step in steps.items()}, rounds)  # type: ignore[misc]
+        memory = {name: held(trainer) / 1e6 for name, trainer in trainers.items()}
         if world.is_first:
-            Path(output).write_text(json.dumps(found))
+            Path(output).write_text(json.dumps({"seconds": found, "memory": memory}))
 
 
 def measure(quick: bool) -> Report:
     """Both numbers of processes, one after the other."""
-    rounds = 2 if quick else 20
+    rounds = 2 if quick else 25
     rows, targets = [], []
     with tempfile.TemporaryDirectory() as name:
         shards, output = write_shards(Path(name)), str(Path(name) / "found.json")
@@ -126,19 +151,22 @@ def measure(quick: bool) -> Report:
             command = [sys.executable, __file__, "--rank", shards, output, str(rounds)]
             subprocess.run([sys.executable, "-c", SPAWN, str(size), *command], check=True)
             found = json.loads(Path(output).read_text())
-            for contender, seconds in found.items():
-                rates = [BATCH / each for each in seconds]
-                share = ratio(found["DDP"], seconds)
-                rows.append((str(size), contender, spread(rates, ",.0f"), f"{share:.3f}"))
+            seconds, memory = found["seconds"], found["memory"]
+            for contender, each in seconds.items():
+                rates = [BATCH / second for second in each]
+                share = ratio(seconds["DDP"], each)
+                bytes_held = f"{memory[contender]:.2f}" if contender in memory else ""
+                rows.append((str(size), contender, spread(rates, ",.0f"), f"{share:.3f}", bytes_held))
             for stage, bound in bounds.items():
-                share = ratio(found["DDP"], found[f"stage {stage}"])
+                share = ratio(seconds["DDP"], seconds[f"stage {stage}"])
                 targets.append(Target(f"{size} processes: images/s, stage {stage} / DDP", share, bound))
     question = (
         f"A DCGAN at {SIZE} x {SIZE} with {CHANNELS} channels at full size, batch {BATCH}, hinge loss, batch "
         "and spectral normalisation, fp32; both networks at the same stage, one thread a process. Median "
-        f"(middle half) of {rounds} turns of {STEPS_A_TURN} steps."
+        f"(middle half) of {rounds} turns of {STEPS_A_TURN} steps. MB: what a rank holds between steps of "
+        "weights, Adam's states and the moving average."
     )
-    header = ("processes", "contender", "images/s", "this / DDP")
+    header = ("processes", "contender", "images/s", "this / DDP", "MB")
     return Report("gan", question, [Table(header, rows)], targets)
 
 

@@ -35,6 +35,7 @@ from pretrain.health.gather import gather_texts
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.launch import World
 from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
+from pretrain.models.gan.memory import channels_last
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +52,25 @@ class GanTrainer:
         self.shape = shape_of(config.model, config.loss, self.data.channels, self.data.num_classes)
         seed = config.run.seed
         for_generator, for_discriminator = engine_settings(config, world.size)
-        generator = Engine("generator", build_generator(self.shape, seed), for_generator, world.device)
+        generator = Engine(
+            "generator", channels_last(build_generator(self.shape, seed)), for_generator, world.device
+        )
         discriminator = Engine(
-            "discriminator", build_discriminator(self.shape, seed), for_discriminator, world.device
+            "discriminator",
+            channels_last(build_discriminator(self.shape, seed)),
+            for_discriminator,
+            world.device,
         )
         self.generator, self.discriminator = Network(generator, world), Network(discriminator, world)
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
         self.game = Game(config, world, self.data, self.generator, self.discriminator, self.gate)
         self.memory = GameMemory()
         self._replica_check = ReplicaCheck(world)
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        """Generator and discriminator."""
+        return self.generator, self.discriminator
 
     @property
     def images_per_step(self) -> int:
@@ -143,11 +154,12 @@ class GanTrainer:
         if step >= self.config.run.steps:
             for name, tensors in networks.items():
                 save_network(folder.path / "final" / f"{name}.safetensors", tensors)
-        return diversity(images)
+        return diversity(images, labels)
 
     def _real_diversity(self) -> float:
         count = min(self.config.eval.samples, self.data.samples_per_epoch)
-        return diversity(self.data.images(range(count)).images.float() / 127.5 - 1)
+        real, labels = self.data.images(range(count))
+        return diversity(real.float() / 127.5 - 1, labels if self.shape.classes else None)
 
     def _plain_generator(self, tensors: dict[str, Tensor]) -> nn.Module:
         generator = build_generator(self.shape, self.config.run.seed)
@@ -168,7 +180,7 @@ class GanTrainer:
         Raises:
             HealthError: two ranks hold different bits of the same tensor.
         """
-        computed = [*self.generator.computed(), *self.discriminator.computed()]
+        computed = [piece for network in self.networks for piece in network.computed()]
         self._replica_check(step, [*self.pieces(), *computed])
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
@@ -177,8 +189,8 @@ class GanTrainer:
 
     def pieces(self) -> Iterator[Piece]:
         """Weights and Adam states of both networks, buffers, and the average."""
-        yield from self.generator.pieces()
-        yield from self.discriminator.pieces()
+        for network in self.networks:
+            yield from network.pieces()
         yield from self.generator.pieces_of("ema.generator", self.ema.tensors, "weights")
 
     def state(self, step: int) -> dict[str, Any]:
@@ -215,12 +227,9 @@ class GanTrainer:
         everyone = gather_texts(self.world, "\n".join(sorted({piece.key for piece in pieces})))
         checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
         checkpoint.load(pieces)
-        for network, updates in (
-            (self.generator, "generator_updates"),
-            (self.discriminator, "discriminator_updates"),
-        ):
+        for network in self.networks:
             write_back(network.engine)
-            network.engine.updates = int(checkpoint.state[updates])
+            network.engine.updates = int(checkpoint.state[f"{network.engine.name}_updates"])
         self.memory = GameMemory.from_json(checkpoint.state["game"])
         return checkpoint.step
 

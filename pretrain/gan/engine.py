@@ -76,6 +76,8 @@ class Engine:
             config=settings.deepspeed(sum(p.numel() for p in network.parameters())),
             dist_init_required=None,
         )[0]
+        if settings.stage == 0 and settings.world_size == 1:
+            self._engine.enable_backward_allreduce = False  # gradients would be copied twice, for nothing
         self.module: nn.Module = self._engine.module
         self.parameters = list(self.module.named_parameters())
         self._prime()

@@ -6,28 +6,25 @@
 - Images, noise and augmentation of the global batch are functions of (seed, update), sliced by rank.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageData
 from pretrain.data.order import micro_batch_samples
-from pretrain.errors import HealthError
 from pretrain.gan.augment import Changes
 from pretrain.gan.losses import USES_REALS, discriminator_loss, generator_loss
+from pretrain.gan.means import Means
 from pretrain.gan.network_pieces import Network
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
 from pretrain.gate import Gate
 from pretrain.health.pulse import Phase
-from pretrain.health.replicas import ranks
 from pretrain.launch import World
 from pretrain.models.gan.spectral import advance
 
@@ -74,7 +71,7 @@ class Game:
         if self._config.model.spectral_norm:
             advance(engine.module, weights=self._whole_discriminator() if engine.stage == 3 else None)
         due = is_due(loss, update)
-        sums = torch.zeros(4, dtype=torch.float64)
+        means = self._means("loss_d", update)
         for micro in self._micro_batches("discriminator", update):
             real, labels = self._images(micro.samples)
             with torch.no_grad():
@@ -88,11 +85,12 @@ class Game:
             if due:
                 extra = self._penalty(micro.numbers, real, fake, labels)
                 value = value + extra
-            engine.backward(value)
-            numbers = [value, extra, real_answers.float().mean(), fake_answers.float().mean()]
-            sums += torch.stack([number.detach() for number in numbers]).cpu()
+            means.add(value, extra, real_answers.float().mean(), fake_answers.float().mean())
             if micro.last:
-                found = self._agreed("loss_d", sums, update)
+                means.send()
+            engine.backward(value)
+            if micro.last:
+                found = means.take()
             engine.step()
         names = ("loss_d", "penalty", "answer_real", "answer_fake")
         metrics = dict(zip(names, found, strict=True))
@@ -114,7 +112,7 @@ class Game:
         """
         loss, engine = self._config.loss, self._generator
         compares = loss.kind in USES_REALS
-        sums = torch.zeros(1, dtype=torch.float64)
+        means = self._means("loss_g", update)
         with self._discriminator.frozen() as judge:
             for micro in self._micro_batches("generator", update):
                 real: Tensor | None = None
@@ -130,12 +128,17 @@ class Game:
                     with torch.no_grad():
                         real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
                 value = generator_loss(loss, fake_answers, real_answers)
-                engine.backward(value)
-                sums += value.detach().cpu()
+                means.add(value)
                 if micro.last:
-                    (found,) = self._agreed("loss_g", sums, update)
+                    means.send()
+                engine.backward(value)
+                if micro.last:
+                    (found,) = means.take()
                 engine.step()
         return {"loss_g": found}
+
+    def _means(self, loss: str, update: int) -> Means:
+        return Means(loss, update, self._world, self._config.batch.global_size // self._micro_size)
 
     def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
         config, world = self._config, self._world
@@ -178,26 +181,3 @@ class Game:
     def _augmented_answer(self, changes: Changes, labels: Tensor | None, images: Tensor) -> Tensor:
         answers: Tensor = self._discriminator.module(changes(images), labels)
         return answers
-
-    def _agreed(self, name: str, sums: Tensor, update: int) -> Sequence[float]:
-        """Means over micro-batches and ranks from this rank's sums; the same on every rank.
-
-        Raises:
-            HealthError: on every rank, if the first of them is not finite.
-        """
-        world, config = self._world, self._config
-        count = config.batch.global_size // self._micro_size
-        message = torch.zeros(len(sums) + world.size, dtype=torch.float64)
-        message[: len(sums)] = sums / count
-        message[len(sums) + world.rank] = sums[0]
-        if world.size > 1:
-            message = message.to(world.device)
-            dist.all_reduce(message)
-        found = message[: len(sums)].tolist()
-        if not math.isfinite(found[0]):
-            each = message[len(sums) :].tolist()
-            where = ranks([rank for rank, value in enumerate(each) if not math.isfinite(value)])
-            raise HealthError(
-                f"update {update + 1}: {name} is {found[0]} on {where}; the weights were not touched"
-            )
-        return found

@@ -56,8 +56,16 @@ def save_png(path: Path, picture: Pixels) -> None:
     partial.replace(path)
 
 
-def diversity(images_NCHW: Tensor) -> float:
-    """Mean distance between two different images, per pixel (root mean square)."""
+def diversity(images_NCHW: Tensor, labels_N: Tensor | None = None) -> float:
+    """Mean distance between two different images, per pixel (root mean square).
+
+    With labels only pairs of one class count, if there are any: a conditional G that makes one image a class
+    would look diverse otherwise.
+    """
     flat = images_NCHW.flatten(1).double()
     distances = torch.pdist(flat) / math.sqrt(flat.shape[1])
+    if labels_N is not None:
+        first, second = torch.triu_indices(len(flat), len(flat), 1)
+        same = labels_N[first] == labels_N[second]
+        distances = distances[same] if same.any() else distances
     return float(distances.mean())

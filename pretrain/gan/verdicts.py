@@ -20,7 +20,7 @@ DECAY = 0.99
 """Of the average of D's loss."""
 FIRST = 100
 """Steps before the first verdict."""
-ALIKE = 0.1
+ALIKE = 0.2
 """Samples are alike where they differ by less than this share of what real images differ."""
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import scipy.linalg
+import torch
 from scipy.spatial.distance import cdist
 
 from evals.frechet import frechet_distance
@@ -99,6 +100,20 @@ def by_distances(real: Array, generated: Array) -> dict[str, float]:
         "density": float((between <= radius[5][:, None]).sum(0).mean() / 5),
         "coverage": float((between.min(1) <= radius[5]).mean()),
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_are_those_of_torchmetrics(seed: int) -> None:
+    """Its functions of features; its classes would load Inception."""
+    from torchmetrics.image.fid import _compute_fid
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = two_sets(seed, count=250)
+    first, second = torch.from_numpy(a), torch.from_numpy(b)
+    distance = _compute_fid(first.mean(0), first.T.cov(), second.mean(0), second.T.cov())
+    assert frechet_distance(a, b) == pytest.approx(float(distance), rel=1e-6)
+    assert kernel_distance(a, b) == pytest.approx(float(poly_mmd(first, second)), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))

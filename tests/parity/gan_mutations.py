@@ -99,6 +99,17 @@ def nan_gradient() -> Any:
     return mock.patch.object(game, "discriminator_loss", broken)
 
 
+def nan_loss_on_one_rank() -> Any:
+    """The last rank's images give D a loss that is no number."""
+    honest = game.discriminator_loss
+
+    def broken(loss: Any, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+        value = honest(loss, real, fake)
+        return value * float("nan") if dist.get_rank() == dist.get_world_size() - 1 else value
+
+    return mock.patch.object(game, "discriminator_loss", broken)
+
+
 def buffers_left_out() -> Any:
     """Checkpoints hold parameters alone, as DeepSpeed's universal ones do."""
     return mock.patch.object(Network, "_whole", lambda self, prefix, tensors: iter(()))
@@ -115,6 +126,7 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
         batch_norm_without_its_gradient,
         power_iteration_in_every_micro_batch,
         nan_gradient,
+        nan_loss_on_one_rank,
         buffers_left_out,
     )
 }

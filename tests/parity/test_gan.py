@@ -56,14 +56,21 @@ NETWORKS: dict[str, Changes] = {
     },
 }
 ACCUMULATED = {"batch__micro_size": 2, **MLP, "model__spectral_norm": True, "loss__r1": 1.0}
-ALL: dict[str, Changes] = {**GAMES, **NETWORKS, "accumulated": ACCUMULATED}
+NORMALISED = {"model__batch_norm": True, "model__spectral_norm": True}
+OFFLOADED = {**NORMALISED, "parallel__offload_optimizer": True}
+ALL: dict[str, Changes] = {**GAMES, **NETWORKS, "accumulated": ACCUMULATED, "offloaded": OFFLOADED}
+BF16 = {**NORMALISED, "precision": "bf16"}
+BF16_TOLERANCE = 5e-3
+"""About what bf16's eight bits leave of losses near 1; none of the faults here is so small."""
 SIZES = (1, 2)
 
 
 def stages(changes: Changes) -> list[tuple[int, int]]:
     """(stage of G, stage of D) that can train it; the two differ where D cannot be at 3."""
     penalised = any(f"loss__{name}" in changes for name in PENALTIES)
-    return [(0, 0), (1, 1), (2, 2), (3, 2) if penalised else (3, 3)]
+    sharded = [(1, 1), (2, 2), (3, 2) if penalised else (3, 3)]
+    needs_them = "parallel__offload_optimizer" in changes or "precision" in changes
+    return sharded if needs_them else [(0, 0), *sharded]
 
 
 def staged(changes: Changes, generator: int, discriminator: int) -> Changes:
@@ -95,8 +102,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("gan")
     for size in SIZES:
         runs: dict[str, Any] = {}
-        for key, changes in ALL.items():
-            if size == 1:
+        for key, changes in {**ALL, "bf16": BF16}.items():
+            if size == 1 and key != "bf16":
                 plain = {name: value for name, value in changes.items() if name != "batch__micro_size"}
                 runs[key] = {"changes": plain, "plain": True}
             for generator, discriminator in stages(changes):
@@ -129,6 +136,17 @@ def test_every_stage_trains_what_plain_pytorch_trains(folder: Path, key: str, si
         losses, tensors = difference(folder, name_of(key, size, generator, discriminator), key)
         assert losses <= TOLERANCE, (generator, discriminator, losses)
         assert tensors <= TOLERANCE, (generator, discriminator, tensors)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_bf16_trains_nearly_the_same_and_keeps_fp32(folder: Path, size: int) -> None:
+    """The reference is that of "offloaded", which has the same model."""
+    for generator, discriminator in stages(BF16):
+        name = name_of("bf16", size, generator, discriminator)
+        losses, _ = difference(folder, name, "offloaded")
+        assert 0 < losses <= BF16_TOLERANCE, (generator, discriminator, losses)
+        kept = load_file(folder / f"{name}.safetensors")
+        assert {tensor.dtype for tensor in kept.values()} == {torch.float32}, "weights or buffers were cast"
 
 
 @pytest.mark.parametrize("key", ALL)

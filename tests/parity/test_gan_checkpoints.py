@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         first[f"resumed/{stage}"] = run(stage, 3 - stage, start=3, load=step_folder(place, 3))
         first[f"start/{stage}"] = run(stage, stage, stop=0)
         first[f"nan/{stage}"] = run(stage, stage, mutation="nan_gradient")
+        first[f"lost/{stage}"] = run(stage, stage, mutation="nan_loss_on_one_rank")
     place = output / "left-out"
     left_out = {"mutation": "buffers_left_out"}
     first["save/left_out"] = run(0, 0, stop=3, save=str(place), **left_out)
@@ -97,10 +98,17 @@ def test_buffers_are_part_of_the_state(folder: Path) -> None:
     assert worst(resumed, tensors(folder, "whole/0")) > 1e-4
 
 
+FAULTS = {
+    "nan": "the discriminator's gradient is not finite; its weights were not touched",
+    "lost": "update 1: loss_d is nan on rank 1; the weights were not touched",
+}
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_gradient_that_is_not_finite_ends_the_run_and_touches_nothing(folder: Path, stage: int) -> None:
-    (message,) = losses(folder, f"nan/{stage}")
-    assert message == "the discriminator's gradient is not finite; its weights were not touched"
-    start, ended = tensors(folder, f"start/{stage}"), tensors(folder, f"nan/{stage}")
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_not_finite_ends_the_run_and_touches_nothing(folder: Path, fault: str, stage: int) -> None:
+    (message,) = losses(folder, f"{fault}/{stage}")
+    assert message == FAULTS[fault]
+    start, ended = tensors(folder, f"start/{stage}"), tensors(folder, f"{fault}/{stage}")
     parameters = [key for key in start if not key.endswith((".u", ".v")) and "running" not in key]
     assert [key for key in parameters if not torch.equal(start[key], ended[key])] == []
