@@ -15,6 +15,8 @@ from pretrain.folder import RunFolder
 from pretrain.gan.restore import load_generator
 from pretrain.launch import World
 
+MOST_SHOWN_CLASSES = 20
+
 
 def evaluate_gan(
     path: Path,
@@ -65,6 +67,15 @@ def evaluate_gan(
         "device": world.device.type,
         "versions": {name: version(name) for name in ("pretrain", "torch", "numpy")},
         "summary": f"{compared['samples']:,} generated images (seed {seed}) against "
-        f"{compared['reference_images']:,} of {sets}",
+        f"{compared['reference_images']:,} of {sets}{_class_counts(compared['classes'])}",
     }
     return Result(str(path), generator.checkpoint.step, metrics, spec)
+
+
+def _class_counts(classes: dict[str, dict[str, int]] | None) -> str:
+    """How many images the extractor takes for each class, generated / real, where a line holds them."""
+    if classes is None or len(classes["generated"]) > MOST_SHOWN_CLASSES:
+        return ""
+    real = classes["reference"]
+    counts = (f"{name}: {count} / {real[name]}" for name, count in classes["generated"].items())
+    return f"\nby class, generated / real: {', '.join(counts)}"

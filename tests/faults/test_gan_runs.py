@@ -157,6 +157,9 @@ def test_an_evaluation_is_the_same_on_one_rank_and_two(
     assert (spec["samples"], spec["reference_images"], spec["seed"]) == (30, 30, 1234)
     assert sum(spec["classes"]["generated"].values()) == 30
     assert sum(spec["classes"]["reference"].values()) == 30
+    counts = [spec["classes"][what] for what in ("generated", "reference")]
+    by_class = ", ".join(f"{name}: {counts[0][name]} / {counts[1][name]}" for name in ("0", "1"))
+    assert spec["summary"].endswith(f"by class, generated / real: {by_class}")
     assert any("fewer than 2,048" in warning for warning in spec["warnings"])
 
 
