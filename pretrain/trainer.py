@@ -7,7 +7,6 @@ uninterrupted one.
 """
 
 import logging
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,16 @@ from pretrain.config.stages import samples_until, tokens_until
 from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
 from pretrain.data.growing import grow
 from pretrain.data.kinds import open_data
-from pretrain.errors import HealthError, UserError
+from pretrain.errors import UserError
 from pretrain.flops import flops_per_token, peak_flops
 from pretrain.gate import Gate
 from pretrain.health.gather import gather_texts
+from pretrain.health.judge import judge, refuse_nonfinite, require_rollbacks_left
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.plateau import Plateau
 from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
-from pretrain.health.spikes import Memory, spike_limit
+from pretrain.health.spikes import Memory
 from pretrain.launch import World
 from pretrain.layout import build_layout
 from pretrain.model import LocalLoss, Model, seed_step
@@ -86,24 +86,22 @@ class Trainer:
         # One message carries the loss and every rank's norm: all ranks judge the same.
         totals, (norms,) = local.over_world(norm)
         loss = totals.loss
-        finite = math.isfinite(loss) and math.isfinite(norms)
-        spike = finite and self._is_spike(loss)
-        updated = finite and not (spike and self.config.health.on_spike == "rollback")
+        verdict = judge(self.config, self.memory, loss, norms)
         rate = learning_rate(self.config, step)
-        if updated:
+        if verdict.update:
             self.gate.mark(Phase.UPDATE)
             self.optimizer.update(rate, norm)
         window = derived.spike_window(self.config)
-        self.memory = self.memory.after(loss, updated=updated, window=window)
-        if not finite:
-            self._judge_nonfinite(step, batches, local, f"loss {loss}, gradient norm {norms}")
+        self.memory = self.memory.after(loss, updated=verdict.update, window=window)
+        if not verdict.finite:
+            self._refuse(step, batches, local, f"loss {loss}, gradient norm {norms}")
         for warning in self._plateau.after(step, totals):
             log.warning("step %d: %s", step + 1, warning)
         tokens = tokens_until(self.config, step + 1)
         metrics = {"loss": loss, **totals.metrics, "grad_norm": norm, "lr": rate, "tokens": tokens}
         if self.memory.rollbacks:
             metrics["rollbacks"] = self.memory.rollbacks
-        return StepResult(loss, metrics, self._stage.tokens_per_step, updated, spike)
+        return StepResult(loss, metrics, self._stage.tokens_per_step, verdict.update, verdict.spike)
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
         """Tokens per second of the whole world, and MFU where the device's peak is known."""
@@ -125,23 +123,13 @@ class Trainer:
     def _seed(self, step: int) -> None:
         seed_step(self.config.run.seed, step, self.layout)
 
-    def _is_spike(self, loss: float) -> bool:
-        losses = self.memory.losses
-        if not losses or len(losses) < derived.spike_window(self.config):
-            return False
-        return loss > spike_limit(losses, derived.spike_threshold(self.config))
-
-    def _judge_nonfinite(self, step: int, batches: list[AnyBatch], local: LocalLoss, what: str) -> None:
+    def _refuse(self, step: int, batches: list[AnyBatch], local: LocalLoss, what: str) -> None:
+        """Stop, or say that the update is skipped, with the place where numbers first went wrong."""
         norm = self.optimizer.gradient_norm
         where = find_nonfinite(self.model, batches, local, lambda: self._seed(step), norm)
         samples = self.growing.samples(step, self._jumped(step))
         what = f"step {step + 1} (samples {samples.start} to {samples.stop - 1}): {what}"
-        in_a_row = self.memory.skips_in_a_row
-        if self.config.health.on_nonfinite == "stop":
-            raise HealthError(f"{what}; the weights were not touched{where}")
-        if in_a_row > derived.max_skips(self.config):
-            raise HealthError(f"{what}; {in_a_row} steps in a row, the weights were not touched{where}")
-        log.warning("%s; this step's update is skipped%s", what, where)
+        refuse_nonfinite(self.config, self.memory, what, where)
 
     @property
     def may_roll_back(self) -> bool:
@@ -162,11 +150,7 @@ class Trainer:
             HealthError: the run has rolled back `health.max_rollbacks` times.
         """
         before = self.memory
-        if before.rollbacks >= derived.max_rollbacks(self.config):
-            raise HealthError(
-                f"step {spike + 1}: the loss is a spike again after {before.rollbacks} rollbacks "
-                "(health.max_rollbacks); the weights were not touched"
-            )
+        require_rollbacks_left(self.config, before, spike)
         done = self.load(checkpoint)
         self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
         log.warning(
