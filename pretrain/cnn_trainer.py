@@ -234,13 +234,7 @@ class CnnTrainer:
         Raises:
             UserError: it is of another model or other images.
         """
-        saved = checkpoint.state.get("data_fingerprint")
-        if saved != self.data.fingerprint:
-            raise UserError(
-                f"{checkpoint.path}: was trained on other images: fingerprint {str(saved)[:16]}, data.train "
-                f"has {self.data.fingerprint[:16]}; going on would repeat or lose samples. Give the shards "
-                "back, or choose another run.dir"
-            )
+        checkpoint.require_data(self.data.fingerprint, "images")
         pieces = list(self.pieces())
         checkpoint.require_all_read(piece.key for piece in pieces)
         checkpoint.load(pieces)

@@ -18,7 +18,7 @@ from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint, Piece
 from pretrain.config.sections import GanConfig
-from pretrain.errors import HealthError, UserError
+from pretrain.errors import HealthError
 from pretrain.folder import RunFolder
 from pretrain.gan.data import open_images
 from pretrain.gan.ema import Ema
@@ -217,12 +217,7 @@ class GanTrainer:
         Raises:
             UserError: it is of another model or other images.
         """
-        saved = checkpoint.state.get("data_fingerprint")
-        if saved != self.data.fingerprint:
-            raise UserError(
-                f"{checkpoint.path}: was trained on other images: fingerprint {str(saved)[:16]}, data.train "
-                f"has {self.data.fingerprint[:16]}; give the shards back, or choose another run.dir"
-            )
+        checkpoint.require_data(self.data.fingerprint, "images")
         pieces = list(self.pieces())
         everyone = gather_texts(self.world, "\n".join(sorted({piece.key for piece in pieces})))
         checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))

@@ -21,7 +21,6 @@ from pretrain.config.stages import samples_until, tokens_until
 from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
 from pretrain.data.growing import grow
 from pretrain.data.kinds import open_data
-from pretrain.errors import UserError
 from pretrain.flops import flops_per_token, peak_flops
 from pretrain.gate import Gate
 from pretrain.health.gather import gather_texts
@@ -224,13 +223,7 @@ class Trainer:
         Raises:
             UserError: it is of another model or other data.
         """
-        saved, mine = checkpoint.state.get("data_fingerprint"), self.growing.fingerprint
-        if saved != mine:
-            raise UserError(
-                f"{checkpoint.path}: was trained on other data: fingerprint {str(saved)[:16]}, data.train "
-                f"has {mine[:16]}; going on would repeat or lose samples. Give the shards "
-                "back, or choose another run.dir"
-            )
+        checkpoint.require_data(self.growing.fingerprint)
         pieces = list(self.pieces())
         keys_here = "\n".join(sorted({piece.key for piece in pieces}))
         everyone = gather_texts(self.layout.world, keys_here)

@@ -164,6 +164,24 @@ class Checkpoint:
                 "the checkpoint is of another model, compare its config.yaml with the run's"
             )
 
+    def require_data(self, fingerprint: str, what: str = "data") -> None:
+        """Refuse to go on with other training data than the checkpoint's.
+
+        Args:
+            fingerprint: of the samples and their order that `data.train` gives now.
+            what: to call it in the message.
+
+        Raises:
+            UserError: the checkpoint says another one.
+        """
+        saved = self.state.get("data_fingerprint")
+        if saved != fingerprint:
+            raise UserError(
+                f"{self.path}: was trained on other {what}: fingerprint {str(saved)[:16]}, data.train has "
+                f"{fingerprint[:16]}; going on would repeat or lose samples. Give the shards back, or choose "
+                "another run.dir"
+            )
+
     def _read_state(self) -> Mapping[str, Any]:
         try:
             state = json.loads(self.file(STATE))
