@@ -22,6 +22,8 @@ def open_images(config: GanConfig, world_size: int) -> ImageData:
             f"{data.size}; set model.image_size: {data.size}, or build them with --size "
             f"{config.model.image_size}"
         )
+    if data.samples_per_epoch < 2:
+        raise UserError(f"data.train: {path} has one image; a GAN learns what two or more have in common")
     if config.model.conditional and data.num_classes < 2:
         raise UserError(
             f"model.conditional: {path} has {'one class' if data.num_classes else 'no labels'}; set "

@@ -45,6 +45,7 @@ def folder(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path
         "train": {"count": 40},
         "held-out": {"count": 30, "seed": 5},
         "flat": {"count": 20, "classes": 0},
+        "one": {"count": 1, "classes": 0},
     }.items():
         build_image_shards(folder / name, size=SIDE, **drawing)
     model = {"kind": "cnn", "width": 4, "features": 6}
@@ -202,7 +203,10 @@ def test_images_are_drawn_as_a_grid_and_as_a_folder(
     commands.run("generate", trained, "--output", grid, "--count", 20_000).refused(2, "a grid has at most")
 
 
-def test_images_that_do_not_fit_are_refused(commands: Commands, folder: Path, trained: Path) -> None:
+def test_images_that_do_not_fit_are_refused(commands: Commands, folder: Path) -> None:
     config, flat = folder / "gan.yaml", f"data.train={folder / 'flat'}"
     commands.run("check", config, flat).refused(2, "model.conditional", "has no labels", "folder per class")
     commands.run("check", config, "model.image_size=32").refused(2, "set model.image_size: 16")
+    commands.run("train", config, f"data.train={folder / 'one'}", "model.conditional=false").refused(
+        2, "data.train: ", "has one image; a GAN learns what two or more have in common"
+    )
