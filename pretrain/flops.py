@@ -19,16 +19,18 @@ contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""
 def flops_per_token(config: TextConfig, vocab_size: int, length: int) -> float:
     """Forward and backward matrix multiplications of one token in samples of `length` tokens.
 
-    6 per parameter that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x sequence for
-    attention scores and values (Chowdhery et al. 2022, "PaLM", appendix B). Recomputation is not counted.
-    The heads of a BERT see the tokens to predict alone.
+    6 per element of a matrix that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x
+    sequence for attention scores and values, as if none were masked (Chowdhery et al. 2022, "PaLM", appendix
+    B). Recomputation is not counted. The heads of a BERT see the tokens to predict alone, or the first one.
     """
     model = config.model
-    count = derived.count_parameters(config, vocab_size)
-    head: float = vocab_size * model.hidden_size
+    hidden = model.hidden_size
+    head: float = vocab_size * hidden
     if isinstance(config, BertConfig):
-        head = config.data.mask_probability * (head + model.hidden_size**2)
-    return 6 * (count.layers + head) + 12 * model.num_layers * model.hidden_size * length
+        head = config.data.mask_probability * (head + hidden**2)
+        head += (hidden**2 + 2 * hidden) / length if config.data.nsp else 0
+    matrices = model.num_layers * derived.layer_matrices(model)
+    return 6 * (matrices + head) + 12 * model.num_layers * hidden * length
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:

@@ -6,7 +6,7 @@ numbers.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -117,7 +117,7 @@ class Model:
         Args:
             batches: this rank's micro-batches of the step.
         """
-        self._forget_gradients()
+        self.forget_gradients()
         return self._run(batches, forward_only=False)
 
     def replay(self, batches: Sequence[AnyBatch], watch: "Watch") -> LocalLoss:
@@ -127,18 +127,39 @@ class Model:
             batches: this rank's micro-batches of the step.
             watch: wraps the forward step of every micro-batch.
         """
+        with self._apart():
+            return self._run(batches, forward_only=False, watch=watch)
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """A step from zero gradients, which are not summed over ranks."""
         settings = self.megatron.finalize_model_grads_func, self.megatron.no_sync_func
         self.megatron.finalize_model_grads_func = self.megatron.no_sync_func = None
         try:
-            self._forget_gradients()  # this also switches the reduction on, so it comes first
+            self.forget_gradients()  # this also switches the reduction on, so it comes first
             with ExitStack() as stack:
                 for chunk in self.wrapped:
                     stack.enter_context(chunk.no_sync())
-                return self._run(batches, forward_only=False, watch=watch)
+                yield
         finally:
             self.megatron.finalize_model_grads_func, self.megatron.no_sync_func = settings
 
-    def _forget_gradients(self) -> None:
+    def rehearse(self, local: Sequence[Any]) -> None:
+        """As `backward` without its sum over ranks, for tensors that hold no numbers.
+
+        Args:
+            local: micro-batches as the family's `localise` gives them.
+        """
+        with self._apart():
+            step = functools.partial(forward_step, self.family, torch.ones(()))
+            self._schedule(step, local, forward_only=False)
+
+    def gradient_buffers(self) -> list[Tensor]:
+        """The memory in which this rank's gradients add up; only of a model for training."""
+        return [buffer.grad_data for chunk in self.wrapped for buffer in chunk.buffers]
+
+    def forget_gradients(self) -> None:
+        """Begin a step of training."""
         for chunk in self.wrapped:
             if not chunk.training:  # walking through all modules takes its time
                 chunk.train()

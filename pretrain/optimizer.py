@@ -124,6 +124,15 @@ class Optimizer:
             torch._foreach_mul_(gradients, scale)
         self._megatron.step_with_ready_grads()
 
+    def tensors(self) -> list[Tensor]:
+        """All that this rank's optimizer steps on and remembers; in fp32 the weights themselves among it."""
+        held: list[Tensor] = []
+        for group in self._adam.param_groups:
+            for main in group["params"]:
+                states = self._adam.state[main].values()
+                held += [main, *(state for state in states if isinstance(state, Tensor))]
+        return held
+
     def pieces(self) -> Iterator[Piece]:
         """This rank's pieces of the weights and of the optimizer's state, for saving and loading."""
         layout, chunks = self._model.layout, self._model.chunks

@@ -123,14 +123,22 @@ class ParameterCount:
         return self.embedding + self.layers + self.head
 
 
+def layer_matrices(model: TextModelConfig) -> int:
+    """Elements of one layer's matrices: attention h(2q + 2k), feed-forward 2hf (3hf for swiglu)."""
+    hidden, ffn = model.hidden_size, ffn_hidden_size(model)
+    key_value = hidden // model.num_attention_heads * query_groups(model)
+    up = 2 * ffn if model.activation == "swiglu" else ffn
+    return hidden * (2 * hidden + 2 * key_value) + hidden * up + ffn * hidden
+
+
 def count_parameters(config: TextConfig, vocab_size: int) -> ParameterCount:
-    """Parameters by formula: attention h(2q + 2k), feed-forward 2hf (3hf for swiglu), biases and norms."""
+    """Parameters by formula: `layer_matrices`, biases, norms and embeddings."""
     model = config.model
     hidden, ffn = model.hidden_size, ffn_hidden_size(model)
     head_size = hidden // model.num_attention_heads
     query, key_value = head_size * model.num_attention_heads, head_size * query_groups(model)
     up = 2 * ffn if model.activation == "swiglu" else ffn
-    weights = hidden * (query + 2 * key_value) + query * hidden + hidden * up + ffn * hidden
+    weights = layer_matrices(model)
     biases = (query + 2 * key_value + hidden + up + hidden) if model.bias else 0
     norm = 2 * hidden if model.normalization == "layernorm" else hidden
     positions = config.batch.sequence_length * hidden if model.position_embedding == "learned" else 0

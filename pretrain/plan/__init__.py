@@ -1,0 +1,1 @@
+"""Memory, time and cost of a layout, without the hardware that it is for."""

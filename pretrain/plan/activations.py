@@ -1,0 +1,36 @@
+"""The most memory that activations take on a pipeline stage: what is in flight, and the pass under way."""
+
+from collections import Counter
+
+from pretrain.config.sections import TextConfig
+from pretrain.plan.in_flight import passes
+from pretrain.plan.trace import Trace, role_of
+
+IN_TRANSIT = 4
+"""Hidden states on their way in interleaved schedules: received ahead and being sent, in each direction."""
+
+
+def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batches: int) -> int:
+    """Bytes at the worst moment of a step, the inputs of all its micro-batches among them.
+
+    Args:
+        config: the run's.
+        traced: what its chunks cost.
+        stage: pipeline stage, from 0.
+        micro_batches: of one step and replica.
+    """
+    chunks = config.parallel.virtual_pipeline or 1
+    costs = [traced.chunks[role_of(config, stage, chunk)] for chunk in range(chunks)]
+    in_flight: Counter[int] = Counter()
+    worst = 0.0
+    for chunk, forward in passes(config.parallel.pipeline, stage, chunks, micro_batches):
+        cost = costs[chunk]
+        if not forward:
+            in_flight[chunk] -= 1
+        saved = sum(costs[other].saved * count for other, count in in_flight.items())
+        worst = max(worst, saved + (cost.forward_peak if forward else cost.backward_peak))
+        if forward:
+            in_flight[chunk] += 1
+    steady = chunks > 1 and micro_batches > config.parallel.pipeline
+    transit = IN_TRANSIT * traced.hidden if steady else 0
+    return round(worst) + transit + traced.input_bytes * micro_batches

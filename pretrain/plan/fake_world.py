@@ -1,0 +1,88 @@
+"""Any rank of a world of any size in one process: torch's fake process group, and tensors without memory.
+
+Collectives of the fake group return at once. Tensors are of device meta, which is fastest, or of torch's fake
+tensor mode on the CPU, which also chooses kernels as real tensors do (attention keeps what a fused kernel
+keeps). The code that runs is that of training.
+"""
+
+import enum
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from pretrain import cpu_backend
+from pretrain.launch import World
+
+
+class Kind(enum.Enum):
+    """What stands for tensors."""
+
+    meta = "meta"
+    """Shapes alone."""
+    fake = "fake"
+    """Shapes, on a pretended CPU."""
+
+
+@contextmanager
+def fake_world(rank: int, size: int, kind: Kind) -> Iterator[World]:
+    """Be rank `rank` of `size`.
+
+    Yields:
+        The world; tensors that are made in the context take no memory.
+
+    Raises:
+        RuntimeError: on a machine with visible GPUs, where megatron-core would use them.
+    """
+    if not cpu_backend.install() and torch.cuda.is_available():
+        raise RuntimeError("a fake world needs CUDA_VISIBLE_DEVICES to be empty before torch is imported")
+    store = FakeStore()
+    dist.init_process_group("fake", store=store, rank=rank, world_size=size)
+    try:
+        with ExitStack() as stack:
+            for target, name, stand_in in _stand_ins(kind):
+                stack.enter_context(patch.object(target, name, stand_in))
+            stack.enter_context(torch.device("meta") if kind is Kind.meta else FakeTensorMode())
+            yield World(rank, size, 0, torch.device("meta" if kind is Kind.meta else "cpu"), store)
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _stand_ins(kind: Kind) -> list[tuple[Any, str, Any]]:
+    """What can not run without numbers: (where, name, what stands for it)."""
+    found: list[tuple[Any, str, Any]] = [
+        # Every rank of the group says the same.
+        (dist, "all_gather_object", _everyone_agrees),
+        (CudaRNGStatesTracker, "fork", lambda self, name="": nullcontext()),
+        (CudaRNGStatesTracker, "add", lambda self, name, seed: None),
+        # Module.to() would swap fake parameters, which are referred to weakly.
+        (torch.utils, "swap_tensors", _take_data),
+    ]
+    if kind is Kind.meta:
+        plain = torch.Tensor.type
+        found += [
+            (torch.cuda, "current_device", lambda: "meta"),
+            (torch.Tensor, "type", lambda self, *args: _as_on_cuda(plain(self, *args))),
+        ]
+    return found
+
+
+def _everyone_agrees(answers: list[Any], own: Any, group: Any = None) -> None:
+    answers[:] = [own] * len(answers)
+
+
+def _take_data(parameter: torch.Tensor, other: torch.Tensor) -> None:
+    parameter.data = other.data
+
+
+def _as_on_cuda(answer: Any) -> Any:
+    """The name of a meta tensor's type, as megatron-core's optimizers compare it."""
+    return answer.replace("cuda.cuda.meta", "cuda") if isinstance(answer, str) else answer

@@ -1,0 +1,66 @@
+"""Bytes of weights, gradients and optimizer states that one rank holds, by building them without memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from pretrain.config.sections import TextConfig
+from pretrain.layout import build_layout
+from pretrain.model import Model
+from pretrain.optimizer import Optimizer
+from pretrain.plan.fake_world import Kind, fake_world
+
+
+@dataclass(frozen=True)
+class States:
+    """What a rank holds from step to step, in bytes."""
+
+    parameters: int
+    """Elements of its parameters, not bytes; what tensor parallel ranks share counts on each."""
+    weights: int
+    """In the precision of the forward pass, with the padding of the buffer they lie in."""
+    gradients: int
+    """float32, with the same padding."""
+    optimizer: int
+    """float32 master weights (bf16 runs), both moments and Adam's step counters: this rank's share."""
+
+    @property
+    def total(self) -> int:
+        """All three."""
+        return self.weights + self.gradients + self.optimizer
+
+
+def held_states(model: Model, optimizer: Optimizer) -> States:
+    """What a model and its optimizer hold on this rank, real or not."""
+    parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
+    known = storages_of(parameters)
+    weights = sum(known.values())
+    gradients = storages_of(model.gradient_buffers())
+    states = {key: size for key, size in storages_of(optimizer.tensors()).items() if key not in known}
+    return States(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        weights=weights,
+        gradients=sum(gradients.values()),
+        optimizer=sum(states.values()),
+    )
+
+
+def storages_of(tensors: Sequence[torch.Tensor]) -> dict[int, int]:
+    """Identity of each memory under these tensors -> its bytes."""
+    found = [tensor.untyped_storage() for tensor in tensors]
+    return {storage._cdata: storage.nbytes() for storage in found}
+
+
+def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int) -> States:
+    """What rank `rank` of `size` holds.
+
+    Args:
+        config: must fit the world (`config.rules`).
+        vocab_size: ids of the tokenizer, without padding.
+        rank: in megatron-core's order: tensor fastest, then context, data, pipeline.
+        size: of the world.
+    """
+    with fake_world(rank, size, Kind.meta) as world:
+        model = Model(config, build_layout(world, config.parallel), vocab_size, training=True)
+        return held_states(model, Optimizer(config, model))

@@ -1,0 +1,177 @@
+"""What one micro-batch costs in each kind of chunk, by running it on fake tensors.
+
+All layers of a model are alike, so chunks of one and of two layers are run, and others follow from their
+difference: nothing here depends on the model's depth.
+"""
+
+import torch.nn.functional as F
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from megatron.core.utils import get_attr_wrapped_model
+from torch import Tensor
+
+from pretrain.config.sections import TextConfig
+from pretrain.layout import build_layout
+from pretrain.model import Model, forward_step
+from pretrain.models.transformer import parameter_dtype
+from pretrain.plan.fake_world import Kind, fake_world
+from pretrain.plan.ledger import Ledger, Work
+from pretrain.plan.samples import bytes_of, local_micro_batch
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a chunk has beside its layers."""
+
+    first: bool
+    """The embedding."""
+    last: bool
+    """The final norm, the head and the loss."""
+
+
+@dataclass(frozen=True)
+class ChunkCost:
+    """One micro-batch through a chunk, forward and backward."""
+
+    saved: float
+    """Bytes that stay from its forward to its backward pass, the chunk's input and output among them."""
+    forward_peak: float
+    """The most bytes at a time in the forward pass, above what was there before."""
+    backward_peak: float
+    """The same in the backward pass, what was saved included."""
+    forward: Work
+    backward: Work
+    """What is recomputed is in it."""
+
+    def extended(self, longer: "ChunkCost", layers: float) -> "ChunkCost":
+        """This one with `layers` more layers, each of which costs what `longer` has more."""
+        return ChunkCost(
+            saved=self.saved + (longer.saved - self.saved) * layers,
+            forward_peak=self.forward_peak + (longer.forward_peak - self.forward_peak) * layers,
+            backward_peak=self.backward_peak + (longer.backward_peak - self.backward_peak) * layers,
+            forward=self.forward + (longer.forward - self.forward) * layers,
+            backward=self.backward + (longer.backward - self.backward) * layers,
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What micro-batches cost."""
+
+    chunks: Mapping[Role, ChunkCost]
+    input_bytes: int
+    """Of one micro-batch's tokens, labels and masks; all of a step's lie on the device together."""
+    buffers: int
+    """Bytes that megatron-core keeps for collectives, whatever the number of layers and micro-batches."""
+    hidden: int
+    """Bytes of the hidden states that one stage sends to the next."""
+
+
+def trace(config: TextConfig, vocab_size: int, *, fused_dropout: bool) -> Trace:
+    """Run each kind of chunk.
+
+    Args:
+        config: the run's; `config.rules` hold.
+        vocab_size: ids of the tokenizer, without padding.
+        fused_dropout: whether attention keeps no dropout mask, as on a GPU; torch's kernel for CPUs has no
+            dropout, and the fallback keeps all scores.
+    """
+    one = _trace(config, vocab_size, 1, fused_dropout)
+    layers = layers_per_chunk(config)
+    if layers == 1:
+        return one
+    two = _trace(config, vocab_size, 2, fused_dropout)
+    deeper = {role: cost.extended(two.chunks[role], layers - 1) for role, cost in one.chunks.items()}
+    return replace(one, chunks=deeper)
+
+
+def layers_per_chunk(config: TextConfig) -> int:
+    """Transformer layers of each model chunk."""
+    return config.model.num_layers // (config.parallel.pipeline * (config.parallel.virtual_pipeline or 1))
+
+
+def role_of(config: TextConfig, stage: int, chunk: int) -> Role:
+    """What a chunk of a stage has beside its layers."""
+    chunks = config.parallel.virtual_pipeline or 1
+    last = stage == config.parallel.pipeline - 1 and chunk == chunks - 1
+    return Role(first=stage == 0 and chunk == 0, last=last)
+
+
+def shallow(config: TextConfig, layers: int) -> TextConfig:
+    """The same model and layout with `layers` in each chunk, and one replica."""
+    parallel = config.parallel
+    depth = layers * parallel.pipeline * (parallel.virtual_pipeline or 1)
+    alone = parallel.model_copy(update={"distributed_optimizer": False, "overlap_grad_reduce": False})
+    model = config.model.model_copy(update={"num_layers": depth})
+    return config.model_copy(update={"model": model, "parallel": alone})
+
+
+def without_attention_dropout(stack: ExitStack) -> None:
+    """Until the stack ends, attention runs as GPUs run it: in one kernel, which keeps no dropout mask."""
+    plain = F.scaled_dot_product_attention
+
+    def fused(*args: Any, **kwargs: Any) -> Tensor:
+        return plain(*args, **{**kwargs, "dropout_p": 0.0})
+
+    stack.enter_context(patch.object(F, "scaled_dot_product_attention", fused))
+
+
+def _trace(
+    config: TextConfig, vocab_size: int, layers: int, fused_dropout: bool
+) -> Trace:
+    config = shallow(config, layers)
+    size, pipeline = config.replica_ranks, config.parallel.pipeline
+    found: dict[Role, ChunkCost] = {}
+    inputs = buffers = hidden = 0
+    for stage in sorted({0, min(1, pipeline - 1), pipeline - 1}):
+        with ExitStack() as stack:
+            world = stack.enter_context(fake_world(stage * size // pipeline, size, Kind.fake))
+            if fused_dropout:
+                without_attention_dropout(stack)
+            model = Model(config, build_layout(world, config.parallel), vocab_size, training=True)
+            local = local_micro_batch(model)
+            inputs = bytes_of(local)
+            hidden = _hidden(model).untyped_storage().nbytes()
+            model.forget_gradients()
+            kept = 0
+            for chunk in range(len(model.chunks)):
+                role = role_of(config, stage, chunk)
+                if role not in found:
+                    found[role], more = _measure(model, chunk, local, role)
+                    kept += more
+            buffers = max(buffers, kept)
+    return Trace(found, inputs, buffers, hidden)
+
+
+def _measure(model: Model, number: int, local: Any, role: Role) -> tuple[ChunkCost, int]:
+    """The chunk's cost, and the bytes that stay behind."""
+    chunk = model.wrapped[number]
+    with chunk.no_sync(), Ledger() as ledger:
+        # What the stage before sends; the first chunk has the tokens instead.
+        given = None if role.first else _hidden(model)
+        get_attr_wrapped_model(chunk, "set_input_tensor")(given)
+        output, loss = forward_step(model.family, torch.ones(()), iter([local]), chunk)
+        result = loss(output)[0] if role.last else output
+        saved, forward_peak, forward = ledger.live, ledger.peak, ledger.work
+        ledger.peak = ledger.live
+        torch.autograd.backward(result, None if role.last else torch.empty_like(result))
+        backward, backward_peak = ledger.work - forward, ledger.peak
+        get_attr_wrapped_model(chunk, "set_input_tensor")(None)
+        del given, output, loss, result
+        kept = ledger.live
+        cost = ChunkCost(saved - kept, forward_peak - kept, backward_peak - kept, forward, backward)
+        return cost, kept
+
+
+def _hidden(model: Model) -> Tensor:
+    """Hidden states between stages, [S, B, H] in the precision of the forward pass."""
+    parallel, batch = model.config.parallel, model.config.batch
+    length = batch.sequence_length // parallel.context
+    length //= parallel.tensor if parallel.sequence else 1
+    shape = length, batch.micro_size, model.config.model.hidden_size
+    return torch.empty(shape, dtype=parameter_dtype(model.config), requires_grad=True)
