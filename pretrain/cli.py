@@ -72,6 +72,39 @@ def check(
 
 
 @app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    gpus: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="All of them; default: those of the slurm section.")
+    ] = None,
+    gpu: Annotated[
+        str, typer.Option(metavar="NAME", help="a100-40g, a100-80g, h100-80g, h200-141g, b200-180g or cpu.")
+    ] = "h100-80g",
+    nodes: Annotated[int | None, typer.Option(metavar="N", min=1, help="Machines that hold them.")] = None,
+    per_node: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Of one machine; default: the vendor's, 8.")
+    ] = None,
+    network: Annotated[
+        float | None, typer.Option(metavar="GBIT", min=1, help="Gbit/s that each has to other machines.")
+    ] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Ids of the tokenizer; default: of the data.")
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option(metavar="N", min=1, help="Length of the run; default: run.steps.")
+    ] = None,
+    search: Annotated[bool, typer.Option("--search", help="Rank all layouts that are legal.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Tell memory, time and cost on a cluster; needs no GPU."""
+    from pretrain.plan.command import Request, plan_command
+
+    request = Request(gpu, gpus, nodes, per_node, network, vocab_size, tokens, search, json)
+    plan_command(config, overrides or (), request)
+
+
+@app.command()
 def train(config: ConfigPath, overrides: Overrides = None, processes: Processes = None) -> None:
     """Train; inside srun or torchrun this is one rank of many."""
     from pretrain.signals import Signals

@@ -19,6 +19,9 @@ from torch.utils.flop_counter import flop_registry
 
 _ATEN = torch.ops.aten
 
+_FREE = frozenset({_ATEN._unsafe_view, _ATEN.empty, _ATEN.empty_like, _ATEN.new_empty, _ATEN.empty_strided})
+"""Operations that touch no memory."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -100,7 +103,7 @@ class Ledger(TorchDispatchMode):
             self.work += Work(matmul_flops=flop_registry[packet](*args, **kwargs, out_val=made), kernels=1)
         elif func.namespace == "c10d":
             self.work += _sent(packet.__name__, args)
-        elif not func.is_view:
+        elif not (func.is_view or packet in _FREE or func.namespace == "prim"):
             read = outputs if packet is _ATEN.embedding else inputs  # of a table some rows alone
             self.work += Work(moved=sum(map(_size, read)) + sum(map(_size, outputs)), kernels=1)
         given = {tensor.untyped_storage()._cdata for tensor in inputs}

@@ -1,0 +1,126 @@
+"""The plan of a transformer on a cluster: memory by stage, FLOPs, traffic and time."""
+
+from dataclasses import dataclass
+
+from pretrain.config import derived
+from pretrain.config.sections import TextConfig
+from pretrain.flops import flops_per_token
+from pretrain.plan.activations import peak_activations
+from pretrain.plan.hardware import Cluster
+from pretrain.plan.in_flight import bubble
+from pretrain.plan.ledger import Work
+from pretrain.plan.states import States, rank_states
+from pretrain.plan.timing import StepTime, step_time
+from pretrain.plan.trace import Trace, role_of, trace
+from pretrain.plan.traffic import Traffic, step_traffic
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Bytes on the fullest rank of one pipeline stage, the first of its replicas."""
+
+    stage: int
+    states: States
+    activations: int
+    buffers: int
+    """What collectives keep."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.states.total + self.activations + self.buffers
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """What follows from a config, a vocabulary and a cluster."""
+
+    parameters: int
+    replicas: int
+    micro_batches: int
+    stages: tuple[StageMemory, ...]
+    traffic: tuple[Traffic, ...]
+    time: StepTime
+    bubble: float
+    """Share of a step, were all stages alike."""
+    tokens_per_step: int
+    flops_per_token: float
+    """Of the model, forward and backward."""
+    hardware_flops_per_step: float
+    """Counted on all ranks of the cluster, recomputation included."""
+    mfu: float
+    """Share of the peak that the model's own FLOPs are, in the estimated time."""
+
+    @property
+    def fullest(self) -> StageMemory:
+        """The stage whose ranks need most memory."""
+        return max(self.stages, key=lambda stage: stage.total)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the cluster."""
+        return self.tokens_per_step / self.time.total
+
+
+def plan_text(config: TextConfig, vocab_size: int, cluster: Cluster, traced: Trace | None = None) -> TextPlan:
+    """Plan a config that fits the cluster (`config.rules`).
+
+    Args:
+        config: the run's.
+        vocab_size: ids of the tokenizer, without padding.
+        cluster: where it is to run.
+        traced: what micro-batches cost, where that is known.
+    """
+    traced = traced or trace(config, vocab_size, fused_dropout=cluster.name != "cpu")
+    pipeline, size = config.parallel.pipeline, cluster.size
+    replicas = size // config.replica_ranks
+    micro_batches = config.batch.global_size // (config.batch.micro_size * replicas)
+    stages = tuple(
+        StageMemory(
+            stage,
+            rank_states(config, vocab_size, stage * size // pipeline, size),
+            peak_activations(config, traced, stage, micro_batches),
+            traced.buffers,
+        )
+        for stage in range(pipeline)
+    )
+    work = [stage_work(config, traced, stage) for stage in range(pipeline)]
+    states = max((stage.states for stage in stages), key=lambda held: held.parameters)
+    busiest = max(work, key=lambda each: each.flops)
+    tokens = config.batch.global_size * config.batch.sequence_length
+    traffic = step_traffic(
+        config, cluster, traced, states, busiest * micro_batches, micro_batches, _tied(config, vocab_size)
+    )
+    time = step_time(config, cluster, work, states, traffic, micro_batches)
+    flops = flops_per_token(config, vocab_size, config.batch.sequence_length)
+    everywhere = sum(each.flops for each in work) * micro_batches * (size // pipeline)
+    return TextPlan(
+        parameters=derived.count_parameters(config, vocab_size).total,
+        replicas=replicas,
+        micro_batches=micro_batches,
+        stages=stages,
+        traffic=tuple(traffic),
+        time=time,
+        bubble=bubble(pipeline, config.parallel.virtual_pipeline or 1, micro_batches),
+        tokens_per_step=tokens,
+        flops_per_token=flops,
+        hardware_flops_per_step=everywhere,
+        mfu=flops * tokens / (time.total * size * cluster.gpu.peak),
+    )
+
+
+def stage_work(config: TextConfig, traced: Trace, stage: int) -> Work:
+    """What one micro-batch is to a stage, forward and backward."""
+    found = Work()
+    for chunk in range(config.parallel.virtual_pipeline or 1):
+        cost = traced.chunks[role_of(config, stage, chunk)]
+        found = found + cost.forward + cost.backward
+    return found
+
+
+def _tied(config: TextConfig, vocab_size: int) -> int:
+    """Elements that the first and the last stage share on a rank."""
+    if not getattr(config.model, "tie_embeddings", True):
+        return 0
+    rows = derived.padded_vocab_size(vocab_size, config.model.vocab_multiple)
+    return rows * config.model.hidden_size // config.parallel.tensor

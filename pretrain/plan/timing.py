@@ -1,0 +1,103 @@
+"""How long a step takes: a roofline over the operations that were counted, then the pipeline around them.
+
+Every operation takes the longest of its arithmetic, its memory traffic and the time to start it. Collectives
+of tensor and context parallelism are waited for; the gradients' reduction and the optimizer come once a step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pretrain.config.sections import TextConfig
+from pretrain.plan.hardware import KERNEL_SECONDS, SPREAD, STREAM, Cluster
+from pretrain.plan.ledger import Work
+from pretrain.plan.states import States
+from pretrain.plan.traffic import Traffic, group_spans
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of one step, by cause."""
+
+    compute: float
+    """Passes of the busiest stage."""
+    waits: float
+    """For tensor and context parallel collectives, and for messages between stages."""
+    bubble: float
+    """For the other stages of the pipeline."""
+    reduction: float
+    """Gradients and weights over replicas, as far as nothing hides it."""
+    update: float
+    """Of the optimizer."""
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.compute + self.waits + self.bubble + self.reduction + self.update
+
+    @property
+    def fastest(self) -> float:
+        """The lower end of the range."""
+        return self.total * (1 - SPREAD)
+
+    @property
+    def slowest(self) -> float:
+        """The upper end of the range."""
+        return self.total * (1 + SPREAD)
+
+
+def seconds_of(work: Work, cluster: Cluster) -> float:
+    """Of operations on one card, without collectives."""
+    gpu = cluster.gpu
+    busy = (
+        work.matmul_flops / (gpu.peak * gpu.matmul)
+        + work.attention_flops / (gpu.peak * gpu.attention)
+        + work.moved / (gpu.bandwidth * STREAM)
+    )
+    return max(busy, work.kernels * KERNEL_SECONDS)
+
+
+def step_time(
+    config: TextConfig,
+    cluster: Cluster,
+    work: Sequence[Work],
+    states: States,
+    traffic: Sequence[Traffic],
+    micro_batches: int,
+) -> StepTime:
+    """Estimate a step.
+
+    Args:
+        config: the run's.
+        cluster: where it runs.
+        work: of one micro-batch on each pipeline stage.
+        states: of the stage that holds most.
+        traffic: of the step.
+        micro_batches: of a step and replica.
+    """
+    p = config.parallel
+    chunks = p.virtual_pipeline or 1
+    spans = group_spans(config, cluster.size // config.replica_ranks)
+    waits = [
+        each.tensor_sent / cluster.rate(spans["tensor"][1])
+        + each.context_sent / cluster.rate(spans["context"][1])
+        for each in work
+    ]
+    computes = [seconds_of(each, cluster) for each in work]
+    both = [compute + wait for compute, wait in zip(computes, waits, strict=True)]
+    slowest = max(range(len(work)), key=lambda stage: both[stage])
+    sent = {each.group: each.seconds for each in traffic}
+    # Interleaved schedules send while they compute.
+    between = sent.get("pipeline", 0.0) if chunks == 1 else 0.0
+    reduction = sent.get("data", 0.0)
+    if p.overlap_grad_reduce:  # behind the last backward pass, two thirds of a micro-batch
+        reduction = max(reduction - both[slowest] * 2 / 3, 0.1 * reduction)
+    # Gradients, moments and master weights are read, moments, master weights and weights written.
+    share = states.optimizer / 12 if config.precision == "bf16" else states.optimizer / 8
+    update = (states.gradients + 30 * share) / (cluster.gpu.bandwidth * STREAM)
+    return StepTime(
+        compute=micro_batches * computes[slowest],
+        waits=micro_batches * waits[slowest] + between,
+        bubble=(p.pipeline - 1) / chunks * sum(both) / len(both),
+        reduction=reduction + sent.get("embedding", 0.0),
+        update=update,
+    )
