@@ -13,7 +13,7 @@ from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
 from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, TextConfig
-from pretrain.config.stages import stages, tokens_until
+from pretrain.config.stages import stages, steps_until, tokens_until
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
@@ -135,6 +135,12 @@ def _summary(
 
 def _schedule(config: TextConfig) -> str:
     schedule = config.schedule
+    if isinstance(config, CorpusConfig) and config.schedule.decay_tokens is not None:
+        return (
+            f"{config.schedule.warmup_tokens or 0:,} tokens of warm-up to {config.optimizer.lr:g}, {schedule.kind} "
+            f"to {derived.min_lr(config):g} until {config.schedule.decay_tokens:,} tokens, reached after step "
+            f"{steps_until(config, config.schedule.decay_tokens):,}"
+        )
     warmup = f"{schedule.warmup_steps:,} steps of warm-up to {config.optimizer.lr:g}"
     if schedule.kind == "constant":
         return f"{warmup}, then constant"

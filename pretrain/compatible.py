@@ -42,6 +42,7 @@ RULES = (
         "the loss is weighted by tokens, however a batch is cut",
     ),
     Rule("schedule.sequence_length*", False, "samples would be lost or repeated"),
+    Rule("schedule.batch_size*", False, "samples would be lost or repeated"),
     Rule("schedule.*", False, "the learning rate would jump"),
     Rule("loss.*", False, "decides what both networks are trained to do"),
     Rule("data.text", False, "other columns are other examples"),
@@ -122,7 +123,9 @@ def compatible(old: Config, new: Config) -> list[str]:
 
 def _steps_problem(new: Mapping[str, object], before: object, after: object) -> list[str]:
     """A schedule without explicit `decay_steps` derives it from `run.steps`."""
-    if new.get("schedule.kind") == "constant" or new.get("schedule.decay_steps") is not None:
+    if new.get("schedule.kind") == "constant" or any(
+        new.get(f"schedule.{length}") is not None for length in ("decay_steps", "decay_tokens")
+    ):
         return []
     return [
         f"run.steps: {before!r} in the run, {after!r} now (schedule.decay_steps is null, so the learning "

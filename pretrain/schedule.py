@@ -3,16 +3,21 @@
 import math
 
 from pretrain.config import derived
-from pretrain.config.sections import DescentConfig
+from pretrain.config.sections import CorpusConfig, DescentConfig
+from pretrain.config.stages import tokens_until
 
 
 def learning_rate(config: DescentConfig, step: int) -> float:
     """Learning rate of optimizer step `step`, counted from 0.
 
+    With `schedule.decay_tokens` all lengths are in tokens, and a step stands where its first token does.
+
     Linear warm-up over `schedule.warmup_steps`, then the decay that `schedule.kind` names, down to
     `schedule.min_lr`, where it stays.
     """
     schedule, peak = config.schedule, config.optimizer.lr
+    if isinstance(config, CorpusConfig) and config.schedule.decay_tokens is not None:
+        return _by_tokens(config, step, config.schedule.decay_tokens)
     if step < schedule.warmup_steps:
         return peak * (step + 1) / schedule.warmup_steps
     if schedule.kind == "constant":
@@ -22,6 +27,18 @@ def learning_rate(config: DescentConfig, step: int) -> float:
         start = config.run.steps - length
     else:
         start, length = schedule.warmup_steps, length - schedule.warmup_steps
-    progress = min(1.0, max(0.0, (step - start) / length))
-    share = (1 + math.cos(math.pi * progress)) / 2 if schedule.kind == "cosine" else 1 - progress
-    return low + (peak - low) * share
+    return low + (peak - low) * _share(config, (step - start) / length)
+
+
+def _share(config: DescentConfig, progress: float) -> float:
+    """How much of the way from the lowest rate to the peak is left."""
+    progress = min(1.0, max(0.0, progress))
+    return (1 + math.cos(math.pi * progress)) / 2 if config.schedule.kind == "cosine" else 1 - progress
+
+
+def _by_tokens(config: CorpusConfig, step: int, decay: int) -> float:
+    peak, low = config.optimizer.lr, derived.min_lr(config)
+    warmup, seen = config.schedule.warmup_tokens or 0, tokens_until(config, step)
+    if seen < warmup:
+        return peak * tokens_until(config, step + 1) / max(warmup, tokens_until(config, step + 1))
+    return low + (peak - low) * _share(config, (seen - warmup) / (decay - warmup))

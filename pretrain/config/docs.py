@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.schema import ORDER, is_list, keys_of, section_of, show
-from pretrain.config.sections import KINDS, Config, Section, Source, StageConfig
+from pretrain.config.sections import KINDS, BatchStageConfig, Config, Section, Source, StageConfig
 
 PAGE = "docs/config.md"
 _HEAD = """# Config keys
@@ -40,7 +40,7 @@ _BOUNDS = {
     "exclusiveMaximum": "below {}",
 }
 _LISTS: Mapping[type[Section] | None, str] = MappingProxyType(
-    {Source: "path, or list of sources", StageConfig: "list of stages"}
+    {Source: "path, or list of sources", StageConfig: "list of stages", BatchStageConfig: "list of stages"}
 )
 _TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 

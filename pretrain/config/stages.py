@@ -12,6 +12,8 @@ class Stage:
     first: int
     stop: int | None
     batch: BatchConfig
+    skipped: int = 0
+    """Samples of the order that earlier stages have seen."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -24,9 +26,16 @@ class Stage:
 
 
 def stages(config: TextConfig) -> tuple[Stage, ...]:
-    """The stages of `schedule.sequence_length`, and the one of `batch` that goes on to the end."""
-    found, first = list[Stage](), 0
-    for given in (config.schedule.sequence_length or ()) if isinstance(config, CorpusConfig) else ():
+    """Those of `schedule.sequence_length` or `schedule.batch_size`, and the one of `batch`, up to the end."""
+    if not isinstance(config, CorpusConfig):
+        return (Stage(0, None, config.batch),)
+    found, first, skipped = list[Stage](), 0, 0
+    for smaller in config.schedule.batch_size or ():
+        batch = config.batch.model_copy(update={"global_size": smaller.global_size})
+        found.append(Stage(first, smaller.until, batch, skipped))
+        skipped += (smaller.until - first) * smaller.global_size
+        first = smaller.until
+    for given in config.schedule.sequence_length or ():
         batch = BatchConfig(
             sequence_length=given.sequence_length,
             global_size=given.global_size or config.batch.global_size,
@@ -34,12 +43,22 @@ def stages(config: TextConfig) -> tuple[Stage, ...]:
         )
         found.append(Stage(first, given.until, batch))
         first = given.until
-    return (*found, Stage(first, None, config.batch))
+    return (*found, Stage(first, None, config.batch, skipped))
 
 
 def tokens_until(config: TextConfig, steps: int) -> int:
     """Tokens of the first `steps` steps."""
     return sum(stage.tokens_per_step * _steps_in(stage, steps) for stage in stages(config))
+
+
+def steps_until(config: TextConfig, tokens: int) -> int:
+    """Steps after which so many tokens are seen."""
+    for stage in stages(config):
+        seen = tokens_until(config, stage.first)
+        steps = stage.first + -(-max(0, tokens - seen) // stage.tokens_per_step)
+        if stage.stop is None or steps <= stage.stop:
+            break
+    return steps
 
 
 def samples_until(config: TextConfig, steps: int) -> int:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -24,6 +24,8 @@ class CorpusSamples(ABC, Generic[B]):
     micro_size: int
     fingerprint: str
     """Equal fingerprints give equal samples at every index."""
+    skipped: int = field(default=0, kw_only=True)
+    """Samples of the order before step 0."""
 
     @property
     def samples_per_epoch(self) -> int:
@@ -55,6 +57,7 @@ class CorpusSamples(ABC, Generic[B]):
                 size=size,
                 global_size=self.global_size,
                 micro_size=self.micro_size,
+                skipped=self.skipped,
             )
         )
 

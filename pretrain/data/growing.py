@@ -1,17 +1,19 @@
-"""The training data of a run whose batches grow (`schedule.sequence_length`).
+"""The training data of a run whose sequences or batches grow.
 
-Each stage has samples of its own length in an order of its own, a function of the step within the stage. So
-a resumed run needs no more than its step, as one whose batches do not grow.
+Each stage of `schedule.sequence_length` has samples of its own length in an order of its own; those of
+`schedule.batch_size` go on in one order. Either way a sample is a function of the step within the stage, so a
+resumed run needs no more than its step, as one whose batches do not grow.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pretrain.config.sections import BertConfig, GptConfig, TextConfig
+from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig, TextConfig
 from pretrain.config.stages import Stage, stages
 from pretrain.data.bert.text import BertTrainingData
+from pretrain.data.corpus import CorpusSamples
 from pretrain.data.feed import TrainingFeed
 from pretrain.data.text import TrainingData
 
@@ -51,7 +53,7 @@ class GrowingFeed:
     def samples(self, step: int, jumped: int) -> range:
         """Indices of the samples of a step in the order of its stage."""
         stage = self.stage(step)
-        first = (step - stage.first + jumped) * stage.batch.global_size
+        first = stage.skipped + (step - stage.first + jumped) * stage.batch.global_size
         return range(first, first + stage.batch.global_size)
 
     def _number(self, step: int) -> int:
@@ -61,8 +63,17 @@ class GrowingFeed:
 def grow(config: TextConfig, last: TrainingFeed) -> GrowingFeed:
     """The data of all stages of a run; `last` are the samples of the last one."""
     found = stages(config)
+    if isinstance(config, CorpusConfig) and config.schedule.batch_size:
+        return GrowingFeed(found, tuple(_of_size(last, stage) for stage in found))
     feeds = [_resized(last, _of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
     return GrowingFeed(found, (*feeds, last))
+
+
+def _of_size(feed: TrainingFeed, stage: Stage) -> TrainingFeed:
+    """The same order of samples, as the stage takes them."""
+    if isinstance(feed, CorpusSamples):
+        return replace(feed, global_size=stage.batch.global_size, skipped=stage.skipped)
+    raise TypeError(f"{type(feed).__name__} has no stages")
 
 
 def _resized(feed: TrainingFeed, config: TextConfig) -> TrainingFeed:

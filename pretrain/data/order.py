@@ -67,11 +67,19 @@ def make_order(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Sam
 
 
 def micro_batch_samples(
-    *, step: int, micro_batch: int, rank: int, size: int, global_size: int, micro_size: int
+    *,
+    step: int,
+    micro_batch: int,
+    rank: int,
+    size: int,
+    global_size: int,
+    micro_size: int,
+    skipped: int = 0,
 ) -> range:
     """Global sample indices of one micro-batch of data-parallel rank `rank` of `size`.
 
-    Step t covers [t G, (t + 1) G), whatever the number of ranks, which take micro_size samples in turn.
+    Step t covers [t G, (t + 1) G) after the `skipped` first samples, whatever the number of ranks, which take
+    micro_size samples in turn.
     Raises ValueError when the micro-batch is not part of the step.
     """
     per_micro_batch = size * micro_size
@@ -80,5 +88,5 @@ def micro_batch_samples(
             f"a global batch of {global_size} has no micro-batch {micro_batch} of {micro_size} samples "
             f"on {size} data-parallel ranks"
         )
-    start = step * global_size + micro_batch * per_micro_batch + rank * micro_size
+    start = skipped + step * global_size + micro_batch * per_micro_batch + rank * micro_size
     return range(start, start + micro_size)

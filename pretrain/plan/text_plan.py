@@ -75,10 +75,15 @@ def plan_text(config: TextConfig, vocab_size: int, cluster: Cluster, traced: Tra
     pipeline, size = config.parallel.pipeline, cluster.size
     replicas = size // config.replica_ranks
     micro_batches = config.batch.global_size // (config.batch.micro_size * replicas)
+    # Stages between the first and the last hold as many layers and nothing else.
+    held = {
+        stage: rank_states(config, vocab_size, stage * size // pipeline, size)
+        for stage in {0, min(1, pipeline - 1), pipeline - 1}
+    }
     stages = tuple(
         StageMemory(
             stage,
-            rank_states(config, vocab_size, stage * size // pipeline, size),
+            held[stage] if stage in held else held[1],
             peak_activations(config, traced, stage, micro_batches),
             traced.buffers,
         )

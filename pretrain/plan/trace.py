@@ -4,7 +4,6 @@ All layers of a model are alike, so chunks of one and of two layers are run, and
 difference: nothing here depends on the model's depth.
 """
 
-import torch.nn.functional as F
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
@@ -95,18 +95,24 @@ def layers_per_chunk(config: TextConfig) -> int:
     return config.model.num_layers // (config.parallel.pipeline * (config.parallel.virtual_pipeline or 1))
 
 
+def _chunks(config: TextConfig) -> int:
+    return config.parallel.virtual_pipeline or 1
+
+
 def role_of(config: TextConfig, stage: int, chunk: int) -> Role:
     """What a chunk of a stage has beside its layers."""
-    chunks = config.parallel.virtual_pipeline or 1
-    last = stage == config.parallel.pipeline - 1 and chunk == chunks - 1
+    last = stage == config.parallel.pipeline - 1 and chunk == _chunks(config) - 1
     return Role(first=stage == 0 and chunk == 0, last=last)
 
 
 def shallow(config: TextConfig, layers: int) -> TextConfig:
-    """The same model and layout with `layers` in each chunk, and one replica."""
+    """The same layout with `layers` in each chunk, two chunks at most on a stage, and one replica."""
     parallel = config.parallel
-    depth = layers * parallel.pipeline * (parallel.virtual_pipeline or 1)
-    alone = parallel.model_copy(update={"distributed_optimizer": False, "overlap_grad_reduce": False})
+    chunks = parallel.virtual_pipeline and 2
+    depth = layers * parallel.pipeline * (chunks or 1)
+    alone = parallel.model_copy(
+        update={"virtual_pipeline": chunks, "distributed_optimizer": False, "overlap_grad_reduce": False}
+    )
     model = config.model.model_copy(update={"num_layers": depth})
     return config.model_copy(update={"model": model, "parallel": alone})
 
@@ -128,7 +134,10 @@ def _trace(
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     found: dict[Role, ChunkCost] = {}
     inputs = buffers = hidden = 0
-    for stage in sorted({0, min(1, pipeline - 1), pipeline - 1}):
+    wanted = {role_of(config, stage, chunk) for stage in range(pipeline) for chunk in range(_chunks(config))}
+    for stage in (0, pipeline - 1, 1):
+        if wanted <= found.keys():
+            break
         with ExitStack() as stack:
             world = stack.enter_context(fake_world(stage * size // pipeline, size, Kind.fake))
             if fused_dropout:

@@ -14,6 +14,7 @@ from pretrain.config import derived
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
+from pretrain.config.stages import tokens_until
 from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
@@ -60,6 +61,9 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
 def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:
     """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way."""
     schedule = config.schedule
+    if schedule.decay_tokens is not None:
+        warmup = min(schedule.warmup_tokens or 0, tokens_until(config, steps // 2)) or None
+        return schedule.model_copy(update={"warmup_tokens": warmup})
     decay = None if schedule.kind == "constant" else derived.decay_steps(config)
     if schedule.kind == "wsd":
         decay = min(derived.decay_steps(config), max(1, steps // 2))

@@ -69,6 +69,50 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
         2,
         None,
     ),
+    "schedule.batch_size: stages follow one another": (
+        {"schedule__batch_size": [{"until": 20, "global_size": 2}, {"until": 10, "global_size": 4}]},
+        None,
+        None,
+    ),
+    "schedule.batch_size: sequences grow": (
+        {"schedule__batch_size": [{"until": 9, "global_size": 16}]},
+        None,
+        None,
+    ),
+    "schedule.batch_size: every stage has a legal batch": (
+        {"schedule__batch_size": [{"until": 9, "global_size": 3}]},
+        None,
+        None,
+    ),
+    "one kind of stages": (
+        {
+            "schedule__batch_size": [{"until": 9, "global_size": 4}],
+            "schedule__sequence_length": [{"until": 9, "sequence_length": 32}],
+        },
+        None,
+        None,
+    ),
+    "a warm-up in tokens needs a decay in tokens": ({"schedule__warmup_tokens": 9}, None, None),
+    "one length of the decay": (
+        {"schedule__decay_tokens": 9, "schedule__decay_steps": 9},
+        None,
+        None,
+    ),
+    "a warm-up in the decay's unit": (
+        {"schedule__decay_tokens": 9, "schedule__warmup_steps": 9},
+        None,
+        None,
+    ),
+    "only cosine and linear decays are counted in tokens": (
+        {"schedule__decay_tokens": 9, "schedule__kind": "wsd"},
+        None,
+        None,
+    ),
+    "warm-up in tokens ends before the decay": (
+        {"schedule__decay_tokens": 9, "schedule__warmup_tokens": 9},
+        None,
+        None,
+    ),
     "warm-up ends before the decay": ({"schedule__warmup_steps": 100}, None, ("schedule.warmup_steps", 99)),
     "wsd decay fits into the run": (
         {"schedule__kind": "wsd", "schedule__decay_steps": 101},

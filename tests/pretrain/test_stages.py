@@ -12,11 +12,12 @@ from text_shards import build_shards
 from pretrain.compatible import compatible
 from pretrain.config.rules import violations
 from pretrain.config.sections import TextConfig
-from pretrain.config.stages import samples_until, stages, tokens_until
+from pretrain.config.stages import samples_until, stages, steps_until, tokens_until
 from pretrain.data.bert.text import BertTrainingData
 from pretrain.data.growing import GrowingFeed, grow
 from pretrain.data.text import TrainingData
 from pretrain.proofs.resume import verify_resume_command
+from pretrain.schedule import learning_rate
 
 STAGES = (
     {"until": 3, "sequence_length": 16, "global_size": 16, "micro_size": 4},
@@ -75,6 +76,60 @@ def test_a_batch_that_grows_sees_new_samples(shards: str) -> None:
     assert not torch.equal(first.tokens, second.tokens)
 
 
+RAMP = ({"until": 2, "global_size": 2}, {"until": 5, "global_size": 4})
+
+
+def test_growing_batches_go_on_in_one_order(shards: str) -> None:
+    """What is seen is what a run of equal batches sees, in the same order; layouts do not change it."""
+    config = small_config(
+        data__train=({"path": shards},), schedule__batch_size=RAMP, schedule__decay_tokens=10_000
+    )
+    data = feed_of(config)
+    seen = [i for step in range(8) for batch in data.batches(step, 0, 0, 1) for i in batch.sample_ids]
+    assert seen == list(range(2 * 2 + 3 * 4 + 3 * 8))
+    assert [list(data.samples(step, 0)) for step in (1, 2)] == [[2, 3], [4, 5, 6, 7]]
+    plain = feed_of(small_config(data__train=({"path": shards},)))
+    assert torch.equal(data.batches(2, 0, 0, 1)[0].tokens, plain.batches(0, 0, 0, 1)[2].tokens)
+    assert data.batches(2, 1, 0, 1)[0].sample_ids == (8, 9), "a jump is counted in the stage's own steps"
+    halves = [data.batches(5, 0, rank, 2)[0].sample_ids for rank in range(2)]
+    assert halves == [(16, 17), (18, 19)]
+    assert data.fingerprint != plain.fingerprint
+    assert [steps_until(config, tokens) for tokens in (0, 1, 256, 257, 1024, 1025)] == [0, 1, 2, 3, 5, 6]
+
+
+def test_the_rate_follows_tokens() -> None:
+    """Half-way through the tokens the rate is half-way down, however many steps that took."""
+    config = small_config(
+        schedule__batch_size=RAMP,
+        schedule__warmup_tokens=128,
+        schedule__decay_tokens=128 + 2 * (128 + 768),
+        schedule__min_lr=0.0,
+    )
+    rates = [learning_rate(config, step) for step in range(9)]
+    assert rates[:2] == pytest.approx([1e-3, 1e-3]) and rates[5] == pytest.approx(5e-4)
+    assert rates[8] == pytest.approx(0, abs=1e-4) and rates == sorted(rates, reverse=True)
+    slow = small_config(schedule__warmup_tokens=5 * 512, schedule__decay_tokens=10_000)
+    assert learning_rate(slow, 0) == pytest.approx(1e-3 / 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule__batch_size": ({"until": 3, "global_size": 16},)}, "batches may grow, not shrink"),
+        ({"schedule__batch_size": ({"until": 3, "global_size": 3},)}, "no multiple of micro_size"),
+        ({"schedule__batch_size": RAMP[::-1]}, "must end later"),
+        ({"schedule__batch_size": RAMP, "schedule__sequence_length": STAGES}, "exclude each other"),
+        ({"schedule__warmup_tokens": 5}, "no effect without schedule.decay_tokens"),
+        ({"schedule__decay_tokens": 50, "schedule__decay_steps": 5}, "exclude each other"),
+        ({"schedule__decay_tokens": 50, "schedule__warmup_steps": 5}, "give schedule.warmup_tokens"),
+        ({"schedule__decay_tokens": 50, "schedule__kind": "constant"}, "it is for cosine and linear"),
+        ({"schedule__decay_tokens": 50, "schedule__warmup_tokens": 50}, "leaves nothing"),
+    ],
+)
+def test_wrong_growth_is_refused(changes: dict[str, Any], message: str) -> None:
+    assert any(message in found.text for found in violations(small_config(**changes), 1))
+
+
 def test_no_stage_trains_on_what_is_held_out(shards: str) -> None:
     config = staged(data__train=({"path": shards},), data__validation_fraction=0.3)
     data = feed_of(config)
@@ -115,8 +170,15 @@ def test_what_a_resume_may_change() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("growth", "processes"),
+    [
+        ("kind: constant, sequence_length: [{until: 3, sequence_length: 16, global_size: 8}, {until: 5, sequence_length: 32}]", 2),
+        ("decay_tokens: 2000, batch_size: [{until: 3, global_size: 2}]", 1),
+    ],
+)
 def test_resume_is_exact_across_stages(
-    shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    growth: str, processes: int, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = tmp_path / "config.yaml"
@@ -126,14 +188,10 @@ run: {{dir: {tmp_path}/run, steps: 100}}
 model: {{kind: gpt, num_layers: 2, hidden_size: 32, num_attention_heads: 2, dropout: 0.1}}
 batch: {{global_size: 4, micro_size: 2, sequence_length: 64}}
 optimizer: {{lr: 1e-3}}
-schedule:
-  kind: constant
-  sequence_length:
-    - {{until: 3, sequence_length: 16, global_size: 8}}
-    - {{until: 5, sequence_length: 32}}
+schedule: {{{growth}}}
 data: {{train: {shards}}}
 tracking: {{enabled: false}}
 """
     )
-    verify_resume_command(str(config), 2, 4, None, [])
-    assert "resume is exact: 8 steps on 2 process(es)" in capfd.readouterr().out
+    verify_resume_command(str(config), processes, 4, None, [])
+    assert f"resume is exact: 8 steps on {processes} process(es)" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Rules of `schedule.sequence_length`.
+"""Rules of `schedule.sequence_length`, `schedule.batch_size` and of schedules in tokens.
 
 What is legal on purpose: stages that last beyond `run.steps` (short trials).
 """
@@ -6,7 +6,7 @@ What is legal on purpose: stages that last beyond `run.steps` (short trials).
 from collections.abc import Callable
 from itertools import pairwise
 
-from pretrain.config.rule import Rule, Setup
+from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.rules.text import BATCH_RULES, PIPELINE_RULES
 from pretrain.config.sections import CorpusConfig
 from pretrain.config.stages import Stage, stages
@@ -47,23 +47,80 @@ def _not_growing(setup: CorpusSetup) -> list[str]:
                 f"until {stage.stop}: sequence_length {stage.batch.sequence_length} is longer than that of "
                 f"{what}, {following.batch.sequence_length}; sequences may grow, not shrink"
             )
+        elif setup.config.schedule.batch_size and stage.batch.global_size > following.batch.global_size:
+            found.append(
+                f"until {stage.stop}: global_size {stage.batch.global_size} is larger than that of {what}, "
+                f"{following.batch.global_size}; batches may grow, not shrink"
+            )
         elif stage.batch == following.batch:
             found.append(f"until {stage.stop}: has no effect, its batches are those of {what}; remove it")
     return found
 
 
-def _rule(name: str, problems: Callable[[CorpusSetup], list[str]]) -> Rule[CorpusConfig]:
-    return Rule(
-        name=name,
-        key="schedule.sequence_length",
-        applies=lambda s: s.config.schedule.sequence_length is not None,
-        holds=lambda s: not problems(s),
-        message=lambda s: "; ".join(problems(s)),
+def _rules(key: str) -> tuple[Rule[CorpusConfig], ...]:
+    """The same rules for either kind of stages."""
+
+    def rule(name: str, problems: Callable[[CorpusSetup], list[str]]) -> Rule[CorpusConfig]:
+        return Rule(
+            name=name if key == "schedule.sequence_length" else f"{key}: {name}",
+            key=key,
+            applies=lambda s: s.value(key) is not None,
+            holds=lambda s: not problems(s),
+            message=lambda s: "; ".join(problems(s)),
+        )
+
+    return (
+        rule("stages follow one another", _out_of_order),
+        rule("sequences grow", _not_growing),
+        rule("every stage has a legal batch", _illegal),
     )
 
 
+_IN_TOKENS: tuple[Rule[CorpusConfig], ...] = (
+    unless(
+        "one kind of stages",
+        "schedule.batch_size",
+        lambda s: s.config.schedule.sequence_length is not None,
+        "and schedule.sequence_length exclude each other; the latter's stages may have a global_size",
+    ),
+    unless(
+        "a warm-up in tokens needs a decay in tokens",
+        "schedule.warmup_tokens",
+        lambda s: s.config.schedule.decay_tokens is None,
+        "has no effect without schedule.decay_tokens",
+    ),
+    unless(
+        "one length of the decay",
+        "schedule.decay_steps",
+        lambda s: s.config.schedule.decay_tokens is not None,
+        "and schedule.decay_tokens exclude each other; remove one of them",
+    ),
+    unless(
+        "a warm-up in the decay's unit",
+        "schedule.warmup_steps",
+        lambda s: s.value("schedule.warmup_steps") != 0 and s.config.schedule.decay_tokens is not None,
+        "has no effect with schedule.decay_tokens; give schedule.warmup_tokens",
+    ),
+    unless(
+        "only cosine and linear decays are counted in tokens",
+        "schedule.decay_tokens",
+        lambda s: s.config.schedule.kind not in ("cosine", "linear"),
+        "has no effect with this schedule.kind; it is for cosine and linear",
+    ),
+    Rule(
+        name="warm-up in tokens ends before the decay",
+        key="schedule.warmup_tokens",
+        applies=lambda s: s.config.schedule.decay_tokens is not None,
+        holds=lambda s: (s.config.schedule.warmup_tokens or 0) < (s.config.schedule.decay_tokens or 1),
+        message=lambda s: (
+            f"a warm-up of {s.config.schedule.warmup_tokens} tokens leaves nothing of the schedule: "
+            f"decay_tokens {s.config.schedule.decay_tokens}"
+        ),
+    ),
+)
+
 RULES: tuple[Rule[CorpusConfig], ...] = (
-    _rule("stages follow one another", _out_of_order),
-    _rule("sequences grow", _not_growing),
-    _rule("every stage has a legal batch", _illegal),
+    *_rules("schedule.sequence_length"),
+    *_rules("schedule.batch_size"),
+    *_IN_TOKENS,
 )

@@ -45,7 +45,7 @@ from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
 from pretrain.config.sections.slurm import SlurmConfig
 from pretrain.config.sections.source import Source
-from pretrain.config.sections.stages import CorpusScheduleConfig, StageConfig
+from pretrain.config.sections.stages import BatchStageConfig, CorpusScheduleConfig, StageConfig
 from pretrain.config.sections.text import (
     BatchConfig,
     CorpusConfig,
@@ -72,6 +72,7 @@ __all__ = [
     "KINDS",
     "LARGEST_COUNT",
     "BatchConfig",
+    "BatchStageConfig",
     "BertConfig",
     "BertDataConfig",
     "BertModelConfig",

@@ -33,6 +33,8 @@ def as_tuple(value: Any) -> Any:
 Texts = BeforeValidator(as_tuple)
 """In `Annotated` with a tuple: it is written as a list."""
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+TokenCount = Annotated[int, Field(gt=0, le=2**53)]
+"""Tokens of a whole run: whole numbers that a float holds exactly."""
 PathText = Annotated[str, AfterValidator(_plain_path)]
 Name = Annotated[str, AfterValidator(_plain_text)]
 

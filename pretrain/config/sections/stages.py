@@ -1,11 +1,11 @@
-"""The schedule of a run whose sequences grow."""
+"""The schedule of a run whose sequences or batches grow."""
 
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
 from pretrain.config.sections.descent import ScheduleConfig
-from pretrain.config.sections.section import Count, Section
+from pretrain.config.sections.section import Count, Section, TokenCount
 
 
 class StageConfig(Section):
@@ -21,13 +21,23 @@ class StageConfig(Section):
     """Samples per forward pass; null: `batch.micro_size`."""
 
 
+class BatchStageConfig(Section):
+    """Steps at the beginning of a run that see fewer samples than `batch` says."""
+
+    until: Count
+    """The last step of the stage."""
+    global_size: Count
+    """Samples per step."""
+
+
 def _as_stages(value: Any) -> Any:
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError("must be a list of {until, sequence_length, ...}")
+        raise ValueError("must be a list of {until, sequence_length, ...} or {until, global_size}")
     return tuple(value)
 
 
 Stages = Annotated[tuple[StageConfig, ...], BeforeValidator(_as_stages)]
+BatchStages = Annotated[tuple[BatchStageConfig, ...], BeforeValidator(_as_stages)]
 
 
 class CorpusScheduleConfig(ScheduleConfig):
@@ -36,3 +46,12 @@ class CorpusScheduleConfig(ScheduleConfig):
     sequence_length: Stages | None = None
     """Shorter sequences at first: a list of {until, sequence_length, global_size, micro_size}, each up to the
     step `until`; after the last one `batch` holds. Each stage has an order of samples of its own."""
+    batch_size: BatchStages | None = None
+    """Smaller batches at first (Brown et al. 2020, appendix B): a list of {until, global_size}, each up to the
+    step `until`; after the last one `batch` holds. The order of samples is that of a run without it. Not with
+    `sequence_length`."""
+    warmup_tokens: TokenCount | None = None
+    """Tokens of linear warm-up, instead of `warmup_steps`; with `decay_tokens`."""
+    decay_tokens: TokenCount | None = None
+    """cosine, linear: tokens seen when `min_lr` is reached, instead of `decay_steps`. The rate then depends on
+    tokens and not on steps, which see fewer of them while batches grow."""

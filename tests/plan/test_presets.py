@@ -1,0 +1,84 @@
+"""Presets of published models: every rank is built, and all together they have the published sizes."""
+
+from pathlib import Path
+
+import pytest
+from config_files import REPOSITORY
+
+from pretrain.config.load import load_config, read_config
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import TextConfig
+from pretrain.layout import build_layout
+from pretrain.model import Model
+from pretrain.models.logical import logical_parts
+from pretrain.plan.fake_world import Kind, fake_world
+
+
+def gpt(layers: int, width: int, positions: int, vocabulary: int = 50_257) -> int:
+    """Embeddings; per layer four square matrices of attention and eight of the feed-forward half, their biases
+    (3 + 1 + 4 + 1 widths) and two norms of two vectors; a norm at the end."""
+    layer = (4 + 8) * width * width + (9 + 4) * width
+    return (vocabulary + positions) * width + layers * layer + 2 * width
+
+
+def llama(layers: int, width: int, ffn: int, vocabulary: int) -> int:
+    """Two embeddings; per layer four square matrices, three of the feed-forward half, two norms; one norm."""
+    return 2 * vocabulary * width + layers * (4 * width * width + 3 * width * ffn + 2 * width) + width
+
+
+PADDED = 50_304
+"""Rows of an embedding that eight ranks share."""
+PRESETS: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    # name: (vocabulary, parameters, numbers of GPUs that it is for)
+    "gpt/gpt1-117m": (40_478, gpt(12, 768, 512, 40_478), (1, 8)),
+    "gpt/gpt2-124m": (50_257, 124_439_808, (8, 16)),
+    "gpt/gpt2-355m": (50_257, 354_823_168, (8, 32)),
+    "gpt/gpt2-774m": (50_257, 774_030_080, (8, 64)),
+    "gpt/gpt2-1.5b": (50_257, 1_557_611_200, (8, 64)),
+    "gpt/gpt3-125m": (50_257, gpt(12, 768, 2048), (2, 8, 16)),
+    "gpt/gpt3-350m": (50_257, gpt(24, 1024, 2048), (8, 32)),
+    "gpt/gpt3-760m": (50_257, gpt(24, 1536, 2048), (8, 32)),
+    "gpt/gpt3-1.3b": (50_257, gpt(24, 2048, 2048), (8, 64)),
+    "gpt/gpt3-2.7b": (50_257, gpt(32, 2560, 2048), (8, 64)),
+    "gpt/gpt3-6.7b": (PADDED, gpt(32, 4096, 2048, PADDED), (8, 256)),
+    "gpt/gpt3-13b": (PADDED, gpt(40, 5120, 2048, PADDED), (16, 512)),
+    "gpt/gpt3-175b": (PADDED, gpt(96, 12288, 2048, PADDED), (128, 512, 1024)),
+    "gpt/llama-7b": (32_000, 6_738_415_616, (8, 256, 512)),
+    "bert/base": (30_522, 110_106_428, (8,)),
+    "bert/large": (30_522, 336_226_108, (8, 32)),
+}
+
+
+def test_the_formulas_give_what_papers_and_weights_say() -> None:
+    """GPT-2's as published on the Hub; GPT-3's round to the names of table 2.1."""
+    assert gpt(12, 768, 1024) == 124_439_808 and gpt(48, 1600, 1024) == 1_557_611_200
+    assert llama(32, 4096, 11_008, 32_000) == 6_738_415_616
+    assert round(gpt(96, 12288, 2048) / 1e9) == 175 and gpt(40, 5120, 2048) // 10**8 == 128
+
+
+def path_of(name: str) -> str:
+    return str(REPOSITORY / "configs" / f"{name}.yaml")
+
+
+def test_every_preset_has_a_case() -> None:
+    shipped = {f"gpt/{path.stem}" for path in Path(REPOSITORY, "configs", "gpt").glob("*.yaml")}
+    examples = {"gpt/char-small", "gpt/quickstart", "gpt/tiny", "gpt/wikitext-2"}
+    assert {name for name in PRESETS if name.startswith("gpt/")} == shipped - examples
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_rank_is_built_and_the_sum_is_the_published_size(name: str) -> None:
+    """All ranks of one replica, on the meta device; replicas are copies. Every world size of the head is legal."""
+    vocabulary, parameters, worlds = PRESETS[name]
+    for size in worlds:
+        load_config(path_of(name), (), size)
+    config = narrow(read_config(path_of(name)).config, TextConfig, "this test")
+    unpadded = config.model.model_copy(update={"vocab_multiple": config.parallel.tensor})
+    config = config.model_copy(update={"model": unpadded})
+    found = 0
+    for rank in range(config.replica_ranks):
+        with fake_world(rank, config.replica_ranks, Kind.meta) as world:
+            layout = build_layout(world, config.parallel)
+            model = Model(config, layout, vocabulary, training=False)
+            found += sum(part.size for part in logical_parts(model.chunks, layout) if part.primary)
+    assert found == parameters
