@@ -135,11 +135,11 @@ def _summary(
 
 def _schedule(config: TextConfig) -> str:
     schedule = config.schedule
-    if isinstance(config, CorpusConfig) and config.schedule.decay_tokens is not None:
+    if isinstance(config, CorpusConfig) and (decay := config.schedule.decay_tokens) is not None:
         return (
-            f"{config.schedule.warmup_tokens or 0:,} tokens of warm-up to {config.optimizer.lr:g}, {schedule.kind} "
-            f"to {derived.min_lr(config):g} until {config.schedule.decay_tokens:,} tokens, reached after step "
-            f"{steps_until(config, config.schedule.decay_tokens):,}"
+            f"{config.schedule.warmup_tokens or 0:,} tokens of warm-up to {config.optimizer.lr:g}, "
+            f"{schedule.kind} to {derived.min_lr(config):g} until {decay:,} tokens, reached after step "
+            f"{steps_until(config, decay):,}"
         )
     warmup = f"{schedule.warmup_steps:,} steps of warm-up to {config.optimizer.lr:g}"
     if schedule.kind == "constant":

@@ -105,8 +105,21 @@ def plan(
 
 
 @app.command()
-def train(config: ConfigPath, overrides: Overrides = None, processes: Processes = None) -> None:
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Try the job of N processes in one, without a GPU; train nothing."),
+    ] = False,
+) -> None:
     """Train; inside srun or torchrun this is one rank of many."""
+    if dry_run:
+        from pretrain.dry_run import dry_run_command
+
+        dry_run_command(config, overrides or (), processes)
+        return
     from pretrain.signals import Signals
 
     with Signals() as signals:  # before the imports, which take seconds: a signal must not be lost in them

@@ -15,6 +15,8 @@ class Gpu:
     """Bytes; a GB of the data sheet taken as 10^9."""
     peak: float
     """Dense bf16 FLOP/s of the tensor cores."""
+    peak_fp32: float
+    """FLOP/s in fp32 without TF32, which torch leaves off."""
     bandwidth: float
     """Bytes/s of its memory."""
     link: float
@@ -31,12 +33,24 @@ class Gpu:
 
 GPUS: Mapping[str, Gpu] = MappingProxyType(
     {
-        "a100-40g": Gpu(40e9, 312e12, 1.555e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100"),
-        "a100-80g": Gpu(80e9, 312e12, 2.039e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100"),
-        "h100-80g": Gpu(80e9, 989e12, 3.35e12, 450e9, 50e9, 8, 0.65, 0.45, "NVIDIA H100 data sheet; DGX H100"),
-        "h200-141g": Gpu(141e9, 989e12, 4.8e12, 450e9, 50e9, 8, 0.70, 0.45, "NVIDIA H200 data sheet; DGX H200"),
-        "b200-180g": Gpu(180e9, 2250e12, 8e12, 900e9, 50e9, 8, 0.65, 0.40, "NVIDIA DGX B200 data sheet"),
-        "cpu": Gpu(8e9, 1e11, 2e10, 5e9, 1e9, 8, 0.80, 0.50, "no data sheet: one core of a laptop, assumed"),
+        "a100-40g": Gpu(
+            40e9, 312e12, 19.5e12, 1.555e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100"
+        ),
+        "a100-80g": Gpu(
+            80e9, 312e12, 19.5e12, 2.039e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100"
+        ),
+        "h100-80g": Gpu(
+            80e9, 989e12, 67e12, 3.35e12, 450e9, 50e9, 8, 0.65, 0.45, "NVIDIA H100 data sheet; DGX H100"
+        ),
+        "h200-141g": Gpu(
+            141e9, 989e12, 67e12, 4.8e12, 450e9, 50e9, 8, 0.70, 0.45, "NVIDIA H200 data sheet; DGX H200"
+        ),
+        "b200-180g": Gpu(
+            180e9, 2250e12, 75e12, 8e12, 900e9, 50e9, 8, 0.65, 0.40, "NVIDIA DGX B200 data sheet"
+        ),
+        "cpu": Gpu(
+            8e9, 1e11, 1e11, 2e10, 5e9, 1e9, 8, 0.80, 0.50, "no data sheet: one core of a laptop, assumed"
+        ),
     }
 )
 """Names for `--gpu`."""
@@ -73,6 +87,10 @@ class Cluster:
         """Nodes, the last one perhaps not full."""
         return -(-self.size // self.per_node)
 
+    def peak(self, precision: str) -> float:
+        """FLOP/s of one card in a run's precision."""
+        return self.gpu.peak if precision == "bf16" else self.gpu.peak_fp32
+
     def crosses(self, span: int) -> bool:
         """Whether a group whose ranks lie within `span` successive ones needs the network."""
         return span > self.per_node
@@ -105,7 +123,9 @@ def make_cluster(
         gpus = (nodes or 1) * per_node
     elif nodes is not None and per_node is None:
         if gpus % nodes:
-            raise UserError(f"--gpus {gpus}: does not divide among --nodes {nodes}; give a multiple of {nodes}")
+            raise UserError(
+                f"--gpus {gpus}: does not divide among --nodes {nodes}; give a multiple of {nodes}"
+            )
         per_node = gpus // nodes
     per_node = per_node or min(gpus, gpu.per_node)
     if nodes is not None and nodes * per_node != gpus:

@@ -72,7 +72,7 @@ _ATTENTION: Mapping[Any, Callable[..., int]] = MappingProxyType(
 """Fused attention on the CPU, which torch's own registry of formulas lacks."""
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is entered.
 
     Attributes:
@@ -82,7 +82,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self.work = Work()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from pretrain.config.sections import BertConfig, TextConfig
+from pretrain.config.sections import BertConfig, GptConfig, TextConfig
 from pretrain.data.batch import Batch, every_label, plain_positions
 from pretrain.data.bert.batch import BertBatch
 from pretrain.model import Model
@@ -37,7 +37,7 @@ def local_micro_batch(model: Model) -> Any:
 def _gpt_batch(config: TextConfig) -> Batch:
     rows, length = config.batch.micro_size, config.batch.sequence_length
     ids = torch.zeros(rows, length, dtype=torch.int64)
-    documents = ids if getattr(config.data, "reset_at_document_end", False) else None
+    documents = ids if isinstance(config, GptConfig) and config.data.reset_at_document_end else None
     return Batch(
         ids, ids, every_label(rows, length), plain_positions(rows, length), documents, tuple(range(rows))
     )

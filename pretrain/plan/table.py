@@ -118,7 +118,10 @@ def _time(config: TextConfig, plan: TextPlan, cluster: Cluster, tokens: float | 
     )
     table.add_row("bubble", f"{plan.bubble:.1%} of a step, were all stages alike")
     worst, best = plan.mfu * time.total / time.slowest, plan.mfu * time.total / time.fastest
-    table.add_row("MFU", f"{plan.mfu:.1%} ({worst:.1%} to {best:.1%}) of {cluster.gpu.peak / 1e12:,.0f} TFLOP/s")
+    table.add_row(
+        "MFU",
+        f"{plan.mfu:.1%} ({worst:.1%} to {best:.1%}) of {cluster.peak(config.precision) / 1e12:,.0f} TFLOP/s",
+    )
     table.add_row("rate", f"{plan.tokens_per_second:,.0f} tokens/s")
     total = tokens or tokens_until(config, config.run.steps)
     days = total / plan.tokens_per_second / DAY

@@ -62,7 +62,26 @@ class TextPlan:
         return self.tokens_per_step / self.time.total
 
 
-def plan_text(config: TextConfig, vocab_size: int, cluster: Cluster, traced: Trace | None = None) -> TextPlan:
+def held_by_stage(config: TextConfig, vocab_size: int, size: int) -> tuple[States, ...]:
+    """What the first rank of each pipeline stage holds in a world of `size`.
+
+    Stages between the first and the last are alike, so one of them is built.
+    """
+    pipeline = config.parallel.pipeline
+    built = {
+        stage: rank_states(config, vocab_size, stage * size // pipeline, size)
+        for stage in {0, min(1, pipeline - 1), pipeline - 1}
+    }
+    return tuple(built[stage] if stage in built else built[1] for stage in range(pipeline))
+
+
+def plan_text(
+    config: TextConfig,
+    vocab_size: int,
+    cluster: Cluster,
+    traced: Trace | None = None,
+    held: tuple[States, ...] | None = None,
+) -> TextPlan:
     """Plan a config that fits the cluster (`config.rules`).
 
     Args:
@@ -70,33 +89,29 @@ def plan_text(config: TextConfig, vocab_size: int, cluster: Cluster, traced: Tra
         vocab_size: ids of the tokenizer, without padding.
         cluster: where it is to run.
         traced: what micro-batches cost, where that is known.
+        held: what stages hold, where that is known.
     """
     traced = traced or trace(config, vocab_size, fused_dropout=cluster.name != "cpu")
     pipeline, size = config.parallel.pipeline, cluster.size
     replicas = size // config.replica_ranks
     micro_batches = config.batch.global_size // (config.batch.micro_size * replicas)
-    # Stages between the first and the last hold as many layers and nothing else.
-    held = {
-        stage: rank_states(config, vocab_size, stage * size // pipeline, size)
-        for stage in {0, min(1, pipeline - 1), pipeline - 1}
-    }
     stages = tuple(
         StageMemory(
             stage,
-            held[stage] if stage in held else held[1],
+            states,
             peak_activations(config, traced, stage, micro_batches),
             traced.buffers,
         )
-        for stage in range(pipeline)
+        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size))
     )
     work = [stage_work(config, traced, stage) for stage in range(pipeline)]
-    states = max((stage.states for stage in stages), key=lambda held: held.parameters)
+    largest = max((stage.states for stage in stages), key=lambda states: states.parameters)
     busiest = max(work, key=lambda each: each.flops)
     tokens = config.batch.global_size * config.batch.sequence_length
     traffic = step_traffic(
-        config, cluster, traced, states, busiest * micro_batches, micro_batches, _tied(config, vocab_size)
+        config, cluster, traced, largest, busiest * micro_batches, micro_batches, _tied(config, vocab_size)
     )
-    time = step_time(config, cluster, work, states, traffic, micro_batches)
+    time = step_time(config, cluster, work, largest, traffic, micro_batches)
     flops = flops_per_token(config, vocab_size, config.batch.sequence_length)
     everywhere = sum(each.flops for each in work) * micro_batches * (size // pipeline)
     return TextPlan(
@@ -110,7 +125,7 @@ def plan_text(config: TextConfig, vocab_size: int, cluster: Cluster, traced: Tra
         tokens_per_step=tokens,
         flops_per_token=flops,
         hardware_flops_per_step=everywhere,
-        mfu=flops * tokens / (time.total * size * cluster.gpu.peak),
+        mfu=flops * tokens / (time.total * size * cluster.peak(config.precision)),
     )
 
 

@@ -45,12 +45,12 @@ class StepTime:
         return self.total * (1 + SPREAD)
 
 
-def seconds_of(work: Work, cluster: Cluster) -> float:
+def seconds_of(work: Work, cluster: Cluster, precision: str) -> float:
     """Of operations on one card, without collectives."""
-    gpu = cluster.gpu
+    gpu, peak = cluster.gpu, cluster.peak(precision)
     busy = (
-        work.matmul_flops / (gpu.peak * gpu.matmul)
-        + work.attention_flops / (gpu.peak * gpu.attention)
+        work.matmul_flops / (peak * gpu.matmul)
+        + work.attention_flops / (peak * gpu.attention)
         + work.moved / (gpu.bandwidth * STREAM)
     )
     return max(busy, work.kernels * KERNEL_SECONDS)
@@ -82,7 +82,7 @@ def step_time(
         + each.context_sent / cluster.rate(spans["context"][1])
         for each in work
     ]
-    computes = [seconds_of(each, cluster) for each in work]
+    computes = [seconds_of(each, cluster, config.precision) for each in work]
     both = [compute + wait for compute, wait in zip(computes, waits, strict=True)]
     slowest = max(range(len(work)), key=lambda stage: both[stage])
     sent = {each.group: each.seconds for each in traffic}

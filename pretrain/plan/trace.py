@@ -6,7 +6,7 @@ difference: nothing here depends on the model's depth.
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
@@ -48,14 +48,14 @@ class ChunkCost:
     backward: Work
     """What is recomputed is in it."""
 
-    def extended(self, longer: "ChunkCost", layers: float) -> "ChunkCost":
-        """This one with `layers` more layers, each of which costs what `longer` has more."""
+    def extended(self, longer: "ChunkCost", times: float) -> "ChunkCost":
+        """This one with `times` what `longer` has more."""
         return ChunkCost(
-            saved=self.saved + (longer.saved - self.saved) * layers,
-            forward_peak=self.forward_peak + (longer.forward_peak - self.forward_peak) * layers,
-            backward_peak=self.backward_peak + (longer.backward_peak - self.backward_peak) * layers,
-            forward=self.forward + (longer.forward - self.forward) * layers,
-            backward=self.backward + (longer.backward - self.backward) * layers,
+            saved=self.saved + (longer.saved - self.saved) * times,
+            forward_peak=self.forward_peak + (longer.forward_peak - self.forward_peak) * times,
+            backward_peak=self.backward_peak + (longer.backward_peak - self.backward_peak) * times,
+            forward=self.forward + (longer.forward - self.forward) * times,
+            backward=self.backward + (longer.backward - self.backward) * times,
         )
 
 
@@ -71,6 +71,19 @@ class Trace:
     hidden: int
     """Bytes of the hidden states that one stage sends to the next."""
 
+    def extended(self, longer: "Trace", times: float) -> "Trace":
+        """This one with `times` what `longer` has more: of layers, or of samples."""
+
+        def further(here: int, there: int) -> int:
+            return round(here + (there - here) * times)
+
+        return Trace(
+            {role: cost.extended(longer.chunks[role], times) for role, cost in self.chunks.items()},
+            further(self.input_bytes, longer.input_bytes),
+            further(self.buffers, longer.buffers),
+            further(self.hidden, longer.hidden),
+        )
+
 
 def trace(config: TextConfig, vocab_size: int, *, fused_dropout: bool) -> Trace:
     """Run each kind of chunk.
@@ -81,13 +94,11 @@ def trace(config: TextConfig, vocab_size: int, *, fused_dropout: bool) -> Trace:
         fused_dropout: whether attention keeps no dropout mask, as on a GPU; torch's kernel for CPUs has no
             dropout, and the fallback keeps all scores.
     """
-    one = _trace(config, vocab_size, 1, fused_dropout)
+    one = trace_shallow(config, vocab_size, 1, fused_dropout=fused_dropout)
     layers = layers_per_chunk(config)
     if layers == 1:
         return one
-    two = _trace(config, vocab_size, 2, fused_dropout)
-    deeper = {role: cost.extended(two.chunks[role], layers - 1) for role, cost in one.chunks.items()}
-    return replace(one, chunks=deeper)
+    return one.extended(trace_shallow(config, vocab_size, 2, fused_dropout=fused_dropout), layers - 1)
 
 
 def layers_per_chunk(config: TextConfig) -> int:
@@ -105,10 +116,9 @@ def role_of(config: TextConfig, stage: int, chunk: int) -> Role:
     return Role(first=stage == 0 and chunk == 0, last=last)
 
 
-def shallow(config: TextConfig, layers: int) -> TextConfig:
-    """The same layout with `layers` in each chunk, two chunks at most on a stage, and one replica."""
+def shallow(config: TextConfig, layers: int, chunks: int | None) -> TextConfig:
+    """The same layout with `chunks` on each stage, `layers` in each of them, and one replica."""
     parallel = config.parallel
-    chunks = parallel.virtual_pipeline and 2
     depth = layers * parallel.pipeline * (chunks or 1)
     alone = parallel.model_copy(
         update={"virtual_pipeline": chunks, "distributed_optimizer": False, "overlap_grad_reduce": False}
@@ -127,10 +137,9 @@ def without_attention_dropout(stack: ExitStack) -> None:
     stack.enter_context(patch.object(F, "scaled_dot_product_attention", fused))
 
 
-def _trace(
-    config: TextConfig, vocab_size: int, layers: int, fused_dropout: bool
-) -> Trace:
-    config = shallow(config, layers)
+def trace_shallow(config: TextConfig, vocab_size: int, layers: int, *, fused_dropout: bool) -> Trace:
+    """As `trace`, of chunks of one or two layers."""
+    config = shallow(config, layers, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     found: dict[Role, ChunkCost] = {}
     inputs = buffers = hidden = 0

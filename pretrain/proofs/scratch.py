@@ -14,8 +14,8 @@ from pretrain.config import derived
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.stages import tokens_until
 from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig
+from pretrain.config.stages import tokens_until
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.launch import find_place

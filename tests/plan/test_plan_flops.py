@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from test_plan_states import LLAMA, write_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,12 +11,11 @@ from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import TextConfig
 from pretrain.flops import flops_per_token
-from pretrain.launch import join_world
 from pretrain.layout import build_layout
 from pretrain.model import Model
+from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.ledger import Ledger
 from pretrain.plan.samples import local_micro_batch
-from pretrain.plan.fake_world import Kind, fake_world
 
 FULL = ["parallel.recompute=full"]
 LENGTH = 40

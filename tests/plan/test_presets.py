@@ -15,8 +15,8 @@ from pretrain.plan.fake_world import Kind, fake_world
 
 
 def gpt(layers: int, width: int, positions: int, vocabulary: int = 50_257) -> int:
-    """Embeddings; per layer four square matrices of attention and eight of the feed-forward half, their biases
-    (3 + 1 + 4 + 1 widths) and two norms of two vectors; a norm at the end."""
+    """Embeddings; per layer four square matrices of attention and eight of the feed-forward half, their
+    biases (3 + 1 + 4 + 1 widths) and two norms of two vectors; a norm at the end."""
     layer = (4 + 8) * width * width + (9 + 4) * width
     return (vocabulary + positions) * width + layers * layer + 2 * width
 
@@ -68,7 +68,7 @@ def test_every_preset_has_a_case() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_rank_is_built_and_the_sum_is_the_published_size(name: str) -> None:
-    """All ranks of one replica, on the meta device; replicas are copies. Every world size of the head is legal."""
+    """All ranks of one replica, on the meta device; replicas are copies. Its worlds are legal."""
     vocabulary, parameters, worlds = PRESETS[name]
     for size in worlds:
         load_config(path_of(name), (), size)

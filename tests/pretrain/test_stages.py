@@ -173,12 +173,21 @@ def test_what_a_resume_may_change() -> None:
 @pytest.mark.parametrize(
     ("growth", "processes"),
     [
-        ("kind: constant, sequence_length: [{until: 3, sequence_length: 16, global_size: 8}, {until: 5, sequence_length: 32}]", 2),
+        (
+            "kind: constant, sequence_length: [{until: 3, sequence_length: 16, global_size: 8}, "
+            "{until: 5, sequence_length: 32}]",
+            2,
+        ),
         ("decay_tokens: 2000, batch_size: [{until: 3, global_size: 2}]", 1),
     ],
 )
 def test_resume_is_exact_across_stages(
-    growth: str, processes: int, shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    growth: str,
+    processes: int,
+    shards: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     config = tmp_path / "config.yaml"

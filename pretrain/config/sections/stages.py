@@ -47,11 +47,11 @@ class CorpusScheduleConfig(ScheduleConfig):
     """Shorter sequences at first: a list of {until, sequence_length, global_size, micro_size}, each up to the
     step `until`; after the last one `batch` holds. Each stage has an order of samples of its own."""
     batch_size: BatchStages | None = None
-    """Smaller batches at first (Brown et al. 2020, appendix B): a list of {until, global_size}, each up to the
-    step `until`; after the last one `batch` holds. The order of samples is that of a run without it. Not with
-    `sequence_length`."""
+    """Smaller batches at first (Brown et al. 2020, appendix B): a list of {until, global_size}, each up to
+    the step `until`; after the last one `batch` holds. The order of samples is that of a run
+    without it. Not with `sequence_length`."""
     warmup_tokens: TokenCount | None = None
     """Tokens of linear warm-up, instead of `warmup_steps`; with `decay_tokens`."""
     decay_tokens: TokenCount | None = None
-    """cosine, linear: tokens seen when `min_lr` is reached, instead of `decay_steps`. The rate then depends on
-    tokens and not on steps, which see fewer of them while batches grow."""
+    """cosine, linear: tokens seen when `min_lr` is reached, instead of `decay_steps`. The rate then depends
+    on tokens and not on steps, which see fewer of them while batches grow."""

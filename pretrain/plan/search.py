@@ -1,0 +1,189 @@
+"""Every layout of a config on a cluster, ranked by time; and why the others are out."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.config.rules import violations
+from pretrain.config.sections import TextConfig
+from pretrain.errors import UserError
+from pretrain.plan.hardware import Cluster
+from pretrain.plan.states import States
+from pretrain.plan.text_plan import held_by_stage, plan_text
+from pretrain.plan.trace import Trace, trace_shallow
+
+MICRO_SIZES = (1, 2, 4, 8)
+VIRTUAL = (None, 2, 3, 4, 6, 8)
+SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a search varies; sequence parallelism follows tensor parallelism, and optimizer states are sharded
+    wherever there are replicas."""
+
+    tensor: int
+    pipeline: int
+    virtual_pipeline: int | None
+    micro_size: int
+    recompute: str
+
+    def applied(self, config: TextConfig, size: int) -> TextConfig:
+        """The config in this layout."""
+        ranks = self.tensor * self.pipeline * config.parallel.context
+        parallel = config.parallel.model_copy(
+            update={
+                "tensor": self.tensor,
+                "pipeline": self.pipeline,
+                "virtual_pipeline": self.virtual_pipeline,
+                "sequence": self.tensor > 1,
+                "distributed_optimizer": size > ranks or config.parallel.context > 1,
+                "overlap_grad_reduce": config.parallel.overlap_grad_reduce and size > ranks,
+                "recompute": self.recompute,
+            }
+        )
+        batch = config.batch.model_copy(update={"micro_size": self.micro_size})
+        return config.model_copy(update={"parallel": parallel, "batch": batch})
+
+    def __str__(self) -> str:
+        chunks = f" VPP{self.virtual_pipeline}" if self.virtual_pipeline else ""
+        again = " recompute full" if self.recompute == "full" else ""
+        return f"TP{self.tensor} PP{self.pipeline}{chunks} micro {self.micro_size}{again}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A legal layout and what it costs."""
+
+    layout: Layout
+    gigabytes: float
+    seconds: float
+    mfu: float
+
+
+@dataclass(frozen=True)
+class Out:
+    """A layout that is out, and the first reason."""
+
+    layout: Layout
+    reason: str
+    kind: str
+    """Under which it is counted."""
+
+
+class Search:
+    """Tries layouts; what several have in common is traced once."""
+
+    def __init__(self, config: TextConfig, vocab_size: int, cluster: Cluster) -> None:
+        self.config = config
+        self.vocab_size = vocab_size
+        self.cluster = cluster
+        self._traces: dict[tuple[int, int, str, int, int], Trace] = {}
+        self._held: dict[tuple[int, int], tuple[States, ...]] = {}
+
+    def layouts(self) -> Iterator[Layout]:
+        """All that divide heads, layers and nodes; without recomputation first."""
+        model, size = self.config.model, self.cluster.size
+        tensors = [
+            n for n in range(1, self.cluster.per_node + 1) if model.num_attention_heads % n == 0 == size % n
+        ]
+        pipelines = [n for n in range(1, model.num_layers + 1) if model.num_layers % n == 0 == size % n]
+        for recompute, tensor, pipeline, virtual, micro in product(
+            ("none", "full"), tensors, pipelines, VIRTUAL, MICRO_SIZES
+        ):
+            if virtual is None or (pipeline > 1 and model.num_layers % (pipeline * virtual) == 0):
+                yield Layout(tensor, pipeline, virtual, micro, recompute)
+
+    def judge(self, layout: Layout) -> Found | Out:
+        """What a layout costs, or why it is out."""
+        config = layout.applied(self.config, self.cluster.size)
+        broken = violations(config, self.cluster.size)
+        if broken:
+            return Out(layout, broken[0].message, broken[0].rule)
+        key = layout.tensor, layout.pipeline
+        if key not in self._held:
+            self._held[key] = held_by_stage(config, self.vocab_size, self.cluster.size)
+        states = max(held.total for held in self._held[key])
+        if states > self.cluster.usable:
+            return self._too_large(layout, states, "weights, gradients and optimizer states alone")
+        traced = self._trace(layout, config)
+        plan = plan_text(config, self.vocab_size, self.cluster, traced, self._held[key])
+        if plan.fullest.total > self.cluster.usable:
+            return self._too_large(layout, plan.fullest.total, "with activations")
+        return Found(layout, plan.fullest.total / 1e9, plan.time.total, plan.mfu)
+
+    def _too_large(self, layout: Layout, size: float, what: str) -> Out:
+        reason = f"{what} need {size / 1e9:.1f} GB of {self.cluster.usable / 1e9:.1f} GB"
+        return Out(layout, reason, f"too large: {what}")
+
+    def _trace(self, layout: Layout, config: TextConfig) -> Trace:
+        """Costs of this layout's chunks; those of larger micro-batches follow from one and two samples."""
+        deep = config.model.num_layers // (layout.pipeline * (layout.virtual_pipeline or 1)) - 1
+        one, two = (
+            self._shallow(layout, config, 1, samples).extended(
+                self._shallow(layout, config, 2, samples), deep
+            )
+            for samples in (1, 2)
+        )
+        return one.extended(two, layout.micro_size - 1)
+
+    def _shallow(self, layout: Layout, config: TextConfig, layers: int, samples: int) -> Trace:
+        """Of three stages in place of any number, so that there is a first, a middle and a last one."""
+        stages = 3 if layout.pipeline > 1 else 1
+        key = layout.tensor, stages, layout.recompute, layers, samples
+        if key not in self._traces:
+            alike = replace(layout, pipeline=stages, virtual_pipeline=None, micro_size=samples)
+            fused = self.cluster.name != "cpu"
+            self._traces[key] = trace_shallow(
+                alike.applied(config, self.cluster.size), self.vocab_size, layers, fused_dropout=fused
+            )
+        return self._traces[key]
+
+
+def search_command(config: TextConfig, vocab_size: int, cluster: Cluster, *, as_json: bool) -> None:
+    """Print the ranking.
+
+    Raises:
+        UserError: no layout is legal and fits.
+    """
+    search = Search(config, vocab_size, cluster)
+    found: list[Found] = []
+    out: list[Out] = []
+    console = Console(stderr=True)
+    with console.status("searching") as status:
+        for layout in search.layouts():
+            status.update(f"{layout}: {len(found)} fit so far, {len(out)} do not")
+            judged = search.judge(layout)
+            if isinstance(judged, Found):
+                found.append(judged)
+            else:
+                out.append(judged)
+    found.sort(key=lambda each: each.seconds)
+    if as_json:
+        print(json.dumps({"found": [asdict(each) for each in found], "out": [asdict(each) for each in out]}))
+    elif found:
+        _print(found, out)
+    if not found:
+        raise UserError(
+            f"none of {len(out)} layouts fits {cluster.size} x {cluster.name}; the first: {out[0].layout}: "
+            f"{out[0].reason}"
+        )
+
+
+def _print(found: list[Found], out: list[Out]) -> None:
+    console = Console(width=None if Console().is_terminal else 110, highlight=False)
+    table = Table(title=f"{len(found)} layouts fit; the fastest", title_justify="left", title_style="bold")
+    for name in ("layout", "GB of the fullest rank", "step, s", "MFU"):
+        table.add_column(name, justify="left" if name == "layout" else "right")
+    for each in found[:SHOWN]:
+        table.add_row(str(each.layout), f"{each.gigabytes:.1f}", f"{each.seconds:.3f}", f"{each.mfu:.1%}")
+    console.print(table)
+    reasons = Counter(each.kind for each in out)
+    for kind, count in reasons.most_common():
+        example = next(each for each in out if each.kind == kind)
+        console.print(f"out, {count}: {kind}. Such as {example.layout}: {example.reason}")
