@@ -16,6 +16,7 @@ NAMES = (
     "bert_samples",
     "reading",
     "building",
+    "planning",
     "startup",
     "saving",
     "overhead",

@@ -1,0 +1,115 @@
+"""`pretrain plan` and `pretrain train --dry-run` as a user calls them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from config_files import REPOSITORY, write_config
+from text_shards import build_shards
+
+from pretrain.dry_run import dry_run_command
+from pretrain.errors import UserError
+from pretrain.plan.command import Request, plan_command
+from pretrain.plan.hardware import GPUS, make_cluster
+
+
+def request(**changes: object) -> Request:
+    given: dict[str, object] = {"gpu": "h100-80g", "gpus": 8, "nodes": None, "per_node": None}
+    given |= {"network_gbit": None, "vocab_size": 300, "tokens": None, "search": False, "json": True}
+    return Request(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def test_a_plan_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_config(tmp_path / "config.yaml", precision="bf16")
+    overrides = ["parallel.tensor=2", "parallel.pipeline=2", "batch.global_size=16"]
+    plan_command(path, overrides, request())
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["replicas"] == 2 and plan["micro_batches"] == 4 and len(plan["stages"]) == 2
+    groups = {each["group"]: each for each in plan["traffic"]}
+    assert set(groups) == {"tensor", "data", "pipeline", "embedding"}
+    assert not any(each["crosses_nodes"] for each in groups.values())
+    stage = plan["stages"][0]
+    # bf16 weights, fp32 gradients; master weights, two moments and counters are not shared here.
+    parameters = stage["states"]["parameters"]
+    assert stage["states"]["weights"] == 2 * parameters and stage["states"]["gradients"] == 4 * parameters
+    assert 12 * parameters < stage["states"]["optimizer"] < 12 * parameters + 1000
+    plan_command(path, [*overrides, "parallel.distributed_optimizer=true"], request(gpus=16))
+    wide = json.loads(capsys.readouterr().out)
+    assert {each["group"]: each["crosses_nodes"] for each in wide["traffic"]} == {
+        "tensor": False,
+        "data": False,
+        "pipeline": True,
+        "embedding": True,
+    }
+    assert wide["stages"][0]["states"]["optimizer"] < stage["states"]["optimizer"] / 3
+
+
+def test_a_plan_for_people_says_where_its_numbers_come_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "config.yaml")
+    plan_command(path, [], request(gpus=1, gpu="cpu", json=False, vocab_size=None))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "assumed: data.train is not here" in said and "fits: stage 0 needs" in said
+    assert "estimates" in said and GPUS["cpu"].source in said
+    plan_command(path, ["model.hidden_size=65536", "model.num_layers=64"], request(gpus=1, json=False))
+    assert "does not fit" in capsys.readouterr().out
+
+
+def test_a_search_ranks_what_fits_and_says_why_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "config.yaml", precision="bf16", model__num_layers=2)
+    plan_command(path, ["batch.global_size=4"], request(gpus=2, search=True))
+    answer = json.loads(capsys.readouterr().out)
+    seconds = [each["seconds"] for each in answer["found"]]
+    assert seconds == sorted(seconds) and {each["layout"]["tensor"] for each in answer["found"]} == {1, 2}
+    assert any("micro" in each["reason"] for each in answer["out"])
+    with pytest.raises(UserError, match="none of .* layouts fits 2 x cpu; the first: .* need "):
+        plan_command(
+            path, ["model.hidden_size=16384"], request(gpus=2, gpu="cpu", search=True)
+        )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_gan_by_zero_stages(stage: int, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(REPOSITORY / "configs" / "gan" / "dcgan.yaml")
+    stages = [f"parallel.{net}_stage={stage}" for net in ("generator", "discriminator")]
+    plan_command(path, [*stages, "precision=bf16", "loss.r1=0", "loss.penalty_every=null"], request(gpus=4))
+    network = json.loads(capsys.readouterr().out)["generator"]
+    count = network["parameters"]
+    assert network["optimizer"] == 12 * count / (4 if stage >= 1 else 1)
+    assert network["gradients"] == 4 * count / (4 if stage >= 2 else 1)
+    assert network["weights"] == 2 * count / (4 if stage >= 3 else 1)
+
+
+def test_clusters_that_contradict_themselves() -> None:
+    assert make_cluster("h100-80g", None, 4, None, None).size == 32
+    assert make_cluster("a100-80g", 16, 4, None, 100).per_node == 4
+    for arguments, message in (
+        (("v100", 8, None, None, None), "known are a100-40g"),
+        (("h100-80g", 9, 2, None, None), "does not divide among --nodes 2"),
+        (("h100-80g", 16, 4, 8, None), "4 nodes of 8 have 32"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_cluster(*arguments)
+
+
+def test_a_dry_run_goes_through_or_says_why_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "config.yaml", run__dir=str(tmp_path / "run"), precision="bf16")
+    layout = ["parallel.tensor=2", "parallel.pipeline=4", "parallel.sequence=true", "batch.global_size=32"]
+    with pytest.raises(UserError, match=r"data\.train"):
+        dry_run_command(path, layout, 64)
+    with pytest.raises(UserError, match="60 processes are no multiple"):
+        dry_run_command(path, layout, 60)
+    shards = build_shards(tmp_path / "shards", ["some text that is long enough " * 50])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"run\.dir"):
+        dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/file/run"], 64)
+    capsys.readouterr()
+    dry_run_command(path, [*layout, f"data.train={shards}"], 64)
+    said = capsys.readouterr().out
+    assert "built for 4 of 64 ranks" in said and said.count("schedule: ") == 3
+    assert said.endswith("this would run\n") and not (tmp_path / "run").exists()
