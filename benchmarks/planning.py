@@ -2,8 +2,8 @@
 
     python benchmarks/planning.py [--quick]
 
-Each is a process of its own from its start to its end; the preset is configs/gpt/gpt3-175b.yaml, the data a small
-shard directory of random ids.
+Each is a process of its own from its start to its end; the preset is configs/gpt/gpt3-175b.yaml, the data a
+small shard directory of random ids.
 """
 
 import os
@@ -24,7 +24,9 @@ MOST_SECONDS, MOST_MEMORY = 10.0, 2e9
 
 def cost(command: list[str]) -> tuple[float, float]:
     """User CPU seconds and the largest resident memory in bytes of a command that must end well."""
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "pretrain", *command], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "pretrain", *command], stdout=subprocess.DEVNULL
+    )
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"pretrain {' '.join(command)} ended with {status}")
@@ -49,9 +51,7 @@ def measure(quick: bool) -> Report:
         targets.append(Target(f"{what}: user CPU seconds", max(seconds), MOST_SECONDS, at_least=False))
         targets.append(Target(f"{what}: GB", max(sizes) / 1e9, MOST_MEMORY / 1e9, at_least=False))
     question = f"New processes. Median (middle half) of {rounds} turns; the largest memory of all."
-    return Report(
-        "planning", question, [Table(("what", "user CPU seconds", "GB resident"), rows)], targets
-    )
+    return Report("planning", question, [Table(("what", "user CPU seconds", "GB resident"), rows)], targets)
 
 
 if __name__ == "__main__":

@@ -80,8 +80,9 @@ def plan_gan(config: GanConfig, cluster: Cluster) -> GanPlan:
     bf16, ranks = config.precision == "bf16", cluster.size
     dtype = torch.bfloat16 if bf16 else torch.float32
     with torch.device("meta"):
-        generator = GENERATORS[kind](shape).to(dtype)
-        discriminator = DISCRIMINATORS[kind](shape).to(dtype)
+        generator, discriminator = GENERATORS[kind](shape), DISCRIMINATORS[kind](shape)
+    for parameter in (*generator.parameters(), *discriminator.parameters()):
+        parameter.data = parameter.data.to(dtype)  # running statistics stay fp32
     images = micro_size(config, ranks)
     critic, for_d = _discriminator_update(generator, discriminator, config, images, dtype)
     maker, for_g = _generator_update(generator, discriminator, config, images, dtype)

@@ -26,7 +26,7 @@ def misspelt(text: str) -> list[tuple[str, str, str]]:
         at = letters[number % len(letters)]
         for letter in ("q", "e"):
             other = key[:at] + letter + key[at + 1 :]
-            if other not in every:
+            if other not in every and other != key:
                 start = match.start(2)
                 changed.append((key, text[:start] + other + text[start + len(key) :], other))
     return changed
