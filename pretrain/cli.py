@@ -246,6 +246,45 @@ def generate(
 
 
 @app.command()
+def export(
+    checkpoint: CheckpointPath,
+    output: Annotated[str, typer.Argument(metavar="OUT", help="New folder, which transformers loads.")],
+    shard_size: Annotated[
+        int | None, typer.Option(metavar="MB", min=1, help="Largest file of weights; default 2000.")
+    ] = None,
+    tokenizer: Annotated[
+        bool, typer.Option("--tokenizer/--no-tokenizer", help="Take the tokenizer along.")
+    ] = True,
+) -> None:
+    """Write a GPT or a BERT as transformers loads it, proven by its logits; or a GAN's generator."""
+    from pretrain.saved_kind import saved_kind
+
+    if saved_kind(checkpoint) == "gan":
+        wrong = "--shard-size" if shard_size is not None else None if tokenizer else "--no-tokenizer"
+        if wrong:
+            raise UserError(f"{wrong} has no effect on a checkpoint of model.kind gan; remove it")
+        from pretrain.gan.export import export_generator
+
+        export_generator(checkpoint, output)
+        return
+    from pretrain.hf.exporter import export_command
+
+    size = None if shard_size is None else shard_size * 1_000_000
+    export_command(checkpoint, output, size, tokenizer=tokenizer)
+
+
+@app.command(name="import")
+def import_(
+    folder: Annotated[str, typer.Argument(metavar="HF_DIR", help="Folder that transformers loads.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="New run folder.")],
+) -> None:
+    """Make a run of a Hugging Face model: to score, to generate from, to train on from."""
+    from pretrain.hf.importer import import_command
+
+    import_command(folder, output)
+
+
+@app.command()
 def quickstart(
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for everything it makes.")] = "quickstart",
 ) -> None:

@@ -16,7 +16,7 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.piece import Piece
 from pretrain.config import derived
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CorpusConfig, TextConfig
+from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig, TextConfig
 from pretrain.config.stages import samples_until, tokens_until
 from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
 from pretrain.data.growing import grow
@@ -37,6 +37,7 @@ from pretrain.optimizer import Optimizer
 from pretrain.restore import TOKENIZER_FOLDER
 from pretrain.schedule import learning_rate
 from pretrain.scoring import score
+from pretrain.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +66,13 @@ class Trainer:
         return open_data(narrow(self.config, CorpusConfig, "training"))
 
     def build_model(self) -> Model:
-        """The model of the config, with its initial weights."""
-        return Model(self.config, self.layout, self.data.vocab_size, training=True)
+        """The model of the config, with its initial weights or those of the run that it starts from."""
+        model = Model(self.config, self.layout, self.data.vocab_size, training=True)
+        source = self.config.model.init_from if isinstance(self.config, GptConfig | BertConfig) else None
+        if source is not None:
+            start_from(source, model.chunks, self.layout, self.data.tokenizer.fingerprint, log.warning)
+            log.info("weights from %s", source)
+        return model
 
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.

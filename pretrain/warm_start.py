@@ -1,13 +1,15 @@
 """Weights of another run's checkpoint as the start of this one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.piece import Group, Piece
 from pretrain.checkpoint.tensors import DTYPES
+from pretrain.errors import UserError
+from pretrain.health.gather import gather_texts
 from pretrain.layout import Layout
 from pretrain.models.logical import logical_parts
 
@@ -42,3 +44,31 @@ def take_weights(
         checkpoint.load([Piece(key, part.global_shape, part.offset, part.shape, None, read, group, False)])
         part.view(part.parameter.data.view(-1)).copy_(read)
     return tuple(stay)
+
+
+def start_from(
+    source: str, chunks: Sequence[Any], layout: Layout, fingerprint: str, say: Callable[[str], None]
+) -> None:
+    """Fill a model with all weights of another run of its kind; all ranks call this together.
+
+    Args:
+        source: `model.init_from`.
+        chunks: this rank's bare chunks.
+        layout: this rank's place.
+        fingerprint: of the tokenizer of the data.
+        say: told of checkpoints that were passed over.
+
+    Raises:
+        UserError: the run has another tokenizer, or other weights.
+        IntegrityError: its checkpoints are damaged.
+    """
+    checkpoint = open_checkpoint(resolve(source, say))
+    theirs = checkpoint.state.get("tokenizer_fingerprint")
+    if theirs not in (None, fingerprint):  # None: imported without a tokenizer
+        raise UserError(
+            f"model.init_from: {checkpoint.path} was trained with tokenizer {str(theirs)[:16]}, and "
+            f"data.train was built with {fingerprint[:16]}; build the shards with {checkpoint.path}/tokenizer"
+        )
+    take_weights(chunks, layout, checkpoint, [])
+    everyone = gather_texts(layout.world, "\n".join(part.key for part in logical_parts(chunks, layout)))
+    checkpoint.require_all_read((key for keys in everyone for key in keys.split("\n")), "weights")

@@ -10,7 +10,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -44,12 +44,32 @@ def dtype_name(dtype: torch.dtype) -> str:
     return NAMES[dtype]
 
 
-def _header(tensors: Sequence[tuple[str, torch.Tensor]]) -> bytes:
+@dataclass(frozen=True)
+class TensorSource:
+    """A tensor that is made when its turn to be written comes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    make: Callable[[], torch.Tensor]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor) -> "TensorSource":
+        """One that is there already."""
+        return cls(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+def _header(tensors: Sequence[TensorSource]) -> bytes:
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for name, tensor in tensors:
-        end = at + tensor.numel() * tensor.element_size()
-        table[name] = {
+    for tensor in tensors:
+        end = at + tensor.size
+        table[tensor.name] = {
             "dtype": dtype_name(tensor.dtype),
             "shape": list(tensor.shape),
             "data_offsets": [at, end],
@@ -66,27 +86,45 @@ def _header(tensors: Sequence[tuple[str, torch.Tensor]]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def in_file_order(tensors: Sequence[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
+def in_file_order(tensors: Sequence[TensorSource]) -> list[TensorSource]:
     """Wide elements first, which keeps every tensor aligned to its own element size."""
-    return sorted(tensors, key=lambda item: -item[1].element_size())
+    return sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
 
 
 def file_size(tensors: Sequence[tuple[str, torch.Tensor]]) -> int:
     """Bytes that `write_tensors` will write."""
-    return len(_header(in_file_order(tensors))) + sum(t.numel() * t.element_size() for _, t in tensors)
+    sources = [TensorSource.of(name, tensor) for name, tensor in tensors]
+    return len(_header(in_file_order(sources))) + sum(source.size for source in sources)
 
 
 def write_tensors(path: Path, tensors: Sequence[tuple[str, torch.Tensor]]) -> FileRecord:
     """Write a new safetensors file, fsynced. Tensors may be on any device; one is on the host at a time."""
+    return write_sources(path, [TensorSource.of(name, tensor) for name, tensor in tensors])
+
+
+def write_sources(
+    path: Path, sources: Sequence[TensorSource], advance: Callable[[int], None] = lambda _: None
+) -> FileRecord:
+    """As `write_tensors`; each tensor is made, written and let go before the next.
+
+    Args:
+        path: of the new file.
+        sources: what to write.
+        advance: called with the bytes of each tensor that is written.
+    """
     if sys.byteorder != "little":
         raise ValueError("checkpoints are little-endian; this machine is not")
-    ordered = in_file_order(tensors)
+    ordered = in_file_order(sources)
     with DurableFile(path) as file:
         file.write(_header(ordered))
-        for _, tensor in ordered:
+        for source in ordered:
+            tensor = source.make()
+            if (tuple(tensor.shape), tensor.dtype) != (source.shape, source.dtype):
+                raise ValueError(f"{source.name} is {list(tensor.shape)} {tensor.dtype}, not as announced")
             if tensor.numel():
                 raw = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
                 file.write(raw.numpy().data)
+            advance(source.size)
     return file.record
 
 

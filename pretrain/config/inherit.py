@@ -1,21 +1,38 @@
-"""A fine-tuning config takes its model from the run that it starts from.
+"""A config with `model.init_from` takes its model from the run that it starts from.
 
 What `model.init_from` was trained with fills the keys that the config leaves out, as a base file would; a key
 that says otherwise is refused, since the weights would not mean the same.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pretrain.config.node import Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.schema import keys_of, show
-from pretrain.config.sections import KINDS, EncoderModelConfig, FinetuneConfig
+from pretrain.config.sections import (
+    KINDS,
+    EncoderModelConfig,
+    FinetuneConfig,
+    GptModelConfig,
+    TextModelConfig,
+)
 from pretrain.config.yaml_text import parse_yaml
 from pretrain.errors import UserError
 
 RESOLVED_CONFIG = "config.resolved.yaml"
 """In a run folder and in each checkpoint: every key with its value."""
 OWN = ("kind", "init_from", "init", "dropout")
-"""Keys of `model` that a fine-tuning run decides for itself."""
+"""Keys of `model` that a run decides for itself."""
+SOURCES: Mapping[str, tuple[str, type[TextModelConfig]]] = MappingProxyType(
+    {
+        kind: ("bert", EncoderModelConfig)
+        for kind, config in KINDS.items()
+        if kind == "bert" or issubclass(config, FinetuneConfig)
+    }
+    | {"gpt": ("gpt", GptModelConfig)}
+)
+"""Kind that may start from another run -> the kind of that, and the section whose keys it takes over."""
 INIT_FROM = ("model", "init_from")
 
 
@@ -23,17 +40,17 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     """The config with the keys of the run that it starts from; what is wrong goes to `problems`."""
     model = mapping(mapping(tree).get("model", Node({}, tree.place)))
     kind, source = model.get("kind"), model.get("init_from")
-    config = KINDS.get(str(kind.value)) if kind else None
-    if config is None or not issubclass(config, FinetuneConfig) or source is None:
+    if kind is None or str(kind.value) not in SOURCES or source is None:
         return tree
     if not isinstance(source.value, str):
-        return tree  # reported by its type
-    keys = set(keys_of(EncoderModelConfig)) - set(OWN)
+        return tree  # starts from no run, or is reported by its type
+    wanted, section = SOURCES[str(kind.value)]
+    keys = set(keys_of(section)) - set(OWN)
     path = Path(source.value) / RESOLVED_CONFIG
     if not path.is_file() and keys <= set(model):
         return tree  # a config as a checkpoint keeps it, complete without the run
     try:
-        run = _read(path)
+        run = _read(path, wanted)
     except UserError as error:
         problems.append(Problem(source.place, dotted(INIT_FROM), str(error)))
         return tree
@@ -58,14 +75,14 @@ def _differs(mine: Node, theirs: Node, run: str) -> str:
     return f"{show(plain(mine))} is not that of {run}: {show(plain(theirs))}; leave it out"
 
 
-def _read(path: Path) -> Node:
-    """The config of a BERT's run."""
+def _read(path: Path, wanted: str) -> Node:
+    """The config of a run of kind `wanted`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         raise UserError(f"'{path.parent}' holds no run: {RESOLVED_CONFIG} cannot be read in it") from None
     tree, _, found = parse_yaml(text, lambda line: Place("base", str(path), line))
     kind = plain(tree).get("model", {}).get("kind") if isinstance(tree.value, dict) else None
-    if found or kind != "bert":
-        raise UserError(f"'{path.parent}' is no run of a BERT: model.kind is {show(kind)}")
+    if found or kind != wanted:
+        raise UserError(f"'{path.parent}' is no run of a {wanted.upper()}: model.kind is {show(kind)}")
     return tree

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pretrain.config.sections.section import Count
+from pretrain.config.sections.section import Count, PathText
 from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
 
 
@@ -25,6 +25,9 @@ class BertModelConfig(EncoderModelConfig):
 
     kind: Literal["bert"]
     """Model family."""
+    init_from: PathText | None = None
+    """Run folder, or one checkpoint of it, of the BERT whose weights the run starts with; what is not given
+    here is as in that run. null: weights drawn from `run.seed`."""
 
 
 class BertDataConfig(TextDataConfig):

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pretrain.config.sections.section import PathText
 from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
 
 
@@ -13,6 +14,9 @@ class GptModelConfig(TextModelConfig):
     """Model family."""
     tie_embeddings: bool = True
     """The output head shares the token embedding's weight."""
+    init_from: PathText | None = None
+    """Run folder, or one checkpoint of it, of the GPT whose weights the run starts with; what is not given
+    here is as in that run. null: weights drawn from `run.seed`."""
 
 
 class GptDataConfig(TextDataConfig):

@@ -1,0 +1,108 @@
+"""What differs between the layouts that transformers knows: names, shapes and the config.
+
+An architecture is a frozen thing without state; `gpt2.py`, `llama.py` and `bert.py` hold one kind each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from pretrain.config.sections import CorpusConfig
+from pretrain.errors import UserError
+from pretrain.hf.link import Link, Shape
+
+ACTIVATIONS: Mapping[str, str] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""Theirs -> ours."""
+THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
+
+
+class Architecture(ABC):
+    """One layout of weights."""
+
+    kind: ClassVar[str]
+    """Our `model.kind`."""
+    base: ClassVar[str]
+    """What names begin with where the model has a head, and leave out where a base model was saved."""
+    ignored: ClassVar[tuple[str, ...]] = ()
+    """Ends of the names of buffers that old versions saved, and that hold no weights."""
+
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Names in transformers of the classes with this layout."""
+
+    @abstractmethod
+    def class_of(self, config: Any) -> str:
+        """The one of them that a config of ours is."""
+
+    @abstractmethod
+    def obstacles(self, config: Any) -> list[str]:
+        """Keys of a config of ours that the layout has no place for, as `model.key: value`."""
+
+    @abstractmethod
+    def links(self, config: Any, vocab_size: int) -> Iterator[Link]:
+        """Every logical tensor, in the order of the model."""
+
+    def zeros(self, config: Any) -> Iterator[tuple[str, Shape]]:
+        """Tensors that the layout has, the config has not, and that are zero then."""
+        yield from ()
+
+    def copies(self, config: Any) -> Mapping[str, str]:
+        """Names of tensors that may be stored a second time, and what they are a copy of."""
+        return {}
+
+    @abstractmethod
+    def their_config(self, config: Any, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
+        """Arguments of the transformers config class.
+
+        Args:
+            config: ours.
+            vocab_size: ids of the tokenizer, without padding.
+            ids: `eos` and, for a BERT, `pad`; empty without a tokenizer.
+        """
+
+    @abstractmethod
+    def our_keys(self, theirs: Any, names: frozenset[str]) -> dict[str, dict[str, Any]]:
+        """Sections and keys of our config.
+
+        Args:
+            theirs: a transformers config.
+            names: tensors that come with it.
+
+        Raises:
+            UserError: it has an option that ours has not.
+        """
+
+
+def supports(config: Any, value: object, *allowed: object, key: str) -> None:
+    """Refuse a value of a transformers config.
+
+    Raises:
+        UserError: it is none of `allowed`.
+    """
+    if value not in allowed:
+        known = ", ".join(str(each) for each in allowed)
+        raise UserError(
+            f"{key}: {value!r} in the config.json of a {config.model_type} is not supported; {known} is"
+        )
+
+
+def common_dropout(*values: float) -> float:
+    """Ours is one number: theirs where they are alike, else 0. It matters to training alone."""
+    return float(values[0]) if len(set(values)) == 1 else 0.0
+
+
+def activation(theirs: Any, key: str) -> str:
+    """Our name of an activation of theirs."""
+    value = getattr(theirs, key)
+    supports(theirs, value, *ACTIVATIONS, key=key)
+    return ACTIVATIONS[value]
+
+
+def obstacle(config: CorpusConfig, key: str, *allowed: object) -> list[str]:
+    """`model.key: value` where the value is none of `allowed`."""
+    value = getattr(config.model, key)
+    return [] if value in allowed else [f"model.{key}: {value}"]

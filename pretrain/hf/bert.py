@@ -1,0 +1,160 @@
+"""BERT's layouts: the original, with norms after the sums, and Megatron's, with norms before sublayers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pretrain.config.derived import ffn_hidden_size, query_groups
+from pretrain.config.sections import BertConfig
+from pretrain.hf.architecture import (
+    THEIR_ACTIVATIONS,
+    Architecture,
+    activation,
+    common_dropout,
+    obstacle,
+    supports,
+)
+from pretrain.hf.link import Link, Sizes, qkv, same, vocabulary
+from pretrain.models.encoder import TOKEN_TYPES
+
+POOLER = "bert.pooler.dense.weight"
+EMBEDDING = "bert.embeddings.word_embeddings.weight"
+
+
+class Bert(Architecture):
+    """`BertForPreTraining`; without next sentences `BertForMaskedLM`."""
+
+    kind = "bert"
+    base = "bert."
+    ignored = ("embeddings.position_ids",)
+    prefix = "Bert"
+    position = "post"
+    """`model.norm_position`."""
+
+    def classes(self) -> tuple[str, ...]:
+        """With both heads, and with that of masked tokens alone."""
+        return f"{self.prefix}ForPreTraining", f"{self.prefix}ForMaskedLM"
+
+    def class_of(self, config: BertConfig) -> str:
+        """By `data.nsp`."""
+        return self.classes()[0 if config.data.nsp else 1]
+
+    def obstacles(self, config: BertConfig) -> list[str]:
+        """All that is younger than the original."""
+        found = obstacle(config, "norm_position", self.position)
+        found += obstacle(config, "position_embedding", "learned")
+        found += obstacle(config, "normalization", "layernorm")
+        found += obstacle(config, "activation", *THEIR_ACTIVATIONS)
+        if query_groups(config.model) != config.model.num_attention_heads:
+            found.append(f"model.num_query_groups: {config.model.num_query_groups}")
+        return found + obstacle(config, "bias", True)
+
+    def links(self, config: BertConfig, vocab_size: int) -> Iterator[Link]:
+        """See `Architecture`."""
+        sizes, there = Sizes.of(config.model, vocab_size), "bert.embeddings."
+        hidden, length = sizes.hidden, config.batch.sequence_length
+        yield vocabulary("embedding.word_embeddings.weight", EMBEDDING, sizes, hidden)
+        yield same(
+            "embedding.position_embeddings.weight", f"{there}position_embeddings.weight", length, hidden
+        )
+        types = f"{there}token_type_embeddings.weight"
+        yield same("embedding.tokentype_embeddings.weight", types, TOKEN_TYPES, hidden)
+        yield from self._outer_norm(hidden)
+        for number in range(config.model.num_layers):
+            yield from self._layer(f"encoder.layers.{number}.", f"bert.encoder.layer.{number}.", sizes)
+        head = "cls.predictions."
+        yield from _pair("masked_head.dense", f"{head}transform.dense", hidden, hidden)
+        yield from _pair("masked_head.norm", f"{head}transform.LayerNorm", hidden)
+        yield vocabulary("output_layer.bias", f"{head}bias", sizes)
+        if config.data.nsp:
+            yield from _pair("pooler", "bert.pooler.dense", hidden, hidden)
+            yield from _pair("next_sentence", "cls.seq_relationship", 2, hidden)
+
+    def _outer_norm(self, hidden: int) -> Iterator[Link]:
+        """The one norm that is in no layer."""
+        yield from _pair("embedding.embedding_dropout.norm", "bert.embeddings.LayerNorm", hidden)
+
+    def _norms(self) -> dict[str, str]:
+        """Of a layer."""
+        return {"self_attn_bda.norm": "attention.output.LayerNorm", "mlp_bda.norm": "output.LayerNorm"}
+
+    def _layer(self, ours: str, theirs: str, sizes: Sizes) -> Iterator[Link]:
+        hidden, ffn = sizes.hidden, sizes.ffn
+        for key, name in self._norms().items():
+            yield from _pair(ours + key, theirs + name, hidden)
+        for kind, into in (("weight", (hidden,)), ("bias", ())):
+            own = f"{theirs}attention.self."
+            names = (f"{own}query.{kind}", f"{own}key.{kind}", f"{own}value.{kind}")
+            yield qkv(f"{ours}self_attention.linear_qkv.{kind}", names, sizes, *into)
+        yield from _pair(
+            f"{ours}self_attention.linear_proj", f"{theirs}attention.output.dense", hidden, hidden
+        )
+        yield from _pair(f"{ours}mlp.linear_fc1", f"{theirs}intermediate.dense", ffn, hidden)
+        yield from _pair(f"{ours}mlp.linear_fc2", f"{theirs}output.dense", hidden, ffn)
+
+    def copies(self, config: BertConfig) -> Mapping[str, str]:
+        """The head's weight is the embedding, and its bias goes by two names."""
+        head = "cls.predictions."
+        return {f"{head}decoder.weight": EMBEDDING, f"{head}decoder.bias": f"{head}bias"}
+
+    def their_config(self, config: BertConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
+        """See `Architecture`."""
+        model = config.model
+        return {
+            "vocab_size": vocab_size,
+            "max_position_embeddings": config.batch.sequence_length,
+            "hidden_size": model.hidden_size,
+            "intermediate_size": ffn_hidden_size(model),
+            "num_hidden_layers": model.num_layers,
+            "num_attention_heads": model.num_attention_heads,
+            "hidden_act": THEIR_ACTIVATIONS[model.activation],
+            "hidden_dropout_prob": model.dropout,
+            "attention_probs_dropout_prob": model.dropout,
+            "layer_norm_eps": model.norm_epsilon,
+            "initializer_range": model.init_std,
+            "type_vocab_size": TOKEN_TYPES,
+            "tie_word_embeddings": True,
+            "pad_token_id": ids.get("pad"),
+        }
+
+    def our_keys(self, theirs: Any, names: frozenset[str]) -> dict[str, dict[str, Any]]:
+        """See `Architecture`; whether there are next sentences is seen from the tensors."""
+        supports(theirs, theirs.type_vocab_size, TOKEN_TYPES, key="type_vocab_size")
+        supports(theirs, theirs.tie_word_embeddings, True, key="tie_word_embeddings")
+        supports(theirs, theirs.is_decoder, False, key="is_decoder")
+        supports(theirs, theirs.add_cross_attention, False, key="add_cross_attention")
+        model = {
+            "kind": "bert",
+            "num_layers": theirs.num_hidden_layers,
+            "hidden_size": theirs.hidden_size,
+            "num_attention_heads": theirs.num_attention_heads,
+            "ffn_hidden_size": theirs.intermediate_size,
+            "activation": activation(theirs, "hidden_act"),
+            "dropout": common_dropout(theirs.hidden_dropout_prob, theirs.attention_probs_dropout_prob),
+            "norm_epsilon": theirs.layer_norm_eps,
+            "norm_position": self.position,
+            "init_std": theirs.initializer_range,
+        }
+        return {
+            "model": model,
+            "batch": {"sequence_length": theirs.max_position_embeddings},
+            "data": {"nsp": POOLER in names},
+        }
+
+
+class MegatronBert(Bert):
+    """`MegatronBertForPreTraining`; without next sentences `MegatronBertForMaskedLM`."""
+
+    prefix = "MegatronBert"
+    position = "pre"
+
+    def _outer_norm(self, hidden: int) -> Iterator[Link]:
+        yield from _pair("encoder.final_layernorm", "bert.encoder.ln", hidden)
+
+    def _norms(self) -> dict[str, str]:
+        return {"input_layernorm": "attention.ln", "pre_mlp_layernorm": "ln"}
+
+
+def _pair(key: str, name: str, *shape: int) -> Iterator[Link]:
+    """Weight and bias."""
+    yield same(f"{key}.weight", f"{name}.weight", *shape)
+    yield same(f"{key}.bias", f"{name}.bias", shape[0])

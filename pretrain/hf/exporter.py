@@ -1,0 +1,124 @@
+"""`pretrain export`: a checkpoint of any layout as a folder that transformers loads.
+
+Each tensor is read, cut, written and let go, so memory holds two copies of the largest at most; then the
+folder is loaded by transformers and its logits are compared with ours.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_tools.progress import Progress, amount
+from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.tensors import DTYPES, TensorSource
+from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig
+from pretrain.errors import IntegrityError, UserError
+from pretrain.hf.architecture import Architecture
+from pretrain.hf.known import architecture_of
+from pretrain.hf.library import require_transformers
+from pretrain.hf.link import Link
+from pretrain.hf.place import new_folder
+from pretrain.hf.proof import prove
+from pretrain.hf.shards import write_shards
+from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
+from pretrain.restore import Saved, load_tokenizer, open_saved
+
+SHARD_BYTES = 2_000_000_000
+
+
+def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tokenizer: bool) -> None:
+    """Write a checkpoint of a GPT or a BERT as a transformers folder.
+
+    Args:
+        checkpoint: run folder (its newest good checkpoint) or one step folder in it.
+        output: the new folder.
+        shard_bytes: bytes of a file of weights, except of a tensor that is larger; None: 2 GB.
+        tokenizer: whether the tokenizer goes with it.
+
+    Raises:
+        UserError: the model or its tokenizer has no counterpart there.
+        IntegrityError: the checkpoint is damaged, or the logits of the two models differ.
+    """
+    require_transformers("pretrain export")
+    saved = open_saved(checkpoint, _say)
+    architecture = architecture_of(saved.config)
+    own = load_tokenizer(saved) if _carries_tokenizer(saved.checkpoint) else None
+    if own is not None and tokenizer and (reason := why_not(own)):
+        raise UserError(f"{saved.checkpoint.path}: {reason}; --no-tokenizer exports without it")
+    ids = {} if own is None else {"eos": own.eod_id}
+    if own is not None and own.bert_ids:
+        ids["pad"] = own.bert_ids.pad
+    with new_folder(output) as folder:
+        largest = _write_weights(saved, architecture, folder, shard_bytes or SHARD_BYTES)
+        _write_config(saved, architecture, ids, folder)
+        if own is not None:
+            own.save(folder / OURS)
+            if tokenizer:
+                begins = not _resets(saved.config)
+                write_tokenizer(folder, own, saved.config.batch.sequence_length, begins=begins)
+        class_name = architecture.class_of(saved.config)
+        difference = prove(saved.config, saved.vocab_size, saved.checkpoint.read, folder, class_name)
+    with_tokenizer = "with tokenizer" if own is not None and tokenizer else "without tokenizer"
+    print(
+        f"{output}: {class_name} of step {saved.checkpoint.step}, {with_tokenizer}, largest file "
+        f"{amount(largest, 'B')}; logits differ by {difference:.1e} from ours"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _carries_tokenizer(checkpoint: Checkpoint) -> bool:
+    """An imported model may have none."""
+    return any(name.startswith("tokenizer/") for name in checkpoint.files)
+
+
+def _resets(config: CorpusConfig) -> bool:
+    return isinstance(config, GptConfig) and config.data.reset_at_document_end
+
+
+def _write_weights(saved: Saved, architecture: Architecture, folder: Path, most: int) -> int:
+    links = list(architecture.links(saved.config, saved.vocab_size))
+    checkpoint = saved.checkpoint
+    if wrong := {link.key for link in links} ^ set(checkpoint.keys("weights")):
+        raise IntegrityError(f"{checkpoint.path}: its config and its tensors disagree on {min(wrong)}")
+    sources = [source for link in links for source in _sources(checkpoint, link)]
+    dtype = sources[0].dtype
+    sources += [
+        TensorSource(name, shape, dtype, lambda shape=shape: torch.zeros(shape, dtype=dtype))  # type: ignore[misc]
+        for name, shape in architecture.zeros(saved.config)
+    ]
+    with Progress("writing weights", sum(source.size for source in sources), "B") as progress:
+        return write_shards(folder, sources, most, progress.advance)
+
+
+def _sources(checkpoint: Checkpoint, link: Link) -> Iterator[TensorSource]:
+    """Their tensors, each made of ours when it is written."""
+    dtype = DTYPES[checkpoint.index[link.key].dtype]
+    for number, (name, shape) in enumerate(zip(link.names, link.shapes, strict=True)):
+        yield TensorSource(
+            name,
+            shape,
+            dtype,
+            lambda number=number: link.split(checkpoint.read(link.key))[number],  # type: ignore[misc]
+        )
+
+
+def _write_config(saved: Saved, architecture: Architecture, ids: Mapping[str, int], folder: Path) -> None:
+    import transformers
+
+    class_name = architecture.class_of(saved.config)
+    kind: Any = getattr(transformers, class_name).config_class
+    arguments = architecture.their_config(saved.config, saved.vocab_size, ids)
+    dtype = "bfloat16" if saved.config.precision == "bf16" else "float32"
+    kind(**arguments, architectures=[class_name], dtype=dtype).save_pretrained(folder)
+    if not isinstance(saved.config, BertConfig) and ids:
+        eod = ids["eos"]
+        generation = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
+            bos_token_id=eod, eos_token_id=eod, pad_token_id=eod
+        )
+        generation.save_pretrained(folder)

@@ -1,0 +1,184 @@
+"""`pretrain import`: a transformers folder as a run with a checkpoint of step 0, to score, to generate from
+and to train on from (`model.init_from`).
+
+Each tensor is read, put together, written and let go; then the checkpoint is loaded and its logits are
+compared with those of transformers.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from pretrain.checkpoint import open_checkpoint
+from pretrain.checkpoint.layout import CHECKPOINTS, step_name
+from pretrain.checkpoint.tensors import TensorSource
+from pretrain.config.rules import violations
+from pretrain.config.sections import KINDS
+from pretrain.errors import UserError
+from pretrain.hf.architecture import Architecture
+from pretrain.hf.foreign_tokenizer import find_tokenizer
+from pretrain.hf.known import ARCHITECTURES
+from pretrain.hf.library import require_transformers
+from pretrain.hf.link import Link
+from pretrain.hf.new_run import write_run
+from pretrain.hf.place import new_folder
+from pretrain.hf.proof import prove
+from pretrain.hf.shards import TensorFolder
+
+NO_DATA = "imported-without-data"
+"""Stands for the shards of a run that was trained elsewhere."""
+OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
+"""Of norms in checkpoints from before 2019."""
+
+
+def import_command(folder: str, output: str) -> None:
+    """Write a run folder with the weights, and where possible the tokenizer, of a transformers folder.
+
+    Args:
+        folder: what transformers loads: config.json, safetensors.
+        output: the new run folder.
+
+    Raises:
+        UserError: the model has an architecture or an option that ours has not, or tensors are missing, too
+            many or of another shape.
+        IntegrityError: a file is damaged, or the logits of the two models differ.
+    """
+    require_transformers("pretrain import")
+    source = Path(folder)
+    their_config, architecture = _read_config(source)
+    tensors = TensorFolder(source)
+    names = _plain_names(tensors, architecture)
+    config = _our_config(output, architecture, their_config, names, tensors)
+    links = list(architecture.links(config, their_config.vocab_size))
+    _check(tensors, names, links, architecture.copies(config))
+    tokenizer, why = find_tokenizer(source, their_config.vocab_size)
+    class_name = architecture.class_of(config)
+    with new_folder(output) as run:
+        weights = list(_sources(tensors, names, links, config))
+        write_run(run, folder, config, their_config.vocab_size, weights, tokenizer)
+        checkpoint = open_checkpoint(run / CHECKPOINTS / step_name(0))
+        difference = prove(config, their_config.vocab_size, checkpoint.read, source, class_name)
+    print(
+        f"{output}: {class_name} as model.kind {config.model.kind}, {'with' if tokenizer else 'without'} "
+        f"tokenizer; logits differ by {difference:.1e} from those of transformers"
+    )
+    if tokenizer is None:
+        print(f"no tokenizer came along: {why}")
+
+
+def _read_config(folder: Path) -> tuple[Any, Architecture]:
+    """A transformers config, and the layout it is of."""
+    import transformers
+
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        wanted = (values.get("architectures") or [None])[0]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; a transformers folder has one") from None
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise UserError(f"{path}: is no config of transformers") from None
+    for architecture in ARCHITECTURES:
+        if wanted in architecture.classes():
+            kind = getattr(transformers, wanted).config_class
+            if values.get("model_type") != kind.model_type:
+                raise UserError(
+                    f"{path}: model_type {values.get('model_type')!r} is not {kind.model_type!r}, "
+                    f"that of {wanted}"
+                )
+            try:
+                return kind.from_dict(values), architecture
+            except Exception as error:
+                raise UserError(f"{path}: {str(error).strip().splitlines()[-1]}") from None
+    known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.classes())
+    raise UserError(f"{path}: architecture {wanted} is not supported; {known} are")
+
+
+def _plain_names(tensors: TensorFolder, architecture: Architecture) -> dict[str, str]:
+    """Name as a model of today with its head writes it -> name in the folder."""
+    found = {}
+    bare = not any(name.startswith(architecture.base) for name in tensors.tensors)
+    for name in tensors.tensors:
+        if name.endswith(architecture.ignored or ("\0",)):
+            continue
+        plain = f"{architecture.base}{name}" if bare else name
+        for old, new in OLD_NAMES:
+            plain = plain.removesuffix(old) + new if plain.endswith(old) else plain
+        found[plain] = name
+    return found
+
+
+def _our_config(
+    output: str, architecture: Architecture, theirs: Any, names: Mapping[str, str], tensors: TensorFolder
+) -> Any:
+    keys = architecture.our_keys(theirs, frozenset(names))
+    dtypes = {tensors.tensors[name].dtype for name in names.values()}
+    if strange := dtypes - {"F32", "F16", "BF16"}:
+        name = next(n for n in names.values() if tensors.tensors[n].dtype in strange)
+        raise UserError(
+            f"{tensors.tensors[name].file}: {name} is {min(strange)}; weights are F32, F16 or BF16"
+        )
+    tree: dict[str, Any] = {
+        "run": {"dir": output, "steps": 1},
+        "optimizer": {"lr": 1e-4},
+        "precision": "bf16" if dtypes == {"BF16"} else "fp32",
+        **keys,
+        "batch": {"global_size": 1, **keys["batch"]},
+        "data": {"train": NO_DATA, **keys.get("data", {})},
+    }
+    where = f"{tensors.folder / 'config.json'}: as a config of ours"
+    try:
+        config = KINDS[architecture.kind].model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{where}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    for violation in violations(config, None):
+        raise UserError(f"{where}, {violation.key}: {violation.message}")
+    return config
+
+
+def _check(
+    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[Link], copies: Mapping[str, str]
+) -> None:
+    """Refuse missing tensors, tensors too many, and shapes that the config does not have."""
+    wanted = {name: shape for link in links for name, shape in zip(link.names, link.shapes, strict=True)}
+    if missing := [name for name in wanted if name not in names]:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"{tensors.folder}: holds no tensor {missing[0]} {list(wanted[missing[0]])}{more}, which its "
+            "config.json speaks of"
+        )
+    for plain, name in names.items():
+        found = tensors.tensors[name]
+        original = copies.get(plain)
+        if original is not None:
+            if not torch.equal(tensors.read(name), tensors.read(names[original])):
+                raise UserError(f"{found.file}: {name} differs from {original}, to which config.json ties it")
+        elif plain not in wanted:
+            raise UserError(
+                f"{found.file}: {name} {list(found.shape)} has no place in the model of config.json"
+            )
+        elif found.shape != wanted[plain]:
+            raise UserError(
+                f"{found.file}: {name} is {list(found.shape)}; by config.json it is {list(wanted[plain])}"
+            )
+
+
+def _sources(
+    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[Link], config: Any
+) -> Iterator[TensorSource]:
+    """Our logical tensors, each made of theirs when it is written."""
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    for link in links:
+
+        def make(link: Link = link) -> Tensor:
+            return link.join([tensors.read(names[name]).to(dtype) for name in link.names])
+
+        with torch.device("meta"):
+            shape = tuple(link.join([torch.empty(shape) for shape in link.shapes]).shape)
+        yield TensorSource(link.key, shape, dtype, make)

@@ -1,0 +1,78 @@
+"""A run that begins with weights from elsewhere: its folder, with a checkpoint of step 0."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_tools.progress import Progress
+from data_tools.tokenizer import Tokenizer
+from pretrain.checkpoint.geometry import Extent
+from pretrain.checkpoint.index import LogicalTensor, StoredPiece
+from pretrain.checkpoint.layout import LATEST, step_name
+from pretrain.checkpoint.tensors import TensorSource, dtype_name, write_sources
+from pretrain.checkpoint.write import SaveJob, Written, complete
+from pretrain.config.resolved import config_to_yaml
+from pretrain.config.sections import Config
+from pretrain.folder import RunFolder
+from pretrain.health.spikes import Memory
+from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
+
+FILE = "weights-rank-0000.safetensors"
+
+
+def write_run(
+    run: Path,
+    origin: str,
+    config: Config,
+    vocab_size: int,
+    weights: Sequence[TensorSource],
+    tokenizer: Tokenizer | None,
+) -> None:
+    """Write a run that has a checkpoint of step 0 and nothing else.
+
+    Args:
+        run: an empty folder.
+        origin: where the weights come from, for its reader.
+        config: of the run.
+        vocab_size: ids of the tokenizer, without padding.
+        weights: all logical tensors, made one by one.
+        tokenizer: goes into the checkpoint.
+    """
+    resolved = config_to_yaml(config)
+    written = (
+        f"# Imported from {json.dumps(origin)}. There are no shards: name some with `pretrain eval --data`,\n"
+        f"# or start a run of your own with model.init_from.\n{resolved}"
+    )
+    folder = RunFolder(run)
+    step = folder.checkpoints / step_name(0)
+    for path in (folder.logs, folder.artifacts, step):
+        path.mkdir(parents=True)
+    files: dict[str, bytes | Path] = {"config.yaml": written.encode(), RESOLVED_CONFIG: resolved.encode()}
+    if tokenizer is not None:
+        tokenizer.save(run / TOKENIZER_FOLDER)
+        files[TOKENIZER_FOLDER] = run / TOKENIZER_FOLDER
+    state = {
+        "step": 0,
+        "samples": 0,
+        "tokens": 0,
+        "updates": 0,
+        "vocab_size": vocab_size,
+        "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
+        "data_fingerprint": None,
+        "layout": "imported",
+        "health": Memory().to_json(),
+    }
+    job = SaveJob.of(0, (), json.dumps(state, indent=1, sort_keys=True).encode() + b"\n", files)
+    with Progress("writing weights", sum(source.size for source in weights), "B") as progress:
+        record = write_sources(step / FILE, weights, progress.advance)
+    complete(step, job, {0: Written({FILE: record}, {s.name: _logical(s) for s in weights})}, lambda _: None)
+    (folder.checkpoints / LATEST).write_text(f"{step_name(0)}\n")
+    folder.config.write_text(written)
+    folder.resolved.write_text(resolved)
+
+
+def _logical(source: TensorSource) -> LogicalTensor:
+    """The index's entry of a tensor that is in the one file, whole."""
+    whole = Extent(tuple(0 for _ in source.shape), source.shape)
+    stored = (StoredPiece(FILE, source.name, whole),)
+    return LogicalTensor(source.name, source.shape, dtype_name(source.dtype), "weights", stored)

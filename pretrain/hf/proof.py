@@ -1,0 +1,138 @@
+"""Whether two models are the same function: their logits for the same tokens, ours and those of transformers.
+
+Both compute in fp32, whatever the weights are stored in. Neither is held in memory: ours has one layer at a
+time (`layered`), theirs is mapped from its files.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from pretrain.config.sections import BertConfig, CorpusConfig
+from pretrain.errors import IntegrityError
+from pretrain.hf.layered import Read, build_layered
+from pretrain.launch import Place, join_world
+
+TOLERANCE = 1e-5
+"""Largest difference of two logits, relative to the largest logit where that is above 1."""
+ROWS, LENGTH, SEED = 2, 32, 20_240
+
+
+def prove(config: CorpusConfig, vocab_size: int, read: Read, folder: Path, class_name: str) -> float:
+    """Compare the two models on random tokens.
+
+    Args:
+        config: of our model.
+        vocab_size: ids of the tokenizer, without padding.
+        read: gives our weights.
+        folder: what transformers loads.
+        class_name: of the transformers model.
+
+    Returns:
+        The largest difference, as `TOLERANCE` counts it.
+
+    Raises:
+        IntegrityError: the logits differ, or transformers does not find what it needs.
+    """
+    length = min(LENGTH, config.batch.sequence_length)
+    generator = torch.Generator().manual_seed(SEED)
+    tokens_BS = torch.randint(0, vocab_size, (ROWS, length), generator=generator)
+    types_BS = (torch.arange(length) > length // 2).long().expand(ROWS, -1)
+    real_BS = torch.arange(length) < torch.tensor([[length], [max(1, length - length // 4)]])
+    bert = isinstance(config, BertConfig)
+    inputs = {"input_ids": tokens_BS}
+    if bert:
+        inputs |= {"token_type_ids": types_BS, "attention_mask": real_BS.long()}
+    with torch.no_grad():
+        theirs = _their_logits(folder, class_name, inputs, real_BS if bert else None)
+        with join_world(Place(0, 1, 0, "alone")) as world, _own_groups():
+            model = build_layered(config, vocab_size, read, world)
+            if bert:
+                flat = real_BS.t().flatten().nonzero()[:, 0]
+                ours = _our_bert_logits(model.chunks[0], tokens_BS, types_BS, real_BS, flat)
+            else:
+                positions = torch.arange(length).expand(ROWS, -1)
+                ours = [model.chunks[0](tokens_BS, positions, None).flatten(0, 1)]
+    return _difference([each[..., :vocab_size] for each in ours], theirs, folder)
+
+
+@contextmanager
+def _own_groups() -> Iterator[None]:
+    """Leave nothing of megatron's groups behind."""
+    try:
+        yield
+    finally:
+        parallel_state.destroy_model_parallel()
+
+
+def _our_bert_logits(chunk: Any, tokens: Tensor, types: Tensor, real: Tensor, flat: Tensor) -> list[Tensor]:
+    positions = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
+    logits_MV, pairs_B2 = chunk(tokens, types, positions, real[:, None, None], flat)
+    return [logits_MV] if pairs_B2 is None else [logits_MV, pairs_B2]
+
+
+def _their_logits(
+    folder: Path, class_name: str, inputs: dict[str, Tensor], real_BS: Tensor | None
+) -> list[Tensor]:
+    """[rows, V] of the tokens and, of a BERT with pairs, [B, 2]; `real_BS`: which tokens of a BERT count."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    kind = getattr(transformers, class_name)
+    model, found = kind.from_pretrained(
+        folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
+    )
+    wrong = [
+        f"{what.replace('_', ' ')}: {', '.join(map(str, names))}" for what, names in found.items() if names
+    ]
+    if wrong:
+        raise IntegrityError(f"{folder}: transformers loads {class_name} with {'; '.join(wrong)}")
+    _compute_in_fp32(model.eval())
+    answer = model(**inputs)
+    if real_BS is None:
+        return [answer.logits.flatten(0, 1)]
+    logits_BSV = answer.prediction_logits if "prediction_logits" in answer else answer.logits
+    flat = real_BS.t().flatten().nonzero()[:, 0]
+    logits = [logits_BSV.transpose(0, 1).flatten(0, 1)[flat]]
+    return [*logits, answer.seq_relationship_logits] if "seq_relationship_logits" in answer else logits
+
+
+def _compute_in_fp32(model: torch.nn.Module) -> None:
+    """Widen the weights of each module while it runs, and no longer."""
+
+    def widen(module: Any, _inputs: Any) -> None:
+        module.kept = {name: value.data for name, value in module.named_parameters(recurse=False)}
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.float()
+
+    def narrow(module: Any, _inputs: Any, _output: Any) -> None:
+        for name, value in module.named_parameters(recurse=False):
+            value.data = module.kept[name]
+        del module.kept
+
+    for module in model.modules():
+        if any(value.dtype != torch.float32 for value in module.parameters(recurse=False)):
+            module.register_forward_pre_hook(widen)
+            module.register_forward_hook(narrow)
+
+
+def _difference(ours: list[Tensor], theirs: list[Tensor], folder: Path) -> float:
+    worst = 0.0
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.shape != other.shape:
+            raise IntegrityError(
+                f"{folder}: logits are {list(other.shape)} there and {list(mine.shape)} here"
+            )
+        difference = float((mine - other).abs().max() / other.abs().max().clamp(min=1.0))
+        if not difference <= TOLERANCE:  # also where it is not a number
+            raise IntegrityError(
+                f"{folder}: the logits of the two models differ by {difference:.2g}, more than {TOLERANCE}; "
+                "nothing was written"
+            )
+        worst = max(worst, difference)
+    return worst
