@@ -20,6 +20,7 @@ NAMES = (
     "startup",
     "saving",
     "overhead",
+    "export",
     "gan",
 )
 

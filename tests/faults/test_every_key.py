@@ -22,8 +22,10 @@ from bad_input_commands import documents, write_run
 from small_run import config_for, open_run
 from text_shards import build_shards
 
+from data_tools.tokenizer import Tokenizer
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.checkpoint import LocalCoordinator, Piece, Saver
+from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.load import read_config
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
@@ -31,6 +33,8 @@ from pretrain.config.sections import CheckpointConfig, GptConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.health.pulse import Moment, Phase, phase_limit
+from pretrain.hf.known import architecture_of
+from pretrain.hf.new_run import write_run as write_weights
 from pretrain.tracking.send import Sender
 
 WORKER = Path(__file__).with_name("every_key_worker.py")
@@ -71,6 +75,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.activation": ("losses", "gelu", "gelu_tanh", "weights"),
     "model.bias": ("parameters", True, False),
     "model.tie_embeddings": ("parameters", True, False),
+    "model.init_from": ("weights", None, "RUN"),
     "model.dropout": ("losses", 0.0, 0.1, "weights"),
     "model.init_std": ("weights", 0.02, 0.05),
     "model.linear_init_std": ("weights", None, 0.05),
@@ -306,6 +311,21 @@ ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "health.replica_check_every": show_replica_check,
     "health.hang_timeout": show_hang_timeout,
 }
+
+
+def started_run(place: Path, shards: Path) -> Path:
+    """A run with a checkpoint in which every weight is a half."""
+    config = read_config(str(write_run(place.with_name("other-run"), shards))).config
+    tokenizer = Tokenizer.load(shards / "tokenizer")
+    sources = []
+    for link in architecture_of(config).links(config, tokenizer.vocab_size):  # type: ignore[arg-type]
+        whole = torch.full_like(link.join([torch.empty(shape) for shape in link.shapes]), 0.5)
+        sources.append(TensorSource.of(link.key, whole.contiguous()))
+    place.mkdir()
+    write_weights(place, "a test", config, tokenizer.vocab_size, sources, tokenizer)
+    return place
+
+
 UNSEEN = {
     "model.kind": "there is one family so far, and any other name is refused (test_config_load)",
 }
@@ -324,6 +344,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     build_shards(places["SHARDS"], documents(40))
     build_shards(places["OTHER"], documents(60)[40:])
     train_tokenizer(documents(40), "char").save(places["TOKENIZER"])
+    places["RUN"] = started_run(folder / "run", places["SHARDS"])
 
     def placed(value: Any) -> Any:
         if isinstance(value, list):

@@ -8,7 +8,7 @@ from config_files import ALL_SHIPPED, REPOSITORY, SHIPPED
 from pretrain.config.load import load_config, read_config
 from pretrain.config.node import ConfigError
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import FinetuneConfig
+from pretrain.config.sections import FinetuneConfig, TextConfig
 
 FINETUNE = [path for path in ALL_SHIPPED if path not in SHIPPED]
 TINY = str(REPOSITORY / "configs" / "bert" / "tiny.yaml")
@@ -72,6 +72,23 @@ def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
     config = read_config(str(REPOSITORY / "configs" / "gpt" / "tiny.yaml")).config
     (gpt / "config.resolved.yaml").write_text(config_to_yaml(config))
     assert "is no run of a BERT: model.kind is 'gpt'" in problem(FINETUNE[0], f"model.init_from={gpt}")
+
+
+@pytest.mark.parametrize("kind", ["gpt", "bert"])
+def test_pretraining_may_start_from_a_run_of_its_kind(tmp_path: Path, kind: str) -> None:
+    shipped = REPOSITORY / "configs" / kind / "tiny.yaml"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.resolved.yaml").write_text(
+        config_to_yaml(read_config(str(shipped), ["model.ffn_hidden_size=48"]).config)
+    )
+    config = load_config(str(shipped), [f"model.init_from={run}"]).config
+    assert isinstance(config, TextConfig)
+    assert config.model.ffn_hidden_size == 48
+    said = problem(shipped, f"model.init_from={run}", "model.ffn_hidden_size=64")
+    assert f"model.ffn_hidden_size: 64 is not that of {run}: 48; leave it out" in said
+    other = REPOSITORY / "configs" / ("bert" if kind == "gpt" else "gpt") / "tiny.yaml"
+    assert f"is no run of a {'BERT' if kind == 'gpt' else 'GPT'}" in problem(other, f"model.init_from={run}")
 
 
 @pytest.mark.parametrize(
