@@ -21,6 +21,7 @@ NAMES = (
     "saving",
     "overhead",
     "export",
+    "generation",
     "gan",
 )
 

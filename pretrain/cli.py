@@ -188,7 +188,10 @@ def evaluate(
 @app.command()
 def generate(
     checkpoint: CheckpointPath,
-    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Text to go on from.")] = None,
+    overrides: Overrides = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Text to go on from; repeatable.")
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens to generate; default 100.")
     ] = None,
@@ -206,6 +209,7 @@ def generate(
         int | None, typer.Option(metavar="S", min=0, help="Seed of the draws; default 1234.")
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token every time.")] = False,
+    processes: Processes = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="PATH", help="GAN: a .png for a grid, or a folder of images."),
@@ -220,7 +224,14 @@ def generate(
 ) -> None:
     """Generate text, or a GAN's images, from a checkpoint."""
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
-    text = {"--prompt": prompt, "--max-tokens": max_tokens, "--greedy": greedy or None, **drawing}
+    text = {
+        "--prompt": prompt or None,
+        "--max-tokens": max_tokens,
+        "--greedy": greedy or None,
+        "--processes": processes,
+        **dict.fromkeys(overrides or (), True),
+        **drawing,
+    }
     images = {"--output": output, "--count": count, "--class": label, "--raw": raw or None}
     from pretrain.saved_kind import saved_kind
 
@@ -235,14 +246,15 @@ def generate(
             checkpoint, output, count or 64, label, 1234 if seed is None else seed, average=not raw
         )
         return
-    if prompt is None:
+    if not prompt:
         raise UserError("--prompt is missing: the text to go on from")
     from pretrain.sampling import checked_sampling
 
     sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
     from pretrain.generate import generate_command
 
-    generate_command(checkpoint, prompt, 100 if max_tokens is None else max_tokens, sampling)
+    most = 100 if max_tokens is None else max_tokens
+    generate_command(checkpoint, prompt, most, sampling, processes=processes, overrides=overrides or ())
 
 
 @app.command()

@@ -1,20 +1,30 @@
-"""Text from a checkpoint, in one process, whatever layout wrote it."""
+"""Text from a checkpoint, whatever layout wrote it, on one rank or many."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from data_tools.tokenizer import Tokenizer
+from pretrain.agree import first_decides
+from pretrain.checkpoint import resolve
+from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
+from pretrain.config.schema import nearest_name
 from pretrain.config.sections import GptConfig, ParallelConfig
+from pretrain.decoding import Decoder
 from pretrain.errors import HealthError, UserError
-from pretrain.launch import join_world
+from pretrain.launch import World, find_place, join_world
 from pretrain.layout import build_layout
 from pretrain.model import Model
-from pretrain.restore import load_model, load_tokenizer, open_saved, with_layout
+from pretrain.restore import RESOLVED_CONFIG, load_model, load_tokenizer, open_saved, with_layout
 from pretrain.sampling import SEEDS, Sampling
+from pretrain.spawn import spawn
+
+OVERRIDES = ("parallel.tensor", "parallel.pipeline")
+"""Keys that have an effect on the generation of text."""
 
 
 def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -45,69 +55,156 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
 
 
-@torch.no_grad()
-def next_logits(model: Model, tokens: list[int]) -> Tensor:
-    """Logits of the token after `tokens`, [vocabulary]; only the last `sequence_length` of them are seen."""
-    context = tokens[-model.config.batch.sequence_length :]
-    ids = torch.tensor([context], device=model.layout.device)
-    positions = torch.arange(len(context), device=model.layout.device)[None]
-    model.wrapped[0].eval()
-    logits_BSV: Tensor = model.wrapped[0](ids, positions, None)
-    return logits_BSV[0, -1, : model.chunks[0].true_vocab_size]
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    eod: int,
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    cached: bool = True,
+) -> list[list[int]]:
+    """Draw tokens for each prompt until the end of the document or `max_tokens`; all ranks call this
+    together.
 
+    Args:
+        model: a GPT.
+        prompts: token ids of each text.
+        eod: id of the end of a document.
+        max_tokens: of a continuation.
+        sampling: how to draw. Prompt i is drawn with a generator of its own, of seed `sampling.seed` + i.
+        cached: keep keys and values of the tokens so far.
 
-def generate(model: Model, prompt: list[int], eod: int, max_tokens: int, sampling: Sampling) -> Iterator[int]:
-    """Draw tokens until the end of the document or `max_tokens`."""
-    generator = torch.Generator().manual_seed(sampling.seed)
+    Returns:
+        The continuations, without the end of the document.
+    """
+    generators = [torch.Generator().manual_seed((sampling.seed + i) % SEEDS) for i in range(len(prompts))]
     # A text begins as a document does: after the end of another. Where attention was reset at the ends of
     # documents, the model never saw that end together with what follows it.
     alone = narrow(model.config, GptConfig, "generating text").data.reset_at_document_end
-    text = list(prompt)
-    for _ in range(max_tokens):
-        token = choose(next_logits(model, text if alone and text else [eod, *text]), sampling, generator)
-        if token == eod:
-            return
-        text.append(token)
-        yield token
+    texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
+    starts, ended = [len(text) for text in texts], [False] * len(texts)
+    with Decoder(model, len(texts), max(starts) + max_tokens, cached=cached) as decoder:
+        for _ in range(max_tokens):
+            logits_BV = decoder.next_logits(texts)
+            for row, text in enumerate(texts):
+                # A text that has ended goes along with the others, and nobody reads it.
+                token = eod if ended[row] else choose(logits_BV[row], sampling, generators[row])
+                ended[row] = ended[row] or token == eod
+                text.append(token)
+            if all(ended):
+                break
+    drawn = [text[start:] for text, start in zip(texts, starts, strict=True)]
+    return [row[: row.index(eod)] if eod in row else row for row in drawn]
 
 
-def generate_text(checkpoint: str, prompt: str, max_tokens: int, sampling: Sampling) -> str:
-    """The prompt's continuation.
+def generate_texts(
+    checkpoint: str,
+    prompts: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    world: World,
+    *,
+    overrides: Sequence[str] = (),
+    cached: bool = True,
+) -> list[str]:
+    """The continuations of several prompts, all ranks together.
+
+    Args:
+        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
+        prompts: texts to go on from.
+        max_tokens: of a continuation.
+        sampling: how to draw.
+        world: as many ranks as the layout has.
+        overrides: `section.key=value` texts; `OVERRIDES` says which.
+        cached: as in `generate`.
 
     Raises:
-        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large.
+        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large,
+            a layout that does not fit.
     """
     if "\0" in checkpoint:
         raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
     if not 0 <= sampling.seed < SEEDS:
         raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
-    saved = open_saved(checkpoint, _say)
-    narrow(saved.config, GptConfig, f"generating text from {saved.checkpoint.path}")
+    tell = _say if world.is_first else lambda _: None
+    saved = open_saved(first_decides(world, lambda: str(resolve(checkpoint, tell))))
+    config = narrow(saved.config, GptConfig, f"generating text from {saved.checkpoint.path}")
+    parallel = _layout(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
     tokenizer = load_tokenizer(saved)
-    ids = _encode(tokenizer, prompt, saved.config.batch.sequence_length)
-    config = with_layout(saved.config, ParallelConfig())
-    with join_world() as world:
-        if world.size > 1:
-            raise UserError(f"pretrain generate runs in one process, not as one of {world.size} ranks")
-        model = load_model(saved, config, build_layout(world, config.parallel))
-        drawn = list(generate(model, ids, tokenizer.eod_id, max_tokens, sampling))
-    return tokenizer.decode(drawn)
+    ids = [_encode(tokenizer, prompt, config.batch.sequence_length, tell) for prompt in prompts]
+    model = load_model(saved, with_layout(config, parallel), build_layout(world, parallel))
+    drawn = generate(model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
+    return [tokenizer.decode(row) for row in drawn]
+
+
+def _layout(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfig:
+    """One rank, unless the overrides say otherwise."""
+    for key in (override.partition("=")[0] for override in overrides):
+        if key not in OVERRIDES:
+            meant = nearest_name(key, OVERRIDES)
+            hint = f"did you mean '{meant}'?" if meant else f"these have: {', '.join(OVERRIDES)}"
+            raise UserError(f"{key} has no effect on the generation of text; {hint}")
+    defaults = ParallelConfig().model_dump()
+    plain = [f"parallel.{key}={'null' if v is None else str(v).lower()}" for key, v in defaults.items()]
+    config = load_config(path, [*plain, *overrides]).config
+    parallel = narrow(config, GptConfig, "generating text").parallel
+    if parallel.ranks != ranks:
+        raise UserError(
+            f"parallel.tensor {parallel.tensor} x parallel.pipeline {parallel.pipeline} are {parallel.ranks} "
+            f"ranks, and this runs on {ranks}: set --processes {parallel.ranks}, or another layout"
+        )
+    return parallel
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _encode(tokenizer: Tokenizer, prompt: str, sequence_length: int) -> list[int]:
+def _encode(
+    tokenizer: Tokenizer, prompt: str, sequence_length: int, tell: Callable[[str], None]
+) -> list[int]:
     try:
         ids = tokenizer.encode(prompt)
     except UserError as error:
         raise UserError(f"--prompt {prompt!r}: {error}") from None
     if len(ids) > sequence_length:
-        _say(f"the prompt has {len(ids):,} tokens; the model sees the last {sequence_length:,} of them")
+        tell(f"the prompt has {len(ids):,} tokens; the model sees the last {sequence_length:,} of them")
     return ids
 
 
-def generate_command(checkpoint: str, prompt: str, max_tokens: int, sampling: Sampling) -> None:
-    """`pretrain generate`: print the prompt and its continuation."""
-    print(prompt + generate_text(checkpoint, prompt, max_tokens, sampling))
+def generate_command(
+    checkpoint: str,
+    prompts: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    processes: int | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """`pretrain generate`: print each prompt and its continuation, as one of many ranks or starting them.
+
+    Args:
+        checkpoint: as in `generate_texts`.
+        prompts: of several, each is headed by its number.
+        max_tokens: of a continuation.
+        sampling: how to draw.
+        processes: ranks to start on this machine.
+        overrides: as in `generate_texts`.
+    """
+    place = find_place(os.environ)
+    if place.launcher != "alone" and processes not in (None, place.size):
+        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
+    if place.launcher == "alone" and (processes or 1) > 1:
+        options = [f"--max-tokens={max_tokens}", *sampling.options()]
+        options += [f"--prompt={prompt}" for prompt in prompts]
+        command = [sys.executable, "-m", "pretrain", "generate", *options, "--", checkpoint, *overrides]
+        sys.exit(spawn(command, processes or 1))
+    with join_world(place) as world:
+        texts = generate_texts(checkpoint, prompts, max_tokens, sampling, world, overrides=overrides)
+        if not world.is_first:
+            return
+        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
+            if len(prompts) > 1:
+                print(f"=== {number} of {len(prompts)}")
+            print(prompt + text)

@@ -193,7 +193,7 @@ class Model:
         for chunk in self.wrapped:
             chunk.eval()
         local = [self.family.localise(batch) for batch in self._whole_rounds(batches)]
-        return self._schedule(_without_loss(self.family), local, forward_only=True)[: len(batches)]
+        return self.schedule(_without_loss(self.family), local, forward_only=True)[: len(batches)]
 
     def _whole_rounds(self, batches: Sequence[AnyBatch]) -> list[AnyBatch]:
         """Filled up with micro-batches that count for nothing, as interleaved schedules want it."""
@@ -207,11 +207,20 @@ class Model:
         local = [self.family.localise(batch) for batch in batches]
         divisors = torch.ones(()) if forward_only else self._divisors(batches)
         step = functools.partial(forward_step, self.family, divisors)
-        sums = self._schedule(watch(step) if watch else step, local, forward_only=forward_only)
+        sums = self.schedule(watch(step) if watch else step, local, forward_only=forward_only)
         return LocalLoss(self.layout, self.family.totals, tuple(sums))
 
-    def _schedule(self, step: "ForwardStep", local: Sequence[Any], *, forward_only: bool) -> list[Any]:
-        """What megatron's schedule collects on the last stage."""
+    def schedule(self, step: "ForwardStep", local: Sequence[Any], *, forward_only: bool) -> list[Any]:
+        """Take micro-batches through the pipeline.
+
+        Args:
+            step: one micro-batch through one chunk.
+            local: this rank's micro-batches, each with `tokens` [B, S].
+            forward_only: without gradients.
+
+        Returns:
+            What megatron's schedule collects on the last stage.
+        """
         iterators = [iter(local) for _ in self.wrapped]
         single = len(self.wrapped) == 1
         rows, length = local[0].tokens.shape

@@ -18,6 +18,13 @@ class Sampling:
     top_p: float | None = None
     seed: int = 1234
 
+    def options(self) -> list[str]:
+        """The same on a command line."""
+        if self.greedy:
+            return ["--greedy"]
+        given = {"temperature": self.temperature, "top-k": self.top_k, "top-p": self.top_p, "seed": self.seed}
+        return [f"--{name}={value}" for name, value in given.items() if value is not None]
+
 
 def checked_sampling(
     greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None

@@ -82,6 +82,30 @@ class _GatherSequence(torch.autograd.Function):
         return local, None
 
 
+class LayerCache:
+    """Keys and values of one layer, [B, G, capacity, H] each, of which the first `length` tokens are there.
+
+    Args:
+        rows: B.
+        capacity: tokens at most.
+    """
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        self.rows, self.capacity, self.length = rows, capacity, 0
+        self._both: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, key_BGSH: Tensor, value_BGSH: Tensor) -> tuple[Tensor, Tensor]:
+        """Add tokens; all keys and values so far."""
+        if self._both is None:
+            shape = (self.rows, key_BGSH.shape[1], self.capacity, key_BGSH.shape[3])
+            self._both = key_BGSH.new_empty(shape), value_BGSH.new_empty(shape)
+        stop = self.length + key_BGSH.shape[2]
+        for held, new in zip(self._both, (key_BGSH, value_BGSH), strict=True):
+            held[:, :, self.length : stop] = new
+        self.length = stop
+        return self._both[0][:, :, :stop], self._both[1][:, :, :stop]
+
+
 class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
     """The `core_attention` slot of a megatron-core layer.
 
@@ -105,6 +129,7 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         self.scale = softmax_scale
         self.context_group = pg_collection.cp if config.context_parallel_size > 1 else None
         self.grouped = config.num_query_groups != config.num_attention_heads
+        self.cache: LayerCache | None = None
 
     def forward(
         self,
@@ -123,6 +148,7 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
             key_SBGH: keys of the local part of the sequence.
             value_SBGH: values of the local part of the sequence.
             attention_mask: boolean, broadcastable to [B, N, S, K], True where a query may look; None: causal.
+                With tokens in the cache, K counts these too, and None is for a single new token.
             attn_mask_type: the slot's; the constructor's counts.
             attention_bias: must be None.
             packed_seq_params: must be None.
@@ -136,6 +162,8 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
             )
             key_SBGH, value_SBGH = torch.split(both, [key_SBGH.shape[-1], value_SBGH.shape[-1]], -1)
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query_SBNH, key_SBGH, value_SBGH))
+        if self.cache is not None:
+            k, v = self.cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
         # Heads differ between tensor parallel ranks, so their masks must too. Under sequence parallelism
         # the whole layer runs in that random stream already.
@@ -147,7 +175,7 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
                 v,
                 attn_mask=attention_mask,
                 dropout_p=dropout,
-                is_causal=self.causal and attention_mask is None,
+                is_causal=self.causal and attention_mask is None and q.shape[2] == k.shape[2],
                 scale=self.scale,
                 enable_gqa=self.grouped,
             )

@@ -1,6 +1,7 @@
-"""Generate several texts in one process.
+"""Generate texts in one process, or as one of the ranks of a layout.
 
-The argument is a list of {"checkpoint", "prompt", "max_tokens", ...}, the rest for `Sampling`; prints JSON.
+The argument is a list of {"checkpoint", "prompts", "max_tokens", "overrides", "cached", ...}, the rest for
+`Sampling`; prints JSON.
 """
 
 import json
@@ -8,17 +9,21 @@ import sys
 
 from megatron.core import parallel_state
 
-from pretrain.generate import generate_text
+from pretrain.generate import generate_texts
+from pretrain.launch import join_world
 from pretrain.sampling import Sampling
 
 
 def main() -> None:
     texts = []
-    for asked in json.loads(sys.argv[1]):
-        checkpoint, prompt, max_tokens = (asked.pop(key) for key in ("checkpoint", "prompt", "max_tokens"))
-        texts.append(generate_text(checkpoint, prompt, max_tokens, Sampling(**asked)))
-        parallel_state.destroy_model_parallel()
-    print(json.dumps(texts))
+    with join_world() as world:
+        for asked in json.loads(sys.argv[1]):
+            checkpoint, prompts, most = (asked.pop(key) for key in ("checkpoint", "prompts", "max_tokens"))
+            how = {key: asked.pop(key) for key in ("overrides", "cached") if key in asked}
+            texts.append(generate_texts(checkpoint, prompts, most, Sampling(**asked), world, **how))
+            parallel_state.destroy_model_parallel()
+        if world.is_first:
+            print(json.dumps(texts))
 
 
 if __name__ == "__main__":

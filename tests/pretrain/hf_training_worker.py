@@ -23,7 +23,7 @@ STEPS, LENGTH, LAYERS, HIDDEN, HEADS = 10, 16, 2, 32, 4
 LAYOUTS = {"TP2": ["parallel.tensor=2"], "PP2": ["parallel.pipeline=2"]}
 ADAM = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8}
 CLIP, WEIGHT_DECAY = 1.0, 0.1
-PROMPTS = ("def ", "", "é漢 i")
+PROMPTS = ("def ", "", "é漢 i", "r", "return x", "1", "x * 3", "\n\n")
 
 
 def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
@@ -168,24 +168,36 @@ def logits_apart(first: Any, second: Any, vocabulary: int) -> float:
     )
 
 
-def texts_of(run: Path, exported: Path) -> list[list[str]]:
-    """Greedy continuations by our generation and by transformers'."""
+def texts_of(run: Path, exported: Path) -> dict[str, list[str]]:
+    """Greedy texts by our generation and by transformers', in a batch with padding and one by one."""
     from megatron.core import parallel_state
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from pretrain.generate import generate_text
+    from pretrain.generate import generate_texts
+    from pretrain.launch import Place, join_world
     from pretrain.sampling import Sampling
 
-    tokenizer = AutoTokenizer.from_pretrained(exported)
+    tokenizer = AutoTokenizer.from_pretrained(exported, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(exported)
-    pairs = []
-    for prompt in PROMPTS:
-        ours = generate_text(str(run), prompt, 6, Sampling(greedy=True))
-        parallel_state.destroy_model_parallel()
-        ids = tokenizer(prompt, return_tensors="pt")
-        answer = model.generate(**ids, max_new_tokens=6, do_sample=False)[0]
-        pairs.append([prompt + ours, tokenizer.decode(answer, skip_special_tokens=True)])
-    return pairs
+
+    def theirs(prompts: tuple[str, ...]) -> list[str]:
+        ids = tokenizer(list(prompts), return_tensors="pt", padding=True)
+        answers = model.generate(**ids, max_new_tokens=6, do_sample=False)
+        return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+
+    def ours(prompts: tuple[str, ...], **how: Any) -> list[str]:
+        with join_world(Place(0, 1, 0, "alone")) as world:
+            drawn = generate_texts(str(run), prompts, 6, Sampling(greedy=True), world, **how)
+            parallel_state.destroy_model_parallel()
+        return [prompt + text for prompt, text in zip(prompts, drawn, strict=True)]
+
+    return {
+        "theirs, batch": theirs(PROMPTS),
+        "theirs, one by one": [text for prompt in PROMPTS for text in theirs((prompt,))],
+        "ours, batch": ours(PROMPTS),
+        "ours, batch without cache": ours(PROMPTS, cached=False),
+        "ours, one": ours(PROMPTS[:1]) + ours(PROMPTS[1:2], cached=False),
+    }
 
 
 def same_bits(first: Path, second: Path) -> list[str]:

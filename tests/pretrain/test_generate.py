@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from ranks import run_ranks
 from text_shards import build_shards
 
 from pretrain.errors import HealthError
@@ -134,6 +135,7 @@ tracking: {{enabled: false}}
         "one": [],
         "TP2": ["--processes", "2", "parallel.tensor=2"],
         "reset": ["data.reset_at_document_end=true"],
+        "learned": ["model.position_embedding=learned", "model.num_query_groups=1", "run.steps=20"],
     }
     for name, extra in options.items():
         done = pretrain("train", str(folder / "config.yaml"), f"run.dir={folder / name}", *extra)
@@ -142,13 +144,18 @@ tracking: {{enabled: false}}
 
 
 def ask(run: str, prompt: str, max_tokens: int = 20, **sampling: Any) -> dict[str, Any]:
-    return {"checkpoint": run, "prompt": prompt, "max_tokens": max_tokens, **sampling}
+    return {"checkpoint": run, "prompts": [prompt], "max_tokens": max_tokens, **sampling}
 
 
 def texts(*asked: dict[str, Any]) -> tuple[list[str], str]:
+    """The first continuation of each, and what was said on standard error."""
+    found, said = batches(*asked)
+    return [rows[0] for rows in found], said
+
+
+def batches(*asked: dict[str, Any], processes: int = 1) -> tuple[list[list[str]], str]:
     """The continuations, and what was said on standard error."""
-    command = [sys.executable, str(WORKER), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = run_ranks(WORKER, processes, asked)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -194,10 +201,54 @@ def test_an_empty_prompt_begins_a_document(runs: dict[str, str]) -> None:
     assert answers[2] == "ijklmnopqrstuvwxyzabcdef"
 
 
+PROMPTS = ["abc", "", "uvwxyzabcdefghijk", "m", "nopq", "xy"]
+"""Of different lengths, so that a batch of them is padded; the third soon reaches beyond the context."""
+
+
+@pytest.mark.slow
+def test_a_batch_a_cache_and_a_layout_change_nothing(runs: dict[str, str]) -> None:
+    """Learned positions, which padding would shift, are in `learned`; `one` has rotary ones."""
+    how: dict[str, Any] = {"prompts": PROMPTS, "max_tokens": 20, "temperature": 2.0, "seed": 5}
+    names = ("one", "learned", "reset")
+    expected, _ = batches(
+        *(
+            {**how, "checkpoint": runs[name], "prompts": [prompt], "seed": 5 + row, "cached": False}
+            for name in names
+            for row, prompt in enumerate(PROMPTS)
+        )
+    )
+    singly = [[rows[0] for rows in expected[first : first + 6]] for first in (0, 6, 12)]
+    assert len({*singly[0], *singly[1], *singly[2]}) > 12, "drawn, not learnt by heart"
+    together, _ = batches(
+        *({**how, "checkpoint": runs[name], "cached": cached} for name in names for cached in (True, False))
+    )
+    assert together == [rows for rows in singly for _ in range(2)]
+    layouts = ("parallel.tensor=2", "parallel.pipeline=2")
+    spread, _ = batches(
+        *({**how, "checkpoint": runs[name], "overrides": [key]} for name in names for key in layouts),
+        processes=2,
+    )
+    assert spread == together
+
+
+@pytest.mark.slow
+def test_a_layout_that_does_not_fit_is_refused(runs: dict[str, str]) -> None:
+    for override, said in {
+        "parallel.tensor=2": "are 2 ranks, and this runs on 1: set --processes 2",
+        "parallel.context=2": "parallel.context has no effect on the generation of text",
+    }.items():
+        done = pretrain("generate", runs["one"], override, "--prompt", "a")
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
 @pytest.mark.slow
 def test_the_command_prints_prompt_and_continuation(runs: dict[str, str]) -> None:
     done = pretrain("generate", runs["TP2"], "--prompt", "xyzabc", "--max-tokens", "5", "--greedy")
     assert (done.returncode, done.stdout) == (0, "xyzabcdefgh\n"), done.stderr
+    several = ("--prompt", "xyz", "--prompt=abcd", "--max-tokens", "3", "--greedy")
+    done = pretrain("generate", runs["TP2"], *several, "--processes", "2", "parallel.pipeline=2")
+    assert (done.returncode, done.stdout) == (0, "=== 1 of 2\nxyzabc\n=== 2 of 2\nabcdefg\n"), done.stderr
 
 
 @pytest.mark.slow
