@@ -3,8 +3,8 @@
     python benchmarks/generation.py [--quick]
 
 A Llama (6 layers, hidden 512, vocabulary 8,192, fp32, random weights) goes on from prompts of 64 tokens for
-128 more: one text, eight, and eight of different lengths, which are padded. Both sides have a cache, one process
-and two threads, and take turns; the texts are compared first.
+128 more: one text, eight, and eight of different lengths, which are padded. Both sides have a cache, one
+process and two threads, and take turns; the texts are compared first.
 """
 
 import tempfile
