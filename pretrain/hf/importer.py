@@ -91,6 +91,8 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
                     f"{path}: model_type {values.get('model_type')!r} is not {kind.model_type!r}, "
                     f"that of {wanted}"
                 )
+            if values.get("quantization_config"):
+                raise UserError(f"{path}: quantization_config: quantised weights are not supported")
             try:
                 return kind.from_dict(values), architecture
             except Exception as error:

@@ -85,6 +85,7 @@ def test_an_architecture_that_is_not_known(model: Path) -> None:
         ({"hidden_act": "relu"}, "hidden_act: 'relu'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "'linear'"),
         ({"head_dim": 4}, "head_dim: 4"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not 'llama'"),
         ({"num_attention_heads": 3, "num_key_value_heads": 3}, "config.json"),
     ],
