@@ -130,7 +130,7 @@ def generate_texts(
     tell = _say if world.is_first else lambda _: None
     saved = open_saved(first_decides(world, lambda: str(resolve(checkpoint, tell))))
     config = narrow(saved.config, GptConfig, f"generating text from {saved.checkpoint.path}")
-    parallel = _layout(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
+    parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
     tokenizer = load_tokenizer(saved)
     ids = [_encode(tokenizer, prompt, config.batch.sequence_length, tell) for prompt in prompts]
     model = load_model(saved, with_layout(config, parallel), build_layout(world, parallel))
@@ -138,8 +138,17 @@ def generate_texts(
     return [tokenizer.decode(row) for row in drawn]
 
 
-def _layout(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfig:
-    """One rank, unless the overrides say otherwise."""
+def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfig:
+    """The layout to generate on: one rank, unless the overrides say otherwise.
+
+    Args:
+        path: resolved config of the checkpoint.
+        overrides: `section.key=value` texts.
+        ranks: in the world.
+
+    Raises:
+        UserError: an override without effect, or a layout of another number of ranks.
+    """
     for key in (override.partition("=")[0] for override in overrides):
         if key not in OVERRIDES:
             meant = nearest_name(key, OVERRIDES)

@@ -97,7 +97,12 @@ def as_library_tokenizer(tokenizer: Tokenizer, *, begins: bool) -> Any:
 
 
 def _byte_model() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    return {**{f"<0x{value:02X}>": value for value in range(256)}, END: 256}, []
+    return {**{_byte_name(value): value for value in range(256)}, END: 256}, []
+
+
+def _byte_name(value: int) -> str:
+    """A byte that is a character goes by it: the library makes one text of neighbouring bytes, or none."""
+    return chr(value) if value < 128 else f"<0x{value:02X}>"
 
 
 def _model(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -116,6 +121,9 @@ def _model(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]
         if tokenizer.model_type == "bpe" and piece[:cut] in text and piece[cut:] in text
     ]
     merges = [(piece[:cut], piece[cut:]) for *_, piece, cut in sorted(ways)]
+    for value in range(count):
+        if processor.is_byte(value) and (name := _byte_name(int(pieces[value][3:5], 16))) not in text:
+            pieces[value] = name
     return {piece: value for value, piece in enumerate(pieces)}, merges
 
 

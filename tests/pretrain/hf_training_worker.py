@@ -169,21 +169,30 @@ def logits_apart(first: Any, second: Any, vocabulary: int) -> float:
 
 
 def texts_of(run: Path, exported: Path) -> dict[str, list[str]]:
-    """Greedy texts by our generation and by transformers', in a batch with padding and one by one."""
+    """Greedy texts by our generation and by transformers', in a batch with padding and one by one.
+
+    Theirs are decoded by our tokenizer, since models that learnt little write bytes that are no UTF-8, of
+    which the two make different numbers of U+FFFD; all others must be what their tokenizer says.
+    """
     from megatron.core import parallel_state
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from data_tools.tokenizer import Tokenizer
     from pretrain.generate import generate_texts
     from pretrain.launch import Place, join_world
     from pretrain.sampling import Sampling
 
+    own = Tokenizer.load(exported / "pretrain-tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(exported, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(exported)
 
     def theirs(prompts: tuple[str, ...]) -> list[str]:
         ids = tokenizer(list(prompts), return_tensors="pt", padding=True)
         answers = model.generate(**ids, max_new_tokens=6, do_sample=False)
-        return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        texts = [own.decode(answer.tolist()) for answer in answers]
+        for text, answer in zip(texts, answers, strict=True):
+            assert "\ufffd" in text or tokenizer.decode(answer, skip_special_tokens=True) == text
+        return texts
 
     def ours(prompts: tuple[str, ...], **how: Any) -> list[str]:
         with join_world(Place(0, 1, 0, "alone")) as world:

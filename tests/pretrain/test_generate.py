@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from config_files import small_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ranks import run_ranks
 from text_shards import build_shards
 
-from pretrain.errors import HealthError
-from pretrain.generate import choose
+from data_tools.tokenizer import byte_tokenizer
+from pretrain.checkpoint.tensors import TensorSource
+from pretrain.errors import HealthError, UserError
+from pretrain.generate import choose, layout_for
+from pretrain.hf.known import architecture_of
+from pretrain.hf.new_run import write_run
 from pretrain.sampling import Sampling
 
 WORKER = Path(__file__).with_name("generate_worker.py")
@@ -135,7 +140,6 @@ tracking: {{enabled: false}}
         "one": [],
         "TP2": ["--processes", "2", "parallel.tensor=2"],
         "reset": ["data.reset_at_document_end=true"],
-        "learned": ["model.position_embedding=learned", "model.num_query_groups=1", "run.steps=20"],
     }
     for name, extra in options.items():
         done = pretrain("train", str(folder / "config.yaml"), f"run.dir={folder / name}", *extra)
@@ -203,43 +207,65 @@ def test_an_empty_prompt_begins_a_document(runs: dict[str, str]) -> None:
 
 PROMPTS = ["abc", "", "uvwxyzabcdefghijk", "m", "nopq", "xy"]
 """Of different lengths, so that a batch of them is padded; the third soon reaches beyond the context."""
+RANDOM = {
+    "learned": {},
+    "rotary": {
+        "position_embedding": "rotary",
+        "normalization": "rmsnorm",
+        "activation": "swiglu",
+        "bias": False,
+        "num_query_groups": 2,
+        "tie_embeddings": False,
+    },
+}
+"""Models with random weights."""
+
+
+@pytest.fixture(scope="module")
+def random_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    found = {}
+    for name, model in RANDOM.items():
+        folder = tmp_path_factory.mktemp(name)
+        config = small_config(batch__sequence_length=LENGTH, **{f"model__{k}": v for k, v in model.items()})
+        generator = torch.Generator().manual_seed(1)
+        sources = []
+        for link in architecture_of(config).links(config, 257):
+            whole = link.join([torch.randn(shape, generator=generator) * 0.3 for shape in link.shapes])
+            sources.append(TensorSource.of(link.key, whole.contiguous()))
+        write_run(folder, "a test", config, 257, sources, byte_tokenizer())
+        found[name] = str(folder)
+    return found
 
 
 @pytest.mark.slow
-def test_a_batch_a_cache_and_a_layout_change_nothing(runs: dict[str, str]) -> None:
-    """Learned positions, which padding would shift, are in `learned`; `one` has rotary ones."""
-    how: dict[str, Any] = {"prompts": PROMPTS, "max_tokens": 20, "temperature": 2.0, "seed": 5}
-    names = ("one", "learned", "reset")
-    expected, _ = batches(
+def test_a_batch_a_cache_and_a_layout_change_nothing(random_runs: dict[str, str]) -> None:
+    how = {"max_tokens": 20, "temperature": 0.7, "seed": 5}
+    several = [{**how, "checkpoint": run, "prompts": PROMPTS} for run in random_runs.values()]
+    found, _ = batches(
         *(
-            {**how, "checkpoint": runs[name], "prompts": [prompt], "seed": 5 + row, "cached": False}
-            for name in names
+            {**how, "checkpoint": run, "prompts": [prompt], "seed": 5 + row, "cached": False}
+            for run in random_runs.values()
             for row, prompt in enumerate(PROMPTS)
-        )
+        ),
+        *({**asked, "cached": cached} for cached in (True, False) for asked in several),
     )
-    singly = [[rows[0] for rows in expected[first : first + 6]] for first in (0, 6, 12)]
-    assert len({*singly[0], *singly[1], *singly[2]}) > 12, "drawn, not learnt by heart"
-    together, _ = batches(
-        *({**how, "checkpoint": runs[name], "cached": cached} for name in names for cached in (True, False))
-    )
-    assert together == [rows for rows in singly for _ in range(2)]
+    singly = [rows[0] for rows in found[:12]]
+    assert len({*singly}) == 12
+    assert found[12:] == [singly[:6], singly[6:]] * 2
     layouts = ("parallel.tensor=2", "parallel.pipeline=2")
-    spread, _ = batches(
-        *({**how, "checkpoint": runs[name], "overrides": [key]} for name in names for key in layouts),
-        processes=2,
-    )
-    assert spread == together
+    spread, _ = batches(*({**asked, "overrides": [key]} for key in layouts for asked in several), processes=2)
+    assert spread == [singly[:6], singly[6:]] * 2
 
 
-@pytest.mark.slow
-def test_a_layout_that_does_not_fit_is_refused(runs: dict[str, str]) -> None:
+def test_a_layout_that_does_not_fit_is_refused(random_runs: dict[str, str]) -> None:
+    path = f"{random_runs['learned']}/config.resolved.yaml"
     for override, said in {
         "parallel.tensor=2": "are 2 ranks, and this runs on 1: set --processes 2",
+        "parallel.pipeline=3": "model.num_layers",
         "parallel.context=2": "parallel.context has no effect on the generation of text",
     }.items():
-        done = pretrain("generate", runs["one"], override, "--prompt", "a")
-        assert done.returncode == 2
-        assert said in done.stderr
+        with pytest.raises(UserError, match=said):
+            layout_for(path, [override], 1)
 
 
 @pytest.mark.slow
