@@ -42,9 +42,9 @@ def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> 
     if not bool(scores.isfinite().all()):
         raise HealthError("the model's logits are not finite: its weights are not fit for use")
     # By logit and not by probability: two logits that differ may round to the same probability.
-    scores, order = scores.sort(descending=True, stable=True)
     if sampling.greedy:
-        return int(order[0])
+        return int(scores.argmax())
+    scores, order = scores.sort(descending=True, stable=True)
     # Taken from the largest first, so that no temperature overflows.
     probabilities = torch.softmax((scores - scores[0]) / sampling.temperature, -1)
     if sampling.top_k is not None:

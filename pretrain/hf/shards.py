@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +149,3 @@ def _load_pickles(folder: Path) -> Mapping[str, Tensor]:
     if strange := [name for name, value in weights.items() if not isinstance(value, Tensor)]:
         raise UserError(f"{folder}: {strange[0]!r} is no tensor")
     return weights
-
-
-def nbytes(shape: Sequence[int], dtype: str) -> int:
-    """Bytes of a tensor."""
-    return prod(shape) * DTYPES[dtype].itemsize

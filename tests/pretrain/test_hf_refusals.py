@@ -129,6 +129,31 @@ def test_a_pickle_that_runs_code(model: Path) -> None:
     import_command(str(model), str(model.parent / "run"))  # nothing but tensors
 
 
+def test_names_of_old_checkpoints(tmp_path: Path) -> None:
+    """As the published gpt2 and bert-base-uncased have them: no prefix, a mask's buffer; gamma and beta."""
+    import transformers as hf
+
+    gpt2 = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=31, n_positions=16, n_embd=16, n_layer=1, n_head=2))
+    gpt2.save_pretrained(tmp_path / "gpt2")
+    tensors = {
+        name.removeprefix("transformer."): t for name, t in load_file(tmp_path / "gpt2" / WEIGHTS).items()
+    }
+    save_file(
+        {**tensors, "h.0.attn.bias": torch.ones(1, 1, 16, 16)}, tmp_path / "gpt2" / WEIGHTS, {"format": "pt"}
+    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    bert = hf.BertForPreTraining(hf.BertConfig(vocab_size=31, max_position_embeddings=16, **sizes))
+    bert.save_pretrained(tmp_path / "bert")
+    set_config(tmp_path / "bert", architectures=["BertForMaskedLM"])
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+        for name, t in load_file(tmp_path / "bert" / WEIGHTS).items()
+    }
+    save_file(renamed, tmp_path / "bert" / WEIGHTS, {"format": "pt"})
+    for name in ("gpt2", "bert"):
+        import_command(str(tmp_path / name), str(tmp_path / f"{name}-run"))
+
+
 def test_files_that_are_damaged(model: Path) -> None:
     whole = (model / WEIGHTS).read_bytes()
     (model / WEIGHTS).write_bytes(whole[:-8])
