@@ -149,14 +149,16 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
     Raises:
         UserError: an override without effect, or a layout of another number of ranks.
     """
-    for key in (override.partition("=")[0] for override in overrides):
+    given = [override.partition("=")[0] for override in overrides]
+    for key in given:
         if key not in OVERRIDES:
             meant = nearest_name(key, OVERRIDES)
             hint = f"did you mean '{meant}'?" if meant else f"these have: {', '.join(OVERRIDES)}"
             raise UserError(f"{key} has no effect on the generation of text; {hint}")
     defaults = ParallelConfig().model_dump()
-    plain = [f"parallel.{key}={'null' if v is None else str(v).lower()}" for key, v in defaults.items()]
-    config = load_config(path, [*plain, *overrides]).config
+    plain = {f"parallel.{key}": "null" if v is None else str(v).lower() for key, v in defaults.items()}
+    others = [f"{key}={value}" for key, value in plain.items() if key not in given]
+    config = load_config(path, [*others, *overrides]).config
     parallel = narrow(config, GptConfig, "generating text").parallel
     if parallel.ranks != ranks:
         raise UserError(
