@@ -152,7 +152,7 @@ class Model:
         """
         with self._apart():
             step = functools.partial(forward_step, self.family, torch.ones(()))
-            self._schedule(step, local, forward_only=False)
+            self.schedule(step, local, forward_only=False)
 
     def gradient_buffers(self) -> list[Tensor]:
         """The memory in which this rank's gradients add up; only of a model for training."""
