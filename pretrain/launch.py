@@ -6,19 +6,19 @@ this machine (`spawn.py`), which then find themselves in torchrun's variables.
 """
 
 import os
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore, PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 
 from pretrain import cpu_backend
 from pretrain.errors import UserError
 from pretrain.gloo import share_devices
+from pretrain.meeting import JOIN_SECONDS, first_host, meet
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -106,19 +106,29 @@ def choose_device(place: Place) -> torch.device:
 
 
 @contextmanager
-def join_world(place: Place | None = None) -> Iterator[World]:
+def join_world(
+    place: Place | None = None, patience: float = JOIN_SECONDS, given_up: Callable[[], int] = lambda: 0
+) -> Iterator[World]:
     """Meet the other ranks and leave them at the end.
+
+    Args:
+        place: where this rank stands; None: as the environment says.
+        patience: seconds to wait for the other ranks.
+        given_up: the signal that calls this wait off, 0 while there is none.
 
     Yields:
         The joined world. On the CPU collectives go through gloo, on GPUs through NCCL, with gloo beside it
         for tensors on the host.
+
+    Raises:
+        UserError, HealthError, StoppedEarly: see `meeting.meet`.
     """
     place = place or find_place(os.environ)
     device = choose_device(place)
     cpu_backend.install()
     share_devices()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store = _meet(place)
+    store = _meet(place, patience, given_up)
     dist.init_process_group(
         backend,
         store=PrefixStore("world", store),
@@ -132,40 +142,12 @@ def join_world(place: Place | None = None) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _meet(place: Place) -> Store:
-    """The store through which ranks find each other.
-
-    Raises:
-        UserError: no meeting at MASTER_ADDR and MASTER_PORT, such as where the port is in use.
-    """
+def _meet(place: Place, patience: float, given_up: Callable[[], int]) -> Store:
+    """The store through which ranks find each other."""
     if place.launcher == "alone":
         return HashStore()
     if place.launcher == "srun":
-        os.environ.setdefault("MASTER_ADDR", _first_host(os.environ))
+        os.environ.setdefault("MASTER_ADDR", first_host(os.environ))
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
-    try:
-        store: Store = next(rendezvous("env://", timeout=COLLECTIVE_TIMEOUT))[0]
-    except (ValueError, dist.DistError) as error:
-        raise UserError(_no_meeting(place, str(error))) from None
-    return store
-
-
-def _no_meeting(place: Place, reason: str) -> str:
-    where = ", ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
-    if "EADDRINUSE" in reason:
-        reason = "the port is in use; choose another one (torchrun: --master-port, or --standalone)"
-    return f"rank {place.rank} of {place.size} cannot meet the others at {where}: {reason.splitlines()[0]}"
-
-
-def _first_host(environment: Mapping[str, str]) -> str:
-    """Host of rank 0 in a Slurm step."""
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
-    if not nodes:
-        return "127.0.0.1"
-    answer = subprocess.run(
-        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
-    )
-    if answer.returncode != 0:
-        raise UserError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}; set MASTER_ADDR")
-    return answer.stdout.split()[0]
+    return meet(place.rank, place.size, patience, given_up)

@@ -64,7 +64,7 @@ def train_command(path: str, processes: int | None, overrides: Sequence[str], si
         command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
         beats = RunFolder(loaded.config.run.dir).heartbeat
         sys.exit(spawn(command, processes or 1, signals, partial(last_place, beats)))
-    with join_world(place) as world:
+    with join_world(place, loaded.config.health.join_timeout, signals.pending) as world:
         train(loaded, world, signals)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_tools.errors import UserError
@@ -39,7 +39,7 @@ def begin(submission: Submission, hosts: Sequence[str], environment: Mapping[str
         _say("the run is finished; there is nothing to do")
         return DONE
     attempts = submission.attempts()
-    if attempts and attempts[-1].ended is None:
+    if attempts:
         _exclude_lost(submission, attempts[-1], hosts)
     attempt = Attempt(
         job=environment.get("SLURM_JOB_ID", "0"),
@@ -95,9 +95,14 @@ def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = (
     said = None
     if phase == "train":
         status = _status_of(submission, attempt)
+        said = status.reason if status is not None and status.state in ("failed", "stopped") else None
+        failure = None if code in AGREED else _first_failure(submission, attempt)
         if status is not None and status.state == "finished":
             code = 0  # whatever befell a rank on its way out
-        said = _reason(submission, attempt, code, status)
+        elif failure is not None and failure.code in AGREED:
+            code = failure.code  # with which all ranks end; srun's is that of one it had to kill after them
+        elif failure is not None:
+            said = "; ".join(part for part in (str(failure), said) if part)
     if phase == "preflight" and code == AGAIN:
         said = "the preflight found a bad node (see slurm/exclude in the run folder)"
     return _follow(submission, [*attempts[:-1], attempt], code, phase, said)
@@ -163,27 +168,42 @@ def _status_of(submission: Submission, attempt: Attempt) -> Status | None:
     return status if status is not None and status.time >= attempt.began else None
 
 
-def _reason(submission: Submission, attempt: Attempt, code: int, status: Status | None) -> str | None:
-    """Why training ended: what the run says, after the first rank that failed where not all ended alike."""
-    said = status.reason if status is not None and status.state in ("failed", "stopped") else None
-    if code in AGREED:
-        return said
+@dataclass(frozen=True)
+class Failure:
+    """How the first rank that ended badly did."""
+
+    host: str
+    ranks: str
+    """One, or those of a node that ended at the same time: 3, or 0-3."""
+    how: str
+    """In srun's words, such as Killed."""
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; None if a signal ended it."""
+        match = re.fullmatch(r"Exited with exit code (\d+)", self.how)
+        return int(match[1]) if match else None
+
+    def __str__(self) -> str:
+        return f"rank {self.ranks} on {self.host}: {self.how}"
+
+
+def _first_failure(submission: Submission, attempt: Attempt) -> Failure | None:
     try:
         log = (submission.path / f"job-{attempt.job}.log").read_text(errors="replace")
     except OSError:
-        return said
-    first = first_failure(log.rpartition(f"job {attempt.job}, restart {attempt.restart}:")[2])
-    return "; ".join(part for part in (first, said) if part) or None
+        return None
+    return first_failure(log.rpartition(f"job {attempt.job}, restart {attempt.restart}:")[2])
 
 
-def first_failure(log: str) -> str | None:
+def first_failure(log: str) -> Failure | None:
     """The first rank that ended badly, by srun's account in a job's log."""
     match = re.search(r"^srun: error: (\S+): tasks? ([\d,-]+): (.*)$", log, re.MULTILINE)
-    return f"rank {match[2]} on {match[1]}: {match[3]}" if match else None
+    return Failure(match[1], match[2], match[3]) if match else None
 
 
 def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]) -> None:
-    """Leave out the nodes that an attempt without a last word has lost: those that Slurm calls down."""
+    """Leave out the nodes that the last attempt has lost: those that Slurm calls down by now."""
     gone = [node for node in attempt.nodes if node not in hosts]
     if not gone:
         return

@@ -17,7 +17,7 @@ from slurm.render import TrainingJob, common_options, mounts, python_of, render,
 from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
 
-WAIT_SECONDS = 25
+WAIT_SECONDS = 15
 """Between the end of the first rank and that of the last: the first one's news must have reached MLflow."""
 LOG = "job-%j.log"
 

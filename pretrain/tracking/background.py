@@ -11,8 +11,8 @@ from pretrain.folder import RunFolder
 from pretrain.tracking.record import Sent, read_record
 from pretrain.tracking.uploader import GAVE_UP
 
-FINISH_SECONDS = 20.0
-"""How long the end of a run waits for MLflow."""
+FINISH_SECONDS = 10.0
+"""How long the end of a run waits for MLflow; less than srun leaves a rank once others have ended."""
 LOOK_INTERVAL = 5.0
 MAX_STARTS = 5
 

@@ -200,8 +200,8 @@ LAUNCHES: list[tuple[dict[str, object], str]] = [
     ),
     ({**TORCHRUN, "RANK": "x"}, "torchrun should set RANK, WORLD_SIZE, LOCAL_RANK to integers: invalid"),
     ({**TORCHRUN, "RANK": 2}, "torchrun says rank 2 of 2 ranks (RANK, WORLD_SIZE)"),
-    ({**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT=http: invalid literal"),
-    ({**TORCHRUN, "MASTER_PORT": 99_999}, "MASTER_PORT=99999: port must have value from 0 to 65535"),
+    ({**TORCHRUN, "MASTER_PORT": "http"}, "MASTER_PORT=http: MASTER_PORT must be from 1 to 65535"),
+    ({**TORCHRUN, "MASTER_PORT": 99_999}, "MASTER_PORT=99999: MASTER_PORT must be from 1 to 65535"),
     (
         {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0},
         "cannot meet the others at MASTER_ADDR=, MASTER_PORT=: ",

@@ -6,6 +6,7 @@ stand in `UNSEEN` with the reason why there is nothing to see.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from unittest import mock
 import pytest
 import torch
 from bad_input_commands import documents, write_run
+from config_files import small_config
+from mlflow_server import free_port
 from small_run import config_for, open_run
 from text_shards import build_shards
 
@@ -30,11 +33,12 @@ from pretrain.config.load import read_config
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import CheckpointConfig, GptConfig
-from pretrain.errors import UserError
+from pretrain.errors import HealthError, UserError
 from pretrain.folder import RunFolder
 from pretrain.health.pulse import Moment, Phase, phase_limit
 from pretrain.hf.known import architecture_of
 from pretrain.hf.new_run import write_run as write_weights
+from pretrain.meeting import meet
 from pretrain.tracking.send import Sender
 
 WORKER = Path(__file__).with_name("every_key_worker.py")
@@ -294,6 +298,15 @@ def show_hang_timeout(place: Path) -> None:
         assert run._job is not None and run._job.timeout is None
 
 
+def show_join_timeout(place: Path) -> None:
+    for seconds in (0.1, 0.2):
+        config = small_config(health={"join_timeout": seconds})
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        text = f"rank 1 of 2 did not come within {seconds:g} s"
+        with mock.patch.dict(os.environ, address), pytest.raises(HealthError, match=text):
+            meet(0, 2, config.health.join_timeout, lambda: 0)
+
+
 ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "slurm.max_restarts": show_max_restarts,
     **{f"slurm.{key}": partial(show_slurm, key=key) for key in SLURM},
@@ -310,6 +323,7 @@ ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "tracking.experiment": show_experiment,
     "health.replica_check_every": show_replica_check,
     "health.hang_timeout": show_hang_timeout,
+    "health.join_timeout": show_join_timeout,
 }
 
 

@@ -107,7 +107,12 @@ def test_submissions_and_bad_nodes_are_kept(tmp_path: Path) -> None:
 
 def test_the_first_failure_in_a_log() -> None:
     log = "0: step 3\nsrun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Exited with exit code 1\n"
-    assert first_failure(log) == "rank 1 on n2: Killed"
+    failure = first_failure(log)
+    assert (str(failure), failure and failure.code) == ("rank 1 on n2: Killed", None)
+    agreed = first_failure(
+        "srun: error: n1: tasks 0-3: Exited with exit code 4\nsrun: error: n2: task 4: Killed"
+    )
+    assert agreed is not None and agreed.code == 4
     assert first_failure("0: step 3\n") is None
 
 

@@ -70,6 +70,8 @@ class HealthConfig(Section):
     """Seconds that one phase of a step may last, or that a rank may give no sign of life, before the run
     stops; null: 20 usual steps, at least 120; 0: for ever. Start-up, first steps and saves may last longer
     (half an hour, an hour)."""
+    join_timeout: float = Field(600, gt=0, le=LARGEST_COUNT)
+    """Seconds that ranks wait for one another at the start before the run stops and says who has not come."""
     replica_check_every: int | None = Field(None, ge=0, le=LARGEST_COUNT)
     """Steps between checks that ranks hold the same bits of what they share, weights and optimizer; null:
     before each checkpoint alone, 0: never. Any number above 0 adds to the check before each checkpoint."""

@@ -1,0 +1,83 @@
+"""Ranks that meet, that do not come, and that are told to stop before they have met."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from config_files import REPOSITORY, write_config
+from mlflow_server import free_port
+
+from pretrain.errors import HealthError, StoppedEarly, UserError
+from pretrain.meeting import expected_hosts, meet
+
+
+@pytest.fixture(autouse=True)
+def address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
+
+
+def test_all_meet_whoever_comes_first() -> None:
+    def come(rank: int) -> bytes:
+        time.sleep(0.1 * (2 - rank))
+        store = meet(rank, 3, 20, lambda: 0)
+        store.set(f"from {rank}", str(rank))
+        return bytes(store.get(f"from {(rank + 1) % 3}"))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(come, range(3))) == [b"1", b"2", b"0"]
+
+
+def test_those_who_have_not_come_are_named() -> None:
+    def come(rank: int) -> str:
+        with pytest.raises(HealthError) as refusal:
+            meet(rank, 4, 0.5, lambda: 0)
+        return str(refusal.value)
+
+    with ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(come, (0, 2)))
+    assert said[0].startswith("ranks 1, 3 of 4 did not come within 0.5 s (health.join_timeout); rank 0 on ")
+
+
+def test_without_its_first_rank_there_is_no_meeting() -> None:
+    with pytest.raises(HealthError, match=r"rank 0 of 2 did not come within 0\.2 s"):
+        meet(1, 2, 0.2, lambda: 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_calls_the_wait_off(rank: int) -> None:
+    with pytest.raises(StoppedEarly, match="stopped by SIGUSR1 in start-up"):
+        meet(rank, 2, 60, lambda: int(signal.SIGUSR1))
+
+
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR")
+    with pytest.raises(UserError, match=r"at MASTER_ADDR=, MASTER_PORT=\d+: MASTER_ADDR is not set"):
+        meet(0, 2, 1, lambda: 0)
+
+
+def test_hosts_are_known_in_a_slurm_step_alone() -> None:
+    assert expected_hosts({}, 2) is None
+    assert expected_hosts({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_DISTRIBUTION": "cyclic"}, 2) is None
+
+
+@pytest.mark.slow
+def test_a_rank_of_the_command_says_who_is_missing(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", run__dir=str(tmp_path / "run"), health__join_timeout=0.5)
+    rank = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pretrain", "train", config],
+        cwd=REPOSITORY,
+        env={**os.environ, **rank},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 4, done.stderr
+    assert "pretrain: error: rank 1 of 2 did not come within 0.5 s" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
