@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -260,7 +261,7 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
 
 
 def run_partitions(
-    options: BuildOptions, partitions: list[Partition], done: dict[int, PartitionResult]
+    options: BuildOptions, partitions: list[Partition], done: Mapping[int, PartitionResult]
 ) -> list[PartitionResult]:
     """Do the partitions that are not done; all results in the order of the partitions."""
     read_options = ReadOptions(options.text_key, options.document)

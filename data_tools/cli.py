@@ -136,10 +136,6 @@ def build(
     """Turn text into token shards; interrupted, the same command goes on where it was."""
     from data_tools.builder import BuildOptions
     from data_tools.builder import build as run_build
-    from data_tools.parts import build_part, parse_part
-
-    if part is not None and restart:
-        raise UserError("--restart: has no effect with --part; a build is prepared before its parts start")
 
     options = BuildOptions(
         inputs=tuple(inputs),
@@ -156,7 +152,9 @@ def build(
     )
     try:
         if part is not None:
-            count, before = build_part(options, *parse_part(part))
+            from data_tools.parts import build_part, divide_text, parse_part
+
+            count, before = build_part(divide_text(options), *parse_part(part, restart=restart))
             typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
             return
         report = run_build(options)

@@ -1,56 +1,100 @@
 """A build in parts, by several machines at once: part K of N does every N-th partition.
 
-`missing_parts` prepares it, `build_part` does one, and `build` itself, called last, finds all partitions
+`missing_parts` prepares it, `build_part` does one, and the build itself, called last, finds all partitions
 done and writes the index. What was done before is not done again.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 from data_tools.builder import BuildOptions, PartitionResult, prepare, run_partitions
 from data_tools.errors import UserError
-from data_tools.workspace import Workspace, join_workspace, open_workspace
+from data_tools.images.builder import ImageJob, ImageOptions, ImageResult, prepare_images, run_images
+from data_tools.partition import Partition
+from data_tools.workspace import Result, join_workspace, open_workspace
 
 
-def missing_parts(options: BuildOptions, parts: int) -> list[int] | None:
+@dataclass(frozen=True)
+class Divided(Generic[Result]):
+    """A build of text or images, looked at by its partitions."""
+
+    output: Path
+    restart: bool
+    partitions: list[Partition]
+    plan: dict[str, Any]
+    """What must be equal for the build to be continued."""
+    parse: Callable[[dict[str, Any]], Result]
+    run: Callable[[list[Partition], Mapping[int, Result]], object]
+    """Does partitions; beside them, those that are done."""
+
+
+def divide_text(options: BuildOptions) -> Divided[PartitionResult]:
+    """A build of token shards. Raises UserError as `build` does."""
+    _, partitions, plan, _ = prepare(options)
+    return Divided(
+        Path(options.output),
+        options.restart,
+        partitions,
+        plan,
+        PartitionResult.parse,
+        lambda mine, done: run_partitions(options, mine, done),
+    )
+
+
+def divide_images(options: ImageOptions) -> Divided[ImageResult]:
+    """A build of image shards. Raises UserError as `build_images` does."""
+    _, partitions, plan, classes = prepare_images(options)
+    return Divided(
+        Path(options.output),
+        options.restart,
+        partitions,
+        plan,
+        ImageResult.parse,
+        lambda mine, done: run_images(ImageJob(options, classes), mine, done),
+    )
+
+
+def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:
     """Prepare a build for `parts` processes, and name the parts (from 1) that have something to do.
 
     Returns None if the build is finished, index and all.
-    Raises UserError as `build` does.
+    Raises UserError as the build does.
     """
-    _, partitions, plan, _ = prepare(options)
-    with open_workspace(Path(options.output), plan, options.restart) as workspace:
+    with open_workspace(build.output, build.plan, build.restart) as workspace:
         if workspace is None:
             return None
-        done = workspace.finished(len(partitions), PartitionResult.parse)
+        done = workspace.finished(len(build.partitions), build.parse)
         workspace.clean(done)
-        return sorted({number % parts + 1 for number in range(len(partitions)) if number not in done})
+        return sorted({number % parts + 1 for number in range(len(build.partitions)) if number not in done})
 
 
-def build_part(options: BuildOptions, part: int, parts: int) -> tuple[int, int]:
+def build_part(build: Divided[Result], part: int, parts: int) -> tuple[int, int]:
     """Do part `part` of `parts`, counted from 1.
 
     Returns how many partitions it has, and how many of them were done before.
-    Raises UserError as `build` does, and if the build was not prepared.
+    Raises UserError as the build does, and if the build was not prepared.
     """
     if not 1 <= part <= parts:
         raise UserError(f"--part {part}/{parts}: parts are counted from 1 to {parts}")
-    _, partitions, plan, _ = prepare(options)
-    mine = [partition for partition in partitions if partition.number % parts == part - 1]
-    directory = Path(options.output)
+    mine = [partition for partition in build.partitions if partition.number % parts == part - 1]
     try:
-        with join_workspace(directory, plan, part):
-            every = Workspace(directory).finished(len(partitions), PartitionResult.parse)
+        with join_workspace(build.output, build.plan, part) as workspace:
+            every = workspace.finished(len(build.partitions), build.parse)
             done = {
                 partition.number: every[partition.number] for partition in mine if partition.number in every
             }
-            run_partitions(options, mine, done)
+            build.run(mine, done)
     except OSError as error:
-        raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
+        raise UserError(f"--output {build.output}: {error}; run the same command again to go on") from None
     return len(mine), len(done)
 
 
-def parse_part(text: str) -> tuple[int, int]:
-    """K and N of "K/N". Raises UserError for anything else."""
+def parse_part(text: str, *, restart: bool) -> tuple[int, int]:
+    """K and N of "K/N". Raises UserError for anything else, and for `--restart` beside it."""
+    if restart:
+        raise UserError("--restart: has no effect with --part; a build is prepared before its parts start")
     part, slash, parts = text.partition("/")
     if not (slash and part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
         raise UserError(f"--part {text}: K/N with whole numbers, as in 3/16")

@@ -63,7 +63,7 @@ class GanTrainer:
         )
         self.generator, self.discriminator = Network(generator, world), Network(discriminator, world)
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
-        self.game = Game(config, world, self.data, self.generator, self.discriminator, self.gate)
+        self.game = Game(config, world, self.data, self.generator, self.discriminator)
         self.memory = GameMemory()
         self._replica_check = ReplicaCheck(world)
 
@@ -83,12 +83,13 @@ class GanTrainer:
         Raises:
             HealthError: a loss or gradient is not finite, or the game has ended and the config says to stop.
         """
-        self.gate.fetch(lambda: step)  # each update reads its own images
         rounds = self.config.loss.discriminator_steps
+        updates = range(step * rounds, (step + 1) * rounds)
+        self.game.images = self.gate.fetch(lambda: self.game.read(updates))
         found: dict[str, float] = {}
-        for update in range(step * rounds, (step + 1) * rounds):
+        for update in updates:
             found |= self.game.discriminator_update(update)
-        found |= self.game.generator_update(step, (step + 1) * rounds - 1)
+        found |= self.game.generator_update(step, updates[-1])
         self.ema.update(step)
         loss = found["loss_d"] + found["loss_g"]
         metrics = {"loss": loss, **found, **self._norms(), "lr": self.config.optimizer.lr}

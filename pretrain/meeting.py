@@ -113,7 +113,7 @@ def _await_listener(host: str, port: int, wait: _Wait) -> None:
 
 
 def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> None:
-    store.append(_JOINED, f"{rank} ")
+    store.append(_JOINED, f"{rank} ")  # type: ignore[attr-defined]
     if store.add(_COUNT, 1) == size:
         store.set(_COMPLETE, "1")
     while not store.check([_COMPLETE]):

@@ -19,18 +19,25 @@ Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_more), Field(min
 
 
 class BuildSection(Section):
-    """What `pretrain data build` is given; its options of the same names say more."""
+    """What builds of text and of images are given."""
 
     input: Paths
-    """Files, folders, globs or URLs of text; one, or a list."""
-    tokenizer: PathText
-    """Tokenizer directory."""
+    """Files, folders, globs or URLs; one, or a list."""
     output: PathText
     """Shard directory, on a file system that all nodes see."""
     tasks: Count = 8
     """Tasks of the array, each of which does its share of the input files."""
     workers: Count | None = None
     """Processes of a task; null: slurm.cpus_per_task, or 1."""
+    bad_records: Name = "stop"
+    """stop, or skip:N."""
+
+
+class TextSection(BuildSection):
+    """What `pretrain data build` is given; its options of the same names say more."""
+
+    tokenizer: PathText
+    """Tokenizer directory."""
     text_key: Name = "text"
     """Key (.jsonl) or column (.parquet) that holds the text."""
     document: Literal["file", "line", "blank-line"] = "file"
@@ -39,14 +46,38 @@ class BuildSection(Section):
     """Read every file as this."""
     sentences: Literal["none", "split", "lines"] = "none"
     """Keep where sentences begin, for BERT."""
-    bad_records: Name = "stop"
-    """stop, or skip:N."""
 
 
-class BuildJob(Section):
+class TextJob(Section):
     """A file for `pretrain submit` that builds token shards."""
 
-    build: BuildSection
+    build: TextSection
+    slurm: SlurmConfig = SlurmConfig()
+
+
+class ImagesSection(BuildSection):
+    """What `pretrain data images` is given; its options of the same names say more."""
+
+    size: Count
+    """Pixels a side of the square images."""
+    channels: Literal[1, 3] = 3
+    """3 for colour, 1 for grey."""
+    format: Literal["png", "webp"] = "png"
+    """How images are stored."""
+    labels: Literal["auto", "none"] = "auto"
+    """Classes from folders, tars and parquet, or none."""
+    classes: PathText | None = None
+    """Image shards whose classes and numbers to use."""
+    image_key: Name = "image"
+    """Column (.parquet) that holds the image."""
+    label_key: Name = "label"
+    """Column (.parquet) that holds the class."""
+
+
+class ImagesJob(Section):
+    """A file for `pretrain submit` that builds image shards."""
+
+    images: ImagesSection
     slurm: SlurmConfig = SlurmConfig()
 
 
@@ -61,6 +92,18 @@ class EvaluationSection(Section):
     """Shards to score in place of the run's validation data; one directory, or a list."""
     stride: Count | None = None
     """Tokens that a window moves on; null: a whole sequence."""
+    extractor: PathText | None = None
+    """For a GAN: run of a classifier in whose features to compare images."""
+    inception_weights: PathText | None = None
+    """For a GAN: Inception as TorchScript, which gives FID."""
+    inception_sha256: Name | None = None
+    """What that file's SHA-256 must be."""
+    resize: Literal["file", "antialias"] | None = None
+    """Who resizes images for Inception; null: its file."""
+    samples: Count | None = None
+    """Images to generate; null: as many as there are real ones."""
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of the generated images; null: 1234."""
 
 
 class EvaluationJob(Section):

@@ -39,16 +39,21 @@ def submit_command(
     """
     sections = sections_in(path)
     if "evaluation" in sections:
-        from slurm.others import submit_evaluation
+        from slurm.evaluation import submit_evaluation
 
         submit_evaluation(path, overrides, cluster, after, dry_run=dry_run)
         return
     if after is not None:
         raise UserError(f"--after {after}: is for an evaluation; {path} has no section `evaluation`")
     if "build" in sections:
-        from slurm.others import submit_build
+        from slurm.build import submit_text
 
-        submit_build(path, overrides, cluster, dry_run=dry_run)
+        submit_text(path, overrides, cluster, dry_run=dry_run)
+        return
+    if "images" in sections:
+        from slurm.build import submit_images
+
+        submit_images(path, overrides, cluster, dry_run=dry_run)
         return
     submit_training(path, overrides, cluster, dry_run=dry_run)
 

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -164,13 +164,7 @@ def build_images(options: ImageOptions) -> ImageReport:
     Raises UserError for input that cannot be used and for an output directory that holds something else.
     """
     start = time.monotonic()
-    _check_options(options)
-    inputs = find_images(options.inputs, options.labels)
-    _check_keys(options, inputs)
-    refuse_inside_output(inputs.files, options.output)
-    classes = _classes(options, inputs)
-    partitions = make_partitions(inputs.files, "file")
-    plan = _plan(options, inputs, classes)
+    inputs, partitions, plan, classes = prepare_images(options)
     directory = Path(options.output)
     results: list[ImageResult] = []
     resumed = len(partitions)
@@ -181,7 +175,7 @@ def build_images(options: ImageOptions) -> ImageReport:
             else:
                 done = workspace.finished(len(partitions), ImageResult.parse)
                 workspace.clean(done)
-                results, resumed = _run(ImageJob(options, classes), partitions, done), len(done)
+                results, resumed = run_images(ImageJob(options, classes), partitions, done), len(done)
                 index = _finish(workspace, options, classes, results)
     except OSError as error:
         raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
@@ -194,6 +188,21 @@ def build_images(options: ImageOptions) -> ImageReport:
         resumed=resumed,
         seconds=time.monotonic() - start,
     )
+
+
+def prepare_images(
+    options: ImageOptions,
+) -> tuple[ImageInputs, list[Partition], dict[str, Any], tuple[str, ...]]:
+    """The input files, their partitions, what must be equal for a build to go on, and the classes.
+
+    Raises UserError for options and input that cannot be used.
+    """
+    _check_options(options)
+    inputs = find_images(options.inputs, options.labels)
+    _check_keys(options, inputs)
+    refuse_inside_output(inputs.files, options.output)
+    classes = _classes(options, inputs)
+    return inputs, make_partitions(inputs.files, "file"), _plan(options, inputs, classes), classes
 
 
 def _check_options(options: ImageOptions) -> None:
@@ -263,7 +272,9 @@ def _plan(options: ImageOptions, inputs: ImageInputs, classes: tuple[str, ...]) 
     }
 
 
-def _run(job: ImageJob, partitions: list[Partition], done: dict[int, ImageResult]) -> list[ImageResult]:
+def run_images(
+    job: ImageJob, partitions: list[Partition], done: Mapping[int, ImageResult]
+) -> list[ImageResult]:
     """Do the partitions that are not done; all results in the order of the partitions."""
     results, most = dict(done), job.options.max_bad_records
     check_skipped(_skipped(results.values()), most)

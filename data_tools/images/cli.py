@@ -54,6 +54,10 @@ def images(
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away an unfinished build of other arguments.")
     ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only part K of N of a build that `pretrain submit` has prepared."),
+    ] = None,
 ) -> None:
     """Turn images into shards of square ones; interrupted, the same command goes on where it was."""
     from data_tools.images.builder import ImageOptions, build_images
@@ -73,6 +77,12 @@ def images(
         restart=restart,
     )
     try:
+        if part is not None:
+            from data_tools.parts import build_part, divide_images, parse_part
+
+            count, before = build_part(divide_images(options), *parse_part(part, restart=restart))
+            typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
+            return
         report = build_images(options)
     except KeyboardInterrupt:
         raise UserError("interrupted; run the same command again to go on") from None

@@ -6,7 +6,7 @@
 - Images, noise and augmentation of the global batch are functions of (seed, update), sliced by rank.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pretrain.config.sections import GanConfig
-from pretrain.data.images import ImageData
+from pretrain.data.images import ImageBatch, ImageData
 from pretrain.data.order import micro_batch_samples
 from pretrain.gan.augment import Changes
 from pretrain.gan.losses import USES_REALS, discriminator_loss, generator_loss
@@ -23,8 +23,6 @@ from pretrain.gan.network_pieces import Network
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
-from pretrain.gate import Gate
-from pretrain.health.pulse import Phase
 from pretrain.launch import World
 from pretrain.models.gan.spectral import advance
 
@@ -50,12 +48,21 @@ class Game:
         data: ImageData,
         generator: Network,
         discriminator: Network,
-        gate: Gate,
     ) -> None:
-        self._config, self._world, self._data, self._gate = config, world, data, gate
+        self._config, self._world, self._data = config, world, data
+        self.images: Mapping[range, ImageBatch] = {}
+        """This rank's real images of the step under way, by their samples; what `read` gave."""
         self._generator, self._discriminator = generator.engine, discriminator.engine
         self._micro_size = micro_size(config, world.size)
         self._whole_discriminator = discriminator.whole
+
+    def read(self, updates: range) -> dict[range, ImageBatch]:
+        """This rank's real images of these updates of D, by their samples.
+
+        G's update sees those of the last one again.
+        """
+        batches = (samples for update in updates for samples in self._samples(update))
+        return {samples: self._data.images(samples) for samples in batches}
 
     def discriminator_update(self, update: int) -> dict[str, float]:
         """Update number `update` of D, counted from 0.
@@ -141,12 +148,18 @@ class Game:
         return Means(loss, update, self._world, self._config.batch.global_size // self._micro_size)
 
     def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
-        config, world = self._config, self._world
-        size = config.batch.global_size
+        config, size = self._config, self._config.batch.global_size
         numbers = draw(config.run.seed, who, update, size, config.model.latent_size)
-        count = size // (self._micro_size * world.size)
-        for index in range(count):
-            samples = micro_batch_samples(
+        batches = self._samples(update)
+        for samples in batches:
+            rows = slice(samples.start - update * size, samples.stop - update * size)
+            yield MicroBatch(samples, numbers.part(rows), last=samples == batches[-1])
+
+    def _samples(self, update: int) -> list[range]:
+        """This rank's samples of an update, a range for each micro-batch."""
+        size, world = self._config.batch.global_size, self._world
+        return [
+            micro_batch_samples(
                 step=update,
                 micro_batch=index,
                 rank=world.rank,
@@ -154,14 +167,12 @@ class Game:
                 global_size=size,
                 micro_size=self._micro_size,
             )
-            rows = slice(samples.start - update * size, samples.stop - update * size)
-            yield MicroBatch(samples, numbers.part(rows), last=index == count - 1)
+            for index in range(size // (self._micro_size * world.size))
+        ]
 
     def _images(self, samples: range) -> tuple[Tensor, Tensor | None]:
         """Images [B, C, H, W] in [-1, 1], and labels [B] for a conditional model."""
-        self._gate.mark(Phase.DATA)
-        pixels, labels = self._data.images(samples)
-        self._gate.mark(Phase.COMPUTE)
+        pixels, labels = self.images[samples]
         device, dtype = self._world.device, self._discriminator.dtype
         images = (pixels.to(device).float() / 127.5 - 1).to(dtype)
         conditional = self._config.model.conditional and labels is not None

@@ -1,0 +1,158 @@
+"""`pretrain submit` for a data build: an array of parts, and a job after them that writes the index."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.bad_records import parse_bad_records
+from data_tools.builder import BuildOptions
+from data_tools.images.builder import ImageOptions
+from data_tools.parts import divide_images, divide_text, missing_parts
+from pretrain.config.sections import SlurmConfig
+from slurm.client import sbatch
+from slurm.read_job import read_job
+from slurm.render import BuildScript, common_options, mounts, python_of, render, task_options
+from slurm.sections import BuildSection, ImagesJob, ImagesSection, TextJob, TextSection
+from slurm.submission import FOLDER, new_folder
+from slurm.tasks import Tasks
+
+USELESS = ("nodes", "gpus_per_node", "tasks_per_node", "chain")
+
+
+@dataclass(frozen=True)
+class _Build:
+    """A build of either kind."""
+
+    section: BuildSection
+    slurm: SlurmConfig
+    missing: Callable[[int], list[int] | None]
+    """Of so many parts those that have something to do; None if the build is finished."""
+    command: tuple[str, ...]
+    """The arguments of `pretrain` that build it as one process."""
+
+
+def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
+    """Send a build of token shards. Raises UserError for the file, the input or the output."""
+    job = read_job(TextJob, path, overrides, cluster, USELESS)
+    options = _text_options(job.build)
+    missing = lambda parts: missing_parts(divide_text(options), parts)  # noqa: E731
+    _submit(_Build(job.build, job.slurm, missing, _text_command(job.build, job.slurm)), dry_run=dry_run)
+
+
+def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
+    """Send a build of image shards. Raises UserError for the file, the input or the output."""
+    job = read_job(ImagesJob, path, overrides, cluster, USELESS)
+    options = _image_options(job.images)
+    missing = lambda parts: missing_parts(divide_images(options), parts)  # noqa: E731
+    _submit(_Build(job.images, job.slurm, missing, _image_command(job.images, job.slurm)), dry_run=dry_run)
+
+
+def _submit(build: _Build, *, dry_run: bool) -> None:
+    """Send the parts with something to do: a build that failed in part is submitted again as it is."""
+    output, tasks = build.section.output, build.section.tasks
+    folder = Path(f"{output}.{FOLDER}").absolute()
+    parts = list(range(1, tasks + 1))
+    if not dry_run:
+        missing = build.missing(tasks)
+        if missing is None:
+            print(f"{output}: this build is finished; there is nothing to submit")
+            return
+        parts, folder = missing, new_folder(folder, "")
+    array = (("array", ",".join(map(str, parts))),)
+    scripts = {"parts": _script(build, folder, tasks, array), "index": _script(build, folder, None, ())}
+    texts = {name: render("build.sbatch.j2", script) for name, script in scripts.items()}
+    if dry_run:
+        sys.stdout.write("\n".join(texts.values()))
+        return
+    for name, text in texts.items():
+        (folder / f"{name}.sbatch").write_text(text)
+    after = []
+    if parts:
+        after = [f"--dependency=afterok:{sbatch(folder / 'parts.sbatch')}", "--kill-on-invalid-dep=yes"]
+        print(f"{after[0].rpartition(':')[2]}: {len(parts)} of {tasks} parts have something to do")
+    print(f"job {sbatch(folder / 'index.sbatch', *after)} writes the index after them; logs in {folder}")
+
+
+def _script(
+    build: _Build, folder: Path, parts: int | None, array: tuple[tuple[str, object], ...]
+) -> BuildScript:
+    slurm, output, directory, tasks = build.slurm, build.section.output, Path.cwd(), Tasks(1, 1)
+    return BuildScript(
+        title=f"shards in {output}: {f'one of {parts} parts' if parts else 'the index'}",
+        name=f"{Path(output).name}-{'part' if parts else 'index'}",
+        slurm=slurm,
+        options=(*common_options(slurm), *task_options(slurm, tasks), *array),
+        directory=directory,
+        folder=folder,
+        log="part-%A-%a.log" if parts else "index-%j.log",
+        python=python_of(slurm),
+        mounts=mounts(slurm, directory, folder.parent),
+        variables=(),
+        tasks=tasks,
+        command=build.command,
+        parts=parts,
+    )
+
+
+def _command(
+    name: str, build: BuildSection, slurm: SlurmConfig, given: Mapping[str, object]
+) -> tuple[str, ...]:
+    """A build as a command line; keys without a value are left out."""
+    workers = build.workers or slurm.cpus_per_task or 1
+    every = {"output": build.output, "workers": workers, "bad-records": build.bad_records, **given}
+    inputs = (f"--input={text}" for text in build.input)
+    options = (f"--{name}={value}" for name, value in every.items() if value is not None)
+    return ("data", name, *inputs, *options)
+
+
+def _text_options(build: TextSection) -> BuildOptions:
+    return BuildOptions(
+        inputs=build.input,
+        tokenizer=build.tokenizer,
+        output=build.output,
+        max_bad_records=parse_bad_records(build.bad_records),
+        text_key=build.text_key,
+        document=build.document,
+        input_format=build.input_format,
+        sentences=build.sentences,
+    )
+
+
+def _text_command(build: TextSection, slurm: SlurmConfig) -> tuple[str, ...]:
+    given = {
+        "tokenizer": build.tokenizer,
+        "text-key": build.text_key,
+        "document": build.document,
+        "input-format": build.input_format,
+        "sentences": build.sentences,
+    }
+    return _command("build", build, slurm, given)
+
+
+def _image_options(images: ImagesSection) -> ImageOptions:
+    return ImageOptions(
+        inputs=images.input,
+        output=images.output,
+        size=images.size,
+        channels=images.channels,
+        encoding=images.format,
+        max_bad_records=parse_bad_records(images.bad_records),
+        labels=images.labels == "auto",
+        image_key=images.image_key,
+        label_key=images.label_key,
+        classes=images.classes,
+    )
+
+
+def _image_command(images: ImagesSection, slurm: SlurmConfig) -> tuple[str, ...]:
+    given = {
+        "size": images.size,
+        "channels": images.channels,
+        "format": images.format,
+        "labels": images.labels,
+        "classes": images.classes,
+        "image-key": images.image_key,
+        "label-key": images.label_key,
+    }
+    return _command("images", images, slurm, given)

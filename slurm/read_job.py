@@ -1,0 +1,36 @@
+"""Reading a file for `pretrain submit` that is no training."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
+
+from pretrain.config.load import read_section
+from pretrain.config.node import ConfigError, Problem
+from pretrain.config.rule import Setup, broken_rules
+from pretrain.config.rules.slurm import RULES
+from slurm.sections import EvaluationJob, ImagesJob, TextJob
+
+J = TypeVar("J", TextJob, ImagesJob, EvaluationJob)
+
+
+def read_job(
+    top: type[J], path: str, overrides: Sequence[str], cluster: str | None, useless: Sequence[str]
+) -> J:
+    """The file, with the rules of its section `slurm`, and without what a cluster's file says of trainings.
+
+    Args:
+        top: its sections.
+        path: the file.
+        overrides: `section.key=value` texts.
+        cluster: file that lies under it.
+        useless: keys of `slurm` without effect here; given in the file itself they are refused.
+    """
+    job, sources = read_section(top, path, overrides, cluster)
+    problems = [violation.problem(sources) for violation in broken_rules(RULES, Setup(cast(Any, job), None))]
+    for key in useless:
+        place = sources[f"slurm.{key}"]
+        if place.layer in ("file", "command line"):
+            problems.append(Problem(place, f"slurm.{key}", "has no effect on this job; remove it"))
+    if problems:
+        raise ConfigError(problems)
+    unset = {key: type(job.slurm).model_fields[key].default for key in useless}
+    return job.model_copy(update={"slurm": job.slurm.model_copy(update=unset)})
