@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pretrain.folder import RunFolder
+from pretrain.health.beat import Beat, read_beat
 from slurm.client import QueuedJob, find_job
 from slurm.sandbox.cluster import Sandbox
 from slurm.sandbox.processes import Process, with_environment
@@ -21,6 +20,7 @@ from slurm.submit import submit_command
 
 PATIENCE = 400.0
 """Seconds for anything that should come; machines may be busy."""
+LOOK_SECONDS = 0.2
 
 
 def wait_until(due: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
@@ -28,8 +28,28 @@ def wait_until(due: Callable[[], Any], what: str, patience: float = PATIENCE) ->
     deadline = time.monotonic() + patience
     while not (value := due()):
         assert time.monotonic() < deadline, f"{what} does not come"
-        time.sleep(0.05)
+        time.sleep(LOOK_SECONDS)
     return value
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Where files hold the processes of `python` (`held.py`)."""
+
+    folder: Path
+    python: Path
+
+    def job(self, name: str, pace: float = 0.1) -> tuple[str, ...]:
+        """Overrides for a job that is held by files in `self.folder / name`."""
+        (self.folder / name).mkdir()
+        environment = [f"HOLD={self.folder / name}", f"PACE={pace}"]
+        return f"slurm.python={self.python}", f"slurm.environment={json.dumps(environment)}"
+
+    def put(self, name: str, what: str) -> Path:
+        """Hold a job; the file to remove."""
+        path = self.folder / name / what
+        path.touch()
+        return path
 
 
 @dataclass
@@ -95,8 +115,17 @@ class JobUnderTest:
         job: QueuedJob = wait_until(
             lambda: None if (job := self.state()).is_active else job, f"the end of {self.id}"
         )
-        wait_until(lambda: not self.sandbox.job_processes(), "the end of all processes of the job", 40)
+        wait_until(lambda: not self.processes(), "the end of all processes of the job", 40)
+        assert not half_written(self.run)
         return job
+
+    def processes(self) -> list[Process]:
+        """All that is left of the job on its nodes."""
+        return [each for each, name in self.sandbox.job_processes() if belongs_to(each, name, self.id)]
+
+    def beat(self, rank: int) -> Beat | None:
+        """The last heartbeat of a rank."""
+        return read_beat(self.run.heartbeat, rank)
 
     def rank(self, rank: int) -> Process:
         """The process of a rank of the training."""
@@ -111,13 +140,30 @@ class JobUnderTest:
         return process
 
 
+def belongs_to(process: Process, name: str, job: str) -> bool:
+    """Whether it is a process of a job, or a slurmstepd, which says in its title whose it is."""
+    try:
+        title = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        variables = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    if name == "slurmstepd":
+        return f"[{job}.".encode() in title
+    return f"SLURM_JOB_ID={job}".encode() in variables
+
+
+def half_written(run: RunFolder) -> list[Path]:
+    """What writers that were cut off have left."""
+    return [path for pattern in ("*.tmp", ".tmp-*", ".trash-*") for path in run.path.rglob(pattern)]
+
+
 def is_rank(process: Process, environment: dict[str, str]) -> bool:
     """Whether it is a rank of the training, and neither the script nor one of the rank's own children."""
     try:
-        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return "SLURM_STEP_ID" in environment and command[1:4] == [b"-m", b"pretrain", b"train"]
+    return "SLURM_STEP_ID" in environment and b"-m\0pretrain\0train\0" in command
 
 
 def has_pending(process: Process, number: signal.Signals) -> bool:
@@ -127,12 +173,20 @@ def has_pending(process: Process, number: signal.Signals) -> bool:
     return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
-def submit(sandbox: Sandbox, config: Path, *overrides: str) -> JobUnderTest:
-    """`pretrain submit`, in this process."""
-    submit_command(str(config), overrides, None, None, dry_run=False)
-    changed = dict(text.split("=", 1) for text in overrides)
-    run = RunFolder(changed.get("run.dir") or yaml.safe_load(config.read_text())["run"]["dir"])
+def submit(sandbox: Sandbox, config: Path, folder: Path, *overrides: str) -> JobUnderTest:
+    """`pretrain submit` of a run in `folder`, in this process."""
+    run = RunFolder(str(folder))
+    submit_command(str(config), (f"run.dir={folder}", *overrides), None, None, dry_run=False)
     return JobUnderTest(sandbox, run, submissions(run.path)[-1])
+
+
+def mlflow_status(run: RunFolder) -> tuple[str, str]:
+    """State and reason of the one MLflow run in a run folder."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{run.database}")
+    [found] = client.search_runs([each.experiment_id for each in client.search_experiments()])
+    return found.info.status, found.data.tags.get("reason", "")
 
 
 def signal_all(processes: list[Process], number: signal.Signals) -> None:

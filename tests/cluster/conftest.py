@@ -1,11 +1,14 @@
-"""One real Slurm cluster of three nodes for all tests here; they need root and Debian's packages."""
+"""One real Slurm cluster of four nodes for all tests here; they need root and Debian's packages."""
 
 import os
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from cluster import Hold
 from config_files import REPOSITORY
 from text_shards import build_shards
 
@@ -19,7 +22,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     if os.geteuid() != 0 or missing_packages():
         pytest.skip(f"needs root and Slurm ({', '.join(missing_packages()) or 'packages are there'})")
     cluster = Sandbox(tmp_path_factory.mktemp("cluster"))
-    cluster.up(Shape(nodes=3))
+    cluster.up(Shape(nodes=4))
     before = dict(os.environ)
     os.environ.update(SLURM_CONF=str(cluster.conf), PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
     try:
@@ -36,12 +39,23 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_shards(tmp_path_factory.mktemp("data") / "shards", texts)
 
 
-@pytest.fixture
-def config(tmp_path: Path, shards: Path) -> Path:
+@pytest.fixture(scope="module")
+def hold(tmp_path_factory: pytest.TempPathFactory) -> Hold:
+    """A Python that is held by files (`held.py`)."""
+    folder = tmp_path_factory.mktemp("hold")
+    words = (sys.executable, str(Path(__file__).with_name("held.py")))
+    python = folder / "python"
+    python.write_text(f'#!/bin/bash\nexec {shlex.join(words)} "$@"\n')
+    python.chmod(0o755)
+    return Hold(folder, python)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, shards: Path) -> Path:
     """A GPT that trains in seconds, on two nodes with a process each, without a preflight."""
-    path = tmp_path / "config.yaml"
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
     tree = {
-        "run": {"dir": str(tmp_path / "run"), "steps": 30},
+        "run": {"dir": "to be overridden", "steps": 30},
         "model": {"kind": "gpt", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
         "batch": {"global_size": 4, "micro_size": 2, "sequence_length": 32},
         "optimizer": {"lr": 1e-3},

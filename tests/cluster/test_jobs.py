@@ -1,56 +1,50 @@
 """Jobs of every kind from `pretrain submit` to their end, good and bad."""
 
 import json
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from bert_shards import bert_tokenizer, build_bert_shards, prose
-from cluster import JobUnderTest, submit, wait_until
+from cluster import Hold, JobUnderTest, mlflow_status, submit, wait_until
 from gan_configs import gan_tree
-from image_shards import build_image_shards
+from image_shards import build_image_shards, draw
 
 from data_tools.builder import BuildOptions, build
-from data_tools.parts import build_part, missing_parts
+from data_tools.images.builder import ImageOptions, build_images
+from data_tools.parts import build_part, divide_text, missing_parts
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
 from pretrain.status import read_status
 from slurm.client import find_job, scancel
 from slurm.sandbox.cluster import Sandbox
 from slurm.status import status_command
-from slurm.submission import bad_nodes
+from slurm.submission import bad_nodes, saved_step
 from slurm.submit import submit_command
 from slurm.watch import cancel_command, logs_command
 
 pytestmark = pytest.mark.slow
-ONE = ("slurm.nodes=1",)
+ONE, TWO = ("slurm.nodes=1",), ("slurm.nodes=2",)
 TRACKED = ("tracking.enabled=true",)
 LONG = ("run.steps=100000", "checkpoint.every=100000")
+
+
+def warn(job: JobUnderTest) -> None:
+    """As Slurm does before the time limit."""
+    job.sandbox.run("scancel", "--batch", "--signal=USR1", job.id)
 
 
 def last_line(job: JobUnderTest) -> str:
     return job.log.rstrip().splitlines()[-1]
 
 
-def mlflow_status(run: RunFolder) -> tuple[str, str]:
-    """State and reason of the one MLflow run in a run folder."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{run.database}")
-    [found] = client.search_runs([each.experiment_id for each in client.search_experiments()])
-    return found.info.status, found.data.tags.get("reason", "")
-
-
 def test_a_gpt_on_two_nodes_and_its_evaluation(
     sandbox: Sandbox, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = ["parallel.tensor=2", "parallel.pipeline=2", "slurm.tasks_per_node=2", "slurm.preflight=true"]
-    job = submit(sandbox, config, *layout, *TRACKED)
+    job = submit(sandbox, config, tmp_path / "run", *layout, *TRACKED)
     evaluation = tmp_path / "evaluation.yaml"
     evaluation.write_text(yaml.safe_dump({"evaluation": {}, "slurm": {"nodes": 1}}))
     submit_command(str(evaluation), (), None, str(job.run.path), dry_run=False)
@@ -71,31 +65,81 @@ def test_a_gpt_on_two_nodes_and_its_evaluation(
     wait_until(lambda: not sandbox.job_processes(), "the end of the evaluation")
 
 
-def test_a_bert_on_four_ranks_and_a_gan_on_two(sandbox: Sandbox, config: Path, tmp_path: Path) -> None:
-    shards = build_bert_shards(tmp_path / "prose", prose(), bert_tokenizer())
-    slurm = {"nodes": 2, "preflight": False}
-    bert: dict[str, Any] = yaml.safe_load(config.read_text())
-    bert["model"]["kind"] = "bert"
-    bert["run"]["dir"] = str(tmp_path / "bert")
-    bert["batch"] = {"global_size": 8, "micro_size": 2, "sequence_length": 64}
-    bert["data"]["train"] = str(shards)
-    bert["slurm"] = {**slurm, "tasks_per_node": 2}
+def other_config(config: Path, path: Path, **sections: dict[str, Any]) -> Path:
+    """The config with other sections, as another file."""
+    path.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | sections))
+    return path
+
+
+def test_every_other_kind_to_its_scored_checkpoint(
+    sandbox: Sandbox, config: Path, hold: Hold, tmp_path: Path
+) -> None:
+    """A BERT that is scored while it trains; a classifier, and a GAN that is scored with its features.
+
+    The GAN is told to stop while one of its ranks waits for data, and goes on.
+    """
+    prosaic = str(build_bert_shards(tmp_path / "prose", prose(), bert_tokenizer()))
     pictures = build_image_shards(tmp_path / "pictures", 40, 16)
+    bert = other_config(
+        config,
+        tmp_path / "bert.yaml",
+        model={"kind": "bert", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
+        batch={"global_size": 8, "micro_size": 2, "sequence_length": 64},
+        data={"train": prosaic, "validation_fraction": 0.1},
+        checkpoint={"every": 10},
+    )
+    common = {"slurm": {"nodes": 1, "preflight": False}, "tracking": {"enabled": False}}
+    cnn = tmp_path / "cnn.yaml"
+    cnn.write_text(
+        yaml.safe_dump(
+            {
+                "run": {"dir": "to be overridden", "steps": 8},
+                "model": {"kind": "cnn", "width": 4, "features": 6},
+                "batch": {"global_size": 8, "micro_size": 4},
+                "optimizer": {"lr": 1e-2},
+                "data": {"train": pictures},
+                **common,
+            }
+        )
+    )
+    gan = tmp_path / "gan.yaml"
     stages = {"generator_stage": 2, "discriminator_stage": 2}
-    gan = gan_tree(run__dir=str(tmp_path / "gan"), data__train=pictures, parallel=stages)
-    gan |= {"slurm": slurm, "tracking": {"enabled": False}}
-    for tree in (bert, gan):
-        config.write_text(yaml.safe_dump(tree))
-        job = submit(sandbox, config)
+    gan.write_text(yaml.safe_dump(gan_tree(data__train=pictures, run__steps=40, parallel=stages) | common))
+    jobs = {
+        "gan": submit(sandbox, gan, tmp_path / "gan", *TWO, *hold.job("gan")),
+        "cnn": submit(sandbox, cnn, tmp_path / "cnn"),
+        "bert": submit(sandbox, bert, tmp_path / "bert", "slurm.tasks_per_node=2"),
+    }
+    scores = tmp_path / "scores.yaml"
+    every = {"evaluation": {"every_checkpoint": True}, "slurm": {"nodes": 1}}
+    scores.write_text(yaml.safe_dump(every))
+    submit_command(str(scores), (), None, str(tmp_path / "bert"), dry_run=False)
+    interrupt_in_data_wait(jobs["gan"], hold)
+    extracted = {"evaluation": {"extractor": str(tmp_path / "cnn"), "samples": 20}, "slurm": {"nodes": 1}}
+    scores.write_text(yaml.safe_dump(extracted))
+    submit_command(str(scores), (), None, str(tmp_path / "gan"), dry_run=False)
+    for job in jobs.values():
         assert job.until_ended().state == "COMPLETED", job.log
         assert list(job.run.checkpoints.glob("step-*/manifest.json"))
-    evaluation = tmp_path / "evaluation.yaml"
-    every = {"evaluation": {"run": str(tmp_path / "bert"), "every_checkpoint": True}}
-    evaluation.write_text(yaml.safe_dump(every))
-    submit_command(str(evaluation), (), None, None, dry_run=False)
-    wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the evaluation")
-    [score] = (tmp_path / "bert" / "evaluations.jsonl").read_text().splitlines()
-    assert "mlm_accuracy" in score
+    wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the evaluations")
+    scored = [json.loads(line) for line in jobs["bert"].run.evaluations.read_text().splitlines()]
+    assert [score["step"] for score in scored] == [10, 20, 30]
+    assert all("mlm_accuracy" in score for score in scored)
+    assert "fd_cnn" in jobs["gan"].run.evaluations.read_text()
+
+
+def interrupt_in_data_wait(job: JobUnderTest, hold: Hold) -> None:
+    job.until_step(2)
+    file = hold.put("gan", "data-1")
+    wait_until(
+        lambda: (beat := job.beat(1)) and beat.phase == "data wait" and beat.lasted > 1, "a wait for data"
+    )
+    step = job.step()
+    warn(job)
+    wait_until(lambda: job.attempts[-1].ended, "the end of the attempt")
+    file.unlink()
+    assert (job.attempts[-1].code, saved_step(job.run.path)) == (75, step), job.log
+    job.until_requeued()
 
 
 def test_a_node_without_temporary_space_is_named_and_left_out(
@@ -105,7 +149,8 @@ def test_a_node_without_temporary_space_is_named_and_left_out(
     space.mkdir()
     sandbox.on_node("n2", ["mount", "-t", "tmpfs", "-o", "size=1M", "none", str(space)])
     try:
-        job = submit(sandbox, config, "slurm.preflight=true", f'slurm.environment=["TMPDIR={space}"]')
+        settings = ("slurm.preflight=true", f'slurm.environment=["TMPDIR={space}"]')
+        job = submit(sandbox, config, tmp_path / "run", *settings)
         job.until_attempt(1)
         job.until_requeued()
     finally:
@@ -115,11 +160,48 @@ def test_a_node_without_temporary_space_is_named_and_left_out(
     assert job.attempts[-1].nodes == ("n1", "n3")
 
 
-def test_cancelled_with_a_checkpoint(sandbox: Sandbox, config: Path) -> None:
-    job = submit(sandbox, config, *LONG, *ONE)
+@pytest.fixture(scope="module")
+def alone(
+    sandbox: Sandbox, config: Path, hold: Hold, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, JobUnderTest]:
+    """Jobs of one process each, started at once, each ended by its test."""
+    folder = tmp_path_factory.mktemp("alone")
+    chain = ("run.steps=150", "slurm.requeue=false", "slurm.chain=3")
+    settings = {"cancelled": LONG, "scancelled": LONG, "in vain": (*LONG, *TRACKED), "chain": chain}
+    return {
+        name: submit(sandbox, config, folder / name, *ONE, *more, *hold.job(name))
+        for name, more in settings.items()
+    }
+
+
+def test_a_chain_goes_on_where_requeueing_is_forbidden(
+    sandbox: Sandbox, alone: dict[str, JobUnderTest]
+) -> None:
+    job = alone["chain"]
     job.until_step(3)
+    running = find_job(job.id)
+    assert running is not None
+    scancel("--batch", "--signal=USR1", running.id)
+    wait_until(lambda: (status := read_status(job.run)) and status.state == "finished", "the end of the run")
+    wait_until(lambda: not sandbox.run("squeue", "--noheader", f"--jobs={job.id}"), "the end of the chain")
+    assert [attempt.code for attempt in job.attempts] == [75, 0]
+    assert "the run is finished; there is nothing to do" in job.log
+
+
+def test_followed_and_cancelled_with_a_checkpoint(
+    sandbox: Sandbox, config: Path, alone: dict[str, JobUnderTest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = alone["cancelled"]
+    job.until_step(4)
     with pytest.raises(UserError, match="of this run is running"):
-        submit(sandbox, config, *LONG, *ONE)
+        submit(sandbox, config, job.run.path, *LONG, *ONE)
+    capsys.readouterr()
+    status_command(str(job.run.path))
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert shown["state"] == "running"
+    assert shown["rate"].endswith("tokens/s")
+    assert shown["next"].startswith("save   step 100,000, in ")
+    assert {"step", "loss", "remaining", "restarts"} <= shown.keys()
     cancel_command(str(job.run.path), now=False)
     assert job.until_ended().state == "FAILED"
     assert last_line(job).startswith("pretrain job: stopped: cancelled: stopped by SIGUSR1 at step")
@@ -128,8 +210,8 @@ def test_cancelled_with_a_checkpoint(sandbox: Sandbox, config: Path) -> None:
         cancel_command(str(job.run.path), now=False)
 
 
-def test_scancel_saves_and_ends(sandbox: Sandbox, config: Path) -> None:
-    job = submit(sandbox, config, *LONG, *ONE)
+def test_scancel_saves_and_ends(sandbox: Sandbox, alone: dict[str, JobUnderTest]) -> None:
+    job = alone["scancelled"]
     job.until_step(3)
     sandbox.run("scancel", job.id)
     assert job.until_ended().state == "CANCELLED"
@@ -137,23 +219,11 @@ def test_scancel_saves_and_ends(sandbox: Sandbox, config: Path) -> None:
     assert len(job.attempts) == 1
 
 
-def test_a_killed_rank_frees_the_nodes(sandbox: Sandbox, config: Path) -> None:
-    job = submit(sandbox, config, *LONG)
-    job.until_step(3)
-    began = time.monotonic()
-    job.rank(1).send(signal.SIGKILL)
-    assert job.until_ended().state == "FAILED"
-    assert time.monotonic() - began < 60
-    assert last_line(job).startswith("pretrain job: stopped: rank 1 on n2: Killed")
-    assert len(job.attempts) == 1
-    assert not list(job.run.path.rglob("*.tmp"))
-
-
-def test_restarts_in_vain_end(sandbox: Sandbox, config: Path) -> None:
-    job = submit(sandbox, config, *LONG, *ONE, *TRACKED)
+def test_restarts_in_vain_end(sandbox: Sandbox, alone: dict[str, JobUnderTest]) -> None:
+    job = alone["in vain"]
     job.until_step(3)
     for attempt in (2, 3, 4):
-        sandbox.run("scancel", "--batch", "--signal=USR1", job.id)
+        warn(job)
         job.until_requeued()
         job.until_attempt(attempt)
     assert job.until_ended().state == "FAILED"
@@ -166,42 +236,33 @@ def test_restarts_in_vain_end(sandbox: Sandbox, config: Path) -> None:
     assert "made no progress" in reason
 
 
-def test_a_chain_goes_on_where_requeueing_is_forbidden(sandbox: Sandbox, config: Path) -> None:
-    job = submit(sandbox, config, *ONE, "run.steps=3000", "slurm.requeue=false", "slurm.chain=3")
-    job.until_step(3)
-    running = find_job(job.id)
-    assert running is not None
-    scancel("--batch", "--signal=USR1", running.id)
-    wait_until(lambda: (status := read_status(job.run)) and status.state == "finished", "the end of the run")
-    wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the end of the chain")
-    assert [attempt.code for attempt in job.attempts] == [75, 0]
-    assert "the run is finished; there is nothing to do" in job.log
-
-
-def test_shards_by_an_array_are_those_of_one_process(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_shards_by_arrays_are_those_of_one_process(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Of text, and of images; what was done before is not sent."""
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text(f"text {number} and more of it\n" * 200_000)
     train_tokenizer([], "byte").save(tmp_path / "tokenizer")
-    inputs = tuple(str(tmp_path / f"{number}.txt") for number in range(3))
-    alone = BuildOptions(inputs, str(tmp_path / "tokenizer"), str(tmp_path / "alone"), workers=1)
-    build(alone)
-    output = str(tmp_path / "shards")
-    section = {
-        "input": list(inputs),
-        "tokenizer": alone.tokenizer,
-        "output": output,
-        "tasks": 3,
+    inputs = [str(tmp_path / f"{number}.txt") for number in range(3)]
+    text = {"input": inputs, "tokenizer": str(tmp_path / "tokenizer"), "output": str(tmp_path / "text")}
+    pictures = {
+        "input": [str(draw(tmp_path / "drawn", 4, 1200))],
+        "size": 16,
+        "output": str(tmp_path / "images"),
     }
-    config = tmp_path / "build.yaml"
-    config.write_text(yaml.safe_dump({"build": section}))
-    options = BuildOptions(inputs, alone.tokenizer, output, workers=1)
-    assert missing_parts(options, 3) == [1, 2, 3]
-    build_part(options, 2, 3)
-    submit_command(str(config), (), None, None, dry_run=False)
-    assert "#SBATCH --array=1,3\n" in (tmp_path / "shards.slurm" / "0001" / "parts.sbatch").read_text()
-    wait_until((tmp_path / "shards" / "index.json").exists, "the index")
-    wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the end of the build")
-    difference = ["diff", "--recursive", "--brief", str(tmp_path / "alone"), str(tmp_path / "shards")]
-    assert subprocess.run(difference, capture_output=True, text=True).stdout == ""
-    submit_command(str(config), (), None, None, dry_run=False)
+    build(BuildOptions(tuple(inputs), text["tokenizer"], f"{text['output']}-alone", workers=1))
+    build_images(ImageOptions(tuple(pictures["input"]), f"{pictures['output']}-alone", 16, workers=1))
+    options = BuildOptions(tuple(inputs), text["tokenizer"], text["output"], workers=1)
+    assert missing_parts(divide_text(options), 3) == [1, 2, 3]
+    build_part(divide_text(options), 2, 3)
+    jobs = {"build": text, "images": pictures}
+    for name, section in jobs.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({name: {**section, "tasks": 3}}))
+        submit_command(str(tmp_path / f"{name}.yaml"), (), None, None, dry_run=False)
+    assert "#SBATCH --array=1,3\n" in (tmp_path / "text.slurm" / "0001" / "parts.sbatch").read_text()
+    wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the end of the builds")
+    for name, section in jobs.items():
+        output = section["output"]
+        assert Path(output, "index.json").exists(), output
+        difference = ["diff", "--recursive", "--brief", f"{output}-alone", output]
+        assert subprocess.run(difference, capture_output=True, text=True).stdout == ""
+        submit_command(str(tmp_path / f"{name}.yaml"), (), None, None, dry_run=False)
     assert not sandbox.run("squeue", "--noheader")

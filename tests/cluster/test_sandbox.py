@@ -27,7 +27,7 @@ def test_a_second_sandbox_from_up_to_down(sandbox: Sandbox, tmp_path: Path) -> N
         started = command("up", "--dir", str(other.folder), "--nodes", "2")
         assert started.stdout == f"export SLURM_CONF={other.conf}\n", started.stderr
         assert sorted(other.run("srun", "--nodes=2", "hostname").split()) == ["n1", "n2"]
-        assert len(sandbox.run("sinfo", "--noheader", "--Node", "--partition=main").splitlines()) == 3
+        assert len(sandbox.run("sinfo", "--noheader", "--Node", "--partition=main").splitlines()) == 4
         again = command("up", "--dir", str(other.folder))
         assert (again.returncode, "is up" in again.stderr) == (2, True)
         other.kill_node("n2")
@@ -42,7 +42,7 @@ def test_a_second_sandbox_from_up_to_down(sandbox: Sandbox, tmp_path: Path) -> N
         assert command("down", "--dir", str(other.folder)).returncode == 0
     assert not list(with_environment(SLURM_CONF=str(other.conf)))
     assert not other.daemons()
-    assert sandbox.daemons().keys() == {"munged", "slurmctld", "n1", "n2", "n3"}
+    assert sandbox.daemons().keys() == {"munged", "slurmctld", "n1", "n2", "n3", "n4"}
 
 
 def test_what_is_no_sandbox_is_left_alone(tmp_path: Path) -> None:

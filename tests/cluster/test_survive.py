@@ -7,14 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import JobUnderTest, has_pending, signal_all, submit, wait_until
+from cluster import Hold, JobUnderTest, has_pending, signal_all, submit, wait_until
 
-from pretrain.proofs.compare import compare_runs
+from pretrain.proofs.compare import compare_runs, newest
 from pretrain.status import read_status
 from slurm.sandbox.cluster import Sandbox
+from slurm.submission import bad_nodes
 
 pytestmark = pytest.mark.slow
 LONG = ("run.steps=1000", "checkpoint.every=200", "eval.every=50")
+WARNING = "slurm.signal_seconds=50"
+"""Of a limit of a minute."""
 
 
 def reason_of(job: JobUnderTest) -> str:
@@ -23,7 +26,7 @@ def reason_of(job: JobUnderTest) -> str:
     return status.reason or ""
 
 
-def time_limit(job: JobUnderTest) -> None:
+def time_limit(job: JobUnderTest, hold: Hold) -> None:
     """Ranks are held until Slurm's warning is there: it comes up to half a minute after its time."""
     ranks = [job.rank(0), job.rank(1)]
     signal_all(ranks, signal.SIGSTOP)
@@ -37,19 +40,25 @@ def time_limit(job: JobUnderTest) -> None:
     assert "SIGUSR1" in reason_of(job)
 
 
-def requeue(job: JobUnderTest) -> None:
+def requeue(job: JobUnderTest, hold: Hold) -> None:
     job.sandbox.run("scontrol", "requeue", job.id)
     job.until_requeued()
     assert "SIGTERM" in reason_of(job)
 
 
-def one_rank(job: JobUnderTest) -> None:
+def one_rank_in_validation(job: JobUnderTest, hold: Hold) -> None:
+    """The checkpoint is of the step before; the next attempt validates again."""
+    file = hold.put("disturbed", "validation")
+    wait_until(lambda: (beat := job.beat(1)) and beat.phase == "validation", "a validation")
     job.rank(1).send(signal.SIGTERM)
+    wait_until(lambda: job.attempts[-1].ended, "the end of the attempt")
+    file.unlink()
     job.until_requeued()
     assert "SIGTERM" in reason_of(job)
+    assert newest(job.run.path).state["to_validate"]
 
 
-def preemption(job: JobUnderTest) -> None:
+def preemption(job: JobUnderTest, hold: Hold) -> None:
     urgent = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 1"]
     other = job.sandbox.run(*urgent, "--output=/dev/null")
     job.until_requeued()
@@ -66,7 +75,7 @@ def during_start(job: JobUnderTest) -> None:
     assert job.attempts[-1].code == 75
 
 
-def lost_node(job: JobUnderTest) -> None:
+def lost_node(job: JobUnderTest, hold: Hold) -> None:
     """slurmd and all that it runs are gone, as with a machine without power."""
     node = job.attempts[-1].nodes[-1]
     rank = job.rank(1)
@@ -75,27 +84,40 @@ def lost_node(job: JobUnderTest) -> None:
     job.until_requeued()
     wait_until(lambda: job.attempts[-1].restart == job.state().restarts, "the next attempt")
     assert node not in job.attempts[-1].nodes
-    assert node in (job.run.path / "slurm" / "exclude").read_text()
+    assert bad_nodes(job.run.path)[node].startswith("answered no more in job ")
     job.sandbox.start_node(node)
 
 
-DISTURBANCES = (time_limit, requeue, one_rank, preemption, lost_node)
+def node_down(job: JobUnderTest, hold: Hold) -> None:
+    """Its operator takes a node away."""
+    node = job.attempts[-1].nodes[-1]
+    job.sandbox.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+    job.until_requeued()
+    wait_until(lambda: job.attempts[-1].restart == job.state().restarts, "the next attempt")
+    assert node not in job.attempts[-1].nodes
+    assert bad_nodes(job.run.path)[node].startswith("down in job ")
+    job.sandbox.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
 
 
-def test_a_disturbed_run_equals_the_undisturbed(sandbox: Sandbox, config: Path, tmp_path: Path) -> None:
+DISTURBANCES = (time_limit, requeue, one_rank_in_validation, preemption, lost_node, node_down)
+
+
+def test_a_disturbed_run_equals_the_undisturbed(
+    sandbox: Sandbox, config: Path, hold: Hold, tmp_path: Path
+) -> None:
     undisturbed = tmp_path / "undisturbed"
     command = [sys.executable, "-m", "pretrain", "train", str(config), f"run.dir={undisturbed}", *LONG]
     alone = subprocess.Popen(
         [*command, "--processes", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    job = submit(sandbox, config, *LONG)
+    job = submit(sandbox, config, tmp_path / "run", *LONG, WARNING, *hold.job("disturbed", 0.01))
     job.until_attempt(1)
     during_start(job)
     for number, disturb in enumerate(DISTURBANCES, 2):
         job.until_attempt(number)
         job.until_step(job.attempts[-1].step + 5)
         began = time.monotonic()
-        disturb(job)
+        disturb(job, hold)
         print(f"{disturb.__name__}: {time.monotonic() - began:.1f} s, {[a.step for a in job.attempts]}")
     assert job.until_ended().state == "COMPLETED", job.log
     assert job.log.rstrip().endswith("pretrain job: finished: all steps are done")
@@ -103,4 +125,3 @@ def test_a_disturbed_run_equals_the_undisturbed(sandbox: Sandbox, config: Path, 
     for comparison in compare_runs(undisturbed, job.run.path):
         assert comparison.compared > 0
         assert comparison.differing == 0, comparison.first
-    assert not list(job.run.path.rglob("*.tmp"))
