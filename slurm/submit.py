@@ -18,7 +18,7 @@ from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, subm
 from slurm.tasks import Tasks, tasks_of
 
 WAIT_SECONDS = 15
-"""Between the end of the first rank and that of the last: the first one's news must have reached MLflow."""
+"""Between the end of the first rank and that of the last: rank 0's news must have reached MLflow."""
 LOG = "job-%j.log"
 
 
