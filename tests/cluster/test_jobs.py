@@ -86,7 +86,7 @@ def test_every_other_kind_to_its_scored_checkpoint(
         model={"kind": "bert", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
         batch={"global_size": 8, "micro_size": 2, "sequence_length": 64},
         data={"train": prosaic, "validation_fraction": 0.1},
-        checkpoint={"every": 10},
+        checkpoint={"every": 10, "keep_last": 20},
     )
     common = {"slurm": {"nodes": 1, "preflight": False}, "tracking": {"enabled": False}}
     cnn = tmp_path / "cnn.yaml"

@@ -19,6 +19,7 @@ from data_tools.errors import IntegrityError, UserError
 from data_tools.images.builder import ImageOptions, ImageReport, build_images
 from data_tools.images.reader import ImageReader
 from data_tools.images.verify import verify_images
+from data_tools.parts import build_part, divide_images, missing_parts
 
 webdataset = pytest.importorskip("webdataset")
 
@@ -114,6 +115,27 @@ def test_a_killed_build_goes_on_and_a_finished_one_does_nothing(
     assert digests(tmp_path / "broken") == digests(tmp_path / "whole")
     again = run(pictures, output=tmp_path / "whole")
     assert again.resumed == again.partitions
+
+
+def test_parts_by_several_processes_are_the_whole(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition, "SMALLEST_TARGET", 1000)
+    run(pictures, output=tmp_path / "whole")
+    work = divide_images(ImageOptions((str(pictures),), str(tmp_path / "parts"), 8, workers=1))
+    with pytest.raises(UserError, match="no build was prepared here"):
+        build_part(work, 1, 2)
+    assert missing_parts(work, 2) == [1, 2]
+    count, before = build_part(work, 2, 2)
+    assert (count > 1, before) == (True, 0)
+    assert missing_parts(work, 2) == [1]
+    build_part(work, 1, 2)
+    report = run(pictures, output=tmp_path / "parts")
+    assert report.resumed == report.partitions
+    assert digests(tmp_path / "parts") == digests(tmp_path / "whole")
+    assert missing_parts(work, 2) is None
+    with pytest.raises(UserError, match="parts are counted from 1 to 2"):
+        build_part(work, 3, 2)
 
 
 def test_stock_webdataset_reads_images_and_classes(pictures: Path, tmp_path: Path) -> None:
