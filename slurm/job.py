@@ -133,9 +133,10 @@ def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdi
     folder = RunFolder(submission.run)
     try:
         status = actual_status(folder)
-        if status is not None and status.state != "failed" and verdict.code != CANCELLED:
-            write_status(folder, _failed(status, verdict))
-            _send(folder)
+        if status is not None and verdict.code != CANCELLED:
+            if status.state != "failed":
+                write_status(folder, _failed(status, verdict))
+            _send(folder)  # what was told on the way out may have been cut off with the ranks
     except (OSError, UserError) as error:
         _say(f"the run's status cannot be written: {error}")
     _say(f"stopped: {verdict.reason}")

@@ -17,7 +17,7 @@ from slurm.sandbox.processes import process_of
 
 pytestmark = pytest.mark.slow
 LONG = ("run.steps=100000", "checkpoint.every=100000")
-LIMIT = 6
+LIMIT = 8
 """`health.hang_timeout`, in seconds."""
 FOUND = LIMIT + 20
 """Seconds after which a rank that hangs must be named: the limit, a second look, and a busy machine."""
@@ -63,7 +63,6 @@ def ended(job: JobUnderTest, code: int, within: float) -> None:
     assert seconds < within, job.log
     [attempt] = job.attempts
     assert attempt.code == code, job.log
-    assert f"ExitCode={code}:0" in job.sandbox.run("scontrol", "show", "job", job.id)
 
 
 def test_a_killed_rank_frees_the_nodes(jobs: dict[str, JobUnderTest]) -> None:

@@ -166,7 +166,7 @@ def alone(
 ) -> dict[str, JobUnderTest]:
     """Jobs of one process each, started at once, each ended by its test."""
     folder = tmp_path_factory.mktemp("alone")
-    chain = ("run.steps=150", "slurm.requeue=false", "slurm.chain=3")
+    chain = ("run.steps=60", "slurm.requeue=false", "slurm.chain=3")
     settings = {"cancelled": LONG, "scancelled": LONG, "in vain": (*LONG, *TRACKED), "chain": chain}
     return {
         name: submit(sandbox, config, folder / name, *ONE, *more, *hold.job(name))

@@ -110,7 +110,7 @@ def test_a_disturbed_run_equals_the_undisturbed(
     alone = subprocess.Popen(
         [*command, "--processes", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    job = submit(sandbox, config, tmp_path / "run", *LONG, WARNING, *hold.job("disturbed", 0.01))
+    job = submit(sandbox, config, tmp_path / "run", *LONG, WARNING, *hold.job("disturbed", 0))
     job.until_attempt(1)
     during_start(job)
     for number, disturb in enumerate(DISTURBANCES, 2):
