@@ -95,8 +95,10 @@ def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = (
     said = None
     if phase == "train":
         status = _status_of(submission, attempt)
-        said = status.reason if status is not None and status.state in ("failed", "stopped") else None
-        failure = None if code in AGREED else _first_failure(submission, attempt)
+        log = _log(submission, attempt)
+        ended = status is not None and status.state in ("failed", "stopped")
+        said = status.reason if status is not None and ended else told_error(log)
+        failure = None if code in AGREED else first_failure(log)
         if status is not None and status.state == "finished":
             code = 0  # whatever befell a rank on its way out
         elif failure is not None and failure.code in AGREED:
@@ -189,12 +191,19 @@ class Failure:
         return f"rank {self.ranks} on {self.host}: {self.how}"
 
 
-def _first_failure(submission: Submission, attempt: Attempt) -> Failure | None:
+def _log(submission: Submission, attempt: Attempt) -> str:
+    """What was printed in an attempt."""
     try:
         log = (submission.path / f"job-{attempt.job}.log").read_text(errors="replace")
     except OSError:
-        return None
-    return first_failure(log.rpartition(f"job {attempt.job}, restart {attempt.restart}:")[2])
+        return ""
+    return log.rpartition(f"job {attempt.job}, restart {attempt.restart}:")[2]
+
+
+def told_error(log: str) -> str | None:
+    """The first message with which a command ended, for a run that had not begun to say so itself."""
+    match = re.search(r"^(?: *\d+: )?pretrain: error: (.*)$", log, re.MULTILINE)
+    return match[1] if match else None
 
 
 def first_failure(log: str) -> Failure | None:

@@ -134,4 +134,5 @@ def test_a_rank_that_never_comes_is_named(jobs: dict[str, JobUnderTest]) -> None
     first, second = job.attempts[0].nodes
     assert f"rank 1 (on {second}) of 2 did not come within 3 s (health.join_timeout)" in job.log
     assert f"rank 0 on {first} waited at MASTER_ADDR={first}, MASTER_PORT=" in job.log
+    assert last_line(job).startswith(f"pretrain job: stopped: rank 1 (on {second})")
     assert not job.run.metrics.exists()

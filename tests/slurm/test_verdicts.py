@@ -11,7 +11,7 @@ from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.journal import Journal
 from slurm.findings import Finding, judge_nodes, write_finding
-from slurm.job import first_failure
+from slurm.job import first_failure, told_error
 from slurm.measured import signal_seconds, step_seconds
 from slurm.submission import Attempt, bad_nodes, exclude_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
@@ -114,6 +114,11 @@ def test_the_first_failure_in_a_log() -> None:
     )
     assert agreed is not None and agreed.code == 4
     assert first_failure("0: step 3\n") is None
+
+
+def test_the_message_of_a_run_that_never_began() -> None:
+    assert told_error("0: step 3\n12: pretrain: error: run.dir: no\n0: pretrain: error: b\n") == "run.dir: no"
+    assert told_error("0: step 3\n") is None
 
 
 @pytest.mark.parametrize(
