@@ -126,9 +126,7 @@ def _missing(store: Store, size: int) -> list[int]:
 
 
 def expected_hosts(environment: Mapping[str, str], size: int) -> list[str] | None:
-    """The host of every rank, as Slurm places them by default; None where that is not known."""
-    if not environment.get("SLURM_DISTRIBUTION", "block").startswith("block"):
-        return None
+    """The host of every rank in a Slurm step; None where that is not known."""
     counts = []
     for text in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", text)
@@ -137,8 +135,16 @@ def expected_hosts(environment: Mapping[str, str], size: int) -> list[str] | Non
         names = _host_names(environment)
     except (UserError, OSError):
         return None
-    hosts = [name for name, count in zip(names, counts, strict=False) for _ in range(count)]
-    return hosts if len(hosts) == size else None
+    if sum(counts) != size or len(names) != len(counts):
+        return None
+    nodes = list(zip(names, counts, strict=True))
+    # Slurm's defaults: node by node, or in turn where there is one rank a node at most.
+    order = environment.get("SLURM_DISTRIBUTION", "block").partition(":")[0]
+    if order == "block" or max(counts) == 1:
+        return [name for name, count in nodes for _ in range(count)]
+    if order == "cyclic":
+        return [name for turn in range(max(counts)) for name, count in nodes if turn < count]
+    return None
 
 
 def _address() -> str:

@@ -63,7 +63,7 @@ def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hosts_are_known_in_a_slurm_step_alone() -> None:
     assert expected_hosts({}, 2) is None
-    assert expected_hosts({"SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_DISTRIBUTION": "cyclic"}, 2) is None
+    assert expected_hosts({"SLURM_STEP_TASKS_PER_NODE": "2"}, 2) is None
 
 
 @pytest.mark.slow
