@@ -59,7 +59,7 @@ def measure(_quick: bool) -> Report:
         folder = Path(name)
         sandbox, tokenizer, cluster = folder / "sandbox", folder / "tokenizer", "configs/cluster/sandbox.yaml"
         os.environ["SLURM_CONF"] = str(sandbox / "slurm.conf")
-        data = ("--input", str(ROOT / "README.md"), "--tokenizer", str(tokenizer))
+        data = ("--input", str(ROOT / "README.md"), "--input-format", "txt", "--tokenizer", str(tokenizer))
         commands = {
             "sandbox up": (*SANDBOX, "up", "--install", "--dir", str(sandbox)),
             "tokenizer": (*PRETRAIN, "data", "tokenizer", "--model-type", "byte", "--output", str(tokenizer)),

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from data_tools.errors import UserError
 from pretrain.folder import RunFolder, read_yaml
-from pretrain.status import Status, actual_status, write_status
+from pretrain.status import Status, actual_status, read_status, write_status
+from pretrain.tracking.record import read_record, state_word
 from slurm.findings import judge_nodes
 from slurm.submission import Attempt, Phase, Submission, exclude_nodes, saved_step
 from slurm.verdict import AGAIN, Verdict, after, before
@@ -119,6 +120,8 @@ def _follow(
         verdict = Verdict(CANCELLED, f"cancelled: {verdict.reason}")
     if verdict.code not in (0, AGAIN):
         return _stop(submission, attempts[-1], phase, verdict)
+    if verdict.code == 0:
+        _send(RunFolder(submission.run))
     word = "finished" if verdict.code == 0 else "again"
     submission.note(replace(attempts[-1], ended=time.time(), verdict=f"{word}: {verdict.reason}"))
     _say(f"{word}: {verdict.reason}")
@@ -138,7 +141,7 @@ def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdi
         if status is not None and verdict.code != CANCELLED:
             if status.state != "failed":
                 write_status(folder, _failed(status, verdict))
-            _send(folder)  # what was told on the way out may have been cut off with the ranks
+            _send(folder)
     except (OSError, UserError) as error:
         _say(f"the run's status cannot be written: {error}")
     _say(f"stopped: {verdict.reason}")
@@ -150,8 +153,11 @@ def _failed(status: Status, verdict: Verdict) -> Status:
 
 
 def _send(folder: RunFolder) -> None:
-    """Tell MLflow, if the run does."""
+    """Tell MLflow how the run ended, if the run does and has not: srun may have cut it off with the ranks."""
     if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
+        return
+    status, told = read_status(folder), next(iter(read_record(folder).servers), None)
+    if status is not None and told is not None and told.state == state_word(status):
         return
     command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
     try:

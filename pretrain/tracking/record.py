@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pretrain.folder import RunFolder, write_atomically
+from pretrain.status import Status
 from pretrain.tracking.redact import redact
 
 LOCAL = "run-folder"
@@ -31,7 +32,7 @@ class Sent:
     artifacts: dict[str, str] = field(default_factory=dict)
     """Content mark of each artifact sent, by its name."""
     state: str = ""
-    """State of the run as sent, with the job's number: "3 finished"."""
+    """State of the run as sent, by `state_word`."""
     error: str | None = None
     """Why nothing could be sent at the last attempt."""
 
@@ -46,6 +47,11 @@ class Record:
         """The entry of a server, a blank one if there is none."""
         name = recorded_name(uri)
         return next((sent for sent in self.servers if sent.uri == name), Sent(name))
+
+
+def state_word(status: Status) -> str:
+    """A job's state as the record has it: `finished (job 3)`."""
+    return f"{status.state} (job {status.job})"
 
 
 def recorded_name(uri: str) -> str:

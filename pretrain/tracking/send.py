@@ -26,6 +26,7 @@ from pretrain.tracking.record import (
     content_mark,
     read_record,
     real_uri,
+    state_word,
     with_error,
     write_sent,
 )
@@ -98,7 +99,7 @@ class Sender:
         if ended:
             self._draw()
         self._send_artifacts(server)
-        if ended and self.sent.state != _word(status):
+        if ended and self.sent.state != state_word(status):
             self._send_end(server, status)
         return ended
 
@@ -168,8 +169,8 @@ class Sender:
         server.delete_empty_twins()
         server.send_tags(_tags(status))
         server.set_status(MLFLOW_STATUS[status.state], int(status.time * 1000))
-        self._note(state=_word(status))
-        log.info("sent everything; the run %s", _word(status))
+        self._note(state=state_word(status))
+        log.info("sent everything; the run %s", state_word(status))
 
     def _note(self, **changes: Any) -> None:
         self.sent = replace(self.sent, **changes, error=None)
@@ -196,10 +197,6 @@ def _tags(status: Status) -> dict[str, str]:
         "exit_code": "" if status.exit_code is None else str(status.exit_code),
         "jobs": str(status.job),
     }
-
-
-def _word(status: Status) -> str:
-    return f"{status.state} (job {status.job})"
 
 
 def _text(value: object) -> str:
