@@ -75,7 +75,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=1000
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=0
-ReturnToService=2
+ReturnToService=1
 SlurmdTimeout=6
 SlurmctldTimeout=10
 InactiveLimit=0

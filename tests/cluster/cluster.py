@@ -92,6 +92,17 @@ class JobUnderTest:
         )
         assert self.step() >= step, self.log
 
+    def until_trains(self) -> None:
+        """Wait for some steps of the present attempt; the journal may hold later ones of one before it."""
+        attempt = self.attempts[-1]
+
+        def has_begun() -> bool:
+            beat = self.beat(0)
+            return beat is not None and beat.time > attempt.began and beat.step >= attempt.step + 5
+
+        wait_until(lambda: has_begun() or not self.state().is_active, f"steps of {self.run.path}")
+        assert has_begun(), self.log
+
     def until_attempt(self, number: int) -> None:
         wait_until(lambda: len(self.attempts) >= number, f"attempt {number} of {self.run.path}")
 
