@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
 from data_tools.tokenizer import Tokenizer
-from evals.perplexity import DEFINITIONS, perplexities
+from evals.perplexity import DEFINITIONS, perplexities, standard_error
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
 from pretrain.config.sections import GptConfig
@@ -39,7 +39,8 @@ class NextToken:
         if totals.tokens != self.data.tokens:
             raise RuntimeError(f"scored {totals.tokens} labels of {self.data.tokens}")
         size = TextSize(*first_decides(world, self._size))
-        return perplexities(totals.nll, self.data.tokens, size)
+        error = standard_error(totals.nll, totals.squares, self.data.tokens)
+        return {**perplexities(totals.nll, self.data.tokens, size), "validation_loss_error": error}
 
     def _size(self) -> Sequence[int]:
         ranges = [

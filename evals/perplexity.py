@@ -11,6 +11,8 @@ from pretrain.errors import HealthError
 
 DEFINITIONS = {
     "validation_loss": "NLL / tokens_scored, in nats",
+    "validation_loss_error": "its standard error, standard deviation / sqrt(tokens_scored), as if tokens "
+    "were independent",
     "token_perplexity": "exp(NLL / tokens_scored)",
     "word_perplexity": "exp(NLL / words)",
     "byte_perplexity": "exp(NLL / bytes)",
@@ -44,6 +46,11 @@ def perplexities(nll: float, tokens: int, size: TextSize) -> dict[str, float]:
         found["bits_per_byte"] = nll / (math.log(2) * size.bytes)
     counts = {"tokens_scored": tokens, "words": size.words, "bytes": size.bytes}
     return {**found, "validation_loss": nll / tokens, **counts}
+
+
+def standard_error(nll: float, squares: float, tokens: int) -> float:
+    """Of the mean loss, from the sums of losses and of their squares."""
+    return math.sqrt(max(0.0, squares / tokens - (nll / tokens) ** 2) / tokens)
 
 
 def _exp(value: float) -> float:

@@ -35,6 +35,15 @@ class Result:
         }
         return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
+    @classmethod
+    def from_json(cls, text: str) -> "Result":
+        """The inverse of `to_json`; raises ValueError or KeyError for anything else."""
+        document = json.loads(text)
+        metrics = {
+            name: math.inf if value == "Infinity" else value for name, value in document["metrics"].items()
+        }
+        return cls(document["checkpoint"], int(document["step"]), metrics, document["spec"])
+
     def show(self, console: Console) -> None:
         """Print every metric with its value and definition, then what was scored."""
         definitions = self.spec["definitions"]
@@ -73,12 +82,17 @@ def require_writable(path: str) -> None:
 
 
 def write_result(path: str, result: Result) -> None:
-    """Write the result as JSON, all of it or nothing.
+    """Write the result as JSON, all of it or nothing; raises as `write_text`."""
+    write_text(path, result.to_json())
+
+
+def write_text(path: str, text: str) -> None:
+    """Write the file of `--json`, all of it or nothing.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
-        write_atomically(Path(path), result.to_json())
+        write_atomically(Path(path), text)
     except OSError as error:
         raise UserError(f"--json {path}: cannot be written: {error.strerror}") from None

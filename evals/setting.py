@@ -4,7 +4,7 @@ What the model is and what it was trained on comes from the checkpoint. The layo
 over: evaluation starts from one rank per replica, and `parallel.*` overrides say otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.schema import nearest_name
-from pretrain.config.sections import CorpusConfig, ParallelConfig
+from pretrain.config.sections import CorpusConfig, ParallelConfig, RnnConfig
 from pretrain.errors import UserError
 
 OVERRIDES = (
@@ -40,21 +40,39 @@ def evaluation_config(
     other_data: `--data` names what is scored, so the config's limits on its own data do not hold. Raises
     UserError with everything that is wrong with the overrides.
     """
-    given = [override.partition("=")[0] for override in overrides]
-    for key in given:
-        if key not in OVERRIDES:
-            meant = nearest_name(key, OVERRIDES)
-            raise UserError(
-                f"{key} has no effect on an evaluation"
-                + (f"; did you mean '{meant}'?" if meant else f"; these have: {', '.join(OVERRIDES)}")
-            )
-        if other_data and key.startswith("data."):
-            raise UserError(f"{key} has no effect with --data; remove one of them")
-    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data)])
+    given = _given(overrides, OVERRIDES, other_data)
+    loaded = read_config(
+        str(path), [*overrides, *_defaults(given, other_data, ParallelConfig().model_dump())]
+    )
     config = _fit_batch(narrow(loaded.config, CorpusConfig, "this evaluation"), world_size)
     if found := violations(config, world_size):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
+
+
+def recurrent_config(path: Path, overrides: Sequence[str], *, other_data: bool) -> RnnConfig:
+    """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides nothing."""
+    given = _given(overrides, [key for key in OVERRIDES if not key.startswith("parallel.")], other_data)
+    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data, {})])
+    config = narrow(loaded.config, RnnConfig, "this evaluation")
+    if found := violations(config, None):
+        raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
+    return config
+
+
+def _given(overrides: Sequence[str], known: Sequence[str], other_data: bool) -> list[str]:
+    """The keys of the overrides; raises UserError for one without effect."""
+    given = [override.partition("=")[0] for override in overrides]
+    for key in given:
+        if key not in known:
+            meant = nearest_name(key, known)
+            raise UserError(
+                f"{key} has no effect on an evaluation"
+                + (f"; did you mean '{meant}'?" if meant else f"; these have: {', '.join(known)}")
+            )
+        if other_data and key.startswith("data."):
+            raise UserError(f"{key} has no effect with --data; remove one of them")
+    return given
 
 
 def _settable(violation: Violation) -> Violation:
@@ -64,10 +82,9 @@ def _settable(violation: Violation) -> Violation:
     return replace(violation, suggestions=remedies)
 
 
-def _defaults(given: Sequence[str], other_data: bool) -> list[str]:
+def _defaults(given: Sequence[str], other_data: bool, layout: Mapping[str, object]) -> list[str]:
     """Overrides that put the checkpoint's layout, and limits that do not hold, back to their defaults."""
-    settings = ParallelConfig().model_dump()
-    defaults = {f"parallel.{key}": value for key, value in settings.items()}
+    defaults: dict[str, object] = {f"parallel.{key}": value for key, value in layout.items()}
     defaults["data.tokenizer"] = None  # the checkpoint carries its own
     if other_data:
         defaults["eval.max_windows"] = None

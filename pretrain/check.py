@@ -12,7 +12,7 @@ from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
-from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, TextConfig
+from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, RnnConfig, TextConfig, TokenConfig
 from pretrain.config.stages import stages, steps_until, tokens_until
 from pretrain.errors import IntegrityError, UserError
 
@@ -39,6 +39,10 @@ def check_command(
 
         labelled = check_labelled_images(loaded, config) if data else None
         rows = list(summary_of_cnn(config, processes, labelled))
+    elif isinstance(config, RnnConfig):
+        from pretrain.rnn.check import summary as summary_of_rnn
+
+        rows = list(summary_of_rnn(config, processes, check_data(loaded) if data else None))
     else:
         training = check_data(loaded) if data else None
         rows = list(_summary(narrow(config, CorpusConfig, "this check"), processes, training))
@@ -58,7 +62,11 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     from pretrain.data.kinds import open_data
     from pretrain.data.sources import open_training
 
-    config = narrow(loaded.config, CorpusConfig, "this check")
+    config: TokenConfig
+    if isinstance(loaded.config, RnnConfig):
+        config = loaded.config
+    else:
+        config = narrow(loaded.config, CorpusConfig, "this check")
     problems: list[tuple[str, UserError]] = []
     for source in config.data.train:
         alone = config.data.model_copy(update={"train": (source,)})

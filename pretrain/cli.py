@@ -8,7 +8,7 @@ Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopp
 import enum
 import errno
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -133,6 +133,15 @@ def evaluate(
     checkpoint: CheckpointPath,
     overrides: Overrides = None,
     processes: Processes = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Score what this file lists (configs/eval).")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every checkpoint of the run that has no score yet.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="As --all, and each new checkpoint until the run has ended.")
+    ] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
     stride: Annotated[
         int | None,
@@ -164,25 +173,22 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a checkpoint: perplexity, accuracy, or the distance of generated images to real ones."""
-    from evals.command import evaluate_command
+    if every and watch:
+        raise UserError("--watch does what --all does; leave out one of them")
+    from evals.command import Command, evaluate_command
     from evals.images.options import ImageOptions
 
-    evaluate_command(
-        checkpoint,
-        processes=processes,
-        json_path=json,
-        stride=stride,
-        data=data or (),
-        images=ImageOptions(
-            extractor=extractor,
-            inception_weights=inception_weights,
-            inception_sha256=inception_sha256,
-            resize=resize.value if resize else None,
-            samples=samples,
-            seed=seed,
-        ),
-        overrides=overrides or (),
+    images = ImageOptions(
+        extractor=extractor,
+        inception_weights=inception_weights,
+        inception_sha256=inception_sha256,
+        resize=resize.value if resize else None,
+        samples=samples,
+        seed=seed,
     )
+    which: Literal["newest", "all", "watch"] = "watch" if watch else "all" if every else "newest"
+    asked = Command(checkpoint, json, stride, tuple(data or ()), images, suite, which, tuple(overrides or ()))
+    evaluate_command(asked, processes)
 
 
 @app.command()
@@ -251,6 +257,14 @@ def generate(
     from pretrain.sampling import checked_sampling
 
     sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
+    if kind == "rnn":
+        if processes is not None or overrides:
+            wrong_here = "--processes" if processes is not None else (overrides or [""])[0]
+            raise UserError(f"{wrong_here} has no effect on a checkpoint of model.kind rnn; remove it")
+        from pretrain.rnn.generate import generate_command as generate_recurrently
+
+        generate_recurrently(checkpoint, prompt, 100 if max_tokens is None else max_tokens, sampling)
+        return
     from pretrain.generate import generate_command
 
     most = 100 if max_tokens is None else max_tokens
@@ -406,6 +420,19 @@ def doctor() -> None:
     from pretrain.doctor import doctor_command
 
     doctor_command()
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
+    plot: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also draw their losses over tokens or images, as PNG.")
+    ] = None,
+) -> None:
+    """Print runs side by side: what they are, how far they came, and how they score."""
+    from pretrain.tracking.compare import compare_command
+
+    compare_command(runs, plot)
 
 
 @app.command()

@@ -197,7 +197,7 @@ def generate_command(
 
     Args:
         checkpoint: as in `generate_texts`.
-        prompts: of several, each is headed by its number.
+        prompts: as in `generate_texts`.
         max_tokens: of a continuation.
         sampling: how to draw.
         processes: ranks to start on this machine.
@@ -213,9 +213,13 @@ def generate_command(
         sys.exit(spawn(command, processes or 1))
     with join_world(place) as world:
         texts = generate_texts(checkpoint, prompts, max_tokens, sampling, world, overrides=overrides)
-        if not world.is_first:
-            return
-        for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
-            if len(prompts) > 1:
-                print(f"=== {number} of {len(prompts)}")
-            print(prompt + text)
+        if world.is_first:
+            show(prompts, texts)
+
+
+def show(prompts: Sequence[str], texts: Sequence[str]) -> None:
+    """Print each prompt with its continuation; of several, each is headed by its number."""
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
+        if len(prompts) > 1:
+            print(f"=== {number} of {len(prompts)}")
+        print(prompt + text)

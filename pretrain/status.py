@@ -73,3 +73,9 @@ def actual_status(folder: RunFolder) -> Status | None:
         "reason": "the job is gone without a word (killed, or its machine is down)",
     }
     return Status(**(asdict(latest) | crashed))
+
+
+def is_over(folder: RunFolder) -> bool:
+    """Whether no job of the run writes another checkpoint; one that was stopped may be requeued."""
+    status = actual_status(folder)
+    return status is not None and status.state in ("finished", "failed")

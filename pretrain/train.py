@@ -27,7 +27,7 @@ from pretrain.checkpoint import (
 )
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, TextConfig
+from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, RnnConfig, TextConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.folder import RunFolder
 from pretrain.gate import Gate, Interrupted
@@ -112,6 +112,10 @@ def build_trainer(config: Config, world: World, gate: Gate) -> AnyTrainer:
         from pretrain.cnn_trainer import CnnTrainer
 
         return CnnTrainer(config, world, gate)
+    if isinstance(config, RnnConfig):
+        from pretrain.rnn_trainer import RnnTrainer
+
+        return RnnTrainer(config, world, gate)
     raise TypeError(type(config).__name__)
 
 

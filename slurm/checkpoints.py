@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.folder import RunFolder
-from pretrain.status import actual_status
-
-OVER = ("finished", "failed")
-"""States of a run after which no job of it writes a checkpoint. One that was stopped may be requeued."""
+from pretrain.status import is_over
 
 
 def next_checkpoint(run: RunFolder, scored: Path) -> Path | None:
@@ -25,14 +22,14 @@ def next_checkpoint(run: RunFolder, scored: Path) -> Path | None:
 def main(arguments: Sequence[str]) -> int:
     """See above; the exit code."""
     run, scored = RunFolder(arguments[0]), Path(arguments[1]) / "scored"
-    status = actual_status(run)  # before the look, so that the last checkpoint is not missed
+    over = is_over(run)  # before the look, so that the last checkpoint is not missed
     found = next_checkpoint(run, scored)
     if found is not None:
         with open(scored, "a") as file:
             file.write(f"{found.name}\n")
         print(found)
         return 0
-    return 1 if status is not None and status.state in OVER else 0
+    return 1 if over else 0
 
 
 if __name__ == "__main__":

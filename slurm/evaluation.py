@@ -43,6 +43,7 @@ def submit_evaluation(
     job = read_job(EvaluationJob, path, overrides, cluster, ("chain",))
     if after is not None and job.evaluation.run is not None:
         raise UserError(f"--after {after}: evaluation.run names {job.evaluation.run} already; leave out one")
+    _refuse_beside_suite(path, job.evaluation)
     name = after or job.evaluation.run
     if name is None:
         raise UserError(f"{path}: name the run to evaluate: --after RUN, or evaluation.run")
@@ -81,10 +82,20 @@ def _evaluation_script(job: EvaluationJob, run: RunFolder, folder: Path) -> Eval
     )
 
 
+def _refuse_beside_suite(path: str, evaluation: EvaluationSection) -> None:
+    """A suite's tasks say themselves what they score."""
+    given = [name for name in ("data", *OPTIONS) if getattr(evaluation, name) not in (None, ())]
+    if evaluation.suite is not None and given:
+        raise UserError(
+            f"{path}: evaluation.{given[0]} has no effect with evaluation.suite, whose tasks say it"
+        )
+
+
 def _evaluation_options(evaluation: EvaluationSection) -> tuple[str, ...]:
     given = {name: getattr(evaluation, name) for name in OPTIONS}
     options = (f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None)
-    return (*options, *(f"--data={path}" for path in evaluation.data))
+    suite = () if evaluation.suite is None else (f"--suite={evaluation.suite}",)
+    return (*suite, *options, *(f"--data={path}" for path in evaluation.data))
 
 
 def _running_job(run: RunFolder) -> str | None:

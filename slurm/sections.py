@@ -88,6 +88,8 @@ class EvaluationSection(Section):
     """Run directory; null: that of --after."""
     every_checkpoint: bool = False
     """Score every new checkpoint while the run goes on, not the newest alone once it has ended."""
+    suite: PathText | None = None
+    """File that lists what to score (configs/eval); null: what `pretrain eval` scores without one."""
     data: Annotated[tuple[PathText, ...], BeforeValidator(_one_or_more)] = ()
     """Shards to score in place of the run's validation data; one directory, or a list."""
     stride: Count | None = None

@@ -1,5 +1,6 @@
 """The accuracy of a classifier of images, on its validation images or others."""
 
+import math
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from pretrain.launch import World
 
 DEFINITIONS = {
     "accuracy": "share of images whose likeliest class is theirs",
+    "accuracy_error": "its standard error, sqrt(p (1 - p) / n)",
     "validation_loss": "mean cross-entropy in nats per image",
     "images_scored": "images of all directories, each once",
 }
@@ -49,6 +51,7 @@ def evaluate_classifier(
             scores += score_images(saved.classifier, source, world, progress.advance)
     metrics = {
         "accuracy": scores.accuracy,
+        "accuracy_error": math.sqrt(scores.accuracy * (1 - scores.accuracy) / scores.images),
         "validation_loss": scores.mean_loss,
         "images_scored": scores.images,
     }

@@ -11,6 +11,7 @@ from pretrain.config.sections import (
     Config,
     DescentConfig,
     GptConfig,
+    RnnConfig,
     TextConfig,
     TextModelConfig,
 )
@@ -100,7 +101,7 @@ def data_parallel_size(config: Config, world_size: int) -> int | None:
     return size if size and not rest else None
 
 
-def micro_batches(config: TextConfig | CnnConfig, data_parallel: int) -> int | None:
+def micro_batches(config: TextConfig | CnnConfig | RnnConfig, data_parallel: int) -> int | None:
     """Micro-batches per replica and step (gradient accumulation); None where the batch does not divide."""
     count, rest = divmod(config.batch.global_size, config.batch.micro_size * data_parallel)
     return None if rest else count

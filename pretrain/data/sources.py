@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
-from pretrain.config.sections import CorpusConfig
+from pretrain.config.sections import TokenConfig
 from pretrain.data.batch import Row
 from pretrain.data.split import cut_position
 from pretrain.errors import UserError
@@ -39,7 +39,7 @@ class TokenRange:
         return Row(sample_id, self.reader.read(start, stop), starts, score_from, self.path, start)
 
 
-def open_training(config: CorpusConfig) -> tuple[TokenRange, ...]:
+def open_training(config: TokenConfig) -> tuple[TokenRange, ...]:
     """The training part of every source in `data.train`.
 
     Raises UserError when a source is shorter than one sequence or has another tokenizer; lets the reader's
@@ -58,7 +58,7 @@ def open_training(config: CorpusConfig) -> tuple[TokenRange, ...]:
 
 
 def open_validation(
-    config: CorpusConfig, tokenizer_fingerprint: str | None = None
+    config: TokenConfig, tokenizer_fingerprint: str | None = None
 ) -> tuple[TokenRange, ...] | None:
     """The validation sources of a config: `data.validation`, or the held-out ends, or None if it has neither.
 
@@ -90,7 +90,7 @@ def open_whole(paths: Sequence[str], tokenizer_fingerprint: str, key: str) -> tu
     return tuple(TokenRange(reader.path, reader, 0, len(reader)) for reader in readers)
 
 
-def _training_part(reader: ShardReader, config: CorpusConfig) -> TokenRange:
+def _training_part(reader: ShardReader, config: TokenConfig) -> TokenRange:
     if config.data.validation_fraction is None:
         return TokenRange(reader.path, reader, 0, len(reader))
     cut = cut_position(
@@ -103,7 +103,7 @@ def _training_part(reader: ShardReader, config: CorpusConfig) -> TokenRange:
     return TokenRange(reader.path, reader, 0, cut)
 
 
-def _open(config: CorpusConfig) -> list[ShardReader]:
+def _open(config: TokenConfig) -> list[ShardReader]:
     """Readers of `data.train`, all with the same tokenizer."""
     readers = [_reader(source.path, "data.train") for source in config.data.train]
     if config.data.tokenizer is None:

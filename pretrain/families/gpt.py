@@ -23,6 +23,8 @@ class GptTotals(Totals):
     """Nats."""
     tokens: float
     """Labels scored."""
+    squares: float
+    """Squared losses, for the standard error."""
 
     @property
     def loss(self) -> float:
@@ -89,4 +91,5 @@ class GptFamily(Family[Batch, LocalBatch]):
         """Where `loss_mask` says so."""
         counts = local.loss_mask > 0
         masked = torch.where(counts, output.float(), 0.0)
-        return masked.sum()[None], torch.stack([masked.detach().double().sum(), counts.double().sum()])
+        exact = masked.detach().double()
+        return masked.sum()[None], torch.stack([exact.sum(), counts.double().sum(), exact.square().sum()])

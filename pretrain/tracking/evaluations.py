@@ -43,6 +43,14 @@ def log_evaluation(
     Raises:
         UserError: no run; a metric's name that MLflow does not take; the folder cannot be written.
     """
+    record_evaluation(run, step, metrics, artifacts)
+    return send_evaluations(run)
+
+
+def record_evaluation(
+    run: str | Path, step: int, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()
+) -> None:
+    """As `log_evaluation`, without sending."""
     folder = RunFolder(run)
     folder.require_run()
     for name, value in metrics.items():
@@ -61,7 +69,11 @@ def log_evaluation(
         journal.close()
     except OSError as error:
         raise UserError(f"{folder.path}: the evaluation cannot be recorded: {error}") from None
-    return _send(folder)
+
+
+def send_evaluations(run: str | Path) -> bool:
+    """Send what is recorded; whether MLflow has it now, as `log_evaluation`."""
+    return _send(RunFolder(run))
 
 
 def log_picture(run: str | Path, picture: Path, name: str | None = None) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from evals.command import evaluate
+from evals.evaluate import evaluate
 from pretrain.launch import World, join_world
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data_tools.images.reader import ImageReader
-from evals.command import evaluate
+from evals.evaluate import evaluate
 from evals.images.extractors import open_extractor
 from evals.images.generated import Comparison, compare
 from evals.images.options import ImageOptions

@@ -69,7 +69,7 @@ def test_a_limit_shorter_than_a_checkpoint_interval_is_refused(tmp_path: Path) -
     assert any("nodes must see it" in doubt for doubt in doubts(loaded.config, Tasks(2, 1), run))
 
 
-def test_each_file_is_taken_for_what_it_is(tmp_path: Path) -> None:
+def test_each_file_is_taken_for_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="--after runs/x: is for an evaluation"):
         submit(tmp_path, after="runs/x")
     evaluation, build = (
@@ -80,6 +80,11 @@ def test_each_file_is_taken_for_what_it_is(tmp_path: Path) -> None:
         submit_command(str(evaluation), (), None, None, dry_run=True)
     with pytest.raises(UserError, match="does not exist"):
         submit_command(str(evaluation), (), None, str(tmp_path / "no"), dry_run=False)
+    with pytest.raises(UserError, match=r"evaluation\.stride has no effect with evaluation\.suite"):
+        asked = ("evaluation.suite=a.yaml", "evaluation.stride=4")
+        submit_command(str(evaluation), asked, None, "runs/x", dry_run=True)
+    submit_command(str(evaluation), ("evaluation.suite=a.yaml",), None, "runs/x", dry_run=True)
+    assert 'pretrain eval "$1" --suite=a.yaml' in capsys.readouterr().out
     with pytest.raises(UserError, match=r"slurm.nodes: has no effect on this job"):
         submit_command(str(build), ("slurm.nodes=2",), None, None, dry_run=True)
     with pytest.raises(UserError, match="did you mean 'output'"):

@@ -12,6 +12,7 @@ from pretrain.config.rules import (
     finetune,
     gan,
     loss_health,
+    replicas,
     schedule,
     service,
     sources,
@@ -26,6 +27,7 @@ from pretrain.config.sections import (
     Config,
     GanConfig,
     GptConfig,
+    RnnConfig,
     TaggerConfig,
 )
 
@@ -50,7 +52,8 @@ RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
         GptConfig: _CORPUS,
         BertConfig: (*_CORPUS, *bert_data.RULES),
         GanConfig: (*gan.RULES, *sources.TRAINING, *service.RULES),
-        CnnConfig: (*cnn.RULES, *sources.RULES, *_DESCENT),
+        CnnConfig: (*replicas.RULES, *cnn.RULES, *sources.RULES, *_DESCENT),
+        RnnConfig: (*replicas.RULES, *corpus.RULES, *sources.RULES, *_DESCENT),
         ClassifierConfig: _FINETUNE,
         TaggerConfig: _FINETUNE,
     }

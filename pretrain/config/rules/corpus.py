@@ -2,14 +2,14 @@
 
 from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.rules.sources import trained_on
-from pretrain.config.sections import CorpusConfig
+from pretrain.config.sections import TokenConfig
 
 
-def _no_validation(setup: Setup[CorpusConfig]) -> bool:
+def _no_validation(setup: Setup[TokenConfig]) -> bool:
     return setup.config.data.validation is None and setup.config.data.validation_fraction is None
 
 
-RULES: tuple[Rule[CorpusConfig], ...] = (
+RULES: tuple[Rule[TokenConfig], ...] = (
     unless(
         "one way of validating",
         "data.validation_fraction",

@@ -3,9 +3,9 @@
 from pathlib import PurePosixPath
 
 from pretrain.config.rule import Rule, Setup
-from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, Source
+from pretrain.config.sections import CnnConfig, GanConfig, Source, TokenConfig
 
-SourcedConfig = CorpusConfig | CnnConfig
+SourcedConfig = TokenConfig | CnnConfig
 
 
 def _same(path: str) -> str:
@@ -28,7 +28,7 @@ def trained_on(setup: Setup[SourcedConfig]) -> list[str]:
     return [source.path for source in setup.config.data.validation or () if _same(source.path) in train]
 
 
-TRAINING: tuple[Rule[CorpusConfig | CnnConfig | GanConfig], ...] = (
+TRAINING: tuple[Rule[SourcedConfig | GanConfig], ...] = (
     Rule(
         name="one source has no weight",
         key="data.train",

@@ -42,6 +42,7 @@ from pretrain.config.sections.gan import (
 from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfig
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.loss_health import LossHealthConfig
+from pretrain.config.sections.rnn import RnnBatchConfig, RnnConfig, RnnModelConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
 from pretrain.config.sections.slurm import SlurmConfig
 from pretrain.config.sections.source import Source
@@ -64,9 +65,13 @@ KINDS: Mapping[str, type[Config]] = MappingProxyType(
         "bert-tagger": TaggerConfig,
         "gan": GanConfig,
         "cnn": CnnConfig,
+        "rnn": RnnConfig,
     }
 )
 """`model.kind` -> what a config of that kind holds."""
+
+TokenConfig = CorpusConfig | RnnConfig
+"""What reads token shards."""
 
 __all__ = [
     "KINDS",
@@ -109,6 +114,9 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "RnnBatchConfig",
+    "RnnConfig",
+    "RnnModelConfig",
     "RunConfig",
     "ScheduleConfig",
     "Section",
@@ -121,5 +129,6 @@ __all__ = [
     "TextDataConfig",
     "TextEvalConfig",
     "TextModelConfig",
+    "TokenConfig",
     "TrackingConfig",
 ]

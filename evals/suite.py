@@ -1,0 +1,170 @@
+"""What a suite lists: the tasks of `configs/eval/*.yaml`, each with the options that it has an effect on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from evals.images.options import ImageOptions
+from pretrain.config.load import read_section
+from pretrain.config.node import ConfigError, Place, Problem
+from pretrain.config.sections import Section
+from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathText
+from pretrain.errors import UserError
+
+TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"perplexity": ("gpt", "rnn"), "masked": ("bert",), "accuracy": ("cnn",), "images": ("gan",)}
+)
+"""Task -> the kinds of models that it is for."""
+_OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "perplexity": ("data", "stride", "max_windows"),
+        "masked": ("data", "max_windows"),
+        "accuracy": ("data",),
+        "images": (
+            *("data", "extractor", "inception_weights", "inception_sha256", "resize", "samples", "seed"),
+        ),
+    }
+)
+_PATHS = ("extractor", "inception_weights")
+
+
+def _paths(value: Any) -> Any:
+    """One path, or a list of them, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _label(text: str) -> str:
+    if not all(letter.isalnum() or letter in "_-." for letter in text):
+        raise ValueError("is part of the names of metrics: letters, digits, '_', '-' and '.' only")
+    return text
+
+
+def _tasks(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError("must be a list of one or more tasks such as [{task: perplexity}]")
+    return tuple(value)
+
+
+class Entry(Section):
+    """One thing to score. Keys that are left out are as for `pretrain eval` without its options."""
+
+    task: Literal["perplexity", "masked", "accuracy", "images"]
+    """perplexity: of a GPT or a recurrent model. masked: accuracies of a BERT. accuracy: of a classifier of
+    images. images: distances of a GAN's images to real ones."""
+    name: Annotated[Name, AfterValidator(_label)] | None = None
+    """Stands before the names of its metrics, as in `wiki/token_perplexity`; null: nothing does."""
+    data: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
+    """Shard directories; none: the run's validation data."""
+    stride: Count | None = None
+    """perplexity: tokens that a window moves on; null: a whole sequence."""
+    max_windows: Count | None = None
+    """perplexity, masked: score the first this many sequences of each source of the run's validation data;
+    null: as many as the run's `eval.max_windows` says. Not with `data`, which is scored whole."""
+    extractor: PathText | None = None
+    """images: run of a classifier whose features to compare."""
+    inception_weights: PathText | None = None
+    """images: TorchScript file of Inception."""
+    inception_sha256: Name | None = None
+    """images: what that file's SHA-256 must be."""
+    resize: Literal["file", "antialias"] | None = None
+    """images: who resizes them for Inception; null: its file."""
+    samples: Count | None = None
+    """images: how many to generate; null: as many as real ones."""
+    seed: int | None = Field(None, ge=0, le=LARGEST_COUNT)
+    """images: seed of the generated ones; null: 1234."""
+
+    @property
+    def images(self) -> ImageOptions:
+        """The options about images."""
+        return ImageOptions(**{each.name: getattr(self, each.name) for each in fields(ImageOptions)})
+
+    @property
+    def overrides(self) -> list[str]:
+        """The options that are keys of a config."""
+        return [] if self.max_windows is None else [f"eval.max_windows={self.max_windows}"]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Everything that it reads beside the run."""
+        return (*self.data, *(value for name in _PATHS if (value := getattr(self, name)) is not None))
+
+    def metric(self, name: str) -> str:
+        """What a metric of this entry is called in MLflow."""
+        return name if self.name is None else f"{self.name}/{name}"
+
+
+class SuiteFile(Section):
+    """A file of `configs/eval`."""
+
+    tasks: Annotated[tuple[Entry, ...], BeforeValidator(_tasks)]
+    """What to score."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to score, and where that is written."""
+
+    path: str | None
+    """None: on the command line."""
+    entries: tuple[Entry, ...]
+
+    def misfit(self, kind: str) -> str | None:
+        """Why a checkpoint of a kind cannot be scored with this suite; None if it can."""
+        for number, entry in enumerate(self.entries, start=1):
+            if kind not in TASKS[entry.task]:
+                fits = [task for task, kinds in TASKS.items() if kind in kinds]
+                return (
+                    f"{self.path}: task {number}, {entry.task}, is for model.kind "
+                    f"{' or '.join(TASKS[entry.task])}, not {kind}"
+                    + (f"; for {kind} there is {' and '.join(fits)}" if fits else "")
+                )
+        return None
+
+
+def load_suite(path: str) -> Suite:
+    """Read a suite.
+
+    Raises:
+        ConfigError: everything that is wrong with it, at once.
+    """
+    file, sources = read_section(SuiteFile, path)
+    place = sources["tasks"]
+    problems = [problem for entry in _numbered(file) for problem in _useless(*entry, place)]
+    seen: dict[tuple[str | None, str], str] = {}
+    for key, entry in _numbered(file):
+        metrics = (entry.name, "" if entry.name else entry.task)
+        if metrics in seen:
+            text = f"has the name of {seen[metrics]}; their metrics would be mixed up: give each a `name`"
+            problems.append(Problem(place, key, text))
+        seen[metrics] = key
+    if problems:
+        raise ConfigError(problems)
+    return Suite(path, file.tasks)
+
+
+def only_task(kind: str) -> Suite:
+    """What `pretrain eval` scores of a kind when no suite is given; raises UserError if there is nothing."""
+    found = [task for task, kinds in TASKS.items() if kind in kinds]
+    if not found:
+        known = ", ".join(name for kinds in TASKS.values() for name in kinds)
+        raise UserError(f"pretrain eval scores no {kind}; it scores: {known}")
+    return Suite(None, (Entry.model_validate({"task": found[0]}),))
+
+
+def _numbered(file: SuiteFile) -> list[tuple[str, Entry]]:
+    return [(f"tasks.{number}", entry) for number, entry in enumerate(file.tasks)]
+
+
+def _useless(key: str, entry: Entry, place: Place) -> list[Problem]:
+    """Options without effect."""
+    given = entry.model_fields_set - {"task", "name"}
+    useless = sorted(name for name in given if name not in _OPTIONS[entry.task] and getattr(entry, name))
+    found = [
+        Problem(place, f"{key}.{name}", f"has no effect on task {entry.task}; remove it") for name in useless
+    ]
+    if entry.data and entry.max_windows is not None:
+        found.append(Problem(place, f"{key}.max_windows", "has no effect with data; remove one of them"))
+    return found

@@ -1,0 +1,190 @@
+"""What one step of a run is whose every rank holds the whole model: batches in, gradients, a verdict, an
+update out.
+
+Everything that decides the next step is in the checkpoint or follows from the step number: samples are a
+function of it. So a resumed run is the uninterrupted one. Ranks share the samples of a step.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import Module
+
+from pretrain.any_trainer import StepResult
+from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.config import derived
+from pretrain.config.sections import CnnConfig, RnnConfig
+from pretrain.gate import Gate
+from pretrain.health.judge import judge, refuse_nonfinite, require_rollbacks_left
+from pretrain.health.pulse import Phase
+from pretrain.health.replicas import ReplicaCheck
+from pretrain.health.spikes import Memory
+from pretrain.launch import World
+from pretrain.replicated_adamw import ReplicatedAdamW
+from pretrain.schedule import learning_rate
+
+C = TypeVar("C", CnnConfig, RnnConfig)
+B = TypeVar("B")
+"""A micro-batch."""
+
+log = logging.getLogger(__name__)
+
+
+class ReplicaTrainer(ABC, Generic[C, B]):
+    """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
+
+    UNIT: str
+    """What a run counts: images or tokens."""
+
+    def __init__(self, config: C, world: World, gate: Gate | None, model: Module) -> None:
+        self.config: C = config
+        self.world = world
+        self.gate = gate or Gate(world)
+        self.optimizer = ReplicatedAdamW(config.optimizer, model, world)
+        micro_batches = derived.micro_batches(config, world.size)
+        assert micro_batches is not None, "the rules between keys let no other batch through"
+        self.micro_batches = micro_batches
+        self.memory = Memory()
+        self._replica_check = ReplicaCheck(world)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of the training data."""
+
+    @property
+    @abstractmethod
+    def units(self) -> int:
+        """Images or tokens of a step, which are as many labels."""
+
+    @abstractmethod
+    def batch(self, position: int, micro_batch: int) -> B:
+        """This rank's micro-batch of global batch `position`."""
+
+    @abstractmethod
+    def losses(self, batch: B, micro_batch: int) -> Tensor:
+        """The sum of the losses of a micro-batch, in nats."""
+
+    def step(self, step: int) -> StepResult:
+        """Optimizer step `step`, counted from 0.
+
+        Raises:
+            HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
+                before the step then.
+        """
+        size = self.config.batch.global_size
+        first = self.memory.first_sample(step, size)
+        batches = self.gate.fetch(lambda: self.batches(first // size))
+        loss, norm = self._backward(batches)
+        verdict = judge(self.config, self.memory, loss, norm)
+        rate = learning_rate(self.config, step)
+        if verdict.update:
+            self.gate.mark(Phase.UPDATE)
+            self.optimizer.update(rate, norm)
+        window = derived.spike_window(self.config)
+        self.memory = self.memory.after(loss, updated=verdict.update, window=window)
+        if not verdict.finite:
+            what = (
+                f"step {step + 1} (samples {first} to {first + size - 1}): loss {loss}, gradient norm {norm}"
+            )
+            refuse_nonfinite(self.config, self.memory, what)
+        metrics = {"loss": loss, "grad_norm": norm, "lr": rate, self.UNIT: (step + 1) * self.units}
+        if self.memory.rollbacks:
+            metrics["rollbacks"] = self.memory.rollbacks
+        return StepResult(loss, metrics, self.units, verdict.update, verdict.spike)
+
+    def batches(self, position: int) -> list[B]:
+        """This rank's micro-batches of global batch `position`."""
+        return [self.batch(position, index) for index in range(self.micro_batches)]
+
+    def _backward(self, batches: Sequence[B]) -> tuple[float, float]:
+        """Mean loss of a global batch and the norm of its gradient, left in the parameters."""
+        self.optimizer.forget_gradients()
+        total = torch.zeros((), dtype=torch.float64)
+        for index, batch in enumerate(batches):
+            losses = self.losses(batch, index)
+            (losses / self.units).backward()  # type: ignore[no-untyped-call]
+            total += losses.detach().double().cpu()
+        self.gate.reduce()
+        dist.all_reduce(total)
+        return float(total) / self.units, self.optimizer.reduce()
+
+    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
+        """Images or tokens per second of the whole world."""
+        return {f"{self.UNIT}_per_second": result.units / seconds}
+
+    @abstractmethod
+    def validate(self, step: int) -> dict[str, float] | None:
+        """The journal's line of a validation after `step` steps; None where the config has none."""
+
+    def check_replicas(self, step: int) -> None:
+        """Compare what ranks share after `step` steps; raises HealthError naming what differs."""
+        self._replica_check(step, self.pieces())
+
+    @property
+    def may_roll_back(self) -> bool:
+        """With health.on_spike: rollback."""
+        return self.config.health.on_spike == "rollback"
+
+    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
+        """Go back to a checkpoint and jump over the samples up to step `spike`, from 0; returns steps done.
+
+        Raises HealthError after `health.max_rollbacks` rollbacks.
+        """
+        before = self.memory
+        require_rollbacks_left(self.config, before, spike)
+        done = self.load(checkpoint)
+        self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
+        skipped = self.memory.skipped[-1]
+        log.warning(
+            "rolled back to %s; samples %d to %d are jumped over",
+            checkpoint.path,
+            skipped.first,
+            skipped.stop - 1,
+        )
+        return done
+
+    def pieces(self) -> Iterator[Piece]:
+        """Every tensor that a checkpoint holds, this rank's parts."""
+        return self.optimizer.pieces()
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says beside its tensors."""
+        return {
+            "step": step,
+            self.UNIT: step * self.units,
+            "updates": self.optimizer.updates,
+            "data_fingerprint": self.fingerprint,
+            "health": self.memory.to_json(),
+        }
+
+    def files(self) -> dict[str, Path]:
+        """None."""
+        return {}
+
+    def load(self, checkpoint: Checkpoint) -> int:
+        """Take over weights, optimizer state and step; returns the steps done.
+
+        Raises:
+            UserError: it is of another model or other data.
+        """
+        checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
+        checkpoint.require_all_read(piece.key for piece in self.pieces())
+        checkpoint.load(self.pieces())
+        self.optimizer.set_updates(int(checkpoint.state["updates"]))
+        self.memory = Memory.from_json(checkpoint.state["health"])
+        return checkpoint.step
+
+    def facts(self) -> dict[str, str]:
+        """What the run's status and MLflow's tags say beside the config."""
+        return {
+            "layout": f"DP{self.world.size}" if self.world.size > 1 else "one process",
+            "device": self.world.device.type,
+            "data_fingerprint": self.fingerprint,
+        }

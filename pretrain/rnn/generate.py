@@ -1,0 +1,58 @@
+"""Text from a recurrent model: each token is read once, and the state is all that is kept of it."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from pretrain.checkpoint import resolve
+from pretrain.errors import UserError
+from pretrain.generate import choose, show
+from pretrain.launch import join_world
+from pretrain.models.rnn import Rnn
+from pretrain.rnn.saved import load_rnn
+from pretrain.sampling import SEEDS, Sampling
+
+
+@torch.no_grad()
+def generate(model: Rnn, prompt: list[int], eod: int, max_tokens: int, sampling: Sampling) -> Iterator[int]:
+    """Draw tokens until the end of the document or `max_tokens`.
+
+    A text begins as a document does: after the end of another.
+    """
+    generator = torch.Generator().manual_seed(sampling.seed)
+    state_1LC = model.no_state(1)
+    read = [eod, *prompt]
+    for _ in range(max_tokens):
+        tokens_1S = torch.tensor([read], device=state_1LC.device)
+        logits_1SV, state_1LC = model(tokens_1S, state_1LC)
+        token = choose(logits_1SV[0, -1], sampling, generator)
+        if token == eod:
+            return
+        read = [token]
+        yield token
+
+
+def generate_command(checkpoint: str, prompts: Sequence[str], max_tokens: int, sampling: Sampling) -> None:
+    """`pretrain generate`: print each prompt and its continuation; prompt i is drawn with seed + i.
+
+    Raises:
+        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large.
+    """
+    if not 0 <= sampling.seed <= SEEDS - len(prompts):
+        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - len(prompts)}")
+    with join_world() as world:
+        if world.size > 1:
+            raise UserError(f"an rnn generates in one process, not as one of {world.size} ranks")
+        saved = load_rnn(resolve(checkpoint, lambda line: print(line, file=sys.stderr)), world.device)
+        texts = []
+        for number, prompt in enumerate(prompts):
+            try:
+                ids = saved.tokenizer.encode(prompt)
+            except UserError as error:
+                raise UserError(f"--prompt {prompt!r}: {error}") from None
+            own = replace(sampling, seed=sampling.seed + number)
+            drawn = generate(saved.model, ids, saved.tokenizer.eod_id, max_tokens, own)
+            texts.append(saved.tokenizer.decode(list(drawn)))
+    show(prompts, texts)

@@ -1,0 +1,82 @@
+"""The loss of a recurrent model on text: the one function behind validation and `pretrain eval`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.data.streams import LaneData, StreamBatch
+from pretrain.launch import World
+from pretrain.models.cross_entropy import cross_entropy_in_place
+from pretrain.models.rnn import Rnn
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """Losses of next tokens, summed."""
+
+    nll: float
+    """Nats."""
+    tokens: int
+    squares: float
+    """Squared losses, for the standard error."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nll / self.tokens
+
+
+def losses(model: Rnn, batch: StreamBatch, state_BLC: Tensor) -> tuple[Tensor, Tensor]:
+    """Read a batch.
+
+    Args:
+        model: on its device.
+        batch: on the CPU.
+        state_BLC: after the batch before; rows that are fresh start without one.
+
+    Returns:
+        Negative log-likelihood of each label, [B, S] float32, 0 where it does not count, and the state after
+        the last token.
+    """
+    device = state_BLC.device
+    state_BLC = state_BLC.masked_fill(batch.fresh.to(device)[:, None, None], 0)
+    tokens, labels, counts = (
+        part.to(device) for part in (batch.batch.tokens, batch.batch.labels, batch.batch.loss_mask)
+    )
+    logits_BSV, after_BLC = model(tokens, state_BLC)
+    found = cross_entropy_in_place(logits_BSV.flatten(0, 1), labels.flatten()).view(labels.shape)
+    return found * counts, after_BLC
+
+
+@torch.no_grad()
+def score_lanes(
+    model: Rnn,
+    data: LaneData,
+    world: World,
+    micro_size: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> NextTokens:
+    """Loss of every label of `data`, each once, over all ranks together; the same on every rank.
+
+    Args:
+        model: on its device.
+        data: the same on every rank.
+        world: all its ranks call this together.
+        micro_size: lanes that are read together.
+        advance: told the number of batches done on this rank, for a progress bar.
+    """
+    was_training = model.training
+    model.eval()
+    state = model.no_state(micro_size)
+    total = torch.zeros(3, dtype=torch.float64)
+    for batch in data.micro_batches(world.rank, world.size, micro_size):
+        found, state = losses(model, batch, state)
+        exact = found.double().cpu()
+        total += torch.stack([exact.sum(), batch.batch.loss_mask.double().sum(), exact.square().sum()])
+        advance(1)
+    model.train(was_training)
+    dist.all_reduce(total)
+    return NextTokens(float(total[0]), int(total[1]), float(total[2]))

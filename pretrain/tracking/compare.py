@@ -1,0 +1,180 @@
+"""`pretrain compare RUN...`: runs side by side, from what lies in their folders; needs no server."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pretrain.compatible import flatten
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder, read_yaml
+from pretrain.status import actual_status
+from pretrain.tracking.journal import Entry, curve, read
+from pretrain.tracking.plot import running_mean, thin
+
+NONE = "-"
+UNITS = ("tokens", "images")
+OWN = ("run.dir", "tracking.", "slurm.", "checkpoint.")
+"""Keys that say nothing of what was trained."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says."""
+
+    name: str
+    config: Mapping[str, Any]
+    """Dotted key -> value."""
+    state: str
+    journal: Sequence[Entry]
+    evaluations: Mapping[str, tuple[int, float]]
+    """Metric -> its last step and the value there."""
+
+    @property
+    def unit(self) -> str | None:
+        """What it counts: tokens or images."""
+        return next(
+            (unit for unit in ("tokens", "images") if any(unit in line for line in self.journal)), None
+        )
+
+    def last(self, name: str) -> float | None:
+        """The last value of a metric of the journal."""
+        return next((line[name] for line in reversed(self.journal) if name in line), None)
+
+    def best(self, name: str) -> float | None:
+        """The smallest value of a metric of the journal."""
+        return min((value for _, value in curve(list(self.journal), name)), default=None)
+
+
+def compare_command(paths: Sequence[str], plot: str | None) -> None:
+    """Print, and draw where `plot` names a file.
+
+    Raises:
+        UserError: one of them is no run; the picture cannot be written.
+        IntegrityError: a journal is damaged.
+    """
+    runs = _named([_read(path) for path in paths])
+    if plot is not None and not Path(plot).absolute().parent.is_dir():
+        raise UserError(f"--plot {plot}: its folder {Path(plot).absolute().parent} does not exist")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for run in runs:
+        table.add_column(run.name, justify="right", overflow="fold")
+    for title, cells in _rows(runs):
+        table.add_row(title, *cells)
+    Console(soft_wrap=True).print(table)
+    if plot is not None:
+        draw(runs, Path(plot))
+        print(f"drawn: {plot}")
+
+
+def _read(path: str) -> Run:
+    folder = RunFolder(path)
+    folder.require_run()
+    status = actual_status(folder)
+    lines = read(folder.evaluations) if folder.evaluations.exists() else []
+    evaluations: dict[str, tuple[int, float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in ("step", "time") and line["step"] >= evaluations.get(name, (-1, 0.0))[0]:
+                evaluations[name] = (int(line["step"]), value)
+    return Run(
+        folder.path.name,
+        flatten(read_yaml(folder.resolved)),
+        status.state if status else "not started",
+        read(folder.metrics) if folder.metrics.exists() else [],
+        evaluations,
+    )
+
+
+def _named(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose folders have one name are told apart by a number."""
+    names = [run.name for run in runs]
+    return [
+        run if names.count(run.name) == 1 else replace(run, name=f"{run.name} ({number})")
+        for number, run in enumerate(runs, start=1)
+    ]
+
+
+def _rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    rows = [("state", [run.state for run in runs])]
+    for name in ("step", *UNITS):
+        rows.append((name, [_number(run.last(name)) for run in runs]))
+    for name in ("loss", "validation_loss"):
+        rows.append((f"last {name}", [_number(run.last(name)) for run in runs]))
+    best = [
+        min((value for _, value in curve(list(run.journal), "validation_loss")), default=None) for run in runs
+    ]
+    rows.append(("best validation_loss", [_number(value) for value in best]))
+    for metric in sorted({name for run in runs for name in run.evaluations}):
+        found = [run.evaluations.get(metric) for run in runs]
+        rows.append((metric, [_scored(run, each) for run, each in zip(runs, found, strict=True)]))
+    for key in dict.fromkeys(key for run in runs for key in run.config):
+        values = [run.config.get(key, NONE) for run in runs]
+        if not key.startswith(OWN) and any(value != values[0] for value in values):
+            rows.append((key, [NONE if value is None else str(value) for value in values]))
+    return [(title, cells) for title, cells in rows if any(cell != NONE for cell in cells)]
+
+
+def _scored(run: Run, found: tuple[int, float] | None) -> str:
+    """The value, with its step where that is not the run's last."""
+    if found is None:
+        return NONE
+    step, value = found
+    return _number(value) + ("" if step == run.last("step") else f" at {step:,}")
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
+
+
+def draw(runs: Sequence[Run], picture: Path) -> None:
+    """Losses as a PNG of 1600 x 900 pixels: over tokens or images where all runs count the same, or steps.
+
+    Raises:
+        UserError: no run has a loss; the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    units = {run.unit for run in runs}
+    unit = units.pop() if len(units) == 1 else None
+    figure = Figure(figsize=(10, 5.625), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    drawn = False
+    for number, run in enumerate(runs):
+        for name, style, label in (("loss", "-", None), ("validation_loss", "o--", run.name)):
+            points = _points(run, name, unit)
+            if not points:
+                continue
+            drawn = True
+            line = thin(running_mean(points)) if name == "loss" else points
+            across, values = zip(*line, strict=True)
+            faint = 0.5 if name == "loss" else 1.0
+            axes.plot(across, values, style, color=f"C{number % 10}", alpha=faint, markersize=4, label=label)
+        if not _points(run, "validation_loss", unit):
+            axes.plot([], [], color=f"C{number % 10}", label=run.name)
+    if not drawn:
+        raise UserError("--plot: no run has a loss yet")
+    axes.set(xlabel=unit or "step", ylabel="loss: line training (running mean), points validation")
+    axes.grid(alpha=0.25)
+    axes.legend()
+    try:
+        figure.savefig(picture, format="png")
+    except OSError as error:
+        raise UserError(f"--plot {picture}: cannot be written: {error.strerror}") from None
+
+
+def _points(run: Run, name: str, unit: str | None) -> list[tuple[int, float]]:
+    return [
+        (int(line[unit or "step"]), line[name])
+        for line in run.journal
+        if name in line and (unit or "step") in line and math.isfinite(line[name])
+    ]

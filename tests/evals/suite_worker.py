@@ -1,0 +1,45 @@
+"""One rank of the suites' tests: trains runs and scores their checkpoints, all in one process.
+
+Argument: {"train": [config], "orders": {name: {checkpoint, which, suite, overrides}}, "output": path}.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from megatron.core import parallel_state
+
+from evals.several import Order, evaluate_several
+from pretrain.config.load import load_config
+from pretrain.errors import UserError
+from pretrain.launch import World, join_world
+from pretrain.train import train
+
+
+def answer(asked: dict[str, Any], world: World) -> Any:
+    try:
+        scored = evaluate_several(Order(**asked), world)
+    except UserError as error:
+        return {"refused": str(error)}
+    finally:
+        parallel_state.destroy_model_parallel()
+    return [[each.name, each.result.step, dict(each.result.metrics), each.result.spec] for each in scored]
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    with join_world() as world:
+        for path in asked["train"]:
+            loaded = load_config(path, ("tracking.enabled=false",), world.size)  # no uploader beside each
+            train(loaded, world)
+            resolved = Path(loaded.config.run.dir) / "config.resolved.yaml"
+            resolved.write_text(resolved.read_text().replace("enabled: false", "enabled: true"))
+            parallel_state.destroy_model_parallel()
+        answers = {name: answer(order, world) for name, order in asked["orders"].items()}
+        if world.is_first:
+            Path(asked["output"]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()
