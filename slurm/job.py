@@ -235,6 +235,8 @@ def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return  # in a container there may be no sinfo; Slurm itself does not use a node that is down
+    if answer.returncode != 0:
+        _say(f"whether {', '.join(gone)} is down is not known: sinfo: {answer.stderr.strip()}")
     lost = dict.fromkeys(answer.stdout.split(), f"down in job {attempt.job}, restart {attempt.restart}")
     exclude_nodes(submission.run, lost)
     for node in lost:
