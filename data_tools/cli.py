@@ -52,11 +52,12 @@ class InputFormat(enum.StrEnum):
 
 
 class Corpus(enum.StrEnum):
-    """Text that every Python carries, and images that scikit-learn carries."""
+    """Text that Python and its packages carry, and images that scikit-learn carries."""
 
     stdlib = "stdlib"
     language_reference = "language-reference"
     english = "english"
+    packages = "packages"
     digits = "digits"
 
 
@@ -227,13 +228,13 @@ def embedded(
     corpus: Annotated[
         Corpus,
         typer.Option(
-            help="Python's standard library, its language reference, that with all docstrings as prose, or "
-            "handwritten digits (PNG)."
+            help="Python's standard library, its language reference, that with all docstrings as prose, that "
+            "with those of all installed packages, or handwritten digits (PNG)."
         ),
     ],
     output: OutputOption,
 ) -> None:
-    """Write text that every Python carries, or digits that scikit-learn carries, to try everything out."""
+    """Write text or digits that every installation carries, to try everything out."""
     path = output / (corpus.value if corpus is Corpus.digits else f"{corpus.value}.jsonl")
     if path.exists():
         raise UserError(f"--output {path}: exists; give another directory")
@@ -249,12 +250,17 @@ def _write_documents(path: Path, corpus: Corpus) -> str:
     import json
 
     from data_tools.embedded import corpus as documents
+    from data_tools.progress import Progress
 
     count = 0
-    with open(path, "w", encoding="utf-8") as file:
+    with (
+        open(path, "w", encoding="utf-8") as file,
+        Progress("reading documents", unit="documents") as progress,
+    ):
         for name, text in documents(corpus.value):
             file.write(json.dumps({"name": name, "text": text}, ensure_ascii=False) + "\n")
             count += 1
+            progress.advance(1)
     return f"{count} documents"
 
 

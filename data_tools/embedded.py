@@ -1,12 +1,13 @@
-"""Real text that every Python carries, for trying everything out without data of one's own."""
+"""Real text that every installation carries, for trying everything out without data of one's own."""
 
 import ast
+import hashlib
 import importlib
 import os
 import sysconfig
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 
-CORPORA = ("stdlib", "language-reference", "english")
 SHORTEST_ENGLISH = 300
 LEFT_OUT = {
     "site-packages",
@@ -25,7 +26,11 @@ def stdlib_source() -> Iterator[tuple[str, str]]:
 
     Its tests are left out, and so are the few files in another encoding than UTF-8.
     """
-    root = sysconfig.get_path("stdlib")
+    yield from _sources(sysconfig.get_path("stdlib"))
+
+
+def _sources(root: str) -> Iterator[tuple[str, str]]:
+    """(path below root, text) of each .py file, sorted."""
     names = []
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in LEFT_OUT)
@@ -52,24 +57,54 @@ def english() -> Iterator[tuple[str, str]]:
     Prose without layout: any whitespace is one space. Documents below `SHORTEST_ENGLISH` characters are left
     out.
     """
-    docstrings = ((name, _docstrings(source)) for name, source in stdlib_source())
-    for documents in (language_reference(), docstrings):
+    yield from _prose(language_reference())
+    yield from _prose((name, _docstrings(source)) for name, source in stdlib_source())
+
+
+def packages(root: str | None = None) -> Iterator[tuple[str, str]]:
+    """`english`, and the same of each module of the packages installed beside this one, each text once.
+
+    Args:
+        root: where packages are; None: those of the running Python, some fifty megabytes of documentation
+            with what this project needs.
+    """
+    seen = set()
+    sources = _sources(root or sysconfig.get_path("purelib"))
+    installed = ((name, _docstrings(source)) for name, source in sources)
+    for documents in (english(), _prose(installed)):
         for name, text in documents:
-            flat = " ".join(text.split())
-            if len(flat) >= SHORTEST_ENGLISH:
-                yield name, flat
+            mark = hashlib.sha256(text.encode()).digest()
+            if mark not in seen:  # packages carry copies of one another
+                seen.add(mark)
+                yield name, text
+
+
+def _prose(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    for name, text in documents:
+        flat = " ".join(text.split())
+        if len(flat) >= SHORTEST_ENGLISH:
+            yield name, flat
 
 
 def _docstrings(source: str) -> str:
-    """The docstrings of a module, its classes and functions, in the order of the file."""
+    """The docstrings of a module, its classes and functions, in the file's order; none of broken code."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # about its literals
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return ""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
     nodes.sort(key=lambda node: getattr(node, "lineno", 0))
     return "\n\n".join(text for node in nodes if (text := ast.get_docstring(node)))
 
 
 def corpus(name: str) -> Iterator[tuple[str, str]]:
-    """The corpus of that name, one of `CORPORA`."""
-    if name == "english":
-        return english()
-    return stdlib_source() if name == "stdlib" else language_reference()
+    """The corpus of that name: stdlib, language-reference, english or packages."""
+    makers: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+        "stdlib": stdlib_source,
+        "language-reference": language_reference,
+        "english": english,
+        "packages": packages,
+    }
+    return makers[name]()

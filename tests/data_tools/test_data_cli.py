@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from data_tools.bad_records import parse_bad_records
 from data_tools.cli import app
-from data_tools.embedded import language_reference, stdlib_source
+from data_tools.embedded import english, language_reference, packages, stdlib_source
 from data_tools.errors import IntegrityError, UserError
 from data_tools.progress import Progress, amount
 
@@ -118,6 +118,19 @@ def test_embedded_text_is_real_and_in_order() -> None:
         names = [name for name, _ in corpus]
         assert len(set(names)) == len(names)
     assert [name for name, _ in topics] == sorted(name for name, _ in topics)
+
+
+def test_packages_add_each_text_once(tmp_path: Path) -> None:
+    long = "A module about foxes, hens and geese, and of what they say to each other at night. " * 5
+    files = {"a/one.py": long, "a/two.py": long, "b/short.py": "Foxes.", "b/tests/test_it.py": long + "x"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f'"""{text}"""\n')
+    (tmp_path / "b" / "broken.py").write_text(f'"""{long} y"""\ndef (\n')
+    found = list(packages(str(tmp_path)))
+    texts = [text for _, text in found]
+    assert found[-1] == ("a/one.py", long.strip()) and len(set(texts)) == len(texts)
+    assert set(texts[:-1]) == {text for _, text in english()}
 
 
 def test_progress_prints_lines_where_there_is_no_terminal(
