@@ -64,19 +64,20 @@ def english() -> Iterator[tuple[str, str]]:
 def packages(root: str | None = None) -> Iterator[tuple[str, str]]:
     """`english`, and the same of each module of the packages installed beside this one, each text once.
 
+    Texts come in an order that mixes packages, so that what is held out from the end is like the rest.
+
     Args:
         root: where packages are; None: those of the running Python, some fifty megabytes of documentation
             with what this project needs.
     """
-    seen = set()
+    found: dict[bytes, tuple[str, str]] = {}  # packages carry copies of one another
     sources = _sources(root or sysconfig.get_path("purelib"))
     installed = ((name, _docstrings(source)) for name, source in sources)
     for documents in (english(), _prose(installed)):
         for name, text in documents:
-            mark = hashlib.sha256(text.encode()).digest()
-            if mark not in seen:  # packages carry copies of one another
-                seen.add(mark)
-                yield name, text
+            found.setdefault(hashlib.sha256(text.encode()).digest(), (name, text))
+    for mark in sorted(found):
+        yield found[mark]
 
 
 def _prose(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

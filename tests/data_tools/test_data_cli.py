@@ -129,8 +129,10 @@ def test_packages_add_each_text_once(tmp_path: Path) -> None:
     (tmp_path / "b" / "broken.py").write_text(f'"""{long} y"""\ndef (\n')
     found = list(packages(str(tmp_path)))
     texts = [text for _, text in found]
-    assert found[-1] == ("a/one.py", long.strip()) and len(set(texts)) == len(texts)
-    assert set(texts[:-1]) == {text for _, text in english()}
+    assert ("a/one.py", long.strip()) in found and len(set(texts)) == len(texts)
+    assert set(texts) == {text for _, text in english()} | {long.strip()}
+    names = [name for name, _ in found]
+    assert names != sorted(names) and found == list(packages(str(tmp_path)))
 
 
 def test_progress_prints_lines_where_there_is_no_terminal(
