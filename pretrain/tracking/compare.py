@@ -61,10 +61,11 @@ def compare_command(paths: Sequence[str], plot: str | None) -> None:
     if plot is not None and not Path(plot).absolute().parent.is_dir():
         raise UserError(f"--plot {plot}: its folder {Path(plot).absolute().parent} does not exist")
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("")
+    rows = _rows(runs)
+    table.add_column("", min_width=max(len(title) for title, _ in rows))  # names stay whole, to be searched
     for run in runs:
         table.add_column(run.name, justify="right", overflow="fold")
-    for title, cells in _rows(runs):
+    for title, cells in rows:
         table.add_row(title, *cells)
     Console(soft_wrap=True).print(table)
     if plot is not None:

@@ -23,7 +23,7 @@ from pretrain.config.node import ConfigError
 
 WORKER = Path(__file__).with_name("suite_worker.py")
 STEPS = (1, 2, 3, 4, 5)
-NAMES = {"gpt": "other/token_perplexity", "bert": "mlm_accuracy", "gan": "fd_judge"}
+NAMES = {"gpt": "other/token_perplexity", "bert": "few/mlm_accuracy", "gan": "fd_judge"}
 
 
 def configs(folder: Path, uri: str) -> dict[str, dict[str, Any]]:
