@@ -6,8 +6,8 @@ from pretrain.config.sections import TextConfig
 from pretrain.plan.in_flight import passes
 from pretrain.plan.trace import Trace, role_of
 
-IN_TRANSIT = 4
-"""Hidden states on their way in interleaved schedules: received ahead and being sent, in each direction."""
+IN_TRANSIT = 3
+"""Hidden states on their way in interleaved schedules: one received ahead in each direction, one being sent."""
 
 
 def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batches: int) -> int:

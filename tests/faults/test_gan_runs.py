@@ -207,6 +207,7 @@ def test_images_that_do_not_fit_are_refused(commands: Commands, folder: Path) ->
     config, flat = folder / "gan.yaml", f"data.train={folder / 'flat'}"
     commands.run("check", config, flat).refused(2, "model.conditional", "has no labels", "folder per class")
     commands.run("check", config, "model.image_size=32").refused(2, "set model.image_size: 16")
-    commands.run("train", config, f"data.train={folder / 'one'}", "model.conditional=false").refused(
+    one, elsewhere = f"data.train={folder / 'one'}", f"run.dir={folder / 'of-one'}"
+    commands.run("train", config, one, elsewhere, "model.conditional=false").refused(
         2, "data.train: ", "has one image; a GAN learns what two or more have in common"
     )
