@@ -29,6 +29,8 @@ DONE = 100
 CANCELLED = 130
 AGREED = (0, 2, 3, 4, AGAIN)
 """Exit codes with which all ranks end together."""
+OUT = {"DOWN", "DRAIN", "FAIL"}
+"""States, or flags of states, of nodes that Slurm does not use."""
 SEND_SECONDS = 60.0
 """How long MLflow may take to hear why a run stopped."""
 
@@ -223,24 +225,24 @@ def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]
     gone = [node for node in attempt.nodes if node not in hosts]
     if not gone:
         return
-    command = [
-        "sinfo",
-        "--noheader",
-        "--Node",
-        f"--nodes={','.join(gone)}",
-        "--states=down,drain,fail",
-        "--format=%N",
-    ]
+    # Not sinfo --states: it does not take a node for down while that is still clearing away the attempt.
+    command = ["scontrol", "show", "node", "--oneliner", ",".join(gone)]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return  # in a container there may be no sinfo; Slurm itself does not use a node that is down
+        return  # in a container there may be no scontrol; Slurm itself does not use a node that is down
     if answer.returncode != 0:
-        _say(f"whether {', '.join(gone)} is down is not known: sinfo: {answer.stderr.strip()}")
-    lost = dict.fromkeys(answer.stdout.split(), f"down in job {attempt.job}, restart {attempt.restart}")
+        _say(f"whether {', '.join(gone)} is down is not known: scontrol: {answer.stderr.strip()}")
+    lost = dict.fromkeys(down_nodes(answer.stdout), f"down in job {attempt.job}, restart {attempt.restart}")
     exclude_nodes(submission.run, lost)
     for node in lost:
         _say(f"{node} was lost by the attempt before; it is left out from now on")
+
+
+def down_nodes(shown: str) -> list[str]:
+    """Nodes that `scontrol show node --oneliner` calls down, draining, drained or failing."""
+    states = re.findall(r"^NodeName=(\S+) .*? State=(\S+)", shown, re.MULTILINE)
+    return [name for name, state in states if OUT & set(re.split(r"[^A-Z_]+", state))]
 
 
 def _max_restarts(submission: Submission) -> int:

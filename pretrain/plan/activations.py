@@ -7,7 +7,7 @@ from pretrain.plan.in_flight import passes
 from pretrain.plan.trace import Trace, role_of
 
 IN_TRANSIT = 3
-"""Hidden states on their way in interleaved schedules: one received ahead in each direction, one being sent."""
+"""Hidden states on their way in interleaved schedules: two received ahead, one being sent."""
 
 
 def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batches: int) -> int:

@@ -11,7 +11,7 @@ from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.journal import Journal
 from slurm.findings import Finding, judge_nodes, write_finding
-from slurm.job import first_failure, told_error
+from slurm.job import down_nodes, first_failure, told_error
 from slurm.measured import signal_seconds, step_seconds
 from slurm.submission import Attempt, bad_nodes, exclude_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
@@ -165,3 +165,9 @@ def test_the_warning_leaves_time_for_the_longest_save(tmp_path: Path) -> None:
     journal.close()
     assert step_seconds(run) == 10
     assert signal_seconds(config, run) == 330
+
+
+def test_nodes_that_slurm_does_not_use() -> None:
+    line = "NodeName={} Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 State={} ThreadsPerCore=1 Reason=State=DOWN"
+    states = {"n1": "IDLE", "n2": "DOWN+COMPLETING", "n3": "IDLE+DRAIN", "n4": "DOWN*", "n5": "MIXED"}
+    assert down_nodes("\n".join(line.format(*pair) for pair in states.items())) == ["n2", "n3", "n4"]
