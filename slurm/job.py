@@ -225,14 +225,16 @@ def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]
     gone = [node for node in attempt.nodes if node not in hosts]
     if not gone:
         return
-    # Not sinfo --states: it does not take a node for down while that is still clearing away the attempt.
+    # It shows every flag of a state: a node can be down and still be clearing away the attempt.
     command = ["scontrol", "show", "node", "--oneliner", ",".join(gone)]
+    unknown = f"whether {', '.join(gone)} is down is not known"
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return  # in a container there may be no scontrol; Slurm itself does not use a node that is down
+    except (OSError, subprocess.TimeoutExpired) as error:  # in a container there may be no scontrol
+        _say(f"{unknown}: {error}")
+        return
     if answer.returncode != 0:
-        _say(f"whether {', '.join(gone)} is down is not known: scontrol: {answer.stderr.strip()}")
+        _say(f"{unknown}: scontrol: {answer.stderr.strip()}")
     lost = dict.fromkeys(down_nodes(answer.stdout), f"down in job {attempt.job}, restart {attempt.restart}")
     exclude_nodes(submission.run, lost)
     for node in lost:
