@@ -42,7 +42,8 @@ def slurm_conf(folder: Path, shape: Shape, ports: list[int]) -> str:
     Args:
         folder: state folder of the sandbox.
         shape: what it looks like.
-        ports: one for slurmctld and one for each node.
+        ports: one for slurmctld and one for each node. Jobs count from the first too: ranks meet at a port
+            that follows from the job's id, and those of two sandboxes on one machine must not.
     """
     nodes = "".join(
         f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={shape.cpus} RealMemory={MEMORY_MB} "
@@ -53,6 +54,7 @@ def slurm_conf(folder: Path, shape: Shape, ports: list[int]) -> str:
 ClusterName=sandbox
 SlurmctldHost={socket.gethostname().partition(".")[0]}(127.0.0.1)
 SlurmctldPort={ports[0]}
+FirstJobId={ports[0]}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.sock

@@ -1,7 +1,7 @@
 """A Python for jobs under test, which a test holds by files in the folder HOLD, while they are there.
 
 start-N keeps rank N from meeting the others, data-N keeps it in its loader, fail-N is a defect there, and
-validation keeps all ranks in their next validation. A batch takes PACE seconds at least, so that jobs that
+validation keeps all ranks in their next validation, where rank N says so by a file validates-N. A batch takes PACE seconds at least, so that jobs that
 wait for their test leave the machine to others.
 """
 
@@ -52,6 +52,7 @@ def patch_training() -> None:
 
     def held_score(model: Any, data: Any, advance: Any) -> Any:
         while largest(model.layout.world, int(held("validation"))):
+            (HOLD / f"validates-{RANK}").touch()
             time.sleep(0.05)
             advance(0)
         return score(model, data, advance)

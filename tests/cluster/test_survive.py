@@ -49,7 +49,8 @@ def requeue(job: JobUnderTest, hold: Hold) -> None:
 def one_rank_in_validation(job: JobUnderTest, hold: Hold) -> None:
     """The checkpoint is of the step before; the next attempt validates again."""
     file = hold.put("disturbed", "validation")
-    wait_until(lambda: (beat := job.beat(1)) and beat.phase == "validation", "a validation")
+    wait_until(file.with_name("validates-1").exists, "a validation that is held")
+    wait_until(lambda: (beat := job.beat(1)) and beat.phase == "validation", "its heartbeat")
     job.rank(1).send(signal.SIGTERM)
     wait_until(lambda: job.attempts[-1].ended, "the end of the attempt")
     file.unlink()
