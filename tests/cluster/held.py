@@ -1,8 +1,8 @@
 """A Python for jobs under test, which a test holds by files in the folder HOLD, while they are there.
 
 start-N keeps rank N from meeting the others, data-N keeps it in its loader, fail-N is a defect there, and
-validation keeps all ranks in their next validation, where rank N says so by a file validates-N. A batch takes PACE seconds at least, so that jobs that
-wait for their test leave the machine to others.
+validation keeps all ranks in their next validation, where rank N says so by a file validates-N. A batch takes
+PACE seconds at least, so that jobs that wait for their test leave the machine to others.
 """
 
 import os
