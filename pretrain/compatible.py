@@ -67,6 +67,7 @@ RULES = (
     Rule("data.max_span", False, "decides which tokens are predicted"),
     Rule("data.short_sequence_probability", False, "decides the segments of each sample"),
     Rule("precision", False, "changes the arithmetic in mid-run"),
+    Rule("train.*", True, "says what to measure, not what to train"),
     Rule("checkpoint.*", True, "says when to save, not what to train"),
     Rule("eval.*", True, "says when and how much to validate, not what to train"),
     Rule("tracking.*", True, "says where metrics go, not what to train"),

@@ -1,7 +1,7 @@
 """A run on disk: the name of everything in a run folder, and who may write into it.
 
 RUN/config.yaml  config.resolved.yaml  status.json  metrics.jsonl  logs/  heartbeat/  checkpoints/  lock
-RUN/tracking.json  evaluations.jsonl  pictures/  mlflow.db  mlartifacts/
+RUN/tracking.json  evaluations.jsonl  pictures/  profile/  mlflow.db  mlartifacts/
 """
 
 import os
@@ -89,6 +89,11 @@ class RunFolder:
     def heartbeat(self) -> Path:
         """Folder of the ranks' heartbeats."""
         return self.path / "heartbeat"
+
+    @property
+    def profile(self) -> Path:
+        """Folder of traces and of the tables made of them (`pretrain.profiling`)."""
+        return self.path / "profile"
 
     @property
     def checkpoints(self) -> Path:

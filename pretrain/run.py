@@ -208,6 +208,11 @@ class Run:
             self._journal.append(step, metrics)
             log.info("%s", metrics_line(step, self._config.run.steps, metrics))
 
+    def log_more(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Journal more of a step, which is shown elsewhere."""
+        if self._journal is not None:
+            self._journal.append(step, metrics)
+
     def rewind(self, step: int) -> None:
         """Go back to an earlier step within this job: later lines of the journal are superseded."""
         self._step = step

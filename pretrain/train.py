@@ -35,6 +35,8 @@ from pretrain.health.beat import last_place, rank_name
 from pretrain.health.pulse import Phase
 from pretrain.health.stragglers import Stragglers
 from pretrain.launch import World, find_place, join_world
+from pretrain.profiling.causes import by_cause, shares
+from pretrain.profiling.profiler import StepProfiler
 from pretrain.restore import RESOLVED_CONFIG
 from pretrain.run import Run
 from pretrain.signals import Signals
@@ -128,6 +130,7 @@ class _Loop:
         self.run = run
         self.gate = Gate(world, run.pulse, run.pending)
         self.trainer = build_trainer(loaded.config, world, self.gate)
+        self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0
         self.safe = 0
@@ -152,6 +155,7 @@ class _Loop:
         """From the newest good checkpoint, or step 0, to the end."""
         done, run_id = self.resume()
         self.run.begin(done, self.trainer.facts(), run_id)
+        self.run.pulse.spent()  # the start is no step's
         log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
         try:
             if done == 0 and self.trainer.may_roll_back:
@@ -164,6 +168,8 @@ class _Loop:
             # All ranks are here together, so the save under way can end.
             self.saver.close()
             raise
+        finally:
+            self.profiler.close()
         self.saver.close()
         log.info("finished: all %d steps are done", self.config.run.steps)
 
@@ -207,6 +213,7 @@ class _Loop:
             Steps done: one more, or fewer after a rollback.
         """
         step, run = index + 1, self.run
+        self.profiler.before(step, self.config.run.steps)
         run.pulse.mark(Phase.DATA, step)
         began = time.perf_counter()
         try:
@@ -225,6 +232,9 @@ class _Loop:
         if run.should_validate(step):
             self.validate(step)
         self.keep(step, run.should_save(step))
+        if profiled := self.profiler.after(step):
+            run.pulse.mark(Phase.JOURNAL)
+            run.log_more(step, profiled)
         return step
 
     def validate(self, step: int) -> None:
@@ -285,8 +295,9 @@ class _Loop:
         return done
 
     def metrics(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """The journal's line of a step."""
-        metrics = {**result.metrics, **self.trainer.speed(result, seconds)}
+        """The journal's line of a step; shares are of the time since the line before."""
+        spent = shares(by_cause(self.run.pulse.spent()))
+        metrics = {**result.metrics, **self.trainer.speed(result, seconds), **spent}
         if result.spike:
             metrics["spike"] = 1
         elif not result.updated:

@@ -16,6 +16,9 @@ from pretrain.config.sections import (
     TextModelConfig,
 )
 
+PROFILED_FROM = 5
+"""The first step of a job that is profiled: those before it allocate memory and meet other ranks."""
+
 
 def ffn_hidden_size(model: TextModelConfig) -> int:
     """Width of the feed-forward layer: 4 x hidden, or for swiglu 8/3 x hidden up to a multiple of 64."""

@@ -24,6 +24,7 @@ ORDER = (
     "schedule",
     "loss",
     "data",
+    "train",
     "precision",
     "checkpoint",
     "eval",

@@ -5,6 +5,7 @@ A mark costs about a microsecond and is one assignment, so a reader in another t
 
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from statistics import median
 from typing import NamedTuple
@@ -63,6 +64,8 @@ class Pulse:
         self._own = 0.0
         self._step_began: float | None = None
         self._steps: deque[float] = deque(maxlen=50)
+        self._spent: dict[Phase, float] = {}
+        self._listener: Callable[[Phase], None] | None = None
 
     def mark(self, phase: Phase, step: int | None = None, part: int = 0) -> None:
         """A phase begins, or a part of it is done.
@@ -73,6 +76,7 @@ class Pulse:
             part: parts done.
         """
         moment, before = time.monotonic(), self.now
+        self._spent[before.phase] = self._spent.get(before.phase, 0.0) + moment - before.since
         if before.phase in OWN:
             self._own += moment - before.since
         if step is not None and step != before.step:
@@ -80,6 +84,17 @@ class Pulse:
                 self._steps.append(moment - self._step_began)
             self._step_began = moment
         self.now = Moment(before.step if step is None else step, phase, part, moment)
+        if self._listener is not None:
+            self._listener(phase)
+
+    def listen(self, listener: Callable[[Phase], None] | None) -> None:
+        """Tell one listener of every mark, in the thread that makes it; None: nobody."""
+        self._listener = listener
+
+    def spent(self) -> dict[Phase, float]:
+        """Seconds of each phase since the last call, up to the last mark."""
+        spent, self._spent = self._spent, {}
+        return spent
 
     def lap(self) -> float:
         """Seconds of work since the last call, without waiting for other ranks."""

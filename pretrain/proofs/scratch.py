@@ -14,7 +14,7 @@ from pretrain.config import derived
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig
+from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig, TrainConfig
 from pretrain.config.stages import tokens_until
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
@@ -72,12 +72,13 @@ def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:
 
 
 def proof_config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:
-    """The config as a run of its own of `steps` steps: other folder, no tracking."""
+    """The config as a run of its own of `steps` steps: other folder, no tracking and no profile."""
     return config.model_copy(
         update={
             "run": RunConfig(dir=str(run_dir), seed=config.run.seed, steps=steps),
             "schedule": shortened(config, steps),
             "tracking": TrackingConfig(enabled=False),
+            "train": TrainConfig(),
         }
     )
 

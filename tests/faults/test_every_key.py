@@ -24,6 +24,7 @@ from config_files import small_config
 from mlflow_server import free_port
 from small_run import config_for, open_run
 from text_shards import build_shards
+from torch.distributed import HashStore
 
 from data_tools.tokenizer import Tokenizer
 from data_tools.train_tokenizer import train_tokenizer
@@ -35,10 +36,12 @@ from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import CheckpointConfig, GptConfig
 from pretrain.errors import HealthError, UserError
 from pretrain.folder import RunFolder
-from pretrain.health.pulse import Moment, Phase, phase_limit
+from pretrain.health.pulse import Moment, Phase, Pulse, phase_limit
 from pretrain.hf.known import architecture_of
 from pretrain.hf.new_run import write_run as write_weights
+from pretrain.launch import World
 from pretrain.meeting import meet
+from pretrain.profiling.profiler import StepProfiler
 from pretrain.tracking.send import Sender
 
 WORKER = Path(__file__).with_name("every_key_worker.py")
@@ -291,6 +294,18 @@ def show_max_restarts(place: Path) -> None:
     assert [before(attempts, most).code for most in (1, 2)] == [4, 0]
 
 
+def show_profile(place: Path) -> None:
+    world = World(0, 1, 0, torch.device("cpu"), HashStore())
+    for steps in (None, 2):
+        profiler = StepProfiler(steps, place / str(steps), Pulse(), world)
+        told = []
+        for step in range(1, 8):
+            profiler.before(step, 7)
+            told.append(bool(profiler.after(step)))
+        assert told == [steps == 2 and step == 6 for step in range(1, 8)]
+        assert (place / str(steps)).exists() == (steps == 2)
+
+
 def show_hang_timeout(place: Path) -> None:
     moment = Moment(9, Phase.DATA, 0, 0.0)
     assert [phase_limit(timeout, moment, 1.0) for timeout in (None, 5, 0)] == [120, 5, float("inf")]
@@ -318,6 +333,7 @@ ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "checkpoint.async": show_async,
     "checkpoint.max_failures": show_max_failures,
     "eval.every": show_eval_every,
+    "train.profile": show_profile,
     "tracking.enabled": show_enabled,
     "tracking.uri": show_uri,
     "tracking.experiment": show_experiment,

@@ -160,6 +160,7 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
     "max_rollbacks needs rollbacks": ({"health__max_rollbacks": 2}, None, None),
     "rolling back needs checkpoints": ({"health__on_spike": "rollback"}, None, None),
     "comparing replicas needs several ranks": ({"health__replica_check_every": 10}, 1, None),
+    "a profile is of steps that the run has": ({"run__steps": 8, "train__profile": 5}, None, None),
     "MLflow takes a server or a database": ({"tracking__uri": "mlruns"}, None, None),
     "tasks per node are those of a job on CPUs": (
         {"slurm__gpus_per_node": 8, "slurm__tasks_per_node": 8},

@@ -3,6 +3,7 @@
 What is legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain sync` reads it.
 """
 
+from pretrain.config import derived
 from pretrain.config.rule import Rule, multiples_near, unless
 from pretrain.config.rules import slurm
 from pretrain.config.sections import Config
@@ -42,6 +43,16 @@ RULES: tuple[Rule[Config], ...] = (
         "health.replica_check_every",
         lambda s: s.world_size == 1,
         "has no effect with one process; remove it, or add processes",
+    ),
+    Rule(
+        name="a profile is of steps that the run has",
+        key="train.profile",
+        applies=lambda s: s.config.train.profile is not None,
+        holds=lambda s: s.config.run.steps >= derived.PROFILED_FROM - 1 + (s.config.train.profile or 0),
+        message=lambda s: (
+            f"{s.config.train.profile} steps from step {derived.PROFILED_FROM} on are more than run.steps "
+            f"{s.config.run.steps}"
+        ),
     ),
     Rule(
         name="MLflow takes a server or a database",

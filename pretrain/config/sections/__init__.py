@@ -18,6 +18,7 @@ from pretrain.config.sections.common import (
     ModelConfig,
     RunConfig,
     TrackingConfig,
+    TrainConfig,
 )
 from pretrain.config.sections.descent import DescentConfig, OptimizerConfig, ScheduleConfig
 from pretrain.config.sections.finetune import (
@@ -131,4 +132,5 @@ __all__ = [
     "TextModelConfig",
     "TokenConfig",
     "TrackingConfig",
+    "TrainConfig",
 ]

@@ -29,6 +29,14 @@ class ModelConfig(Section):
     """Model family; it decides which other keys there are."""
 
 
+class TrainConfig(Section):
+    """What a job finds out about its own speed."""
+
+    profile: Count | None = None
+    """Steps to profile in each job, from its fifth on: a trace of every rank and a table of where the time
+    went, in RUN/profile; null: none."""
+
+
 class CheckpointConfig(Section):
     """When checkpoints are written and which are kept. The last step is always saved."""
 
@@ -84,6 +92,7 @@ class Config(Section):
     model: ModelConfig
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of forward and backward; master weights and optimizer states are fp32 in both."""
+    train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     tracking: TrackingConfig = TrackingConfig()
