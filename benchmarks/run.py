@@ -23,6 +23,7 @@ NAMES = (
     "overhead",
     "export",
     "generation",
+    "perplexity",
     "gan",
 )
 
