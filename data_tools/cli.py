@@ -7,14 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.clean.cli import clean
 from data_tools.errors import IntegrityError, UserError
 from data_tools.images.cli import images
+from data_tools.text_options import (
+    INPUT,
+    DocumentKind,
+    DocumentOption,
+    FormatOption,
+    InputFormat,
+    InputOption,
+    OutputOption,
+    TextKeyOption,
+)
 
 if TYPE_CHECKING:
     from data_tools.builder import BuildReport
 
 app = typer.Typer(no_args_is_help=True, help="Text to tokenizer to token shards, and images to shards.")
 app.command()(images)
+app.command()(clean)
 
 
 class ModelType(enum.StrEnum):
@@ -26,29 +38,12 @@ class ModelType(enum.StrEnum):
     byte = "byte"
 
 
-class DocumentKind(enum.StrEnum):
-    """What a document is in a .txt file."""
-
-    file = "file"
-    line = "line"
-    blank_line = "blank-line"
-
-
 class Sentences(enum.StrEnum):
     """How to find where sentences begin."""
 
     NONE = "none"
     SPLIT = "split"
     LINES = "lines"
-
-
-class InputFormat(enum.StrEnum):
-    """How to read input files."""
-
-    auto = "auto"
-    txt = "txt"
-    jsonl = "jsonl"
-    parquet = "parquet"
 
 
 class Corpus(enum.StrEnum):
@@ -61,17 +56,6 @@ class Corpus(enum.StrEnum):
     digits = "digits"
 
 
-INPUT = typer.Option(
-    "--input", "-i", help="File, folder, glob or fsspec URL; may be repeated. .txt .jsonl .parquet, .gz .zst"
-)
-InputOption = Annotated[list[str], INPUT]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")]
-TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]
-DocumentOption = Annotated[
-    DocumentKind,
-    typer.Option(help="What a document is in .txt: the file, a line, or lines up to a blank one."),
-]
-FormatOption = Annotated[InputFormat, typer.Option(help="Read every file as this, whatever its ending.")]
 DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="Shard directory.")]
 
 

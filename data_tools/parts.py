@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any, Generic
 
 from data_tools.builder import BuildOptions, PartitionResult, prepare, run_partitions
+from data_tools.clean.cleaner import LAYOUT, parser, prepare_clean, run_filters
+from data_tools.clean.filtering import FilterResult
+from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
 from data_tools.images.builder import ImageJob, ImageOptions, ImageResult, prepare_images, run_images
 from data_tools.partition import Partition
-from data_tools.workspace import Result, join_workspace, open_workspace
+from data_tools.workspace import SHARDS, Layout, Result, join_workspace, open_workspace
 
 
 @dataclass(frozen=True)
 class Divided(Generic[Result]):
-    """A build of text or images, looked at by its partitions."""
+    """A build of text or images, or a cleaning, looked at by its partitions."""
 
     output: Path
     restart: bool
@@ -28,6 +31,7 @@ class Divided(Generic[Result]):
     parse: Callable[[dict[str, Any]], Result]
     run: Callable[[list[Partition], Mapping[int, Result]], object]
     """Does partitions; beside them, those that are done."""
+    layout: Layout = SHARDS
 
 
 def divide_text(options: BuildOptions) -> Divided[PartitionResult]:
@@ -56,13 +60,30 @@ def divide_images(options: ImageOptions) -> Divided[ImageResult]:
     )
 
 
+def divide_clean(options: CleanOptions) -> Divided[FilterResult]:
+    """A cleaning: its parts filter, and the cleaning itself, called last, looks for duplicates.
+
+    Raises UserError as `clean` does.
+    """
+    _, partitions, plan = prepare_clean(options)
+    return Divided(
+        Path(options.output),
+        options.restart,
+        partitions,
+        plan,
+        parser(partitions),
+        lambda mine, done: run_filters(options, mine, done),
+        LAYOUT,
+    )
+
+
 def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:
     """Prepare a build for `parts` processes, and name the parts (from 1) that have something to do.
 
     Returns None if the build is finished, index and all.
     Raises UserError as the build does.
     """
-    with open_workspace(build.output, build.plan, build.restart) as workspace:
+    with open_workspace(build.output, build.plan, build.restart, build.layout) as workspace:
         if workspace is None:
             return None
         done = workspace.finished(len(build.partitions), build.parse)
@@ -80,7 +101,7 @@ def build_part(build: Divided[Result], part: int, parts: int) -> tuple[int, int]
         raise UserError(f"--part {part}/{parts}: parts are counted from 1 to {parts}")
     mine = [partition for partition in build.partitions if partition.number % parts == part - 1]
     try:
-        with join_workspace(build.output, build.plan, part) as workspace:
+        with join_workspace(build.output, build.plan, part, build.layout) as workspace:
             every = workspace.finished(len(build.partitions), build.parse)
             done = {
                 partition.number: every[partition.number] for partition in mine if partition.number in every

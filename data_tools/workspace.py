@@ -10,9 +10,10 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,7 +27,28 @@ if TYPE_CHECKING:
 
 PLAN_NAME = "build.json"
 TEMPORARIES = ".*.tmp"
-OWN_NAMES = {INDEX_NAME, PLAN_NAME, SKIPPED_NAME, WORK_DIR, "tokenizer"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies in an output directory of one kind."""
+
+    last: str
+    """File that is written last: with it the directory is finished."""
+    pattern: re.Pattern[str]
+    """Names of the files that partitions give."""
+    others: frozenset[str] = frozenset()
+    """What else may lie there."""
+    changeable: frozenset[str] = frozenset()
+    """Keys of the plan that may change before it is finished, because partitions know them by themselves."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that are known, but for the files of partitions."""
+        return self.others | {self.last, PLAN_NAME, SKIPPED_NAME, WORK_DIR}
+
+
+SHARDS = Layout(INDEX_NAME, SHARD_NAME, frozenset({"tokenizer"}))
 
 
 class Finished(Protocol):
@@ -47,8 +69,8 @@ Result = TypeVar("Result", bound=Finished)
 class Workspace:
     """The paths of a build in its directory."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, layout: Layout = SHARDS) -> None:
+        self.directory, self.layout = directory, layout
         self.work = directory / WORK_DIR
 
     def save(self, number: int, result: "DataclassInstance") -> None:
@@ -73,12 +95,12 @@ class Workspace:
         return results
 
     def clean(self, keep: Mapping[int, Finished]) -> None:
-        """Delete temporaries and shards of unfinished partitions."""
+        """Delete temporaries and files of unfinished partitions."""
         for path in [*self.work.glob("*.tmp"), *self.directory.glob(TEMPORARIES)]:
             path.unlink()
         kept = {shard.name for result in keep.values() for shard in result.shards}
-        for path in self.directory.glob("*.tar"):
-            if path.name not in kept:
+        for path in self.directory.iterdir():
+            if self.layout.pattern.fullmatch(path.name) and path.name not in kept:
                 path.unlink()
 
     def remove(self) -> None:
@@ -91,13 +113,15 @@ class Workspace:
 
 
 @contextlib.contextmanager
-def open_workspace(directory: Path, plan: dict[str, Any], restart: bool) -> Iterator[Workspace | None]:
+def open_workspace(
+    directory: Path, plan: dict[str, Any], restart: bool, layout: Layout = SHARDS
+) -> Iterator[Workspace | None]:
     """Take the output directory for this build; None if it already holds exactly this build, finished.
 
     Raises UserError if it holds anything else, another build is writing it, or it cannot be written.
     """
-    workspace = Workspace(directory)
-    if (directory / INDEX_NAME).exists():
+    workspace = Workspace(directory, layout)
+    if (directory / layout.last).exists():
         _refuse_unless_same(directory / PLAN_NAME, plan, "a finished build")
         if restart:
             raise UserError(f"--restart: the build in {directory} is finished; delete it to build it again")
@@ -105,7 +129,7 @@ def open_workspace(directory: Path, plan: dict[str, Any], restart: bool) -> Iter
         yield None
         return
     try:
-        _check_foreign(directory)
+        _check_foreign(directory, layout)
         workspace.work.mkdir(parents=True, exist_ok=True)
         lock = open(workspace.work / "lock", "w")  # noqa: SIM115 - closed below
     except OSError as error:
@@ -120,14 +144,15 @@ def open_workspace(directory: Path, plan: dict[str, Any], restart: bool) -> Iter
             for old in workspace.work.glob("*.json"):
                 old.unlink()
         if path.exists():
-            _refuse_unless_same(path, plan, "an unfinished build")
-        else:
-            write_atomically(path, json.dumps(plan, indent=1) + "\n")
+            _refuse_unless_same(path, plan, "an unfinished build", layout.changeable)
+        write_atomically(path, json.dumps(plan, indent=1) + "\n")
         yield workspace
 
 
 @contextlib.contextmanager
-def join_workspace(directory: Path, plan: dict[str, Any], part: int) -> Iterator[Workspace]:
+def join_workspace(
+    directory: Path, plan: dict[str, Any], part: int, layout: Layout = SHARDS
+) -> Iterator[Workspace]:
     """Take one part of a build that was prepared; other parts may be at work at the same time.
 
     Raises UserError if there is no such build, or another process has this part.
@@ -142,10 +167,10 @@ def join_workspace(directory: Path, plan: dict[str, Any], part: int) -> Iterator
         except OSError:
             raise UserError(f"--output {directory}: another build is writing it") from None
         _refuse_unless_same(work / PLAN_NAME, plan, "an unfinished build")
-        yield Workspace(directory)
+        yield Workspace(directory, layout)
 
 
-def _check_foreign(directory: Path) -> None:
+def _check_foreign(directory: Path, layout: Layout) -> None:
     if directory.is_file():
         raise UserError(f"--output {directory}: is a file; give a new or empty directory")
     if not directory.is_dir():
@@ -153,8 +178,8 @@ def _check_foreign(directory: Path) -> None:
     names = set(os.listdir(directory))
     foreign = sorted(
         name
-        for name in names - OWN_NAMES
-        if not SHARD_NAME.fullmatch(name) and not fnmatch(name, TEMPORARIES)
+        for name in names - layout.names
+        if not layout.pattern.fullmatch(name) and not fnmatch(name, TEMPORARIES)
     )
     if foreign or (names and WORK_DIR not in names):
         example = foreign[0] if foreign else sorted(names)[0]
@@ -163,7 +188,9 @@ def _check_foreign(directory: Path) -> None:
         )
 
 
-def _refuse_unless_same(path: Path, plan: dict[str, Any], what: str) -> None:
+def _refuse_unless_same(
+    path: Path, plan: dict[str, Any], what: str, changeable: frozenset[str] = frozenset()
+) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -171,6 +198,8 @@ def _refuse_unless_same(path: Path, plan: dict[str, Any], what: str) -> None:
     if found == plan:
         return
     keys = [key for key in plan if not isinstance(found, dict) or found.get(key) != plan[key]]
+    if isinstance(found, dict) and changeable.issuperset(keys) and found.keys() == plan.keys():
+        return
     changes = [
         f"{key} was {found[key]!r}, now {plan[key]!r}"
         for key in keys

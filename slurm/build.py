@@ -1,4 +1,4 @@
-"""`pretrain submit` for a data build: an array of parts, and a job after them that writes the index."""
+"""`pretrain submit` for work on data: an array of parts, and a job after them for what needs them all."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +7,22 @@ from pathlib import Path
 
 from data_tools.bad_records import parse_bad_records
 from data_tools.builder import BuildOptions
+from data_tools.clean.options import CleanOptions
 from data_tools.images.builder import ImageOptions
-from data_tools.parts import divide_images, divide_text, missing_parts
+from data_tools.parts import divide_clean, divide_images, divide_text, missing_parts
 from pretrain.config.sections import SlurmConfig
 from slurm.client import sbatch
 from slurm.read_job import read_job
 from slurm.render import BuildScript, common_options, mounts, python_of, render, task_options
-from slurm.sections import BuildSection, ImagesJob, ImagesSection, TextJob, TextSection
+from slurm.sections import (
+    BuildSection,
+    CleanJob,
+    CleanSection,
+    ImagesJob,
+    ImagesSection,
+    TextJob,
+    TextSection,
+)
 from slurm.submission import FOLDER, new_folder
 from slurm.tasks import Tasks
 
@@ -22,14 +31,16 @@ USELESS = ("nodes", "gpus_per_node", "tasks_per_node", "chain")
 
 @dataclass(frozen=True)
 class _Build:
-    """A build of either kind."""
+    """Work on data of any kind."""
 
     section: BuildSection
     slurm: SlurmConfig
     missing: Callable[[int], list[int] | None]
     """Of so many parts those that have something to do; None if the build is finished."""
     command: tuple[str, ...]
-    """The arguments of `pretrain` that build it as one process."""
+    """The arguments of `pretrain` that do it as one process."""
+    last: str = "the index"
+    """What the job after the parts does."""
 
 
 def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
@@ -38,6 +49,15 @@ def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry
     options = _text_options(job.build)
     missing = lambda parts: missing_parts(divide_text(options), parts)  # noqa: E731
     _submit(_Build(job.build, job.slurm, missing, _text_command(job.build, job.slurm)), dry_run=dry_run)
+
+
+def submit_clean(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
+    """Send a cleaning of text. Raises UserError for the file, the input or the output."""
+    job = read_job(CleanJob, path, overrides, cluster, USELESS)
+    options = _clean_options(job.clean)
+    missing = lambda parts: missing_parts(divide_clean(options), parts)  # noqa: E731
+    command = _clean_command(job.clean, job.slurm)
+    _submit(_Build(job.clean, job.slurm, missing, command, "the duplicates"), dry_run=dry_run)
 
 
 def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
@@ -71,7 +91,7 @@ def _submit(build: _Build, *, dry_run: bool) -> None:
     if parts:
         after = [f"--dependency=afterok:{sbatch(folder / 'parts.sbatch')}", "--kill-on-invalid-dep=yes"]
         print(f"{after[0].rpartition(':')[2]}: {len(parts)} of {tasks} parts have something to do")
-    print(f"job {sbatch(folder / 'index.sbatch', *after)} writes the index after them; logs in {folder}")
+    print(f"job {sbatch(folder / 'index.sbatch', *after)} does {build.last} after them; logs in {folder}")
 
 
 def _script(
@@ -79,7 +99,7 @@ def _script(
 ) -> BuildScript:
     slurm, output, directory, tasks = build.slurm, build.section.output, Path.cwd(), Tasks(1, 1)
     return BuildScript(
-        title=f"shards in {output}: {f'one of {parts} parts' if parts else 'the index'}",
+        title=f"{output}: {f'one of {parts} parts' if parts else build.last}",
         name=f"{Path(output).name}-{'part' if parts else 'index'}",
         slurm=slurm,
         options=(*common_options(slurm), *task_options(slurm, tasks), *array),
@@ -128,6 +148,23 @@ def _text_command(build: TextSection, slurm: SlurmConfig) -> tuple[str, ...]:
         "sentences": build.sentences,
     }
     return _command("build", build, slurm, given)
+
+
+def _clean_options(clean: CleanSection) -> CleanOptions:
+    same = clean.model_dump(exclude={"input", "tasks", "workers", "bad_records"})
+    most = parse_bad_records(clean.bad_records)
+    return CleanOptions(inputs=clean.input, max_bad_records=most, **same)
+
+
+def _clean_command(clean: CleanSection, slurm: SlurmConfig) -> tuple[str, ...]:
+    given = {
+        name.replace("_", "-"): getattr(clean, name)
+        for name in ("text_key", "document", "input_format", "min_words", "max_words", "language")
+    }
+    more = {"language-share": clean.language_share, "bands": clean.bands, "rows": clean.rows}
+    quality = (f"--quality={name}" for name in clean.quality or ("none",))
+    flags = (f"--{'' if on else 'no-'}{name}" for name, on in (("exact", clean.exact), ("near", clean.near)))
+    return (*_command("clean", clean, slurm, {**given, **more}), *quality, *flags)
 
 
 def _image_options(images: ImagesSection) -> ImageOptions:

@@ -7,9 +7,9 @@ from pretrain.config.load import read_section
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.rule import Setup, broken_rules
 from pretrain.config.rules.slurm import RULES
-from slurm.sections import EvaluationJob, ImagesJob, TextJob
+from slurm.sections import CleanJob, EvaluationJob, ImagesJob, TextJob
 
-J = TypeVar("J", TextJob, ImagesJob, EvaluationJob)
+J = TypeVar("J", TextJob, CleanJob, ImagesJob, EvaluationJob)
 
 
 def read_job(

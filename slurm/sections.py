@@ -19,12 +19,12 @@ Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_more), Field(min
 
 
 class BuildSection(Section):
-    """What builds of text and of images are given."""
+    """What builds of text and of images, and cleanings, are given."""
 
     input: Paths
     """Files, folders, globs or URLs; one, or a list."""
     output: PathText
-    """Shard directory, on a file system that all nodes see."""
+    """Directory to write, on a file system that all nodes see."""
     tasks: Count = 8
     """Tasks of the array, each of which does its share of the input files."""
     workers: Count | None = None
@@ -52,6 +52,42 @@ class TextJob(Section):
     """A file for `pretrain submit` that builds token shards."""
 
     build: TextSection
+    slurm: SlurmConfig = SlurmConfig()
+
+
+class CleanSection(BuildSection):
+    """What `pretrain data clean` is given; its options of the same names say more."""
+
+    text_key: Name = "text"
+    """Key (.jsonl) or column (.parquet) that holds the text."""
+    document: Literal["file", "line", "blank-line"] = "file"
+    """What a document is in .txt."""
+    input_format: Literal["auto", "txt", "jsonl", "parquet"] = "auto"
+    """Read every file as this."""
+    quality: tuple[Literal["gopher", "repetition", "fineweb"], ...] = ("gopher", "repetition")
+    """Rules that a text must pass; [] for none."""
+    min_words: Count = 50
+    """Fewest words."""
+    max_words: Count = 100_000
+    """Most words."""
+    language: Name | None = None
+    """Language to keep, as in en; null: any."""
+    language_share: Annotated[float, Field(gt=0, le=1)] = 0.65
+    """Least probability of the language."""
+    exact: bool = True
+    """Remove copies."""
+    near: bool = True
+    """Remove what is much like another text."""
+    bands: Count = 14
+    """MinHash bands."""
+    rows: Count = 8
+    """Hashes of a band."""
+
+
+class CleanJob(Section):
+    """A file for `pretrain submit` that cleans text."""
+
+    clean: CleanSection
     slurm: SlurmConfig = SlurmConfig()
 
 

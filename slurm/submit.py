@@ -25,10 +25,10 @@ LOG = "job-%j.log"
 def submit_command(
     path: str, overrides: Sequence[str], cluster: str | None, after: str | None, *, dry_run: bool
 ) -> None:
-    """Send a training, a data build or an evaluation to Slurm, or print its script.
+    """Send a training, work on data or an evaluation to Slurm, or print its script.
 
     Args:
-        path: config file; its sections tell which of the three it is.
+        path: config file; its sections tell what it is for.
         overrides: `section.key=value` texts.
         cluster: file whose section `slurm` lies under the config's; None: the config says it all.
         after: run to evaluate; None: that of the file, or no evaluation.
@@ -49,6 +49,11 @@ def submit_command(
         from slurm.build import submit_text
 
         submit_text(path, overrides, cluster, dry_run=dry_run)
+        return
+    if "clean" in sections:
+        from slurm.build import submit_clean
+
+        submit_clean(path, overrides, cluster, dry_run=dry_run)
         return
     if "images" in sections:
         from slurm.build import submit_images

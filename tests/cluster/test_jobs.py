@@ -13,6 +13,8 @@ from gan_configs import gan_tree
 from image_shards import build_image_shards, draw
 
 from data_tools.builder import BuildOptions, build
+from data_tools.clean.cleaner import clean
+from data_tools.clean.options import CleanOptions
 from data_tools.images.builder import ImageOptions, build_images
 from data_tools.parts import build_part, divide_text, missing_parts
 from data_tools.train_tokenizer import train_tokenizer
@@ -237,7 +239,7 @@ def test_restarts_in_vain_end(sandbox: Sandbox, alone: dict[str, JobUnderTest]) 
 
 
 def test_shards_by_arrays_are_those_of_one_process(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Of text, and of images; what was done before is not sent."""
+    """Of text, of images, and of clean text; what was done before is not sent."""
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text(f"text {number} and more of it\n" * 200_000)
     train_tokenizer([], "byte").save(tmp_path / "tokenizer")
@@ -250,10 +252,19 @@ def test_shards_by_arrays_are_those_of_one_process(sandbox: Sandbox, tmp_path: P
     }
     build(BuildOptions(tuple(inputs), text["tokenizer"], f"{text['output']}-alone", workers=1))
     build_images(ImageOptions(tuple(pictures["input"]), f"{pictures['output']}-alone", 16, workers=1))
+    cleaned = {"input": [], "quality": [], "bands": 2, "rows": 2, "output": str(tmp_path / "clean")}
+    for number in range(3):
+        cleaned["input"].append(str(tmp_path / f"{number}.jsonl"))
+        texts = (" ".join(f"word{(n // 2 + number) * i}" for i in range(4000)) for n in range(140))
+        lines = "".join(f'{{"text": "{text}"}}\n' for text in texts)
+        Path(cleaned["input"][-1]).write_text(lines)
+    alone = {**cleaned, "output": f"{cleaned['output']}-alone", "workers": 1, "quality": ()}
+    report = clean(CleanOptions(tuple(alone.pop("input")), **alone))
+    assert report.partitions == 3 and report.exact_duplicates == 348
     options = BuildOptions(tuple(inputs), text["tokenizer"], text["output"], workers=1)
     assert missing_parts(divide_text(options), 3) == [1, 2, 3]
     build_part(divide_text(options), 2, 3)
-    jobs = {"build": text, "images": pictures}
+    jobs = {"build": text, "images": pictures, "clean": cleaned}
     for name, section in jobs.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({name: {**section, "tasks": 3}}))
         submit_command(str(tmp_path / f"{name}.yaml"), (), None, None, dry_run=False)
@@ -261,7 +272,8 @@ def test_shards_by_arrays_are_those_of_one_process(sandbox: Sandbox, tmp_path: P
     wait_until(lambda: not sandbox.run("squeue", "--noheader"), "the end of the builds")
     for name, section in jobs.items():
         output = section["output"]
-        assert Path(output, "index.json").exists(), output
+        last = "report.json" if name == "clean" else "index.json"
+        assert Path(output, last).exists(), output
         difference = ["diff", "--recursive", "--brief", f"{output}-alone", output]
         assert subprocess.run(difference, capture_output=True, text=True).stdout == ""
         submit_command(str(tmp_path / f"{name}.yaml"), (), None, None, dry_run=False)

@@ -92,7 +92,7 @@ def test_each_file_is_taken_for_what_it_is(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("config", ["gpt/tiny", "data/build", "data/images", "eval/job"])
+@pytest.mark.parametrize("config", ["gpt/tiny", "data/build", "data/clean", "data/images", "eval/job"])
 def test_shipped_files_give_legal_scripts(
     cluster: Path, config: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,1 @@
+"""Text before it is tokenised: quality filters, language, and duplicates, exact and near."""

@@ -1,0 +1,109 @@
+"""The command `pretrain data clean`; heavy imports wait until it runs."""
+
+import enum
+from typing import Annotated
+
+import typer
+
+from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.errors import UserError
+from data_tools.text_options import (
+    DocumentKind,
+    DocumentOption,
+    FormatOption,
+    InputFormat,
+    InputOption,
+    OutputOption,
+    TextKeyOption,
+)
+
+
+class Quality(enum.StrEnum):
+    """Sets of rules about the quality of a text."""
+
+    gopher = "gopher"
+    repetition = "repetition"
+    fineweb = "fineweb"
+    none = "none"
+
+
+def clean(
+    inputs: InputOption,
+    output: OutputOption,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    quality: Annotated[
+        list[Quality] | None,
+        typer.Option(help="Rules that a text must pass; may be repeated. Default: gopher and repetition."),
+    ] = None,
+    min_words: Annotated[int, typer.Option(help="Fewest words (gopher).")] = 50,
+    max_words: Annotated[int, typer.Option(help="Most words (gopher).")] = 100_000,
+    language: Annotated[
+        str | None, typer.Option(metavar="CODE", help="Keep this language, as in en.")
+    ] = None,
+    language_share: Annotated[float, typer.Option(help="Least probability of the language.")] = 0.65,
+    exact: Annotated[bool, typer.Option(help="Remove copies.")] = True,
+    near: Annotated[bool, typer.Option(help="Remove what is much like another text (MinHash).")] = True,
+    bands: Annotated[int, typer.Option(help="MinHash bands; more find texts that are less alike.")] = 14,
+    rows: Annotated[int, typer.Option(help="Hashes of a band; fewer find texts that are less alike.")] = 8,
+    bad_records: BadRecordsOption = "stop",
+    text_key: TextKeyOption = "text",
+    document: DocumentOption = DocumentKind.file,
+    input_format: FormatOption = InputFormat.auto,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away an unfinished cleaning with other options.")
+    ] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", help="Only filter part K of N, as `pretrain submit` has prepared it."),
+    ] = None,
+) -> None:
+    """Remove poor and duplicate texts; interrupted, the same command goes on where it was."""
+    from data_tools.clean.cleaner import clean as run_clean
+    from data_tools.clean.options import CleanOptions
+
+    options = CleanOptions(
+        inputs=tuple(inputs),
+        output=str(output),
+        workers=workers or 0,
+        max_bad_records=parse_bad_records(bad_records),
+        text_key=text_key,
+        document=document.value,
+        input_format=input_format.value,
+        quality=_names(quality),
+        min_words=min_words,
+        max_words=max_words,
+        language=language,
+        language_share=language_share,
+        exact=exact,
+        near=near,
+        bands=bands,
+        rows=rows,
+        restart=restart,
+    )
+    try:
+        if part is not None:
+            from data_tools.parts import build_part, divide_clean, parse_part
+
+            count, before = build_part(divide_clean(options), *parse_part(part, restart=restart))
+            typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
+            return
+        report = run_clean(options)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run the same command again to go on") from None
+    from rich.console import Console
+
+    from data_tools.clean.report import table
+
+    Console().print(table(report, str(output)))
+    if report.empty_documents:
+        typer.echo(f"{report.empty_documents:,} empty documents left out")
+    print_skipped(output, report.skipped)
+
+
+def _names(quality: list[Quality] | None) -> tuple[str, ...]:
+    """Without repetition, in the order of the rules. Raises UserError for `none` beside others."""
+    if quality is None:
+        return ("gopher", "repetition")
+    if Quality.none in quality and len(set(quality)) > 1:
+        raise UserError("--quality none: has no effect beside others; remove one of them")
+    return tuple(name.value for name in Quality if name in quality and name is not Quality.none)

@@ -1,0 +1,65 @@
+"""Files of a cleaning: compressed lines and arrays, each in its place only when it is whole."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file by its name below the output directory, its size in bytes and its sha256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+def store_array(directory: Path, name: str, array: npt.NDArray[Any]) -> StoredFile:
+    """Write an array as .npy."""
+    with _whole(directory, name) as file:
+        np.save(file, array, allow_pickle=False)
+    return describe(directory, name)
+
+
+@contextlib.contextmanager
+def store_lines(directory: Path, name: str) -> Iterator[Any]:
+    """A file to write bytes to, which are compressed on the way."""
+    import zstandard
+
+    with (
+        _whole(directory, name) as file,
+        zstandard.ZstdCompressor(write_checksum=True).stream_writer(file, closefd=False) as packed,
+    ):
+        yield packed
+
+
+def describe(directory: Path, name: str) -> StoredFile:
+    """A file as it lies there."""
+    digest = hashlib.sha256()
+    with open(directory / name, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+        return StoredFile(name, file.tell(), digest.hexdigest())
+
+
+@contextlib.contextmanager
+def _whole(directory: Path, name: str) -> Iterator[BinaryIO]:
+    path = directory / name
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

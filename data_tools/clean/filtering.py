@@ -1,0 +1,180 @@
+"""The first stage: of each partition, the documents that pass the filters, and their keys."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.bad_records import BadRecord, check_skipped
+from data_tools.clean.files import StoredFile, describe, store_array, store_lines
+from data_tools.clean.options import CleanOptions
+from data_tools.index_file import WORK_DIR
+from data_tools.partition import Partition
+from data_tools.pool import Report
+from data_tools.records import Document, ReadOptions, read_documents
+from data_tools.sources import absolute
+from data_tools.workspace import Workspace
+
+LONGEST = 4 << 20
+"""Characters of a document; a longer one is removed, so that memory has a bound."""
+REPORT_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """What the filters left of a partition: `shards` are the texts, their sizes and their keys."""
+
+    number: int
+    inputs: str
+    """Digest of what the partition reads."""
+    shards: tuple[StoredFile, ...]
+    documents: int
+    bytes: int
+    empty: int
+    removed: dict[str, int]
+    """Documents by the reason for which they are removed."""
+    skipped: tuple[BadRecord, ...]
+
+    @property
+    def kept(self) -> int:
+        """Documents that passed."""
+        return self.documents - sum(self.removed.values())
+
+
+def parse_result(value: dict[str, Any], partition: Partition) -> FilterResult:
+    """From the JSON of an earlier run.
+
+    Raises KeyError, TypeError or ValueError if it is not one, or of another input.
+    """
+    if value["inputs"] != inputs_of(partition):
+        raise ValueError("the input has changed")
+    shards = tuple(StoredFile(**file) for file in value["shards"])
+    skipped = tuple(BadRecord(**record) for record in value["skipped"])
+    return FilterResult(**{**value, "shards": shards, "skipped": skipped})
+
+
+def inputs_of(partition: Partition) -> str:
+    """A sha256 that changes when what a partition reads does."""
+    units = [replace(unit, file=replace(unit.file, url=absolute(unit.file.url))) for unit in partition.units]
+    return hashlib.sha256(json.dumps([asdict(unit) for unit in units]).encode()).hexdigest()
+
+
+def texts_name(number: int) -> str:
+    """Where the texts of a partition lie that passed the filters."""
+    return f"{WORK_DIR}/{number:06d}.jsonl.zst"
+
+
+def sizes_name(number: int) -> str:
+    """Bytes of each of them."""
+    return f"{WORK_DIR}/{number:06d}.sizes.npy"
+
+
+def keys_name(number: int) -> str:
+    """Their keys."""
+    return f"{WORK_DIR}/{number:06d}.keys.npy"
+
+
+@dataclass(frozen=True)
+class FilterJob:
+    """Filters a partition; a callable that workers can be sent, called once per partition."""
+
+    options: CleanOptions
+
+    @cached_property
+    def _tools(self) -> tuple[Any, Any]:
+        """Judge and maker of keys, once in each process: their libraries take a second to load."""
+        from data_tools.clean.judge import Judge
+        from data_tools.clean.keys import DocumentKeys
+
+        return Judge(self.options), DocumentKeys(self.options, Path(self.options.output))
+
+    def __call__(self, partition: Partition, report: Report) -> FilterResult:
+        """Write what passes, and record the partition as finished; reports bytes of input done."""
+        workspace = Workspace(Path(self.options.output))
+        tally = _Tally()
+        read = ReadOptions(self.options.text_key, self.options.document)
+        with store_lines(workspace.directory, texts_name(partition.number)) as lines:
+            for unit in partition.units:
+                reported, start = 0, tally.bytes
+                for record in read_documents(unit, read):
+                    if isinstance(record, BadRecord):
+                        tally.skipped.append(record)
+                        check_skipped(tally.skipped, self.options.max_bad_records)
+                        continue
+                    self._document(record, tally, lines)
+                    done = min(tally.bytes - start, unit.weight)
+                    if done - reported > REPORT_BYTES:
+                        report(done - reported)
+                        reported = done
+                report(unit.weight - reported)
+        result = self._finish(workspace, partition, tally)
+        workspace.save(partition.number, result)
+        return result
+
+    def _document(self, document: Document, tally: "_Tally", lines: Any) -> None:
+        judge, keys = self._tools
+        text, size = _text(document)
+        if not size:
+            tally.empty += 1
+            return
+        tally.documents += 1
+        tally.bytes += size
+        if text is None:
+            tally.removed[f"longer_than_{LONGEST}"] += 1
+            return
+        reason = judge.reason(text)
+        if reason is not None:
+            tally.removed[reason] += 1
+            return
+        lines.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+        tally.sizes.append(size)
+        tally.keys += keys.of(text)
+
+    def _finish(self, workspace: Workspace, partition: Partition, tally: "_Tally") -> FilterResult:
+        from data_tools.clean.keys import band_count, sorted_keys
+
+        directory, number, bands = workspace.directory, partition.number, band_count(self.options)
+        files = [describe(directory, texts_name(number))]
+        files.append(store_array(directory, sizes_name(number), np.array(tally.sizes, np.uint64)))
+        if bands:
+            files.append(store_array(directory, keys_name(number), sorted_keys(tally.keys, bands)))
+        return FilterResult(
+            number,
+            inputs_of(partition),
+            tuple(files),
+            tally.documents,
+            tally.bytes,
+            tally.empty,
+            dict(sorted(tally.removed.items())),
+            tuple(tally.skipped),
+        )
+
+
+class _Tally:
+    """Counts of one partition, and what is stored when it is done."""
+
+    def __init__(self) -> None:
+        self.documents = self.bytes = self.empty = 0
+        self.removed: Counter[str] = Counter()
+        self.skipped: list[BadRecord] = []
+        self.sizes: list[int] = []
+        self.keys = bytearray()
+
+
+def _text(document: Document) -> tuple[str | None, int]:
+    """A document's text and its bytes; no text if it is too long to be kept in memory."""
+    parts: list[str] = []
+    characters = size = 0
+    for part in document.parts:
+        characters += len(part)
+        size += len(part) if part.isascii() else len(part.encode())
+        if characters <= LONGEST:
+            parts.append(part)
+        else:
+            parts.clear()
+    return ("".join(parts) if characters <= LONGEST else None), size

@@ -1,0 +1,84 @@
+"""The third stage: what is left of each partition, in its place."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools.clean.duplicates import removed_from
+from data_tools.clean.files import StoredFile, describe, store_lines
+from data_tools.clean.filtering import sizes_name, texts_name
+from data_tools.pool import Report
+from data_tools.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class WriteResult:
+    """What is left of a partition: no file if that is nothing."""
+
+    number: int
+    shards: tuple[StoredFile, ...]
+    documents: int
+    bytes: int
+    exact: int
+    """Documents removed as copies of another."""
+    near: int
+    """Documents removed as much like another."""
+
+
+def parse_written(value: dict[str, Any]) -> WriteResult:
+    """From the JSON of an earlier run; raises KeyError or TypeError if it is not one."""
+    return WriteResult(**{**value, "shards": tuple(StoredFile(**file) for file in value["shards"])})
+
+
+@dataclass(frozen=True)
+class WriteJob:
+    """Writes a partition without duplicates; a callable that workers can be sent."""
+
+    directory: str
+    stage: str
+
+    def __call__(self, number: int, report: Report) -> WriteResult:
+        """Write the texts of partition `number` that stay; reports one partition done."""
+        directory = Path(self.directory)
+        removed, exact = removed_from(directory, self.stage, number)
+        sizes = np.load(directory / sizes_name(number), allow_pickle=False)
+        stays = np.ones(len(sizes), np.bool_)
+        stays[removed] = False
+        name = f"{number:06d}.jsonl.zst"
+        if stays.any():
+            _copy(directory, texts_name(number), name, stays.tolist())
+        result = WriteResult(
+            number,
+            (describe(directory, name),) if stays.any() else (),
+            int(stays.sum()),
+            int(sizes[stays].sum()),
+            int(exact.sum()),
+            len(exact) - int(exact.sum()),
+        )
+        Written(directory, self.stage).save(number, result)
+        report(1)
+        return result
+
+
+class Written(Workspace):
+    """The results of this stage lie in its folder, beside those of the first."""
+
+    def __init__(self, directory: Path, stage: str) -> None:
+        super().__init__(directory)
+        self.work = directory / stage
+
+
+def _copy(directory: Path, source: str, target: str, stays: list[bool]) -> None:
+    import zstandard
+
+    with (
+        open(directory / source, "rb") as packed,
+        zstandard.ZstdDecompressor().stream_reader(packed) as stream,
+        store_lines(directory, target) as lines,
+    ):
+        for keep, line in zip(stays, io.BufferedReader(stream), strict=True):
+            if keep:
+                lines.write(line)

@@ -1,0 +1,37 @@
+"""Options that all commands have which read text."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DocumentKind(enum.StrEnum):
+    """What a document is in a .txt file."""
+
+    file = "file"
+    line = "line"
+    blank_line = "blank-line"
+
+
+class InputFormat(enum.StrEnum):
+    """How to read input files."""
+
+    auto = "auto"
+    txt = "txt"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+INPUT = typer.Option(
+    "--input", "-i", help="File, folder, glob or fsspec URL; may be repeated. .txt .jsonl .parquet, .gz .zst"
+)
+InputOption = Annotated[list[str], INPUT]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")]
+TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]
+DocumentOption = Annotated[
+    DocumentKind,
+    typer.Option(help="What a document is in .txt: the file, a line, or lines up to a blank one."),
+]
+FormatOption = Annotated[InputFormat, typer.Option(help="Read every file as this, whatever its ending.")]
