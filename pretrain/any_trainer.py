@@ -61,7 +61,7 @@ class AnyTrainer(Protocol):
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint says beside its tensors."""
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> Mapping[str, bytes | Path]:
         """Files and folders that every checkpoint takes along, by their name in it."""
 
     def load(self, checkpoint: Checkpoint) -> int:

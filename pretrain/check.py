@@ -3,6 +3,7 @@
 Rules between keys are judged first, then the shards are opened, by the code that training uses.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,15 @@ from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
-from pretrain.config.sections import CnnConfig, CorpusConfig, GanConfig, RnnConfig, TextConfig, TokenConfig
+from pretrain.config.sections import (
+    ChatConfig,
+    CnnConfig,
+    CorpusConfig,
+    GanConfig,
+    RnnConfig,
+    TextConfig,
+    TokenConfig,
+)
 from pretrain.config.stages import stages, steps_until, tokens_until
 from pretrain.errors import IntegrityError, UserError
 
@@ -44,8 +53,9 @@ def check_command(
 
         rows = list(summary_of_rnn(config, processes, check_data(loaded) if data else None))
     else:
+        wanted: tuple[type[TextConfig], ...] = CorpusConfig, ChatConfig
         training = check_data(loaded) if data else None
-        rows = list(_summary(narrow(config, CorpusConfig, "this check"), processes, training))
+        rows = list(_summary(narrow(config, wanted, "this check"), processes, training))
     if show:
         _print_columns([(key, as_yaml(value), str(place)) for key, value, place in resolved_values(loaded)])
         print()
@@ -62,6 +72,10 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     from pretrain.data.kinds import open_data
     from pretrain.data.sources import open_training
 
+    if isinstance(loaded.config, ChatConfig):
+        from pretrain.chat.open import open_chat
+
+        return open_chat(loaded.config, lambda line: print(line, file=sys.stderr)).training
     config: TokenConfig
     if isinstance(loaded.config, RnnConfig):
         config = loaded.config
@@ -109,7 +123,7 @@ def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def _summary(
-    config: CorpusConfig, processes: int | None, training: "TrainingFeed | None"
+    config: TextConfig, processes: int | None, training: "TrainingFeed | None"
 ) -> Iterator[tuple[str, str]]:
     batch, steps = config.batch, config.run.steps
     vocab = training.vocab_size if training else 0

@@ -215,6 +215,9 @@ def generate(
         int | None, typer.Option(metavar="S", min=0, help="Seed of the draws; default 1234.")
     ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token every time.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Answer: each --prompt, lines of standard input, or at a terminal.")
+    ] = False,
     processes: Processes = None,
     output: Annotated[
         str | None,
@@ -234,6 +237,7 @@ def generate(
         "--prompt": prompt or None,
         "--max-tokens": max_tokens,
         "--greedy": greedy or None,
+        "--chat": chat or None,
         "--processes": processes,
         **dict.fromkeys(overrides or (), True),
         **drawing,
@@ -252,23 +256,26 @@ def generate(
             checkpoint, output, count or 64, label, 1234 if seed is None else seed, average=not raw
         )
         return
-    if not prompt:
+    if not prompt and not chat:
         raise UserError("--prompt is missing: the text to go on from")
     from pretrain.sampling import checked_sampling
 
     sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
     if kind == "rnn":
-        if processes is not None or overrides:
-            wrong_here = "--processes" if processes is not None else (overrides or [""])[0]
+        if processes is not None or overrides or chat:
+            given = "--processes" if processes is not None else (overrides or [""])[0]
+            wrong_here = "--chat" if chat else given
             raise UserError(f"{wrong_here} has no effect on a checkpoint of model.kind rnn; remove it")
         from pretrain.rnn.generate import generate_command as generate_recurrently
 
-        generate_recurrently(checkpoint, prompt, 100 if max_tokens is None else max_tokens, sampling)
+        generate_recurrently(checkpoint, prompt or (), 100 if max_tokens is None else max_tokens, sampling)
         return
-    from pretrain.generate import generate_command
-
     most = 100 if max_tokens is None else max_tokens
-    generate_command(checkpoint, prompt, most, sampling, processes=processes, overrides=overrides or ())
+    if chat:
+        from pretrain.chat.talk import chat_command as command
+    else:
+        from pretrain.generate import generate_command as command
+    command(checkpoint, prompt or (), most, sampling, processes=processes, overrides=overrides or ())
 
 
 @app.command()

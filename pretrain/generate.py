@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ from pretrain.checkpoint import resolve
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.schema import nearest_name
-from pretrain.config.sections import GptConfig, ParallelConfig
+from pretrain.config.sections import DecoderConfig, GptConfig, ParallelConfig
 from pretrain.decoding import Decoder
 from pretrain.errors import HealthError, UserError
-from pretrain.launch import World, find_place, join_world
+from pretrain.launch import Place, World, find_place, join_world
 from pretrain.layout import build_layout
 from pretrain.model import Model
-from pretrain.restore import RESOLVED_CONFIG, load_model, load_tokenizer, open_saved, with_layout
+from pretrain.restore import RESOLVED_CONFIG, Saved, load_model, load_tokenizer, open_saved, with_layout
 from pretrain.sampling import SEEDS, Sampling
 from pretrain.spawn import spawn
 
@@ -64,38 +65,98 @@ def generate(
     *,
     cached: bool = True,
 ) -> list[list[int]]:
-    """Draw tokens for each prompt until the end of the document or `max_tokens`; all ranks call this
+    """Draw tokens for each prompt, as the beginning of a document; the rest as `go_on`.
+
+    A text begins as a document does: after the end of another. Where attention was reset at the ends of
+    documents, the model never saw that end together with what follows it.
+    """
+    config = model.config
+    alone = isinstance(config, GptConfig) and config.data.reset_at_document_end
+    texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
+    return go_on(model, texts, eod, max_tokens, sampling, cached=cached)
+
+
+def go_on(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    eod: int,
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    cached: bool = True,
+) -> list[list[int]]:
+    """Draw tokens after each text until the end of the document or `max_tokens`; all ranks call this
     together.
 
     Args:
         model: a GPT.
-        prompts: token ids of each text.
+        texts: token ids of each, one or more.
         eod: id of the end of a document.
         max_tokens: of a continuation.
-        sampling: how to draw. Prompt i is drawn with a generator of its own, of seed `sampling.seed` + i.
+        sampling: how to draw. Text i goes on with a generator of its own, of seed `sampling.seed` + i.
         cached: keep keys and values of the tokens so far.
 
     Returns:
         The continuations, without the end of the document.
     """
-    generators = [torch.Generator().manual_seed((sampling.seed + i) % SEEDS) for i in range(len(prompts))]
-    # A text begins as a document does: after the end of another. Where attention was reset at the ends of
-    # documents, the model never saw that end together with what follows it.
-    alone = narrow(model.config, GptConfig, "generating text").data.reset_at_document_end
-    texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
+    generators = [torch.Generator().manual_seed((sampling.seed + i) % SEEDS) for i in range(len(texts))]
+    rows = [list(text) for text in texts]
     starts, ended = [len(text) for text in texts], [False] * len(texts)
     with Decoder(model, len(texts), max(starts) + max_tokens, cached=cached) as decoder:
         for _ in range(max_tokens):
-            logits_BV = decoder.next_logits(texts)
-            for row, text in enumerate(texts):
+            logits_BV = decoder.next_logits(rows)
+            for row, text in enumerate(rows):
                 # A text that has ended goes along with the others, and nobody reads it.
                 token = eod if ended[row] else choose(logits_BV[row], sampling, generators[row])
                 ended[row] = ended[row] or token == eod
                 text.append(token)
             if all(ended):
                 break
-    drawn = [text[start:] for text, start in zip(texts, starts, strict=True)]
+    drawn = [text[start:] for text, start in zip(rows, starts, strict=True)]
     return [row[: row.index(eod)] if eod in row else row for row in drawn]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that generates text, on this rank, with what belongs to it."""
+
+    saved: Saved
+    model: Model
+    tokenizer: Tokenizer
+
+
+def open_speaker(
+    checkpoint: str,
+    world: World,
+    overrides: Sequence[str] = (),
+    require: Callable[[Saved], None] = lambda _: None,
+) -> Speaker:
+    """Load a checkpoint for generation; all ranks together.
+
+    Args:
+        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
+        world: as many ranks as the layout has.
+        overrides: `section.key=value` texts; `OVERRIDES` says which.
+        require: raises what is wrong with a checkpoint, before its weights are read.
+
+    Raises:
+        UserError, IntegrityError: no good checkpoint, or a layout that does not fit.
+    """
+    if "\0" in checkpoint:
+        raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
+    saved = open_saved(first_decides(world, lambda: str(resolve(checkpoint, teller(world)))))
+    config = narrow(saved.config, DecoderConfig, f"generating text from {saved.checkpoint.path}")
+    require(saved)
+    parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
+    tokenizer = load_tokenizer(saved)
+    model = load_model(saved, with_layout(config, parallel), build_layout(world, parallel))
+    return Speaker(saved, model, tokenizer)
+
+
+def require_seed(sampling: Sampling) -> None:
+    """Raises UserError for a seed that is too large."""
+    if not 0 <= sampling.seed < SEEDS:
+        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
 
 
 def generate_texts(
@@ -111,30 +172,23 @@ def generate_texts(
     """The continuations of several prompts, all ranks together.
 
     Args:
-        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
+        checkpoint: as in `open_speaker`.
         prompts: texts to go on from.
         max_tokens: of a continuation.
         sampling: how to draw.
-        world: as many ranks as the layout has.
-        overrides: `section.key=value` texts; `OVERRIDES` says which.
-        cached: as in `generate`.
+        world: as in `open_speaker`.
+        overrides: as in `open_speaker`.
+        cached: as in `go_on`.
 
     Raises:
         UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large,
             a layout that does not fit.
     """
-    if "\0" in checkpoint:
-        raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
-    if not 0 <= sampling.seed < SEEDS:
-        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
-    tell = _say if world.is_first else lambda _: None
-    saved = open_saved(first_decides(world, lambda: str(resolve(checkpoint, tell))))
-    config = narrow(saved.config, GptConfig, f"generating text from {saved.checkpoint.path}")
-    parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
-    tokenizer = load_tokenizer(saved)
-    ids = [_encode(tokenizer, prompt, config.batch.sequence_length, tell) for prompt in prompts]
-    model = load_model(saved, with_layout(config, parallel), build_layout(world, parallel))
-    drawn = generate(model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
+    require_seed(sampling)
+    speaker = open_speaker(checkpoint, world, overrides)
+    tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
+    ids = [_encode(tokenizer, prompt, length, teller(world)) for prompt in prompts]
+    drawn = generate(speaker.model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
     return [tokenizer.decode(row) for row in drawn]
 
 
@@ -159,7 +213,7 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
     plain = {f"parallel.{key}": "null" if v is None else str(v).lower() for key, v in defaults.items()}
     others = [f"{key}={value}" for key, value in plain.items() if key not in given]
     config = load_config(path, [*others, *overrides]).config
-    parallel = narrow(config, GptConfig, "generating text").parallel
+    parallel = narrow(config, DecoderConfig, "generating text").parallel
     if parallel.ranks != ranks:
         raise UserError(
             f"parallel.tensor {parallel.tensor} x parallel.pipeline {parallel.pipeline} are {parallel.ranks} "
@@ -168,8 +222,9 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
     return parallel
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+def teller(world: World) -> Callable[[str], None]:
+    """Says lines on standard error, on the first rank alone."""
+    return (lambda line: print(line, file=sys.stderr)) if world.is_first else lambda _: None
 
 
 def _encode(
@@ -204,17 +259,26 @@ def generate_command(
         overrides: as in `generate_texts`.
     """
     place = find_place(os.environ)
-    if place.launcher != "alone" and processes not in (None, place.size):
-        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
-    if place.launcher == "alone" and (processes or 1) > 1:
-        options = [f"--max-tokens={max_tokens}", *sampling.options()]
-        options += [f"--prompt={prompt}" for prompt in prompts]
-        command = [sys.executable, "-m", "pretrain", "generate", *options, "--", checkpoint, *overrides]
-        sys.exit(spawn(command, processes or 1))
+    options = [f"--max-tokens={max_tokens}", *sampling.options()]
+    options += [f"--prompt={prompt}" for prompt in prompts]
+    spread(place, processes, [*options, "--", checkpoint, *overrides])
     with join_world(place) as world:
         texts = generate_texts(checkpoint, prompts, max_tokens, sampling, world, overrides=overrides)
         if world.is_first:
             show(prompts, texts)
+
+
+def spread(place: Place, processes: int | None, arguments: Sequence[str]) -> None:
+    """Start the ranks of `pretrain generate` and exit with their code, where this process is alone and more
+    are wanted.
+
+    Raises:
+        UserError: a launcher has started another number of ranks.
+    """
+    if place.launcher != "alone" and processes not in (None, place.size):
+        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
+    if place.launcher == "alone" and (processes or 1) > 1:
+        sys.exit(spawn([sys.executable, "-m", "pretrain", "generate", *arguments], processes or 1))
 
 
 def show(prompts: Sequence[str], texts: Sequence[str]) -> None:

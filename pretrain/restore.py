@@ -8,7 +8,7 @@ from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import CorpusConfig, ParallelConfig
+from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
 from pretrain.errors import IntegrityError
 from pretrain.layout import Layout
 from pretrain.model import Model
@@ -24,7 +24,7 @@ class Saved:
     """A checkpoint with the config that made it."""
 
     checkpoint: Checkpoint
-    config: CorpusConfig
+    config: TextConfig
     vocab_size: int
 
 
@@ -40,19 +40,20 @@ def open_saved(path: str | Path, say: Callable[[str], None] = lambda _: None) ->
     """
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
-    config = narrow(loaded, CorpusConfig, str(checkpoint.path))
+    wanted: tuple[type[TextConfig], ...] = CorpusConfig, ChatConfig
+    config = narrow(loaded, wanted, str(checkpoint.path))
     vocab_size = checkpoint.state.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise IntegrityError(f"{checkpoint.path}: state.json has no vocab_size")
     return Saved(checkpoint, config, vocab_size)
 
 
-def with_layout(config: CorpusConfig, parallel: ParallelConfig) -> CorpusConfig:
+def with_layout(config: TextConfig, parallel: ParallelConfig) -> TextConfig:
     """The same model and data on another layout."""
     return config.model_copy(update={"parallel": parallel})
 
 
-def load_model(saved: Saved, config: CorpusConfig, layout: Layout) -> Model:
+def load_model(saved: Saved, config: TextConfig, layout: Layout) -> Model:
     """Build the model and fill it with the checkpoint's weights.
 
     Args:

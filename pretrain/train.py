@@ -27,7 +27,15 @@ from pretrain.checkpoint import (
 )
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, RnnConfig, TextConfig
+from pretrain.config.sections import (
+    ChatConfig,
+    CnnConfig,
+    Config,
+    FinetuneConfig,
+    GanConfig,
+    RnnConfig,
+    TextConfig,
+)
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.folder import RunFolder
 from pretrain.gate import Gate, Interrupted
@@ -102,6 +110,10 @@ def build_trainer(config: Config, world: World, gate: Gate) -> AnyTrainer:
         from pretrain.finetune import FinetuneTrainer
 
         return FinetuneTrainer(config, world, gate)
+    if isinstance(config, ChatConfig):
+        from pretrain.chat.trainer import ChatTrainer
+
+        return ChatTrainer(config, world, gate)
     if isinstance(config, TextConfig):
         from pretrain.trainer import Trainer
 

@@ -7,7 +7,7 @@ uninterrupted one.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class Trainer:
         """Weights and optimizer states, this rank's parts."""
         return self.optimizer.pieces()
 
-    def files(self) -> dict[str, Path]:
+    def files(self) -> Mapping[str, bytes | Path]:
         """The tokenizer."""
         return {TOKENIZER_FOLDER: self.data.tokenizer_folder}
 

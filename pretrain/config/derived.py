@@ -9,8 +9,8 @@ from pretrain.config.sections import (
     BertConfig,
     CnnConfig,
     Config,
+    DecoderConfig,
     DescentConfig,
-    GptConfig,
     RnnConfig,
     TextConfig,
     TextModelConfig,
@@ -152,7 +152,7 @@ def count_parameters(config: TextConfig, vocab_size: int) -> ParameterCount:
         if config.model.norm_position == "post":
             return ParameterCount(embedding + norm, layers, _bert_heads(config, vocab_size, norm))
         return ParameterCount(embedding, layers + norm, _bert_heads(config, vocab_size, norm))
-    tied = not isinstance(config, GptConfig) or config.model.tie_embeddings
+    tied = not isinstance(config, DecoderConfig) or config.model.tie_embeddings
     return ParameterCount(embedding, layers + norm, 0 if tied else vocab_size * hidden)
 
 

@@ -12,9 +12,9 @@ from pretrain.config.node import Node, Place, Problem, dotted, find, mapping, me
 from pretrain.config.schema import keys_of, show
 from pretrain.config.sections import (
     KINDS,
+    DecoderModelConfig,
     EncoderModelConfig,
     FinetuneConfig,
-    GptModelConfig,
     TextModelConfig,
 )
 from pretrain.config.yaml_text import parse_yaml
@@ -24,15 +24,15 @@ RESOLVED_CONFIG = "config.resolved.yaml"
 """In a run folder and in each checkpoint: every key with its value."""
 OWN = ("kind", "init_from", "init", "dropout")
 """Keys of `model` that a run decides for itself."""
-SOURCES: Mapping[str, tuple[str, type[TextModelConfig]]] = MappingProxyType(
+SOURCES: Mapping[str, tuple[tuple[str, ...], type[TextModelConfig]]] = MappingProxyType(
     {
-        kind: ("bert", EncoderModelConfig)
+        kind: (("bert",), EncoderModelConfig)
         for kind, config in KINDS.items()
         if kind == "bert" or issubclass(config, FinetuneConfig)
     }
-    | {"gpt": ("gpt", GptModelConfig)}
+    | {"gpt": (("gpt",), DecoderModelConfig), "gpt-chat": (("gpt", "gpt-chat"), DecoderModelConfig)}
 )
-"""Kind that may start from another run -> the kind of that, and the section whose keys it takes over."""
+"""Kind that may start from another run -> the kinds of that, and the section whose keys it takes over."""
 INIT_FROM = ("model", "init_from")
 
 
@@ -75,14 +75,14 @@ def _differs(mine: Node, theirs: Node, run: str) -> str:
     return f"{show(plain(mine))} is not that of {run}: {show(plain(theirs))}; leave it out"
 
 
-def _read(path: Path, wanted: str) -> Node:
-    """The config of a run of kind `wanted`."""
+def _read(path: Path, wanted: tuple[str, ...]) -> Node:
+    """The config of a run of one of the kinds `wanted`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         raise UserError(f"'{path.parent}' holds no run: {RESOLVED_CONFIG} cannot be read in it") from None
     tree, _, found = parse_yaml(text, lambda line: Place("base", str(path), line))
     kind = plain(tree).get("model", {}).get("kind") if isinstance(tree.value, dict) else None
-    if found or kind != wanted:
-        raise UserError(f"'{path.parent}' is no run of a {wanted.upper()}: model.kind is {show(kind)}")
+    if found or kind not in wanted:
+        raise UserError(f"'{path.parent}' is no run of a {wanted[0].upper()}: model.kind is {show(kind)}")
     return tree

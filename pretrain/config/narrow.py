@@ -8,8 +8,9 @@ from pretrain.errors import UserError
 C = TypeVar("C", bound=Config)
 
 
-def narrow(config: Config, wanted: type[C], what: str) -> C:
-    """The config as a `wanted` one; raises UserError saying that `what` is not for its `model.kind`."""
+def narrow(config: Config, wanted: type[C] | tuple[type[C], ...], what: str) -> C:
+    """The config as a `wanted` one, or one of several; raises UserError saying that `what` is not for its
+    `model.kind`."""
     if isinstance(config, wanted):
         return config
     kinds = " or ".join(kind for kind, known in KINDS.items() if issubclass(known, wanted))

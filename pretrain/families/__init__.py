@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pretrain.config.sections import BertConfig, GptConfig, TextConfig
+from pretrain.config.sections import BertConfig, DecoderConfig, TextConfig
 from pretrain.families.bert import BertFamily
 from pretrain.families.family import Family
 from pretrain.families.gpt import GptFamily
@@ -11,7 +11,7 @@ from pretrain.layout import Layout
 
 def family_of(config: TextConfig, layout: Layout) -> Family[Any, Any]:
     """The family of a config's `model.kind`, on this rank."""
-    if isinstance(config, GptConfig):
+    if isinstance(config, DecoderConfig):
         return GptFamily(config, layout)
     if isinstance(config, BertConfig):
         return BertFamily(config, layout)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -18,7 +18,7 @@ L = TypeVar("L")
 class Family(ABC, Generic[B, L]):
     """How one kind of model is built, run and judged on this rank."""
 
-    totals: type[Totals]
+    totals: ClassVar[type[Totals]]
     """Its fields name the numbers of a report."""
 
     @abstractmethod

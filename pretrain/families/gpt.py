@@ -1,12 +1,13 @@
 """GPT under the training loop: every token but the first is predicted from those before it."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from pretrain.config.sections import GptConfig
+from pretrain.config.sections import DecoderConfig
 from pretrain.data.batch import Batch
 from pretrain.families.family import Family
 from pretrain.families.totals import Totals
@@ -47,9 +48,9 @@ class LocalBatch:
 class GptFamily(Family[Batch, LocalBatch]):
     """A decoder with one loss."""
 
-    config: GptConfig
+    config: DecoderConfig
     layout: Layout
-    totals = GptTotals
+    totals: ClassVar[type[Totals]] = GptTotals
 
     def build(self, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
         """See `build_gpt`."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from pretrain.config.sections import CorpusConfig
+from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
 from pretrain.hf.link import Link, Shape
 
@@ -102,7 +102,7 @@ def activation(theirs: Any, key: str) -> str:
     return ACTIVATIONS[value]
 
 
-def obstacle(config: CorpusConfig, key: str, *allowed: object) -> list[str]:
+def obstacle(config: TextConfig, key: str, *allowed: object) -> list[str]:
     """`model.key: value` where the value is none of `allowed`."""
     value = getattr(config.model, key)
     return [] if value in allowed else [f"model.{key}: {value}"]

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from data_tools.progress import Progress, amount
+from pretrain.chat.saved import template_of
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.tensors import DTYPES, TensorSource
-from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig
+from pretrain.config.sections import BertConfig, GptConfig, TextConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.known import architecture_of
@@ -58,7 +59,9 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
             own.save(folder / OURS)
             if tokenizer:
                 begins = not _resets(saved.config)
-                write_tokenizer(folder, own, saved.config.batch.sequence_length, begins=begins)
+                template = template_of(saved.checkpoint)
+                length = saved.config.batch.sequence_length
+                write_tokenizer(folder, own, length, begins=begins, template=template)
         class_name = architecture.class_of(saved.config)
         difference = prove(saved.config, saved.vocab_size, saved.checkpoint.read, folder, class_name)
     with_tokenizer = "with tokenizer" if own is not None and tokenizer else "without tokenizer"
@@ -77,7 +80,7 @@ def _carries_tokenizer(checkpoint: Checkpoint) -> bool:
     return any(name.startswith("tokenizer/") for name in checkpoint.files)
 
 
-def _resets(config: CorpusConfig) -> bool:
+def _resets(config: TextConfig) -> bool:
     return isinstance(config, GptConfig) and config.data.reset_at_document_end
 
 

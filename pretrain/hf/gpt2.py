@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pretrain.config.derived import ffn_hidden_size, query_groups
-from pretrain.config.sections import GptConfig
+from pretrain.config.sections import DecoderConfig
 from pretrain.hf.architecture import (
     THEIR_ACTIVATIONS,
     Architecture,
@@ -27,11 +27,11 @@ class Gpt2(Architecture):
         """The model with its head."""
         return ("GPT2LMHeadModel",)
 
-    def class_of(self, config: GptConfig) -> str:
+    def class_of(self, config: DecoderConfig) -> str:
         """Always the same."""
         return "GPT2LMHeadModel"
 
-    def obstacles(self, config: GptConfig) -> list[str]:
+    def obstacles(self, config: DecoderConfig) -> list[str]:
         """All but biases, which may be zero."""
         found = obstacle(config, "position_embedding", "learned")
         found += obstacle(config, "normalization", "layernorm")
@@ -40,7 +40,7 @@ class Gpt2(Architecture):
             found.append(f"model.num_query_groups: {config.model.num_query_groups}")
         return found
 
-    def links(self, config: GptConfig, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[Link]:
         """See `Architecture`."""
         model, sizes = config.model, Sizes.of(config.model, vocab_size)
         hidden, ffn = sizes.hidden, sizes.ffn
@@ -70,7 +70,7 @@ class Gpt2(Architecture):
         if not model.tie_embeddings:
             yield vocabulary("output_layer.weight", "lm_head.weight", sizes, hidden)
 
-    def zeros(self, config: GptConfig) -> Iterator[tuple[str, Shape]]:
+    def zeros(self, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
         """The biases of a model without."""
         hidden, ffn = config.model.hidden_size, ffn_hidden_size(config.model)
         sizes = {"attn.c_attn": 3 * hidden, "attn.c_proj": hidden, "mlp.c_fc": ffn, "mlp.c_proj": hidden}
@@ -78,11 +78,11 @@ class Gpt2(Architecture):
             for name, size in sizes.items():
                 yield f"transformer.h.{number}.{name}.bias", (size,)
 
-    def copies(self, config: GptConfig) -> Mapping[str, str]:
+    def copies(self, config: DecoderConfig) -> Mapping[str, str]:
         """The tied head."""
         return {"lm_head.weight": "transformer.wte.weight"} if config.model.tie_embeddings else {}
 
-    def their_config(self, config: GptConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
+    def their_config(self, config: DecoderConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
         """See `Architecture`."""
         model = config.model
         return {

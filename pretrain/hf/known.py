@@ -1,6 +1,6 @@
 """The layouts that are known, and which of them a config is of."""
 
-from pretrain.config.sections import CorpusConfig
+from pretrain.config.sections import ChatConfig, TextConfig
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.bert import Bert, MegatronBert
@@ -10,13 +10,14 @@ from pretrain.hf.llama import Llama
 ARCHITECTURES: tuple[Architecture, ...] = (Gpt2(), Llama(), MegatronBert(), Bert())
 
 
-def architecture_of(config: CorpusConfig) -> Architecture:
+def architecture_of(config: TextConfig) -> Architecture:
     """The layout for a config.
 
     Raises:
         UserError: there is none; names the keys in the way of the nearest.
     """
-    obstacles = {known: known.obstacles(config) for known in ARCHITECTURES if known.kind == config.model.kind}
+    kind = "gpt" if isinstance(config, ChatConfig) else config.model.kind
+    obstacles = {known: known.obstacles(config) for known in ARCHITECTURES if known.kind == kind}
     if not obstacles:
         kinds = " and ".join(sorted({known.kind for known in ARCHITECTURES}))
         raise UserError(f"pretrain export writes model.kind {kinds}; this is {config.model.kind}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.config.sections import CorpusConfig, ParallelConfig
+from pretrain.config.sections import ParallelConfig, TextConfig
 from pretrain.launch import World
 from pretrain.layout import build_layout
 from pretrain.model import Model
@@ -34,7 +34,7 @@ class EveryLayer(torch.nn.Module):
         return hidden_states, context
 
 
-def build_layered(config: CorpusConfig, vocab_size: int, read: Read, world: World) -> Model:
+def build_layered(config: TextConfig, vocab_size: int, read: Read, world: World) -> Model:
     """The model of a config in one process and in fp32, for scoring.
 
     Memory: the embedding and the heads, one layer, and the tensor that is being read.

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pretrain.config.derived import ffn_hidden_size, query_groups, rotary_base
-from pretrain.config.sections import GptConfig
+from pretrain.config.sections import DecoderConfig
 from pretrain.hf.architecture import Architecture, obstacle, supports
 from pretrain.hf.link import Link, Sizes, gated, qkv, same, vocabulary
 
@@ -23,17 +23,17 @@ class Llama(Architecture):
         """The model with its head."""
         return ("LlamaForCausalLM",)
 
-    def class_of(self, config: GptConfig) -> str:
+    def class_of(self, config: DecoderConfig) -> str:
         """Always the same."""
         return "LlamaForCausalLM"
 
-    def obstacles(self, config: GptConfig) -> list[str]:
+    def obstacles(self, config: DecoderConfig) -> list[str]:
         """What is not rotary, RMSNorm or SwiGLU."""
         found = obstacle(config, "position_embedding", "rotary")
         found += obstacle(config, "normalization", "rmsnorm")
         return found + obstacle(config, "activation", "swiglu")
 
-    def links(self, config: GptConfig, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[Link]:
         """See `Architecture`."""
         model, sizes = config.model, Sizes.of(config.model, vocab_size)
         hidden = sizes.hidden
@@ -48,11 +48,11 @@ class Llama(Architecture):
         if not model.tie_embeddings:
             yield vocabulary("output_layer.weight", HEAD, sizes, hidden)
 
-    def copies(self, config: GptConfig) -> Mapping[str, str]:
+    def copies(self, config: DecoderConfig) -> Mapping[str, str]:
         """The tied head."""
         return {HEAD: EMBEDDING} if config.model.tie_embeddings else {}
 
-    def their_config(self, config: GptConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
+    def their_config(self, config: DecoderConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
         """See `Architecture`."""
         model = config.model
         return {

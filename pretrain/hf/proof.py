@@ -13,7 +13,7 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from pretrain.config.sections import BertConfig, CorpusConfig
+from pretrain.config.sections import BertConfig, TextConfig
 from pretrain.errors import IntegrityError
 from pretrain.hf.layered import Read, build_layered
 from pretrain.launch import Place, join_world
@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 ROWS, LENGTH, SEED = 2, 32, 20_240
 
 
-def prove(config: CorpusConfig, vocab_size: int, read: Read, folder: Path, class_name: str) -> float:
+def prove(config: TextConfig, vocab_size: int, read: Read, folder: Path, class_name: str) -> float:
     """Compare the two models on random tokens.
 
     Args:

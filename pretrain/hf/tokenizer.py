@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.tokenizer import BERT_PIECES, SEGMENT_CHARACTERS, SPACE_SYMBOL, Tokenizer
+from pretrain.chat.conversation import Message, as_json
+from pretrain.chat.template import END, FILE, ChatTemplate
 from pretrain.errors import UserError
 
-END = "<|endoftext|>"
 OURS = "pretrain-tokenizer"
 """Folder in an export: our own tokenizer, as `Tokenizer.save` writes it, for the way back."""
 _SEGMENT = (
@@ -29,7 +30,14 @@ _SEGMENT = (
 )
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer, sequence_length: int, *, begins: bool) -> None:
+def write_tokenizer(
+    folder: Path,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    *,
+    begins: bool,
+    template: ChatTemplate | None = None,
+) -> None:
     """Write what `AutoTokenizer` loads, and our own beside it.
 
     Args:
@@ -38,9 +46,10 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, sequence_length: int, *,
         sequence_length: tokens that the model sees.
         begins: a text is encoded with the end of a document before it, as the model was trained; not the
             texts of a BERT, which get [CLS] and [SEP].
+        template: of the model's conversations.
 
     Raises:
-        UserError: a text is encoded differently.
+        UserError: a text, or a conversation, is encoded differently.
     """
     library = as_library_tokenizer(tokenizer, begins=begins)
     prove(tokenizer, library)
@@ -54,11 +63,41 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, sequence_length: int, *,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": sequence_length,
         "clean_up_tokenization_spaces": False,
-        # A text that spells <|endoftext|> is a text; but a BERT is asked by writing [MASK].
-        "split_special_tokens": tokenizer.bert_ids is None,
+        # A text that spells <|endoftext|> is a text; but a BERT is asked by writing [MASK], and what a chat
+        # template renders is one text, in which the ends of turns are spelt.
+        "split_special_tokens": tokenizer.bert_ids is None and template is None,
         **special,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    if template is not None:
+        (folder / FILE).write_text(template.source)
+        prove_template(folder, tokenizer, template)
+
+
+def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    """Render and encode conversations with both.
+
+    Raises:
+        UserError: one gives different ids.
+    """
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    pieces = [
+        text for text in _trials(tokenizer)[:60] if END not in text and "\0" not in text and text.strip()
+    ]
+    for first, second in zip(pieces[::2], pieces[1::2], strict=False):
+        messages = [Message("user", first), Message("assistant", second), Message("user", first)]
+        for count, answer in ((3, True), (2, False)):
+            ours = template.tokens(tokenizer, messages[:count], answer=answer)
+            found = theirs.apply_chat_template(
+                as_json(messages[:count]), add_generation_prompt=answer, return_dict=False
+            )
+            if ours != found:
+                raise UserError(
+                    f"{template.where}: transformers makes other tokens of a conversation that begins with "
+                    f"{first[:60]!r}; --no-tokenizer exports without template and tokenizer"
+                )
 
 
 def why_not(tokenizer: Tokenizer) -> str | None:

@@ -9,7 +9,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from pretrain.config.derived import padded_vocab_size, rotary_base
-from pretrain.config.sections import GptConfig, GptModelConfig
+from pretrain.config.sections import DecoderConfig, DecoderModelConfig
 from pretrain.layout import Layout
 from pretrain.models.norm import norm_class
 from pretrain.models.transformer import layer_spec, parameter_dtype, transformer_config
@@ -36,7 +36,7 @@ class GPT(GPTModel):  # type: ignore[misc]
 
 
 def _block_spec(
-    model: GptModelConfig, config: TransformerConfig, vp_stage: int | None
+    model: DecoderModelConfig, config: TransformerConfig, vp_stage: int | None
 ) -> TransformerBlockSubmodules:
     """Layers with the norm before each half, and a norm at the end."""
     spec = layer_spec(model, config, AttnMaskType.causal)
@@ -44,7 +44,7 @@ def _block_spec(
     return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm_class(model))
 
 
-def build_gpt(config: GptConfig, layout: Layout, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
+def build_gpt(config: DecoderConfig, layout: Layout, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
     """This rank's chunks of the model, on its device, with weights not yet set.
 
     Args:

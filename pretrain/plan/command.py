@@ -8,7 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pretrain.config.load import LoadedConfig, load_config, read_config
-from pretrain.config.sections import BertConfig, CnnConfig, Config, FinetuneConfig, GanConfig, TextConfig
+from pretrain.config.sections import (
+    BertConfig,
+    ChatConfig,
+    CnnConfig,
+    Config,
+    FinetuneConfig,
+    GanConfig,
+    TextConfig,
+)
 from pretrain.errors import UserError
 from pretrain.plan.hardware import Cluster, make_cluster
 
@@ -68,7 +76,7 @@ def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
 
 
 def _text(config: Config) -> TextConfig:
-    if isinstance(config, FinetuneConfig | CnnConfig) or not isinstance(config, TextConfig):
+    if isinstance(config, FinetuneConfig | ChatConfig | CnnConfig) or not isinstance(config, TextConfig):
         raise UserError(
             f"model.kind: plans are made for gpt, bert and gan, got {config.model.kind}; a layout search for "
             "gpt and bert"

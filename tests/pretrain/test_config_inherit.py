@@ -8,9 +8,11 @@ from config_files import ALL_SHIPPED, REPOSITORY, SHIPPED
 from pretrain.config.load import load_config, read_config
 from pretrain.config.node import ConfigError
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import FinetuneConfig, TextConfig
+from pretrain.config.sections import ChatConfig, FinetuneConfig, TextConfig
 
-FINETUNE = [path for path in ALL_SHIPPED if path not in SHIPPED]
+EVERY = [path for path in ALL_SHIPPED if path not in SHIPPED]
+FINETUNE = [path for path in EVERY if path.parent.name == "bert"]
+CHAT = REPOSITORY / "configs" / "gpt" / "finetune-chat.yaml"
 TINY = str(REPOSITORY / "configs" / "bert" / "tiny.yaml")
 
 
@@ -19,19 +21,20 @@ def run(tmp_path: Path) -> Path:
     return a_run(tmp_path / "run")
 
 
-def a_run(folder: Path, *overrides: str) -> Path:
+def a_run(folder: Path, *overrides: str, tiny: str = TINY) -> Path:
     folder.mkdir()
-    (folder / "config.resolved.yaml").write_text(config_to_yaml(read_config(TINY, overrides).config))
+    (folder / "config.resolved.yaml").write_text(config_to_yaml(read_config(tiny, overrides).config))
     return folder
 
 
-@pytest.mark.parametrize("path", FINETUNE, ids=lambda path: path.name)
-def test_a_shipped_config_is_legal_and_survives_a_round_trip(path: Path, run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
+def test_a_shipped_config_is_legal_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", tiny=str(path.with_name("tiny.yaml")))
     loaded = load_config(str(path), [f"model.init_from={run}"])
-    assert isinstance(loaded.config, FinetuneConfig)
+    assert isinstance(loaded.config, FinetuneConfig | ChatConfig)
     assert loaded.config.model.hidden_size == 32
     assert loaded.config.batch.sequence_length == 32
-    assert loaded.config.model.dropout == 0.1
+    assert loaded.config.model.dropout == (0.0 if path == CHAT else 0.1)
     assert str(loaded.sources["model.hidden_size"]).startswith(str(run / "config.resolved.yaml"))
     whole = tmp_path / "whole.yaml"
     whole.write_text(config_to_yaml(loaded.config))
@@ -72,6 +75,18 @@ def test_a_run_that_is_none_is_named(tmp_path: Path) -> None:
     config = read_config(str(REPOSITORY / "configs" / "gpt" / "tiny.yaml")).config
     (gpt / "config.resolved.yaml").write_text(config_to_yaml(config))
     assert "is no run of a BERT: model.kind is 'gpt'" in problem(FINETUNE[0], f"model.init_from={gpt}")
+
+
+def test_a_chat_may_start_from_a_gpt_or_from_another_chat(tmp_path: Path, run: Path) -> None:
+    gpt = a_run(tmp_path / "gpt", tiny=str(CHAT.with_name("tiny.yaml")))
+    chat = tmp_path / "chat"
+    chat.mkdir()
+    first = load_config(str(CHAT), [f"model.init_from={gpt}"]).config
+    (chat / "config.resolved.yaml").write_text(config_to_yaml(first))
+    second = load_config(str(CHAT), [f"model.init_from={chat}"]).config
+    assert isinstance(second, ChatConfig)
+    assert second.model.hidden_size == 32
+    assert "is no run of a GPT: model.kind is 'bert'" in problem(CHAT, f"model.init_from={run}")
 
 
 @pytest.mark.parametrize("kind", ["gpt", "bert"])

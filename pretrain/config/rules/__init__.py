@@ -7,6 +7,7 @@ from typing import Any
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
 from pretrain.config.rules import (
     bert_data,
+    chat,
     cnn,
     corpus,
     finetune,
@@ -22,6 +23,7 @@ from pretrain.config.rules import (
 )
 from pretrain.config.sections import (
     BertConfig,
+    ChatConfig,
     ClassifierConfig,
     CnnConfig,
     Config,
@@ -54,8 +56,9 @@ RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
         GanConfig: (*gan.RULES, *sources.TRAINING, *service.RULES),
         CnnConfig: (*replicas.RULES, *cnn.RULES, *sources.RULES, *_DESCENT),
         RnnConfig: (*replicas.RULES, *corpus.RULES, *sources.RULES, *_DESCENT),
-        ClassifierConfig: _FINETUNE,
-        TaggerConfig: _FINETUNE,
+        ClassifierConfig: (*_FINETUNE, *finetune.ENCODER),
+        TaggerConfig: (*_FINETUNE, *finetune.ENCODER),
+        ChatConfig: (*_FINETUNE, *chat.RULES),
     }
 )
 """Class of a config -> its rules."""

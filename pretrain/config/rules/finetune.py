@@ -1,9 +1,9 @@
-"""Rules between keys of a run that fine-tunes a BERT."""
+"""Rules between keys of a run that fine-tunes a model."""
 
 from pretrain.config.rule import Rule, unless
-from pretrain.config.sections import FinetuneConfig
+from pretrain.config.sections import ChatConfig, FinetuneConfig
 
-RULES: tuple[Rule[FinetuneConfig], ...] = (
+ENCODER: tuple[Rule[FinetuneConfig], ...] = (
     Rule(
         name="fine-tuning has whole sequences",
         key="parallel.context",
@@ -15,6 +15,9 @@ RULES: tuple[Rule[FinetuneConfig], ...] = (
         ),
         remedies={"parallel.context": lambda s: [1]},
     ),
+)
+
+RULES: tuple[Rule[FinetuneConfig | ChatConfig], ...] = (
     unless(
         "validating needs a development file",
         "eval.every",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig, EncoderModelConfig
+from pretrain.config.sections.chat import ChatConfig, ChatDataConfig, ChatModelConfig
 from pretrain.config.sections.cnn import CnnBatchConfig, CnnConfig, CnnDataConfig, CnnModelConfig
 from pretrain.config.sections.common import (
     CheckpointConfig,
@@ -40,7 +41,13 @@ from pretrain.config.sections.gan import (
     GanOptimizerConfig,
     GanParallelConfig,
 )
-from pretrain.config.sections.gpt import GptConfig, GptDataConfig, GptModelConfig
+from pretrain.config.sections.gpt import (
+    DecoderConfig,
+    DecoderModelConfig,
+    GptConfig,
+    GptDataConfig,
+    GptModelConfig,
+)
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.rnn import RnnBatchConfig, RnnConfig, RnnModelConfig
@@ -61,6 +68,7 @@ from pretrain.config.sections.text import (
 KINDS: Mapping[str, type[Config]] = MappingProxyType(
     {
         "gpt": GptConfig,
+        "gpt-chat": ChatConfig,
         "bert": BertConfig,
         "bert-classifier": ClassifierConfig,
         "bert-tagger": TaggerConfig,
@@ -82,6 +90,9 @@ __all__ = [
     "BertConfig",
     "BertDataConfig",
     "BertModelConfig",
+    "ChatConfig",
+    "ChatDataConfig",
+    "ChatModelConfig",
     "CheckpointConfig",
     "ClassifierConfig",
     "ClassifierDataConfig",
@@ -92,6 +103,8 @@ __all__ = [
     "Config",
     "CorpusConfig",
     "CorpusScheduleConfig",
+    "DecoderConfig",
+    "DecoderModelConfig",
     "DescentConfig",
     "EncoderModelConfig",
     "EvalConfig",

@@ -3,17 +3,23 @@
 from typing import Literal
 
 from pretrain.config.sections.section import PathText
-from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
+from pretrain.config.sections.text import CorpusConfig, TextConfig, TextDataConfig, TextModelConfig
 
 
-class GptModelConfig(TextModelConfig):
+class DecoderModelConfig(TextModelConfig):
+    """A GPT: a decoder-only transformer (Radford et al. 2019, "Language Models are Unsupervised
+    Multitask Learners"), with the options of its successors."""
+
+    tie_embeddings: bool = True
+    """The output head shares the token embedding's weight."""
+
+
+class GptModelConfig(DecoderModelConfig):
     """A GPT: a decoder-only transformer (Radford et al. 2019, "Language Models are Unsupervised
     Multitask Learners"), with the options of its successors."""
 
     kind: Literal["gpt"]
     """Model family."""
-    tie_embeddings: bool = True
-    """The output head shares the token embedding's weight."""
     init_from: PathText | None = None
     """Run folder, or one checkpoint of it, of the GPT whose weights the run starts with; what is not given
     here is as in that run. null: weights drawn from `run.seed`."""
@@ -26,7 +32,13 @@ class GptDataConfig(TextDataConfig):
     """Attention does not cross document ends, and positions start again at each document."""
 
 
-class GptConfig(CorpusConfig):
+class DecoderConfig(TextConfig):
+    """A run whose model is a GPT, whatever it is trained on."""
+
+    model: DecoderModelConfig
+
+
+class GptConfig(CorpusConfig, DecoderConfig):
     """A run that trains a GPT."""
 
     model: GptModelConfig

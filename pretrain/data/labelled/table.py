@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError
@@ -90,16 +91,22 @@ def _column(path: str, names: Sequence[str], column: str) -> int:
         return names.index(column)
     if column in names:
         raise UserError(f"{path}:1: column '{column}' stands twice")
-    raise UserError(f"{path}: {_no_column(names, column)}")
+    raise UserError(f"{path}: {no_key(names, column)}")
 
 
-def _no_column(names: Sequence[str], column: str) -> str:
+def no_key(names: Sequence[str], column: str) -> str:
+    """Says that a row has no key or column `column`, and which one was meant."""
     meant = nearest_name(column, names)
     hint = f"did you mean '{meant}'?" if meant else "it has: " + ", ".join(name[:40] for name in names)
     return f"has no column '{column}' ({hint})"
 
 
-def _read_jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+def read_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line numbers, from 1, and objects of a .jsonl.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no object.
+    """
     for number, line in read_lines(path):
         if not line.strip():
             continue
@@ -109,9 +116,14 @@ def _read_jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[s
             raise UserError(f"{path}:{number}: is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: must be an object with a key for each column")
+        yield number, row
+
+
+def _read_jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, row in read_objects(path):
         for column in columns:
             if column not in row:
-                raise UserError(f"{path}:{number}: {_no_column(list(row), column)}")
+                raise UserError(f"{path}:{number}: {no_key(list(row), column)}")
             if not isinstance(row[column], str | int) or isinstance(row[column], bool):
                 raise UserError(f"{path}:{number}: {column} must be text or a whole number")
         yield number, [str(row[column]) for column in columns]

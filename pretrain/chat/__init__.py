@@ -1,0 +1,1 @@
+"""Conversations: read, made into tokens by a template, trained on, and held."""

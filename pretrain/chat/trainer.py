@@ -1,0 +1,47 @@
+"""Fine-tuning a GPT on conversations in the loop that pretrains it: other data, weights to start from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pretrain.chat.data import ChatTraining, ChatValidation
+from pretrain.chat.open import open_chat
+from pretrain.chat.template import FILE
+from pretrain.config.sections import ChatConfig
+from pretrain.families.chat import ChatFamily
+from pretrain.gate import Gate
+from pretrain.launch import World
+from pretrain.model import Model
+from pretrain.trainer import Trainer, log
+from pretrain.warm_start import start_from
+
+
+class ChatTrainer(Trainer):
+    """A trainer of a pretrained GPT on conversations."""
+
+    def __init__(self, config: ChatConfig, world: World, gate: Gate | None = None) -> None:
+        self.chat, self.opened = config, open_chat(config, log.warning)
+        super().__init__(config, world, gate)
+
+    def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
+        """The files of the config, encoded with the pretrained model's tokenizer."""
+        training, validation = self.opened.training, self.opened.validation
+        for sequences in (training.sequences, *([validation.sequences] if validation else [])):
+            log.info("%s", sequences.describe())
+        return training, validation
+
+    def build_model(self) -> Model:
+        """The GPT with the weights that it starts from."""
+        source, vocab_size = str(self.opened.start.path), self.data.vocab_size
+        family = ChatFamily(self.chat, self.layout, vocab_size)
+        model = Model(self.config, self.layout, vocab_size, training=True, family=family)
+        start_from(source, model.chunks, self.layout, self.data.tokenizer.fingerprint, log.warning)
+        log.info("weights from %s", source)
+        return model
+
+    def files(self) -> Mapping[str, bytes | Path]:
+        """Tokenizer and template."""
+        return {**super().files(), FILE: self.opened.template.source.encode()}
+
+    def facts(self) -> dict[str, str]:
+        """As any trainer's, and where the weights came from."""
+        return super().facts() | {"init_from": str(self.opened.start.path)}

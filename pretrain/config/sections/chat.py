@@ -1,0 +1,45 @@
+"""A run that fine-tunes a GPT on conversations."""
+
+from typing import Literal
+
+from pretrain.config.sections.gpt import DecoderConfig, DecoderModelConfig
+from pretrain.config.sections.section import Name, PathText, Section
+
+
+class ChatModelConfig(DecoderModelConfig):
+    """A GPT that answers. What is not given here is as in the run that it comes from."""
+
+    kind: Literal["gpt-chat"]
+    """Model family."""
+    init_from: PathText
+    """Run folder, or one checkpoint of it, of the GPT to start from, pretrained or fine-tuned."""
+
+
+class ChatDataConfig(Section):
+    """Where conversations come from: .jsonl files, an object a line."""
+
+    train: PathText
+    """File to train on."""
+    validation: PathText | None = None
+    """File to score; null: nothing is scored."""
+    prompt: Name | None = None
+    """Key of what is asked; null: `prompt`. Not with `messages`."""
+    response: Name | None = None
+    """Key of what is to be answered; null: `response`. Not with `messages`."""
+    messages: Name | None = None
+    """Key of a list of {role, content}, roles being system, user and assistant; null: each line has a prompt
+    and a response."""
+    chat_template: PathText | None = None
+    """Jinja file that makes text of a conversation; null: that of `model.init_from`, or the default one."""
+    too_long: Literal["refuse", "truncate"] = "refuse"
+    """Conversations beyond `batch.sequence_length`. refuse: an error. truncate: their ends are cut off, and
+    those that have no answer left are left out; a warning counts both."""
+    packing: bool = True
+    """Several conversations share a sequence, each with positions and attention of its own."""
+
+
+class ChatConfig(DecoderConfig):
+    """A run that fine-tunes a GPT on conversations."""
+
+    model: ChatModelConfig
+    data: ChatDataConfig
