@@ -82,7 +82,7 @@ def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -
     """
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder)  # type: ignore[no-untyped-call]
+    theirs = AutoTokenizer.from_pretrained(folder)
     pieces = [
         text for text in _trials(tokenizer)[:60] if END not in text and "\0" not in text and text.strip()
     ]
