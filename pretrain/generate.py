@@ -84,6 +84,7 @@ def go_on(
     sampling: Sampling,
     *,
     cached: bool = True,
+    tell: Callable[[int], None] = lambda _: None,
 ) -> list[list[int]]:
     """Draw tokens after each text until the end of the document or `max_tokens`; all ranks call this
     together.
@@ -95,6 +96,7 @@ def go_on(
         max_tokens: of a continuation.
         sampling: how to draw. Text i goes on with a generator of its own, of seed `sampling.seed` + i.
         cached: keep keys and values of the tokens so far.
+        tell: told of each token of the first text as it is drawn, the end excepted.
 
     Returns:
         The continuations, without the end of the document.
@@ -110,6 +112,8 @@ def go_on(
                 token = eod if ended[row] else choose(logits_BV[row], sampling, generators[row])
                 ended[row] = ended[row] or token == eod
                 text.append(token)
+            if not ended[0]:
+                tell(rows[0][-1])
             if all(ended):
                 break
     drawn = [text[start:] for text, start in zip(rows, starts, strict=True)]

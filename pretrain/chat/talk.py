@@ -4,6 +4,7 @@ At a terminal it is a conversation; otherwise each `--prompt`, or each line of s
 its own and gets its answer.
 """
 
+import codecs
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ def answer(
     max_tokens: int,
     sampling: Sampling,
     tell: Callable[[str], None],
+    hear: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """What the assistant says next in each conversation; all ranks together.
 
@@ -38,13 +40,14 @@ def answer(
         max_tokens: of an answer.
         sampling: how to draw; conversation i with seed + i.
         tell: told of conversations that the model does not see whole, and of answers that were cut off.
+        hear: told of each token of the first answer as it is drawn.
     """
     tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
     texts = [template.tokens(tokenizer, messages, answer=True) for messages in conversations]
     for text in texts:
         if len(text) > length:
             tell(f"the conversation has {len(text):,} tokens; the model sees the last {length:,} of them")
-    drawn = go_on(speaker.model, texts, tokenizer.eod_id, max_tokens, sampling)
+    drawn = go_on(speaker.model, texts, tokenizer.eod_id, max_tokens, sampling, tell=hear)
     for number, row in enumerate(drawn, 1):
         if len(row) == max_tokens:
             which = f"answer {number}" if len(drawn) > 1 else "the answer"
@@ -82,7 +85,7 @@ def chat_command(
             "--chat with several processes answers each --prompt; standard input is for one process"
         )
     if not prompts and not talking:
-        prompts = [line.removesuffix("\n") for line in sys.stdin if line.strip()]
+        prompts = _lines(sys.stdin.buffer.read())
         if not prompts:
             raise UserError("nothing to answer: give --prompt, or lines on standard input")
     for prompt in prompts:
@@ -113,6 +116,17 @@ def require_template(saved: Saved) -> None:
         )
 
 
+def _lines(raw: bytes) -> list[str]:
+    """What stands on standard input; raises UserError naming the line."""
+    found = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            found.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}: is not UTF-8 text: {error.reason}") from None
+    return [line for line in found if line.strip()]
+
+
 def _require_text(prompt: str) -> None:
     if not prompt.strip():
         raise UserError(f"--prompt {prompt!r}: is empty, and nothing can be answered")
@@ -133,26 +147,34 @@ def _talk(speaker: Speaker, template: ChatTemplate, max_tokens: int, sampling: S
     while True:
         try:
             said = input("> ")
+            if said.strip() == "/exit":
+                return
+            if said.strip() == "/reset":
+                messages = []
+                print("the conversation begins anew")
+            elif said.strip():
+                _require_text(said)
+                messages = _turn(speaker, template, [*messages, Message("user", said)], max_tokens, sampling)
         except EOFError:
             print()
             return
-        if said.strip() == "/exit":
-            return
-        if said.strip() == "/reset":
-            messages = []
-            print("the conversation begins anew")
-            continue
-        if not said.strip():
-            continue
-        try:
-            _require_text(said)
-        except UserError as error:
+        except (UserError, UnicodeDecodeError) as error:
             print(error, file=sys.stderr)
-            continue
-        messages.append(Message("user", said))
-        own = replace(sampling, seed=(sampling.seed + len(messages) // 2) % SEEDS)
-        (reply,) = answer(
-            speaker, template, [messages], max_tokens, own, lambda line: print(line, file=sys.stderr)
-        )
-        print(reply)
-        messages.append(Message("assistant", reply))
+
+
+def _turn(
+    speaker: Speaker, template: ChatTemplate, messages: list[Message], max_tokens: int, sampling: Sampling
+) -> list[Message]:
+    """Answer as the tokens come; the conversation with the answer."""
+    characters = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be part of one
+
+    def hear(token: int) -> None:
+        print(characters.decode(speaker.tokenizer.decode_bytes([token])), end="", flush=True)
+
+    later: list[str] = []
+    own = replace(sampling, seed=(sampling.seed + len(messages) // 2) % SEEDS)
+    (reply,) = answer(speaker, template, [messages], max_tokens, own, later.append, hear)
+    print(characters.decode(b"", final=True))
+    for line in later:
+        print(line, file=sys.stderr)
+    return [*messages, Message("assistant", reply)]

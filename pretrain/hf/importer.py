@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from pretrain.chat.template import FILE, ChatTemplate
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
 from pretrain.checkpoint.tensors import TensorSource
@@ -29,6 +30,7 @@ from pretrain.hf.new_run import write_run
 from pretrain.hf.place import new_folder
 from pretrain.hf.proof import prove
 from pretrain.hf.shards import TensorFolder
+from pretrain.hf.tokenizer import OURS
 
 NO_DATA = "imported-without-data"
 """Stands for the shards of a run that was trained elsewhere."""
@@ -57,10 +59,11 @@ def import_command(folder: str, output: str) -> None:
     links = list(architecture.links(config, their_config.vocab_size))
     _check(tensors, names, links, architecture.copies(config))
     tokenizer, why = find_tokenizer(source, their_config.vocab_size)
+    template, left = _template(source)
     class_name = architecture.class_of(config)
     with new_folder(output) as run:
         weights = list(_sources(tensors, names, links, config))
-        write_run(run, folder, config, their_config.vocab_size, weights, tokenizer)
+        write_run(run, folder, config, their_config.vocab_size, weights, tokenizer, template)
         checkpoint = open_checkpoint(run / CHECKPOINTS / step_name(0))
         difference = prove(config, their_config.vocab_size, checkpoint.read, source, class_name)
     print(
@@ -69,6 +72,18 @@ def import_command(folder: str, output: str) -> None:
     )
     if tokenizer is None:
         print(f"no tokenizer came along: {why}")
+    if left:
+        print(left)
+
+
+def _template(folder: Path) -> tuple[ChatTemplate | None, str]:
+    """The chat template, or why it stays behind: with a tokenizer that is not ours, its tokens are others."""
+    path = folder / FILE
+    if not path.is_file():
+        return None, ""
+    if (folder / OURS).is_dir():
+        return ChatTemplate.read(path), ""
+    return None, f"{path} did not come along: a template goes with its tokenizer, and this one is not ours"
 
 
 def _read_config(folder: Path) -> tuple[Any, Architecture]:

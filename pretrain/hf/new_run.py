@@ -6,6 +6,8 @@ from pathlib import Path
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
+from pretrain.chat.template import FILE as TEMPLATE_FILE
+from pretrain.chat.template import ChatTemplate
 from pretrain.checkpoint.geometry import Extent
 from pretrain.checkpoint.index import LogicalTensor, StoredPiece
 from pretrain.checkpoint.layout import LATEST, step_name
@@ -27,6 +29,7 @@ def write_run(
     vocab_size: int,
     weights: Sequence[TensorSource],
     tokenizer: Tokenizer | None,
+    template: ChatTemplate | None = None,
 ) -> None:
     """Write a run that has a checkpoint of step 0 and nothing else.
 
@@ -37,6 +40,7 @@ def write_run(
         vocab_size: ids of the tokenizer, without padding.
         weights: all logical tensors, made one by one.
         tokenizer: goes into the checkpoint.
+        template: of conversations; goes into the checkpoint.
     """
     resolved = config_to_yaml(config)
     written = (
@@ -51,6 +55,8 @@ def write_run(
     if tokenizer is not None:
         tokenizer.save(run / TOKENIZER_FOLDER)
         files[TOKENIZER_FOLDER] = run / TOKENIZER_FOLDER
+    if template is not None:
+        files[TEMPLATE_FILE] = template.source.encode()
     state = {
         "step": 0,
         "samples": 0,

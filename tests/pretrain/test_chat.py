@@ -154,19 +154,13 @@ def test_a_conversation_at_a_terminal(learnt: Path) -> None:
 
 
 def test_an_export_asks_with_the_same_tokens_and_answers_alike(learnt: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    done = pretrain("export", str(learnt), str(tmp_path / "out"))
+    worker = str(Path(__file__).with_name("chat_export_worker.py"))
+    command = [sys.executable, worker, str(learnt), str(tmp_path), *(prompt for prompt, _ in PAIRS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / FILE).read_text() == ChatTemplate.default().source
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": PAIRS[1][0]}], add_generation_prompt=True, return_tensors="pt"
-    )
-    found = model.generate(**asked, max_new_tokens=20, do_sample=False)
-    answer = tokenizer.decode(found[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert answer == PAIRS[1][1]
+    assert json.loads(done.stdout.splitlines()[-1]) == [answer for _, answer in PAIRS]
+    require_template(open_saved(tmp_path / "back"))
 
 
 def test_a_checkpoint_without_a_template_holds_no_conversation(gpt: Path) -> None:
