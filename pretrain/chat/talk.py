@@ -129,13 +129,13 @@ def _lines(raw: bytes) -> list[str]:
 
 def _require_text(prompt: str) -> None:
     if not prompt.strip():
-        raise UserError(f"--prompt {prompt!r}: is empty, and nothing can be answered")
+        raise UserError("--prompt is empty: there is nothing to answer")
     if "\0" in prompt:
-        raise UserError(f"--prompt {prompt!r}: holds a NUL character")
+        raise UserError(f"the prompt {prompt!r} holds a NUL character")
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"--prompt {prompt!r}: is not valid Unicode: {error.reason}") from None
+        raise UserError(f"the prompt {prompt!r} is not valid Unicode: {error.reason}") from None
 
 
 def _talk(speaker: Speaker, template: ChatTemplate, max_tokens: int, sampling: Sampling) -> None:
