@@ -62,7 +62,7 @@ def path_of(name: str) -> str:
 
 def test_every_preset_has_a_case() -> None:
     shipped = {f"gpt/{path.stem}" for path in Path(REPOSITORY, "configs", "gpt").glob("*.yaml")}
-    examples = {"gpt/char-small", "gpt/quickstart", "gpt/tiny", "gpt/wikitext-2"}
+    examples = {"gpt/char-small", "gpt/finetune-chat", "gpt/quickstart", "gpt/tiny", "gpt/wikitext-2"}
     assert {name for name in PRESETS if name.startswith("gpt/")} == shipped - examples
 
 
