@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from data_tools.errors import IntegrityError, UserError
+from data_tools.sources import is_remote
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -46,11 +47,11 @@ def content_fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text`; a crash leaves the old file or the new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`; a crash leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -73,7 +74,7 @@ def index_kind(directory: str | os.PathLike[str]) -> str:
         UserError: `directory` is not there, or is not a shard directory.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    path, document = _load(Path(directory), None)
+    path, document = _load(directory, None)
     kind = document.get("kind") if isinstance(document, dict) else None
     if kind not in BUILDERS:
         known = " or ".join(repr(name) for name in BUILDERS)
@@ -90,7 +91,7 @@ def read_document(
         UserError: `directory` is not there, is not a shard directory, or holds shards of another kind.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    path, document = _load(Path(directory), kind)
+    path, document = _load(directory, kind)
     if isinstance(document, dict):
         if document.get("format_version", 1) != FORMAT_VERSION:
             found = _short(document["format_version"])
@@ -108,7 +109,10 @@ def read_document(
     return fields
 
 
-def _load(directory: Path, kind: str | None) -> tuple[Path, Any]:
+def _load(place: str | os.PathLike[str], kind: str | None) -> tuple[Path, Any]:
+    if is_remote(os.fspath(place)):
+        raise UserError(f"{place}: is a URL, which training and evaluation alone read; copy it here")
+    directory = Path(place)
     path = directory / INDEX_NAME
     try:
         raw = path.read_bytes()

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 from data_tools.errors import IntegrityError
 from data_tools.index_file import ShardFile
@@ -15,37 +16,74 @@ from data_tools.index_file import ShardFile
 MAX_OPEN_SHARDS = 256
 
 
+class ShardStore(Protocol):
+    """Where the shards of a directory are opened."""
+
+    def check(self, shard: ShardFile) -> None:
+        """Raise UserError or IntegrityError for a shard that could not be opened."""
+
+    def open(self, shard: ShardFile) -> BinaryIO:
+        """Its file; raises as `check` does."""
+
+    def is_gone(self, shard: ShardFile, inode: int) -> bool:
+        """Whether a file that was opened has been taken away, so that it should be let go."""
+
+
+class LocalShards(ShardStore):
+    """Shards that lie in a local directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def check(self, shard: ShardFile) -> None:
+        """As `check_shard_size`."""
+        check_shard_size(self._directory, shard)
+
+    def open(self, shard: ShardFile) -> BinaryIO:
+        """The file in place."""
+        self.check(shard)
+        return open(self._directory / shard.name, "rb")
+
+    def is_gone(self, shard: ShardFile, inode: int) -> bool:
+        """Never: nobody makes room here."""
+        return False
+
+
 class MappedShards:
     """The shards of a directory by number; `forget` is told which one was let go."""
 
     def __init__(
-        self, directory: Path, shards: Sequence[ShardFile], forget: Callable[[int], None] = lambda _: None
+        self, store: ShardStore, shards: Sequence[ShardFile], forget: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Check every shard's size; raises IntegrityError as `check_shard_size` does."""
+        """Check every shard; raises as the store's `check` does."""
         for shard in shards:
-            check_shard_size(directory, shard)
-        self._directory, self._shards, self._forget = directory, shards, forget
+            store.check(shard)
+        self._store, self._shards, self._forget = store, shards, forget
         self._maps: dict[int, mmap.mmap] = {}
+        self._inodes: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Shards in memory now."""
         return len(self._maps)
 
     def find(self, number: int) -> mmap.mmap:
-        """The shard in memory; makes room by forgetting the one that was mapped first."""
+        """The shard in memory; forgets those that are gone, and one that was mapped first to make room."""
         found = self._maps.get(number)
         if found is not None:
             return found
-        shard = self._shards[number]
-        check_shard_size(self._directory, shard)
-        with open(self._directory / shard.name, "rb") as file:
+        with self._store.open(self._shards[number]) as file:
             found = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            inode = os.fstat(file.fileno()).st_ino
+        for other in [n for n in self._maps if self._store.is_gone(self._shards[n], self._inodes[n])]:
+            self._let_go(other)
         if len(self._maps) >= MAX_OPEN_SHARDS:
-            oldest = next(iter(self._maps))
-            del self._maps[oldest]
-            self._forget(oldest)
-        self._maps[number] = found
+            self._let_go(next(iter(self._maps)))
+        self._maps[number], self._inodes[number] = found, inode
         return found
+
+    def _let_go(self, number: int) -> None:
+        del self._maps[number], self._inodes[number]
+        self._forget(number)
 
 
 def check_shard_size(directory: Path, shard: ShardFile) -> None:

@@ -13,30 +13,33 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.cache import CachedShards, ShardCache, fetch_directory
 from data_tools.errors import IntegrityError, UserError
 from data_tools.index import Block, ShardIndex, read_index
-from data_tools.maps import MappedShards
+from data_tools.maps import LocalShards, MappedShards, ShardStore
 from data_tools.marks import Marks, Positions
+from data_tools.sources import is_remote
 from data_tools.tokenizer import Tokenizer
 
 
 class ShardReader:
-    """Reads a shard directory.
+    """Reads a shard directory: a local one, or one by URL, whose shards are kept in a `cache`.
 
     Raises:
-        UserError: `path` is not a shard directory.
+        UserError: `path` is not a shard directory, or a URL without a cache, or cannot be read.
         IntegrityError: the index is damaged, or a shard is missing, truncated or not a plain file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.index: ShardIndex = read_index(self.path)
+    def __init__(self, path: str | os.PathLike[str], cache: ShardCache | None = None) -> None:
+        self.path, self._cache = os.fspath(path), cache
+        self._directory, store = self._open()
+        self.index: ShardIndex = read_index(self._directory)
         self._blocks: list[tuple[int, Block]] = [
             (number, block) for number, shard in enumerate(self.index.shards) for block in shard.blocks
         ]
         self._starts = [0, *accumulate(block.tokens for _, block in self._blocks)]
         self._dtype = np.dtype(self.index.dtype).newbyteorder("<")
-        self._maps = MappedShards(Path(self.path), self.index.shards, self._forget)
+        self._maps = MappedShards(store, self.index.shards, self._forget)
         self._views: dict[int, np.ndarray[Any, np.dtype[Any]]] = {}  # the tokens of blocks of mapped shards
         self._docs: dict[int, Positions] = {}  # and where documents and sentences begin in them
         self._sents: dict[int, Positions] = {}
@@ -49,8 +52,16 @@ class ShardReader:
         if self.index.sentences is not None:
             self.sentences = Marks([block.sents or 0 for block in blocks], self._starts, self._read_sents)
 
-    def __reduce__(self) -> tuple[type["ShardReader"], tuple[str]]:
-        return ShardReader, (self.path,)
+    def _open(self) -> tuple[Path, ShardStore]:
+        """Where index and tokenizer lie, and the shards."""
+        if not is_remote(self.path):
+            return Path(self.path), LocalShards(Path(self.path))
+        if self._cache is None:
+            raise UserError(f"{self.path}: a URL needs data.cache_dir, a local folder to keep its shards in")
+        return fetch_directory(self.path, self._cache), CachedShards(self.path, self._cache)
+
+    def __reduce__(self) -> tuple[type["ShardReader"], tuple[str, ShardCache | None]]:
+        return ShardReader, (self.path, self._cache)
 
     def __len__(self) -> int:
         """Tokens in the whole directory."""
@@ -115,7 +126,7 @@ class ShardReader:
     @property
     def tokenizer_folder(self) -> Path:
         """Where the directory carries its tokenizer."""
-        return Path(self.path) / "tokenizer"
+        return self._directory / "tokenizer"
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that the directory carries.

@@ -34,7 +34,7 @@ from pretrain.config.sections import (
     RnnConfig,
 )
 from pretrain.data.feed import ValidationFeed
-from pretrain.data.sources import open_validation, open_whole
+from pretrain.data.sources import open_validation, open_whole, shard_cache
 from pretrain.errors import UserError
 from pretrain.families.totals import Totals
 from pretrain.launch import World
@@ -105,7 +105,7 @@ def say(line: str) -> None:
 def _open_task(config: CorpusConfig, paths: Sequence[str], tokenizer: Tokenizer, stride: int | None) -> Task:
     """What the model is for, on `--data`, or else on the run's validation data."""
     if paths:
-        sources = open_whole(paths, tokenizer.fingerprint, "--data")
+        sources = open_whole(paths, tokenizer.fingerprint, "--data", shard_cache(config.data))
     else:
         found = open_validation(config, tokenizer.fingerprint)
         if found is None:

@@ -1,11 +1,11 @@
 """The task of a BERT: chosen tokens from both sides, and whether two segments follow one another."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from data_tools.sources import absolute
 from pretrain.config.sections import BertConfig
 from pretrain.data.bert.text import BertValidationData
 from pretrain.data.sources import TokenRange
@@ -88,9 +88,7 @@ class MaskedTokens:
     def spec(self) -> dict[str, Any]:
         """Ranges of tokens, and how samples are drawn from them."""
         return {
-            "data": [
-                {"path": os.path.abspath(source.path), **source.describe()} for source in self.data.sources
-            ],
+            "data": [{"path": absolute(source.path), **source.describe()} for source in self.data.sources],
             "samples": self.data.samples,
             "masking": {"seed": self.data.seed, **self.settings},
         }

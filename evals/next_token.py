@@ -1,10 +1,10 @@
 """The task of a GPT: every token of a text from those before it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
+from data_tools.sources import absolute
 from data_tools.tokenizer import Tokenizer
 from evals.perplexity import DEFINITIONS, perplexities, standard_error
 from evals.text import TextSize, text_size
@@ -54,7 +54,7 @@ class NextToken:
         data = self.data
         return {
             "data": [
-                {"path": os.path.abspath(source.path), **source.describe(), "scored": list(labels)}
+                {"path": absolute(source.path), **source.describe(), "scored": list(labels)}
                 for source, labels in zip(data.sources, data.scored, strict=True)
             ],
             "stride": data.windows_of[0].stride,

@@ -1,12 +1,12 @@
 """The perplexity of a recurrent model, over lanes of text that are read from front to back."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.progress import Progress
+from data_tools.sources import absolute
 from evals.images.options import ImageOptions
 from evals.perplexity import DEFINITIONS as PERPLEXITIES
 from evals.perplexity import perplexities, standard_error
@@ -14,7 +14,7 @@ from evals.result import Result
 from evals.setting import recurrent_config
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
-from pretrain.data.sources import open_whole
+from pretrain.data.sources import open_whole, shard_cache
 from pretrain.data.streams import LaneData
 from pretrain.errors import UserError
 from pretrain.launch import World
@@ -49,7 +49,7 @@ def evaluate_rnn(
     saved = load_rnn(path, world.device)
     fingerprint = saved.tokenizer.fingerprint
     if data:
-        lanes = LaneData.over(open_whole(data, fingerprint, "--data"), config)
+        lanes = LaneData.over(open_whole(data, fingerprint, "--data", shard_cache(config.data)), config)
     else:
         found = LaneData.from_config(config, fingerprint)
         if found is None:
@@ -70,7 +70,7 @@ def evaluate_rnn(
         "tokenizer_fingerprint": fingerprint,
         "data": [
             {
-                "path": os.path.abspath(each.source.path),
+                "path": absolute(each.source.path),
                 **each.source.describe(),
                 "scored": list(each.labels),
                 "lanes": each.count,

@@ -28,6 +28,8 @@ OVERRIDES = (
     "eval.max_windows",
     "data.train",
     "data.validation",
+    "data.cache_dir",
+    "data.cache_bytes",
 )
 """Keys that have an effect on an evaluation; all others belong to the training that is done."""
 
@@ -70,7 +72,7 @@ def _given(overrides: Sequence[str], known: Sequence[str], other_data: bool) -> 
                 f"{key} has no effect on an evaluation"
                 + (f"; did you mean '{meant}'?" if meant else f"; these have: {', '.join(known)}")
             )
-        if other_data and key.startswith("data."):
+        if other_data and key in ("data.train", "data.validation"):
             raise UserError(f"{key} has no effect with --data; remove one of them")
     return given
 

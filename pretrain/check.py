@@ -70,7 +70,7 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     """
     from data_tools.reader import ShardReader
     from pretrain.data.kinds import open_data
-    from pretrain.data.sources import open_training
+    from pretrain.data.sources import open_training, shard_cache
 
     if isinstance(loaded.config, ChatConfig):
         from pretrain.chat.open import open_chat
@@ -90,7 +90,7 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
             problems.append(("data.train", error))
     for source in config.data.validation or ():
         try:
-            ShardReader(source.path)
+            ShardReader(source.path, shard_cache(config.data))
         except UserError as error:
             problems.append(("data.validation", error))
     if not problems:

@@ -65,6 +65,8 @@ RULES = (
     Rule("data.validation", False, "validation losses of one run must be comparable"),
     Rule("data.validation_fraction", False, "decides which part of a source is trained on"),
     Rule("data.tokenizer", True, "the tokenizer may be moved: its fingerprint is compared"),
+    Rule("data.cache_dir", True, "where shards are kept changes none of them"),
+    Rule("data.cache_bytes", True, "how many shards are kept changes none of them"),
     Rule("data.shift", False, "changes what training images look like"),
     Rule("data.reset_at_document_end", False, "changes what attention sees"),
     Rule("data.nsp", False, "another task has other samples and another head"),

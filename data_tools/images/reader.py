@@ -16,7 +16,7 @@ import numpy.typing as npt
 from data_tools.errors import IntegrityError
 from data_tools.images.index import ImageIndex, image_key, read_image_index
 from data_tools.images.pixels import BadImage, Pixels, decode
-from data_tools.maps import MappedShards
+from data_tools.maps import LocalShards, MappedShards
 
 
 class ImageReader:
@@ -30,7 +30,7 @@ class ImageReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self.index: ImageIndex = read_image_index(self.path)
-        self._maps = MappedShards(Path(self.path), self.index.shards)
+        self._maps = MappedShards(LocalShards(Path(self.path)), self.index.shards)
         self._starts = [0, *accumulate(len(shard.sizes) for shard in self.index.shards)]
         self._lock = threading.Lock()
         self.labels: npt.NDArray[np.int64] | None = None

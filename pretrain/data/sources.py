@@ -6,13 +6,19 @@ different text in another; and with `data.tokenizer`, when the config names one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from data_tools.cache import ShardCache
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import TokenConfig
+from pretrain.config.sections.text import TextDataConfig
 from pretrain.data.batch import Row
 from pretrain.data.split import cut_position
 from pretrain.errors import UserError
+
+CACHE_BYTES = 64 << 30
+"""Of shards that are named by a URL, if the config does not say."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ def open_validation(
     """
     if config.data.validation is not None:
         expected = tokenizer_fingerprint or _open(config)[0].index.tokenizer_fingerprint
-        return open_whole([source.path for source in config.data.validation], expected, "data.validation")
+        paths = [source.path for source in config.data.validation]
+        return open_whole(paths, expected, "data.validation", shard_cache(config.data))
     if config.data.validation_fraction is None:
         return None
     readers = _open(config)
@@ -78,9 +85,11 @@ def open_validation(
     )
 
 
-def open_whole(paths: Sequence[str], tokenizer_fingerprint: str, key: str) -> tuple[TokenRange, ...]:
+def open_whole(
+    paths: Sequence[str], tokenizer_fingerprint: str, key: str, cache: ShardCache | None
+) -> tuple[TokenRange, ...]:
     """Whole shard directories to score, of the tokenizer with this fingerprint; `key` is for messages."""
-    readers = [_reader(path, key) for path in paths]
+    readers = [_reader(path, key, cache) for path in paths]
     _check_tokenizers(readers, tokenizer_fingerprint, "the model's tokenizer")
     for reader in readers:
         if len(reader) < 2:
@@ -105,7 +114,8 @@ def _training_part(reader: ShardReader, config: TokenConfig) -> TokenRange:
 
 def _open(config: TokenConfig) -> list[ShardReader]:
     """Readers of `data.train`, all with the same tokenizer."""
-    readers = [_reader(source.path, "data.train") for source in config.data.train]
+    cache = shard_cache(config.data)
+    readers = [_reader(source.path, "data.train", cache) for source in config.data.train]
     if config.data.tokenizer is None:
         first = readers[0]
         _check_tokenizers(readers, first.index.tokenizer_fingerprint, f"that of {first.path}")
@@ -115,9 +125,16 @@ def _open(config: TokenConfig) -> list[ShardReader]:
     return readers
 
 
-def _reader(path: str, key: str) -> ShardReader:
+def shard_cache(data: TextDataConfig) -> ShardCache | None:
+    """Where shards are kept that are named by a URL."""
+    if data.cache_dir is None:
+        return None
+    return ShardCache(Path(data.cache_dir), data.cache_bytes or CACHE_BYTES)
+
+
+def _reader(path: str, key: str, cache: ShardCache | None) -> ShardReader:
     try:
-        return ShardReader(path)
+        return ShardReader(path, cache)
     except UserError as error:
         raise type(error)(f"{key}: {error}") from None
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 from bad_input_commands import documents, write_run
 from config_files import small_config
+from loopback import serve
 from mlflow_server import free_port
 from small_run import config_for, open_run
 from text_shards import build_shards
@@ -34,6 +35,7 @@ from pretrain.config.load import read_config
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import CheckpointConfig, GptConfig
+from pretrain.data.sources import open_training
 from pretrain.errors import HealthError, UserError
 from pretrain.folder import RunFolder
 from pretrain.health.pulse import Moment, Phase, Pulse, phase_limit
@@ -207,6 +209,34 @@ def show_eval_every(place: Path) -> None:
     assert [validate for _, validate in decisions(place / "b", eval__every=3)] == [False, False, True] * 2
 
 
+def show_cache_dir(place: Path) -> None:
+    """A shard by URL lies there once it is read."""
+    shards = build_shards(place / "served" / "shards", ["abc " * 50] * 3)
+    with serve(place / "served") as server:
+        for name in ("a", "b"):
+            config = small_config(data={"train": f"{server.url}/shards", "cache_dir": str(place / name)})
+            [source] = open_training(config)
+            source.reader.read(0, 4)
+            [kept] = (place / name).glob("*.tar")
+            assert kept.read_bytes() == (shards / "000000-000.tar").read_bytes()
+
+
+def show_cache_bytes(place: Path) -> None:
+    """No more of them lie there."""
+    shards = build_shards(place / "served" / "shards", ["abc " * 50] * 3)
+    size = max(path.stat().st_size for path in shards.glob("*.tar"))
+    with serve(place / "served") as server:
+        for limit, count in ((3 * size, 3), (size, 1)):
+            data = {
+                "train": f"{server.url}/shards",
+                "cache_dir": str(place / str(limit)),
+                "cache_bytes": limit,
+            }
+            [source] = open_training(small_config(data=data))
+            source.reader.read(0, len(source.reader))
+            assert len(list((place / str(limit)).glob("*.tar"))) == count
+
+
 def show_enabled(place: Path) -> None:
     for enabled in (False, True):
         with mock.patch("pretrain.run.Background") as uploader:
@@ -332,6 +362,8 @@ ELSEWHERE: dict[str, Callable[[Path], None]] = {
     "checkpoint.keep_every": show_keep_every,
     "checkpoint.async": show_async,
     "checkpoint.max_failures": show_max_failures,
+    "data.cache_dir": show_cache_dir,
+    "data.cache_bytes": show_cache_bytes,
     "eval.every": show_eval_every,
     "train.profile": show_profile,
     "tracking.enabled": show_enabled,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pretrain.config.sections.common import EvalConfig, ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, PathText, Section
+from pretrain.config.sections.section import Count, PathText, Section, TokenCount
 from pretrain.config.sections.source import Sources
 from pretrain.config.sections.stages import CorpusScheduleConfig
 
@@ -103,6 +103,10 @@ class TextDataConfig(Section):
     where there is one. Only without `validation`."""
     tokenizer: PathText | None = None
     """Tokenizer directory the shards must have been built with; null: the one the shards carry."""
+    cache_dir: PathText | None = None
+    """Local folder for shards that are named by a URL (`s3://...`), shared by the processes of a node."""
+    cache_bytes: TokenCount | None = None
+    """Bytes of shards kept there, of which those that were opened longest ago make room; null: 64 GiB."""
 
 
 class TextEvalConfig(EvalConfig):

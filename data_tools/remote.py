@@ -1,0 +1,78 @@
+"""Reading by URL through fsspec: what fails is tried again, a few times, and then told in one message."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any, BinaryIO, TypeVar
+
+from data_tools.errors import IntegrityError, UserError
+from data_tools.index_file import ShardFile
+
+ATTEMPTS = 3
+PAUSE_SECONDS = 1.0
+"""Before the second attempt; twice as long before each one after it."""
+CHUNK = 4 << 20
+
+T = TypeVar("T")
+
+
+class _DamagedError(Exception):
+    """What came is not what the index says."""
+
+
+def fetch(url: str) -> bytes:
+    """The whole of a small file. Raises UserError if it cannot be read."""
+    filesystem, path = _filesystem(url)
+    return _tried(url, lambda: bytes(filesystem.cat_file(path)))
+
+
+def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
+    """Write a shard into an open file.
+
+    Raises:
+        UserError: it cannot be read.
+        IntegrityError: its size or its bytes are not those of the index, however often it is read.
+    """
+    filesystem, path = _filesystem(url)
+
+    def copy() -> None:
+        digest, size = hashlib.sha256(), 0
+        file.seek(0)
+        with filesystem.open(path, "rb", block_size=CHUNK) as source:
+            while size <= shard.size and (chunk := source.read(CHUNK)):
+                digest.update(chunk)
+                size += len(chunk)
+                file.write(chunk[: shard.size])
+        file.flush()
+        if size != shard.size:
+            raise _DamagedError(f"{size} bytes or more, the index expects {shard.size}")
+        if digest.hexdigest() != shard.sha256:
+            raise _DamagedError(f"sha256 {digest.hexdigest()[:16]}, the index expects {shard.sha256[:16]}")
+
+    _tried(url, copy)
+
+
+def _tried(url: str, read: Callable[[], T]) -> T:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return read()
+        except FileNotFoundError:
+            raise UserError(f"{url}: there is no such file") from None
+        except Exception as error:  # every fsspec backend has its own exception types
+            if attempt == ATTEMPTS:
+                if isinstance(error, _DamagedError):
+                    raise IntegrityError(f"{url}: {error}; copy the shards there again") from None
+                what = f"{type(error).__name__}: {error}".rstrip(": ")
+                raise UserError(f"{url}: cannot be read, tried {ATTEMPTS} times: {what}") from None
+            time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+    raise AssertionError(ATTEMPTS)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: {error}") from None
+    return filesystem, path

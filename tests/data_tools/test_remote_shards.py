@@ -1,0 +1,189 @@
+"""Shards by URL are those on the disk, through a cache of bounded size that processes share."""
+
+import json
+import multiprocessing
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loopback import FileServer, serve
+from shard_files import overwrite
+
+from data_tools import partition, remote
+from data_tools.builder import BuildOptions, build
+from data_tools.cache import ShardCache
+from data_tools.errors import IntegrityError, UserError
+from data_tools.reader import ShardReader
+from data_tools.verify import verify
+
+
+@pytest.fixture
+def directory(tmp_path: Path, texts: list[str], tokenizer_path: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Several small shards."""
+    monkeypatch.setattr(partition, "SMALLEST_TARGET", 6_000)
+    monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    source = tmp_path / "input.jsonl"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    build(BuildOptions((str(source),), tokenizer_path, str(tmp_path / "served" / "shards"), workers=1))
+    return tmp_path / "served" / "shards"
+
+
+@pytest.fixture
+def server(directory: Path) -> Iterator[FileServer]:
+    with serve(directory.parent) as served:
+        yield served
+
+
+def kept(cache: ShardCache) -> set[str]:
+    return {path.name for path in cache.directory.iterdir() if path.suffix in (".tar", ".part")}
+
+
+def test_a_url_gives_what_the_disk_does(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    local, cache = ShardReader(directory), ShardCache(tmp_path / "cache", 1 << 30)
+    far = ShardReader(f"{server.url}/shards", cache)
+    assert (len(far), far.fingerprint) == (len(local), local.fingerprint)
+    assert far.tokenizer().fingerprint == local.tokenizer().fingerprint
+    assert not any(name.endswith(".tar") for name in server.got)  # nothing yet but the index
+    far.read(0, 10)
+    assert sum(name.endswith(".tar") for name in server.got) == 1
+    np.testing.assert_array_equal(far.read(0, len(far)), local.read(0, len(local)))
+    np.testing.assert_array_equal(far.document_starts(0, len(far)), local.document_starts(0, len(local)))
+    again = pickle.loads(pickle.dumps(far))
+    again.read(0, len(again))
+    names = [shard.name for shard in local.index.shards]
+    assert len(names) > 3
+    assert {name: server.got[name] for name in names} == dict.fromkeys(names, 1)
+
+
+def test_the_cache_stays_within_its_bound(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    local = ShardReader(directory)
+    shards = local.index.shards
+    limit = sum(sorted(shard.size for shard in shards)[-2:])
+    cache = ShardCache(tmp_path / "cache", limit)
+    far = ShardReader(f"{server.url}/shards/", cache)
+    starts = np.cumsum([0, *(sum(block.tokens for block in shard.blocks) for shard in shards)])
+    for number in (0, 1, 0, 2, 3, 0):
+        start = int(starts[number])
+        np.testing.assert_array_equal(far.read(start, start + 9), local.read(start, start + 9))
+        assert sum(path.stat().st_size for path in cache.directory.glob("*.tar")) <= limit
+        assert f"{shards[number].sha256}.tar" in kept(cache)
+    assert server.got[shards[0].name] == 2  # it made room for the others, and came back
+    with pytest.raises(UserError, match=r"more than data.cache_bytes 99; the nearest legal is \d+"):
+        ShardReader(f"{server.url}/shards", ShardCache(tmp_path / "small", 99))
+
+
+def test_failures_are_tried_again_and_told_once(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    cache, url = ShardCache(tmp_path / "cache", 1 << 30), f"{server.url}/shards"
+    first = ShardReader(directory).index.shards[0]
+    server.failures.update({"index.json": 2, first.name: 2})
+    reader = ShardReader(url, cache)
+    reader.read(0, 5)
+    assert server.got[first.name] == 1
+    second = ShardReader(directory).index.shards[1]
+    server.failures[second.name] = 9
+    with pytest.raises(UserError, match=f"{url}/{second.name}: cannot be read, tried 3 times: ") as told:
+        reader.read(0, len(reader))
+    assert told.value.exit_code == 2
+    assert kept(cache) == {f"{first.sha256}.tar"}
+    server.failures.clear()
+    overwrite(directory / second.name, 2000, b"\xff\xfe\xfd")
+    with pytest.raises(IntegrityError, match=f"{url}/{second.name}: sha256 .* the index expects"):
+        reader.read(0, len(reader))
+    with open(directory / second.name, "ab") as file:
+        file.write(b"more")
+    with pytest.raises(IntegrityError, match=f"{second.size + 4} bytes or more, the index expects"):
+        reader.read(0, len(reader))
+    (directory / second.name).unlink()
+    with pytest.raises(UserError, match=f"{second.name}: there is no such file"):
+        reader.read(0, len(reader))
+    assert kept(cache) == {f"{first.sha256}.tar"}
+
+
+def test_what_is_refused(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a URL needs data.cache_dir"):
+        ShardReader(f"{server.url}/shards")
+    with pytest.raises(UserError, match=r"index.json: there is no such file"):
+        ShardReader(f"{server.url}/nothing", ShardCache(tmp_path / "cache", 1 << 30))
+    with pytest.raises(UserError, match=r"nosuch://a/index.json: Protocol not known: nosuch"):
+        ShardReader("nosuch://a", ShardCache(tmp_path / "cache", 1 << 30))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data.cache_dir .*file"):
+        ShardReader(f"{server.url}/shards", ShardCache(tmp_path / "file", 1 << 30)).read(0, 1)
+    with pytest.raises(UserError, match="is a URL, which training and evaluation alone read"):
+        verify(f"{server.url}/shards")
+
+
+def test_a_download_that_was_killed_is_begun_anew(
+    directory: Path, server: FileServer, tmp_path: Path
+) -> None:
+    local = ShardReader(directory)
+    first, second = local.index.shards[:2]
+    cache = ShardCache(tmp_path / "cache", first.size + second.size)
+    cache.directory.mkdir()
+    for shard in (first, second):  # their bytes count, until somebody needs the room
+        (cache.directory / f"{shard.sha256}.part").write_bytes(b"\0" * shard.size)
+    (cache.directory / f"{first.sha256}.tar").write_bytes(b"short")
+    far = ShardReader(f"{server.url}/shards", cache)
+    np.testing.assert_array_equal(far.read(0, 9), local.read(0, 9))
+    assert f"{first.sha256}.part" not in kept(cache)
+
+
+def _read_all(url: str, cache: ShardCache, expected: bytes) -> None:
+    reader = ShardReader(url, cache)
+    assert reader.read(0, len(reader)).tobytes() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards_that_fit", [2, 100])
+def test_processes_share_the_cache(
+    directory: Path, server: FileServer, tmp_path: Path, shards_that_fit: int
+) -> None:
+    local = ShardReader(directory)
+    largest = max(shard.size for shard in local.index.shards)
+    cache = ShardCache(tmp_path / "cache", shards_that_fit * largest)
+    context = multiprocessing.get_context("spawn")
+    arguments = (f"{server.url}/shards", cache, local.read(0, len(local)).tobytes())
+    processes = [context.Process(target=_read_all, args=arguments) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    if shards_that_fit == 100:
+        assert {server.got[shard.name] for shard in local.index.shards} == {1}
+    assert sum(path.stat().st_size for path in cache.directory.glob("*.tar")) <= cache.limit
+
+
+@pytest.mark.slow
+def test_s3(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import boto3
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="corpus")
+        for path in directory.rglob("*"):
+            if path.is_file():
+                client.upload_file(str(path), "corpus", f"english/{os.path.relpath(path, directory)}")
+        local = ShardReader(directory)
+        far = ShardReader("s3://corpus/english", ShardCache(tmp_path / "cache", 1 << 30))
+        np.testing.assert_array_equal(far.read(0, len(far)), local.read(0, len(local)))
+        with pytest.raises(UserError, match=r"s3://corpus/no/index.json: there is no such file"):
+            ShardReader("s3://corpus/no", ShardCache(tmp_path / "cache", 1 << 30))
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.stop()
