@@ -455,6 +455,23 @@ def sync(
     sync_command(runs, uri=uri)
 
 
+@app.command()
+def register(
+    checkpoint: CheckpointPath,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Registered model; new, or one that is there.")],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Upload the tensors too, and not only what identifies them.")
+    ] = False,
+    uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="MLflow to register at; default: the run's own.")
+    ] = None,
+) -> None:
+    """Make a checkpoint a version of a model in MLflow's registry."""
+    from pretrain.tracking.register import register_command
+
+    register_command(checkpoint, name, uri, weights=weights)
+
+
 def main() -> None:
     """Run a command; what a user can cause ends in one message on stderr, without traceback."""
     try:

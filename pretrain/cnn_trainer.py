@@ -96,7 +96,7 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
             scores += score_images(self.classifier, source, self.world)
         return {
             "validation_loss": scores.mean_loss,
-            "accuracy": scores.accuracy,
+            "validation_accuracy": scores.accuracy,
             "images": step * self.config.batch.global_size,
         }
 

@@ -1,7 +1,7 @@
 """A run on disk: the name of everything in a run folder, and who may write into it.
 
 RUN/config.yaml  config.resolved.yaml  status.json  metrics.jsonl  logs/  heartbeat/  checkpoints/  lock
-RUN/tracking.json  evaluations.jsonl  pictures/  profile/  mlflow.db  mlartifacts/
+RUN/tracking.json  evaluations.jsonl  system.jsonl  artifacts/  profile/  mlflow.db  mlartifacts/
 """
 
 import os
@@ -69,6 +69,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The journal: one JSON object a line (`pretrain.tracking.journal`)."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def system(self) -> Path:
+        """How busy the machine was (`pretrain.tracking.system`)."""
+        return self.path / "system.jsonl"
 
     @property
     def evaluations(self) -> Path:

@@ -47,6 +47,7 @@ from pretrain.progress import TrainingProgress, metrics_line
 from pretrain.signals import Signals, signal_name
 from pretrain.status import State, Status, read_status, write_status
 from pretrain.tracking.background import Background
+from pretrain.tracking.datasets import datasets_of
 from pretrain.tracking.facts import environment_facts
 from pretrain.tracking.journal import Journal
 
@@ -169,6 +170,7 @@ class Run:
             started=now,
             time=now,
             facts=environment_facts() | facts,
+            datasets=datasets_of(self._config),
         )
         if run_id not in (None, self._status.run):
             log.warning(

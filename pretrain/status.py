@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
@@ -35,6 +35,8 @@ class Status:
     exit_code: int | None = None
     facts: dict[str, str] = field(default_factory=dict)
     """What is true of the run beyond its config: versions, host, layout, fingerprints."""
+    datasets: list[dict[str, Any]] = field(default_factory=list)
+    """What it reads, as `pretrain.tracking.datasets.datasets_of` gives it."""
 
 
 def write_status(folder: RunFolder, status: Status) -> None:

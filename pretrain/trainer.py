@@ -103,7 +103,9 @@ class Trainer:
         for warning in self._plateau.after(step, totals):
             log.warning("step %d: %s", step + 1, warning)
         tokens = tokens_until(self.config, step + 1)
-        metrics = {"loss": loss, **totals.metrics, "grad_norm": norm, "lr": rate, "tokens": tokens}
+        # Of one batch, so not under the names that an evaluation gives its results.
+        more = {f"training_{name}": value for name, value in totals.metrics.items()}
+        metrics = {"loss": loss, **more, "grad_norm": norm, "lr": rate, "tokens": tokens}
         if self.memory.rollbacks:
             metrics["rollbacks"] = self.memory.rollbacks
         return StepResult(loss, metrics, self._stage.tokens_per_step, verdict.update, verdict.spike)

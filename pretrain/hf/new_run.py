@@ -1,6 +1,8 @@
 """A run that begins with weights from elsewhere: its folder, with a checkpoint of step 0."""
 
 import json
+import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from pretrain.config.sections import Config
 from pretrain.folder import RunFolder
 from pretrain.health.spikes import Memory
 from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
+from pretrain.status import Status, write_status
+from pretrain.tracking.facts import environment_facts
 
 FILE = "weights-rank-0000.safetensors"
 
@@ -75,6 +79,16 @@ def write_run(
     (folder.checkpoints / LATEST).write_text(f"{step_name(0)}\n")
     folder.config.write_text(written)
     folder.resolved.write_text(resolved)
+    write_status(folder, _finished(origin, tokenizer))
+
+
+def _finished(origin: str, tokenizer: Tokenizer | None) -> Status:
+    """There is nothing to train in such a run, so nothing of it is still to come."""
+    facts = environment_facts() | {"imported_from": origin}
+    if tokenizer is not None:
+        facts["tokenizer_fingerprint"] = tokenizer.fingerprint
+    now = time.time()
+    return Status(uuid.uuid4().hex, 1, "finished", step=0, steps=0, started=now, time=now, facts=facts)
 
 
 def _logical(source: TensorSource) -> LogicalTensor:

@@ -1,8 +1,11 @@
-"""What is true of a run beyond its config: versions, commit, host; no library is imported to find it."""
+"""What is true of a run beyond its config: versions, commit, host, job; no library is imported to find it."""
 
+import getpass
+import os
 import platform
 import socket
 import subprocess
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,11 +19,24 @@ PACKAGES = (
     "sentencepiece",
     "mlflow",
 )
+SLURM = {
+    "SLURM_JOB_ID": "slurm.job",
+    "SLURM_JOB_NAME": "slurm.name",
+    "SLURM_JOB_PARTITION": "slurm.partition",
+    "SLURM_JOB_NODELIST": "slurm.nodes",
+    "SLURM_RESTART_COUNT": "slurm.restarts",
+}
+"""Variables of a job, and what they are called here."""
 
 
 def environment_facts() -> dict[str, str]:
-    """Versions of the packages that matter, Python, host, and the commit if this runs from a git checkout."""
+    """Versions of the packages that matter, Python, host and user; the Slurm job, if this runs in one; the
+    commit, if this runs from a git checkout.
+    """
     facts = {"host": socket.gethostname(), "python": platform.python_version()}
+    with suppress(OSError, KeyError):  # a container's user may have no name
+        facts["user"] = getpass.getuser()
+    facts |= {name: os.environ[variable] for variable, name in SLURM.items() if os.environ.get(variable)}
     for package in PACKAGES:
         try:
             facts[f"version.{package}"] = version(package)

@@ -56,19 +56,21 @@ def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
         IntegrityError: the journal is damaged.
     """
     entries = read(journal)
-    names = sorted({name for entry in entries for name in entry if name.endswith("accuracy")})
-    names = [name for name in names if not name.startswith("validation_")]
+    known = {name for entry in entries for name in entry if name.endswith("accuracy")}
+    names = sorted({name.removeprefix("training_").removeprefix("validation_") for name in known})
     if not names:
         return False
     figure, axes = _figure(title, "accuracy")
     for number, name in enumerate(names):
         colour = f"C{number}"
-        if points := _finite(entries, name):
+        if points := _finite(entries, f"training_{name}"):
             style = "--" if "baseline" in name else "-"
-            axes.plot(*_line(thin(running_mean(points))), style, color=colour, label=name.replace("_", " "))
+            label = f"training {name.replace('_', ' ')}"
+            axes.plot(*_line(thin(running_mean(points))), style, color=colour, label=label)
         if "baseline" not in name and (points := _finite(entries, f"validation_{name}")):
             label = f"validation {name.replace('_', ' ')}"
-            axes.plot(*_line(points), "o", color=colour, markersize=5, label=label)
+            style = "o-" if f"training_{name}" not in known else "o"
+            axes.plot(*_line(points), style, color=colour, markersize=5, label=label)
     axes.set_ylim(0, 1)
     _write(figure, picture, "best")
     return True

@@ -41,6 +41,9 @@ MLFLOW_STATUS = {
     "stopped": "KILLED",
 }
 
+MLFLOW_FACTS = {"git_commit": "mlflow.source.git.commit", "user": "mlflow.user"}
+"""Facts that MLflow has a place for on the page of a run."""
+
 log = logging.getLogger(__name__)
 
 
@@ -67,6 +70,7 @@ class Sender:
         """Values of metrics that were sent."""
         self._server: ServerRun | None = None
         self._metrics = Follower(folder.metrics)
+        self._system = Follower(folder.system)
         self._evaluations = Follower(folder.evaluations)
 
     def send(self, on_progress: Callable[[int], None] = lambda done: None) -> bool:
@@ -92,6 +96,8 @@ class Sender:
             self.values += server.send_new(points(entries))
             self._note(offset=self._metrics.offset)
             on_progress(self._metrics.offset)
+        while entries := self._system.read():
+            server.send_new(points(entries))
         while entries := self._evaluations.read():
             self.values += server.send_unequal(list(points(entries)))
             self._note(evaluations=self._evaluations.offset)
@@ -125,13 +131,15 @@ class Sender:
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
         self._note(experiment=address.experiment, offset=0, state="")
-        for follower in (self._metrics, self._evaluations):
+        for follower in (self._metrics, self._system, self._evaluations):
             follower.close()
-        self._metrics.offset, self._evaluations.offset = 0, self.sent.evaluations
+        self._metrics.offset, self._system.offset = 0, 0
+        self._evaluations.offset = self.sent.evaluations
         if not server.is_new and status.state == "running":
             server.set_status("RUNNING", None)
         server.send_tags(_tags(status))
         server.send_params({key: redact(_text(value)) for key, value in flatten(self._config).items()})
+        server.send_datasets(status.datasets)
         self._server = server
         log.info("MLflow run %s in experiment %r at %s", server.id, address.experiment, redact(address.uri))
 
@@ -187,14 +195,19 @@ def points(entries: Iterable[Entry]) -> Iterable[Point]:
 
 
 def _tags(status: Status) -> dict[str, str]:
-    commit = status.facts.get("git_commit")
-    return {
-        **status.facts,
-        **({"mlflow.source.git.commit": commit} if commit else {}),
-        "mlflow.source.name": "pretrain train",
-        "state": status.state,
+    known = {MLFLOW_FACTS[name]: value for name, value in status.facts.items() if name in MLFLOW_FACTS}
+    end = {
         "reason": redact(status.reason or ""),
         "exit_code": "" if status.exit_code is None else str(status.exit_code),
+    }
+    if status.job == 1:  # there is nothing of an earlier job to take back
+        end = {name: value for name, value in end.items() if value}
+    return {
+        **status.facts,
+        **known,
+        "mlflow.source.name": "pretrain train",
+        "state": status.state,
+        **end,
         "jobs": str(status.job),
     }
 

@@ -1,8 +1,10 @@
 """One MLflow run on one server: found again by our run's id, asked what it has before it is given more.
 
-The only place that imports mlflow. Nothing here retries: after an error the caller makes a new `ServerRun`.
+The only place, with `registry`, that imports mlflow. Nothing here retries: after an error the caller makes a
+new `ServerRun`.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +15,10 @@ from typing import Any
 from pretrain.errors import UserError
 
 RUN_TAG = "pretrain.run"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Without it MLflow shows an experiment as one on agents, with pages for their traces."""
+DIGEST = 16
+"""Digits of a fingerprint that are a dataset's digest: those that our commands print; MLflow takes 36."""
 MAX_METRICS = 1000
 MAX_PARAMS = 100
 MAX_VALUE = 500
@@ -46,6 +52,15 @@ class Address:
     """Folder of the artifacts of a new experiment; None: the server decides."""
 
 
+def connect(uri: str) -> Any:
+    """A client that does not try again by itself."""
+    for name, value in CLIENT_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
 class ServerRun:
     """A connection to the MLflow run of one of our runs; makes the run if there is none.
 
@@ -54,11 +69,7 @@ class ServerRun:
     """
 
     def __init__(self, address: Address, mlflow_run: str | None = None) -> None:
-        for name, value in CLIENT_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from mlflow.tracking import MlflowClient
-
-        self._client: Any = MlflowClient(tracking_uri=address.uri)
+        self._client = connect(address.uri)
         self._address = address
         self.is_new = False
         self._experiment = self._find_experiment()
@@ -70,9 +81,8 @@ class ServerRun:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             place = self._address.local_artifacts
-            return str(
-                self._client.create_experiment(name, artifact_location=place.as_uri() if place else None)
-            )
+            location = place.as_uri() if place else None
+            return str(self._client.create_experiment(name, location, EXPERIMENT_TAGS))
         if experiment.lifecycle_stage != "active":
             raise UserError(
                 f"tracking.experiment: {name!r} was deleted on the server; restore it (`mlflow experiments "
@@ -167,6 +177,24 @@ class ServerRun:
         from mlflow.entities import RunTag
 
         self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def send_datasets(self, datasets: Iterable[Mapping[str, Any]]) -> None:
+        """Log what the run reads, as `datasets_of` gives it; what the server has already, it keeps once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        inputs = []
+        for each in datasets:
+            counts = {key: value for key, value in each.items() if isinstance(value, int)}
+            dataset = Dataset(
+                name=Path(each["path"]).name,
+                digest=each["fingerprint"][:DIGEST],
+                source_type="local",
+                source=json.dumps({"uri": each["path"]}),
+                profile=json.dumps(counts) if counts else None,
+            )
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", each["context"])]))
+        if inputs:
+            self._client.log_inputs(self.id, inputs)
 
     def send_artifact(self, path: Path, folder: str | None) -> None:
         """Store a file, replacing an older one of that name."""

@@ -21,6 +21,7 @@ from pretrain.status import actual_status, read_status
 from pretrain.tracking.redact import RedactingFormatter, one_line
 from pretrain.tracking.send import Sender
 from pretrain.tracking.sync import catch_up
+from pretrain.tracking.system import System
 
 SEND_INTERVAL = 2.0
 """Seconds between batches."""
@@ -47,6 +48,7 @@ class Uploader:
         self._asked_to_stop = False
         self._last_success = 0.0
         self._ended: float | None = None
+        self._system: System | None = None
 
     def _ask_to_stop(self, _number: int, _frame: object) -> None:
         """Signal handler: leave as soon as the trainer has; its last metrics come after a job's SIGTERM."""
@@ -61,6 +63,7 @@ class Uploader:
         if lock is None:
             return GAVE_UP
         with lock:
+            self._system = System(self._folder)
             sender = Sender(self._folder)
             backoff = 1.0
             while self._is_mine():
@@ -104,6 +107,8 @@ class Uploader:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(min(LOOK_INTERVAL, seconds))
+            if self._system is not None:
+                self._system.look()
             status = actual_status(self._folder)
             if status is None or status.state == "running":
                 continue

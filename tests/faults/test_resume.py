@@ -208,7 +208,7 @@ def test_bert_killed_and_resumed_equals_uninterrupted(runs: Runs) -> None:
     records.append(folder / "record-last")
     berts.finish(run, 2, PP2, record=records[-1])
     assert differing(reference, run) == []
-    for metric in ("mlm_loss", "nsp_loss", "mlm_accuracy"):
+    for metric in ("training_mlm_loss", "training_nsp_loss", "training_mlm_accuracy"):
         one, other = (list(curve(read(path / "metrics.jsonl"), metric)) for path in (reference, run))
         assert one == other and one, metric
     masked = consumed([folder / "record-reference"])

@@ -150,7 +150,7 @@ def test_validation_is_the_same_on_two_ranks(folder: Path) -> None:
     with torch.no_grad():
         hits = float((model(images).argmax(1) == labels).float().mean())
         loss = float(functional.cross_entropy(model(images).double(), labels))
-    assert journal(folder / "one", "accuracy") == [pytest.approx(hits)]
+    assert journal(folder / "one", "validation_accuracy") == [pytest.approx(hits)]
     assert journal(folder / "one", "validation_loss") == [pytest.approx(loss, rel=1e-6)]
     assert journal(folder / "two", "validation_loss") == [pytest.approx(loss, rel=1e-4)]
 

@@ -119,7 +119,7 @@ def test_accuracy_curves(tmp_path: Path) -> None:
     journal.append(1, {"loss": 3.0})
     assert not plot_accuracy_curves(journal.path, picture) and not picture.exists()
     for step in range(2, 200):
-        journal.append(step, {"loss": 3.0, "accuracy": 0.9, "baseline_accuracy": 0.1})
+        journal.append(step, {"loss": 3.0, "training_accuracy": 0.9, "training_baseline_accuracy": 0.1})
     assert plot_accuracy_curves(journal.path, picture, "a run")
     pixels = imread(picture)
     blue = (pixels[..., 2] > 0.6) & (pixels[..., 0] < 0.3)  # the first of two names

@@ -1,0 +1,62 @@
+"""MLflow's model registry: whether a version of a model is there, and how it gets there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pretrain.tracking.server import connect
+
+IDENTITY = ("checkpoint_fingerprint", "weights")
+"""Tags by which a version is known to be there already."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version that is to be."""
+
+    name: str
+    """Of the registered model."""
+    mlflow_run: str
+    folder: str
+    """Of the run's artifacts, in which its files are."""
+    tags: Mapping[str, str]
+
+
+def find_version(uri: str, version: ModelVersion) -> str | None:
+    """The number of a version of the same checkpoint, None if there is none.
+
+    Raises:
+        Exception: whatever mlflow raises where a server is down, slow or refuses.
+    """
+    for found in connect(uri).search_model_versions(f"name = '{version.name}'"):
+        if all(found.tags.get(tag) == version.tags[tag] for tag in IDENTITY):
+            return str(found.version)
+    return None
+
+
+def register_version(
+    uri: str, version: ModelVersion, root: Path, files: Sequence[Path], advance: Callable[[int], None]
+) -> str:
+    """Upload files that lie below `root`, and register them; `advance` gets the bytes of each that arrived.
+
+    Returns:
+        The new version's number.
+
+    Raises:
+        Exception: as `find_version`.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    for file in files:
+        place = Path(version.folder) / file.relative_to(root).parent
+        client.log_artifact(version.mlflow_run, str(file), place.as_posix())
+        advance(file.stat().st_size)
+    try:
+        client.create_registered_model(version.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    source = f"runs:/{version.mlflow_run}/{version.folder}"
+    made = client.create_model_version(version.name, source, version.mlflow_run, tags=dict(version.tags))
+    return str(made.version)
