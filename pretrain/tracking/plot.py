@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 5000
+LOSSES = {
+    "loss": ("training loss", "tab:blue"),
+    "loss_g": ("generator", "tab:green"),
+    "loss_d": ("discriminator", "tab:orange"),
+}
+"""Curves of the picture of losses; the two of a GAN add up to its `loss`."""
 
 
 def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
@@ -26,14 +32,17 @@ def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
         IntegrityError: the journal is damaged.
     """
     entries = read(journal)
-    loss, validation = _finite(entries, "loss"), _finite(entries, "validation_loss")
-    if not loss and not validation:
+    validation = _finite(entries, "validation_loss")
+    losses = {name: points for name in LOSSES if (points := _finite(entries, name))}
+    if not losses and not validation:
         return False
-    figure, axes = _figure(title, "loss (nats per token)")
-    if loss:
-        axes.plot(*_line(thin(loss)), color="tab:blue", alpha=0.3, linewidth=1, label="training loss")
-        smooth = _line(thin(running_mean(loss)))
-        axes.plot(*smooth, color="tab:blue", linewidth=2, label="training loss, running mean")
+    is_text = any("tokens" in entry for entry in entries)
+    figure, axes = _figure(title, "loss (nats per token)" if is_text else "loss")
+    for name, points in losses.items():
+        label, colour = LOSSES[name]
+        axes.plot(*_line(thin(points)), color=colour, alpha=0.3, linewidth=1, label=label)
+        smooth = _line(thin(running_mean(points)))
+        axes.plot(*smooth, color=colour, linewidth=2, label=f"{label}, running mean")
     if validation:
         axes.plot(*_line(validation), "o-", color="tab:red", markersize=5, label="validation loss")
     if rates := _finite(entries, "lr"):

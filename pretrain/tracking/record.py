@@ -23,6 +23,7 @@ class Sent:
     uri: str
     """Tracking URI without credentials, or LOCAL."""
     experiment: str = ""
+    experiment_id: str = ""
     mlflow_run: str | None = None
     """Id of the MLflow run."""
     offset: int = 0
@@ -111,6 +112,15 @@ def _absolute(uri: str, record: Record) -> str:
 def real_uri(folder: RunFolder, uri: str) -> str:
     """The URI for MLflow."""
     return f"sqlite:///{folder.database}" if uri == LOCAL else uri
+
+
+def page_of(uri: str, sent: Sent) -> str | None:
+    """Address of the run's page on a server; None for a database, which `mlflow ui` has to serve first."""
+    if not uri.startswith("http"):
+        return None
+    # MLflow keeps two sets of pages, and would show those for agents.
+    path = f"experiments/{sent.experiment_id}/runs/{sent.mlflow_run}?workflowType=machine_learning"
+    return f"{redact(uri).rstrip('/')}/#/{path}"
 
 
 def content_mark(path: Path) -> str:

@@ -58,5 +58,7 @@ def register_version(
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"runs:/{version.mlflow_run}/{version.folder}"
-    made = client.create_model_version(version.name, source, version.mlflow_run, tags=dict(version.tags))
+    made = client.create_model_version(
+        version.name, source, version.mlflow_run, tags=dict(version.tags), await_creation_for=0
+    )
     return str(made.version)

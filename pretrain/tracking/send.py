@@ -24,6 +24,7 @@ from pretrain.tracking.record import (
     LOCAL,
     choose_uri,
     content_mark,
+    page_of,
     read_record,
     real_uri,
     state_word,
@@ -67,7 +68,7 @@ class Sender:
         self.uri = choose_uri(uri or self._settings.get("uri"), os.environ, record)
         self.sent = record.sent_to(self.uri)
         self.values = 0
-        """Values of metrics that were sent."""
+        """Values of the journal and of evaluations that were sent."""
         self._server: ServerRun | None = None
         self._metrics = Follower(folder.metrics)
         self._system = Follower(folder.system)
@@ -130,7 +131,7 @@ class Sender:
         server = ServerRun(address, self.sent.mlflow_run)
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
-        self._note(experiment=address.experiment, offset=0, state="")
+        self._note(experiment=address.experiment, experiment_id=server.experiment_id, offset=0, state="")
         for follower in (self._metrics, self._system, self._evaluations):
             follower.close()
         self._metrics.offset, self._system.offset = 0, 0
@@ -141,7 +142,8 @@ class Sender:
         server.send_params({key: redact(_text(value)) for key, value in flatten(self._config).items()})
         server.send_datasets(status.datasets)
         self._server = server
-        log.info("MLflow run %s in experiment %r at %s", server.id, address.experiment, redact(address.uri))
+        where = page_of(address.uri, self.sent) or redact(address.uri)
+        log.info("MLflow run %s in experiment %r: %s", server.id, address.experiment, where)
 
     def _send_artifacts(self, server: ServerRun) -> None:
         root = self.folder.artifacts

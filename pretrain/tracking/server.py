@@ -15,8 +15,6 @@ from typing import Any
 from pretrain.errors import UserError
 
 RUN_TAG = "pretrain.run"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Without it MLflow shows an experiment as one on agents, with pages for their traces."""
 DIGEST = 16
 """Digits of a fingerprint that are a dataset's digest: those that our commands print; MLflow takes 36."""
 MAX_METRICS = 1000
@@ -72,7 +70,7 @@ class ServerRun:
         self._client = connect(address.uri)
         self._address = address
         self.is_new = False
-        self._experiment = self._find_experiment()
+        self.experiment_id = self._find_experiment()
         self.id = self._find(mlflow_run) or self._create()
         self._known = {} if self.is_new else self._known_steps()
 
@@ -82,7 +80,7 @@ class ServerRun:
         if experiment is None:
             place = self._address.local_artifacts
             location = place.as_uri() if place else None
-            return str(self._client.create_experiment(name, location, EXPERIMENT_TAGS))
+            return str(self._client.create_experiment(name, location))
         if experiment.lifecycle_stage != "active":
             raise UserError(
                 f"tracking.experiment: {name!r} was deleted on the server; restore it (`mlflow experiments "
@@ -95,7 +93,7 @@ class ServerRun:
         text = f"tags.`{RUN_TAG}` = '{self._address.run}'"
         return list(
             self._client.search_runs(
-                [self._experiment], text, order_by=["attributes.start_time", "attributes.run_id"]
+                [self.experiment_id], text, order_by=["attributes.start_time", "attributes.run_id"]
             )
         )
 
@@ -107,7 +105,7 @@ class ServerRun:
         address = self._address
         self.is_new = True
         run = self._client.create_run(
-            self._experiment, address.started_ms, {RUN_TAG: address.run}, run_name=address.name
+            self.experiment_id, address.started_ms, {RUN_TAG: address.run}, run_name=address.name
         )
         return str(run.info.run_id)
 
@@ -186,7 +184,7 @@ class ServerRun:
         for each in datasets:
             counts = {key: value for key, value in each.items() if isinstance(value, int)}
             dataset = Dataset(
-                name=Path(each["path"]).name,
+                name="/".join(Path(each["path"]).parts[-2:]),  # shards are often in a folder named so
                 digest=each["fingerprint"][:DIGEST],
                 source_type="local",
                 source=json.dumps({"uri": each["path"]}),

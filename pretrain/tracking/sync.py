@@ -9,7 +9,7 @@ from data_tools.progress import Progress
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.lock import RunLock
-from pretrain.tracking.record import LOCAL, Sent, read_record, real_uri
+from pretrain.tracking.record import LOCAL, Sent, page_of, read_record, real_uri
 from pretrain.tracking.redact import one_line, redact
 from pretrain.tracking.send import Sender
 
@@ -53,9 +53,10 @@ def _sync(folder: RunFolder, uri: str | None) -> str:
             done[0] = offset
 
         sent, values = catch_up(folder, uri, advance)
-    where = redact(real_uri(folder, LOCAL if sent.uri == LOCAL else sent.uri))
+    server = redact(real_uri(folder, LOCAL if sent.uri == LOCAL else sent.uri))
+    where = page_of(server, sent) or f"{server}, experiment {sent.experiment!r}, run {sent.mlflow_run}"
     new = f"{values:,} new values sent" if values is not None else "sent by the run's own uploader"
-    return f"{folder.path} -> {where}, experiment {sent.experiment!r}, run {sent.mlflow_run}: {new}"
+    return f"{folder.path} -> {where}: {new}"
 
 
 def catch_up(
