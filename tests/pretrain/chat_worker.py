@@ -50,7 +50,7 @@ def train(world: World, config_path: str, run: dict[str, Any], steps: int) -> di
     return {
         "losses": [result.loss for result in results],
         "norms": [result.metrics["grad_norm"] for result in results],
-        "accuracies": [result.metrics["accuracy"] for result in results],
+        "accuracies": [result.metrics["training_accuracy"] for result in results],
         "validation": validation,
     }
 
