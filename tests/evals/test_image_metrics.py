@@ -79,8 +79,26 @@ def test_kid_is_the_unbiased_estimate_written_out(seed: int) -> None:
     expected = sum(kernel(x, y) for x, y in itertools.permutations(a, 2)) / (21 * 20)
     expected += sum(kernel(x, y) for x, y in itertools.permutations(b, 2)) / (17 * 16)
     expected -= 2 * sum(kernel(x, y) for x, y in itertools.product(a, b)) / (21 * 17)
-    assert kernel_distance(a, b) == pytest.approx(expected, rel=1e-6)
-    assert kernel_distance(a, a.copy()) < 0
+    estimate, error = kernel_distance(a, b)
+    assert estimate == pytest.approx(expected, rel=1e-6)
+    assert kernel_distance(a, a)[0] < 0
+    parts = [
+        [kernel_distance(np.delete(a, row, 0), b)[0] for row in range(len(a))],
+        [kernel_distance(a, np.delete(b, row, 0))[0] for row in range(len(b))],
+    ]
+    variance = sum((len(each) - 1) / len(each) * ((each - np.mean(each)) ** 2).sum() for each in parts)
+    assert error == pytest.approx(math.sqrt(variance), rel=1e-6)
+
+
+def test_the_error_of_kid_is_its_spread_over_draws() -> None:
+    drawn = [kernel_distance(*_draw(seed)) for seed in range(300)]
+    estimates, errors = np.array(drawn).T
+    assert float(np.sqrt((errors**2).mean())) == pytest.approx(estimates.std(ddof=1), rel=0.15)
+
+
+def _draw(seed: int) -> tuple[Array, Array]:
+    generator = np.random.default_rng(seed)
+    return generator.normal(size=(80, 6)), generator.normal(size=(60, 6)) * 1.3 + 0.3
 
 
 def test_kid_does_not_depend_on_how_many_rows_are_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +131,7 @@ def test_distances_are_those_of_torchmetrics(seed: int) -> None:
     first, second = torch.from_numpy(a), torch.from_numpy(b)
     distance = _compute_fid(first.mean(0), first.T.cov(), second.mean(0), second.T.cov())
     assert frechet_distance(a, b) == pytest.approx(float(distance), rel=1e-6)
-    assert kernel_distance(a, b) == pytest.approx(float(poly_mmd(first, second)), rel=1e-6)
+    assert kernel_distance(a, b)[0] == pytest.approx(float(poly_mmd(first, second)), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
