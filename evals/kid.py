@@ -56,4 +56,5 @@ def _sums(a: Features, b: Features) -> tuple[Sums, Sums]:
 
 def _with_itself(a: Features) -> Sums:
     """[rows]: the kernel of each row with itself."""
-    return ((a.astype(np.float64) ** 2).sum(1) / a.shape[1] + 1) ** 3
+    itself: Sums = ((a.astype(np.float64) ** 2).sum(1) / a.shape[1] + 1) ** 3
+    return itself
