@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data_tools.index_file import INDEX_NAME
+from data_tools.remote import fetch
+from data_tools.sources import is_remote
 from pretrain.config.sections import Config
+from pretrain.errors import UserError
 
 COUNTS = ("tokens", "documents", "images")
 CONTEXTS = {"train": "training", "validation": "validation"}
@@ -21,10 +25,10 @@ def datasets_of(config: Config) -> list[dict[str, Any]]:
     """
     data = config.model_dump(mode="json").get("data") or {}
     return [
-        {"context": context, "path": str(Path(path).absolute()), **described}
+        {"context": context, "path": path if is_remote(path) else str(Path(path).absolute()), **described}
         for key, context in CONTEXTS.items()
         for path in _paths(data.get(key))
-        if (described := _described(Path(path)))
+        if (described := _described(path))
     ]
 
 
@@ -35,14 +39,15 @@ def _paths(value: Any) -> Iterator[str]:
         yield source["path"]
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: str) -> dict[str, Any]:
     try:
-        if path.is_file():
-            return {"fingerprint": hashlib.sha256(path.read_bytes()).hexdigest()}
-        index = json.loads((path / "index.json").read_text())
-        return {
-            "fingerprint": index["fingerprint"],
-            **{name: index[name] for name in COUNTS if name in index},
-        }
-    except (OSError, ValueError, TypeError, KeyError):
+        if is_remote(path):
+            index = json.loads(fetch(f"{path.rstrip('/')}/{INDEX_NAME}"))
+        elif Path(path).is_file():
+            return {"fingerprint": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+        else:
+            index = json.loads((Path(path) / INDEX_NAME).read_text())
+        counts = {name: index[name] for name in COUNTS if name in index}
+        return {"fingerprint": index["fingerprint"], **counts}
+    except (OSError, ValueError, TypeError, KeyError, UserError):
         return {}

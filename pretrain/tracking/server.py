@@ -186,7 +186,7 @@ class ServerRun:
             dataset = Dataset(
                 name="/".join(Path(each["path"]).parts[-2:]),  # shards are often in a folder named so
                 digest=each["fingerprint"][:DIGEST],
-                source_type="local",
+                source_type="url" if "://" in each["path"] else "local",
                 source=json.dumps({"uri": each["path"]}),
                 profile=json.dumps(counts) if counts else None,
             )
