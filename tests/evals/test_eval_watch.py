@@ -1,0 +1,76 @@
+"""`pretrain eval --watch` beside a run at work: each checkpoint is scored as it comes, until the run ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from megatron.core import parallel_state
+from text_shards import build_shards
+from typer.testing import CliRunner
+
+from pretrain.cli import app
+from pretrain.folder import RunFolder
+from pretrain.status import actual_status
+
+EVERY, STEPS = 10, 40
+
+
+def wait_until(path: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+def test_checkpoints_are_scored_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_shards(tmp_path / "shards", [f"{number} green bottles on the wall. " * 5 for number in range(30)])
+    run = RunFolder(tmp_path / "run")
+    config = {
+        "run": {"dir": str(run.path), "steps": STEPS},
+        "model": {"kind": "gpt", "num_layers": 1, "hidden_size": 16, "num_attention_heads": 2},
+        "batch": {"global_size": 16, "micro_size": 1, "sequence_length": 32},
+        "optimizer": {"lr": 1e-2},
+        "data": {"train": str(tmp_path / "shards"), "validation_fraction": 0.2},
+        "checkpoint": {"every": EVERY, "keep_last": STEPS // EVERY},
+        "tracking": {"enabled": False},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr("evals.several.LOOK_SECONDS", 0.1)
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", "train", str(tmp_path / "config.yaml")], stderr=subprocess.DEVNULL
+    )
+    seen = []
+
+    def go_on() -> None:
+        """The run stands still until its first score is there."""
+        wait_until(run.evaluations, trainer)
+        status = actual_status(run)
+        seen.append(status.state if status else None)
+        os.kill(trainer.pid, signal.SIGCONT)
+
+    wait_until(run.checkpoints / f"step-{EVERY:08d}", trainer)
+    os.kill(trainer.pid, signal.SIGSTOP)
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        said = CliRunner().invoke(app, ["eval", str(run.path), "--watch"], catch_exceptions=False)
+    finally:
+        parallel_state.destroy_model_parallel()
+        os.kill(trainer.pid, signal.SIGCONT)
+        thread.join()
+    assert trainer.wait(timeout=60) == 0 and said.exit_code == 0, said.output
+    assert seen == ["running"], "the first score was there before the run's end"
+    lines = [json.loads(line) for line in run.evaluations.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(EVERY, STEPS + 1, EVERY))
+    assert lines[-1]["token_perplexity"] < lines[0]["token_perplexity"]
+    assert "waiting for checkpoints" in said.output
