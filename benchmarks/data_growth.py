@@ -135,8 +135,8 @@ def measure(quick: bool) -> Report:
     (few, least), (many, most) = held
     each = (most.main - least.main) * 2**20 / (many - few)
     question = (
-        f"Cleaning (gopher, repetition, exact and near duplicates) and building of the same text, {WORKERS} workers. "
-        "Single runs; CPU time is that of all processes, the start of each included."
+        "Cleaning (gopher, repetition, exact and near duplicates) and building of the same text, "
+        f"{WORKERS} workers. Single runs; CPU time is that of all processes, the start of each included."
     )
     header = ("what", "wall s", "CPU s", "worker MiB", "main process MiB", "result")
     decided = [(f"{count:,}", f"{cost.cpu:.1f}", f"{cost.main:.0f}") for count, cost in held]

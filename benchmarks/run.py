@@ -16,6 +16,7 @@ NAMES = (
     "bert_samples",
     "reading",
     "building",
+    "data_growth",
     "planning",
     "startup",
     "first_job",
