@@ -17,6 +17,7 @@ from pretrain.config.sections import (
     ChatConfig,
     CnnConfig,
     CorpusConfig,
+    FinetuneConfig,
     GanConfig,
     RnnConfig,
     TextConfig,
@@ -48,6 +49,11 @@ def check_command(
 
         labelled = check_labelled_images(loaded, config) if data else None
         rows = list(summary_of_cnn(config, processes, labelled))
+    elif isinstance(config, FinetuneConfig):
+        from pretrain.finetune_check import check_examples
+        from pretrain.finetune_check import summary as summary_of_finetuning
+
+        rows = list(summary_of_finetuning(config, processes, check_examples(config) if data else None))
     elif isinstance(config, RnnConfig):
         from pretrain.rnn.check import summary as summary_of_rnn
 

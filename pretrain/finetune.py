@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from data_tools.tokenizer import Tokenizer
 from pretrain.answers import collect
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
-from pretrain.data.labelled.open import open_labelled
+from pretrain.data.labelled.open import open_examples
 from pretrain.families.finetune import FinetuneFamily
 from pretrain.gate import Gate
 from pretrain.launch import World
@@ -31,14 +30,7 @@ class FinetuneTrainer(Trainer):
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""
-        folder = self.start.path / TOKENIZER_FOLDER
-        tokenizer = Tokenizer.load(folder)
-        train, validation = open_labelled(self.finetuning, tokenizer, folder)
-        batch = self.config.batch
-        training = LabelledTraining.over(
-            train, tokenizer, folder, self.config.run.seed, batch.global_size, batch.micro_size
-        )
-        return training, LabelledValidation(validation) if validation else None
+        return open_examples(self.finetuning, self.start.path / TOKENIZER_FOLDER)
 
     def build_model(self) -> Model:
         """The encoder with its new head, and the weights that it starts from."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from pretrain.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, Config, GanConfig
+from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from slurm.before import doubts, refuse
@@ -99,6 +99,10 @@ def _check_data(loaded: LoadedConfig, processes: int) -> None:
         from pretrain.cnn_check import check_images as check_labelled_images
 
         check_labelled_images(loaded, config)
+    elif isinstance(config, FinetuneConfig):
+        from pretrain.finetune_check import check_examples
+
+        check_examples(config)
     else:
         check_data(loaded)
 

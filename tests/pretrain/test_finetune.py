@@ -163,3 +163,18 @@ def test_bad_input_ends_with_one_message(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["classification", "tagging"])
+def test_check_opens_the_files(bert: Path, files: Path, tmp_path: Path, kind: str) -> None:
+    command = [sys.executable, "-m", "pretrain", "check", str(CONFIGS / f"finetune-{kind}.yaml")]
+    command += overrides_for(bert, files, tmp_path / "run", kind)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    classes, examples = ("0, 1", 120) if kind == "classification" else ("B-PER, O", 60)
+    assert f"training examples  {examples};" in done.stdout
+    assert any(line.split(maxsplit=1) == ["classes", classes] for line in done.stdout.splitlines())
+    wrong = [word.replace("/train.", "/nowhere.") for word in command]
+    refused = subprocess.run(wrong, capture_output=True, text=True, timeout=120, check=False)
+    assert refused.returncode == 2
+    assert f"{files}/nowhere." in refused.stderr

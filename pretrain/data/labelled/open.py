@@ -6,11 +6,39 @@ from pathlib import Path
 from data_tools.tokenizer import BertIds, Tokenizer
 from pretrain.config.sections import ClassifierConfig, FinetuneConfig, TaggerConfig
 from pretrain.data.labelled.conll import TaggedSentence, read_conll
-from pretrain.data.labelled.data import WIDTH_UNIT, LabelledData, fingerprint, report_cut
+from pretrain.data.labelled.data import (
+    WIDTH_UNIT,
+    LabelledData,
+    LabelledTraining,
+    LabelledValidation,
+    fingerprint,
+    report_cut,
+)
 from pretrain.data.labelled.examples import encode_row, encode_sentence
 from pretrain.data.labelled.labels import Labels, training_labels
 from pretrain.data.labelled.table import TextRow, read_table
 from pretrain.errors import UserError
+
+
+def open_examples(
+    config: FinetuneConfig, tokenizer_folder: Path
+) -> tuple[LabelledTraining, LabelledValidation | None]:
+    """What a fine-tuning run trains on and is judged by.
+
+    Args:
+        config: of the run.
+        tokenizer_folder: of the pretrained model.
+
+    Raises:
+        UserError: as `open_labelled`.
+    """
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    train, validation = open_labelled(config, tokenizer, tokenizer_folder)
+    batch = config.batch
+    training = LabelledTraining.over(
+        train, tokenizer, tokenizer_folder, config.run.seed, batch.global_size, batch.micro_size
+    )
+    return training, LabelledValidation(validation) if validation else None
 
 
 def open_labelled(

@@ -1,0 +1,46 @@
+"""What follows from a config that fine-tunes a BERT, for `pretrain check`."""
+
+import sys
+from collections.abc import Iterator
+
+from pretrain.checkpoint import open_checkpoint, resolve
+from pretrain.config import derived
+from pretrain.config.sections import FinetuneConfig
+from pretrain.data.labelled.data import LabelledTraining
+from pretrain.data.labelled.open import open_examples
+from pretrain.restore import TOKENIZER_FOLDER
+
+
+def check_examples(config: FinetuneConfig) -> LabelledTraining:
+    """Open the files that a config names, with the tokenizer of the run that it starts from.
+
+    Raises:
+        UserError: a file, a column or a label is wrong; the run it starts from is not there.
+        IntegrityError: that run has no good checkpoint.
+    """
+    start = open_checkpoint(resolve(config.model.init_from, lambda line: print(line, file=sys.stderr)))
+    training, _ = open_examples(config, start.path / TOKENIZER_FOLDER)
+    return training
+
+
+def summary(
+    config: FinetuneConfig, processes: int | None, training: LabelledTraining | None
+) -> Iterator[tuple[str, str]]:
+    """Rows of (what, value)."""
+    size, steps = config.batch.global_size, config.run.steps
+    yield "examples", f"{size:,} a step, {size * steps:,} in {steps:,} steps"
+    if training:
+        examples = training.samples_per_epoch
+        yield "training examples", f"{examples:,}; the run sees them {size * steps / examples:.2f} times"
+        yield "classes", ", ".join(training.data.labels.names)
+    if processes is not None:
+        replicas = derived.data_parallel_size(config, processes) or 1
+        yield (
+            "data parallel size",
+            f"{replicas} = {processes} processes / {config.replica_ranks} of one replica",
+        )
+        count = derived.micro_batches(config, replicas)
+        yield (
+            "gradient accumulation",
+            f"micro-batches of {config.batch.micro_size} a step and replica: {count}",
+        )
