@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from pretrain.config.sections import Section, SlurmConfig
-from pretrain.config.sections.section import Count, Name, PathText
+from pretrain.config.sections.section import Count, Name, PathText, Texts
 
 
 def _one_or_more(value: object) -> object:
@@ -64,7 +64,10 @@ class CleanSection(BuildSection):
     """What a document is in .txt."""
     input_format: Literal["auto", "txt", "jsonl", "parquet"] = "auto"
     """Read every file as this."""
-    quality: tuple[Literal["gopher", "repetition", "fineweb"], ...] = ("gopher", "repetition")
+    quality: Annotated[tuple[Literal["gopher", "repetition", "fineweb"], ...], Texts] = (
+        "gopher",
+        "repetition",
+    )
     """Rules that a text must pass; [] for none."""
     min_words: Count = 50
     """Fewest words."""
