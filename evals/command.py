@@ -41,11 +41,14 @@ class Command:
     """Checkpoints of the run."""
     overrides: tuple[str, ...] = ()
     """`section.key=value` texts; `evals.setting.OVERRIDES` says which."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness: task files, or names of tasks in `task_folder`."""
+    task_folder: str | None = None
 
     @property
     def is_plain(self) -> bool:
         """One task on one checkpoint."""
-        return self.suite is None and self.which == "newest"
+        return self.suite is None and self.which == "newest" and not self.tasks
 
     def arguments(self) -> list[str]:
         """The command line again, for ranks to be started with."""
@@ -54,15 +57,23 @@ class Command:
         options += [] if self.suite is None else ["--suite", self.suite]
         options += [] if self.which == "newest" else [f"--{self.which}"]
         options += [part for path in self.data for part in ("--data", path)] + self.images.arguments()
+        options += [part for task in self.tasks for part in ("--tasks", task)]
+        options += [] if self.task_folder is None else ["--task-folder", self.task_folder]
         return [*options, "--", self.checkpoint, *self.overrides]
 
     def check(self) -> None:
         """Raise UserError for options that have no effect together."""
         if self.json_path is not None:
             require_writable(self.json_path)
+        if self.task_folder is not None and not self.tasks:
+            raise UserError(f"--task-folder {self.task_folder} has no effect without --tasks")
+        if self.tasks and self.suite is not None:
+            raise UserError(f"--tasks {self.tasks[0]} has no effect with --suite: a suite lists tasks itself")
         if self.is_plain:
             return
         why = "with --suite, --all and --watch: a suite's tasks say it (configs/eval)"
+        if self.tasks:
+            why = "with --tasks, whose files name their data"
         self.images.refuse_all(why)
         for option, value in (("--stride", self.stride), ("--data", " ".join(self.data) or None)):
             if value is not None:
@@ -86,8 +97,7 @@ def evaluate_command(asked: Command, processes: int | None = None) -> None:
         if asked.is_plain:
             _one(asked, world)
         else:
-            order = Order(asked.checkpoint, asked.which, asked.suite, asked.overrides, asked.json_path)
-            evaluate_several(order, world)
+            _several(asked, world)
 
 
 def _one(asked: Command, world: World) -> None:
@@ -100,10 +110,30 @@ def _one(asked: Command, world: World) -> None:
         overrides=asked.overrides,
     )
     if world.is_first:
-        if asked.json_path is not None:
-            write_result(asked.json_path, result)
-        result.show(Console())
+        _show(asked, result)
         _record(result)
+
+
+def _show(asked: Command, result: Result) -> None:
+    if asked.json_path is not None:
+        write_result(asked.json_path, result)
+    result.show(Console())
+
+
+def _several(asked: Command, world: World) -> None:
+    alone = asked.which == "newest" and asked.suite is None
+    order = Order(
+        asked.checkpoint,
+        asked.which,
+        asked.suite,
+        asked.overrides,
+        None if alone else asked.json_path,
+        asked.tasks,
+        asked.task_folder,
+    )
+    scored = evaluate_several(order, world)
+    if alone and world.is_first:
+        _show(asked, scored[0].result)
 
 
 def _record(result: Result) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from pretrain.config.load import read_config
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.restore import RESOLVED_CONFIG
+from pretrain.tracking import journal
 from pretrain.tracking.evaluations import record_evaluation
-from pretrain.tracking.journal import read
 
 LAYOUT = ("parallel.", "batch.micro_size")
 """Keys of overrides that decide no result."""
@@ -32,13 +33,17 @@ def key_of(entry: Entry, checkpoint: Path, overrides: Sequence[str]) -> str:
         UserError, IntegrityError: something that is to be read is not there.
     """
     decisive = sorted(each for each in overrides if not each.startswith(LAYOUT))
-    run_data = [] if entry.data else _data_of(checkpoint, decisive)
-    identity = [
-        open_checkpoint(checkpoint).fingerprint,
-        entry.model_dump(mode="json", exclude={"name"}),
-        decisive,
-        [_fingerprint(path) for path in (*entry.paths, *run_data)],
-    ]
+    identity: list[Any] = [open_checkpoint(checkpoint).fingerprint]
+    if entry.task == "harness":
+        from evals.harness.definition import find_definitions
+
+        definitions = find_definitions(entry.tasks, entry.task_folder)
+        identity += [version("lm_eval"), decisive, [(one.name, one.fingerprint) for one in definitions]]
+        read = [str(path) for one in definitions for path in one.files]
+    else:
+        identity += [entry.model_dump(mode="json", exclude={"name", "tasks", "task_folder"}), decisive]
+        read = [*entry.paths, *([] if entry.data else _data_of(checkpoint, decisive))]
+    identity.append([_fingerprint(path) for path in read])
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -83,7 +88,7 @@ def _recorded(run: RunFolder, step: int, metrics: Mapping[str, float]) -> bool:
         return False
     return any(
         line["step"] == step and all(line.get(name) == value for name, value in metrics.items())
-        for line in read(run.evaluations)
+        for line in journal.read(run.evaluations)
     )
 
 

@@ -18,13 +18,17 @@ from pretrain.config.schema import nearest_name
 from pretrain.config.sections import CorpusConfig, ParallelConfig, RnnConfig
 from pretrain.errors import UserError
 
-OVERRIDES = (
+LAYOUT_OVERRIDES = (
     "parallel.tensor",
     "parallel.pipeline",
     "parallel.virtual_pipeline",
     "parallel.context",
     "parallel.sequence",
     "batch.micro_size",
+)
+"""Keys that say how an evaluation is spread over ranks."""
+OVERRIDES = (
+    *LAYOUT_OVERRIDES,
     "eval.max_windows",
     "data.train",
     "data.validation",
@@ -35,14 +39,19 @@ OVERRIDES = (
 
 
 def evaluation_config(
-    path: Path, overrides: Sequence[str], world_size: int, *, other_data: bool
+    path: Path,
+    overrides: Sequence[str],
+    world_size: int,
+    *,
+    other_data: bool,
+    known: Sequence[str] = OVERRIDES,
 ) -> CorpusConfig:
     """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
 
-    other_data: `--data` names what is scored, so the config's limits on its own data do not hold. Raises
-    UserError with everything that is wrong with the overrides.
+    other_data: what is scored is named beside it, so the config's limits on its own data do not hold.
+    known: keys that have an effect. Raises UserError with everything that is wrong with the overrides.
     """
-    given = _given(overrides, OVERRIDES, other_data)
+    given = _given(overrides, known, other_data)
     loaded = read_config(
         str(path), [*overrides, *_defaults(given, other_data, ParallelConfig().model_dump())]
     )

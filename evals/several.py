@@ -11,7 +11,7 @@ from typing import Literal
 from evals.evaluate import LayoutOf, evaluate, say
 from evals.ledger import find, keep, key_of
 from evals.result import Result, write_text
-from evals.suite import Entry, Suite, load_suite, only_task
+from evals.suite import Entry, Suite, load_suite, named_tasks, only_task
 from pretrain.agree import first_decides
 from pretrain.checkpoint import resolve
 from pretrain.checkpoint.layout import step_of, steps_in
@@ -43,6 +43,9 @@ class Order:
     """File; None: what `pretrain eval` scores without one."""
     overrides: tuple[str, ...] = ()
     json_path: str | None = None
+    tasks: tuple[str, ...] = ()
+    """Of lm-evaluation-harness, in place of a suite: task files, or names of tasks in `task_folder`."""
+    task_folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def evaluate_several(order: Order, world: World) -> list[Scored]:
         HealthError: a loss is not finite.
     """
     suite = None if order.suite is None else load_suite(order.suite)
+    if order.tasks:
+        suite = named_tasks(order.tasks, order.task_folder)
     layout_of: LayoutOf = lru_cache(maxsize=1)(build_layout)  # groups are made once for all checkpoints
     scored: list[Scored] = []
     damaged: list[str] = []
@@ -113,18 +118,7 @@ def _score(
         raise UserError(f"{path}: is no step folder of a run")
     key = first_decides(world, partial(key_of, entry, path, order.overrides))
     kept = first_decides(world, partial(_kept, run, entry, step, key))
-    if kept is not None:
-        result = Result.from_json(kept)
-    else:
-        result = evaluate(
-            str(path),
-            world,
-            stride=entry.stride,
-            data=entry.data,
-            images=entry.images,
-            overrides=[*order.overrides, *entry.overrides],
-            layout_of=layout_of,
-        )
+    result = Result.from_json(kept) if kept else _evaluate(order, entry, path, world, layout_of)
     if world.is_first:
         print(_line(entry, result, again=kept is not None), flush=True)
         if run.is_run:
@@ -132,6 +126,22 @@ def _score(
         else:
             say(f"{path} lies in no run folder, so the result is not kept and nothing goes to MLflow")
     return Scored(entry.task, entry.name, result)
+
+
+def _evaluate(order: Order, entry: Entry, path: Path, world: World, layout_of: LayoutOf) -> Result:
+    if entry.task == "harness":
+        from evals.harness.run import evaluate_tasks
+
+        return evaluate_tasks(path, world, entry.tasks, entry.task_folder, order.overrides, layout_of)
+    return evaluate(
+        str(path),
+        world,
+        stride=entry.stride,
+        data=entry.data,
+        images=entry.images,
+        overrides=[*order.overrides, *entry.overrides],
+        layout_of=layout_of,
+    )
 
 
 def _kept(run: RunFolder, entry: Entry, step: int, key: str) -> str | None:

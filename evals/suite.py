@@ -15,7 +15,13 @@ from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathTex
 from pretrain.errors import UserError
 
 TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"perplexity": ("gpt", "rnn"), "masked": ("bert",), "accuracy": ("cnn",), "images": ("gan",)}
+    {
+        "perplexity": ("gpt", "rnn"),
+        "masked": ("bert",),
+        "accuracy": ("cnn",),
+        "images": ("gan",),
+        "harness": ("gpt",),
+    }
 )
 """Task -> the kinds of models that it is for."""
 _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -26,6 +32,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "images": (
             *("data", "extractor", "inception_weights", "inception_sha256", "resize", "samples", "seed"),
         ),
+        "harness": ("tasks", "task_folder"),
     }
 )
 _PATHS = ("extractor", "inception_weights")
@@ -51,9 +58,10 @@ def _tasks(value: Any) -> Any:
 class Entry(Section):
     """One thing to score. Keys that are left out are as for `pretrain eval` without its options."""
 
-    task: Literal["perplexity", "masked", "accuracy", "images"]
+    task: Literal["perplexity", "masked", "accuracy", "images", "harness"]
     """perplexity: of a GPT or a recurrent model. masked: accuracies of a BERT. accuracy: of a classifier of
-    images. images: distances of a GAN's images to real ones."""
+    images. images: distances of a GAN's images to real ones. harness: tasks of lm-evaluation-harness, of a
+    GPT."""
     name: Annotated[Name, AfterValidator(_label)] | None = None
     """Stands before the names of its metrics, as in `wiki/token_perplexity`; null: nothing does."""
     data: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
@@ -75,6 +83,10 @@ class Entry(Section):
     """images: how many to generate; null: as many as real ones."""
     seed: int | None = Field(None, ge=0, le=LARGEST_COUNT)
     """images: seed of the generated ones; null: 1234."""
+    tasks: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
+    """harness: task files, or names of tasks in `task_folder`."""
+    task_folder: PathText | None = None
+    """harness: folder of task files; null: configs/eval/tasks."""
 
     @property
     def images(self) -> ImageOptions:
@@ -145,11 +157,17 @@ def load_suite(path: str) -> Suite:
     return Suite(path, file.tasks)
 
 
+def named_tasks(tasks: tuple[str, ...], folder: str | None) -> Suite:
+    """What `pretrain eval --tasks` scores."""
+    # On a command line the shell has expanded what Entry would refuse.
+    return Suite("--tasks", (Entry.model_construct(task="harness", tasks=tasks, task_folder=folder),))
+
+
 def only_task(kind: str) -> Suite:
     """What `pretrain eval` scores of a kind when no suite is given; raises UserError if there is nothing."""
     found = [task for task, kinds in TASKS.items() if kind in kinds]
     if not found:
-        known = ", ".join(name for kinds in TASKS.values() for name in kinds)
+        known = ", ".join(dict.fromkeys(name for kinds in TASKS.values() for name in kinds))
         raise UserError(f"pretrain eval scores no {kind}; it scores: {known}")
     return Suite(None, (Entry.model_validate({"task": found[0]}),))
 
@@ -165,6 +183,8 @@ def _useless(key: str, entry: Entry, place: Place) -> list[Problem]:
     found = [
         Problem(place, f"{key}.{name}", f"has no effect on task {entry.task}; remove it") for name in useless
     ]
+    if entry.task == "harness" and not entry.tasks:
+        found.append(Problem(place, f"{key}.tasks", "name at least one task of the harness"))
     if entry.data and entry.max_windows is not None:
         found.append(Problem(place, f"{key}.max_windows", "has no effect with data; remove one of them"))
     return found

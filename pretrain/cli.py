@@ -136,6 +136,14 @@ def evaluate(
     suite: Annotated[
         str | None, typer.Option(metavar="FILE", help="Score what this file lists (configs/eval).")
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|NAME", help="Task of lm-evaluation-harness, offline; repeatable."),
+    ] = None,
+    task_folder: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where to find tasks by name; default: configs/eval/tasks."),
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every checkpoint of the run that has no score yet.")
     ] = False,
@@ -187,7 +195,18 @@ def evaluate(
         seed=seed,
     )
     which: Literal["newest", "all", "watch"] = "watch" if watch else "all" if every else "newest"
-    asked = Command(checkpoint, json, stride, tuple(data or ()), images, suite, which, tuple(overrides or ()))
+    asked = Command(
+        checkpoint,
+        json,
+        stride,
+        tuple(data or ()),
+        images,
+        suite,
+        which,
+        tuple(overrides or ()),
+        tuple(tasks or ()),
+        task_folder,
+    )
     evaluate_command(asked, processes)
 
 

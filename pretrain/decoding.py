@@ -37,10 +37,11 @@ class Columns:
 
 
 class Decoder:
-    """A model that is asked for one token after the other; a context manager. All ranks call it alike.
+    """A model that is asked for one token after the other; a context manager. All ranks of a replica
+    call it alike.
 
     Args:
-        model: of a GPT, on tensor and pipeline parallel ranks.
+        model: of a GPT, on tensor and pipeline parallel ranks; replicas go their own ways.
         rows: texts.
         longest: tokens that a text may reach.
         cached: keep keys and values from step to step.
@@ -73,7 +74,7 @@ class Decoder:
 
     @torch.no_grad()
     def next_logits(self, texts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits of the token after each text, [B, V] on every rank.
+        """Logits of the token after each text, [B, V] on every rank of the replica.
 
         Args:
             texts: those of the step before, each with one more token, or any others.
@@ -128,9 +129,10 @@ def _gathered(local_BV: Tensor) -> Tensor:
 
 
 def _from_last_rank(logits_BV: Tensor | None, shape: tuple[int, int], layout: Layout) -> Tensor:
-    """Those of the last pipeline stage, on every rank."""
+    """Those of the last pipeline stage, on every rank of this replica."""
     if logits_BV is None:
         logits_BV = torch.empty(shape)
     shared = logits_BV.float().to(layout.device).contiguous()
-    dist.broadcast(shared, layout.world.size - 1)
+    group = parallel_state.get_pipeline_model_parallel_group()
+    dist.broadcast(shared, parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
     return shared

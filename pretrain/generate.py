@@ -85,9 +85,10 @@ def go_on(
     *,
     cached: bool = True,
     tell: Callable[[int], None] = lambda _: None,
+    enough: Callable[[Sequence[int]], bool] = lambda _: False,
 ) -> list[list[int]]:
-    """Draw tokens after each text until the end of the document or `max_tokens`; all ranks call this
-    together.
+    """Draw tokens after each text until the end of the document or `max_tokens`; all ranks of a replica call
+    this together.
 
     Args:
         model: a GPT.
@@ -97,6 +98,7 @@ def go_on(
         sampling: how to draw. Text i goes on with a generator of its own, of seed `sampling.seed` + i.
         cached: keep keys and values of the tokens so far.
         tell: told of each token of the first text as it is drawn, the end excepted.
+        enough: whether a continuation, as far as it is there, may end.
 
     Returns:
         The continuations, without the end of the document.
@@ -110,8 +112,8 @@ def go_on(
             for row, text in enumerate(rows):
                 # A text that has ended goes along with the others, and nobody reads it.
                 token = eod if ended[row] else choose(logits_BV[row], sampling, generators[row])
-                ended[row] = ended[row] or token == eod
                 text.append(token)
+                ended[row] = ended[row] or token == eod or enough(text[starts[row] :])
             if not ended[0]:
                 tell(rows[0][-1])
             if all(ended):

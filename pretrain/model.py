@@ -181,11 +181,12 @@ class Model:
         return loss
 
     @torch.no_grad()
-    def outputs(self, batches: Sequence[AnyBatch]) -> list[Any]:
+    def outputs(self, batches: Sequence[AnyBatch], run: Callable[[Any, Any], Any] | None = None) -> list[Any]:
         """What the last chunk gives for each of these micro-batches, without dropout.
 
         Args:
-            batches: this rank's micro-batches, as many as every other rank has.
+            batches: this rank's micro-batches of one shape, as many as every other rank of its replica has.
+            run: takes one, as the family's `localise` gives it, through a chunk; None: as the family does.
 
         Returns:
             As many on the last pipeline stage; none before it.
@@ -193,7 +194,8 @@ class Model:
         for chunk in self.wrapped:
             chunk.eval()
         local = [self.family.localise(batch) for batch in self._whole_rounds(batches)]
-        return self.schedule(_without_loss(self.family), local, forward_only=True)[: len(batches)]
+        step = _without_loss(run or self.family.run)
+        return self.schedule(step, local, forward_only=True)[: len(batches)]
 
     def _whole_rounds(self, batches: Sequence[AnyBatch]) -> list[AnyBatch]:
         """Filled up with micro-batches that count for nothing, as interleaved schedules want it."""
@@ -274,11 +276,11 @@ def forward_step(
     return output, loss
 
 
-def _without_loss(family: Family[Any, Any]) -> ForwardStep:
+def _without_loss(run: Callable[[Any, Any], Any]) -> ForwardStep:
     """A forward step whose output is collected as it is."""
 
     def step(batches: Iterator[Any], chunk: Any) -> tuple[Any, None]:
-        return family.run(chunk, next(batches)), None
+        return run(chunk, next(batches)), None
 
     return step
 

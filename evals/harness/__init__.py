@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness (Gao et al., EleutherAI) on our own checkpoints, offline."""

@@ -1,0 +1,144 @@
+"""Score a checkpoint of a GPT on tasks of the harness, on any layout."""
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_tools.tokenizer import Tokenizer
+from evals.evaluate import LayoutOf
+from evals.harness.definition import Definition, find_definitions
+from evals.harness.library import confined
+from evals.harness.tasks import FEWSHOT_SEED, build_task, metrics_of, requests_fingerprint
+from evals.result import Result
+from evals.setting import LAYOUT_OVERRIDES, evaluation_config
+from pretrain.agree import first_decides
+from pretrain.checkpoint import open_checkpoint
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import GptConfig, ParallelConfig
+from pretrain.errors import UserError
+from pretrain.launch import World
+from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER, Saved, load_model
+
+BOOTSTRAPS = 1000
+"""Draws for the standard error of a metric that has no formula for it."""
+_NOT_GENERATING = ("virtual_pipeline", "context", "sequence")
+
+
+def evaluate_tasks(
+    path: Path,
+    world: World,
+    tasks: Sequence[str],
+    folder: str | None,
+    overrides: Sequence[str],
+    layout_of: LayoutOf,
+) -> Result:
+    """Score a checkpoint, all ranks together.
+
+    Args:
+        path: step folder.
+        world: the ranks.
+        tasks: task files, or names of tasks in `folder`.
+        folder: as for `find_definitions`.
+        overrides: `section.key=value` texts; `evals.setting.LAYOUT_OVERRIDES` says which.
+        layout_of: makes the groups of ranks, or hands out those that there are.
+
+    Returns:
+        The result, on every rank.
+
+    Raises:
+        UserError, IntegrityError: a task, an example, the layout or the checkpoint is wrong.
+        HealthError: a log-likelihood is not finite.
+    """
+    definitions = find_definitions(tasks, folder)
+    opened = open_checkpoint(path)
+    found = evaluation_config(
+        path / RESOLVED_CONFIG, overrides, world.size, other_data=True, known=LAYOUT_OVERRIDES
+    )
+    config = narrow(found, GptConfig, "lm-evaluation-harness")
+    with confined(show=world.is_first):
+        built = {definition.name: build_task(definition) for definition in definitions}
+        _refuse_layout(config, built)
+        tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
+        layout = layout_of(world, config.parallel)
+        from evals.harness.model import CheckpointLM
+
+        model = load_model(Saved(opened, config, tokenizer.vocab_size), config, layout)
+        lm = CheckpointLM(model, tokenizer)
+        answer = run_harness(lm, built, BOOTSTRAPS if world.is_first else 0)["results"]
+    metrics = first_decides(
+        world, lambda: [metrics_of(each, built[each.name], answer[each.name]) for each in definitions]
+    )
+    layout_name = layout.describe()
+    spec = {
+        "task": "harness",
+        "definitions": {name: meaning for one in metrics for name, (_, meaning) in one.items()},
+        "checkpoint_fingerprint": opened.fingerprint,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "tasks": {each.name: _task_spec(each, built[each.name]) for each in definitions},
+        "contexts_cut": lm.cut,
+        "bootstraps": BOOTSTRAPS,
+        "sequence_length": config.batch.sequence_length,
+        "precision": config.precision,
+        "layout": layout_name,
+        "parallel": config.parallel.model_dump(),
+        "processes": world.size,
+        "micro_size": config.batch.micro_size,
+        "device": world.device.type,
+        "seed": config.run.seed,
+        "versions": {name: version(name) for name in ("pretrain", "torch", "megatron-core", "lm_eval")},
+        "summary": f"lm-evaluation-harness {version('lm_eval')} on {', '.join(built)}; {lm.cut:,} contexts "
+        f"cut to {config.batch.sequence_length} tokens; {layout_name}, "
+        f"{config.precision} on {world.device.type}",
+    }
+    values = {name: value for one in metrics for name, (value, _) in one.items()}
+    return Result(str(path), opened.step, values, spec)
+
+
+def run_harness(lm: Any, tasks: Mapping[str, Any], bootstraps: int) -> Any:
+    """The harness's own evaluation of tasks.
+
+    Args:
+        lm: model as the harness sees it.
+        tasks: name -> task of `build_task`, not evaluated before.
+        bootstraps: draws for a standard error without formula; 0: no standard errors.
+    """
+    from lm_eval.evaluator import evaluate
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its bootstrap
+        return evaluate(lm=lm, task_dict={"tasks": tasks}, bootstrap_iters=bootstraps, log_samples=False)
+
+
+def _refuse_layout(config: GptConfig, tasks: Mapping[str, Any]) -> None:
+    """Text is generated on tensor and pipeline parallel ranks alone."""
+    generating = [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]
+    plain = ParallelConfig()
+    for key in _NOT_GENERATING:
+        value = getattr(config.parallel, key)
+        if generating and value != getattr(plain, key):
+            raise UserError(
+                f"parallel.{key}={value}: task {generating[0]} generates text, on tensor and pipeline "
+                "parallel ranks only; leave it out"
+            )
+
+
+def _task_spec(definition: Definition, task: Any) -> dict[str, Any]:
+    """What decides the numbers of one task."""
+    return {
+        "file": os.path.abspath(definition.file.path),
+        "definition_fingerprint": definition.fingerprint,
+        "definition": definition.shown,
+        "data": [
+            {"path": os.path.abspath(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for paths in definition.data.values()
+            for path in paths
+        ],
+        "requests": len(task.instances),
+        "requests_fingerprint": requests_fingerprint(task),
+        "fewshot": task.config.num_fewshot,
+        "fewshot_seed": FEWSHOT_SEED,
+    }
