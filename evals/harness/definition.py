@@ -51,7 +51,7 @@ class Definition:
     @cached_property
     def fingerprint(self) -> str:
         """Of the settings; functions of the harness count by their source."""
-        text = json.dumps(self.settings, sort_keys=True, default=_source)
+        text = json.dumps(sorted(self.settings.items()), default=_source)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -197,13 +197,15 @@ def _data_files(file: TaskFile, kind: Any, arguments: Any) -> dict[str, tuple[Pa
 def _check_splits(file: TaskFile, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
     for key in _SPLITS:
         split = settings.get(key)
-        if split is not None and split not in data:
+        if split is not None and not (isinstance(split, str) and split in data):
             raise UserError(f"{file.path}: {key}: {split!r} is not among data_files: {', '.join(data)}")
     if not settings.get("test_split") and not settings.get("validation_split"):
         raise UserError(f"{file.path}: name the split to score: test_split, one of {', '.join(data)}")
 
 
 def _source(value: Any) -> str:
-    """The text of a function of the harness, which a task file that it comes with names."""
+    """A function of the harness by name and source, which its own task files name; a date by its text."""
+    if not callable(value):
+        return str(value)
     name = f"{value.__module__}.{value.__qualname__}"
     return f"{name} ({hashlib.sha256(getsource(value).encode()).hexdigest()[:12]})"

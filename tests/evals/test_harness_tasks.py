@@ -77,6 +77,7 @@ def write(folder: Path, text: str = TASK, rows: str = json.dumps(ROW)) -> Path:
         ("dataset_path: json", "dataset_path: EleutherAI/lambada_openai", r"hub, and nothing is downloaded"),
         ("rows.jsonl", "row.jsonl", r"data_files\.test: there is no file .*row\.jsonl"),
         ("test_split: test", "test_split: dev", r"test_split: 'dev' is not among data_files: test"),
+        ("test_split: test", "test_split: [test]", r"test_split: \['test'\] is not among data_files: test"),
         ("test_split: test", "", r"name the split to score: test_split, one of test"),
         ("metric: acc", "metric: accc", r"the harness has no metric 'accc' \(did you mean 'acc'\?\)"),
         ("metric: acc", "metric: rouge, hf_evaluate: true", r"hf_evaluate loads code from the hub"),
