@@ -75,6 +75,14 @@ def test_the_cache_stays_within_its_bound(directory: Path, server: FileServer, t
         ShardReader(f"{server.url}/shards", ShardCache(tmp_path / "small", 99))
 
 
+def test_what_another_process_has_opened_stays(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    shards = ShardReader(directory).index.shards
+    cache = ShardCache(tmp_path / "cache", sum(sorted(shard.size for shard in shards)[-2:]))
+    for number in (0, 1, 0, 2):
+        cache.open(f"{server.url}/shards/{shards[number].name}", shards[number]).close()
+    assert kept(cache) == {f"{shards[number].sha256}.tar" for number in (0, 2)}
+
+
 def test_failures_are_tried_again_and_told_once(directory: Path, server: FileServer, tmp_path: Path) -> None:
     cache, url = ShardCache(tmp_path / "cache", 1 << 30), f"{server.url}/shards"
     first = ShardReader(directory).index.shards[0]
