@@ -23,6 +23,7 @@ out = sys.argv[1]
 for arguments in (
     ["embedded", "--corpus", "language-reference", "--output", out + "/text"],
     ["tokenizer", "--input", out + "/text", "--vocab-size", "600", "--output", out + "/tokenizer"],
+    ["clean", "-i", out + "/text", "-o", out + "/clean", "--language", "en", "--workers", "1"],
     ["build", "-i", out + "/text", "-t", out + "/tokenizer", "-o", out + "/shards", "--workers", "2"],
     ["verify", out + "/shards"],
     ["inspect", out + "/shards"],
