@@ -1,15 +1,12 @@
 """Training and validation sequences of a run on conversations.
 
-Conversations are few enough to hold in memory. Which of them share a sequence follows from their lengths
-alone; the order of sequences is the keyed permutation that all training uses, so what comes next is known
-from the step.
+Which conversations share a sequence follows from their lengths alone.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +18,7 @@ from pretrain.chat.packing import pack
 from pretrain.chat.template import ChatTemplate
 from pretrain.config.sections import ChatConfig
 from pretrain.data.batch import PADDING_SAMPLE, Batch
-from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.held import HeldTraining, HeldValidation
 
 
 @dataclass(frozen=True)
@@ -107,69 +104,18 @@ class ChatSequences:
 
 
 @dataclass(frozen=True)
-class ChatTraining:
+class ChatTraining(HeldTraining[ChatSequences, Batch]):
     """The training sequences in the order of a run."""
 
-    sequences: ChatSequences
-    tokenizer: Tokenizer
-    tokenizer_folder: Path
-    order: SampleOrder
-    global_size: int
-    micro_size: int
-
-    @classmethod
-    def over(
-        cls, sequences: ChatSequences, tokenizer: Tokenizer, folder: Path, config: ChatConfig
-    ) -> "ChatTraining":
-        """The order under the config's seed."""
-        order = make_order(config.run.seed, [len(sequences)], [1.0])
-        batch = config.batch
-        return cls(sequences, tokenizer, folder, order, batch.global_size, batch.micro_size)
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
-        return self.tokenizer.vocab_size
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Sequences of the file."""
-        return len(self.sequences)
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints give equal sequences at every index."""
-        return hashlib.sha256(f"{self.sequences.fingerprint} {self.order.seed}".encode()).hexdigest()
-
-    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> Batch:
-        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
-        ids = micro_batch_samples(
-            step=step,
-            micro_batch=micro_batch,
-            rank=rank,
-            size=size,
-            global_size=self.global_size,
-            micro_size=self.micro_size,
-        )
-        _, places = self.order.locate(np.arange(ids.start, ids.stop))
-        return self.sequences.batch(list(zip(ids, places.tolist(), strict=True)))
+    def rows(self, ids: Sequence[int], step: range) -> Batch:
+        """These sequences."""
+        return self.data.batch(list(zip(ids, self.places(ids), strict=True)))
 
 
 @dataclass(frozen=True)
-class ChatValidation:
+class ChatValidation(HeldValidation[ChatSequences, Batch]):
     """The sequences of a development file, each once."""
 
-    sequences: ChatSequences
-
-    def batches(self, size: int, micro_size: int) -> int:
-        """Micro-batches that each of `size` data-parallel ranks gets."""
-        return -(-len(self.sequences) // (size * micro_size))
-
-    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[Batch]:
-        """Those of one rank: as many on every rank, all of `micro_size` rows, some of them padding."""
-        for micro_batch in range(self.batches(size, micro_size)):
-            first = (micro_batch * size + rank) * micro_size
-            there = range(first, first + micro_size)
-            yield self.sequences.batch(
-                [(index, index if index < len(self.sequences) else None) for index in there]
-            )
+    def rows(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
+        """Sequences by their number."""
+        return self.data.batch(rows)

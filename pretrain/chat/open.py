@@ -40,7 +40,8 @@ def open_chat(config: ChatConfig, say: Callable[[str], None]) -> OpenedChat:
     path = config.data.validation
     train = ChatSequences.read(config.data.train, config, tokenizer, template)
     validation = ChatSequences.read(path, config, tokenizer, template) if path else None
-    training = ChatTraining.over(train, tokenizer, folder, config)
+    seed, batch = config.run.seed, config.batch
+    training = ChatTraining.over(train, tokenizer, folder, seed, batch.global_size, batch.micro_size)
     return OpenedChat(start, template, training, ChatValidation(validation) if validation else None)
 
 

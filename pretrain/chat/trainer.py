@@ -25,7 +25,7 @@ class ChatTrainer(Trainer):
     def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""
         training, validation = self.opened.training, self.opened.validation
-        for sequences in (training.sequences, *([validation.sequences] if validation else [])):
+        for sequences in (training.data, *([validation.data] if validation else [])):
             log.info("%s", sequences.describe())
         return training, validation
 

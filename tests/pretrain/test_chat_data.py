@@ -89,7 +89,7 @@ def test_packing_keeps_every_item_once_and_no_bin_overflows(sizes: list[int]) ->
 
 
 def sequences(gpt: Path, folder: Path, *more: str) -> ChatSequences:
-    return opened(chat_config(gpt, write_pairs(folder / "train.jsonl", PAIRS), *more)).sequences
+    return opened(chat_config(gpt, write_pairs(folder / "train.jsonl", PAIRS), *more)).data
 
 
 def test_conversations_lie_one_behind_the_other_each_from_position_0(gpt: Path, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_samples_are_a_function_of_seed_and_step_however_many_ranks(gpt: Path, t
         whole = [data.batch(step, index, 0, 1).tokens for index in range(4)]
         halves = [data.batch(step, index, rank, 2).tokens for index in range(2) for rank in range(2)]
         assert torch.equal(torch.cat(whole), torch.cat(halves))
-    epochs = len(data.sequences) // 4 * 4
+    epochs = len(data.data) // 4 * 4
     assert data.fingerprint != opened(chat_config(gpt, tmp_path / "train.jsonl", "run.seed=2")).fingerprint
     seen = [row for step in range(epochs // 4) for row in data.batch(step, 0, 0, 1).sample_ids]
     assert len(set(seen)) == len(seen)
@@ -137,7 +137,7 @@ def test_what_is_too_long_is_cut_and_told_where_the_config_says_so(
     said = "train.jsonl:2: has 219 tokens and is the first conversation of 2, among 3, that are longer than"
     with pytest.raises(UserError, match=said):
         opened(chat_config(gpt, train))
-    found = opened(chat_config(gpt, train, "data.too_long=truncate")).sequences
+    found = opened(chat_config(gpt, train, "data.too_long=truncate")).data
     assert "and 1 that have no answer left are left out" in caplog.text
     assert sorted(example.size for example in found.examples) == [20, LENGTH]
     cut = max(found.examples, key=lambda example: example.size)

@@ -145,8 +145,8 @@ def test_batches_do_not_depend_on_the_ranks_and_each_epoch_has_every_example() -
         assert [batch.sample_ids for batch in alone] == [batch.sample_ids for batch in ranks]
         assert all((a.tokens == b.tokens).all() for a, b in zip(alone, ranks, strict=True))
         assert alone[0].tokens.shape[1] % 8 == 0
-    seen = [place for step in range(3) for place in training._places(range(4 * step, 4 * step + 4))]
-    again = [place for step in range(3, 6) for place in training._places(range(4 * step, 4 * step + 4))]
+    seen = [place for step in range(3) for place in training.places(range(4 * step, 4 * step + 4))]
+    again = [place for step in range(3, 6) for place in training.places(range(4 * step, 4 * step + 4))]
     assert sorted(seen) == sorted(again) == list(range(12))
     assert seen != again
 

@@ -1,0 +1,117 @@
+"""Examples that are few enough to hold in memory, in the order of a run.
+
+The order is the keyed permutation that all training uses, so what comes next is known from the step alone.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+
+
+class Held(Protocol):
+    """What a file holds, encoded."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
+
+    def __len__(self) -> int: ...
+
+
+H = TypeVar("H", bound=Held)
+B = TypeVar("B")
+"""A micro-batch."""
+
+
+@dataclass(frozen=True)
+class HeldTraining(ABC, Generic[H, B]):
+    """The samples of a training file in the order of a run."""
+
+    data: H
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+    order: SampleOrder
+    global_size: int
+    micro_size: int
+
+    @classmethod
+    def over(
+        cls,
+        data: H,
+        tokenizer: Tokenizer,
+        tokenizer_folder: Path,
+        seed: int,
+        global_size: int,
+        micro_size: int,
+    ) -> Self:
+        """The order under one seed."""
+        order = make_order(seed, [len(data)], [1.0])
+        return cls(data, tokenizer, tokenizer_folder, order, global_size, micro_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids of the tokenizer, special ones included."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Samples of the file."""
+        return len(self.data)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples at every index."""
+        return hashlib.sha256(f"{self.data.fingerprint} {self.order.seed}".encode()).hexdigest()
+
+    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> B:
+        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+        ids = micro_batch_samples(
+            step=step,
+            micro_batch=micro_batch,
+            rank=rank,
+            size=size,
+            global_size=self.global_size,
+            micro_size=self.micro_size,
+        )
+        first = step * self.global_size
+        return self.rows(list(ids), range(first, first + self.global_size))
+
+    @abstractmethod
+    def rows(self, ids: Sequence[int], step: range) -> B:
+        """The samples with these global indices, which are of a step that has those of `step`."""
+
+    def places(self, ids: Sequence[int]) -> list[int]:
+        """Where samples stand in the file."""
+        _, places = self.order.locate(np.asarray(ids))
+        found: list[int] = places.tolist()
+        return found
+
+
+@dataclass(frozen=True)
+class HeldValidation(ABC, Generic[H, B]):
+    """The samples of a development file, each once, in its order."""
+
+    data: H
+
+    def batches(self, size: int, micro_size: int) -> int:
+        """Micro-batches that each of `size` data-parallel ranks gets."""
+        return -(-len(self.data) // (size * micro_size))
+
+    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[B]:
+        """Those of one rank: as many on every rank, all of `micro_size` rows, some of them padding."""
+        for micro_batch in range(self.batches(size, micro_size)):
+            first = (micro_batch * size + rank) * micro_size
+            there = range(first, first + micro_size)
+            yield self.rows([(index, index if index < len(self.data) else None) for index in there])
+
+    @abstractmethod
+    def rows(self, rows: Sequence[tuple[int, int | None]]) -> B:
+        """Samples by their place in the file, each with its id; None is padding."""
