@@ -153,7 +153,7 @@ def test_an_evaluation_is_the_same_on_one_rank_and_two(
     assert one["metrics"] == two["metrics"]
     assert one["step"] == STEPS
     names = ("fd", "kid", "precision", "recall", "density", "coverage", "memorised")
-    assert set(one["metrics"]) == {f"{name}_cnn" for name in names}
+    assert set(one["metrics"]) == {f"{name}_cnn" for name in names} | {"kid_cnn_error"}
     spec = one["spec"]
     assert (spec["samples"], spec["reference_images"], spec["seed"]) == (30, 30, 1234)
     assert sum(spec["classes"]["generated"].values()) == 30
