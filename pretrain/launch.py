@@ -6,6 +6,7 @@ this machine (`spawn.py`), which then find themselves in torchrun's variables.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +140,15 @@ def join_world(
     try:
         yield World(place.rank, place.size, place.local_rank, device, PrefixStore("pretrain", store))
     finally:
+        _forget_layout()
         dist.destroy_process_group()
+
+
+def _forget_layout() -> None:
+    """Megatron's groups end with the world; it would take them for those of the next one in this process."""
+    parallel_state = sys.modules.get("megatron.core.parallel_state")
+    if parallel_state is not None:  # it takes seconds to load, and only trainers of text do
+        parallel_state.destroy_model_parallel()
 
 
 def _meet(place: Place, patience: float, given_up: Callable[[], int]) -> Store:

@@ -27,7 +27,7 @@ from pretrain.proofs.compare import Comparison, compare_runs, last_step
 from pretrain.proofs.layouts import own_layout
 from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
 
-ATTEMPTS = 3
+ATTEMPTS = 6
 """A run that ends before it could be killed is started anew this often."""
 WINDOWS = 4
 """Validation windows of each source: enough to see that validating disturbs nothing."""
@@ -129,10 +129,10 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
         UserError: the run failed, or was over each time before it could be killed.
     """
     run = Path(config.run.dir)
-    for _ in range(ATTEMPTS):
+    for hurry in range(1, ATTEMPTS + 1):  # a run of short steps is over soon after the checkpoint
         shutil.rmtree(run, ignore_errors=True)
         process, log = _start(scratch, config, processes)
-        target = random.randint(steps, steps + steps // 2)
+        target = random.randint(steps, steps + steps // 2 // hurry)
         saved = run / "checkpoints" / f"step-{steps:08d}"
 
         def due(target: int = target, saved: Path = saved) -> bool:
@@ -140,7 +140,7 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
 
         try:
             _follow(process, run, "training, to be killed", 0, target, due)
-            time.sleep(random.random() * 0.05)
+            time.sleep(random.random() * 0.05 / hurry)
         finally:
             _kill(process)
         if process.returncode not in (0, -signal.SIGKILL):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from megatron.core import parallel_state
 from text_shards import build_shards
 from typer.testing import CliRunner
 
@@ -65,7 +64,6 @@ def test_checkpoints_are_scored_while_the_run_goes_on(
     try:
         said = CliRunner().invoke(app, ["eval", str(run.path), "--watch"], catch_exceptions=False)
     finally:
-        parallel_state.destroy_model_parallel()
         os.kill(trainer.pid, signal.SIGCONT)
         thread.join()
     assert trainer.wait(timeout=60) == 0 and said.exit_code == 0, said.output

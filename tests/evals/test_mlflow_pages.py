@@ -116,10 +116,10 @@ def test_a_checkpoint_is_registered_once(browser: Browser, pages: Pages, tmp_pat
     kept = client.list_artifacts(first.run_id, "checkpoints/step-00000005")
     assert "manifest.json" in {Path(each.path).name for each in kept}
     assert not any(each.path.endswith(".safetensors") for each in kept)
-    mlflow.set_tracking_uri(pages.server.uri)
     source = f"runs:/{second.run_id}/checkpoints/step-00000003"
     assert second.source == source
-    copy = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path)))
+    server = pages.server.uri
+    copy = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path), tracking_uri=server))
     assert verify(copy) == [] and open_checkpoint(copy).fingerprint == second.tags["checkpoint_fingerprint"]
     browser.open(f"{pages.server.uri}/#/models/green%20bottles")
     browser.wait_for("Version 2", "Version 1", "checkpoint_fingerprint")

@@ -12,7 +12,10 @@ import pytest
 from config_files import REPOSITORY, write_config
 from mlflow_server import free_port
 
+from pretrain.config.sections import ParallelConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
+from pretrain.launch import Place, join_world
+from pretrain.layout import build_layout
 from pretrain.meeting import expected_hosts, meet
 
 
@@ -31,6 +34,13 @@ def test_all_meet_whoever_comes_first() -> None:
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(come, range(3))) == [b"1", b"2", b"0"]
+
+
+def test_a_world_takes_its_layout_along() -> None:
+    """So that a process can score one checkpoint after another."""
+    for _ in range(2):
+        with join_world(Place(0, 1, 0, "alone")) as world:
+            assert build_layout(world, ParallelConfig()).data_size == 1
 
 
 def test_those_who_have_not_come_are_named() -> None:
