@@ -8,6 +8,7 @@ Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopp
 import enum
 import errno
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
@@ -265,9 +266,7 @@ def generate(
     from pretrain.saved_kind import saved_kind
 
     kind = saved_kind(checkpoint)
-    wrong = [name for name, value in (text if kind == "gan" else images).items() if value is not None]
-    if wrong:
-        raise UserError(f"{wrong[0]} has no effect on a checkpoint of model.kind {kind}; remove it")
+    _refuse_given(text if kind == "gan" else images, kind)
     if kind == "gan":
         from pretrain.gan.generate import generate_images
 
@@ -280,21 +279,26 @@ def generate(
     from pretrain.sampling import checked_sampling
 
     sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
+    most = 100 if max_tokens is None else max_tokens
     if kind == "rnn":
-        if processes is not None or overrides or chat:
-            given = "--processes" if processes is not None else (overrides or [""])[0]
-            wrong_here = "--chat" if chat else given
-            raise UserError(f"{wrong_here} has no effect on a checkpoint of model.kind rnn; remove it")
+        layout = {"--processes": processes, **dict.fromkeys(overrides or (), True)}
+        _refuse_given({"--chat": chat or None, **layout}, kind)
         from pretrain.rnn.generate import generate_command as generate_recurrently
 
-        generate_recurrently(checkpoint, prompt or (), 100 if max_tokens is None else max_tokens, sampling)
+        generate_recurrently(checkpoint, prompt or (), most, sampling)
         return
-    most = 100 if max_tokens is None else max_tokens
     if chat:
         from pretrain.chat.talk import chat_command as command
     else:
         from pretrain.generate import generate_command as command
     command(checkpoint, prompt or (), most, sampling, processes=processes, overrides=overrides or ())
+
+
+def _refuse_given(options: Mapping[str, object], kind: str | None) -> None:
+    """Refuse options that were given (that are not None), since they do nothing for this kind of model."""
+    for name, value in options.items():
+        if value is not None:
+            raise UserError(f"{name} has no effect on a checkpoint of model.kind {kind}; remove it")
 
 
 @app.command()
