@@ -19,6 +19,7 @@ from typing import IO
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from pretrain.errors import HealthError
 from pretrain.health.beat import process_state
 from pretrain.signals import HANDLED, Signals
 
@@ -121,6 +122,7 @@ def _die_with_parent(parent: int) -> None:
 
 def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
     first: _Rank | None = None
+    ended_here: set[int] = set()
     deadline = float("inf")
     while any(each.process.poll() is None for each in ranks):
         if first is None:
@@ -132,8 +134,13 @@ def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
             stopped = process_state(each.process.pid) == "T"  # and cannot end by itself
             if each.process.poll() is None and (stopped or time.monotonic() > deadline):
                 each.process.kill()
+                ended_here.add(each.rank)
         time.sleep(0.02)
     first = first or _first_failed(ranks)
+    if first is not None and first.process.returncode == HealthError.exit_code:
+        # It may have found a killed rank gone before the kernel was done with that one.
+        others = (each for each in ranks if each.rank not in ended_here)
+        first = next((each for each in others if each.process.returncode == -signal.SIGKILL), first)
     if first is None:
         return 0
     return _report(first, ranks, last_place)

@@ -48,6 +48,13 @@ def test_a_killed_rank_is_named_and_the_others_end_at_once() -> None:
     assert time.monotonic() - began < 30
 
 
+def test_one_that_ends_first_for_a_killed_one_is_not_to_blame() -> None:
+    """The kernel takes its time over a large process that is killed."""
+    done = run("time.sleep(rank == 1); os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else sys.exit(4)")
+    assert done.returncode == 137
+    assert f"rank 1 on {socket.gethostname()} was killed by SIGKILL" in done.stderr
+
+
 def test_a_stopped_rank_does_not_hold_up_the_end() -> None:
     began = time.monotonic()
     body = "os.kill(os.getpid(), signal.SIGSTOP) if rank == 1 else time.sleep(1); sys.exit(4 * (rank == 2))"
