@@ -222,9 +222,10 @@ def test_scancel_saves_and_ends(sandbox: Sandbox, alone: dict[str, JobUnderTest]
     assert len(job.attempts) == 1
 
 
-def test_restarts_in_vain_end(sandbox: Sandbox, alone: dict[str, JobUnderTest]) -> None:
+def test_restarts_in_vain_end(sandbox: Sandbox, alone: dict[str, JobUnderTest], hold: Hold) -> None:
     job = alone["in vain"]
     job.until_step(3)
+    hold.put("in vain", "data-0")  # no attempt after this one comes to a step
     for attempt in (2, 3, 4):
         warn(job)
         job.until_requeued()
