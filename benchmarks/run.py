@@ -1,6 +1,6 @@
 """Every benchmark, one after another, each in a process of its own; results go to benchmarks/results.
 
-python benchmarks/run.py                       # all, about eleven minutes on two idle cores
+python benchmarks/run.py                       # all, one after another
 python benchmarks/run.py training reading      # some
 python benchmarks/run.py --quick               # seconds each, to see that they work; writes nothing
 """
