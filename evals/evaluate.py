@@ -12,8 +12,10 @@ from typing import Any
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
+from evals.answers import Answers
 from evals.images.accuracy import evaluate_classifier
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
+from evals.labelled import LabelledExamples
 from evals.masked import MaskedTokens
 from evals.next_token import NextToken
 from evals.recurrent import evaluate_rnn
@@ -26,12 +28,15 @@ from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import (
     BertConfig,
+    ChatConfig,
     CnnConfig,
     CorpusConfig,
+    FinetuneConfig,
     GanConfig,
     GptConfig,
     ParallelConfig,
     RnnConfig,
+    TextConfig,
 )
 from pretrain.data.feed import ValidationFeed
 from pretrain.data.sources import open_validation, open_whole, shard_cache
@@ -90,10 +95,11 @@ def evaluate(
     images.refuse_all(f"on a {kind.model.kind}")
     tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
     config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, other_data=bool(data))
-    task = _open_task(config, data, tokenizer, stride)
+    task = _open_task(opened, config, data, tokenizer, stride)
     layout = layout_of(world, config.parallel)
-    model = load_model(Saved(opened, config, tokenizer.vocab_size), config, layout)
-    metrics = task.metrics(_score(model, task.data, layout), world)
+    saved = Saved(opened, config, tokenizer.vocab_size)
+    model = load_model(saved, config, layout, task.family(layout))
+    metrics = task.metrics(_score(model, task.data, layout), model)
     return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, layout))
 
 
@@ -102,18 +108,27 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _open_task(config: CorpusConfig, paths: Sequence[str], tokenizer: Tokenizer, stride: int | None) -> Task:
+def _open_task(
+    opened: Checkpoint, config: TextConfig, paths: Sequence[str], tokenizer: Tokenizer, stride: int | None
+) -> Task:
     """What the model is for, on `--data`, or else on the run's validation data."""
+    if stride is not None and not isinstance(config, GptConfig):
+        raise UserError(
+            f"--stride {stride} has no effect on a {config.model.kind}, whose samples have no order"
+        )
+    if isinstance(config, ChatConfig):
+        return Answers.over(paths, opened, config, tokenizer)
+    if isinstance(config, FinetuneConfig):
+        return LabelledExamples.over(paths, config, opened.path / TOKENIZER_FOLDER)
+    corpus = narrow(config, CorpusConfig, "this evaluation")
     if paths:
-        sources = open_whole(paths, tokenizer.fingerprint, "--data", shard_cache(config.data))
+        sources = open_whole(paths, tokenizer.fingerprint, "--data", shard_cache(corpus.data))
     else:
-        found = open_validation(config, tokenizer.fingerprint)
+        found = open_validation(corpus, tokenizer.fingerprint)
         if found is None:
             raise UserError("the run has no validation data; name shards to score with --data DIR")
         sources = found
     if isinstance(config, BertConfig):
-        if stride is not None:
-            raise UserError(f"--stride {stride} has no effect on a BERT, whose samples have no order")
         return MaskedTokens.over(sources, config)
     return NextToken.over(sources, narrow(config, GptConfig, "perplexity"), tokenizer, stride)
 
@@ -128,7 +143,7 @@ def _score(model: Model, data: ValidationFeed, layout: Layout) -> Totals:
 
 
 def _spec(
-    opened: Checkpoint, config: CorpusConfig, task: Task, tokenizer: Tokenizer, layout: Layout
+    opened: Checkpoint, config: TextConfig, task: Task, tokenizer: Tokenizer, layout: Layout
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {
@@ -138,7 +153,7 @@ def _spec(
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "sequence_length": config.batch.sequence_length,
         **task.spec(),
-        "max_windows": config.eval.max_windows,
+        **({"max_windows": config.eval.max_windows} if isinstance(config, CorpusConfig) else {}),
         "precision": config.precision,
         "layout": layout.describe(),
         "parallel": config.parallel.model_dump(),

@@ -16,6 +16,7 @@ from evals.result import Result
 from evals.suite import Entry
 from pretrain.checkpoint import open_checkpoint, resolve
 from pretrain.config.load import read_config
+from pretrain.config.sections import ChatConfig, FinetuneConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.restore import RESOLVED_CONFIG
@@ -42,7 +43,7 @@ def key_of(entry: Entry, checkpoint: Path, overrides: Sequence[str]) -> str:
         read = [str(path) for one in definitions for path in one.files]
     else:
         identity += [entry.model_dump(mode="json", exclude={"name", "tasks", "task_folder"}), decisive]
-        read = [*entry.paths, *([] if entry.data else _data_of(checkpoint, decisive))]
+        read = [*entry.paths, *_data_of(checkpoint, decisive, other_data=bool(entry.data))]
     identity.append([_fingerprint(path) for path in read])
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -96,10 +97,20 @@ def _file(run: RunFolder, entry: Entry, step: int, key: str) -> Path:
     return run.artifacts / f"step-{step:08d}" / f"{entry.name or entry.task}-{key}.json"
 
 
-def _data_of(checkpoint: Path, overrides: Sequence[str]) -> list[str]:
-    """Shard directories that a run names; which of them is scored, its config says."""
+def _data_of(checkpoint: Path, overrides: Sequence[str], *, other_data: bool) -> list[str]:
+    """Shard directories or files that a run names; which of them is scored, its config says.
+
+    other_data: what is scored is named beside it.
+    """
     given = [each for each in overrides if each.startswith("data.")]
     config: Any = read_config(str(checkpoint / RESOLVED_CONFIG), given).config
+    if isinstance(config, FinetuneConfig):  # the training file says which classes there are
+        scored = None if other_data else config.data.validation
+        return [config.data.train, *([scored] if scored else [])]
+    if other_data:
+        return []
+    if isinstance(config, ChatConfig):
+        return [config.data.validation] if config.data.validation else []
     named = getattr(config.data, "validation", None) or config.data.train
     return [source.path for source in named]
 

@@ -12,7 +12,8 @@ from pretrain.data.sources import TokenRange
 from pretrain.errors import HealthError
 from pretrain.families.bert import BertTotals
 from pretrain.families.totals import Totals
-from pretrain.launch import World
+from pretrain.layout import Layout
+from pretrain.model import Model
 
 DEFINITIONS = {
     "mlm_accuracy": "predicted rightly / masked_tokens",
@@ -80,7 +81,10 @@ class MaskedTokens:
         settings = config.data.model_dump(exclude={"train", "validation", "validation_fraction", "tokenizer"})
         return cls(BertValidationData.over(sources, config), settings)
 
-    def metrics(self, totals: Totals, world: World) -> dict[str, float]:
+    def family(self, layout: Layout) -> None:
+        """A pretrained encoder's."""
+
+    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Losses, accuracies, baselines and counts."""
         assert isinstance(totals, BertTotals), "its family says so"
         return masked_metrics(totals)

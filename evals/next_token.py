@@ -14,7 +14,8 @@ from pretrain.data.sources import TokenRange
 from pretrain.data.text import ValidationData
 from pretrain.families.gpt import GptTotals
 from pretrain.families.totals import Totals
-from pretrain.launch import World
+from pretrain.layout import Layout
+from pretrain.model import Model
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class NextToken:
         """Windows `stride` tokens apart; None: a whole sequence."""
         return cls(ValidationData.over(sources, config, stride), tokenizer)
 
-    def metrics(self, totals: Totals, world: World) -> dict[str, float]:
+    def family(self, layout: Layout) -> None:
+        """A decoder's."""
+
+    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Perplexities, and what they divide by."""
         assert isinstance(totals, GptTotals), "its family says so"
         if totals.tokens != self.data.tokens:
             raise RuntimeError(f"scored {totals.tokens} labels of {self.data.tokens}")
-        size = TextSize(*first_decides(world, self._size))
+        size = TextSize(*first_decides(model.layout.world, self._size))
         error = standard_error(totals.nll, totals.squares, self.data.tokens)
         return {**perplexities(totals.nll, self.data.tokens, size), "validation_loss_error": error}
 

@@ -15,9 +15,19 @@ from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.schema import nearest_name
-from pretrain.config.sections import CorpusConfig, ParallelConfig, RnnConfig
+from pretrain.config.sections import (
+    ChatConfig,
+    Config,
+    CorpusConfig,
+    FinetuneConfig,
+    ParallelConfig,
+    RnnConfig,
+    TextConfig,
+)
 from pretrain.errors import UserError
 
+REPLACED = ("data.train", "data.validation")
+"""Keys of a run on shards that `--data` stands for."""
 LAYOUT_OVERRIDES = (
     "parallel.tensor",
     "parallel.pipeline",
@@ -36,6 +46,13 @@ OVERRIDES = (
     "data.cache_bytes",
 )
 """Keys that have an effect on an evaluation; all others belong to the training that is done."""
+FINETUNED_OVERRIDES = (*LAYOUT_OVERRIDES, "data.train", "data.validation")
+"""Those of a fine-tuned BERT, whose training file says which classes there are."""
+CHAT_OVERRIDES = (
+    *LAYOUT_OVERRIDES,
+    *(f"data.{key}" for key in ("validation", "prompt", "response", "messages", "too_long")),
+)
+"""Those of a GPT that was fine-tuned on conversations."""
 
 
 def evaluation_config(
@@ -44,18 +61,20 @@ def evaluation_config(
     world_size: int,
     *,
     other_data: bool,
-    known: Sequence[str] = OVERRIDES,
-) -> CorpusConfig:
+    known: Sequence[str] | None = None,
+) -> TextConfig:
     """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
 
     other_data: what is scored is named beside it, so the config's limits on its own data do not hold.
-    known: keys that have an effect. Raises UserError with everything that is wrong with the overrides.
+    known: keys that have an effect; None: those of its kind. Raises UserError with everything that is
+    wrong with the overrides.
     """
-    given = _given(overrides, known, other_data)
-    loaded = read_config(
-        str(path), [*overrides, *_defaults(given, other_data, ParallelConfig().model_dump())]
-    )
-    config = _fit_batch(narrow(loaded.config, CorpusConfig, "this evaluation"), world_size)
+    saved = read_config(str(path)).config
+    given = _given(overrides, _known(saved) if known is None else known, other_data, _replaced(saved))
+    corpus = isinstance(saved, CorpusConfig)
+    layout = ParallelConfig().model_dump()
+    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data, layout, corpus=corpus)])
+    config = _fit_batch(narrow(loaded.config, TextConfig, "this evaluation"), world_size)
     if found := violations(config, world_size):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
@@ -63,15 +82,42 @@ def evaluation_config(
 
 def recurrent_config(path: Path, overrides: Sequence[str], *, other_data: bool) -> RnnConfig:
     """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides nothing."""
-    given = _given(overrides, [key for key in OVERRIDES if not key.startswith("parallel.")], other_data)
-    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data, {})])
+    known = [key for key in OVERRIDES if not key.startswith("parallel.")]
+    given = _given(overrides, known, other_data, REPLACED)
+    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data, {}, corpus=True)])
     config = narrow(loaded.config, RnnConfig, "this evaluation")
     if found := violations(config, None):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
 
 
-def _given(overrides: Sequence[str], known: Sequence[str], other_data: bool) -> list[str]:
+def one_file(paths: Sequence[str], validation: str | None) -> str:
+    """What is scored of a fine-tuned model: the file of `--data`, or else that of `data.validation`.
+
+    Raises:
+        UserError: there is neither, or more than one.
+    """
+    if len(paths) > 1:
+        raise UserError(f"--data {paths[1]}: one file at a time; the tasks of a suite have one each")
+    if not paths and validation is None:
+        raise UserError("the run has no data.validation; name a file to score with --data FILE")
+    return paths[0] if paths else str(validation)
+
+
+def _known(config: Config) -> Sequence[str]:
+    if isinstance(config, ChatConfig):
+        return CHAT_OVERRIDES
+    return FINETUNED_OVERRIDES if isinstance(config, FinetuneConfig) else OVERRIDES
+
+
+def _replaced(config: Config) -> Sequence[str]:
+    """Keys that `--data` stands for."""
+    return REPLACED if isinstance(config, CorpusConfig) else REPLACED[1:]
+
+
+def _given(
+    overrides: Sequence[str], known: Sequence[str], other_data: bool, replaced: Sequence[str]
+) -> list[str]:
     """The keys of the overrides; raises UserError for one without effect."""
     given = [override.partition("=")[0] for override in overrides]
     for key in given:
@@ -81,7 +127,7 @@ def _given(overrides: Sequence[str], known: Sequence[str], other_data: bool) -> 
                 f"{key} has no effect on an evaluation"
                 + (f"; did you mean '{meant}'?" if meant else f"; these have: {', '.join(known)}")
             )
-        if other_data and key in ("data.train", "data.validation"):
+        if other_data and key in replaced:
             raise UserError(f"{key} has no effect with --data; remove one of them")
     return given
 
@@ -93,11 +139,14 @@ def _settable(violation: Violation) -> Violation:
     return replace(violation, suggestions=remedies)
 
 
-def _defaults(given: Sequence[str], other_data: bool, layout: Mapping[str, object]) -> list[str]:
+def _defaults(
+    given: Sequence[str], other_data: bool, layout: Mapping[str, object], *, corpus: bool
+) -> list[str]:
     """Overrides that put the checkpoint's layout, and limits that do not hold, back to their defaults."""
     defaults: dict[str, object] = {f"parallel.{key}": value for key, value in layout.items()}
-    defaults["data.tokenizer"] = None  # the checkpoint carries its own
-    if other_data:
+    if corpus:
+        defaults["data.tokenizer"] = None  # the checkpoint carries its own
+    if corpus and other_data:
         defaults["eval.max_windows"] = None
     return [f"{key}={_yaml(value)}" for key, value in defaults.items() if key not in given]
 
@@ -106,7 +155,7 @@ def _yaml(value: object) -> str:
     return "null" if value is None else str(value).lower()
 
 
-def _fit_batch(config: CorpusConfig, world_size: int) -> CorpusConfig:
+def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:
     """A global batch that any layout divides: evaluation takes no steps, but the rules speak of one."""
     replicas = derived.data_parallel_size(config, world_size) or 1
     rounds = config.parallel.pipeline if config.parallel.virtual_pipeline else 1

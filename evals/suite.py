@@ -18,9 +18,10 @@ TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "perplexity": ("gpt", "rnn"),
         "masked": ("bert",),
-        "accuracy": ("cnn",),
+        "answers": ("gpt-chat",),
+        "accuracy": ("cnn", "bert-classifier", "bert-tagger"),
         "images": ("gan",),
-        "harness": ("gpt",),
+        "harness": ("gpt", "gpt-chat"),
     }
 )
 """Task -> the kinds of models that it is for."""
@@ -28,6 +29,7 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "perplexity": ("data", "stride", "max_windows"),
         "masked": ("data", "max_windows"),
+        "answers": ("data",),
         "accuracy": ("data",),
         "images": (
             *("data", "extractor", "inception_weights", "inception_sha256", "resize", "samples", "seed"),
@@ -58,14 +60,14 @@ def _tasks(value: Any) -> Any:
 class Entry(Section):
     """One thing to score. Keys that are left out are as for `pretrain eval` without its options."""
 
-    task: Literal["perplexity", "masked", "accuracy", "images", "harness"]
-    """perplexity: of a GPT or a recurrent model. masked: accuracies of a BERT. accuracy: of a classifier of
-    images. images: distances of a GAN's images to real ones. harness: tasks of lm-evaluation-harness, of a
-    GPT."""
+    task: Literal["perplexity", "masked", "answers", "accuracy", "images", "harness"]
+    """perplexity: of a GPT or a recurrent model. masked: accuracies of a BERT. answers: perplexity of a GPT's
+    answers in conversations. accuracy: of a classifier of images, or of a fine-tuned BERT. images: distances
+    of a GAN's images to real ones. harness: tasks of lm-evaluation-harness, of a GPT."""
     name: Annotated[Name, AfterValidator(_label)] | None = None
     """Stands before the names of its metrics, as in `wiki/token_perplexity`; null: nothing does."""
     data: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
-    """Shard directories; none: the run's validation data."""
+    """Shard directories, or for a fine-tuned model one file; none: the run's validation data."""
     stride: Count | None = None
     """perplexity: tokens that a window moves on; null: a whole sequence."""
     max_windows: Count | None = None

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from pretrain.data.feed import ValidationFeed
+from pretrain.families.family import Family
 from pretrain.families.totals import Totals
-from pretrain.launch import World
+from pretrain.layout import Layout
+from pretrain.model import Model
 
 
 class Task(Protocol):
@@ -20,7 +22,10 @@ class Task(Protocol):
     def data(self) -> ValidationFeed:
         """Validation data of the model's kind."""
 
-    def metrics(self, totals: Totals, world: World) -> dict[str, float]:
+    def family(self, layout: Layout) -> Family[Any, Any] | None:
+        """How the model is run; None: as what its `model.kind` is pretrained as."""
+
+    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Metric name -> value; all ranks call it together.
 
         Raises:

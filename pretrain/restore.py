@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
@@ -10,6 +11,7 @@ from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
 from pretrain.errors import IntegrityError
+from pretrain.families.family import Family
 from pretrain.layout import Layout
 from pretrain.model import Model
 from pretrain.models.logical import logical_parts
@@ -53,18 +55,21 @@ def with_layout(config: TextConfig, parallel: ParallelConfig) -> TextConfig:
     return config.model_copy(update={"parallel": parallel})
 
 
-def load_model(saved: Saved, config: TextConfig, layout: Layout) -> Model:
+def load_model(
+    saved: Saved, config: TextConfig, layout: Layout, family: Family[Any, Any] | None = None
+) -> Model:
     """Build the model and fill it with the checkpoint's weights.
 
     Args:
         saved: where the weights are.
         config: the checkpoint's config with the layout at hand.
         layout: this rank's place.
+        family: how the model is run; None: as what `model.kind` is pretrained as.
 
     Raises:
         UserError: the checkpoint is of another model.
     """
-    model = Model(config, layout, saved.vocab_size, training=False)
+    model = Model(config, layout, saved.vocab_size, training=False, family=family)
     saved.checkpoint.load(weight_piece(part, layout) for part in logical_parts(model.chunks, layout))
     return model
 

@@ -13,7 +13,6 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
 from evals.harness.sampling import Generation, parse_generation
-from pretrain.config.narrow import narrow
 from pretrain.config.sections import GptConfig
 from pretrain.continuations import Continuation, score_continuations
 from pretrain.errors import HealthError, UserError
@@ -39,9 +38,10 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
 
     def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
         super().__init__()
-        config = narrow(model.config, GptConfig, "tasks of the harness")
+        config = model.config
         self._model, self._tokenizer = model, tokenizer
-        self._prefix = [] if config.data.reset_at_document_end else [tokenizer.eod_id]
+        alone = isinstance(config, GptConfig) and config.data.reset_at_document_end
+        self._prefix = [] if alone else [tokenizer.eod_id]
         self.max_length = config.batch.sequence_length
         self.cut = 0
 

@@ -19,7 +19,7 @@ from evals.setting import LAYOUT_OVERRIDES, evaluation_config
 from pretrain.agree import first_decides
 from pretrain.checkpoint import open_checkpoint
 from pretrain.config.narrow import narrow
-from pretrain.config.sections import GptConfig, ParallelConfig
+from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.errors import UserError
 from pretrain.launch import World
 from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER, Saved, load_model
@@ -59,7 +59,7 @@ def evaluate_tasks(
     found = evaluation_config(
         path / RESOLVED_CONFIG, overrides, world.size, other_data=True, known=LAYOUT_OVERRIDES
     )
-    config = narrow(found, GptConfig, "lm-evaluation-harness")
+    config = narrow(found, DecoderConfig, "lm-evaluation-harness")
     with confined(show=world.is_first):
         built = {definition.name: build_task(definition) for definition in definitions}
         _refuse_layout(config, built)
@@ -113,7 +113,7 @@ def run_harness(lm: Any, tasks: Mapping[str, Any], bootstraps: int) -> Any:
         return evaluate(lm=lm, task_dict={"tasks": tasks}, bootstrap_iters=bootstraps, log_samples=False)
 
 
-def _refuse_layout(config: GptConfig, tasks: Mapping[str, Any]) -> None:
+def _refuse_layout(config: DecoderConfig, tasks: Mapping[str, Any]) -> None:
     """Text is generated on tensor and pipeline parallel ranks alone."""
     generating = [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]
     plain = ParallelConfig()

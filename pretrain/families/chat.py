@@ -24,6 +24,8 @@ class ChatTotals(Totals):
     """Tokens of answers, with the ends of turns."""
     right: float
     """Those that are the likeliest."""
+    squares: float
+    """Squared losses, for the standard error."""
 
     @property
     def loss(self) -> float:
@@ -62,5 +64,5 @@ class ChatFamily(GptFamily):
         right = most_likely(logits_MV, self.layout.tensor_rank, group) == labels_M
         nll_M = cross_entropy(logits_MV, labels_M, self.layout.parallel.tensor)
         exact = nll_M.detach().double()
-        report = torch.stack([exact.sum(), counts.double().sum(), right.double().sum()])
-        return nll_M.sum()[None], report
+        report = [exact.sum(), counts.double().sum(), right.double().sum(), exact.square().sum()]
+        return nll_M.sum()[None], torch.stack(report)

@@ -109,6 +109,7 @@ def order(folder: Path, run: str, suite: str) -> dict[str, Any]:
 
 
 def rank(folder: Path, processes: int, train: list[str], orders: dict[str, Any]) -> None:
-    argument = {"train": train, "orders": orders, "output": str(folder / f"answers-{processes}.json")}
+    output = str(folder / f"answers-{processes}.json")
+    argument = {"train": train, "orders": orders, "output": output, "tracked": True}
     done = run_ranks(WORKER, processes, argument)
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,7 @@
 """One rank of the suites' tests: trains runs and scores their checkpoints, all in one process.
 
-Argument: {"train": [config], "orders": {name: {checkpoint, which, suite, overrides}}, "output": path}.
+Argument: {"train": [config], "orders": {name: {checkpoint, which, suite, overrides}}, "output": path,
+"tracked": whether scores go to MLflow}.
 """
 
 import json
@@ -34,7 +35,8 @@ def main() -> None:
             loaded = load_config(path, ("tracking.enabled=false",), world.size)  # no uploader beside each
             train(loaded, world)
             resolved = Path(loaded.config.run.dir) / "config.resolved.yaml"
-            resolved.write_text(resolved.read_text().replace("enabled: false", "enabled: true"))
+            if asked["tracked"]:
+                resolved.write_text(resolved.read_text().replace("enabled: false", "enabled: true"))
             parallel_state.destroy_model_parallel()
         answers = {name: answer(order, world) for name, order in asked["orders"].items()}
         if world.is_first:

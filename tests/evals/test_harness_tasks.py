@@ -165,7 +165,7 @@ def test_a_model_that_continues_no_text_is_refused(kind: str) -> None:
     said = named_tasks(("mine",), None).misfit(kind)
     assert said is not None
     assert said.startswith(
-        f"--tasks: task 1, harness, is for model.kind gpt, not {kind}; for {kind} there is"
+        f"--tasks: task 1, harness, is for model.kind gpt or gpt-chat, not {kind}; for {kind} there is"
     )
 
 

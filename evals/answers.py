@@ -1,0 +1,99 @@
+"""The task of a GPT that was fine-tuned on conversations: what the assistant says, token by token."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data_tools.tokenizer import Tokenizer
+from evals.perplexity import standard_error
+from evals.setting import one_file
+from pretrain.chat.data import ChatSequences, ChatValidation
+from pretrain.chat.saved import template_of
+from pretrain.checkpoint import Checkpoint
+from pretrain.config.sections import ChatConfig
+from pretrain.errors import HealthError, IntegrityError
+from pretrain.families.chat import ChatFamily, ChatTotals
+from pretrain.families.totals import Totals
+from pretrain.layout import Layout
+from pretrain.model import Model
+
+DEFINITIONS = {
+    "answer_perplexity": "exp(NLL / answer_tokens)",
+    "answer_accuracy": "answer tokens that are the likeliest, each after the true ones / answer_tokens",
+    "answer_accuracy_error": "its standard error, sqrt(p (1 - p) / n), as if tokens were independent",
+    "validation_loss": "NLL / answer_tokens, in nats, as in training",
+    "validation_loss_error": "its standard error, standard deviation / sqrt(answer_tokens), as if tokens "
+    "were independent",
+    "answer_tokens": "tokens of what assistants say, with the ends of their turns",
+    "conversations": "how many there are",
+    "NLL": "sum of -ln p(token | conversation before it) over the answer tokens, in nats, from float32 "
+    "losses summed in float64",
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The conversations of a file, as in the trainer's validation."""
+
+    NAME: ClassVar[str] = "answers"
+    DEFINITIONS: ClassVar[Mapping[str, str]] = DEFINITIONS
+    config: ChatConfig
+    data: ChatValidation
+    vocab_size: int
+    template: str
+    """SHA-256 of the chat template."""
+
+    @classmethod
+    def over(
+        cls, paths: Sequence[str], opened: Checkpoint, config: ChatConfig, tokenizer: Tokenizer
+    ) -> "Answers":
+        """The conversations of `--data`, or else of `data.validation`.
+
+        Raises:
+            UserError: there is no such file, or something is wrong with it.
+            IntegrityError: the checkpoint has no chat template.
+        """
+        template = template_of(opened)
+        if template is None:
+            raise IntegrityError(f"{opened.path}: the checkpoint holds no chat template")
+        file = one_file(paths, config.data.validation)
+        digest = hashlib.sha256(template.source.encode()).hexdigest()
+        sequences = ChatSequences.read(file, config, tokenizer, template)
+        return cls(config, ChatValidation(sequences), tokenizer.vocab_size, digest)
+
+    def family(self, layout: Layout) -> ChatFamily:
+        """A decoder whose loss is of answers alone."""
+        return ChatFamily(self.config, layout, self.vocab_size)
+
+    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
+        """Perplexity, accuracy, loss and counts."""
+        assert isinstance(totals, ChatTotals), "its family says so"
+        if not math.isfinite(totals.nll):
+            raise HealthError(
+                f"the loss summed over {totals.tokens:,.0f} tokens is {totals.nll}: the weights hold numbers "
+                "that are not finite, or overflow in this precision"
+            )
+        right = totals.right / totals.tokens
+        return {
+            "answer_perplexity": math.exp(min(totals.loss, 700)),
+            "answer_accuracy": right,
+            "answer_accuracy_error": math.sqrt(right * (1 - right) / totals.tokens),
+            "validation_loss": totals.loss,
+            "validation_loss_error": standard_error(totals.nll, totals.squares, int(totals.tokens)),
+            "answer_tokens": int(totals.tokens),
+            "conversations": len(self.data.data.examples),
+        }
+
+    def spec(self) -> dict[str, Any]:
+        """The file, and how it was made into sequences."""
+        sequences = self.data.data
+        return {
+            "data": [{"path": str(Path(sequences.path).absolute()), "fingerprint": sequences.fingerprint}],
+            "sequences": len(sequences),
+            "packing": self.config.data.packing,
+            "too_long": self.config.data.too_long,
+            "chat_template_sha256": self.template,
+        }

@@ -1,0 +1,85 @@
+"""The task of a fine-tuned BERT: a class for each text, or for each word, of a file with the right ones."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from evals.setting import one_file
+from pretrain.answers import collect
+from pretrain.config.sections import FinetuneConfig
+from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
+from pretrain.data.labelled.open import open_examples
+from pretrain.errors import HealthError
+from pretrain.families.finetune import FinetuneFamily, FinetuneTotals
+from pretrain.families.totals import Totals
+from pretrain.layout import Layout
+from pretrain.model import Model
+
+DEFINITIONS = {
+    "accuracy": "answers with the right class / answers; words that were cut off count as wrong",
+    "accuracy_error": "its standard error, sqrt(p (1 - p) / n), as if answers were independent",
+    "baseline_accuracy": "share of the class that is the commonest of the training file",
+    "f1": "mean over classes, or, where classes are named as in B-PER, that of whole entities",
+    "validation_loss": "mean cross-entropy of the answers, in nats",
+    "answers": "texts, or words, to put into classes",
+}
+
+
+@dataclass(frozen=True)
+class LabelledExamples:
+    """The examples of a file, as in the trainer's validation."""
+
+    NAME: ClassVar[str] = "accuracy"
+    DEFINITIONS: ClassVar[Mapping[str, str]] = DEFINITIONS
+    config: FinetuneConfig
+    training: LabelledTraining
+    """Says which classes there are, and which is the commonest."""
+    data: LabelledValidation
+
+    @classmethod
+    def over(cls, paths: Sequence[str], config: FinetuneConfig, folder: Path) -> "LabelledExamples":
+        """The examples of `--data`, or else of `data.validation`.
+
+        folder: of the tokenizer. Raises UserError: there is no such file, or something is wrong with it.
+        """
+        file = one_file(paths, config.data.validation)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"validation": file})})
+        training, data = open_examples(config, folder)
+        assert data is not None, "the config names it"
+        return cls(config, training, data)
+
+    def family(self, layout: Layout) -> FinetuneFamily:
+        """An encoder with its new head."""
+        data = self.training.data
+        return FinetuneFamily(
+            self.config, layout, len(data.labels), self.training.commonest, tagged=data.tagged
+        )
+
+    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
+        """Accuracy, its baseline, F1 and loss."""
+        assert isinstance(totals, FinetuneTotals), "its family says so"
+        if not math.isfinite(totals.nll):
+            raise HealthError(
+                f"the loss summed over {totals.answers:,.0f} answers is {totals.nll}: the weights hold "
+                "numbers that are not finite, or overflow in this precision"
+            )
+        found = {**totals.metrics, **collect(model, self.data).metrics()}
+        right = found["accuracy"]
+        return {
+            "accuracy": right,
+            "accuracy_error": math.sqrt(right * (1 - right) / totals.answers),
+            "baseline_accuracy": found["baseline_accuracy"],
+            "f1": found["f1"],
+            "validation_loss": totals.loss,
+            "answers": int(totals.answers),
+        }
+
+    def spec(self) -> dict[str, Any]:
+        """The file and its classes."""
+        data = self.data.data
+        return {
+            "data": [{"path": str(Path(data.path).absolute()), "fingerprint": data.fingerprint}],
+            "labels": list(data.labels.names),
+        }
