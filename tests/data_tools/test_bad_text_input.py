@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from bound import pretrain_bound
 from shard_files import documents
 
 from data_tools.builder import BuildOptions, build
@@ -148,13 +149,14 @@ def test_options_without_effect_are_refused(tmp_path: Path, byte_path: str) -> N
         run(tmp_path / "a.txt", str(tmp_path), tmp_path / "out")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_no_permission(tmp_path: Path, byte_path: str) -> None:
     (tmp_path / "a.txt").write_text("x")
-    (tmp_path / "a.txt").chmod(0)
-    with pytest.raises(UserError, match="no permission to read it"):
-        run(tmp_path / "a.txt", byte_path, tmp_path / "out")
-    (tmp_path / "a.txt").chmod(0o600)
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(UserError, match="cannot be written: Permission denied"):
-        run(tmp_path / "a.txt", byte_path, tmp_path / "locked" / "out")
+    for output, mode, message in (
+        ("out", 0, "no permission to read it"),
+        ("locked/out", 0o600, "cannot be written: Permission denied"),
+    ):
+        (tmp_path / "a.txt").chmod(mode)
+        paths = ["--input", f"{tmp_path}/a.txt", "--tokenizer", byte_path, "--output", f"{tmp_path}/{output}"]
+        done = pretrain_bound("data", "build", *paths)
+        assert done.returncode == 2 and message in done.stderr, done.stderr

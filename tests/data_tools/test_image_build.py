@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import webdataset
 from image_shards import draw
 from PIL import Image
 from shard_files import digests, overwrite, refit
@@ -20,8 +21,6 @@ from data_tools.images.builder import ImageOptions, ImageReport, build_images
 from data_tools.images.reader import ImageReader
 from data_tools.images.verify import verify_images
 from data_tools.parts import build_part, divide_images, missing_parts
-
-webdataset = pytest.importorskip("webdataset")
 
 
 def run(*inputs: Path | str, output: Path, **options: Any) -> ImageReport:

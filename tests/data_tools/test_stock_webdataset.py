@@ -5,11 +5,9 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-import pytest
+import webdataset
 
 from data_tools.reader import ShardReader
-
-webdataset = pytest.importorskip("webdataset")
 
 
 def test_stock_reader_gives_every_token(shards: Path) -> None:

@@ -1,5 +1,6 @@
 """Presets of published models: every rank is built, and all together they have the published sizes."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.models.logical import logical_parts
 from pretrain.plan.fake_world import Kind, fake_world
+from pretrain.plan.hardware import make_cluster
+from pretrain.plan.text_plan import plan_text
 
 
 def gpt(layers: int, width: int, positions: int, vocabulary: int = 50_257) -> int:
@@ -31,11 +34,11 @@ PADDED = 50_304
 PRESETS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     # name: (vocabulary, parameters, numbers of GPUs that it is for)
     "gpt/gpt1-117m": (40_478, gpt(12, 768, 512, 40_478), (1, 8)),
-    "gpt/gpt2-124m": (50_257, 124_439_808, (8, 16)),
-    "gpt/gpt2-355m": (50_257, 354_823_168, (8, 32)),
+    "gpt/gpt2-124m": (50_257, 124_439_808, (8, 64)),
+    "gpt/gpt2-355m": (50_257, 354_823_168, (8, 64)),
     "gpt/gpt2-774m": (50_257, 774_030_080, (8, 64)),
     "gpt/gpt2-1.5b": (50_257, 1_557_611_200, (8, 64)),
-    "gpt/gpt3-125m": (50_257, gpt(12, 768, 2048), (2, 8, 16)),
+    "gpt/gpt3-125m": (50_257, gpt(12, 768, 2048), (2, 16)),
     "gpt/gpt3-350m": (50_257, gpt(24, 1024, 2048), (8, 32)),
     "gpt/gpt3-760m": (50_257, gpt(24, 1536, 2048), (8, 32)),
     "gpt/gpt3-1.3b": (50_257, gpt(24, 2048, 2048), (8, 64)),
@@ -44,7 +47,7 @@ PRESETS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "gpt/gpt3-13b": (PADDED, gpt(40, 5120, 2048, PADDED), (16, 512)),
     "gpt/gpt3-175b": (PADDED, gpt(96, 12288, 2048, PADDED), (128, 512, 1024)),
     "gpt/llama-7b": (32_000, 6_738_415_616, (8, 256, 512)),
-    "bert/base": (30_522, 110_106_428, (8,)),
+    "bert/base": (30_522, 110_106_428, (8, 32)),
     "bert/large": (30_522, 336_226_108, (8, 32)),
 }
 
@@ -54,6 +57,28 @@ def test_the_formulas_give_what_papers_and_weights_say() -> None:
     assert gpt(12, 768, 1024) == 124_439_808 and gpt(48, 1600, 1024) == 1_557_611_200
     assert llama(32, 4096, 11_008, 32_000) == 6_738_415_616
     assert round(gpt(96, 12288, 2048) / 1e9) == 175 and gpt(40, 5120, 2048) // 10**8 == 128
+
+
+def test_every_preset_is_for_the_gpus_that_the_page_says() -> None:
+    """The page of the planner has a line for each, whose ends are tried below."""
+    said = {}
+    for line in (REPOSITORY / "docs" / "planning.md").read_text().splitlines():
+        for name in re.findall(r"`configs/(\S+)\.yaml`", line) if line.startswith("| `configs") else ():
+            said[name] = tuple(int(end.replace(",", "")) for end in line.split("|")[3].split(" to "))
+    assert said == {name: (worlds[0], worlds[-1]) for name, (_, _, worlds) in PRESETS.items()}
+    for name, (first, last) in said.items():
+        text = Path(path_of(name)).read_text()
+        assert f"# {first} to {last:,} GPUs" in text, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_fits_on_cards_of_80_gb(name: str) -> None:
+    """On the fewest it is for: on more of them, each holds less of the optimizer's states."""
+    vocabulary, _, worlds = PRESETS[name]
+    config = narrow(load_config(path_of(name), (), worlds[0]).config, TextConfig, "this test")
+    cluster = make_cluster("h100-80g", worlds[0], None, None, None)
+    assert plan_text(config, vocabulary, cluster).fullest.total <= cluster.usable
 
 
 def path_of(name: str) -> str:
