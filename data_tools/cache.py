@@ -7,7 +7,6 @@ its process, so others wait for it, and one that was killed is begun anew by the
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_tools.errors import UserError
-from data_tools.index_file import INDEX_NAME, ShardFile, write_atomically
+from data_tools.index_file import ShardFile
 from data_tools.maps import ShardStore
-from data_tools.remote import download, fetch
+from data_tools.remote import download
 
 LOOK_SECONDS = 0.1
 """How often a process looks whether another one's download is done."""
@@ -137,17 +136,21 @@ class CachedShards(ShardStore):
     def __init__(self, url: str, cache: ShardCache) -> None:
         self._url, self._cache = url.rstrip("/"), cache
 
+    def place(self, shard: ShardFile) -> str:
+        """Its URL."""
+        return f"{self._url}/{shard.name}"
+
     def check(self, shard: ShardFile) -> None:
         """Raise UserError for a shard that is larger than the cache."""
         if shard.size > self._cache.limit:
             raise UserError(
-                f"{self._url}/{shard.name}: {shard.size:,} bytes are more than data.cache_bytes "
+                f"{self.place(shard)}: {shard.size:,} bytes are more than data.cache_bytes "
                 f"{self._cache.limit:,}; the nearest legal is {shard.size}"
             )
 
     def open(self, shard: ShardFile) -> BinaryIO:
         """The shard's file; raises as `ShardCache.open` does."""
-        return self._cache.open(f"{self._url}/{shard.name}", shard)
+        return self._cache.open(self.place(shard), shard)
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
         """Whether the file was removed to make room: who has it in memory keeps its bytes on the disk."""
@@ -155,28 +158,3 @@ class CachedShards(ShardStore):
             return self._cache.path(shard).stat().st_ino != inode
         except FileNotFoundError:
             return True
-
-
-def fetch_directory(url: str, cache: ShardCache) -> Path:
-    """A local folder with the index and the tokenizer of a remote shard directory.
-
-    It is named by the index, so that shards that were built anew are not taken for the old ones.
-    Raises UserError if they cannot be read or written.
-    """
-    base = url.rstrip("/")
-    index = fetch(f"{base}/{INDEX_NAME}")
-    folder = cache.directory / "indices" / hashlib.sha256(index).hexdigest()[:32]
-    if (folder / INDEX_NAME).exists():
-        return folder
-    description = fetch(f"{base}/tokenizer/tokenizer.json")
-    files = {"tokenizer.json": description}
-    if b'"byte"' not in description:
-        files["tokenizer.model"] = fetch(f"{base}/tokenizer/tokenizer.model")
-    try:
-        (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomically(folder / "tokenizer" / name, content)
-        write_atomically(folder / INDEX_NAME, index)
-    except OSError as error:
-        raise UserError(f"data.cache_dir {cache.directory}: {error.strerror}") from None
-    return folder

@@ -56,7 +56,7 @@ class Corpus(enum.StrEnum):
     digits = "digits"
 
 
-DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="Shard directory.")]
+DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="Shard directory, or its URL.")]
 
 
 @app.command()
@@ -169,24 +169,28 @@ def _print_report(output: Path, report: "BuildReport") -> None:
 def inspect(
     directory: DirectoryArgument,
     documents: Annotated[
-        int | None, typer.Option(min=1, help="How many documents of text to show; default 5.")
+        int | None,
+        typer.Option(min=1, help="How many documents of text to show; default 5, of a URL none."),
     ] = None,
 ) -> None:
     """Show what a shard directory holds."""
     from rich.console import Console
 
-    from data_tools.index_file import index_kind
+    from data_tools.directory import kind_of, passing_cache
+    from data_tools.sources import is_remote
 
-    if index_kind(directory) == "images":
-        from data_tools.images.show import describe_images
+    with passing_cache(directory) as cache:
+        if kind_of(directory, cache) == "images":
+            from data_tools.images.show import describe_images
 
-        if documents is not None:
-            raise UserError(f"--documents {documents}: has no effect on {directory}, which holds images")
-        Console().print(describe_images(directory))
-        return
-    from data_tools.show import describe
+            if documents is not None:
+                raise UserError(f"--documents {documents}: has no effect on {directory}, which holds images")
+            Console().print(describe_images(directory, cache))
+            return
+        from data_tools.show import describe
 
-    Console().print(describe(directory, documents or 5))
+        default = 0 if is_remote(directory) else 5  # a document costs the download of a shard
+        Console().print(describe(directory, documents or default, cache))
 
 
 @app.command()
@@ -195,11 +199,13 @@ def verify(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Read everything and list every fault; exit code 3 if there is one."""
+    from data_tools.directory import kind_of, passing_cache
     from data_tools.images.verify import verify_images
-    from data_tools.index_file import index_kind
     from data_tools.verify import verify as verify_text
 
-    report = (verify_images if index_kind(directory) == "images" else verify_text)(directory, workers)
+    with passing_cache(directory) as cache:
+        check = verify_images if kind_of(directory, cache) == "images" else verify_text
+        report = check(directory, workers, cache)
     if report.faults:
         lines = "\n".join(f"  {fault}" for fault in report.faults)
         count = f"{len(report.faults)} fault{'s' * (len(report.faults) > 1)}"

@@ -98,14 +98,15 @@ def write_index(directory: Path, index: ShardIndex) -> None:
     write_atomically(directory / INDEX_NAME, json.dumps(content, indent=1) + "\n")
 
 
-def read_index(directory: str | os.PathLike[str]) -> ShardIndex:
-    """Read and check the `index.json` of text shards.
+def read_index(directory: str | os.PathLike[str], named: str | None = None) -> ShardIndex:
+    """Read and check the `index.json` of text shards; `named` as in `read_document`.
 
     Raises:
         UserError: `directory` is not there, or is not a directory of text shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    return _parse(read_document(directory, "text", _names(ShardIndex, ("sentences",)), ("sentences",)))
+    names = _names(ShardIndex, ("sentences",))
+    return _parse(read_document(directory, "text", names, ("sentences",), named))
 
 
 def _names(kind: type[Any], without: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ def _parse(fields: Fields) -> ShardIndex:
     return index
 
 
-def _parse_shard(path: Path, where: str, value: Any, item_size: int, sentences: bool) -> Shard:
+def _parse_shard(path: str, where: str, value: Any, item_size: int, sentences: bool) -> Shard:
     fields = Fields(path, where, value, _names(Shard))
     name = fields.text("name", SHARD_NAME, "a plain file name such as '000000-000.tar'")
     size = fields.integer("size", 1)
@@ -176,7 +177,7 @@ def _parse_shard(path: Path, where: str, value: Any, item_size: int, sentences: 
     return Shard(name=name, size=size, sha256=fields.text("sha256", HEX_DIGEST, "a sha256"), blocks=blocks)
 
 
-def _parse_block(path: Path, where: str, value: Any, sentences: bool) -> Block:
+def _parse_block(path: str, where: str, value: Any, sentences: bool) -> Block:
     fields = Fields(path, where, value, _names(Block, () if sentences else ("sents_offset", "sents")))
     return Block(
         key=fields.text("key", BLOCK_KEY, "a key such as '000000-000-000000'"),

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from data_tools.errors import IntegrityError, UserError
-from data_tools.sources import is_remote
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -67,14 +66,14 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def index_kind(directory: str | os.PathLike[str]) -> str:
-    """What the shards of a directory hold, one of `BUILDERS`.
+def index_kind(directory: str | os.PathLike[str], named: str | None = None) -> str:
+    """What the shards of a directory hold, one of `BUILDERS`; `named` as in `read_document`.
 
     Raises:
         UserError: `directory` is not there, or is not a shard directory.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    path, document = _load(directory, None)
+    path, document = _load(directory, None, named)
     kind = document.get("kind") if isinstance(document, dict) else None
     if kind not in BUILDERS:
         known = " or ".join(repr(name) for name in BUILDERS)
@@ -83,15 +82,21 @@ def index_kind(directory: str | os.PathLike[str]) -> str:
 
 
 def read_document(
-    directory: str | os.PathLike[str], kind: str, names: Sequence[str], optional: Sequence[str] = ()
+    directory: str | os.PathLike[str],
+    kind: str,
+    names: Sequence[str],
+    optional: Sequence[str] = (),
+    named: str | None = None,
 ) -> "Fields":
     """The index of shards of that kind: with these names, perhaps the optional ones and no others.
+
+    named: what messages call the directory, where it is the copy of one by URL.
 
     Raises:
         UserError: `directory` is not there, is not a shard directory, or holds shards of another kind.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    path, document = _load(directory, kind)
+    path, document = _load(directory, kind, named)
     if isinstance(document, dict):
         if document.get("format_version", 1) != FORMAT_VERSION:
             found = _short(document["format_version"])
@@ -101,7 +106,7 @@ def read_document(
         other = document.get("kind")
         if isinstance(other, str) and other != kind and other in BUILDERS:
             raise UserError(
-                f"{directory}: holds {other}, not {kind}; `{BUILDERS[kind]}` makes shards of {kind}"
+                f"{named or directory}: holds {other}, not {kind}; `{BUILDERS[kind]}` makes shards of {kind}"
             )
     given = tuple(name for name in optional if isinstance(document, dict) and name in document)
     fields = Fields(path, "", document, (*names, *given))
@@ -109,13 +114,11 @@ def read_document(
     return fields
 
 
-def _load(place: str | os.PathLike[str], kind: str | None) -> tuple[Path, Any]:
-    if is_remote(os.fspath(place)):
-        raise UserError(f"{place}: is a URL, which training and evaluation alone read; copy it here")
+def _load(place: str | os.PathLike[str], kind: str | None, named: str | None) -> tuple[str, Any]:
     directory = Path(place)
-    path = directory / INDEX_NAME
+    path = f"{(named or str(directory)).rstrip('/')}/{INDEX_NAME}"
     try:
-        raw = path.read_bytes()
+        raw = (directory / INDEX_NAME).read_bytes()
     except FileNotFoundError:
         _explain_missing(directory, kind)
     except OSError as error:
@@ -155,7 +158,7 @@ class Fields:
     Errors name the place, as in `shards[3].size`.
     """
 
-    def __init__(self, path: Path, where: str, value: Any, names: tuple[str, ...]) -> None:
+    def __init__(self, path: str, where: str, value: Any, names: tuple[str, ...]) -> None:
         self.path, self.where = path, where
         if not isinstance(value, dict):
             self.fail("", f"is {_short(value)} instead of an object")

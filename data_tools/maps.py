@@ -19,6 +19,9 @@ MAX_OPEN_SHARDS = 256
 class ShardStore(Protocol):
     """Where the shards of a directory are opened."""
 
+    def place(self, shard: ShardFile) -> str:
+        """Path or URL of a shard, for messages."""
+
     def check(self, shard: ShardFile) -> None:
         """Raise UserError or IntegrityError for a shard that could not be opened."""
 
@@ -34,6 +37,10 @@ class LocalShards(ShardStore):
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def place(self, shard: ShardFile) -> str:
+        """Its path."""
+        return str(self._directory / shard.name)
 
     def check(self, shard: ShardFile) -> None:
         """As `check_shard_size`."""

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.cache import CachedShards, ShardCache, fetch_directory
+from data_tools.cache import ShardCache
+from data_tools.directory import ShardDirectory, open_directory
 from data_tools.errors import IntegrityError, UserError
 from data_tools.index import Block, ShardIndex, read_index
-from data_tools.maps import LocalShards, MappedShards, ShardStore
+from data_tools.maps import MappedShards
 from data_tools.marks import Marks, Positions
-from data_tools.sources import is_remote
 from data_tools.tokenizer import Tokenizer
 
 
@@ -32,14 +32,14 @@ class ShardReader:
 
     def __init__(self, path: str | os.PathLike[str], cache: ShardCache | None = None) -> None:
         self.path, self._cache = os.fspath(path), cache
-        self._directory, store = self._open()
-        self.index: ShardIndex = read_index(self._directory)
+        self._directory = open_directory(self.path, cache)
+        self.index: ShardIndex = read_index(self._directory.local, self.path)
         self._blocks: list[tuple[int, Block]] = [
             (number, block) for number, shard in enumerate(self.index.shards) for block in shard.blocks
         ]
         self._starts = [0, *accumulate(block.tokens for _, block in self._blocks)]
         self._dtype = np.dtype(self.index.dtype).newbyteorder("<")
-        self._maps = MappedShards(store, self.index.shards, self._forget)
+        self._maps = MappedShards(self._directory.store, self.index.shards, self._forget)
         self._views: dict[int, np.ndarray[Any, np.dtype[Any]]] = {}  # the tokens of blocks of mapped shards
         self._docs: dict[int, Positions] = {}  # and where documents and sentences begin in them
         self._sents: dict[int, Positions] = {}
@@ -51,14 +51,6 @@ class ShardReader:
         """Where sentences begin; None in shards that were built without `--sentences`."""
         if self.index.sentences is not None:
             self.sentences = Marks([block.sents or 0 for block in blocks], self._starts, self._read_sents)
-
-    def _open(self) -> tuple[Path, ShardStore]:
-        """Where index and tokenizer lie, and the shards."""
-        if not is_remote(self.path):
-            return Path(self.path), LocalShards(Path(self.path))
-        if self._cache is None:
-            raise UserError(f"{self.path}: a URL needs data.cache_dir, a local folder to keep its shards in")
-        return fetch_directory(self.path, self._cache), CachedShards(self.path, self._cache)
 
     def __reduce__(self) -> tuple[type["ShardReader"], tuple[str, ShardCache | None]]:
         return ShardReader, (self.path, self._cache)
@@ -126,27 +118,11 @@ class ShardReader:
     @property
     def tokenizer_folder(self) -> Path:
         """Where the directory carries its tokenizer."""
-        return self._directory / "tokenizer"
+        return self._directory.local / "tokenizer"
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that the directory carries.
-
-        Raises:
-            IntegrityError: it is missing, damaged, or not the one that the shards were built with.
-        """
-        path = self.tokenizer_folder
-        try:
-            tokenizer = Tokenizer.load(path)
-        except IntegrityError:
-            raise
-        except UserError as error:
-            raise IntegrityError(f"{self.path}: the shards' own tokenizer cannot be read: {error}") from None
-        if tokenizer.fingerprint != self.index.tokenizer_fingerprint:
-            raise IntegrityError(
-                f"{path}: fingerprint {tokenizer.fingerprint[:16]}, but the shards were built with "
-                f"{self.index.tokenizer_fingerprint[:16]}; copy the right one there or build the shards again"
-            )
-        return tokenizer
+        """The tokenizer that the directory carries; raises as `own_tokenizer` does."""
+        return own_tokenizer(self._directory, self.index)
 
     def _tokens(self, number: int) -> np.ndarray[Any, np.dtype[Any]]:
         view = self._views.get(number)
@@ -180,3 +156,26 @@ class ShardReader:
         for views in (self._views, self._docs, self._sents):
             for block in [block for block in views if self._blocks[block][0] == shard]:
                 del views[block]
+
+
+def own_tokenizer(directory: ShardDirectory, index: ShardIndex) -> Tokenizer:
+    """The tokenizer that shards carry.
+
+    Raises:
+        IntegrityError: it is missing, damaged, or not the one that the shards were built with.
+    """
+    path = directory.local / "tokenizer"
+    try:
+        tokenizer = Tokenizer.load(path)
+    except IntegrityError:
+        raise
+    except UserError as error:
+        raise IntegrityError(
+            f"{directory.named}: the shards' own tokenizer cannot be read: {error}"
+        ) from None
+    if tokenizer.fingerprint != index.tokenizer_fingerprint:
+        raise IntegrityError(
+            f"{path}: fingerprint {tokenizer.fingerprint[:16]}, but the shards were built with "
+            f"{index.tokenizer_fingerprint[:16]}; copy the right one there or build the shards again"
+        )
+    return tokenizer

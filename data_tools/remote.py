@@ -1,5 +1,6 @@
 """Reading by URL through fsspec: what fails is tried again, a few times, and then told in one message."""
 
+import errno
 import hashlib
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 """Before the second attempt; twice as long before each one after it."""
 CHUNK = 4 << 20
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
 
@@ -32,6 +34,7 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
     Raises:
         UserError: it cannot be read.
         IntegrityError: its size or its bytes are not those of the index, however often it is read.
+        OSError: the disk is full.
     """
     filesystem, path = _filesystem(url)
 
@@ -59,6 +62,8 @@ def _tried(url: str, read: Callable[[], T]) -> T:
         except FileNotFoundError:
             raise UserError(f"{url}: there is no such file") from None
         except Exception as error:  # every fsspec backend has its own exception types
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
             if attempt == ATTEMPTS:
                 if isinstance(error, _DamagedError):
                     raise IntegrityError(f"{url}: {error}; copy the shards there again") from None

@@ -5,19 +5,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data_tools.cache import ShardCache
 from data_tools.progress import amount
 from data_tools.reader import ShardReader
 
 PREVIEW_TOKENS = 24
 
 
-def describe(directory: str, documents: int = 5) -> RenderableType:
+def describe(directory: str, documents: int = 5, cache: ShardCache | None = None) -> RenderableType:
     """Tables of the counts, the shards and the first tokens of some documents spread over the directory.
+
+    documents: how many; without any no shard is read.
 
     Raises UserError or IntegrityError as `ShardReader` does.
     """
-    reader = ShardReader(directory)
-    return Group(_counts(reader), _shards(reader), _documents(reader, documents))
+    reader = ShardReader(directory, cache)
+    return Group(_counts(reader), _shards(reader), *([_documents(reader, documents)] * bool(documents)))
 
 
 def _counts(reader: ShardReader) -> Table:

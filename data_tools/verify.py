@@ -1,23 +1,25 @@
 """Reads a whole shard directory and lists everything that is wrong with it."""
 
+import contextlib
 import hashlib
 import io
 import mmap
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from data_tools.errors import IntegrityError
+from data_tools.cache import ShardCache
+from data_tools.directory import ShardDirectory, open_directory
+from data_tools.errors import IntegrityError, UserError
 from data_tools.index import Block, Shard, ShardIndex, read_index
 from data_tools.index_file import ShardFile
-from data_tools.maps import check_shard_size
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
-from data_tools.reader import ShardReader
+from data_tools.reader import own_tokenizer
+from data_tools.sources import is_remote
 
 HASH_CHUNK = 4 << 20
 MOST_FAULTS_PER_SHARD = 20
@@ -41,19 +43,20 @@ class VerifyReport:
     faults: tuple[str, ...]
 
 
-def verify(directory: str, workers: int = 1) -> VerifyReport:
-    """Check every checksum and every block of a shard directory.
+def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) -> VerifyReport:
+    """Check every checksum and every block of a shard directory; one by URL is read through a `cache`.
 
     Raises UserError or IntegrityError only if the index itself cannot be read; all else is listed in the
     report.
     """
-    index = read_index(directory)
+    place = open_directory(directory, cache)
+    index = read_index(place.local, place.named)
     verdicts: dict[int, ShardVerdict] = {}
     numbers = list(range(len(index.shards)))
     with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for verdict in run_tasks(_VerifyShard(directory), numbers, workers, progress.advance):
+        for verdict in run_tasks(_VerifyShard(place), numbers, workers, progress.advance):
             verdicts[verdict.number] = verdict
-    faults = _directory_faults(Path(directory), index)
+    faults = _directory_faults(place, index)
     before = True
     for number in numbers:
         verdict = verdicts[number]
@@ -68,24 +71,22 @@ def verify(directory: str, workers: int = 1) -> VerifyReport:
     return VerifyReport(counts, tuple(faults))
 
 
-def _directory_faults(directory: Path, index: ShardIndex) -> list[str]:
+def _directory_faults(directory: ShardDirectory, index: ShardIndex) -> list[str]:
     """Shards that the index does not know, and a tokenizer that does not fit."""
     faults = foreign_shards(directory, index.shards)
-    known = {shard.name for shard in index.shards}
-    missing = not all((directory / name).is_file() for name in known)
-    if not missing:
-        try:
-            ShardReader(directory).tokenizer()
-        except IntegrityError as error:
-            if not any(name in str(error) for name in known):  # a shard's own fault is listed with the shard
-                faults.append(f"tokenizer: {error}")
+    try:
+        own_tokenizer(directory, index)
+    except IntegrityError as error:
+        faults.append(f"tokenizer: {error}")
     return faults
 
 
-def foreign_shards(directory: Path, shards: Sequence[ShardFile]) -> list[str]:
-    """A fault for each tar of a directory that the index does not know."""
+def foreign_shards(directory: ShardDirectory, shards: Sequence[ShardFile]) -> list[str]:
+    """A fault for each tar of a local directory that the index does not know; a URL has no list of files."""
+    if is_remote(directory.named):
+        return []
     known = {shard.name for shard in shards}
-    foreign = sorted(path.name for path in directory.glob("*.tar") if path.name not in known)
+    foreign = sorted(path.name for path in directory.local.glob("*.tar") if path.name not in known)
     return [f"{name}: not in the index (a shard of another build?)" for name in foreign]
 
 
@@ -100,32 +101,37 @@ def few(faults: Sequence[str]) -> tuple[str, ...]:
 class _VerifyShard:
     """Verifies the shard of a number; a callable that workers can be sent."""
 
-    directory: str
+    directory: ShardDirectory
 
     def __call__(self, number: int, report: Report) -> ShardVerdict:
-        index = read_index(self.directory)
+        index = read_index(self.directory.local)
         shard = index.shards[number]
-        path = Path(self.directory) / shard.name
         faults: list[str] = []
-        try:
-            check_shard_size(Path(self.directory), shard)
-            faults += checksum_faults(path, shard, report)
-            block_faults, starts, ends = _content_faults(path, shard, index)
-        except IntegrityError as error:
-            return ShardVerdict(number, (*faults, str(error).removeprefix(f"{path}: ")), True, True)
-        except (OSError, tarfile.TarError) as error:
-            return ShardVerdict(number, (*faults, f"cannot be read as a tar: {error}"), True, True)
-        faults += block_faults
+        starts = ends = True
+        with gathered(faults, self.directory, shard), self.directory.store.open(shard) as file:
+            faults += checksum_faults(file, shard, report)
+            block_faults, starts, ends = _content_faults(file, shard, index)
+            faults += block_faults
         return ShardVerdict(number, few(faults), starts, ends)
 
 
-def checksum_faults(path: Path, shard: ShardFile, report: Report) -> list[str]:
+@contextlib.contextmanager
+def gathered(faults: list[str], directory: ShardDirectory, shard: ShardFile) -> Iterator[None]:
+    """Add what cannot be read of a shard to its faults, without the shard's name."""
+    try:
+        yield
+    except (UserError, IntegrityError) as error:
+        faults.append(str(error).removeprefix(f"{directory.store.place(shard)}: "))
+    except (OSError, tarfile.TarError) as error:
+        faults.append(f"cannot be read as a tar: {error}")
+
+
+def checksum_faults(file: BinaryIO, shard: ShardFile, report: Report) -> list[str]:
     """A fault if the bytes of a shard are not those of the index; reports bytes read."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
-            report(len(chunk))
+    while chunk := file.read(HASH_CHUNK):
+        digest.update(chunk)
+        report(len(chunk))
     if digest.hexdigest() == shard.sha256:
         return []
     return [
@@ -133,12 +139,12 @@ def checksum_faults(path: Path, shard: ShardFile, report: Report) -> list[str]:
     ]
 
 
-def _content_faults(path: Path, shard: Shard, index: ShardIndex) -> tuple[list[str], bool, bool]:
+def _content_faults(file: BinaryIO, shard: Shard, index: ShardIndex) -> tuple[list[str], bool, bool]:
     """Faults of the blocks, whether the shard begins with a document, and whether it ends with one's end."""
     faults: list[str] = []
     starts = ends = True
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        offsets = member_places(path, [f"{b.key}.{part}.npy" for b in shard.blocks for part in _parts(b)])
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        offsets = member_places(file, [f"{b.key}.{part}.npy" for b in shard.blocks for part in _parts(b)])
         for number, block in enumerate(shard.blocks):
             try:
                 tokens = _array(
@@ -166,9 +172,10 @@ def _begins(docs: "np.ndarray[Any, np.dtype[Any]]") -> bool:
     return bool(len(docs) and docs[0] == 0)
 
 
-def member_places(path: Path, expected: list[str]) -> dict[str, tuple[int, int]]:
+def member_places(file: BinaryIO, expected: list[str]) -> dict[str, tuple[int, int]]:
     """Offset and size of each member's data. Raises IntegrityError for members other than the index's."""
-    with tarfile.open(path, "r:") as tar:
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as tar:
         members = tar.getmembers()
     for member in members:
         if not member.isreg():

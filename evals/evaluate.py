@@ -38,8 +38,9 @@ from pretrain.config.sections import (
     RnnConfig,
     TextConfig,
 )
+from pretrain.data.cache import shard_cache
 from pretrain.data.feed import ValidationFeed
-from pretrain.data.sources import open_validation, open_whole, shard_cache
+from pretrain.data.sources import open_validation, open_whole
 from pretrain.errors import UserError
 from pretrain.families.totals import Totals
 from pretrain.launch import World

@@ -12,6 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_tools.index_file import INDEX_NAME
+from data_tools.remote import fetch
+from data_tools.sources import is_remote
 from evals.result import Result
 from evals.suite import Entry
 from pretrain.checkpoint import open_checkpoint, resolve
@@ -23,7 +26,7 @@ from pretrain.restore import RESOLVED_CONFIG
 from pretrain.tracking import journal
 from pretrain.tracking.evaluations import record_evaluation
 
-LAYOUT = ("parallel.", "batch.micro_size")
+LAYOUT = ("parallel.", "batch.micro_size", "data.cache_")
 """Keys of overrides that decide no result."""
 
 
@@ -119,7 +122,9 @@ def _fingerprint(path: str) -> str:
     """Of a shard directory, a run or a file."""
     if (Path(path) / RESOLVED_CONFIG).is_file():
         return open_checkpoint(resolve(path)).fingerprint
-    index = Path(path) / "index.json"
+    if is_remote(path):
+        return hashlib.sha256(fetch(f"{path.rstrip('/')}/{INDEX_NAME}")).hexdigest()
+    index = Path(path) / INDEX_NAME
     if index.is_file():
         return hashlib.sha256(index.read_bytes()).hexdigest()
     if os.path.isfile(path):

@@ -14,7 +14,8 @@ from evals.result import Result
 from evals.setting import recurrent_config
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
-from pretrain.data.sources import open_whole, shard_cache
+from pretrain.data.cache import shard_cache
+from pretrain.data.sources import open_whole
 from pretrain.data.streams import LaneData
 from pretrain.errors import UserError
 from pretrain.launch import World

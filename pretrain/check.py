@@ -75,8 +75,9 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     Raises ConfigError with every problem, or IntegrityError where each of them is damage.
     """
     from data_tools.reader import ShardReader
+    from pretrain.data.cache import shard_cache
     from pretrain.data.kinds import open_data
-    from pretrain.data.sources import open_training, shard_cache
+    from pretrain.data.sources import open_training
 
     if isinstance(loaded.config, ChatConfig):
         from pretrain.chat.open import open_chat

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from pretrain.classifier import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
+from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageData, ImageSource, open_images
 from pretrain.data.order import micro_batch_samples
 from pretrain.errors import UserError
@@ -27,7 +28,8 @@ def open_training_images(config: CnnConfig) -> ImageData:
     apart.
     """
     sources = [(source.path, source.weight) for source in config.data.train]
-    data = ImageData.open(sources, config.run.seed, config.batch.global_size, config.batch.micro_size)
+    batch, cache = config.batch, shard_cache(config.data)
+    data = ImageData.open(sources, config.run.seed, batch.global_size, batch.micro_size, shards=cache)
     if data.num_classes < 2:
         what = f"all of class {data.classes[0]!r}" if data.num_classes else "without labels"
         raise UserError(f"data.train: {sources[0][0]}: its images are {what}; a classifier needs two classes")
@@ -37,7 +39,8 @@ def open_training_images(config: CnnConfig) -> ImageData:
 def open_validation_images(config: CnnConfig, data: ImageData) -> tuple[ImageSource, ...]:
     """The images of `data.validation`, which must be like those of training; none where it names none."""
     paths = [source.path for source in config.data.validation or ()]
-    readers = open_images(paths, "data.validation", data.sources[0].reader) if paths else []
+    cache, like = shard_cache(config.data), data.sources[0].reader
+    readers = open_images(paths, "data.validation", cache, like) if paths else []
     return tuple(ImageSource(reader) for reader in readers)
 
 

@@ -11,7 +11,10 @@ from typing import Any
 
 
 class FileServer(ThreadingHTTPServer):
-    """`got` counts the files that were sent; `failures` says how often a file is refused first."""
+    """`got` counts the files that were sent.
+
+    `failures` says how often a file is refused first, `cuts` how often it breaks off in the middle.
+    """
 
     daemon_threads = True
 
@@ -19,6 +22,7 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
         self.got: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()
 
     @property
     def url(self) -> str:
@@ -36,6 +40,16 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         self.server.got[name] += 1
         super().do_GET()
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        name = self.path.rpartition("/")[2]
+        if self.server.cuts[name] > 0:
+            self.server.cuts[name] -= 1
+            data = source.read()
+            outputfile.write(data[: len(data) // 2])
+            self.close_connection = True
+            return
+        super().copyfile(source, outputfile)
 
     def log_message(self, *arguments: Any) -> None:
         pass

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.bad_records import BadRecord, check_skipped, write_skipped
+from data_tools.directory import open_directory, passing_cache
 from data_tools.errors import UserError
 from data_tools.images.index import (
     CHANNELS,
@@ -237,7 +238,9 @@ def _check_keys(options: ImageOptions, inputs: ImageInputs) -> None:
 def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
     """The names of the classes by number; none where nothing is labelled."""
     if options.classes is not None:
-        classes = read_image_index(options.classes).classes
+        with passing_cache(options.classes) as cache:
+            place = open_directory(options.classes, cache)
+            classes = read_image_index(place.local, place.named).classes
         if not classes:
             raise UserError(f"--classes {options.classes}: its images have no labels")
         return classes

@@ -93,14 +93,14 @@ def write_image_index(directory: Path, index: ImageIndex) -> None:
     write_atomically(directory / INDEX_NAME, json.dumps(asdict(index), separators=(",", ":")) + "\n")
 
 
-def read_image_index(directory: str | os.PathLike[str]) -> ImageIndex:
-    """Read and check the `index.json` of image shards.
+def read_image_index(directory: str | os.PathLike[str], named: str | None = None) -> ImageIndex:
+    """Read and check the `index.json` of image shards; `named` as in `read_document`.
 
     Raises:
         UserError: `directory` is not there, or is not a directory of image shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    fields = read_document(directory, "images", tuple(ImageIndex.__dataclass_fields__))
+    fields = read_document(directory, "images", tuple(ImageIndex.__dataclass_fields__), named=named)
     classes = _parse_classes(fields)
     index = ImageIndex(
         format_version=fields.integer("format_version", FORMAT_VERSION, FORMAT_VERSION),
@@ -139,7 +139,7 @@ def _parse_classes(fields: Fields) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _parse_shard(path: Path, where: str, value: Any, classes: int) -> ImageShard:
+def _parse_shard(path: str, where: str, value: Any, classes: int) -> ImageShard:
     fields = Fields(path, where, value, tuple(ImageShard.__dataclass_fields__))
     size = fields.integer("size", 1)
     offsets, sizes = fields.integers("offsets", 512, size), fields.integers("sizes", 1, size)

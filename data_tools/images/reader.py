@@ -8,29 +8,32 @@ import os
 import threading
 from bisect import bisect_right
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from data_tools.cache import ShardCache
+from data_tools.directory import open_directory
 from data_tools.errors import IntegrityError
 from data_tools.images.index import ImageIndex, image_key, read_image_index
 from data_tools.images.pixels import BadImage, Pixels, decode
-from data_tools.maps import LocalShards, MappedShards
+from data_tools.maps import MappedShards
 
 
 class ImageReader:
-    """Reads a directory of image shards.
+    """Reads a directory of image shards: a local one, or one by URL, whose shards are kept in a `cache`.
 
     Raises:
-        UserError: `path` is not a directory of image shards.
+        UserError: `path` is not a directory of image shards, or a URL without a cache, or cannot be read.
         IntegrityError: the index is damaged, or a shard is missing, truncated or not a plain file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.index: ImageIndex = read_image_index(self.path)
-        self._maps = MappedShards(LocalShards(Path(self.path)), self.index.shards)
+    def __init__(self, path: str | os.PathLike[str], cache: ShardCache | None = None) -> None:
+        self.path, self._cache = os.fspath(path), cache
+        directory = open_directory(self.path, cache)
+        self.index: ImageIndex = read_image_index(directory.local, self.path)
+        self._store = directory.store
+        self._maps = MappedShards(self._store, self.index.shards)
         self._starts = [0, *accumulate(len(shard.sizes) for shard in self.index.shards)]
         self._lock = threading.Lock()
         self.labels: npt.NDArray[np.int64] | None = None
@@ -38,8 +41,8 @@ class ImageReader:
         if self.index.classes:
             self.labels = np.concatenate([np.array(s.labels, np.int64) for s in self.index.shards])
 
-    def __reduce__(self) -> tuple[type["ImageReader"], tuple[str]]:
-        return ImageReader, (self.path,)
+    def __reduce__(self) -> tuple[type["ImageReader"], tuple[str, ShardCache | None]]:
+        return ImageReader, (self.path, self._cache)
 
     def __len__(self) -> int:
         """Images in the whole directory."""
@@ -67,10 +70,10 @@ class ImageReader:
         try:
             return decode(self.encoded(number), self.index.image_size, self.index.channels)
         except BadImage as error:
-            shard, place = self._find(number)
-            name = self.index.shards[shard].name
+            which, place = self._find(number)
+            shard = self.index.shards[which]
             raise IntegrityError(
-                f"{os.path.join(self.path, name)}: image {image_key(name, place)} {error}; copy the shard "
+                f"{self._store.place(shard)}: image {image_key(shard.name, place)} {error}; copy the shard "
                 "again or build the directory again"
             ) from None
 

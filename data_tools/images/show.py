@@ -5,6 +5,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data_tools.cache import ShardCache
 from data_tools.images.index import image_key
 from data_tools.images.reader import ImageReader
 from data_tools.progress import amount
@@ -12,12 +13,12 @@ from data_tools.progress import amount
 MOST_ROWS = 20
 
 
-def describe_images(directory: str) -> RenderableType:
+def describe_images(directory: str, cache: ShardCache | None = None) -> RenderableType:
     """Tables of the counts, the classes and the shards.
 
     Raises UserError or IntegrityError as `ImageReader` does.
     """
-    reader = ImageReader(directory)
+    reader = ImageReader(directory, cache)
     return Group(_counts(reader), *_classes(reader), _shards(reader))
 
 

@@ -1,14 +1,13 @@
 """Reads a whole directory of image shards and lists everything that is wrong with it."""
 
 import mmap
-import tarfile
 from dataclasses import dataclass
-from pathlib import Path
+from typing import BinaryIO
 
-from data_tools.errors import IntegrityError
+from data_tools.cache import ShardCache
+from data_tools.directory import ShardDirectory, open_directory
 from data_tools.images.index import ImageIndex, ImageShard, image_key, read_image_index
 from data_tools.images.pixels import BadImage, decode
-from data_tools.maps import check_shard_size
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
 from data_tools.verify import (
@@ -16,22 +15,24 @@ from data_tools.verify import (
     checksum_faults,
     few,
     foreign_shards,
+    gathered,
     member_places,
 )
 
 
-def verify_images(directory: str, workers: int = 1) -> VerifyReport:
-    """Check every checksum and decode every image of a directory of image shards.
+def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = None) -> VerifyReport:
+    """Check every checksum and decode every image of a directory; one by URL is read through a `cache`.
 
     Raises UserError or IntegrityError only if the index itself cannot be read; all else is listed in the
     report.
     """
-    index = read_image_index(directory)
-    faults = foreign_shards(Path(directory), index.shards)
+    place = open_directory(directory, cache)
+    index = read_image_index(place.local, place.named)
+    faults = foreign_shards(place, index.shards)
     found: dict[int, tuple[str, ...]] = {}
     numbers = list(range(len(index.shards)))
     with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for number, shard_faults in run_tasks(_VerifyShard(directory), numbers, workers, progress.advance):
+        for number, shard_faults in run_tasks(_VerifyShard(place), numbers, workers, progress.advance):
             found[number] = shard_faults
     for number in numbers:
         faults += [f"{index.shards[number].name}: {fault}" for fault in found[number]]
@@ -43,30 +44,24 @@ def verify_images(directory: str, workers: int = 1) -> VerifyReport:
 class _VerifyShard:
     """Verifies the shard of a number; a callable that workers can be sent."""
 
-    directory: str
+    directory: ShardDirectory
 
     def __call__(self, number: int, report: Report) -> tuple[int, tuple[str, ...]]:
-        index = read_image_index(self.directory)
+        index = read_image_index(self.directory.local)
         shard = index.shards[number]
-        path = Path(self.directory) / shard.name
         faults: list[str] = []
-        try:
-            check_shard_size(Path(self.directory), shard)
-            faults += checksum_faults(path, shard, report)
-            faults += _image_faults(path, shard, index)
-        except IntegrityError as error:
-            faults.append(str(error).removeprefix(f"{path}: "))
-        except (OSError, tarfile.TarError) as error:
-            faults.append(f"cannot be read as a tar: {error}")
+        with gathered(faults, self.directory, shard), self.directory.store.open(shard) as file:
+            faults += checksum_faults(file, shard, report)
+            faults += _image_faults(file, shard, index)
         return number, few(faults)
 
 
-def _image_faults(path: Path, shard: ImageShard, index: ImageIndex) -> list[str]:
+def _image_faults(file: BinaryIO, shard: ImageShard, index: ImageIndex) -> list[str]:
     keys = [image_key(shard.name, number) for number in range(len(shard.sizes))]
     parts = (*(("cls",) if index.classes else ()), index.encoding)
-    places = member_places(path, [f"{key}.{part}" for key in keys for part in parts])
+    places = member_places(file, [f"{key}.{part}" for key in keys for part in parts])
     faults = []
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         for number, key in enumerate(keys):
             offset, size = places[f"{key}.{index.encoding}"]
             if (offset, size) != (shard.offsets[number], shard.sizes[number]):

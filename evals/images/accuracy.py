@@ -1,16 +1,19 @@
 """The accuracy of a classifier of images, on its validation images or others."""
 
 import math
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from data_tools.cache import ShardCache
 from data_tools.images.reader import ImageReader
 from data_tools.progress import Progress
+from data_tools.sources import absolute
+from evals.images.data import image_data
 from evals.images.options import ImageOptions
 from evals.result import Result
 from pretrain.classifier import SavedClassifier, Scores, load_classifier, score_images
+from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageSource, open_images
 from pretrain.errors import UserError
 from pretrain.launch import World
@@ -39,12 +42,11 @@ def evaluate_classifier(
     images.refuse_all("on a classifier")
     if stride is not None:
         raise UserError(f"--stride {stride} has no effect on a classifier; remove it")
-    if overrides:
-        raise UserError(
-            f"{overrides[0]}: has no effect on a classifier's accuracy; for other images give --data DIR"
-        )
+    about = image_data(
+        path, overrides, data, None, "a classifier's accuracy; for other images give --data DIR"
+    )
     saved = load_classifier(path, world.device)
-    sources = [ImageSource(reader) for reader in _open(saved, data)]
+    sources = [ImageSource(reader) for reader in _open(saved, data, shard_cache(about))]
     scores = Scores()
     with Progress("scoring", sum(map(len, sources)) / world.size, "images") as progress:
         for source in sources:
@@ -55,7 +57,7 @@ def evaluate_classifier(
         "validation_loss": scores.mean_loss,
         "images_scored": scores.images,
     }
-    paths = [os.path.abspath(source.reader.path) for source in sources]
+    paths = [absolute(source.reader.path) for source in sources]
     spec = {
         "task": "accuracy",
         "definitions": DEFINITIONS,
@@ -73,14 +75,14 @@ def evaluate_classifier(
     return Result(str(saved.checkpoint.path), saved.checkpoint.step, metrics, spec)
 
 
-def _open(saved: SavedClassifier, data: Sequence[str]) -> list[ImageReader]:
+def _open(saved: SavedClassifier, data: Sequence[str], cache: ShardCache | None) -> list[ImageReader]:
     """The images to score, which must be like those of training."""
     config = saved.config
     key = "--data" if data else "data.validation"
     paths = list(data) or [source.path for source in config.data.validation or ()]
     if not paths:
         raise UserError("the run has no validation images; name shards to score with --data DIR")
-    readers = open_images(paths, key)
+    readers = open_images(paths, key, cache)
     for reader in readers:
         saved.require_fits(reader, key)
     return readers

@@ -1,14 +1,16 @@
 """The distance of a GAN's images to real ones, in the features of Inception or of a classifier."""
 
-import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from data_tools.sources import absolute
+from evals.images.data import image_data
 from evals.images.extractors import open_extractor
 from evals.images.generated import Comparison, compare, definitions
 from evals.images.options import DEFAULT_SEED, ImageOptions
 from evals.result import Result
+from pretrain.data.cache import shard_cache
 from pretrain.data.images import open_images
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
@@ -35,15 +37,13 @@ def evaluate_gan(
     """
     if stride is not None:
         raise UserError(f"--stride {stride} has no effect on a GAN; remove it")
-    moved = [override.partition("=")[2] for override in overrides if override.startswith("data.train=")]
-    if len(moved) != len(overrides):
-        raise UserError(f"{overrides[0]}: has no effect on a GAN's images; data.train=DIR has")
+    about = image_data(path, overrides, data, "data.train", "a GAN's images; data.train=DIR has")
     seed = DEFAULT_SEED if images.seed is None else images.seed
     generator = load_generator(path, world.device, seed)
     extractor = open_extractor(images, world.device, say)
-    trained_on = moved or [source.path for source in generator.config.data.train]
-    training = tuple(open_images(trained_on, "data.train"))
-    reference = tuple(open_images(data, "--data")) if data else training
+    cache = shard_cache(about)
+    training = tuple(open_images([source.path for source in about.train], "data.train", cache))
+    reference = tuple(open_images(data, "--data", cache)) if data else training
     run = RunFolder(path.parent.parent)
     comparison = Comparison(
         generator=generator,
@@ -54,7 +54,7 @@ def evaluate_gan(
         cache=run.path / "evals" if run.is_run else None,
     )
     metrics, compared = compare(comparison, world, say)
-    sets = ", ".join(os.path.abspath(reader.path) for reader in reference)
+    sets = ", ".join(absolute(reader.path) for reader in reference)
     spec = {
         "task": extractor.frechet_name,
         "definitions": definitions(extractor),

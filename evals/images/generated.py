@@ -1,6 +1,5 @@
 """How near the images of a generator are to real ones, by the features of an extractor."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data_tools.images.reader import ImageReader
+from data_tools.sources import absolute
 from evals.frechet import frechet_distance
 from evals.images.extractors import Extractor
 from evals.images.features import Matrix, features_of, real_features
@@ -157,7 +157,7 @@ def _warnings(extractor: Extractor, samples: int, real: int, asked: Comparison) 
 
 def _described(readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
     return [
-        {"path": os.path.abspath(reader.path), "fingerprint": reader.fingerprint, "images": len(reader)}
+        {"path": absolute(reader.path), "fingerprint": reader.fingerprint, "images": len(reader)}
         for reader in readers
     ]
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_tools.cache import ShardCache
 from data_tools.images.pixels import Pixels
 from data_tools.images.reader import ImageReader
 from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
@@ -90,13 +91,14 @@ class ImageData:
         global_size: int,
         micro_size: int,
         cache_bytes: int = CACHE_BYTES,
+        shards: ShardCache | None = None,
     ) -> "ImageData":
-        """Open shard directories, each with its weight.
+        """Open shard directories, each with its weight; `shards` is for those that are named by a URL.
 
         Raises UserError or IntegrityError, naming the path, for one that cannot be read or does not fit the
         others in size, channels and classes.
         """
-        readers = open_images([path for path, _ in sources], "data.train")
+        readers = open_images([path for path, _ in sources], "data.train", shards)
         weights = [weight for _, weight in sources]
         identity = {
             "sources": [reader.fingerprint for reader in readers],
@@ -163,15 +165,19 @@ def _stack(places: Sequence[tuple[ImageSource, int]]) -> ImageBatch:
     return ImageBatch(images, torch.from_numpy(np.array(labels)) if labels else None)
 
 
-def open_images(paths: Sequence[str], key: str, like: ImageReader | None = None) -> list[ImageReader]:
+def open_images(
+    paths: Sequence[str], key: str, shards: ShardCache | None, like: ImageReader | None = None
+) -> list[ImageReader]:
     """Readers of image shards that fit one another, and `like`; `key` is for messages.
+
+    shards: where those are kept that are named by a URL.
 
     Raises UserError or IntegrityError, naming key and path.
     """
     readers = []
     for path in paths:
         try:
-            readers.append(ImageReader(path))
+            readers.append(ImageReader(path, shards))
         except UserError as error:
             raise type(error)(f"{key}: {error}") from None
     first = like or readers[0]

@@ -6,19 +6,15 @@ different text in another; and with `data.tokenizer`, when the config names one.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_tools.cache import ShardCache
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import TokenConfig
-from pretrain.config.sections.text import TextDataConfig
 from pretrain.data.batch import Row
+from pretrain.data.cache import shard_cache
 from pretrain.data.split import cut_position
 from pretrain.errors import UserError
-
-CACHE_BYTES = 64 << 30
-"""Of shards that are named by a URL, if the config does not say."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +119,6 @@ def _open(config: TokenConfig) -> list[ShardReader]:
         given = Tokenizer.load(config.data.tokenizer).fingerprint
         _check_tokenizers(readers, given, f"data.tokenizer {config.data.tokenizer}")
     return readers
-
-
-def shard_cache(data: TextDataConfig) -> ShardCache | None:
-    """Where shards are kept that are named by a URL."""
-    if data.cache_dir is None:
-        return None
-    return ShardCache(Path(data.cache_dir), data.cache_bytes or CACHE_BYTES)
 
 
 def _reader(path: str, key: str, cache: ShardCache | None) -> ShardReader:

@@ -1,6 +1,7 @@
 """The training images of a GAN, checked against its config."""
 
 from pretrain.config.sections import GanConfig
+from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageData
 from pretrain.errors import UserError
 from pretrain.gan.settings import micro_size
@@ -14,7 +15,8 @@ def open_images(config: GanConfig, world_size: int) -> ImageData:
     """
     sources = [(source.path, source.weight) for source in config.data.train]
     size = micro_size(config, world_size)
-    data = ImageData.open(sources, config.run.seed, config.batch.global_size, size)
+    cache = shard_cache(config.data)
+    data = ImageData.open(sources, config.run.seed, config.batch.global_size, size, shards=cache)
     path = config.data.train[0].path
     if data.size != config.model.image_size:
         raise UserError(

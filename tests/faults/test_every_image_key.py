@@ -93,7 +93,7 @@ CNN: Entries = {
     "health.spike_threshold": ("spikes", 5.0, 1e6, "losses", {"health__spike_window": 8}),
     "health.max_rollbacks": ("rollback", 1, 2, "losses", ROLL_BACK),
 }
-SHARED = tuple(key for key in ELSEWHERE if not key.startswith("data."))
+SHARED = tuple(ELSEWHERE)
 UNSEEN = {"model.kind": "it decides which of the trainers is built; any other name is refused"}
 KINDS: dict[str, tuple[type[Any], Entries]] = {"gan": (GanConfig, GAN), "cnn": (CnnConfig, CNN)}
 SEEN: dict[tuple[str, str], Effect] = {

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from bad_input_commands import Commands
 from image_shards import build_image_shards
+from loopback import serve
 from PIL import Image
 from resume_runs import Life, Runs
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -123,11 +124,14 @@ def test_killed_and_resumed_equals_uninterrupted(runs: Runs, trained: Path, case
     assert [path.read_bytes() for path in grids[0]] == [path.read_bytes() for path in grids[1]]
 
 
-def evaluate(commands: Commands, folder: Path, run: Path, size: int) -> dict[str, Any]:
+def evaluate(
+    commands: Commands, folder: Path, run: Path, size: int, data: object = None, *overrides: object
+) -> dict[str, Any]:
     """The result of `pretrain eval` on so many ranks."""
     output = folder / f"result-{size}.json"
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    argv = ["eval", run, "--extractor", folder / "cnn", "--data", folder / "held-out", "--json", output]
+    data = data or folder / "held-out"
+    argv = ["eval", run, "--extractor", folder / "cnn", "--data", data, "--json", output, *overrides]
     pids = [
         commands.start(
             *argv,
@@ -162,6 +166,30 @@ def test_an_evaluation_is_the_same_on_one_rank_and_two(
     by_class = ", ".join(f"{name}: {counts[0][name]} / {counts[1][name]}" for name in ("0", "1"))
     assert spec["summary"].endswith(f"by class, generated / real: {by_class}")
     assert any("fewer than 2,048" in warning for warning in spec["warnings"])
+
+
+def test_shards_by_url_train_and_score_the_same(
+    commands: Commands, runs: Runs, folder: Path, trained: Path
+) -> None:
+    size, overrides = CASES["two ranks, stages 3 and 2"]
+    cache, by_url = f"data.cache_dir={folder / 'cache'}", folder / "by-url"
+    with serve(folder) as server:
+        train = [f"data.train={server.url}/train", cache]
+        runs.finish(by_url, size, [*overrides, *train, "run.steps=3"])
+        found = evaluate(commands, folder, trained, 1, f"{server.url}/held-out", *train)
+        scored = commands.run("eval", folder / "cnn", "--data", f"{server.url}/train", cache)
+        bare = commands.run("eval", folder / "cnn", "--data", f"{server.url}/train")
+        small = commands.run("check", folder / "gan.yaml", *train, "data.cache_bytes=9")
+    for metric in METRICS:
+        whole, far = (list(curve(read(run / "metrics.jsonl"), metric)) for run in (trained, by_url))
+        assert far == whole[:3], metric
+    assert found["metrics"] == evaluate(commands, folder, trained, 1)["metrics"]
+    assert found["spec"]["reference"][0]["path"] == f"{server.url}/held-out"
+    assert scored.code == 0, scored.said
+    bare.refused(2, f"--data: {server.url}/train: a URL needs data.cache_dir")
+    small.refused(2, "data.train: ", "bytes are more than data.cache_bytes 9; the nearest legal is ")
+    useless = commands.run("eval", folder / "cnn", "--data", folder / "train", cache)
+    useless.refused(2, "data.cache_dir: has no effect on shards that are not named by a URL")
 
 
 def test_options_of_other_models_are_refused(commands: Commands, folder: Path, trained: Path) -> None:

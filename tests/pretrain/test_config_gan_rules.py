@@ -92,6 +92,16 @@ LEGAL: list[tuple[dict[str, Any], int | None]] = [
 ]
 
 
+def test_remote_shards_have_the_rules_of_tokens() -> None:
+    def broken(**data: Any) -> list[str]:
+        return [found.rule for found in violations(gan_config(data=data), None)]
+
+    assert broken(train="s3://bucket/images", cache_dir="/cache", cache_bytes=9) == []
+    assert broken(train="s3://bucket/images") == ["remote shards need a cache"]
+    assert broken(train="images", cache_dir="/cache") == ["a cache needs remote shards"]
+    assert broken(train="images", cache_bytes=9) == ["a bound needs a cache"]
+
+
 def test_every_rule_has_a_case() -> None:
     assert set(BROKEN) == {rule.name for rule in gan.RULES}
     assert len({rule.name for rule in RULES[GanConfig]}) == len(RULES[GanConfig])

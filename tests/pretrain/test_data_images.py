@@ -114,4 +114,4 @@ def test_text_shards_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"data\.train: .*text: holds text, not images; `pretrain data images`"
     ):
-        open_images([str(tmp_path / "text")], "data.train")
+        open_images([str(tmp_path / "text")], "data.train", None)

@@ -9,32 +9,7 @@ def _no_validation(setup: Setup[TokenConfig]) -> bool:
     return setup.config.data.validation is None and setup.config.data.validation_fraction is None
 
 
-def _remote(setup: Setup[TokenConfig]) -> list[str]:
-    """Sources that are named by a URL."""
-    data = setup.config.data
-    return [source.path for source in (*data.train, *(data.validation or ())) if "://" in source.path]
-
-
 RULES: tuple[Rule[TokenConfig], ...] = (
-    Rule(
-        name="remote shards need a cache",
-        key="data.cache_dir",
-        applies=lambda s: bool(_remote(s)),
-        holds=lambda s: s.config.data.cache_dir is not None,
-        message=lambda s: f"is needed for {_remote(s)[0]}: a folder on a local disk, as in /tmp/shards",
-    ),
-    unless(
-        "a cache needs remote shards",
-        "data.cache_dir",
-        lambda s: not _remote(s),
-        "has no effect on shards that are not named by a URL; remove it",
-    ),
-    unless(
-        "a bound needs a cache",
-        "data.cache_bytes",
-        lambda s: s.config.data.cache_dir is None,
-        "has no effect without data.cache_dir; remove it, or name a folder",
-    ),
     unless(
         "one way of validating",
         "data.validation_fraction",

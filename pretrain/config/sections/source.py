@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from pretrain.config.sections.section import PathText, Section
+from pretrain.config.sections.section import PathText, Section, TokenCount
 
 
 def _as_sources(value: Any) -> Any:
@@ -26,3 +26,14 @@ class Source(Section):
 
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_sources), Field(min_length=1)]
+
+
+class ShardDataConfig(Section):
+    """Where samples come from. A path may stand for a list of one source of weight 1."""
+
+    train: Sources
+    """Shard directory or its URL, or a list of {path, weight}."""
+    cache_dir: PathText | None = None
+    """Local folder for shards that are named by a URL (`s3://...`), shared by the processes of a node."""
+    cache_bytes: TokenCount | None = None
+    """Bytes of shards kept there, of which those that were opened longest ago make room; null: 64 GiB."""

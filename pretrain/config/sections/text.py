@@ -6,8 +6,8 @@ from pydantic import Field
 
 from pretrain.config.sections.common import EvalConfig, ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, PathText, Section, TokenCount
-from pretrain.config.sections.source import Sources
+from pretrain.config.sections.section import Count, PathText, Section
+from pretrain.config.sections.source import ShardDataConfig, Sources
 from pretrain.config.sections.stages import CorpusScheduleConfig
 
 
@@ -90,11 +90,9 @@ class ParallelConfig(Section):
         return self.tensor * self.pipeline * self.context
 
 
-class TextDataConfig(Section):
+class TextDataConfig(ShardDataConfig):
     """Where tokens come from. A path may stand for a list of one source of weight 1."""
 
-    train: Sources
-    """Shard directory, or a list of {path, weight}."""
     validation: Sources | None = None
     """Shard directories to validate on; null: split `validation_fraction` off the end of each source in
     `train`. Weights mean nothing here and are refused: every token is scored once."""
@@ -103,10 +101,6 @@ class TextDataConfig(Section):
     where there is one. Only without `validation`."""
     tokenizer: PathText | None = None
     """Tokenizer directory the shards must have been built with; null: the one the shards carry."""
-    cache_dir: PathText | None = None
-    """Local folder for shards that are named by a URL (`s3://...`), shared by the processes of a node."""
-    cache_bytes: TokenCount | None = None
-    """Bytes of shards kept there, of which those that were opened longest ago make room; null: 64 GiB."""
 
 
 class TextEvalConfig(EvalConfig):

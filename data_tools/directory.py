@@ -1,0 +1,116 @@
+"""A shard directory as its users open it: local, or by URL, with its index and tokenizer fetched."""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from data_tools.cache import CachedShards, ShardCache
+from data_tools.errors import UserError
+from data_tools.index_file import INDEX_NAME, ShardFile, index_kind, write_atomically
+from data_tools.maps import LocalShards, ShardStore
+from data_tools.remote import download, fetch
+from data_tools.sources import is_remote
+
+
+@dataclass(frozen=True)
+class ShardDirectory:
+    """Where the parts of a shard directory are; can be sent to other processes."""
+
+    named: str
+    """Its path or URL, as it was given."""
+    local: Path
+    """Where its index and its tokenizer lie."""
+    store: ShardStore
+
+
+def open_directory(path: str | os.PathLike[str], cache: ShardCache | None) -> ShardDirectory:
+    """A directory, whose index is not looked at if it is local.
+
+    Raises UserError for a URL without a cache, or one that cannot be read.
+    """
+    named = os.fspath(path)
+    if not is_remote(named):
+        return ShardDirectory(named, Path(named), LocalShards(Path(named)))
+    if cache is None:
+        raise UserError(f"{named}: a URL needs data.cache_dir, a local folder to keep its shards in")
+    return ShardDirectory(named, _fetch_index(named, cache.directory), CachedShards(named, cache))
+
+
+def kind_of(path: str, cache: ShardCache | None) -> str:
+    """What the shards of a directory hold, "text" or "images".
+
+    Raises as `open_directory` and `index_kind` do.
+    """
+    place = open_directory(path, cache)
+    return index_kind(place.local, place.named)
+
+
+class PassingCache(ShardCache):
+    """Keeps no shard: it is on the disk, without a name, for as long as somebody has it open."""
+
+    def open(self, url: str, shard: ShardFile) -> BinaryIO:
+        """A shard as a local file; raises as `ShardCache.open` does."""
+        with contextlib.ExitStack() as undo:
+            try:
+                file = undo.enter_context(tempfile.TemporaryFile(dir=self.directory))
+                download(url, shard, file)
+                file.seek(0)
+            except OSError as error:
+                raise UserError(f"TMPDIR {self.directory.parent}: {error.strerror or error}") from None
+            undo.pop_all()
+            return file
+
+
+@contextlib.contextmanager
+def passing_cache(path: str) -> Iterator[ShardCache | None]:
+    """For a command that reads a directory once: nothing is left of one by URL; a local one needs none."""
+    if not is_remote(path):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="pretrain-data-") as folder:
+        yield PassingCache(Path(folder), sys.maxsize)
+
+
+def _fetch_index(url: str, directory: Path) -> Path:
+    """A local folder with the index and, for text, the tokenizer of a remote shard directory.
+
+    It is named by the index, so that shards that were built anew are not taken for the old ones.
+    Raises UserError if they cannot be read or written.
+    """
+    base = url.rstrip("/")
+    index = fetch(f"{base}/{INDEX_NAME}")
+    folder = directory / "indices" / hashlib.sha256(index).hexdigest()[:32]
+    if (folder / INDEX_NAME).exists():
+        return folder
+    files = _fetch_tokenizer(f"{base}/tokenizer") if _is_text(index) else {}
+    try:
+        (folder / "tokenizer" if files else folder).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomically(folder / "tokenizer" / name, content)
+        write_atomically(folder / INDEX_NAME, index)
+    except OSError as error:
+        raise UserError(f"data.cache_dir {directory}: {error.strerror}") from None
+    return folder
+
+
+def _is_text(index: bytes) -> bool:
+    """Whether shards have a tokenizer; no for a damaged index, which is refused when it is read."""
+    try:
+        return bool(json.loads(index)["kind"] == "text")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
+def _fetch_tokenizer(url: str) -> dict[str, bytes]:
+    description = fetch(f"{url}/tokenizer.json")
+    files = {"tokenizer.json": description}
+    if b'"byte"' not in description:
+        files["tokenizer.model"] = fetch(f"{url}/tokenizer.model")
+    return files

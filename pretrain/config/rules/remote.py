@@ -1,0 +1,37 @@
+"""Rules of shards that are named by a URL, and of the folder that they are kept in."""
+
+from data_tools.sources import is_remote
+from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.sections import CnnConfig, GanConfig, TokenConfig
+
+ShardsConfig = TokenConfig | CnnConfig | GanConfig
+
+
+def _remote(setup: Setup[ShardsConfig]) -> list[str]:
+    """Sources that are named by a URL."""
+    data = setup.config.data
+    sources = (*data.train, *(getattr(data, "validation", None) or ()))
+    return [source.path for source in sources if is_remote(source.path)]
+
+
+RULES: tuple[Rule[ShardsConfig], ...] = (
+    Rule(
+        name="remote shards need a cache",
+        key="data.cache_dir",
+        applies=lambda s: bool(_remote(s)),
+        holds=lambda s: s.config.data.cache_dir is not None,
+        message=lambda s: f"is needed for {_remote(s)[0]}: a folder on a local disk, as in /tmp/shards",
+    ),
+    unless(
+        "a cache needs remote shards",
+        "data.cache_dir",
+        lambda s: not _remote(s),
+        "has no effect on shards that are not named by a URL; remove it",
+    ),
+    unless(
+        "a bound needs a cache",
+        "data.cache_bytes",
+        lambda s: s.config.data.cache_dir is None,
+        "has no effect without data.cache_dir; remove it, or name a folder",
+    ),
+)
