@@ -2,13 +2,15 @@
 atomically."""
 
 import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from pretrain.errors import UserError
 
 CHUNK = 8 << 20
 """Bytes per write and per hash update."""
-_WORTH_A_THREAD = 1 << 20
+_DIRECT: int = getattr(os, "O_DIRECT", 0)  # not every system has it
 
 
 @dataclass(frozen=True)
@@ -28,33 +30,74 @@ class FileRecord:
 
 
 class DurableFile:
-    """A new file that hashes what is written to it and is fsynced when its `with` block ends well."""
+    """A new file that hashes what is written to it and is fsynced when its `with` block ends well.
+
+    Bytes are gathered in a buffer, and a full one goes to the disk past the page cache while another thread
+    hashes it. The cache would cost a copy, memory that is taken from training, and time in the kernel to find
+    its pages: more than the disk takes to write them.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "xb", buffering=1 << 20)  # noqa: SIM115 (closed by __exit__)
+        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by __exit__)
         self._hash = hashlib.sha256()
         self._size = 0
+        self._buffer = memoryview(mmap.mmap(-1, CHUNK))  # aligned to a page, as the disk wants it
+        self._held = 0
+        self._direct = False
         self._hasher: ThreadPoolExecutor | None = None
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; a large buffer goes in chunks that one thread hashes while the other writes them."""
+        """Append bytes."""
         view = memoryview(data).cast("B")
         self._size += len(view)
-        if len(view) < _WORTH_A_THREAD:
-            self._hash.update(view)
-            self._file.write(view)
-            return
+        while view:
+            part = view[: CHUNK - self._held]
+            self._buffer[self._held : self._held + len(part)] = part
+            self._held += len(part)
+            view = view[len(part) :]
+            if self._held == CHUNK:
+                self._write_chunk()
+
+    def _write_chunk(self) -> None:
         if self._hasher is None:
             self._hasher = ThreadPoolExecutor(1)
-        for start in range(0, len(view), CHUNK):
-            chunk = view[start : start + CHUNK]
-            hashed = self._hasher.submit(self._hash.update, chunk)
-            self._file.write(chunk)
+            self._pass_the_cache(True)
+        hashed = self._hasher.submit(self._hash.update, self._buffer)
+        try:
+            self._put(self._buffer)
+        finally:
             hashed.result()
+        self._held = 0
+
+    def _write_rest(self) -> None:
+        rest = self._buffer[: self._held]
+        self._hash.update(rest)
+        self._pass_the_cache(False)  # which takes whole blocks alone
+        self._put(rest)
+        self._held = 0
+
+    def _put(self, view: memoryview) -> None:
+        while view:
+            try:
+                view = view[os.write(self._file.fileno(), view) :]
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._pass_the_cache(False)  # this file system wants other sizes
+
+    def _pass_the_cache(self, wanted: bool) -> None:
+        """Write past the page cache from now on, where the file system can, or through it."""
+        if wanted == self._direct:
+            return
+        descriptor = self._file.fileno()
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL) & ~_DIRECT
+        with suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | (_DIRECT if wanted else 0))
+            self._direct = wanted
 
     @property
     def record(self) -> FileRecord:
-        """Size and checksum of what was written so far."""
+        """Size and checksum of what was written, once the `with` block has ended."""
         return FileRecord(self._size, self._hash.hexdigest())
 
     def __enter__(self) -> "DurableFile":
@@ -63,7 +106,7 @@ class DurableFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self._file.flush()
+                self._write_rest()
                 os.fsync(self._file.fileno())
         finally:
             if self._hasher is not None:
