@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,14 +21,29 @@ from typing import Any
 from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
 
 SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
-SIZE, BATCH, CHANNELS, IMAGES = 32, 64, 16, 512
+IMAGES = 512
 STAGES = (0, 1, 2, 3)
 STEPS_A_TURN, WARM_UP = 2, 2
 DECAY = 0.999
 TARGETS = {1: {0: 1.0, 1: 0.95, 2: 0.95}, 2: {0: 1.0, 1: 0.9, 2: 0.9}}
 
 
-def config(shards: str, stage: int) -> Any:
+@dataclass(frozen=True)
+class Case:
+    """A GAN and its batch."""
+
+    name: str
+    architecture: str
+    size: int
+    channels: int
+    batch: int
+
+
+CASE = Case("DCGAN", "dcgan", size=32, channels=16, batch=64)
+
+
+def config(case: Case, shards: str, stage: int, precision: str = "fp32") -> Any:
+    """Of our run."""
     from pretrain.config.sections import GanConfig
 
     return GanConfig.model_validate(
@@ -35,24 +51,29 @@ def config(shards: str, stage: int) -> Any:
             "run": {"dir": "unused", "steps": 1},
             "model": {
                 "kind": "gan",
-                "image_size": SIZE,
-                "generator_channels": CHANNELS,
-                "discriminator_channels": CHANNELS,
+                "architecture": case.architecture,
+                "image_size": case.size,
+                "generator_channels": case.channels,
+                "discriminator_channels": case.channels,
+                "max_channels": 1024,
                 "batch_norm": True,
                 "spectral_norm": True,
                 "ema_decay": DECAY,
             },
-            "batch": {"global_size": BATCH},
+            "batch": {"global_size": case.batch},
             "parallel": {"generator_stage": stage, "discriminator_stage": stage},
             "optimizer": {"lr": 2e-4},
             "loss": {"kind": "hinge"},
             "data": {"train": shards},
+            "precision": precision,
         }
     )
 
 
-def ddp_step(shards: str, world: Any, lay_out: Callable[[Any], Any]) -> Callable[[], object]:
-    """The plain loop; `lay_out` is given each network."""
+def ddp_step(
+    case: Case, shards: str, world: Any, lay_out: Callable[[Any], Any], autocast: bool = False
+) -> Callable[[], object]:
+    """The plain loop; `lay_out` is given each network, and `autocast` computes in bf16."""
     import torch
     from torch.nn.functional import relu
     from torch.nn.parallel import DistributedDataParallel
@@ -61,11 +82,11 @@ def ddp_step(shards: str, world: Any, lay_out: Callable[[Any], Any]) -> Callable
     from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
     from pretrain.models.gan.spectral import advance
 
-    settings = config(shards, 0)
-    share = BATCH // world.size
-    data = ImageData.open([(shards, 1.0)], 0, BATCH, share)
+    settings, device = config(case, shards, 0), world.device
+    share, latent_size = case.batch // world.size, settings.model.latent_size
+    data = ImageData.open([(shards, 1.0)], 0, case.batch, share)
     shape = shape_of(settings.model, settings.loss, data.channels, data.num_classes)
-    networks = [lay_out(build(shape, 0)) for build in (build_generator, build_discriminator)]
+    networks = [lay_out(build(shape, 0).to(device)) for build in (build_generator, build_discriminator)]
     generator, discriminator = (DistributedDataParallel(each, broadcast_buffers=False) for each in networks)
     adams = [
         torch.optim.Adam(each.parameters(), 2e-4, betas=(0.0, 0.99), fused=True)
@@ -73,21 +94,28 @@ def ddp_step(shards: str, world: Any, lay_out: Callable[[Any], Any]) -> Callable
     ]
     weights = [parameter.detach() for parameter in generator.parameters()]
     averages = [weight.clone() for weight in weights]
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
+
+    def noise() -> Any:
+        return torch.randn(share, latent_size, device=device)
 
     def step() -> tuple[float, float]:
         numbers = torch.randint(data.samples_per_epoch, (share,)).tolist()
-        real = data.images(numbers).images.float() / 127.5 - 1
+        real = data.images(numbers).images.to(device).float() / 127.5 - 1
         advance(discriminator.module)
-        with torch.no_grad():
-            fake = generator.module(torch.randn(share, settings.model.latent_size))
-        answer_real, answer_fake = discriminator(torch.cat([real, fake])).chunk(2)
+        with bf16:
+            with torch.no_grad():
+                fake = generator.module(noise())
+            answer_real, answer_fake = discriminator(torch.cat([real, fake])).float().chunk(2)
         adams[1].zero_grad()
         loss_d = relu(1 - answer_real).mean() + relu(1 + answer_fake).mean()
         loss_d.backward()
         adams[1].step()
         discriminator.requires_grad_(False)
         adams[0].zero_grad()
-        loss_g = -discriminator.module(generator(torch.randn(share, settings.model.latent_size))).mean()
+        with bf16:
+            answer = discriminator.module(generator(noise())).float()
+        loss_g = -answer.mean()
         loss_g.backward()
         adams[0].step()
         discriminator.requires_grad_(True)
@@ -120,10 +148,10 @@ def rank(shards: str, output: str, rounds: int) -> None:
     torch.set_num_threads(1)
     with join_world() as world:
         steps: dict[str, Callable[[], object]] = {
-            "DDP": ddp_step(shards, world, lambda network: network),
-            "DDP, channels last": ddp_step(shards, world, channels_last),
+            "DDP": ddp_step(CASE, shards, world, lambda network: network),
+            "DDP, channels last": ddp_step(CASE, shards, world, channels_last),
         }
-        trainers = {f"stage {stage}": GanTrainer(config(shards, stage), world) for stage in STAGES}
+        trainers = {f"stage {stage}": GanTrainer(config(CASE, shards, stage), world) for stage in STAGES}
         for name, trainer in trainers.items():
             numbers = iter(range(1_000_000))
             steps[name] = lambda t=trainer, n=numbers: t.step(next(n))  # type: ignore[misc]
@@ -146,14 +174,14 @@ def measure(quick: bool) -> Report:
     rounds = 2 if quick else 25
     rows, targets = [], []
     with tempfile.TemporaryDirectory() as name:
-        shards, output = write_shards(Path(name)), str(Path(name) / "found.json")
+        shards, output = write_shards(Path(name), CASE.size), str(Path(name) / "found.json")
         for size, bounds in TARGETS.items():
             command = [sys.executable, __file__, "--rank", shards, output, str(rounds)]
             subprocess.run([sys.executable, "-c", SPAWN, str(size), *command], check=True)
             found = json.loads(Path(output).read_text())
             seconds, memory = found["seconds"], found["memory"]
             for contender, each in seconds.items():
-                rates = [BATCH / second for second in each]
+                rates = [CASE.batch / second for second in each]
                 share = ratio(seconds["DDP"], each)
                 bytes_held = f"{memory[contender]:.2f}" if contender in memory else ""
                 rows.append((str(size), contender, spread(rates, ",.0f"), f"{share:.3f}", bytes_held))
@@ -161,16 +189,16 @@ def measure(quick: bool) -> Report:
                 share = ratio(seconds["DDP"], seconds[f"stage {stage}"])
                 targets.append(Target(f"{size} processes: images/s, stage {stage} / DDP", share, bound))
     question = (
-        f"A DCGAN at {SIZE} x {SIZE} with {CHANNELS} channels at full size, batch {BATCH}, hinge loss, batch "
-        "and spectral normalisation, fp32; both networks at the same stage, one thread a process. Median "
-        f"(middle half) of {rounds} turns of {STEPS_A_TURN} steps. MB: what a rank holds between steps of "
-        "weights, Adam's states and the moving average."
+        f"A {CASE.name} at {CASE.size} x {CASE.size} with {CASE.channels} channels at full size, batch "
+        f"{CASE.batch}, hinge loss, batch and spectral normalisation, fp32; both networks at the same stage, "
+        f"one thread a process. Median (middle half) of {rounds} turns of {STEPS_A_TURN} steps. MB: what a "
+        "rank holds between steps of weights, Adam's states and the moving average."
     )
     header = ("processes", "contender", "images/s", "this / DDP", "MB")
     return Report("gan", question, [Table(header, rows)], targets)
 
 
-def write_shards(folder: Path) -> str:
+def write_shards(folder: Path, size: int) -> str:
     """Shards of noise."""
     import numpy as np
     from PIL import Image
@@ -181,9 +209,9 @@ def write_shards(folder: Path) -> str:
     pictures, shards = folder / "pictures", folder / "shards"
     pictures.mkdir()
     for number in range(IMAGES):
-        pixels = random.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+        pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(pictures / f"{number:04d}.png")
-    build_images(ImageOptions((str(pictures),), str(shards), SIZE, 3, workers=1))
+    build_images(ImageOptions((str(pictures),), str(shards), size, 3, workers=1))
     return str(shards)
 
 

@@ -8,6 +8,7 @@ python benchmarks/run.py --quick               # seconds each, to see that they 
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 NAMES = (
@@ -21,6 +22,7 @@ NAMES = (
     "startup",
     "first_job",
     "saving",
+    "saving_large",
     "overhead",
     "export",
     "generation",
@@ -29,19 +31,18 @@ NAMES = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+def main(known: Sequence[str], doc: str | None, prefix: str = "") -> None:
+    """Run those that the command line names, or all known."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(NAMES):
-        parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(NAMES)}")
+    if unknown := set(arguments.names) - set(known):
+        parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(known)}")
     options = ["--quick"] if arguments.quick else []
     failed = []
-    for name in arguments.names or NAMES:
-        script = Path(__file__).with_name(f"{name}.py")
+    for name in arguments.names or known:
+        script = Path(__file__).with_name(f"{prefix}{name}.py")
         if subprocess.run([sys.executable, str(script), *options], check=False).returncode:
             failed.append(name)
     if failed:
@@ -49,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(NAMES, __doc__)

@@ -20,6 +20,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint import Saver, StoreCoordinator, verify
+from pretrain.checkpoint.piece import Piece
 from pretrain.config.sections import CheckpointConfig
 from pretrain.launch import Place, join_world
 from pretrain.trainer import Trainer
@@ -48,7 +49,7 @@ class Bench:
             for name in ("synchronous", "asynchronous")
         }
         self.seconds: dict[str, list[float]] = {}
-        self.size = 0
+        self.sizes: dict[str, int] = {}
 
     def note(self, name: str, seconds: float) -> None:
         """Keep a number of this round."""
@@ -59,10 +60,14 @@ class Bench:
         self.trainer.step(self.step)
         self.step += 1
 
+    def pieces(self, name: str) -> list[Piece]:
+        """What a saver saves."""
+        return list(self.trainer.pieces())
+
     def save(self, name: str) -> None:
         """A save, the steps after it, and its end."""
         saver = self.savers[name]
-        pieces = list(self.trainer.pieces())
+        pieces = self.pieces(name)
         self.note(f"{name}: the call", timed(lambda: saver.save(self.step, pieces, {"step": self.step}, {})))
         self.note(f"{name}: steps right after it", timed(self.train))
         for _ in range(STEPS_BETWEEN - 1):
@@ -70,7 +75,7 @@ class Bench:
         saver.join()
         report = saver.last
         assert report is not None and report.ok, report
-        self.size = report.bytes
+        self.sizes[name] = report.bytes
         self.note(f"{name}: until it is in place", report.seconds)
 
     def round(self) -> None:
@@ -83,7 +88,7 @@ class Bench:
         assert report is not None and report.path is not None
         path = report.path
         self.note("verification", timed(lambda: verify(path)))
-        data = np.ones(self.size, np.uint8)
+        data = np.ones(self.sizes["synchronous"], np.uint8)
         self.note("plain write and fsync", timed(lambda: self.write_plainly(data)))
 
     def write_plainly(self, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> None:
@@ -123,14 +128,14 @@ def report_of(bench: Bench, parameters: int, rounds: int) -> Report:
         "verification",
         "plain write and fsync",
     )
-    rows = []
+    rows, size = [], bench.sizes["synchronous"]
     for name, seconds in bench.seconds.items():
-        rate = f"{bench.size / median(seconds) / 1e9:.2f}" if name in moved else ""
+        rate = f"{size / median(seconds) / 1e9:.2f}" if name in moved else ""
         rows.append((name, spread([s * 1e3 for s in seconds], ",.0f"), rate))
     found = bench.seconds
     call, plain = found["synchronous: the call"], found["plain write and fsync"]
     question = (
-        f"{parameters / 1e6:.1f} million parameters, a checkpoint of {bench.size / 1e6:,.0f} MB. Median "
+        f"{parameters / 1e6:.1f} million parameters, a checkpoint of {size / 1e6:,.0f} MB. Median "
         f"(middle half) of {rounds} rounds, {THREADS} threads."
     )
     shares = [

@@ -106,11 +106,11 @@ class ReplicaTrainer(ABC, Generic[C, B]):
     def _backward(self, batches: Sequence[B]) -> tuple[float, float]:
         """Mean loss of a global batch and the norm of its gradient, left in the parameters."""
         self.optimizer.forget_gradients()
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         for index, batch in enumerate(batches):
             losses = self.losses(batch, index)
             (losses / self.units).backward()  # type: ignore[no-untyped-call]
-            total += losses.detach().double().cpu()
+            total += losses.detach().double()
         self.gate.reduce()
         dist.all_reduce(total)
         return float(total) / self.units, self.optimizer.reduce()

@@ -28,7 +28,7 @@ class _Spectral(nn.Module):
     def normalised(self) -> Tensor:
         """The weight over its estimated largest singular value, differentiable in the weight."""
         matrix = self.weight.flatten(1).float()
-        sigma = torch.dot(self.u, torch.mv(matrix, self.v))
+        sigma = torch.dot(self.u, torch.mv(matrix, self.v).float())  # autocast makes bf16 of products
         return self.weight / sigma.to(self.weight.dtype)
 
     @torch.no_grad()
