@@ -1,6 +1,7 @@
 """`pretrain plan`: memory, time and cost of a config on a cluster, without either."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,10 @@ def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
     """
     # Before torch is imported: a plan is the same with and without GPUs in the machine that makes it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    cluster = _cluster(read_config(path, overrides).config, request)
+    loaded = read_config(path, overrides)
+    _refuse_useless(loaded.config, request)
+    cluster = _cluster(loaded.config, request)
     if request.search:
-        loaded = read_config(path, overrides)
         from pretrain.plan.search import search_command
 
         search_command(_text(loaded.config), _vocabulary(loaded, request)[0], cluster, as_json=request.json)
@@ -77,11 +79,27 @@ def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
 
 def _text(config: Config) -> TextConfig:
     if isinstance(config, FinetuneConfig | ChatConfig | CnnConfig) or not isinstance(config, TextConfig):
-        raise UserError(
-            f"model.kind: plans are made for gpt, bert and gan, got {config.model.kind}; a layout search for "
-            "gpt and bert"
-        )
+        raise UserError(f"model.kind: plans are made for gpt, bert and gan, got {config.model.kind}")
     return config
+
+
+def _refuse_useless(config: Config, request: Request) -> None:
+    """Options without effect; raises UserError."""
+    about_text = {
+        "--search": request.search or None,
+        "--vocab-size": request.vocab_size,
+        "--tokens": request.tokens,
+        "--network": request.network_gbit,
+    }
+    for option, value in about_text.items() if isinstance(config, GanConfig) else ():
+        if value is not None:
+            raise UserError(f"{option} has no effect on the plan of a GAN: it is for gpt and bert; remove it")
+    if request.tokens is not None and request.search:
+        raise UserError(
+            "--tokens has no effect with --search, which ranks layouts by the time of a step; remove it"
+        )
+    if request.tokens is not None and not math.isfinite(request.tokens):
+        raise UserError(f"--tokens {request.tokens}: must be a number of tokens such as 300e9")
 
 
 def _cluster(config: Config, request: Request) -> Cluster:

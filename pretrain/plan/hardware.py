@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError
 
 
@@ -116,7 +117,9 @@ def make_cluster(
         UserError: an unknown name, or numbers that contradict one another.
     """
     if name not in GPUS:
-        raise UserError(f"--gpu {name}: not in the table; known are {', '.join(GPUS)}")
+        meant = nearest_name(name, GPUS)
+        hint = f"did you mean '{meant}'? " if meant else ""
+        raise UserError(f"--gpu {name}: not in the table; {hint}known are {', '.join(GPUS)}")
     gpu = GPUS[name]
     if gpus is None:
         per_node = per_node or gpu.per_node

@@ -1,6 +1,7 @@
 """Every layout of a config on a cluster, ranked by time; and why the others are out."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -74,6 +75,8 @@ class Out:
     reason: str
     kind: str
     """Under which it is counted."""
+    gigabytes: float | None = None
+    """What it needs; None where it is not legal."""
 
 
 class Search:
@@ -119,7 +122,7 @@ class Search:
 
     def _too_large(self, layout: Layout, size: float, what: str) -> Out:
         reason = f"{what} need {size / 1e9:.1f} GB of {self.cluster.usable / 1e9:.1f} GB"
-        return Out(layout, reason, f"too large: {what}")
+        return Out(layout, reason, f"too large: {what}", size / 1e9)
 
     def _trace(self, layout: Layout, config: TextConfig) -> Trace:
         """Costs of this layout's chunks; those of larger micro-batches follow from one and two samples."""
@@ -169,9 +172,10 @@ def search_command(config: TextConfig, vocab_size: int, cluster: Cluster, *, as_
     elif found:
         _print(found, out)
     if not found:
+        nearest = min(out, key=lambda each: math.inf if each.gigabytes is None else each.gigabytes)
         raise UserError(
-            f"none of {len(out)} layouts fits {cluster.size} x {cluster.name}; the first: {out[0].layout}: "
-            f"{out[0].reason}"
+            f"none of {len(out)} layouts fits {cluster.size} x {cluster.name}; the nearest: "
+            f"{nearest.layout}: {nearest.reason}"
         )
 
 

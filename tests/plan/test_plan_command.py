@@ -65,8 +65,26 @@ def test_a_search_ranks_what_fits_and_says_why_not(
     seconds = [each["seconds"] for each in answer["found"]]
     assert seconds == sorted(seconds) and {each["layout"]["tensor"] for each in answer["found"]} == {1, 2}
     assert any("micro" in each["reason"] for each in answer["out"])
-    with pytest.raises(UserError, match=r"none of \d+ layouts fits 2 x cpu; the first: .* need "):
+    with pytest.raises(UserError, match=r"none of \d+ layouts fits 2 x cpu; the nearest: TP2 .* need "):
         plan_command(path, ["model.hidden_size=16384"], request(gpus=2, gpu="cpu", search=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "said"),
+    [
+        ("gan/dcgan", {"search": True}, "--search has no effect on the plan of a GAN"),
+        ("gan/dcgan", {"tokens": 1e9}, "--tokens has no effect on the plan of a GAN"),
+        ("gan/dcgan", {"network_gbit": 100.0}, "--network has no effect on the plan of a GAN"),
+        ("gpt/tiny", {"tokens": 1e9, "search": True}, "--tokens has no effect with --search"),
+        ("gpt/tiny", {"tokens": float("inf")}, "--tokens inf: must be a number"),
+        ("cnn/digits", {"gpus": 1}, "plans are made for gpt, bert and gan, got cnn"),
+    ],
+)
+def test_options_without_effect_are_refused(config: str, options: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan_command(
+            str(REPOSITORY / f"configs/{config}.yaml"), [], request(**{"vocab_size": None, **options})
+        )
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -75,7 +93,7 @@ def test_a_gan_by_zero_stages(stage: int, capsys: pytest.CaptureFixture[str]) ->
     stages = [f"parallel.{net}_stage={stage}" for net in ("generator", "discriminator")]
     precision = "bf16" if stage else "fp32"
     free = ["loss.r1=0", "loss.penalty_every=null"]
-    plan_command(path, [*stages, *free, f"precision={precision}"], request(gpus=4))
+    plan_command(path, [*stages, *free, f"precision={precision}"], request(gpus=4, vocab_size=None))
     network = json.loads(capsys.readouterr().out)["generator"]
     count = network["parameters"]
     assert network["optimizer"] == (12 * count / 4 if stage else 8 * count)
@@ -88,6 +106,7 @@ def test_clusters_that_contradict_themselves() -> None:
     assert make_cluster("a100-80g", 16, 4, None, 100).per_node == 4
     for arguments, message in (
         (("v100", 8, None, None, None), "known are a100-40g"),
+        (("h100", 8, None, None, None), "did you mean 'h100-80g'"),
         (("h100-80g", 9, 2, None, None), "does not divide among --nodes 2"),
         (("h100-80g", 16, 4, 8, None), "4 nodes of 8 have 32"),
     ):
