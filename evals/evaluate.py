@@ -95,7 +95,7 @@ def evaluate(
         )
     images.refuse_all(f"on a {kind.model.kind}")
     tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
-    config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, other_data=bool(data))
+    config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, data=data)
     task = _open_task(opened, config, data, tokenizer, stride)
     layout = layout_of(world, config.parallel)
     saved = Saved(opened, config, tokenizer.vocab_size)

@@ -46,7 +46,7 @@ def evaluate_rnn(
     images.refuse_all("on a recurrent model")
     if stride is not None:
         raise UserError(f"--stride {stride} has no effect on a recurrent model, whose state has no window")
-    config = recurrent_config(path / RESOLVED_CONFIG, overrides, other_data=bool(data))
+    config = recurrent_config(path / RESOLVED_CONFIG, overrides, data=data)
     saved = load_rnn(path, world.device)
     fingerprint = saved.tokenizer.fingerprint
     if data:

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data_tools.sources import is_remote
 from pretrain.config import derived
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
+from pretrain.config.rules.remote import CACHE_OF_NOTHING
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import (
     ChatConfig,
@@ -60,33 +62,33 @@ def evaluation_config(
     overrides: Sequence[str],
     world_size: int,
     *,
-    other_data: bool,
+    data: Sequence[str],
     known: Sequence[str] | None = None,
 ) -> TextConfig:
     """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
 
-    other_data: what is scored is named beside it, so the config's limits on its own data do not hold.
+    data: what is scored, where it is named beside it: the config's limits on its own data do not hold then.
     known: keys that have an effect; None: those of its kind. Raises UserError with everything that is
     wrong with the overrides.
     """
     saved = read_config(str(path)).config
-    given = _given(overrides, _known(saved) if known is None else known, other_data, _replaced(saved))
+    given = _given(overrides, _known(saved) if known is None else known, bool(data), _replaced(saved))
     corpus = isinstance(saved, CorpusConfig)
     layout = ParallelConfig().model_dump()
-    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data, layout, corpus=corpus)])
+    loaded = read_config(str(path), [*overrides, *_defaults(given, bool(data), layout, corpus=corpus)])
     config = _fit_batch(narrow(loaded.config, TextConfig, "this evaluation"), world_size)
-    if found := violations(config, world_size):
+    if found := _broken(config, world_size, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
 
 
-def recurrent_config(path: Path, overrides: Sequence[str], *, other_data: bool) -> RnnConfig:
+def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str]) -> RnnConfig:
     """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides nothing."""
     known = [key for key in OVERRIDES if not key.startswith("parallel.")]
-    given = _given(overrides, known, other_data, REPLACED)
-    loaded = read_config(str(path), [*overrides, *_defaults(given, other_data, {}, corpus=True)])
+    given = _given(overrides, known, bool(data), REPLACED)
+    loaded = read_config(str(path), [*overrides, *_defaults(given, bool(data), {}, corpus=True)])
     config = narrow(loaded.config, RnnConfig, "this evaluation")
-    if found := violations(config, None):
+    if found := _broken(config, None, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
 
@@ -130,6 +132,13 @@ def _given(
         if other_data and key in replaced:
             raise UserError(f"{key} has no effect with --data; remove one of them")
     return given
+
+
+def _broken(config: Config, world_size: int | None, data: Sequence[str]) -> list[Violation]:
+    """The rules that a config breaks; its cache may be for `data` alone."""
+    useful = any(map(is_remote, data))
+    found = violations(config, world_size)
+    return [violation for violation in found if not (useful and violation.rule == CACHE_OF_NOTHING)]
 
 
 def _settable(violation: Violation) -> Violation:

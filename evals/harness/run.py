@@ -57,7 +57,7 @@ def evaluate_tasks(
     definitions = find_definitions(tasks, folder)
     opened = open_checkpoint(path)
     found = evaluation_config(
-        path / RESOLVED_CONFIG, overrides, world.size, other_data=True, known=LAYOUT_OVERRIDES
+        path / RESOLVED_CONFIG, overrides, world.size, data=tasks, known=LAYOUT_OVERRIDES
     )
     config = narrow(found, DecoderConfig, "lm-evaluation-harness")
     with confined(show=world.is_first):

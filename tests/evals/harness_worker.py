@@ -41,7 +41,7 @@ def ours(asked: dict[str, Any], overrides: list[str], world: World) -> dict[str,
     result = evaluate_tasks(path, world, asked["tasks"], None, overrides, build_layout)
     parallel_state.destroy_model_parallel()
     saved = open_saved(path)
-    config = evaluation_config(path / "config.resolved.yaml", overrides, world.size, other_data=True)
+    config = evaluation_config(path / "config.resolved.yaml", overrides, world.size, data=asked["tasks"])
     model = load_model(saved, config, build_layout(world, config.parallel))
     with confined(show=False):
         tasks = {each.name: build_task(each) for each in find_definitions(asked["tasks"], None)}

@@ -122,19 +122,19 @@ def saved_config(tmp_path: Path) -> Path:
 
 
 def test_layout_of_training_is_not_taken_over(saved_config: Path) -> None:
-    config = evaluation_config(saved_config, [], 1, other_data=False)
+    config = evaluation_config(saved_config, [], 1, data=())
     assert config.parallel == type(config.parallel)()
     assert (config.eval.max_windows, config.data.tokenizer) == (5, None)
-    assert evaluation_config(saved_config, [], 5, other_data=False).batch.micro_size == 3
-    assert evaluation_config(saved_config, [], 1, other_data=True).eval.max_windows is None
+    assert evaluation_config(saved_config, [], 5, data=()).batch.micro_size == 3
+    assert evaluation_config(saved_config, [], 1, data=["c"]).eval.max_windows is None
 
 
 def test_overrides_choose_the_layout(saved_config: Path) -> None:
     given = ["parallel.tensor=2", "parallel.pipeline=2", "parallel.virtual_pipeline=2", "batch.micro_size=2"]
-    config = evaluation_config(saved_config, given, 4, other_data=False)
+    config = evaluation_config(saved_config, given, 4, data=())
     assert (config.parallel.tensor, config.parallel.pipeline, config.parallel.virtual_pipeline) == (2, 2, 2)
     assert config.batch.micro_size == 2
-    assert evaluation_config(saved_config, ["eval.max_windows=9"], 1, other_data=True).eval.max_windows == 9
+    assert evaluation_config(saved_config, ["eval.max_windows=9"], 1, data=["c"]).eval.max_windows == 9
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,24 @@ def test_wrong_overrides_are_refused(
     saved_config: Path, overrides: list[str], world: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        evaluation_config(saved_config, overrides, world, other_data=False)
+        evaluation_config(saved_config, overrides, world, data=())
 
 
 def test_remedies_are_those_of_an_evaluation(saved_config: Path) -> None:
     with pytest.raises(UserError) as error:
-        evaluation_config(saved_config, ["parallel.tensor=3"], 2, other_data=False)
+        evaluation_config(saved_config, ["parallel.tensor=3"], 2, data=())
     assert "nearest legal: processes 3" in str(error.value)
     assert "legal: model" not in str(error.value) and "; model" not in str(error.value)
 
 
+def test_a_cache_may_be_for_what_is_scored_alone(saved_config: Path) -> None:
+    cache = ["data.cache_dir=cache"]
+    found = evaluation_config(saved_config, cache, 1, data=["s3://bucket/c"])
+    assert found.data.cache_dir == "cache"
+    with pytest.raises(UserError, match=r"data\.cache_dir.*has no effect on shards that are not named by"):
+        evaluation_config(saved_config, cache, 1, data=["c"])
+
+
 def test_data_keys_have_no_effect_beside_data(saved_config: Path) -> None:
     with pytest.raises(UserError, match=r"data\.validation has no effect with --data"):
-        evaluation_config(saved_config, ["data.validation=c"], 1, other_data=True)
+        evaluation_config(saved_config, ["data.validation=c"], 1, data=["c"])

@@ -4,6 +4,8 @@ from data_tools.sources import is_remote
 from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.sections import CnnConfig, GanConfig, TokenConfig
 
+CACHE_OF_NOTHING = "a cache needs remote shards"
+
 ShardsConfig = TokenConfig | CnnConfig | GanConfig
 
 
@@ -23,7 +25,7 @@ RULES: tuple[Rule[ShardsConfig], ...] = (
         message=lambda s: f"is needed for {_remote(s)[0]}: a folder on a local disk, as in /tmp/shards",
     ),
     unless(
-        "a cache needs remote shards",
+        CACHE_OF_NOTHING,
         "data.cache_dir",
         lambda s: not _remote(s),
         "has no effect on shards that are not named by a URL; remove it",
