@@ -159,12 +159,14 @@ def _clean_options(clean: CleanSection) -> CleanOptions:
 def _clean_command(clean: CleanSection, slurm: SlurmConfig) -> tuple[str, ...]:
     given = {
         name.replace("_", "-"): getattr(clean, name)
-        for name in ("text_key", "document", "input_format", "min_words", "max_words", "language")
+        for name in (
+            *("text_key", "document", "input_format", "min_words", "max_words", "min_line_words"),
+            *("min_sentences", "language", "language_share", "bands", "rows"),
+        )
     }
-    more = {"language-share": clean.language_share, "bands": clean.bands, "rows": clean.rows}
     quality = (f"--quality={name}" for name in clean.quality or ("none",))
     flags = (f"--{'' if on else 'no-'}{name}" for name, on in (("exact", clean.exact), ("near", clean.near)))
-    return (*_command("clean", clean, slurm, {**given, **more}), *quality, *flags)
+    return (*_command("clean", clean, slurm, given), *quality, *flags)
 
 
 def _image_options(images: ImagesSection) -> ImageOptions:

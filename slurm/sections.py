@@ -64,7 +64,7 @@ class CleanSection(BuildSection):
     """What a document is in .txt."""
     input_format: Literal["auto", "txt", "jsonl", "parquet"] = "auto"
     """Read every file as this."""
-    quality: Annotated[tuple[Literal["gopher", "repetition", "fineweb"], ...], Texts] = (
+    quality: Annotated[tuple[Literal["c4", "gopher", "repetition", "fineweb"], ...], Texts] = (
         "gopher",
         "repetition",
     )
@@ -73,6 +73,10 @@ class CleanSection(BuildSection):
     """Fewest words."""
     max_words: Count = 100_000
     """Most words."""
+    min_line_words: Count = 5
+    """Fewest words of a line."""
+    min_sentences: Count = 3
+    """Fewest sentences of what is left."""
     language: Name | None = None
     """Language to keep, as in en; null: any."""
     language_share: Annotated[float, Field(gt=0, le=1)] = 0.65

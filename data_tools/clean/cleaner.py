@@ -139,20 +139,27 @@ def _digest(filtered: Sequence[FilterResult]) -> str:
 
 def _report(filtered: Sequence[FilterResult], written: Sequence[WriteResult]) -> CleanReport:
     removed: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
     for result in filtered:
         removed.update(result.removed)
+        lines.update(result.lines)
     return CleanReport(
         documents=sum(result.documents for result in filtered),
         bytes=sum(result.bytes for result in filtered),
         kept_documents=sum(result.documents for result in written),
         kept_bytes=sum(result.bytes for result in written),
-        removed=dict(sorted(removed.items(), key=lambda item: (-item[1], item[0]))),
+        removed=_most_first(removed),
+        lines=_most_first(lines),
         exact_duplicates=sum(result.exact for result in written),
         near_duplicates=sum(result.near for result in written),
         empty_documents=sum(result.empty for result in filtered),
         skipped=tuple(record for result in filtered for record in result.skipped),
         partitions=len(filtered),
     )
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _finish(workspace: Workspace, report: CleanReport) -> None:

@@ -21,6 +21,7 @@ from data_tools.text_options import (
 class Quality(enum.StrEnum):
     """Sets of rules about the quality of a text."""
 
+    c4 = "c4"
     gopher = "gopher"
     repetition = "repetition"
     fineweb = "fineweb"
@@ -37,6 +38,8 @@ def clean(
     ] = None,
     min_words: Annotated[int, typer.Option(help="Fewest words (gopher).")] = 50,
     max_words: Annotated[int, typer.Option(help="Most words (gopher).")] = 100_000,
+    min_line_words: Annotated[int, typer.Option(help="Fewest words of a line (c4).")] = 5,
+    min_sentences: Annotated[int, typer.Option(help="Fewest sentences of what is left (c4).")] = 3,
     language: Annotated[
         str | None, typer.Option(metavar="CODE", help="Keep this language, as in en.")
     ] = None,
@@ -72,6 +75,8 @@ def clean(
         quality=_names(quality),
         min_words=min_words,
         max_words=max_words,
+        min_line_words=min_line_words,
+        min_sentences=min_sentences,
         language=language,
         language_share=language_share,
         exact=exact,
@@ -101,9 +106,9 @@ def clean(
 
 
 def _names(quality: list[Quality] | None) -> tuple[str, ...]:
-    """Without repetition, in the order of the rules. Raises UserError for `none` beside others."""
+    """The names of the rules. Raises UserError for `none` beside others."""
     if quality is None:
         return ("gopher", "repetition")
     if Quality.none in quality and len(set(quality)) > 1:
         raise UserError("--quality none: has no effect beside others; remove one of them")
-    return tuple(name.value for name in Quality if name in quality and name is not Quality.none)
+    return tuple(name.value for name in quality if name is not Quality.none)

@@ -38,6 +38,8 @@ class FilterResult:
     empty: int
     removed: dict[str, int]
     """Documents by the reason for which they are removed."""
+    lines: dict[str, int]
+    """Lines that were taken out of documents that are kept, by reason."""
     skipped: tuple[BadRecord, ...]
 
     @property
@@ -127,13 +129,14 @@ class FilterJob:
         if text is None:
             tally.removed[f"longer_than_{LONGEST}"] += 1
             return
-        reason = judge.reason(text)
-        if reason is not None:
-            tally.removed[reason] += 1
+        verdict = judge.verdict(text)
+        if verdict.reason is not None:
+            tally.removed[verdict.reason] += 1
             return
-        lines.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
-        tally.sizes.append(size)
-        tally.keys += keys.of(text)
+        tally.lines.update(verdict.lines)
+        lines.write(json.dumps({"text": verdict.text}, ensure_ascii=False).encode() + b"\n")
+        tally.sizes.append(len(verdict.text.encode()))
+        tally.keys += keys.of(verdict.text)
 
     def _finish(self, workspace: Workspace, partition: Partition, tally: "_Tally") -> FilterResult:
         from data_tools.clean.keys import band_count, sorted_keys
@@ -151,6 +154,7 @@ class FilterJob:
             tally.bytes,
             tally.empty,
             dict(sorted(tally.removed.items())),
+            dict(sorted(tally.lines.items())),
             tuple(tally.skipped),
         )
 
@@ -161,6 +165,7 @@ class _Tally:
     def __init__(self) -> None:
         self.documents = self.bytes = self.empty = 0
         self.removed: Counter[str] = Counter()
+        self.lines: Counter[str] = Counter()
         self.skipped: list[BadRecord] = []
         self.sizes: list[int] = []
         self.keys = bytearray()

@@ -4,34 +4,77 @@ Both run without a network: no model is downloaded, py3langid's is part of its p
 """
 
 import difflib
+from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 from datatrove.data import Document
-from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
+from data_tools.sentences import sentences
 
 LANGUAGE_CHARACTERS = 16_384
 
 
 class Words(WordTokenizer):  # type: ignore[misc]
-    """Words are what stands between whitespace: datatrove's own tokenizers load spaCy."""
+    """Words are what stands between whitespace, sentences are those of sentencex: datatrove's own
+    tokenizers load spaCy."""
 
     def word_tokenize(self, text: str) -> list[str]:
         """The words of a text."""
         return text.split()
 
     def sent_tokenize(self, text: str) -> list[str]:
-        """Its lines; no filter here asks for sentences."""
-        return text.splitlines()
+        """The sentences of a text; joined, they are the text."""
+        return list(sentences([text], "split"))
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """The text as one span."""
-        return [(0, len(text))]
+        """Where each sentence begins and ends."""
+        return list(pairwise(accumulate(map(len, self.sent_tokenize(text)), initial=0)))
+
+
+class C4Lines(C4QualityFilter):  # type: ignore[misc]
+    """C4's rules, with the counts of the last document's lines in `counts`, by datatrove's names."""
+
+    def __init__(self, options: CleanOptions, words: Words) -> None:
+        super().__init__(
+            min_words_per_line=options.min_line_words, min_num_sentences=options.min_sentences, language=words
+        )
+        self.counts: Counter[str] = Counter()
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        """Take lines out of a document, or remove it."""
+        self.counts.clear()
+        verdict: bool | tuple[bool, str] = super().filter(doc)
+        return verdict
+
+    def stat_update(self, *labels: str, value: int = 1, unit: str | None = None) -> None:
+        """Count what happens to a line."""
+        for label in labels:
+            self.counts[label] += value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a document."""
+
+    reason: str | None
+    """Why it is removed; None: it is kept."""
+    text: str
+    """What is left of it."""
+    lines: dict[str, int]
+    """Lines that were taken out of it, by reason."""
 
 
 class Judge:
@@ -39,18 +82,29 @@ class Judge:
 
     def __init__(self, options: CleanOptions) -> None:
         self._filters = _filters(options)
+        self._c4 = next((each for each in self._filters if isinstance(each, C4Lines)), None)
         self._language, self._share = options.language, options.language_share
 
-    def reason(self, text: str) -> str | None:
-        """Why a document is removed; None: it is kept."""
+    def verdict(self, text: str) -> Verdict:
+        """What becomes of a document with this text."""
         document = Document(text=text, id="")
+        reason = self._reason(document)
+        lines = {} if reason is not None or self._c4 is None else self._c4.counts
+        prefix = "line-filter-"
+        return Verdict(
+            reason,
+            document.text,
+            {name.removeprefix(prefix): count for name, count in lines.items() if name.startswith(prefix)},
+        )
+
+    def _reason(self, document: Document) -> str | None:
         for each in self._filters:
             verdict = each.filter(document)
             kept, reason = verdict if isinstance(verdict, tuple) else (verdict, each.name)
             if not kept:
                 return str(reason)
         if self._language is not None:
-            found, share = _identifier().classify(text[:LANGUAGE_CHARACTERS])
+            found, share = _identifier().classify(document.text[:LANGUAGE_CHARACTERS])
             if found != self._language:
                 return f"language_{found}"
             if share < self._share:
@@ -79,6 +133,7 @@ def _identifier() -> Any:
 def _filters(options: CleanOptions) -> list[BaseFilter]:
     words = Words()
     made: dict[str, BaseFilter] = {
+        "c4": C4Lines(options, words),
         "gopher": GopherQualityFilter(
             min_doc_words=options.min_words,
             max_doc_words=options.max_words,
@@ -89,4 +144,4 @@ def _filters(options: CleanOptions) -> list[BaseFilter]:
         "repetition": GopherRepetitionFilter(language=words),
         "fineweb": FineWebQualityFilter(language=words),
     }
-    return [made[name] for name in options.quality]
+    return [made[name] for name in options.rules]

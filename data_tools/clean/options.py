@@ -7,8 +7,9 @@ from typing import Any
 from data_tools.errors import UserError
 from data_tools.sources import is_remote
 
-QUALITY = ("gopher", "repetition", "fineweb")
-LIBRARIES = ("datatrove", "py3langid", "tokenizers", "scipy")
+QUALITY = ("c4", "gopher", "repetition", "fineweb")
+"""In the order in which they are asked: the others judge what c4 leaves of a text."""
+LIBRARIES = ("datatrove", "py3langid", "sentencex", "tokenizers", "scipy")
 MOST_HASHES = 1024
 
 
@@ -16,7 +17,8 @@ MOST_HASHES = 1024
 class CleanOptions:
     """What is removed, and why. `max_bad_records` 0 stops at the first; `workers` 0 is one per core.
 
-    quality: names of `QUALITY`. language: ISO 639-1; None: any. language_share: least probability of it.
+    quality: names of `QUALITY`, in any order. min_line_words, min_sentences: of c4.
+    language: ISO 639-1; None: any. language_share: least probability of it.
     bands, rows: of MinHash; a pair of similarity s is found with probability 1 - (1 - s^rows)^bands.
     """
 
@@ -30,6 +32,8 @@ class CleanOptions:
     quality: tuple[str, ...] = ("gopher", "repetition")
     min_words: int = 50
     max_words: int = 100_000
+    min_line_words: int = 5
+    min_sentences: int = 3
     language: str | None = None
     language_share: float = 0.65
     exact: bool = True
@@ -38,13 +42,18 @@ class CleanOptions:
     rows: int = 8
     restart: bool = False
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The names in `quality`, in the order in which they are asked."""
+        return tuple(name for name in QUALITY if name in self.quality)
+
     def plan(self) -> dict[str, Any]:
         """What decides which documents are kept, with the versions of the libraries that judge them."""
         without = ("inputs", "output", "workers", "max_bad_records", "restart")
         kept = {key: value for key, value in asdict(self).items() if key not in without}
         return {
             **kept,
-            "quality": list(self.quality),
+            "quality": list(self.rules),
             "libraries": {name: version(name) for name in LIBRARIES},
         }
 
@@ -60,6 +69,13 @@ def check_options(options: CleanOptions) -> None:
     words = (options.min_words, options.max_words) != (CleanOptions.min_words, CleanOptions.max_words)
     if words and "gopher" not in options.quality:
         raise UserError("--min-words, --max-words: have no effect without --quality gopher")
+    lines = (options.min_line_words, options.min_sentences)
+    if min(lines) < 1:
+        raise UserError(
+            f"--min-line-words {options.min_line_words}, --min-sentences {options.min_sentences}: 1 or more"
+        )
+    if lines != (CleanOptions.min_line_words, CleanOptions.min_sentences) and "c4" not in options.quality:
+        raise UserError("--min-line-words, --min-sentences: have no effect without --quality c4")
     if not 0 < options.language_share <= 1:
         raise UserError(f"--language-share {options.language_share}: above 0, up to 1")
     if options.language is None and options.language_share != CleanOptions.language_share:

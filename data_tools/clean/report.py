@@ -23,6 +23,8 @@ class CleanReport:
     kept_bytes: int
     removed: dict[str, int]
     """Documents by the rule that removed them, most first; the libraries' own names."""
+    lines: dict[str, int]
+    """Lines that `c4` took out of documents that passed the filters, in the same way."""
     exact_duplicates: int
     near_duplicates: int
     empty_documents: int
@@ -46,8 +48,8 @@ def read_report(directory: Path) -> CleanReport:
 
 def table(report: CleanReport, title: str) -> Table:
     """The report for a person."""
-    lines = Table("", "documents", "share", title=title, title_justify="left")
-    lines.columns[1].justify = lines.columns[2].justify = "right"
+    shown = Table("", "documents", "share", title=title, title_justify="left")
+    shown.columns[1].justify = shown.columns[2].justify = "right"
     rows = {
         f"read, {amount(report.bytes, 'B')}": report.documents,
         **{f"removed: {reason}": count for reason, count in report.removed.items()},
@@ -56,5 +58,7 @@ def table(report: CleanReport, title: str) -> Table:
         f"kept, {amount(report.kept_bytes, 'B')}": report.kept_documents,
     }
     for name, count in rows.items():
-        lines.add_row(name, f"{count:,}", f"{100 * count / max(report.documents, 1):.2f} %")
-    return lines
+        shown.add_row(name, f"{count:,}", f"{100 * count / max(report.documents, 1):.2f} %")
+    for reason, count in report.lines.items():
+        shown.add_row(f"taken out: {reason}", f"{count:,} lines", "")
+    return shown

@@ -227,9 +227,61 @@ def test_reasons_are_counted(tmp_path: Path) -> None:
     assert kept(tmp_path / "de") == [GERMAN]
 
 
+PROSE = [f"This is a sentence with the number {number} in it." for number in range(4)]
+TAKEN_OUT = {
+    "no_terminal_punc": ["Home | About | Contact us today", "You will not believe what comes next ..."],
+    "too_few_words": ["Read on now."],
+    "too_long_word": [f"Here is {'a' * 1001} in one line."],
+    "javascript": ["Please enable JavaScript to see all of this page."],
+    "policy": ["By reading on you accept our Cookie Policy in full.", "This page uses cookies to know you."],
+}
+
+
+def test_c4_takes_lines_out(tmp_path: Path) -> None:
+    page = [PROSE[0], *(line for lines in TAKEN_OUT.values() for line in lines), f"  {PROSE[1]}  ", PROSE[2]]
+    inputs = [write(tmp_path / "a.jsonl", ["\n".join(page)])]
+    report = run(inputs, tmp_path / "out", quality=("c4",))
+    assert kept(tmp_path / "out") == ["\n".join(PROSE[:3])]
+    assert report.lines == {reason: len(lines) for reason, lines in TAKEN_OUT.items()}
+    assert report.kept_bytes == len("\n".join(PROSE[:3]))
+    assert (report.documents, report.kept_documents, report.removed) == (1, 1, {})
+    assert run(inputs, tmp_path / "out", quality=("c4",)) == report
+    strict = run(inputs, tmp_path / "strict", quality=("c4",), min_line_words=11)
+    assert (strict.removed, strict.lines) == ({"too_few_sentences": 1}, {})
+
+
+def test_c4_removes_documents(tmp_path: Path) -> None:
+    good = "\n".join(PROSE)
+    documents = {
+        "lorem_ipsum": f"{good}\nLorem ipsum dolor sit amet is here.",
+        "curly_bracket": f"{good}\nHere is the code {{ that we wrote.",
+        "too_few_sentences": "\n".join(PROSE[:2]),
+    }
+    inputs = [write(tmp_path / "a.jsonl", [*documents.values(), good, " ".join(PROSE[:3])])]
+    report = run(inputs, tmp_path / "out", quality=("c4",), near=False)
+    assert kept(tmp_path / "out") == [good, " ".join(PROSE[:3])]  # sentences of a line are counted too
+    assert report.removed == dict.fromkeys(documents, 1)
+    assert run(inputs, tmp_path / "four", quality=("c4",), min_sentences=4).kept_documents == 1
+
+
+def test_other_rules_judge_what_c4_leaves(tmp_path: Path) -> None:
+    """Pages that differ in their menus alone are copies, and what is left may be too short."""
+    pages = [f"Menu of page {page}\n" + "\n".join(PROSE) + f"\nPage {page}" for page in range(3)]
+    inputs = [write(tmp_path / "a.jsonl", pages)]
+    assert run(inputs, tmp_path / "plain").exact_duplicates == 0
+    report = run(inputs, tmp_path / "c4", quality=("c4",))
+    assert (report.exact_duplicates, report.kept_documents) == (2, 1)
+    words = len(" ".join(PROSE).split())
+    for least, removed in ((words, {}), (words + 1, {"gopher_short_doc": 3})):
+        options = {"quality": ("gopher", "c4"), "min_words": least}
+        assert run(inputs, tmp_path / f"least-{least}", **options).removed == removed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"min_sentences": 4}, "--min-line-words, --min-sentences: have no effect without --quality c4"),
+        ({"quality": ("c4",), "min_line_words": 0}, "--min-line-words 0, --min-sentences 3: 1 or more"),
         ({"language": "english"}, "--language english: an ISO 639-1 code .* such as en"),
         ({"min_words": 10}, "have no effect without --quality gopher"),
         ({"quality": ("gopher",), "min_words": 9, "max_words": 8}, "--min-words 9, --max-words 8"),
