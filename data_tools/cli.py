@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.build_options import (
+    OutputOption,
+    PartOption,
+    RestartOption,
+    WorkersOption,
+    whole_or_part,
+)
 from data_tools.clean.cli import clean
 from data_tools.errors import IntegrityError, UserError
 from data_tools.images.cli import images
@@ -17,7 +24,6 @@ from data_tools.text_options import (
     FormatOption,
     InputFormat,
     InputOption,
-    OutputOption,
     TextKeyOption,
 )
 
@@ -100,7 +106,7 @@ def build(
     inputs: InputOption,
     output: OutputOption,
     tokenizer: Annotated[str, typer.Option("--tokenizer", "-t", help="Tokenizer directory.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    workers: WorkersOption = None,
     bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
@@ -110,13 +116,8 @@ def build(
         typer.Option(help="Keep where sentences begin, for BERT: split (English rules), or one a line."),
     ] = Sentences.NONE,
     block_tokens: Annotated[int, typer.Option(help="Tokens per WebDataset sample.")] = 1 << 20,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away an unfinished build of other arguments.")
-    ] = False,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Only part K of N of a build that `pretrain submit` has prepared."),
-    ] = None,
+    restart: RestartOption = False,
+    part: PartOption = None,
 ) -> None:
     """Turn text into token shards; interrupted, the same command goes on where it was."""
     from data_tools.builder import BuildOptions
@@ -135,17 +136,9 @@ def build(
         sentences=sentences.value,
         restart=restart,
     )
-    try:
-        if part is not None:
-            from data_tools.parts import build_part, divide_text, parse_part
-
-            count, before = build_part(divide_text(options), *parse_part(part, restart=restart))
-            typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
-            return
-        report = run_build(options)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; run the same command again to go on") from None
-    _print_report(output, report)
+    report = whole_or_part(options, run_build, part)
+    if report is not None:
+        _print_report(output, report)
 
 
 def _print_report(output: Path, report: "BuildReport") -> None:

@@ -34,6 +34,16 @@ class Divided(Generic[Result]):
     layout: Layout = SHARDS
 
 
+Options = BuildOptions | ImageOptions | CleanOptions
+
+
+def divide(options: Options) -> Divided[Any]:
+    """What these options ask for. Raises UserError as the build does."""
+    if isinstance(options, BuildOptions):
+        return divide_text(options)
+    return divide_images(options) if isinstance(options, ImageOptions) else divide_clean(options)
+
+
 def divide_text(options: BuildOptions) -> Divided[PartitionResult]:
     """A build of token shards. Raises UserError as `build` does."""
     _, partitions, plan, _ = prepare(options)

@@ -1,7 +1,6 @@
 """Options that all commands have which read text."""
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,7 +27,6 @@ INPUT = typer.Option(
     "--input", "-i", help="File, folder, glob or fsspec URL; may be repeated. .txt .jsonl .parquet, .gz .zst"
 )
 InputOption = Annotated[list[str], INPUT]
-OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")]
 TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]
 DocumentOption = Annotated[
     DocumentKind,

@@ -1,11 +1,19 @@
 """The command `pretrain data clean`; heavy imports wait until it runs."""
 
 import enum
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.build_options import (
+    OutputOption,
+    PartOption,
+    RestartOption,
+    WorkersOption,
+    whole_or_part,
+)
 from data_tools.errors import UserError
 from data_tools.text_options import (
     DocumentKind,
@@ -13,9 +21,11 @@ from data_tools.text_options import (
     FormatOption,
     InputFormat,
     InputOption,
-    OutputOption,
     TextKeyOption,
 )
+
+if TYPE_CHECKING:
+    from data_tools.clean.report import CleanReport
 
 
 class Quality(enum.StrEnum):
@@ -31,7 +41,7 @@ class Quality(enum.StrEnum):
 def clean(
     inputs: InputOption,
     output: OutputOption,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    workers: WorkersOption = None,
     quality: Annotated[
         list[Quality] | None,
         typer.Option(help="Rules that a text must pass; may be repeated. Default: gopher and repetition."),
@@ -52,13 +62,8 @@ def clean(
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
     input_format: FormatOption = InputFormat.auto,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away an unfinished cleaning with other options.")
-    ] = False,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Only filter part K of N, as `pretrain submit` has prepared it."),
-    ] = None,
+    restart: RestartOption = False,
+    part: PartOption = None,
 ) -> None:
     """Remove poor and duplicate texts; interrupted, the same command goes on where it was."""
     from data_tools.clean.cleaner import clean as run_clean
@@ -85,16 +90,12 @@ def clean(
         rows=rows,
         restart=restart,
     )
-    try:
-        if part is not None:
-            from data_tools.parts import build_part, divide_clean, parse_part
+    report = whole_or_part(options, run_clean, part)
+    if report is not None:
+        _print_report(output, report)
 
-            count, before = build_part(divide_clean(options), *parse_part(part, restart=restart))
-            typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
-            return
-        report = run_clean(options)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; run the same command again to go on") from None
+
+def _print_report(output: Path, report: "CleanReport") -> None:
     from rich.console import Console
 
     from data_tools.clean.report import table

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
-from data_tools.errors import UserError
+from data_tools.build_options import (
+    OutputOption,
+    PartOption,
+    RestartOption,
+    WorkersOption,
+    whole_or_part,
+)
 
 if TYPE_CHECKING:
     from data_tools.images.builder import ImageReport
@@ -37,7 +43,7 @@ InputOption = Annotated[
 
 def images(
     inputs: InputOption,
-    output: Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")],
+    output: OutputOption,
     size: Annotated[int, typer.Option(metavar="N", help="Pixels a side of the square images.")],
     channels: Annotated[int, typer.Option(metavar="3|1", help="3 for colour, 1 for grey.")] = 3,
     encoding: Annotated[Encoding, typer.Option("--format", help="How images are stored.")] = Encoding.png,
@@ -47,17 +53,12 @@ def images(
     classes: Annotated[
         str | None, typer.Option(metavar="DIR", help="Image shards whose classes and numbers to use.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    workers: WorkersOption = None,
     bad_records: BadRecordsOption = "stop",
     image_key: Annotated[str, typer.Option(help="Column (.parquet) that holds the image.")] = "image",
     label_key: Annotated[str, typer.Option(help="Column (.parquet) that holds the class.")] = "label",
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away an unfinished build of other arguments.")
-    ] = False,
-    part: Annotated[
-        str | None,
-        typer.Option(metavar="K/N", help="Only part K of N of a build that `pretrain submit` has prepared."),
-    ] = None,
+    restart: RestartOption = False,
+    part: PartOption = None,
 ) -> None:
     """Turn images into shards of square ones; interrupted, the same command goes on where it was."""
     from data_tools.images.builder import ImageOptions, build_images
@@ -76,17 +77,9 @@ def images(
         classes=classes,
         restart=restart,
     )
-    try:
-        if part is not None:
-            from data_tools.parts import build_part, divide_images, parse_part
-
-            count, before = build_part(divide_images(options), *parse_part(part, restart=restart))
-            typer.echo(f"{output}: part {part}: {count} partitions, {before} of them done before")
-            return
-        report = build_images(options)
-    except KeyboardInterrupt:
-        raise UserError("interrupted; run the same command again to go on") from None
-    _print_report(output, report)
+    report = whole_or_part(options, build_images, part)
+    if report is not None:
+        _print_report(output, report)
 
 
 def _print_report(output: Path, report: "ImageReport") -> None:

@@ -1,0 +1,43 @@
+"""What the commands have in common that write a directory: options, and how they end."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from data_tools.errors import UserError
+
+if TYPE_CHECKING:
+    from data_tools.parts import Options
+
+Given = TypeVar("Given", bound="Options")
+Report = TypeVar("Report")
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")]
+RestartOption = Annotated[
+    bool, typer.Option("--restart", help="Throw away what is unfinished and had other arguments.")
+]
+PartOption = Annotated[
+    str | None,
+    typer.Option(metavar="K/N", help="Only part K of N, as `pretrain submit` has prepared it."),
+]
+
+
+def whole_or_part(options: Given, whole: Callable[[Given], Report], part: str | None) -> Report | None:
+    """The report of a whole build; None after part K/N of one, which says itself what it did.
+
+    Raises UserError as the build does, and when it is interrupted.
+    """
+    try:
+        if part is None:
+            return whole(options)
+        from data_tools.parts import build_part, divide, parse_part
+
+        which = parse_part(part, restart=options.restart)
+        count, before = build_part(divide(options), *which)
+    except KeyboardInterrupt:
+        raise UserError("interrupted; run the same command again to go on") from None
+    typer.echo(f"{options.output}: part {part}: {count} partitions, {before} of them done before")
+    return None
