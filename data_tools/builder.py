@@ -17,7 +17,7 @@ from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
 from data_tools.reader import ShardReader
-from data_tools.records import Document, ReadOptions, read_documents
+from data_tools.records import Document, ReadOptions, check_read_options, read_documents
 from data_tools.sentences import SentenceMarks, sentences
 from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, is_remote, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
@@ -224,13 +224,8 @@ def _check_options(options: BuildOptions) -> None:
 
 def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
     """Refuse options that would have no effect, and inputs inside the output."""
+    check_read_options(ReadOptions(options.text_key, options.document), inputs.files)
     formats = {file.format for file in inputs.files}
-    if options.document != "file" and "txt" not in formats:
-        raise UserError(
-            f"--document {options.document}: has an effect on .txt alone, and there is none in the input"
-        )
-    if options.text_key != "text" and formats == {"txt"}:
-        raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
     if options.sentences == "lines" and options.document == "line" and formats == {"txt"}:
         raise UserError(
             "--sentences lines: with --document line every document is one sentence; documents that are "

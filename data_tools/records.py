@@ -8,7 +8,7 @@ its place in the order, so that the caller decides whether to stop or to go on.
 import codecs
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -34,6 +34,17 @@ class ReadOptions:
 
     text_key: str
     document: str
+
+
+def check_read_options(options: ReadOptions, files: Sequence[InputFile]) -> None:
+    """Raise UserError for an option that has no effect on these files."""
+    formats = {file.format for file in files}
+    if options.document != "file" and "txt" not in formats:
+        raise UserError(
+            f"--document {options.document}: has an effect on .txt alone, and there is none in the input"
+        )
+    if options.text_key != "text" and formats == {"txt"}:
+        raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
 
 
 def read_documents(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:

@@ -12,7 +12,7 @@ from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.partition import make_partitions
 from data_tools.progress import Progress
-from data_tools.records import ReadOptions, read_documents
+from data_tools.records import ReadOptions, check_read_options, read_documents
 from data_tools.sources import find_inputs
 from data_tools.tokenizer import BERT_PIECES, MODEL_TYPES, Tokenizer, byte_tokenizer
 
@@ -29,6 +29,7 @@ SEPARATORS = re.compile("[\n\r\t\x00\u2581\u2585]+")
 def training_texts(inputs: list[str], options: ReadOptions, input_format: str = "auto") -> Iterator[str]:
     """The text of the input files in parts. Raises UserError at the first bad record."""
     files = find_inputs(inputs, input_format).files
+    check_read_options(options, files)
     with Progress("reading text", sum(file.size for file in files), "B") as progress:
         for partition in make_partitions(files, options.document):
             for unit in partition.units:

@@ -22,6 +22,7 @@ from data_tools.index_file import WORK_DIR, write_atomically
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import run_tasks
 from data_tools.progress import Progress
+from data_tools.records import ReadOptions, check_read_options
 from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, refuse_inside_output
 from data_tools.workspace import PLAN_NAME, Layout, Workspace, open_workspace
 
@@ -58,13 +59,7 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, list[Partition], dict[
     """
     check_options(options)
     inputs = find_inputs(list(options.inputs), options.input_format)
-    formats = {file.format for file in inputs.files}
-    if options.document != "file" and "txt" not in formats:
-        raise UserError(
-            f"--document {options.document}: has an effect on .txt alone, and there is none in the input"
-        )
-    if options.text_key != "text" and formats == {"txt"}:
-        raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
+    check_read_options(ReadOptions(options.text_key, options.document), inputs.files)
     refuse_inside_output(inputs.files, options.output)
     of_inputs = (
         [absolute(value) for value in options.inputs],
