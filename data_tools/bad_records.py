@@ -58,9 +58,10 @@ def write_skipped(directory: Path, skipped: Sequence[BadRecord]) -> None:
         write_atomically(directory / SKIPPED_NAME, "\n".join(lines) + "\n")
 
 
-def print_skipped(output: Path, skipped: Sequence[BadRecord]) -> None:
-    """Tell the user how many records a build skipped, and the first of them."""
+def print_skipped(skipped: Sequence[BadRecord], listed: Path | None) -> None:
+    """Tell the user how many records were skipped, the first of them, and the file that lists all."""
     if skipped:
-        typer.echo(f"{len(skipped):,} bad records skipped (all in {output / SKIPPED_NAME}):")
+        where = f" (all in {listed})" if listed else ""
+        typer.echo(f"{len(skipped):,} bad records skipped{where}:")
         for record in skipped[:10]:
             typer.echo(f"  {record}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.bad_records import SKIPPED_NAME, BadRecord, BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.build_options import (
     OutputOption,
     PartOption,
@@ -76,6 +76,7 @@ def tokenizer(
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
     input_format: FormatOption = InputFormat.auto,
+    bad_records: BadRecordsOption = "stop",
     bert: Annotated[
         bool, typer.Option("--bert", help="Add [PAD] [CLS] [SEP] [MASK], which BERT needs.")
     ] = False,
@@ -90,7 +91,11 @@ def tokenizer(
         raise UserError("--input: give at least one file to train on")
     if inputs and model_type is ModelType.byte:
         raise UserError("--input: a byte tokenizer is not trained; leave it out")
-    texts = training_texts(inputs or [], ReadOptions(text_key, document.value), input_format.value)
+    skipped: list[BadRecord] = []
+    read, most = ReadOptions(text_key, document.value), parse_bad_records(bad_records)
+    if not inputs and (read, most, input_format) != (ReadOptions(), 0, InputFormat.auto):
+        raise UserError("options about reading have no effect on a byte tokenizer, which is not trained")
+    texts = training_texts(inputs or [], read, input_format.value, most, skipped)
     trained = train_tokenizer(texts, model_type.value, vocab_size, bert=bert)
     try:
         trained.save(output)
@@ -99,6 +104,7 @@ def tokenizer(
     typer.echo(
         f"{output}: {trained.model_type} tokenizer of {trained.vocab_size:,} ids, {trained.fingerprint[:16]}"
     )
+    print_skipped(skipped, None)
 
 
 @app.command()
@@ -155,7 +161,7 @@ def _print_report(output: Path, report: "BuildReport") -> None:
         typer.echo(f"{report.empty_documents:,} empty documents left out")
     if report.left_out_files:
         typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
-    print_skipped(output, report.skipped)
+    print_skipped(report.skipped, output / SKIPPED_NAME)
 
 
 @app.command()

@@ -32,8 +32,8 @@ class Document:
 class ReadOptions:
     """How files become documents: the key or column of the text, and what a document is in a .txt file."""
 
-    text_key: str
-    document: str
+    text_key: str = "text"
+    document: str = "file"
 
 
 def check_read_options(options: ReadOptions, files: Sequence[InputFile]) -> None:

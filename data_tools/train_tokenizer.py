@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 
-from data_tools.bad_records import BadRecord
+from data_tools.bad_records import BadRecord, check_skipped
 from data_tools.errors import UserError
 from data_tools.partition import make_partitions
 from data_tools.progress import Progress
@@ -26,8 +26,10 @@ SAMPLE_LINES = 1_000_000
 SEPARATORS = re.compile("[\n\r\t\x00\u2581\u2585]+")
 
 
-def training_texts(inputs: list[str], options: ReadOptions, input_format: str = "auto") -> Iterator[str]:
-    """The text of the input files in parts. Raises UserError at the first bad record."""
+def training_texts(
+    inputs: list[str], options: ReadOptions, input_format: str, most: int, skipped: list[BadRecord]
+) -> Iterator[str]:
+    """The text of the input files in parts. Bad records go to `skipped`; UserError for more than `most`."""
     files = find_inputs(inputs, input_format).files
     check_read_options(options, files)
     with Progress("reading text", sum(file.size for file in files), "B") as progress:
@@ -35,7 +37,9 @@ def training_texts(inputs: list[str], options: ReadOptions, input_format: str = 
             for unit in partition.units:
                 for record in read_documents(unit, options):
                     if isinstance(record, BadRecord):
-                        raise UserError(str(record))
+                        skipped.append(record)
+                        check_skipped(skipped, most)
+                        continue
                     yield from record.parts
                 progress.advance(unit.weight)
 

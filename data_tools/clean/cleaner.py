@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data_tools.bad_records import BadRecord, check_skipped, write_skipped
+from data_tools.bad_records import BadRecord, check_skipped
 from data_tools.clean.duplicates import PairJob, kept_documents, removals, slices, store_removals
 from data_tools.clean.filtering import FilterJob, FilterResult, parse_result
 from data_tools.clean.options import CleanOptions, check_options
@@ -158,9 +158,8 @@ def _most_first(counts: Counter[str]) -> dict[str, int]:
 
 
 def _finish(workspace: Workspace, report: CleanReport) -> None:
-    """Write what stands beside the texts; the report comes last."""
+    """Write what stands beside the texts, none of it what a build would read; the report comes last."""
     directory = workspace.directory
-    write_skipped(directory, report.skipped)
     shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)
     write_atomically(directory / REPORT_NAME, report.to_json())
     workspace.remove()

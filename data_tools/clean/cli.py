@@ -98,12 +98,14 @@ def clean(
 def _print_report(output: Path, report: "CleanReport") -> None:
     from rich.console import Console
 
-    from data_tools.clean.report import table
+    from data_tools.clean.report import REPORT_NAME, table
 
     Console().print(table(report, str(output)))
     if report.empty_documents:
         typer.echo(f"{report.empty_documents:,} empty documents left out")
-    print_skipped(output, report.skipped)
+    if not report.kept_documents:
+        typer.echo(f"{output}: no document is left")
+    print_skipped(report.skipped, output / REPORT_NAME)
 
 
 def _names(quality: list[Quality] | None) -> tuple[str, ...]:

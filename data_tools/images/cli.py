@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
+from data_tools.bad_records import SKIPPED_NAME, BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.build_options import (
     OutputOption,
     PartOption,
@@ -95,4 +95,4 @@ def _print_report(output: Path, report: "ImageReport") -> None:
         typer.echo(f"{report.enlarged:,} images were smaller than {index.image_size} and have been enlarged")
     if report.left_out_files:
         typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
-    print_skipped(output, report.skipped)
+    print_skipped(report.skipped, output / SKIPPED_NAME)

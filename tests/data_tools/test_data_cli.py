@@ -1,11 +1,13 @@
 """The commands from the outside: what they print, how they end, and that none of them needs torch."""
 
+import gzip
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from shard_files import documents
 from typer.testing import CliRunner, Result
 
 from data_tools.bad_records import parse_bad_records
@@ -67,6 +69,57 @@ def test_a_build_reports_what_it_did(tmp_path: Path, byte_path: str) -> None:
     ):
         assert expected in result.output
     assert "1 of 1 partitions were done before" in call(*arguments, "--bad-records", "skip:5").output
+
+
+def odd_corpus(folder: Path) -> Path:
+    """Good texts in odd shapes, two files that cannot be read, and one that is no text."""
+    (folder / "sub folder").mkdir(parents=True)
+    (folder / "empty.txt").touch()
+    (folder / "notes.md").write_text("notes")
+    (folder / "crlf.txt").write_bytes(b"First line.\r\n\r\nLast line.\r\n")
+    (folder / "giant.txt").write_text("word " * 40_000)
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n")
+    (folder / "cut.txt.gz").write_bytes(gzip.compress(b"zip " * 999)[:-9])
+    (folder / "sub folder" / "packed.txt.gz").write_bytes(gzip.compress(b"packed\n"))
+    (folder / "sub folder" / "lines.jsonl").write_bytes(b'{"text": "one"}\r\n\r\n{"text": "two"}')
+    return folder
+
+
+def test_an_odd_corpus_goes_all_the_way(tmp_path: Path) -> None:
+    corpus, skip = odd_corpus(tmp_path / "my corpus"), ("--bad-records", "skip:2")
+    train = ["tokenizer", "-i", corpus, "--model-type", "char", "-o", tmp_path / "tokenizer"]
+    for few in ((), ("--bad-records", "skip:1")):
+        error = call(*train, *few).exception
+        assert isinstance(error, UserError)
+        assert "--bad-records" in str(error)
+    result = call(*train, *skip)
+    assert result.exit_code == 0, result.exception
+    assert "2 bad records skipped:\n" in result.output
+    assert "latin.txt: not UTF-8: byte 0xe9" in result.output
+    rules = ("--quality", "none", "--no-near", "--workers", 1)
+    result = call("clean", "-i", corpus, "-o", tmp_path / "clean", *rules, *skip)
+    assert result.exit_code == 0, result.exception
+    assert f"2 bad records skipped (all in {tmp_path / 'clean' / 'report.json'})" in result.output
+    build = ("build", "-t", tmp_path / "tokenizer", "--workers", 1)
+    result = call(*build, "-i", tmp_path / "clean", "-o", tmp_path / "shards")  # reads no list of bad records
+    assert result.exit_code == 0, result.exception
+    texts = ["First line.\r\n\r\nLast line.\r\n", "word " * 40_000, "one", "two", "packed\n"]
+    assert documents(tmp_path / "shards") == texts
+
+
+def test_a_cleaning_that_leaves_nothing_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("short")
+    result = call("clean", "-i", tmp_path / "a.txt", "-o", tmp_path / "out", "--workers", 1)
+    assert "gopher_short_doc" in result.output
+    assert f"{tmp_path / 'out'}: no document is left\n" in result.output
+
+
+def test_options_of_a_tokenizer_without_effect_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n')
+    byte = ("tokenizer", "--model-type", "byte", "-o", tmp_path / "out")
+    assert "have no effect on a byte tokenizer" in str(call(*byte, "--text-key", "body").exception)
+    lines = ("tokenizer", "--model-type", "char", "-i", tmp_path / "a.jsonl", "--document", "line")
+    assert "has an effect on .txt alone" in str(call(*lines, "-o", tmp_path / "out").exception)
 
 
 def test_verify_ends_with_all_faults(shards: Path) -> None:
