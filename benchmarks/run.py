@@ -19,6 +19,7 @@ NAMES = (
     "building",
     "data_growth",
     "planning",
+    "anchors",
     "startup",
     "first_job",
     "saving",

@@ -126,7 +126,7 @@ def report_of(bench: LargeBench, parameters: int, rounds: int, held: float) -> R
         f"{weights / 1e9:.2f} GB. Median (middle half) of {rounds} rounds, {THREADS} threads; the first "
         "asynchronous save makes the memory for its copies, and is among them."
     )
-    target = Target("rate of a synchronous save / dd with fsync", ratio(found[DD], call), LEAST_OF_DD)
+    target = Target("rate of a synchronous save / dd, direct", ratio(found[DIRECT], call), LEAST_OF_DD)
     tables = [Table(("what", "s", "GB/s"), rows), Table(("fact", "value"), facts)]
     return Report("saving-large", question, tables, [target])
 

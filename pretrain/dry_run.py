@@ -33,8 +33,10 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     print(f"config: no problem found for {size} processes")
     if not isinstance(config, CorpusConfig):
         raise UserError(f"model.kind: a dry run is made for gpt and bert, got {config.model.kind}")
+    from pretrain import cpu_backend
     from pretrain.check import check_data
 
+    cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
     vocabulary = check_data(loaded).vocab_size
     print(f"data: opened, {vocabulary:,} ids")
     _require_writable(Path(config.run.dir))

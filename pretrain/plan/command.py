@@ -51,6 +51,9 @@ def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
     loaded = read_config(path, overrides)
     _refuse_useless(loaded.config, request)
     cluster = _cluster(loaded.config, request)
+    from pretrain import cpu_backend
+
+    cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
     if request.search:
         from pretrain.plan.search import search_command
 

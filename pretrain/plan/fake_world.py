@@ -18,7 +18,7 @@ from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pretrain import cpu_backend
+from pretrain import cpu_backend, model
 from pretrain.launch import World
 
 
@@ -61,6 +61,7 @@ def _stand_ins(kind: Kind) -> list[tuple[Any, str, Any]]:
     found: list[tuple[Any, str, Any]] = [
         # Every rank of the group says the same.
         (dist, "all_gather_object", _everyone_agrees),
+        (model, "initialise", lambda *_: None),
         (CudaRNGStatesTracker, "fork", lambda self, name="": nullcontext()),
         (CudaRNGStatesTracker, "add", lambda self, name, seed: None),
         # Module.to() would swap fake parameters, which are referred to weakly.

@@ -63,8 +63,8 @@ KERNEL_SECONDS = 6e-6
 STREAM = 0.8
 """Share of a memory's or a link's bandwidth that long transfers reach; an assumption."""
 SPREAD = 0.2
-"""By how much the time of a step may differ either way from the estimate; an assumption that the published
-figures in docs/planning.md bear out."""
+"""By how much the time of a step may differ either way from the estimate; an assumption that all but one
+of the published figures in docs/planning.md bear out."""
 
 
 @dataclass(frozen=True)
