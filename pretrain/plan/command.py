@@ -121,11 +121,15 @@ def _vocabulary(loaded: LoadedConfig, request: Request) -> tuple[int, str]:
     """Ids of the tokenizer, and where the number comes from."""
     if request.vocab_size is not None:
         return request.vocab_size, "from --vocab-size"
-    from data_tools.reader import ShardReader
+    from data_tools.directory import open_directory, passing_cache
+    from data_tools.index import read_index
 
     config: Any = loaded.config
+    path = config.data.train[0].path
     try:
-        return ShardReader(config.data.train[0].path).index.vocab_size, "from data.train"
+        with passing_cache(path) as cache:
+            place = open_directory(path, cache)
+            return read_index(place.local, place.named).vocab_size, "from data.train"
     except UserError:
         kind = "bert" if isinstance(config, BertConfig) else "gpt"
         assumed = ASSUMED_VOCABULARY[kind]

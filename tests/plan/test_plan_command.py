@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from config_files import REPOSITORY, write_config
+from loopback import serve
 from text_shards import build_shards
 
 from pretrain.dry_run import dry_run_command
@@ -54,6 +55,19 @@ def test_a_plan_for_people_says_where_its_numbers_come_from(
     assert "estimates" in said and GPUS["cpu"].source in said
     plan_command(path, ["model.hidden_size=65536", "model.num_layers=64"], request(gpus=1, json=False))
     assert "does not fit" in capsys.readouterr().out
+
+
+def test_the_vocabulary_is_that_of_shards_here_or_by_url(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_shards(tmp_path / "shards", ["abc"] * 3)
+    with serve(tmp_path) as server:
+        cache = f"data.cache_dir={tmp_path / 'cache'}"
+        for where in ([f"data.train={tmp_path / 'shards'}"], [f"data.train={server.url}/shards", cache]):
+            path = write_config(tmp_path / "config.yaml")
+            plan_command(path, where, request(gpus=1, gpu="cpu", json=False, vocab_size=None))
+            assert "from data.train" in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_search_ranks_what_fits_and_says_why_not(
