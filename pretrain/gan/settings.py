@@ -44,6 +44,7 @@ class EngineSettings:
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31 - 1,
+            "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice in every pass
         }
         if self.bf16:
             config["bf16"] = {"enabled": True, "check_grad_overflow": True}
