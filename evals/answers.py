@@ -96,4 +96,5 @@ class Answers:
             "packing": self.config.data.packing,
             "too_long": self.config.data.too_long,
             "chat_template_sha256": self.template,
+            "summary": f"scored {sequences.path}: the answers of {len(sequences.examples):,} conversations",
         }

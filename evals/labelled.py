@@ -82,4 +82,5 @@ class LabelledExamples:
         return {
             "data": [{"path": str(Path(data.path).absolute()), "fingerprint": data.fingerprint}],
             "labels": list(data.labels.names),
+            "summary": f"scored {data.path}: {len(data):,} examples of {len(data.labels):,} classes",
         }

@@ -43,7 +43,7 @@ def open_saved(path: str | Path, say: Callable[[str], None] = lambda _: None) ->
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
     wanted: tuple[type[TextConfig], ...] = CorpusConfig, ChatConfig
-    config = narrow(loaded, wanted, str(checkpoint.path))
+    config = narrow(loaded, wanted, f"{checkpoint.path}: this command")
     vocab_size = checkpoint.state.get("vocab_size")
     if not isinstance(vocab_size, int):
         raise IntegrityError(f"{checkpoint.path}: state.json has no vocab_size")

@@ -129,6 +129,8 @@ def _nearest_legal(
 ) -> tuple[float, ...]:
     legal: list[float] = []
     for value in candidates:
+        if value in legal:
+            continue
         changed = setup.replaced(key, value)
         if not rule.broken(changed) and not any(other.broken(changed) for other in kept):
             legal.append(value)

@@ -100,6 +100,7 @@ class StepProfiler:
         if self._world.device.type == "cuda":
             torch.cuda.synchronize()
         self.close()
+        log.info("profiled %s; the traces are being written, which takes seconds for each step", name)
         path = self._folder / f"{name}.rank-{self._world.rank:05d}.trace.json.gz"
         _written(path, lambda path: ended.export_chrome_trace(str(path)))
         events = ended.events()  # type: ignore[no-untyped-call]

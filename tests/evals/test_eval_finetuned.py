@@ -135,6 +135,13 @@ def test_every_checkpoint_has_the_trainers_numbers_on_any_layout(folder: Path, n
                 assert mine["f1"] == pytest.approx(validated[step]["validation_f1"], abs=1e-9)
 
 
+def test_an_export_of_a_classifier_says_what_it_is_for(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"this command is for model\.kind gpt or .*has bert-classifier"):
+        CliRunner().invoke(
+            app, ["export", str(folder / "texts"), str(folder / "out")], catch_exceptions=False
+        )
+
+
 def test_other_conversations_have_other_numbers(folder: Path) -> None:
     own, other, *_ = answers(folder, 1)["chat"]
     assert (own[2]["conversations"], other[2]["conversations"]) == (4, 12)

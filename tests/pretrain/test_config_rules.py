@@ -1,5 +1,6 @@
 """Rules between keys: each is broken once, names values that are legal, and agrees with plain arithmetic."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,7 +233,7 @@ def test_what_is_legal_is_not_reported(changes: dict[str, Any], world: int | Non
     assert violations(small_config(**changes), world) == []
 
 
-def test_all_broken_rules_are_reported_together_at_their_lines(tmp_path: Any) -> None:
+def test_all_broken_rules_are_reported_together_at_their_lines(tmp_path: Path) -> None:
     path = write_config(
         tmp_path / "a.yaml",
         model__num_attention_heads=5,
@@ -249,6 +250,13 @@ def test_all_broken_rules_are_reported_together_at_their_lines(tmp_path: Any) ->
     assert f"{path}:19: parallel.sequence: has no effect with parallel.tensor 1" in text
     assert "command line: processes: 3 processes are no multiple of tensor x pipeline x context" in text
     assert "command line: schedule.warmup_steps: a warm-up of 200 steps" in text
+
+
+def test_a_legal_value_is_named_once(tmp_path: Path) -> None:
+    """A warm-up of all steps has three remedies, two of which are the same here."""
+    path = write_config(tmp_path / "config.yaml", run__steps=2, schedule={"warmup_steps": 2})
+    with pytest.raises(ConfigError, match=r"run\.steps 3 or 4\)"):
+        load_config(path)
 
 
 SIZES = st.sampled_from([1, 1, 1, 2, 2, 3, 4, 6])
