@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrain.config.load import load_config
+from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config, CorpusConfig, TextConfig
 from pretrain.errors import UserError
+from pretrain.folder import RunFolder
 
 
 def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) -> None:
@@ -40,7 +42,9 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     vocabulary = check_data(loaded).vocab_size
     print(f"data: opened, {vocabulary:,} ids")
     _require_writable(Path(config.run.dir))
-    print(f"run.dir: {config.run.dir} can be written")
+    changes = RunFolder(config.run.dir).require_fit(config_to_yaml(config), config.run.resume)
+    there = "goes on with the run in it" if RunFolder(config.run.dir).is_run else "is new"
+    print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
     count = _build_every_rank(config, vocabulary, size)
     print(f"model: built for {count} of {size} ranks; the others have the same shapes")
     for stage in _distinct_stages(config):

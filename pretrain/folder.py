@@ -212,12 +212,31 @@ class RunFolder:
                 f"({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); choose a new or an empty folder"
             )
 
-    def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
-        is_new = not self.is_run
+    @property
+    def _begun(self) -> bool:
+        """Whether its run binds the next job to its config.
+
+        A job that ended before its first step, on a misspelt path perhaps, binds nobody.
+        """
+        saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return self.is_run and (self.status.is_file() or saved)
+
+    def require_fit(self, resolved_text: str, resume: str) -> dict[str, tuple[object, object]]:
+        """Refuse a folder that a run with this config may not go on in; writes nothing.
+
+        Args:
+            resolved_text: the config with every key, as YAML.
+            resume: `run.resume`; "never" refuses a folder with checkpoints.
+
+        Returns:
+            The keys that differ from those of the run that is there, with both values.
+
+        Raises:
+            UserError: other things are in it, or another run (names the keys and both values).
+        """
+        self._refuse_foreign_content()
         changes: dict[str, tuple[object, object]] = {}
-        # A job that ended before its first step, on a misspelt path perhaps, binds nobody to its config.
-        begun = not is_new and (self.status.is_file() or any(self.checkpoints.iterdir()))
-        if begun:
+        if self._begun:
             old, new = read_yaml(self.resolved), yaml.safe_load(resolved_text)
             if problems := compatible(old, new):
                 raise UserError(
@@ -231,6 +250,10 @@ class RunFolder:
                 f"run.resume: never, but {self.checkpoints} holds checkpoints; "
                 "choose another run.dir, or delete them"
             )
+        return changes
+
+    def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
+        changes, is_new, begun = self.require_fit(resolved_text, resume), not self.is_run, self._begun
 
         def accept() -> None:
             write_atomically(self.config, config_text)

@@ -8,6 +8,8 @@ from config_files import REPOSITORY, write_config
 from loopback import serve
 from text_shards import build_shards
 
+from pretrain.config.load import load_config
+from pretrain.config.resolved import config_to_yaml
 from pretrain.dry_run import dry_run_command
 from pretrain.errors import UserError
 from pretrain.plan.command import Request, plan_command
@@ -139,6 +141,18 @@ def test_a_dry_run_goes_through_or_says_why_not(tmp_path: Path, capsys: pytest.C
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"run\.dir"):
         dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/file/run"], 64)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").touch()
+    with pytest.raises(UserError, match=r"holds no run but other things \(thesis\.txt\)"):
+        dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/full"], 64)
+    there = tmp_path / "there"
+    (there / "checkpoints" / "step-00000004").mkdir(parents=True)
+    narrow = load_config(path, [f"data.train={shards}", f"run.dir={there}", "model.hidden_size=32"]).config
+    (there / "config.resolved.yaml").write_text(config_to_yaml(narrow))
+    with pytest.raises(
+        UserError, match=r"(?s)holds another run; .* model\.hidden_size: 32 in the run, 64 now"
+    ):
+        dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={there}"], 64)
     capsys.readouterr()
     dry_run_command(path, [*layout, f"data.train={shards}"], 64)
     said = capsys.readouterr().out
