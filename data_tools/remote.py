@@ -24,7 +24,7 @@ class _DamagedError(Exception):
 
 def fetch(url: str) -> bytes:
     """The whole of a small file. Raises UserError if it cannot be read."""
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
     return _tried(url, lambda: bytes(filesystem.cat_file(path)))
 
 
@@ -36,12 +36,13 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
         IntegrityError: its size or its bytes are not those of the index, however often it is read.
         OSError: the disk is full.
     """
-    filesystem, path = _filesystem(url)
+    filesystem, path = filesystem_of(url)
+    at_once = 0 if "http" in filesystem.protocol else CHUNK  # 0 streams: not every server knows ranges
 
     def copy() -> None:
         digest, size = hashlib.sha256(), 0
         file.seek(0)
-        with filesystem.open(path, "rb", block_size=CHUNK) as source:
+        with filesystem.open(path, "rb", block_size=at_once) as source:
             while size <= shard.size and (chunk := source.read(CHUNK)):
                 digest.update(chunk)
                 size += len(chunk)
@@ -73,7 +74,8 @@ def _tried(url: str, read: Callable[[], T]) -> T:
     raise AssertionError(ATTEMPTS)
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
+def filesystem_of(url: str) -> tuple[Any, str]:
+    """The backend of fsspec for a URL, and the path in it. Raises UserError if there is none."""
     import fsspec
 
     try:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from data_tools.errors import UserError
+from data_tools.remote import filesystem_of
+from data_tools.remote_input import RemoteInput
 
 TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
@@ -185,9 +187,9 @@ def _describe(path: str) -> tuple[str, int, str]:
 
 
 def _expand_remote(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
-    filesystem, path = _filesystem(argument)
     protocol = argument.split("://", 1)[0]
     try:
+        filesystem, path = filesystem_of(argument)
         if any(mark in path for mark in "*?["):
             found, is_folder = filesystem.glob(path, detail=True), False
         elif filesystem.isdir(path):
@@ -196,6 +198,8 @@ def _expand_remote(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
             found, is_folder = {path: filesystem.info(path)}, False
         else:
             return [], False
+    except UserError as error:
+        raise UserError(f"--input {error}") from None
     except Exception as error:  # every fsspec backend has its own exception types
         raise UserError(f"--input {argument}: {type(error).__name__}: {error}") from None
     files = []
@@ -211,32 +215,18 @@ def _expand_remote(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
     return files, is_folder
 
 
-def _filesystem(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        filesystem, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"--input {url}: {error}") from None
-    return filesystem, path
-
-
 @contextlib.contextmanager
 def open_raw(file: InputFile) -> Iterator[IO[bytes]]:
     """Open the file as it is stored. Raises UserError if it cannot be opened."""
     if is_remote(file.url):
-        filesystem, path = _filesystem(file.url)
-        try:
-            handle = filesystem.open(path, "rb")
-        except Exception as error:  # every fsspec backend has its own exception types
-            raise UserError(f"{file.url}: cannot be opened: {type(error).__name__}: {error}") from None
+        handle: IO[bytes] = io.BufferedReader(RemoteInput(file.url), READ_CHUNK)
     else:
         try:
             handle = open(file.url, "rb")  # noqa: SIM115 - closed below
         except OSError as error:
             raise UserError(f"{file.url}: cannot be opened: {error.strerror}") from None
     with handle:
-        yield cast("IO[bytes]", handle)
+        yield handle
 
 
 @contextlib.contextmanager

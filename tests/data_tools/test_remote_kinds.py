@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from image_shards import build_image_shards, draw
 from loopback import FileServer, serve
@@ -32,6 +34,7 @@ def served(tmp_path: Path, texts: list[str], byte_path: str, monkeypatch: pytest
     """A folder with several small shards of both kinds."""
     monkeypatch.setattr(partition, "SMALLEST_TARGET", 6_000)
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "CHUNK", 1000)  # shards are larger than what is read at once
     source = tmp_path / "input.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     build(BuildOptions((str(source),), byte_path, str(tmp_path / "served" / "text"), workers=1))
@@ -178,6 +181,38 @@ def test_a_damaged_index_is_called_by_its_url(served: Path, server: FileServer) 
     assert f"{server.url}/none/index.json: there is no such file" in str(
         call("inspect", f"{server.url}/none").exception
     )
+
+
+def test_input_by_url_needs_no_ranges(
+    tmp_path: Path, byte_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are larger than what fsspec reads at once, and one of them is divided between partitions."""
+    monkeypatch.setattr(partition, "SMALLEST_TARGET", 1 << 20)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lines = (json.dumps({"text": f"line {number} " * 60}) + "\n" for number in range(9000))
+    (folder / "a.jsonl").write_text("".join(lines))
+    (folder / "b.txt").write_text("word " * 1_100_000)
+    pq.write_table(pa.table({"text": ["row"] * 9}), folder / "c.parquet")
+    build_near, build_far = (
+        ("build", "-t", byte_path, "--workers", 1, "-o", tmp_path / name) for name in ("near", "far")
+    )
+    names = ("a.jsonl", "b.txt")
+    assert call(*build_near, *(part for name in names for part in ("-i", folder / name))).exit_code == 0
+    with serve(folder) as server:
+        inputs = [part for name in names for part in ("-i", f"{server.url}/{name}")]
+        result = call(*build_far, *inputs)
+        assert result.exit_code == 0, result.exception
+        assert shard_names(tmp_path / "far") == shard_names(tmp_path / "near")
+        assert len(shard_names(tmp_path / "far")) > 3
+        for name in shard_names(tmp_path / "far"):
+            assert (tmp_path / "far" / name).read_bytes() == (tmp_path / "near" / name).read_bytes()
+        for name, text in (("c.parquet", "Cannot seek"), ("b.txt", "ClientPayloadError")):
+            server.cuts[name] = 9 * (name == "b.txt")
+            error = call(*build_far[:-1], tmp_path / name, "-i", f"{server.url}/{name}").exception
+            assert isinstance(error, UserError)
+            assert f"{server.url}/{name}: cannot be read: " in str(error)
+            assert text in str(error)
 
 
 def test_classes_come_from_a_url(served: Path, server: FileServer, tmp_path: Path) -> None:

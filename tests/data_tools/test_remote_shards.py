@@ -24,6 +24,7 @@ def directory(tmp_path: Path, texts: list[str], tokenizer_path: str, monkeypatch
     """Several small shards."""
     monkeypatch.setattr(partition, "SMALLEST_TARGET", 6_000)
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "CHUNK", 1000)  # shards are larger than what is read at once
     source = tmp_path / "input.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     build(BuildOptions((str(source),), tokenizer_path, str(tmp_path / "served" / "shards"), workers=1))
