@@ -102,6 +102,7 @@ def install() -> bool:
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _use_cpu_generator()
     _keep_freed_memory()
+    _use_onednn()
     torch.Tensor.type = _type_as_on_cuda  # type: ignore[method-assign, assignment]
     for name in MODULES_THAT_NAME_CUDA:
         vars(import_module(f"megatron.core.{name}"))["torch"] = _CpuTorch()
@@ -122,6 +123,15 @@ def _keep_freed_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 64 * 2**20)
     mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
+
+
+def _use_onednn() -> None:
+    """Let megatron's parallel layers take the products of `models.product`."""
+    from megatron.core.tensor_parallel import layers
+
+    from pretrain.models.product import linear_on_cpu
+
+    layers.linear_with_grad_accumulation_and_async_allreduce = linear_on_cpu
 
 
 def _cpu_device() -> Any:

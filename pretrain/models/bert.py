@@ -11,6 +11,7 @@ from torch import Tensor
 from pretrain.config.sections import BertConfig, BertModelConfig
 from pretrain.layout import Layout
 from pretrain.models.encoder import Encoder, build_chunks
+from pretrain.models.linear import Linear
 from pretrain.models.norm import norm_class
 from pretrain.models.transformer import ACTIVATIONS
 from pretrain.models.vocabulary import without_padding
@@ -21,7 +22,7 @@ class MaskedHead(torch.nn.Module):
 
     def __init__(self, model: BertModelConfig, config: TransformerConfig) -> None:
         super().__init__()
-        self.dense = torch.nn.Linear(config.hidden_size, config.hidden_size, bias=model.bias)
+        self.dense = Linear(config.hidden_size, config.hidden_size, bias=model.bias)
         self.activation = ACTIVATIONS[model.activation]
         self.norm = norm_class(model)(config, config.hidden_size, config.layernorm_epsilon)
 
@@ -54,8 +55,8 @@ class Bert(Encoder):
         )
         self.pooler = self.next_sentence = None
         if run.data.nsp:
-            self.pooler = torch.nn.Linear(whole.hidden_size, whole.hidden_size, bias=model.bias)
-            self.next_sentence = torch.nn.Linear(whole.hidden_size, 2, bias=model.bias)
+            self.pooler = Linear(whole.hidden_size, whole.hidden_size, bias=model.bias)
+            self.next_sentence = Linear(whole.hidden_size, 2, bias=model.bias)
 
     def forward(
         self,

@@ -9,6 +9,7 @@ from torch import Tensor
 from pretrain.config.sections import FinetuneConfig
 from pretrain.layout import Layout
 from pretrain.models.encoder import Encoder, build_chunks
+from pretrain.models.linear import Linear
 
 POOLER = "pooler."
 """What the names of a classifier's pooler begin with, here and in a BERT pretrained with next sentences."""
@@ -36,9 +37,9 @@ class FinetunedBert(Encoder):
         """Pooler, dropout and a linear layer; `rows` does not matter."""
         classes, tagged = self.sizes
         hidden, bias = run.model.hidden_size, run.model.bias
-        self.pooler = None if tagged else torch.nn.Linear(hidden, hidden, bias=bias)
+        self.pooler = None if tagged else Linear(hidden, hidden, bias=bias)
         self.dropout = torch.nn.Dropout(run.model.dropout)
-        self.classes = torch.nn.Linear(hidden, classes)
+        self.classes = Linear(hidden, classes)
 
     def forward(
         self,

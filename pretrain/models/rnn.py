@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pretrain.config.sections import RnnModelConfig
+from pretrain.models.product import linear
 from pretrain.seeds import stream_seed
 
 GATES: Mapping[str, int] = MappingProxyType({"rnn": 1, "lstm": 4, "gru": 3})
@@ -94,7 +95,7 @@ class Rnn(nn.Module):
             hidden_BSH = self._drop(hidden_BSH)
             states.append(after_BC.float())
         head_VH = self.embedding if self.head is None else self.head
-        return functional.linear(hidden_BSH, head_VH.to(self.dtype)).float(), torch.stack(states, 1)
+        return linear(hidden_BSH, head_VH.to(self.dtype)).float(), torch.stack(states, 1)
 
     def no_state(self, streams: int) -> Tensor:
         """The state before the first token of each stream, zeros [B, L, C]."""
