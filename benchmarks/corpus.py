@@ -63,11 +63,11 @@ def random_shards(path: Path, tokenizer: Tokenizer, tokens: int, document: int =
     return path
 
 
-def gpt_config(folder: Path, shards: Path, *overrides: str) -> LoadedConfig:
+def gpt_config(folder: Path, shards: Path, *overrides: str, processes: int = 1) -> LoadedConfig:
     """The config of issue-sized measurements: 4 layers, hidden 256, sequence 256, batch 4; exact GELU."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(gpt_tree(folder / "run", shards)))
-    return load_config(str(path), overrides, 1)
+    return load_config(str(path), overrides, processes)
 
 
 def gpt_tree(run: Path, shards: Path) -> dict[str, object]:

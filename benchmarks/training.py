@@ -2,88 +2,142 @@
 
     python benchmarks/training.py [--quick]
 
-Each contender lives in a process of its own, so that none runs under what another one patches; one trains at
-a time, with two threads. Ours is a whole `Trainer.step`: data, schedules, reductions, verdicts, AdamW. The
-others are the loop that a user would write: a random crop, forward, cross entropy, backward, clipping, fused
-AdamW.
+Three sizes, in fp32 and bf16, in one process of two threads and in two of one thread each. Ours is a whole
+`Trainer.step`: data, schedules, reductions, verdicts, AdamW. The others are the loop that a user would write:
+a random crop, forward, cross entropy, backward, clipping, fused AdamW; in two processes under
+DistributedDataParallel.
 """
 
-import math
-import multiprocessing
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import torch
+import torch.distributed as dist
 from corpus import gpt_config, random_shards, small_tokenizer
-from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
+from measure import Report, Table, Target, main, ratio
 from plain_gpt import PlainGPT, Settings, make_optimizer, random_crops
+from race import THREADS, Contender, Seat, Step, race, rows_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 VOCAB, TOKENS = 4096, 1 << 20
-SHAPE = Settings(layers=4, heads=4, hidden=256, context=256, batch=4, bias=True)
-THREADS, STEPS_A_TURN, WARM_UP = 2, 4, 4
+PLAIN, HUGGING_FACE = "plain PyTorch", "Hugging Face"
 PRECISIONS = ("fp32", "bf16")
-CONTENDERS = ("ours", "plain PyTorch", "Hugging Face")
-TARGETS = {"plain PyTorch": 0.97, "Hugging Face": 1.05}
-
-Step = Callable[[], object]
-Serve = Callable[[Connection, Path, str, str], None]
+TARGETS = {PLAIN: 1.0, HUGGING_FACE: 1.1}
+LAYOUTS = {"DP2": (), "TP2": ("parallel.tensor=2",)}
 
 
-def our_step(folder: Path, precision: str, stack: ExitStack) -> Step:
-    """The step of our trainer in a world of one."""
+@dataclass(frozen=True)
+class Size:
+    """A model, its batch, and how long it is watched."""
+
+    name: str
+    shape: Settings
+    rounds: int
+    steps: int
+    """Of a turn."""
+
+
+SIZES = (
+    Size("4M", Settings(layers=4, heads=4, hidden=256, context=256, batch=4, bias=True), 15, 4),
+    Size("27M", Settings(layers=8, heads=8, hidden=512, context=256, batch=4, bias=True), 9, 2),
+    Size("88M", Settings(layers=12, heads=12, hidden=768, context=256, batch=2, bias=True), 9, 2),
+)
+
+
+def our_step(
+    seat: Seat, folder: Path, shape: Settings, precision: str, overrides: tuple[str, ...], stack: ExitStack
+) -> Step:
+    """The step of our trainer."""
     from pretrain.launch import Place, join_world
     from pretrain.trainer import Trainer
 
-    loaded = gpt_config(folder, folder / "shards", f"precision={precision}")
-    trainer = Trainer(loaded.config, stack.enter_context(join_world(Place(0, 1, 0, "alone"))))
+    own = Path(tempfile.mkdtemp(dir=folder))
+    loaded = gpt_config(
+        own,
+        folder / "shards",
+        f"precision={precision}",
+        f"model.num_layers={shape.layers}",
+        f"model.hidden_size={shape.hidden}",
+        f"model.num_attention_heads={shape.heads}",
+        f"batch.sequence_length={shape.context}",
+        f"batch.global_size={shape.batch}",
+        f"batch.micro_size={shape.batch // (seat.size if not overrides else 1)}",
+        *overrides,
+        processes=seat.size,
+    )
+    meet(seat)
+    place = Place(seat.rank, seat.size, seat.rank, "alone" if seat.size == 1 else "torchrun")
+    trainer = Trainer(loaded.config, stack.enter_context(join_world(place)))
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))
 
 
-def loop_step(model: nn.Module, logits: Callable[[Tensor], Tensor], folder: Path, precision: str) -> Step:
+def meet(seat: Seat) -> None:
+    """What torchrun would set."""
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(seat.port),
+        "RANK": str(seat.rank),
+        "WORLD_SIZE": str(seat.size),
+    }
+
+
+def loop_step(
+    seat: Seat,
+    model: nn.Module,
+    logits: Callable[[nn.Module, Tensor], Tensor],
+    folder: Path,
+    shape: Settings,
+    precision: str,
+) -> Step:
     """The step of a plain loop; autocast is how such a loop trains in bf16."""
     from data_tools.reader import ShardReader
 
     reader = ShardReader(folder / "shards")
     ids = torch.from_numpy(reader.read(0, len(reader)).astype("int64"))
-    crops = random_crops(ids, SHAPE, torch.Generator().manual_seed(0))
-    optimizer = make_optimizer(model, SHAPE)
+    shape = replace(shape, batch=shape.batch // seat.size)
+    crops = random_crops(ids, shape, torch.Generator().manual_seed(seat.rank))
+    optimizer = make_optimizer(model, shape)
+    if seat.size > 1:
+        meet(seat)
+        dist.init_process_group("gloo")
+    whole = nn.parallel.DistributedDataParallel(model) if seat.size > 1 else model
 
     def step() -> float:
         inputs, labels = next(crops)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = F.cross_entropy(logits(inputs).flatten(0, 1).float(), labels.flatten())
+            loss = F.cross_entropy(logits(whole, inputs).flatten(0, 1).float(), labels.flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), SHAPE.clip)
+        nn.utils.clip_grad_norm_(model.parameters(), shape.clip)
         optimizer.step()
         return loss.item()
 
     return step
 
 
-def plain_step(folder: Path, precision: str) -> Step:
+def plain_step(seat: Seat, folder: Path, shape: Settings, precision: str, _: ExitStack) -> Step:
     """The same GPT in plain PyTorch."""
-    model = PlainGPT(VOCAB, SHAPE)
-    return loop_step(model, model, folder, precision)
+    return loop_step(
+        seat, PlainGPT(VOCAB, shape), lambda model, inputs: model(inputs), folder, shape, precision
+    )
 
 
-def hugging_face_step(folder: Path, precision: str) -> Step:
+def hugging_face_step(seat: Seat, folder: Path, shape: Settings, precision: str, _: ExitStack) -> Step:
     """`GPT2LMHeadModel` with its defaults and no dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         vocab_size=VOCAB,
-        n_positions=SHAPE.context,
-        n_embd=SHAPE.hidden,
-        n_layer=SHAPE.layers,
-        n_head=SHAPE.heads,
+        n_positions=shape.context,
+        n_embd=shape.hidden,
+        n_layer=shape.layers,
+        n_head=shape.heads,
         resid_pdrop=0,
         embd_pdrop=0,
         attn_pdrop=0,
@@ -92,86 +146,59 @@ def hugging_face_step(folder: Path, precision: str) -> Step:
         eos_token_id=0,
     )
     model = GPT2LMHeadModel(config).train()
-    return loop_step(model, lambda inputs: model(inputs).logits, folder, precision)
+    return loop_step(seat, model, lambda model, inputs: model(inputs).logits, folder, shape, precision)
 
 
-def serve(connection: Connection, folder: Path, contender: str, precision: str) -> None:
-    """A contender's process: the number of steps in, seconds a step out, until the pipe ends."""
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
-    with ExitStack() as stack:
-        if contender == "ours":
-            step = our_step(folder, precision, stack)
-        elif contender == "plain PyTorch":
-            step = plain_step(folder, precision)
-        else:
-            step = hugging_face_step(folder, precision)
-        for _ in range(WARM_UP):
-            step()
-        connection.send(None)
-        while steps := connection.recv():
-            connection.send(median(timed(step) for _ in range(steps)))
+def contenders(folder: Path, shape: Settings, precision: str, processes: int) -> dict[str, Contender]:
+    """Who trains this in so many processes; ours first."""
+    common = (folder, shape, precision)
+    ours = {
+        f"ours, {layout}" if processes > 1 else "ours": Contender(our_step, (*common, overrides), processes)
+        for layout, overrides in (LAYOUTS if processes > 1 else {"": ()}).items()
+    }
+    loops = {
+        PLAIN: Contender(plain_step, common, processes),
+        HUGGING_FACE: Contender(hugging_face_step, common, processes),
+    }
+    return ours | loops
 
 
 def measure(quick: bool) -> Report:
-    """Let the contenders of each precision take turns."""
-    rounds = 3 if quick else 25
+    """Let the contenders of each size, precision and number of processes take turns."""
     rows: list[tuple[str, ...]] = []
     targets = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         random_shards(folder / "shards", small_tokenizer(VOCAB), TOKENS)
-        for precision in PRECISIONS:
-            found = race(CONTENDERS, serve, folder, precision, rounds)
-            for contender in CONTENDERS:
-                rates = [SHAPE.batch * SHAPE.context / seconds for seconds in found[contender]]
-                share = ratio(found[contender], found["ours"])
-                milliseconds = f"{median(found[contender]) * 1e3:.1f}"
-                rows.append((precision, contender, spread(rates, ",.0f"), milliseconds, f"{share:.3f}"))
-                if contender in TARGETS:
-                    what = f"{precision}: tokens/s, ours / {contender}"
-                    targets.append(Target(what, share, TARGETS[contender]))
-    question = (
-        f"Training a GPT of {SHAPE.layers} layers, hidden {SHAPE.hidden}, {SHAPE.heads} heads, sequence "
-        f"{SHAPE.context}, batch {SHAPE.batch}, vocabulary {VOCAB:,}: one process, {THREADS} "
-        "threads. bf16: ours keeps bf16 weights with fp32 masters, the others autocast fp32 weights. "
-        f"Median (middle half) of {rounds} turns of {STEPS_A_TURN} steps; `ours / this` is of tokens/s."
+        for size in SIZES[:1] if quick else SIZES:
+            for processes in (1, 2):
+                for precision in PRECISIONS:
+                    racing = contenders(folder, size.shape, precision, processes)
+                    found = race(racing, 3 if quick else size.rounds, size.steps)
+                    tokens = size.shape.batch * size.shape.context
+                    rows += rows_of(found, tokens, (size.name, precision, str(processes)))
+                    targets += [
+                        Target(
+                            f"{size.name}, {precision}: tokens/s, ours / {other}",
+                            ratio(found[other], found["ours"]),
+                            bound,
+                        )
+                        for other, bound in TARGETS.items()
+                        if processes == 1
+                    ]
+    shapes = "; ".join(
+        f"{size.name}: {size.shape.layers} layers, hidden {size.shape.hidden}, {size.shape.heads} heads, "
+        f"sequence {size.shape.context}, batch {size.shape.batch}, {size.rounds} turns of {size.steps} steps"
+        for size in SIZES
     )
-    header = ("precision", "contender", "tokens/s", "ms a step", "ours / this")
+    question = (
+        f"Training a GPT with a vocabulary of {VOCAB:,} on {THREADS} threads in all, in one process or two. "
+        f"{shapes}. bf16: ours keeps bf16 weights with fp32 masters, the others autocast fp32 weights. In "
+        "two processes the others are under DistributedDataParallel. Median (middle half) of turns; `ours "
+        "/ this` is of tokens/s, and ours is the first of its group."
+    )
+    header = ("size", "precision", "processes", "contender", "tokens/s", "ms a step", "ours / this")
     return Report("training", question, [Table(header, rows)], targets)
-
-
-def race(
-    contenders: Sequence[str], serve: Serve, folder: Path, precision: str, rounds: int
-) -> dict[str, list[float]]:
-    """Seconds a step of each contender in each round, each in a process that `serve` makes."""
-    context = multiprocessing.get_context("spawn")
-    pipes: dict[str, Connection] = {}
-    processes = []
-    for contender in contenders:
-        own = folder / contender
-        own.mkdir(exist_ok=True)
-        if not (own / "shards").exists():
-            (own / "shards").symlink_to(folder / "shards")
-        pipes[contender], theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, own, contender, precision), daemon=True)
-        process.start()
-        processes.append(process)
-        theirs.close()
-        pipes[contender].recv()
-
-    def turn(contender: str) -> float:
-        pipes[contender].send(STEPS_A_TURN)
-        seconds = pipes[contender].recv()
-        assert isinstance(seconds, float) and math.isfinite(seconds)
-        return seconds
-
-    found = take_turns({name: lambda name=name: turn(name) for name in contenders}, rounds)  # type: ignore[misc]
-    for connection in pipes.values():
-        connection.send(0)
-    for process in processes:
-        process.join()
-    return found
 
 
 if __name__ == "__main__":

@@ -12,17 +12,15 @@ import json
 import tempfile
 from contextlib import ExitStack
 from itertools import cycle
-from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 import yaml
 from corpus import prose
-from measure import Report, Table, Target, main, ratio, spread, timed
+from measure import Report, Table, Target, main, ratio
+from race import THREADS, Contender, Seat, Step, race, rows_of
 from torch import nn
-from training import PRECISIONS, STEPS_A_TURN, THREADS, WARM_UP, Step, race
 
 from data_tools.builder import BuildOptions, build
 from data_tools.train_tokenizer import train_tokenizer
@@ -32,7 +30,7 @@ from pretrain.data.bert.batch import BertBatch
 VOCAB, LAYERS, HEADS, HIDDEN, LENGTH, BATCH = 4096, 4, 4, 256, 128, 8
 READY = 16
 """Batches that the other contender goes round."""
-CONTENDERS = ("ours", "Hugging Face")
+PRECISIONS, STEPS_A_TURN = ("fp32", "bf16"), 4
 
 
 def bert_config(folder: Path, precision: str) -> Any:
@@ -58,7 +56,7 @@ def bert_config(folder: Path, precision: str) -> Any:
     return load_config(str(path), (), 1).config
 
 
-def our_step(folder: Path, precision: str, stack: ExitStack) -> Step:
+def our_step(_: Seat, folder: Path, precision: str, stack: ExitStack) -> Step:
     """The step of our trainer in a world of one."""
     from pretrain.launch import Place, join_world
     from pretrain.trainer import Trainer
@@ -80,7 +78,7 @@ def arguments(batch: BertBatch) -> dict[str, torch.Tensor]:
     }
 
 
-def hugging_face_step(folder: Path, precision: str) -> Step:
+def hugging_face_step(_: Seat, folder: Path, precision: str, __: ExitStack) -> Step:
     """`BertForPreTraining` without dropout; autocast is how such a loop trains in bf16."""
     from transformers import BertConfig, BertForPreTraining
 
@@ -113,20 +111,6 @@ def hugging_face_step(folder: Path, precision: str) -> Step:
     return step
 
 
-def serve(connection: Connection, folder: Path, contender: str, precision: str) -> None:
-    """A contender's process: the number of steps in, seconds a step out, until the pipe ends."""
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
-    with ExitStack() as stack:
-        ours = contender == "ours"
-        step = our_step(folder, precision, stack) if ours else hugging_face_step(folder, precision)
-        for _ in range(WARM_UP):
-            step()
-        connection.send(None)
-        while steps := connection.recv():
-            connection.send(median(timed(step) for _ in range(steps)))
-
-
 def build_shards(folder: Path) -> None:
     """English prose in sentences, with a tokenizer of its own."""
     texts = prose()
@@ -149,12 +133,13 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         build_shards(folder)
         for precision in PRECISIONS:
-            found = race(CONTENDERS, serve, folder, precision, rounds)
-            for contender in CONTENDERS:
-                rates = [BATCH * LENGTH / seconds for seconds in found[contender]]
-                share = ratio(found[contender], found["ours"])
-                milliseconds = f"{median(found[contender]) * 1e3:.1f}"
-                rows.append((precision, contender, spread(rates, ",.0f"), milliseconds, f"{share:.3f}"))
+            racing = {"ours": our_step, "Hugging Face": hugging_face_step}
+            found = race(
+                {name: Contender(make, (folder, precision)) for name, make in racing.items()},
+                rounds,
+                STEPS_A_TURN,
+            )
+            rows += rows_of(found, BATCH * LENGTH, (precision,))
             what = f"{precision}: tokens/s, ours / Hugging Face"
             targets.append(Target(what, ratio(found["Hugging Face"], found["ours"]), 1.0))
     question = (
