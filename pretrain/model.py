@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
-from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.tensor_parallel.random import _MODEL_PARALLEL_RNG_TRACKER_NAME
@@ -27,6 +27,7 @@ from pretrain.families.family import Family
 from pretrain.families.totals import Totals
 from pretrain.layout import Layout, world_sum
 from pretrain.models.initialise import initialise
+from pretrain.replica import Replica
 from pretrain.seeds import stream_seed
 
 
@@ -92,7 +93,7 @@ class Model:
             use_distributed_optimizer=parallel.distributed_optimizer,
             check_for_nan_in_grad=False,  # the trainer judges, on all ranks together
         )
-        wrapped = DistributedDataParallel(self.megatron, settings, chunk, disable_bucketing=index > 0)
+        wrapped = Replica(self.megatron, settings, chunk, disable_bucketing=index > 0)
         if parallel.overlap_grad_reduce:
             # Reduce only in the last micro-batch of a step, as megatron's schedules expect.
             previous = self.megatron.no_sync_func
@@ -117,7 +118,9 @@ class Model:
         Args:
             batches: this rank's micro-batches of the step.
         """
-        self.forget_gradients()
+        self._prepare()
+        for chunk in self.wrapped:
+            chunk.begin()
         return self._run(batches, forward_only=False)
 
     def replay(self, batches: Sequence[AnyBatch], watch: "Watch") -> LocalLoss:
@@ -159,11 +162,15 @@ class Model:
         return [buffer.grad_data for chunk in self.wrapped for buffer in chunk.buffers]
 
     def forget_gradients(self) -> None:
-        """Begin a step of training."""
+        """Begin a step of training with gradients of zero."""
+        self._prepare()
+        for chunk in self.wrapped:
+            chunk.zero_grad_buffer()
+
+    def _prepare(self) -> None:
         for chunk in self.wrapped:
             if not chunk.training:  # walking through all modules takes its time
                 chunk.train()
-            chunk.zero_grad_buffer()
             for parameter in chunk.params_with_grad:
                 # The optimizer makes `grad` an alias of the buffer; kept, it would be added to itself.
                 parameter.grad = None
@@ -287,6 +294,8 @@ def _without_loss(run: Callable[[Any, Any], Any]) -> ForwardStep:
 
 def _finalise(chunks: list[Any], _labels: Tensor, **settings: Any) -> None:
     """Sum gradients over ranks; their losses are divided by the labels of the global batch already."""
+    for chunk in chunks:
+        chunk.complete()
     finalize_model_grads(chunks, None, **settings)
 
 

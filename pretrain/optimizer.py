@@ -118,11 +118,20 @@ class Optimizer:
         for group in self._adam.param_groups:
             group["lr"] = learning_rate * group.get("lr_mult", 1.0)
             group["weight_decay"] = self._weight_decay * group.get("wd_mult", 1.0)
-        if self._clip > 0 and gradient_norm > self._clip:
-            scale = self._clip / (gradient_norm + 1e-6)
-            gradients = [p.grad for p in self._megatron.get_parameters() if p.grad is not None]
-            torch._foreach_mul_(gradients, scale)
+        clipped = 0 < self._clip < gradient_norm
+        self._scale_gradients(self._clip / (gradient_norm + 1e-6) if clipped else 1.0)
         self._megatron.step_with_ready_grads()
+
+    def _scale_gradients(self, factor: float) -> None:
+        if isinstance(self._adam, torch.optim.AdamW):
+            # The fused update divides by this as it goes, which saves a pass over all gradients.
+            adam: Any = self._adam
+            adam.grad_scale = None
+            if factor != 1:
+                adam.grad_scale = torch.tensor(1 / factor, device=self._model.layout.device)
+        elif factor != 1:
+            gradients = [p.grad for p in self._megatron.get_parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, factor)
 
     def tensors(self) -> list[Tensor]:
         """All that this rank's optimizer steps on and remembers; in fp32 the weights themselves among it."""

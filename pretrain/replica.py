@@ -1,0 +1,55 @@
+"""megatron-core's data parallel wrapper of a chunk, with gradients that begin anew for less."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel
+from torch import Tensor
+
+
+class Replica(DistributedDataParallel):  # type: ignore[misc]
+    """The first micro-batch of a step writes its gradients over those of the step before.
+
+    Megatron-core sets the buffer to zero and adds every micro-batch to it: two more passes over memory.
+    `begin` and `complete` stand around the micro-batches of a step; without them `zero_grad_buffer` works as
+    ever.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        self._stale: set[Tensor] = set()
+        super().__init__(*arguments, **more)
+
+    def begin(self) -> None:
+        """The gradients in the buffer no longer count."""
+        for group in self.bucket_groups:
+            group.reset()
+        self._stale = set(self.params_with_grad)
+
+    @torch.no_grad()
+    def complete(self) -> None:
+        """Zero the gradients of what no micro-batch has used."""
+        while self._stale:
+            unused: Any = self._stale.pop()
+            unused.main_grad.zero_()
+
+    def _make_backward_post_hook(self, parameter: torch.nn.Parameter) -> Callable[..., None]:
+        """What megatron-core calls when a gradient of a micro-batch is there."""
+        total: Any = parameter
+
+        @torch.no_grad()
+        def take(*_: Any) -> None:
+            first = parameter in self._stale
+            self._stale.discard(parameter)
+            if parameter.grad is None:
+                if first:
+                    total.main_grad.zero_()
+            elif first:
+                total.main_grad.copy_(parameter.grad)
+            else:
+                total.main_grad.add_(parameter.grad)
+            parameter.grad = None
+            if self.ddp_config.overlap_grad_reduce:
+                self.param_to_bucket_group[parameter].register_grad_ready(parameter, self.force_all_reduce)
+
+        return take
