@@ -157,6 +157,7 @@ def _meet(place: Place, patience: float, given_up: Callable[[], int]) -> Store:
         return HashStore()
     if place.launcher == "srun":
         os.environ.setdefault("MASTER_ADDR", first_host(os.environ))
-        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+        # Below the ports that Linux gives out by itself, from 32,768 on.
+        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
     return meet(place.rank, place.size, patience, given_up)
