@@ -13,6 +13,8 @@ from pretrain.profiling.causes import Cause, cause_of
 
 COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel", "ncclKernel")
 """How spans of communication begin: gloo's from start to end, NCCL's kernels."""
+OPERATORS = ("aten::", "mkldnn::")
+"""How spans of arithmetic on a CPU begin: torch's own operators, and oneDNN's (`models.product`)."""
 PHASE = "phase: "
 WORKING = {Phase.COMPUTE, Phase.REDUCTION, Phase.UPDATE}
 """Phases in which operators and collectives share the time."""
@@ -40,7 +42,7 @@ def seconds_by_cause(spans: Sequence[Span]) -> tuple[dict[Cause, float], float]:
     phases = [span for span in spans if span.name.startswith(PHASE)]
     collectives = _union(span for span in spans if span.name.startswith(COLLECTIVES))
     kernels = [span for span in spans if span.on_device and not span.name.startswith(COLLECTIVES)]
-    operators = _union(kernels or (span for span in spans if span.name.startswith("aten::")))
+    operators = _union(kernels or (span for span in spans if span.name.startswith(OPERATORS)))
     found, idle = dict.fromkeys(Cause, 0.0), 0.0
     for span in phases:
         phase = Phase(span.name.removeprefix(PHASE))
