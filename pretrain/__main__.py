@@ -1,6 +1,15 @@
 """`python -m pretrain` is `pretrain`."""
 
-from pretrain.cli import main
+from typing import NoReturn
+
+from pretrain import cli
+from pretrain.leave import leave_after
+
+
+def main() -> NoReturn:
+    """The process of a command."""
+    leave_after(cli.main)
+
 
 if __name__ == "__main__":
     main()

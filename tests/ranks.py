@@ -1,10 +1,13 @@
 """Run a worker script as real ranks (gloo), as `pretrain train --processes N` does."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from pretrain.leave import leave_after
 
 SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
 
@@ -13,5 +16,17 @@ def run_ranks(
     worker: Path, processes: int, argument: Any, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run `python worker JSON` as `processes` ranks; output is captured, whatever the exit code."""
-    command = [sys.executable, "-c", SPAWN, str(processes), sys.executable, str(worker), json.dumps(argument)]
+    rank = [sys.executable, __file__, str(worker), json.dumps(argument)]
+    command = [sys.executable, "-c", SPAWN, str(processes), *rank]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def main() -> None:
+    """One rank: the worker as the program of this process."""
+    del sys.argv[0]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    leave_after(main)

@@ -20,6 +20,7 @@ from pretrain.config.narrow import narrow
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
 from pretrain.errors import UserError
 from pretrain.launch import World, join_world
+from pretrain.leave import leave_after
 from pretrain.trainer import Trainer
 
 
@@ -97,9 +98,13 @@ def main(path: str) -> None:
             Path(plan.curves).write_text(json.dumps(curves))
 
 
-if __name__ == "__main__":
+def _main() -> None:
     try:
         main(sys.argv[1])
     except UserError as error:
         print(f"pretrain: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    leave_after(_main)

@@ -1,0 +1,96 @@
+"""A process whose work is done ends with its own exit code, whatever torch's threads do in that moment."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ABORTS = """
+import sys, threading, time
+from datetime import timedelta
+from pretrain.leave import leave_after
+from torch.distributed import HashStore
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(3)  # an interpreter that takes its time over its finalization
+
+def main():
+    # As gloo's threads do: torch's code that takes the interpreter's lock again while that is taken away.
+    store = HashStore()
+    waits = lambda: store.wait(["never"], timedelta(seconds=1))
+    threading.Thread(target=waits, daemon=True).start()
+    print("done")
+
+slow = Slow()
+leave_after(main) if sys.argv[1] == "leave" else main()
+"""
+
+ENDS = """
+import atexit, logging, sys, tempfile, threading, time
+from pathlib import Path
+from pretrain.leave import leave_after
+
+folder = tempfile.TemporaryDirectory(dir=sys.argv[1])
+
+def late():
+    time.sleep(0.3)
+    print("thread", end=" ")
+
+def main():
+    threading.Thread(target=late).start()
+    atexit.register(print, "atexit", end=" ")
+    print("main", end=" ")
+    {end}
+
+leave_after(main)
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_what_torch_does_in_the_last_moment_changes_nothing() -> None:
+    aborted, left = python(ABORTS, "return"), python(ABORTS, "leave")
+    assert aborted.returncode == -signal.SIGABRT, "the fault that this is for is not there any more"
+    assert "terminate called without an active exception" in aborted.stderr
+    assert (left.returncode, left.stdout, left.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        ("pass", 0, ""),
+        ("sys.exit()", 0, ""),
+        ("sys.exit(75)", 75, ""),
+        ("sys.exit('why')", 1, "why\n"),
+        ("raise ValueError('bug')", 1, "ValueError: bug\n"),
+    ],
+)
+def test_all_that_python_promises_is_done(tmp_path: Path, end: str, code: int, told: str) -> None:
+    done = python(ENDS.format(end=end), str(tmp_path))
+    assert done.returncode == code
+    assert done.stdout == "main thread atexit "
+    assert done.stderr.endswith(told)
+    assert bool(done.stderr) == bool(told)
+    assert list(tmp_path.iterdir()) == [], "a temporary folder was left behind"
+
+
+def test_output_that_cannot_be_written_is_said() -> None:
+    code = "from pretrain.leave import leave_after; leave_after(lambda: print('lost'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "pretrain: error: <stdout>: No space left on device\n"
