@@ -36,9 +36,7 @@ class FinetuneTrainer(Trainer):
         """The encoder with its new head, and the weights that it starts from."""
         data = self.data
         assert isinstance(data, LabelledTraining)
-        family = FinetuneFamily(
-            self.finetuning, self.layout, len(data.data.labels), data.commonest, data.data.tagged
-        )
+        family = FinetuneFamily.of(self.finetuning, self.layout, data)
         model = Model(self.config, self.layout, data.vocab_size, training=True, family=family)
         if self.finetuning.model.init == "pretrained":
             pooled = f"{POOLER}weight" in set(self.start.keys())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.batch import LabelledBatch
+from pretrain.data.labelled.data import LabelledTraining
 from pretrain.data.labelled.examples import NO_LABEL
 from pretrain.families.family import Family
 from pretrain.families.totals import Totals
@@ -74,6 +75,11 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
     commonest: int
     tagged: bool
     totals = FinetuneTotals
+
+    @classmethod
+    def of(cls, config: FinetuneConfig, layout: Layout, data: LabelledTraining) -> "FinetuneFamily":
+        """With the classes of the training data."""
+        return cls(config, layout, len(data.data.labels), data.commonest, data.data.tagged)
 
     def build(self, vocab_size: int) -> tuple[list[FinetunedBert], TransformerConfig]:
         """See `build_finetuned`."""

@@ -2,7 +2,7 @@
 
 Collectives of the fake group return at once. Tensors are of device meta, which is fastest, or of torch's fake
 tensor mode on the CPU, which also chooses kernels as real tensors do (attention keeps what a fused kernel
-keeps). The code that runs is that of training.
+keeps), or have this rank's numbers. The code that runs is that of training.
 """
 
 import enum
@@ -29,6 +29,8 @@ class Kind(enum.Enum):
     """Shapes alone."""
     fake = "fake"
     """Shapes, on a pretended CPU."""
+    real = "real"
+    """Numbers, to which the other ranks add nothing."""
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[World]:
     """Be rank `rank` of `size`.
 
     Yields:
-        The world; tensors that are made in the context take no memory.
+        The world; tensors that are made in the context take no memory, unless they are real.
 
     Raises:
         RuntimeError: on a machine with visible GPUs, where megatron-core would use them.
@@ -49,7 +51,8 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[World]:
         with ExitStack() as stack:
             for target, name, stand_in in _stand_ins(kind):
                 stack.enter_context(patch.object(target, name, stand_in))
-            stack.enter_context(torch.device("meta") if kind is Kind.meta else FakeTensorMode())
+            if kind is not Kind.real:
+                stack.enter_context(torch.device("meta") if kind is Kind.meta else FakeTensorMode())
             yield World(rank, size, 0, torch.device("meta" if kind is Kind.meta else "cpu"), store)
     finally:
         parallel_state.destroy_model_parallel()
@@ -58,9 +61,11 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[World]:
 
 def _stand_ins(kind: Kind) -> list[tuple[Any, str, Any]]:
     """What can not run without numbers: (where, name, what stands for it)."""
-    found: list[tuple[Any, str, Any]] = [
-        # Every rank of the group says the same.
-        (dist, "all_gather_object", _everyone_agrees),
+    # Every rank of the group says the same.
+    found: list[tuple[Any, str, Any]] = [(dist, "all_gather_object", _everyone_agrees)]
+    if kind is Kind.real:
+        return found
+    found += [
         (model, "initialise", lambda *_: None),
         (CudaRNGStatesTracker, "fork", lambda self, name="": nullcontext()),
         (CudaRNGStatesTracker, "add", lambda self, name, seed: None),

@@ -8,19 +8,22 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from pretrain.config.sections import BertConfig, GptConfig, TextConfig
+from pretrain.config.sections import BertConfig, DecoderConfig, GptConfig, TextConfig
 from pretrain.data.batch import Batch, every_label, plain_positions
 from pretrain.data.bert.batch import BertBatch
+from pretrain.data.labelled.batch import LabelledBatch
+from pretrain.families.finetune import FinetuneFamily
 from pretrain.model import Model
 
 
 def local_micro_batch(model: Model) -> Any:
     """As the model's family gives it to this rank, without numbers; in a world of fake tensors."""
     config = model.config
-    if isinstance(config, BertConfig):
-        # Which tokens are chosen can not be known of tensors without numbers.
+    if not isinstance(config, DecoderConfig):
+        # Which tokens are chosen, or padding, can not be known of tensors without numbers.
         with unset_fake_temporarily():
-            local = model.family.localise(_bert_batch(config))
+            bert = _bert_batch(config) if isinstance(config, BertConfig) else _labelled_batch(model)
+            local = model.family.localise(bert)
         fake = detect_fake_mode()
         assert fake is not None, "called in a fake world"
         return replace(
@@ -61,6 +64,15 @@ def _bert_batch(config: BertConfig) -> BertBatch:
         sample_ids=tuple(range(rows)),
         frequent_token=0,
     )
+
+
+def _labelled_batch(model: Model) -> LabelledBatch:
+    """Full rows, of the first class."""
+    family, batch = model.family, model.config.batch
+    assert isinstance(family, FinetuneFamily), type(family).__name__
+    ids = torch.zeros(batch.micro_size, batch.sequence_length, dtype=torch.int64)
+    labels = ids if family.tagged else ids[:, 0]
+    return LabelledBatch(ids, ids, torch.ones_like(ids, dtype=torch.bool), labels, tuple(range(len(ids))))
 
 
 def bytes_of(local: Any) -> int:

@@ -7,7 +7,7 @@ difference: nothing here depends on the model's depth.
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
@@ -22,6 +22,8 @@ from pretrain.models.transformer import parameter_dtype
 from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.ledger import Ledger, Work
 from pretrain.plan.samples import bytes_of, local_micro_batch
+
+T = TypeVar("T", bound=TextConfig)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def role_of(config: TextConfig, stage: int, chunk: int) -> Role:
     return Role(first=stage == 0 and chunk == 0, last=last)
 
 
-def shallow(config: TextConfig, layers: int, chunks: int | None) -> TextConfig:
+def shallow(config: T, layers: int, chunks: int | None) -> T:
     """The same layout with `chunks` on each stage, `layers` in each of them, and one replica."""
     parallel = config.parallel
     depth = layers * parallel.pipeline * (chunks or 1)

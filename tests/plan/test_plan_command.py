@@ -1,4 +1,4 @@
-"""`pretrain plan` and `pretrain train --dry-run` as a user calls them."""
+"""`pretrain plan` as a user calls it."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,6 @@ from config_files import REPOSITORY, write_config
 from loopback import serve
 from text_shards import build_shards
 
-from pretrain.config.load import load_config
-from pretrain.config.resolved import config_to_yaml
-from pretrain.dry_run import dry_run_command
 from pretrain.errors import UserError
 from pretrain.plan.command import Request, plan_command
 from pretrain.plan.hardware import GPUS, make_cluster
@@ -128,33 +125,3 @@ def test_clusters_that_contradict_themselves() -> None:
     ):
         with pytest.raises(UserError, match=message):
             make_cluster(*arguments)
-
-
-def test_a_dry_run_goes_through_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = write_config(tmp_path / "config.yaml", run__dir=str(tmp_path / "run"), precision="bf16")
-    layout = ["parallel.tensor=2", "parallel.pipeline=4", "parallel.sequence=true", "batch.global_size=32"]
-    with pytest.raises(UserError, match=r"data\.train"):
-        dry_run_command(path, layout, 64)
-    with pytest.raises(UserError, match="60 processes are no multiple"):
-        dry_run_command(path, layout, 60)
-    shards = build_shards(tmp_path / "shards", ["some text that is long enough " * 50])
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"run\.dir"):
-        dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/file/run"], 64)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/thesis.txt").touch()
-    with pytest.raises(UserError, match=r"holds no run but other things \(thesis\.txt\)"):
-        dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/full"], 64)
-    there = tmp_path / "there"
-    (there / "checkpoints" / "step-00000004").mkdir(parents=True)
-    narrow = load_config(path, [f"data.train={shards}", f"run.dir={there}", "model.hidden_size=32"]).config
-    (there / "config.resolved.yaml").write_text(config_to_yaml(narrow))
-    with pytest.raises(
-        UserError, match=r"(?s)holds another run; .* model\.hidden_size: 32 in the run, 64 now"
-    ):
-        dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={there}"], 64)
-    capsys.readouterr()
-    dry_run_command(path, [*layout, f"data.train={shards}"], 64)
-    said = capsys.readouterr().out
-    assert "built for 4 of 64 ranks" in said and said.count("schedule: ") == 3
-    assert said.endswith("this would run\n") and not (tmp_path / "run").exists()
