@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from packaging.requirements import Requirement
@@ -24,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pretrain.errors import UserError
+from pretrain.free_memory import available_memory
 
 PACKAGE = "pretrain"
 GIB = 2**30
@@ -195,25 +195,6 @@ def _resources() -> Iterator[Finding]:
         tight = shared < LEAST_SHARED_MEMORY
         cost = "NCCL between GPUs of one machine may fail; in docker: --shm-size=1g" if tight else ""
         yield Finding("/dev/shm", f"{shared / 2**20:,.0f} MiB", "note" if tight else "ok", cost)
-
-
-def available_memory() -> int | None:
-    """Bytes that can still be used, by the kernel and by the control group; None where nobody says."""
-    limits = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1024)
-    except OSError:
-        return None
-    try:
-        most = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        if most != "max":
-            limits.append(max(0, int(most) - int(used)))
-    except (OSError, ValueError):
-        pass
-    return min(limits, default=None)
 
 
 def _compiler() -> Finding:

@@ -15,6 +15,7 @@ from pretrain.checkpoint.layout import step_name
 from pretrain.checkpoint.piece import Piece
 from pretrain.checkpoint.protocol import Place, Team, Verdict, run_save, with_count
 from pretrain.checkpoint.retention import Retention
+from pretrain.checkpoint.room import missing_room
 from pretrain.checkpoint.write import OnEvent, SaveJob, readable
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import IntegrityError, UserError
@@ -114,7 +115,7 @@ class Saver:
         self._rank, self._world_size = rank, world_size
         self._coordinator, self._timeout = coordinator, timeout
         self._say = say if rank == 0 else lambda _: None
-        self._copies = _HostCopies()
+        self._copies: _HostCopies | None = None
         self._pending: _Pending | None = None
         self._attempts = 0
         self._failed_in_a_row = 0
@@ -128,7 +129,7 @@ class Saver:
         state: Mapping[str, Any],
         files: Mapping[str, bytes | Path] | None = None,
     ) -> SaveReport | None:
-        """Save a checkpoint; with `checkpoint.async`, copy it and go on.
+        """Save a checkpoint; with `checkpoint.async`, copy it and go on, where memory has room for copies.
 
         Args:
             step: optimizer steps done.
@@ -153,7 +154,9 @@ class Saver:
         prefix = f"{self._place.folder}/{self._attempts}"
         team = Team(self._rank, self._world_size, self._coordinator, self._timeout, prefix)
         self._forget_previous(team)
-        if self._settings.async_:
+        if self._settings.async_ and self._attempts == 1:
+            self._copies = self._make_copies(job.pieces, team)
+        if self._copies is not None:
             job = replace(job, pieces=self._copies.take(job.pieces))
             stalled = time.monotonic() - started
             self._pending = _Pending(step, started, stalled, lambda: run_save(job, team, self._place))
@@ -179,6 +182,15 @@ class Saver:
     def close(self) -> SaveReport | None:
         """As `join`; call it before the process ends, or a save in the background is lost."""
         return self.join()
+
+    def _make_copies(self, pieces: Sequence[Piece], team: Team) -> _HostCopies | None:
+        """Before the first save; None, on all ranks, where the machines have no room for them."""
+        missing = missing_room(pieces, team)
+        if missing:
+            self._say(
+                f"checkpoint.async has no effect: {missing}; every save holds training up until it is done"
+            )
+        return None if missing else _HostCopies()
 
     def _forget_previous(self, team: Team) -> None:
         if self._rank == 0 and self._attempts > 2:

@@ -23,6 +23,7 @@ from pretrain.checkpoint import (
     SaveReport,
     newest_good,
     open_checkpoint,
+    room,
     verify,
 )
 from pretrain.config.sections import CheckpointConfig
@@ -287,3 +288,23 @@ def test_the_coordinator_keeps_no_message_of_old_saves(tmp_path: Path) -> None:
     for step in range(1, 8):
         saver.save(step, [Piece.whole("w", torch.zeros(2))], {})
     assert len(coordinator._values) <= 4
+
+
+@pytest.mark.parametrize("available", [1500, 100, None])
+def test_copies_that_do_not_fit_are_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, available: int | None
+) -> None:
+    """All ranks save at once then, and the log says why."""
+    monkeypatch.setattr(room, "available_memory", lambda: available)
+    said: list[str] = []
+    tensors = [torch.ones(200), torch.ones(100)]
+    pieces = [[Piece.whole(f"t{rank}", tensor)] for rank, tensor in enumerate(tensors)]
+    outcomes = on_ranks(tmp_path, pieces, ASYNC, say=said.append)
+    assert all(isinstance(outcome, SaveReport) and outcome.ok for outcome in outcomes)
+    told = [line for line in said if "checkpoint.async has no effect" in line]
+    if available == 100:
+        assert "1.20 kB of copies for 100 B of free memory on " in told[0]
+        assert {o.stalled_seconds == o.seconds for o in outcomes if isinstance(o, SaveReport)} == {True}
+    else:
+        assert told == []
+    assert verify(tmp_path / "checkpoints/step-00000001") == []

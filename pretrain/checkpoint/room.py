@@ -1,0 +1,52 @@
+"""Whether the copies of an asynchronous save fit into the memory that the machines have left.
+
+Where they did not, the kernel would kill a rank in the middle of a save. All ranks are told the same, so that
+none saves in its own way.
+"""
+
+import json
+import socket
+from collections import defaultdict
+from collections.abc import Sequence
+
+from pretrain.checkpoint.piece import Piece
+from pretrain.checkpoint.protocol import Team
+from pretrain.checkpoint.write import readable
+from pretrain.free_memory import available_memory
+
+SHARE = 0.9
+"""Of what is left; the rest is for what the process takes besides."""
+
+
+def missing_room(pieces: Sequence[Piece], team: Team) -> str:
+    """Ask all ranks, which call this together.
+
+    Args:
+        pieces: what this rank is to copy.
+        team: all ranks; its keys are for this question alone.
+
+    Returns:
+        What does not fit where; empty where everything fits.
+
+    Raises:
+        CoordinationError: a rank does not answer.
+    """
+    size = sum(piece.tensor.numel() * piece.tensor.element_size() for piece in pieces)
+    team.put(f"room/{team.rank}", json.dumps([socket.gethostname(), size, available_memory()]).encode())
+    if team.rank == 0:
+        team.put("room", _judge([json.loads(team.get(f"room/{rank}")) for rank in range(team.world_size)]))
+    return team.get("room").decode()
+
+
+def _judge(answers: Sequence[tuple[str, int, int | None]]) -> bytes:
+    """Of (host, bytes, bytes available) from every rank."""
+    wanted: dict[str, int] = defaultdict(int)
+    left: dict[str, int] = {}
+    for host, size, available in answers:
+        wanted[host] += size
+        if available is not None:
+            left[host] = min(available, left.get(host, available))
+    for host, size in wanted.items():
+        if host in left and size > SHARE * left[host]:
+            return f"{readable(size)} of copies for {readable(left[host])} of free memory on {host}".encode()
+    return b""
