@@ -120,7 +120,7 @@ def _open_task(
     if isinstance(config, ChatConfig):
         return Answers.over(paths, opened, config, tokenizer)
     if isinstance(config, FinetuneConfig):
-        return LabelledExamples.over(paths, config, opened.path / TOKENIZER_FOLDER)
+        return LabelledExamples.over(paths, opened, config)
     corpus = narrow(config, CorpusConfig, "this evaluation")
     if paths:
         sources = open_whole(paths, tokenizer.fingerprint, "--data", shard_cache(corpus.data))

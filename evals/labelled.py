@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 
 from evals.setting import one_file
 from pretrain.answers import collect
+from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
 from pretrain.data.labelled.open import open_examples
-from pretrain.errors import HealthError
+from pretrain.errors import HealthError, UserError
 from pretrain.families.finetune import FinetuneFamily, FinetuneTotals
 from pretrain.families.totals import Totals
 from pretrain.layout import Layout
 from pretrain.model import Model
+from pretrain.restore import TOKENIZER_FOLDER, saved_labels
 
 DEFINITIONS = {
     "accuracy": "answers with the right class / answers; words that were cut off count as wrong",
@@ -39,23 +41,27 @@ class LabelledExamples:
     data: LabelledValidation
 
     @classmethod
-    def over(cls, paths: Sequence[str], config: FinetuneConfig, folder: Path) -> "LabelledExamples":
+    def over(cls, paths: Sequence[str], checkpoint: Checkpoint, config: FinetuneConfig) -> "LabelledExamples":
         """The examples of `--data`, or else of `data.validation`.
 
-        folder: of the tokenizer. Raises UserError: there is no such file, or something is wrong with it.
+        Raises UserError: there is no such file, something is wrong with it, or the training file shows other
+        classes than the model has.
         """
         file = one_file(paths, config.data.validation)
         config = config.model_copy(update={"data": config.data.model_copy(update={"validation": file})})
-        training, data = open_examples(config, folder)
+        training, data = open_examples(config, checkpoint.path / TOKENIZER_FOLDER)
         assert data is not None, "the config names it"
+        classes = saved_labels(checkpoint)
+        if classes and classes != data.data.labels.names:
+            raise UserError(
+                f"{config.data.train}: its classes are {', '.join(data.data.labels.names)}; those of "
+                f"{checkpoint.path} are {', '.join(classes)}: it is not the file that the run was trained on"
+            )
         return cls(config, training, data)
 
     def family(self, layout: Layout) -> FinetuneFamily:
         """An encoder with its new head."""
-        data = self.training.data
-        return FinetuneFamily(
-            self.config, layout, len(data.labels), self.training.commonest, tagged=data.tagged
-        )
+        return FinetuneFamily.of(self.config, layout, self.training)
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Accuracy, its baseline, F1 and loss."""

@@ -13,7 +13,7 @@ from pretrain.gate import Gate
 from pretrain.launch import World
 from pretrain.model import Model
 from pretrain.models.finetuned import HEAD, POOLER
-from pretrain.restore import TOKENIZER_FOLDER
+from pretrain.restore import LABELS, TOKENIZER_FOLDER
 from pretrain.trainer import Trainer, log
 from pretrain.warm_start import take_weights
 
@@ -53,6 +53,12 @@ class FinetuneTrainer(Trainer):
         if self.layout.world.is_first:
             answers.write(Path(self.config.run.dir) / PREDICTIONS)
         return metrics | {f"validation_{name}": value for name, value in answers.metrics().items()}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """As any trainer's, with the classes in the order of their numbers."""
+        data = self.data
+        assert isinstance(data, LabelledTraining)
+        return super().state(step) | {LABELS: list(data.data.labels.names)}
 
     def facts(self) -> dict[str, Any]:
         """As any trainer's, and where the weights came from."""

@@ -19,6 +19,8 @@ from pretrain.optimizer import weight_piece
 
 TOKENIZER_FOLDER = "tokenizer"
 RESOLVED_CONFIG = "config.resolved.yaml"
+LABELS = "labels"
+"""Under which the state of a fine-tuned BERT has its classes, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,23 @@ class Saved:
     vocab_size: int
 
 
-def open_saved(path: str | Path, say: Callable[[str], None] = lambda _: None) -> Saved:
+def open_saved(
+    path: str | Path,
+    say: Callable[[str], None] = lambda _: None,
+    wanted: tuple[type[TextConfig], ...] = (CorpusConfig, ChatConfig),
+) -> Saved:
     """Find, verify and open a checkpoint.
 
     Args:
         path: run folder (its newest good checkpoint) or a step folder.
         say: told of newer checkpoints that were passed over, and why.
+        wanted: what its config may be.
 
     Raises:
         UserError, IntegrityError: there is none, or it is damaged.
     """
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
-    wanted: tuple[type[TextConfig], ...] = CorpusConfig, ChatConfig
     config = narrow(loaded, wanted, f"{checkpoint.path}: this command")
     vocab_size = checkpoint.state.get("vocab_size")
     if not isinstance(vocab_size, int):
@@ -72,6 +78,18 @@ def load_model(
     model = Model(config, layout, saved.vocab_size, training=False, family=family)
     saved.checkpoint.load(weight_piece(part, layout) for part in logical_parts(model.chunks, layout))
     return model
+
+
+def saved_labels(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The classes of a fine-tuned BERT, in the order of their numbers; empty where it is none.
+
+    Raises:
+        IntegrityError: they are no names.
+    """
+    names = checkpoint.state.get(LABELS, [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise IntegrityError(f"{checkpoint.path}: state.json: {LABELS} are no names")
+    return tuple(names)
 
 
 def load_tokenizer(saved: Saved) -> Tokenizer:

@@ -1,10 +1,10 @@
 """BERT's layouts: the original, with norms after the sums, and Megatron's, with norms before sublayers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from pretrain.config.derived import ffn_hidden_size, query_groups
-from pretrain.config.sections import BertConfig
+from pretrain.config.sections import BertConfig, FinetuneConfig
 from pretrain.hf.architecture import (
     THEIR_ACTIVATIONS,
     Architecture,
@@ -16,6 +16,7 @@ from pretrain.hf.architecture import (
 from pretrain.hf.link import Link, Sizes, qkv, same, vocabulary
 from pretrain.models.encoder import TOKEN_TYPES
 
+Encoder: TypeAlias = BertConfig | FinetuneConfig
 POOLER = "bert.pooler.dense.weight"
 EMBEDDING = "bert.embeddings.word_embeddings.weight"
 
@@ -34,11 +35,11 @@ class Bert(Architecture):
         """With both heads, and with that of masked tokens alone."""
         return f"{self.prefix}ForPreTraining", f"{self.prefix}ForMaskedLM"
 
-    def class_of(self, config: BertConfig) -> str:
+    def class_of(self, config: Any) -> str:
         """By `data.nsp`."""
         return self.classes()[0 if config.data.nsp else 1]
 
-    def obstacles(self, config: BertConfig) -> list[str]:
+    def obstacles(self, config: Encoder) -> list[str]:
         """All that is younger than the original."""
         found = obstacle(config, "norm_position", self.position)
         found += obstacle(config, "position_embedding", "learned")
@@ -48,7 +49,7 @@ class Bert(Architecture):
             found.append(f"model.num_query_groups: {config.model.num_query_groups}")
         return found + obstacle(config, "bias", True)
 
-    def links(self, config: BertConfig, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: Encoder, vocab_size: int) -> Iterator[Link]:
         """See `Architecture`."""
         sizes, there = Sizes.of(config.model, vocab_size), "bert.embeddings."
         hidden, length = sizes.hidden, config.batch.sequence_length
@@ -61,17 +62,21 @@ class Bert(Architecture):
         yield from self._outer_norm(hidden)
         for number in range(config.model.num_layers):
             yield from self._layer(f"encoder.layers.{number}.", f"bert.encoder.layer.{number}.", sizes)
-        head = "cls.predictions."
-        yield from _pair("masked_head.dense", f"{head}transform.dense", hidden, hidden)
-        yield from _pair("masked_head.norm", f"{head}transform.LayerNorm", hidden)
+        yield from self._heads(config, sizes)
+
+    def _heads(self, config: Any, sizes: Sizes) -> Iterator[Link]:
+        """What comes after the encoder."""
+        hidden, head = sizes.hidden, "cls.predictions."
+        yield from pair("masked_head.dense", f"{head}transform.dense", hidden, hidden)
+        yield from pair("masked_head.norm", f"{head}transform.LayerNorm", hidden)
         yield vocabulary("output_layer.bias", f"{head}bias", sizes)
         if config.data.nsp:
-            yield from _pair("pooler", "bert.pooler.dense", hidden, hidden)
-            yield from _pair("next_sentence", "cls.seq_relationship", 2, hidden)
+            yield from pair("pooler", "bert.pooler.dense", hidden, hidden)
+            yield from pair("next_sentence", "cls.seq_relationship", 2, hidden)
 
     def _outer_norm(self, hidden: int) -> Iterator[Link]:
         """The one norm that is in no layer."""
-        yield from _pair("embedding.embedding_dropout.norm", "bert.embeddings.LayerNorm", hidden)
+        yield from pair("embedding.embedding_dropout.norm", "bert.embeddings.LayerNorm", hidden)
 
     def _norms(self) -> dict[str, str]:
         """Of a layer."""
@@ -80,23 +85,23 @@ class Bert(Architecture):
     def _layer(self, ours: str, theirs: str, sizes: Sizes) -> Iterator[Link]:
         hidden, ffn = sizes.hidden, sizes.ffn
         for key, name in self._norms().items():
-            yield from _pair(ours + key, theirs + name, hidden)
+            yield from pair(ours + key, theirs + name, hidden)
         for kind, into in (("weight", (hidden,)), ("bias", ())):
             own = f"{theirs}attention.self."
             names = (f"{own}query.{kind}", f"{own}key.{kind}", f"{own}value.{kind}")
             yield qkv(f"{ours}self_attention.linear_qkv.{kind}", names, sizes, *into)
-        yield from _pair(
+        yield from pair(
             f"{ours}self_attention.linear_proj", f"{theirs}attention.output.dense", hidden, hidden
         )
-        yield from _pair(f"{ours}mlp.linear_fc1", f"{theirs}intermediate.dense", ffn, hidden)
-        yield from _pair(f"{ours}mlp.linear_fc2", f"{theirs}output.dense", hidden, ffn)
+        yield from pair(f"{ours}mlp.linear_fc1", f"{theirs}intermediate.dense", ffn, hidden)
+        yield from pair(f"{ours}mlp.linear_fc2", f"{theirs}output.dense", hidden, ffn)
 
-    def copies(self, config: BertConfig) -> Mapping[str, str]:
+    def copies(self, config: Encoder) -> Mapping[str, str]:
         """The head's weight is the embedding, and its bias goes by two names."""
         head = "cls.predictions."
         return {f"{head}decoder.weight": EMBEDDING, f"{head}decoder.bias": f"{head}bias"}
 
-    def their_config(self, config: BertConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
+    def their_config(self, config: Encoder, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
         """See `Architecture`."""
         model = config.model
         return {
@@ -148,13 +153,13 @@ class MegatronBert(Bert):
     position = "pre"
 
     def _outer_norm(self, hidden: int) -> Iterator[Link]:
-        yield from _pair("encoder.final_layernorm", "bert.encoder.ln", hidden)
+        yield from pair("encoder.final_layernorm", "bert.encoder.ln", hidden)
 
     def _norms(self) -> dict[str, str]:
         return {"input_layernorm": "attention.ln", "pre_mlp_layernorm": "ln"}
 
 
-def _pair(key: str, name: str, *shape: int) -> Iterator[Link]:
+def pair(key: str, name: str, *shape: int) -> Iterator[Link]:
     """Weight and bias."""
     yield same(f"{key}.weight", f"{name}.weight", *shape)
     yield same(f"{key}.bias", f"{name}.bias", shape[0])

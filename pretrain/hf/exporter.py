@@ -15,7 +15,14 @@ from data_tools.progress import Progress, amount
 from pretrain.chat.saved import template_of
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.tensors import DTYPES, TensorSource
-from pretrain.config.sections import BertConfig, GptConfig, TextConfig
+from pretrain.config.sections import (
+    ChatConfig,
+    CorpusConfig,
+    DecoderConfig,
+    FinetuneConfig,
+    GptConfig,
+    TextConfig,
+)
 from pretrain.errors import IntegrityError, UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.known import architecture_of
@@ -25,13 +32,13 @@ from pretrain.hf.place import new_folder
 from pretrain.hf.proof import prove
 from pretrain.hf.shards import write_shards
 from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
-from pretrain.restore import Saved, load_tokenizer, open_saved
+from pretrain.restore import Saved, load_tokenizer, open_saved, saved_labels
 
 SHARD_BYTES = 2_000_000_000
 
 
 def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tokenizer: bool) -> None:
-    """Write a checkpoint of a GPT or a BERT as a transformers folder.
+    """Write a checkpoint of a GPT or a BERT, pretrained or fine-tuned, as a transformers folder.
 
     Args:
         checkpoint: run folder (its newest good checkpoint) or one step folder in it.
@@ -44,8 +51,13 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
         IntegrityError: the checkpoint is damaged, or the logits of the two models differ.
     """
     require_transformers("pretrain export")
-    saved = open_saved(checkpoint, _say)
-    architecture = architecture_of(saved.config)
+    saved = open_saved(checkpoint, _say, (CorpusConfig, ChatConfig, FinetuneConfig))
+    labels = saved_labels(saved.checkpoint)
+    if isinstance(saved.config, FinetuneConfig) and not labels:
+        raise UserError(
+            f"{saved.checkpoint.path}: its state.json does not name the classes; train on for a step"
+        )
+    architecture = architecture_of(saved.config, labels)
     own = load_tokenizer(saved) if _carries_tokenizer(saved.checkpoint) else None
     if own is not None and tokenizer and (reason := why_not(own)):
         raise UserError(f"{saved.checkpoint.path}: {reason}; --no-tokenizer exports without it")
@@ -63,7 +75,8 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
                 length = saved.config.batch.sequence_length
                 write_tokenizer(folder, own, length, begins=begins, template=template)
         class_name = architecture.class_of(saved.config)
-        difference = prove(saved.config, saved.vocab_size, saved.checkpoint.read, folder, class_name)
+        read, classes = saved.checkpoint.read, len(labels)
+        difference = prove(saved.config, saved.vocab_size, read, folder, class_name, classes)
     with_tokenizer = "with tokenizer" if own is not None and tokenizer else "without tokenizer"
     print(
         f"{output}: {class_name} of step {saved.checkpoint.step}, {with_tokenizer}, largest file "
@@ -119,7 +132,7 @@ def _write_config(saved: Saved, architecture: Architecture, ids: Mapping[str, in
     arguments = architecture.their_config(saved.config, saved.vocab_size, ids)
     dtype = "bfloat16" if saved.config.precision == "bf16" else "float32"
     kind(**arguments, architectures=[class_name], dtype=dtype).save_pretrained(folder)
-    if not isinstance(saved.config, BertConfig) and ids:
+    if isinstance(saved.config, DecoderConfig) and ids:
         eod = ids["eos"]
         generation = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             bos_token_id=eod, eos_token_id=eod, pad_token_id=eod

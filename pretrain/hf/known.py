@@ -1,27 +1,35 @@
 """The layouts that are known, and which of them a config is of."""
 
-from pretrain.config.sections import ChatConfig, TextConfig
+from pretrain.config.sections import ChatConfig, FinetuneConfig, TextConfig
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.bert import Bert, MegatronBert
+from pretrain.hf.finetuned_bert import FinetunedBert, FinetunedMegatronBert
 from pretrain.hf.gpt2 import Gpt2
 from pretrain.hf.llama import Llama
 
 ARCHITECTURES: tuple[Architecture, ...] = (Gpt2(), Llama(), MegatronBert(), Bert())
 
 
-def architecture_of(config: TextConfig) -> Architecture:
+def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Architecture:
     """The layout for a config.
+
+    Args:
+        config: of a model.
+        labels: the classes of a fine-tuned BERT.
 
     Raises:
         UserError: there is none; names the keys in the way of the nearest.
     """
     kind = "gpt" if isinstance(config, ChatConfig) else config.model.kind
-    obstacles = {known: known.obstacles(config) for known in ARCHITECTURES if known.kind == kind}
-    if not obstacles:
+    candidates = tuple(known for known in ARCHITECTURES if known.kind == kind)
+    if isinstance(config, FinetuneConfig):
+        candidates = FinetunedBert(labels), FinetunedMegatronBert(labels)
+    if not candidates:
         kinds = " and ".join(sorted({known.kind for known in ARCHITECTURES}))
         raise UserError(f"pretrain export writes model.kind {kinds}; this is {config.model.kind}")
-    best = min(obstacles, key=lambda known: len(obstacles[known]))
+    obstacles = {known: known.obstacles(config) for known in candidates}
+    best = min(candidates, key=lambda known: len(obstacles[known]))
     if obstacles[best]:
         raise UserError(
             f"no model of transformers that is known here is like this one; {best.class_of(config)} is "

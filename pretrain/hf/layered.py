@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from pretrain.config.sections import ParallelConfig, TextConfig
+from pretrain.families import family_of
+from pretrain.families.family import Family
 from pretrain.launch import World
-from pretrain.layout import build_layout
+from pretrain.layout import Layout, build_layout
 from pretrain.model import Model
 from pretrain.models.logical import LogicalPart, logical_parts
 
@@ -34,7 +36,13 @@ class EveryLayer(torch.nn.Module):
         return hidden_states, context
 
 
-def build_layered(config: TextConfig, vocab_size: int, read: Read, world: World) -> Model:
+def build_layered(
+    config: TextConfig,
+    vocab_size: int,
+    read: Read,
+    world: World,
+    family: Callable[[Any, Layout], Family[Any, Any]] = family_of,
+) -> Model:
     """The model of a config in one process and in fp32, for scoring.
 
     Memory: the embedding and the heads, one layer, and the tensor that is being read.
@@ -44,11 +52,13 @@ def build_layered(config: TextConfig, vocab_size: int, read: Read, world: World)
         vocab_size: ids of the tokenizer, without padding.
         read: gives the weights.
         world: of one process.
+        family: makes the model's family.
     """
     one = config.model.model_copy(update={"num_layers": 1})
     parallel = ParallelConfig()
     single = config.model_copy(update={"model": one, "precision": "fp32", "parallel": parallel})
-    model = Model(single, build_layout(world, parallel), vocab_size, training=False)
+    layout = build_layout(world, parallel)
+    model = Model(single, layout, vocab_size, training=False, family=family(single, layout))
     parts = list(logical_parts(model.chunks, model.layout))
     _fill([part for part in parts if FIRST not in part.key], read, 0)
     layer = [part for part in parts if FIRST in part.key]

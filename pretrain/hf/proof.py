@@ -6,6 +6,7 @@ time (`layered`), theirs is mapped from its files.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from pretrain.config.sections import BertConfig, TextConfig
+from pretrain.config.sections import BertConfig, FinetuneConfig, TaggerConfig, TextConfig
 from pretrain.errors import IntegrityError
+from pretrain.families import family_of
+from pretrain.families.finetune import FinetuneFamily
 from pretrain.hf.layered import Read, build_layered
 from pretrain.launch import Place, join_world
+from pretrain.layout import Layout
 
 TOLERANCE = 1e-5
 """Largest difference of two logits, relative to the largest logit where that is above 1."""
 ROWS, LENGTH, SEED = 2, 32, 20_240
 
 
-def prove(config: TextConfig, vocab_size: int, read: Read, folder: Path, class_name: str) -> float:
+def prove(
+    config: TextConfig, vocab_size: int, read: Read, folder: Path, class_name: str, classes: int = 0
+) -> float:
     """Compare the two models on random tokens.
 
     Args:
@@ -32,6 +38,7 @@ def prove(config: TextConfig, vocab_size: int, read: Read, folder: Path, class_n
         read: gives our weights.
         folder: what transformers loads.
         class_name: of the transformers model.
+        classes: of a fine-tuned BERT.
 
     Returns:
         The largest difference, as `TOLERANCE` counts it.
@@ -44,21 +51,21 @@ def prove(config: TextConfig, vocab_size: int, read: Read, folder: Path, class_n
     tokens_BS = torch.randint(0, vocab_size, (ROWS, length), generator=generator)
     types_BS = (torch.arange(length) > length // 2).long().expand(ROWS, -1)
     real_BS = torch.arange(length) < torch.tensor([[length], [max(1, length - length // 4)]])
-    bert = isinstance(config, BertConfig)
+    bert = isinstance(config, BertConfig | FinetuneConfig)
     inputs = {"input_ids": tokens_BS}
     if bert:
         inputs |= {"token_type_ids": types_BS, "attention_mask": real_BS.long()}
+    family = partial(_finetuned, classes) if isinstance(config, FinetuneConfig) else family_of
     with torch.no_grad():
         theirs = _their_logits(folder, class_name, inputs, real_BS if bert else None)
         with join_world(Place(0, 1, 0, "alone")) as world, _own_groups():
-            model = build_layered(config, vocab_size, read, world)
-            if bert:
-                flat = real_BS.t().flatten().nonzero()[:, 0]
-                ours = _our_bert_logits(model.chunks[0], tokens_BS, types_BS, real_BS, flat)
-            else:
-                positions = torch.arange(length).expand(ROWS, -1)
-                ours = [model.chunks[0](tokens_BS, positions, None).flatten(0, 1)]
-    return _difference([each[..., :vocab_size] for each in ours], theirs, folder)
+            chunk = build_layered(config, vocab_size, read, world, family).chunks[0]
+            ours = _our_logits(config, chunk, tokens_BS, types_BS, real_BS)
+    return _difference([each[..., : max(vocab_size, classes)] for each in ours], theirs, folder)
+
+
+def _finetuned(classes: int, config: FinetuneConfig, layout: Layout) -> FinetuneFamily:
+    return FinetuneFamily(config, layout, classes, commonest=0, tagged=isinstance(config, TaggerConfig))
 
 
 @contextmanager
@@ -70,16 +77,30 @@ def _own_groups() -> Iterator[None]:
         parallel_state.destroy_model_parallel()
 
 
-def _our_bert_logits(chunk: Any, tokens: Tensor, types: Tensor, real: Tensor, flat: Tensor) -> list[Tensor]:
+def _our_logits(config: TextConfig, chunk: Any, tokens: Tensor, types: Tensor, real: Tensor) -> list[Tensor]:
+    """Arranged as `_their_logits` does; those of the vocabulary with its padding."""
     positions = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
-    logits_MV, pairs_B2 = chunk(tokens, types, positions, real[:, None, None], flat)
-    return [logits_MV] if pairs_B2 is None else [logits_MV, pairs_B2]
+    if isinstance(config, FinetuneConfig):
+        return [_of_real_tokens(chunk(tokens, types, positions, real[:, None, None]), real)]
+    if isinstance(config, BertConfig):
+        flat = real.t().flatten().nonzero()[:, 0]
+        logits_MV, pairs_B2 = chunk(tokens, types, positions, real[:, None, None], flat)
+        return [logits_MV] if pairs_B2 is None else [logits_MV, pairs_B2]
+    return [chunk(tokens, positions, None).flatten(0, 1)]
+
+
+def _of_real_tokens(logits: Tensor, real_BS: Tensor) -> Tensor:
+    """[B, S, V] -> [M, V], positions first; [B, classes], of whole texts, as they are."""
+    return logits if logits.dim() == 2 else logits.transpose(0, 1)[real_BS.t()]
 
 
 def _their_logits(
     folder: Path, class_name: str, inputs: dict[str, Tensor], real_BS: Tensor | None
 ) -> list[Tensor]:
-    """[rows, V] of the tokens and, of a BERT with pairs, [B, 2]; `real_BS`: which tokens of a BERT count."""
+    """[rows, V] of the tokens, or [B, classes] of texts, and, of a BERT with pairs, [B, 2].
+
+    `real_BS` says which tokens of a BERT count.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -97,8 +118,7 @@ def _their_logits(
     if real_BS is None:
         return [answer.logits.flatten(0, 1)]
     logits_BSV = answer.prediction_logits if "prediction_logits" in answer else answer.logits
-    flat = real_BS.t().flatten().nonzero()[:, 0]
-    logits = [logits_BSV.transpose(0, 1).flatten(0, 1)[flat]]
+    logits = [_of_real_tokens(logits_BSV, real_BS)]
     return [*logits, answer.seq_relationship_logits] if "seq_relationship_logits" in answer else logits
 
 

@@ -6,22 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from bert_runs import bert_run
 from chat_runs import PAIRS, gpt_run, write_pairs
-from config_files import REPOSITORY
 from ranks import run_ranks
 from typer.testing import CliRunner
 
-from data_tools.train_tokenizer import train_tokenizer
 from evals.setting import one_file
-from pretrain.checkpoint.tensors import TensorSource
 from pretrain.cli import app
-from pretrain.config.load import read_config
-from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
-from pretrain.hf.known import architecture_of
-from pretrain.hf.new_run import write_run
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("suite_worker.py")
@@ -33,20 +26,6 @@ SENTENCES = [
     )
     for number in range(24)
 ]
-
-
-def bert_run(folder: Path) -> Path:
-    """A run of a BERT over letters whose weights are drawn."""
-    config = read_config(str(REPOSITORY / "configs/bert/tiny.yaml"), ["batch.sequence_length=64"]).config
-    assert isinstance(config, TextConfig)
-    tokenizer = train_tokenizer([text for text, _ in SENTENCES], "char", bert=True)
-    generator, sources = torch.Generator().manual_seed(1), []
-    for link in architecture_of(config).links(config, tokenizer.vocab_size):
-        whole = link.join([torch.randn(shape, generator=generator) * 0.1 for shape in link.shapes])
-        sources.append(TensorSource.of(link.key, whole.contiguous()))
-    folder.mkdir()
-    write_run(folder, "a test", config, tokenizer.vocab_size, sources, tokenizer)
-    return folder
 
 
 def write_examples(folder: Path, name: str, count: int) -> None:
@@ -80,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three runs, scored by one process; copies of them, scored by two."""
     folder = tmp_path_factory.mktemp("finetuned")
     gpt_run(folder / "gpt", 0.3)
-    bert_run(folder / "bert")
+    bert_run(folder / "bert", [text for text, _ in SENTENCES])
     write_pairs(folder / "train.jsonl", PAIRS * 3)
     write_pairs(folder / "dev.jsonl", [*PAIRS[:3], ("a long one?", "yes, " * 9)])
     for name, count in (("train", 24), ("dev", 7)):
@@ -135,10 +114,10 @@ def test_every_checkpoint_has_the_trainers_numbers_on_any_layout(folder: Path, n
                 assert mine["f1"] == pytest.approx(validated[step]["validation_f1"], abs=1e-9)
 
 
-def test_an_export_of_a_classifier_says_what_it_is_for(folder: Path) -> None:
+def test_a_classifier_says_what_it_is_for(folder: Path) -> None:
     with pytest.raises(UserError, match=r"this command is for model\.kind gpt or .*has bert-classifier"):
         CliRunner().invoke(
-            app, ["export", str(folder / "texts"), str(folder / "out")], catch_exceptions=False
+            app, ["generate", str(folder / "texts"), "--prompt", "the film"], catch_exceptions=False
         )
 
 

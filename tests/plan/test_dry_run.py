@@ -7,9 +7,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 import yaml
-from bert_shards import bert_config
+from bert_runs import bert_run
 from chat_runs import CONFIG as CHAT
 from chat_runs import gpt_run, overrides_for, write_pairs
 from config_files import REPOSITORY, write_config
@@ -17,14 +16,10 @@ from gan_configs import gan_tree
 from image_shards import build_image_shards
 from text_shards import build_shards
 
-from data_tools.train_tokenizer import train_tokenizer
-from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.dry_run import dry_run_command
 from pretrain.errors import UserError
-from pretrain.hf.known import architecture_of
-from pretrain.hf.new_run import write_run
 from pretrain.rnn_trainer import RnnTrainer
 
 TEXT = ["some text that is long enough " * 50]
@@ -120,20 +115,6 @@ def test_the_step_is_taken(tmp_path: Path) -> None:
         dry_run_command(path, [*overrides, f"run.dir={tmp_path / 'run'}"], 1)
 
 
-def bert_run(folder: Path) -> Path:
-    """A BERT's run with random weights."""
-    config = bert_config(Path("unused"), length=32)
-    tokenizer = train_tokenizer(["good and bad films"], "char", bert=True)
-    generator = torch.Generator().manual_seed(1)
-    sources = []
-    for link in architecture_of(config).links(config, tokenizer.vocab_size):
-        whole = link.join([torch.randn(shape, generator=generator) for shape in link.shapes])
-        sources.append(TensorSource.of(link.key, whole.contiguous()))
-    folder.mkdir()
-    write_run(folder, "a test", config, tokenizer.vocab_size, sources, tokenizer)
-    return folder
-
-
 @pytest.mark.parametrize("kind", ["classification", "tagging"])
 def test_a_bert_that_is_fine_tuned(tmp_path: Path, kind: str) -> None:
     data = tmp_path / ("data.conll" if kind == "tagging" else "data.tsv")
@@ -142,7 +123,7 @@ def test_a_bert_that_is_fine_tuned(tmp_path: Path, kind: str) -> None:
     )
     done = dry_run(
         REPOSITORY / "configs" / "bert" / f"finetune-{kind}.yaml",
-        f"model.init_from={bert_run(tmp_path / 'bert')}",
+        f"model.init_from={bert_run(tmp_path / 'bert', ['good and bad films'])}",
         f"data.train={data}",
         "data.validation=null",
         "eval.every=null",
