@@ -19,7 +19,7 @@ from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr
 from pretrain import cpu_backend
 from pretrain.errors import UserError
 from pretrain.gloo import share_devices
-from pretrain.meeting import JOIN_SECONDS, first_host, meet
+from pretrain.meeting import JOIN_SECONDS, first_host, meet, part
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -142,6 +142,8 @@ def join_world(
     finally:
         _forget_layout()
         dist.destroy_process_group()
+        if place.launcher != "alone":
+            part(store, place.rank, place.size)
 
 
 def _forget_layout() -> None:

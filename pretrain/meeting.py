@@ -27,7 +27,10 @@ CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 LOOKS_PER_SECOND = 5_000
 """Looks that the store gets from all ranks together, in a world too large for `LOOK_SECONDS`."""
+PART_SECONDS = 10.0
+"""How long the rank that holds the store stays for the others, some of which may have been killed."""
 _JOINED, _COUNT, _COMPLETE = "meeting/joined", "meeting/count", "meeting/complete"
+_LEFT = "meeting/left"
 
 
 def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> Store:
@@ -54,6 +57,18 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
             reason = "the port is in use; choose another one (torchrun: --master-port, or --standalone)"
         raise UserError(f"rank {rank} of {size} cannot meet the others at {_address()}: {reason}") from None
     return store
+
+
+def part(store: Store, rank: int, size: int) -> None:
+    """Leave the others; call it when this rank reads from the store no more.
+
+    The rank that holds the store goes last: one that is slower may still be reading how the last save ended.
+    """
+    with suppress(dist.DistError):  # whoever held it has waited long enough
+        store.add(_LEFT, 1)
+        deadline = time.monotonic() + PART_SECONDS
+        while _holds_store(rank) and store.add(_LEFT, 0) < size and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
 
 
 class _Wait:
@@ -90,18 +105,21 @@ def _open(rank: int, wait: _Wait) -> Store:
         raise ValueError("MASTER_ADDR is not set")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         raise ValueError("MASTER_PORT must be from 1 to 65535")
-    # torchrun and `spawn` hold the store themselves, so that no rank can lose the port to another program.
-    is_master = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
-    if not is_master:
+    if not _holds_store(rank):
         _await_listener(host, int(port), wait)
     return TCPStore(
         host,
         int(port),
-        is_master=is_master,
+        is_master=_holds_store(rank),
         wait_for_workers=False,
         multi_tenant=True,
         timeout=STORE_TIMEOUT,
     )
+
+
+def _holds_store(rank: int) -> bool:
+    """Torchrun and `spawn` hold it themselves, so that no rank can lose the port to another program."""
+    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
 
 
 def _await_listener(host: str, port: int, wait: _Wait) -> None:

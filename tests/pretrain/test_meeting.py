@@ -12,11 +12,12 @@ import pytest
 from config_files import REPOSITORY, write_config
 from mlflow_server import free_port
 
+from pretrain import meeting
 from pretrain.config.sections import ParallelConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.launch import Place, join_world
 from pretrain.layout import build_layout
-from pretrain.meeting import expected_hosts, meet
+from pretrain.meeting import expected_hosts, meet, part
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +31,58 @@ def test_all_meet_whoever_comes_first() -> None:
         time.sleep(0.1 * (2 - rank))
         store = meet(rank, 3, 20, lambda: 0)
         store.set(f"from {rank}", str(rank))
-        return bytes(store.get(f"from {(rank + 1) % 3}"))
+        told = bytes(store.get(f"from {(rank + 1) % 3}"))
+        part(store, rank, 3)
+        return told
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(come, range(3))) == [b"1", b"2", b"0"]
+
+
+READS_LATE = """
+import time
+from pretrain.launch import join_world
+from pretrain.leave import leave_after
+
+def main():
+    with join_world() as world:
+        if world.is_first:
+            world.store.set("verdict", "good")
+        else:
+            world.store.get("verdict")
+            time.sleep(2)
+            print(bytes(world.store.get("verdict")))
+
+leave_after(main)
+"""
+
+
+def test_who_holds_the_store_leaves_last() -> None:
+    """Ranks of srun: one that is slow still learns how the last save ended."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", READS_LATE],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=60) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert said[1][0] == "b'good'\n"
+
+
+def test_nobody_waits_long_for_those_who_were_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "PART_SECONDS", 0.3)
+    with ThreadPoolExecutor(2) as pool:
+        stores = list(pool.map(lambda rank: meet(rank, 2, 20, lambda: 0), range(2)))
+    began = time.monotonic()
+    part(stores[0], 0, 2)
+    assert 0.3 <= time.monotonic() - began < 5
+    del stores[0]
+    part(stores[0], 1, 2)  # the store is gone
 
 
 def test_a_world_takes_its_layout_along() -> None:
