@@ -16,7 +16,6 @@ import typer
 from data_tools.cli import app as data_app
 from pretrain.errors import UserError
 
-INTERRUPTED = 130
 _MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EADDRINUSE)
 
 app = typer.Typer(
@@ -501,8 +500,6 @@ def main() -> None:
         app()
     except UserError as error:
         _end(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise

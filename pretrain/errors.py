@@ -2,7 +2,10 @@
 
 from data_tools.errors import IntegrityError, UserError
 
-__all__ = ["HealthError", "IntegrityError", "StoppedEarly", "UserError"]
+__all__ = ["INTERRUPTED", "HealthError", "IntegrityError", "StoppedEarly", "UserError"]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 class HealthError(UserError):

@@ -12,20 +12,28 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
+
+from pretrain.errors import INTERRUPTED
 
 
 def leave_after(main: Callable[[], object]) -> NoReturn:
     """Call `main` as all that this process does, then end as the interpreter would, but for its finalization.
 
     Threads that are not daemons are waited for, what is registered with `atexit` is called, and output is
-    written. The exit code is that of `SystemExit`, or 0; 1 with a traceback after any other exception, and
-    1 with a message where the output cannot be written.
+    written. The exit code is that of `SystemExit`, or 0; 130 after Ctrl-C; 1 with a traceback after any other
+    exception, and 1 with a message where the output cannot be written.
     """
-    code = _call(main)
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    os._exit(_flush() or code)
+    code = left = 1
+    try:
+        code = _call(main)
+        for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
+            with suppress(KeyboardInterrupt):  # as the interpreter does: the work is done
+                end()
+        left = _flush()
+    finally:
+        os._exit(code or left)
 
 
 def _call(main: Callable[[], object]) -> int:
@@ -36,6 +44,9 @@ def _call(main: Callable[[], object]) -> int:
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("pretrain: error: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BaseException:
         sys.excepthook(*sys.exc_info())
         return 1
@@ -46,10 +57,12 @@ def _flush() -> int:
     code = 0
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            if stream is not None and not stream.closed:
+                stream.flush()
         except BrokenPipeError:
             code = 1  # nobody reads: `pretrain ... | head`
         except OSError as error:
-            print(f"pretrain: error: {stream.name}: {error.strerror}", file=sys.stderr)
             code = 1
+            with suppress(OSError):  # the disk may be too full for this, too
+                print(f"pretrain: error: {stream.name}: {error.strerror}", file=sys.stderr)
     return code

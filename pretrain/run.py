@@ -37,7 +37,7 @@ from types import TracebackType
 from rich.console import Console
 
 from pretrain.config.sections import Config
-from pretrain.errors import StoppedEarly, UserError
+from pretrain.errors import INTERRUPTED, StoppedEarly, UserError
 from pretrain.folder import RunFolder
 from pretrain.health.pulse import Phase, Pulse
 from pretrain.health.verdict import Verdict, clear
@@ -53,9 +53,6 @@ from pretrain.tracking.journal import Journal
 
 Together = Callable[[Callable[[], str]], str]
 """Called by every rank; rank 0 acts, and all ranks get its answer or raise its error."""
-
-INTERRUPTED = 130
-"""Exit code of a second ctrl-C: no checkpoint was saved."""
 
 log = logging.getLogger(__name__)
 

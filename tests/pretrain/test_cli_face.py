@@ -139,7 +139,6 @@ def test_no_file_may_be_named_by_a_directory_without_permission(tmp_path: Path) 
             "pretrain: error: runs/x: Permission denied\n",
         ),
         (OSError(28, "No space left on device"), 2, "pretrain: error: No space left on device\n"),
-        (KeyboardInterrupt(), 130, "pretrain: error: interrupted\n"),
     ],
 )
 def test_each_way_to_end_has_its_exit_code(

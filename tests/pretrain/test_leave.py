@@ -38,6 +38,7 @@ folder = tempfile.TemporaryDirectory(dir=sys.argv[1])
 
 def late():
     time.sleep(0.3)
+    {late}
     print("thread", end=" ")
 
 def main():
@@ -70,10 +71,11 @@ def test_what_torch_does_in_the_last_moment_changes_nothing() -> None:
         ("sys.exit(75)", 75, ""),
         ("sys.exit('why')", 1, "why\n"),
         ("raise ValueError('bug')", 1, "ValueError: bug\n"),
+        ("raise KeyboardInterrupt", 130, "pretrain: error: interrupted\n"),
     ],
 )
 def test_all_that_python_promises_is_done(tmp_path: Path, end: str, code: int, told: str) -> None:
-    done = python(ENDS.format(end=end), str(tmp_path))
+    done = python(ENDS.format(end=end, late="pass"), str(tmp_path))
     assert done.returncode == code
     assert done.stdout == "main thread atexit "
     assert done.stderr.endswith(told)
@@ -81,16 +83,33 @@ def test_all_that_python_promises_is_done(tmp_path: Path, end: str, code: int, t
     assert list(tmp_path.iterdir()) == [], "a temporary folder was left behind"
 
 
-def test_output_that_cannot_be_written_is_said() -> None:
+def test_an_interrupt_after_the_work_changes_nothing(tmp_path: Path) -> None:
+    interrupt = "import os, signal; os.kill(os.getpid(), signal.SIGINT); time.sleep(0.3)"
+    done = python(ENDS.format(end="pass", late=interrupt), str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("atexit ") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT])
+def test_output_that_cannot_be_written_is_said(errors: int) -> None:
+    """Where anything can be."""
     code = "from pretrain.leave import leave_after; leave_after(lambda: print('lost'))"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
             stdout=full,
-            stderr=subprocess.PIPE,
+            stderr=errors,
             text=True,
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "pretrain: error: <stdout>: No space left on device\n"
+    if errors == subprocess.PIPE:
+        assert done.stderr == "pretrain: error: <stdout>: No space left on device\n"
+
+
+def test_there_need_be_no_output() -> None:
+    code = "import sys; from pretrain.leave import leave_after; leave_after(sys.stdout.close)"
+    assert python(code).returncode == 0
+    shell = [sys.executable, "-c", "from pretrain.leave import leave_after; leave_after(list)"]
+    assert subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *shell], check=False).returncode == 0
