@@ -7,6 +7,9 @@ from pretrain.config.sections import FinetuneConfig, TaggerConfig
 from pretrain.hf.bert import Bert, Encoder, MegatronBert, pair
 from pretrain.hf.link import Link, Sizes
 
+ONE_OF_THEM = "single_label_classification"
+"""What transformers calls a text that has one class."""
+
 
 class FinetunedBert(Bert):
     """`BertForSequenceClassification`, for words `BertForTokenClassification`; written, not read.
@@ -45,6 +48,3 @@ class FinetunedBert(Bert):
 
 class FinetunedMegatronBert(FinetunedBert, MegatronBert):
     """The same over `MegatronBertModel`."""
-
-
-ONE_OF_THEM = "single_label_classification"

@@ -57,6 +57,8 @@ def write_tokenizer(
     if tokenizer.bert_ids:
         names = ("pad_token", "cls_token", "sep_token", "mask_token")
         special: dict[str, Any] = dict(zip(names, BERT_PIECES, strict=True))
+        # Those of a BERT, by the names of its arguments; what is left out here is not given to the model.
+        special["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     else:
         special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END)
     settings = {

@@ -16,6 +16,7 @@ SENTENCES = [
     (f"the film of {NAMES[number % 3]} is {'fine' if number % 2 else 'poor'}", str(number % 2 == 1))
     for number in range(60)
 ]
+OTHERS = ["fine" if number % 2 else "a film that is poor" for number in range(60)]
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +30,8 @@ def pretrain(*arguments: str) -> str:
 
 def write_examples(folder: Path) -> None:
     for name, rows in (("train", SENTENCES), ("dev", SENTENCES[:9])):
-        lines = [f"{text}\t{label}\n" for text, label in rows]
-        (folder / f"{name}.tsv").write_text("sentence\tlabel\n" + "".join(lines))
+        lines = [f"{text}\t{other}\t{label}\n" for (text, label), other in zip(rows, OTHERS, strict=False)]
+        (folder / f"{name}.tsv").write_text("sentence\tother\tlabel\n" + "".join(lines))
         words = [
             [f"{word} {'B-PER' if word in NAMES else 'O'}\n" for word in text.split()] for text, _ in rows
         ]
@@ -50,7 +51,7 @@ def finetune(folder: Path, kind: str, norm_position: str, steps: int, *overrides
         f"data.train={folder}/train.{end}",
         f"data.validation={folder}/dev.{end}",
         "batch.global_size=8",
-        "batch.micro_size=8",
+        "batch.micro_size=4",
         "optimizer.lr=5e-3",
         "schedule.warmup_steps=1",
         "tracking.enabled=false",
@@ -59,8 +60,13 @@ def finetune(folder: Path, kind: str, norm_position: str, steps: int, *overrides
     return folder / "run"
 
 
-def answers_of(model: Any, tokenizer: Any, line: int) -> list[str]:
+def answers_of(model: Any, tokenizer: Any, line: int, *, pairs: bool) -> list[str]:
     """What transformers says of the words, or of the whole, of a line of the development file."""
+    if pairs:
+        inputs = tokenizer(SENTENCES[line][0], OTHERS[line], return_tensors="pt")
+        assert set(inputs["token_type_ids"].flatten().tolist()) == {0, 1}
+        with torch.no_grad():
+            return [model.config.id2label[int(model(**inputs).logits[0].argmax())]]
     words = SENTENCES[line][0].split()
     spaced = [words[0], *(f" {word}" for word in words[1:])]
     inputs = tokenizer(spaced, is_split_into_words=True, return_tensors="pt")
@@ -76,6 +82,7 @@ def answers_of(model: Any, tokenizer: Any, line: int) -> list[str]:
     ("kind", "norm_position", "layout", "name"),
     [
         ("classification", "pre", ["parallel.tensor=2"], "MegatronBertForSequenceClassification"),
+        ("classification", "pre", ["data.text_pair=other"], "MegatronBertForSequenceClassification"),
         ("tagging", "post", ["parallel.pipeline=2"], "BertForTokenClassification"),
     ],
 )
@@ -84,6 +91,7 @@ def test_it_answers_as_the_run_did(
 ) -> None:
     import transformers
 
+    pairs = "data.text_pair=other" in layout
     run = finetune(tmp_path, kind, norm_position, 60, *layout, "--processes", "2")
     out = tmp_path / "out"
     assert f"{out}: {name} of step 60, with tokenizer" in pretrain("export", str(run), str(out))
@@ -94,7 +102,7 @@ def test_it_answers_as_the_run_did(
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(out)
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     predicted = [row["predictions"] if kind == "tagging" else [row["prediction"]] for row in rows]
-    assert predicted == [answers_of(model, tokenizer, line) for line in range(len(rows))]
+    assert predicted == [answers_of(model, tokenizer, line, pairs=pairs) for line in range(len(rows))]
     assert len({answer for row in predicted for answer in row}) == 2, "one class alone shows little"
 
 

@@ -1,5 +1,6 @@
 """Labelled files: what is read, what is refused and how, and that batches are a function of the step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def some_data(count: int = 12) -> LabelledData:
         )
         for n in range(count)
     )
-    return LabelledData("a", examples, LABELS, False, SPECIAL.pad, 8, fingerprint(examples, LABELS))
+    return LabelledData("a", examples, LABELS, False, SPECIAL.pad, 8, 64, fingerprint(examples, LABELS))
 
 
 def test_batches_do_not_depend_on_the_ranks_and_each_epoch_has_every_example() -> None:
@@ -149,6 +150,14 @@ def test_batches_do_not_depend_on_the_ranks_and_each_epoch_has_every_example() -
     again = [place for step in range(3, 6) for place in training.places(range(4 * step, 4 * step + 4))]
     assert sorted(seen) == sorted(again) == list(range(12))
     assert seen != again
+
+
+def test_no_batch_is_longer_than_what_the_model_takes() -> None:
+    data = some_data()
+    longest = max(len(example.tokens) for example in data.examples)
+    assert longest % 8
+    for length, width in ((longest, longest), (longest + 1, longest + 1), (64, -(-longest // 8) * 8)):
+        assert replace(data, length=length).width(range(12)) == width
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

@@ -28,7 +28,8 @@ class LabelledData:
         labels: the classes.
         tagged: whether words are classified, not texts.
         pad: token id of padding.
-        width_unit: widths of batches are multiples of it.
+        width_unit: widths of batches are multiples of it, or `length`.
+        length: tokens that the model takes at most.
         fingerprint: equal fingerprints give equal examples.
     """
 
@@ -38,15 +39,16 @@ class LabelledData:
     tagged: bool
     pad: int
     width_unit: int
+    length: int
     fingerprint: str
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def width(self, indices: Sequence[int]) -> int:
-        """Tokens that the longest of these examples needs, up to the next whole unit."""
+        """Tokens that the longest of these examples needs, up to the next whole unit that the model takes."""
         longest = max(len(self.examples[index].tokens) for index in indices)
-        return -(-longest // self.width_unit) * self.width_unit
+        return min(-(-longest // self.width_unit) * self.width_unit, self.length)
 
 
 @dataclass(frozen=True)

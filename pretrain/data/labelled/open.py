@@ -103,5 +103,6 @@ def _encode(
         tagged=isinstance(config, TaggerConfig),
         pad=special.pad,
         width_unit=WIDTH_UNIT * config.parallel.tensor,
+        length=length,
         fingerprint=fingerprint(examples, labels),
     )
