@@ -14,11 +14,13 @@ from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import resolved_values
 from pretrain.config.schema import show as as_yaml
 from pretrain.config.sections import (
+    BertConfig,
     ChatConfig,
     CnnConfig,
     CorpusConfig,
     FinetuneConfig,
     GanConfig,
+    GptConfig,
     RnnConfig,
     TextConfig,
     TokenConfig,
@@ -78,6 +80,7 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     from pretrain.data.cache import shard_cache
     from pretrain.data.kinds import open_data
     from pretrain.data.sources import open_training
+    from pretrain.init_from import open_start
 
     if isinstance(loaded.config, ChatConfig):
         from pretrain.chat.open import open_chat
@@ -103,10 +106,16 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     if not problems:
         try:
             training, _ = open_data(config)
-            _ = training.tokenizer  # every checkpoint takes it along
-            return training
+            fingerprint = training.tokenizer.fingerprint  # every checkpoint takes it along
         except UserError as error:
             problems.append(("data", error))
+    if not problems:
+        try:
+            if isinstance(config, GptConfig | BertConfig) and (start := config.model.init_from) is not None:
+                open_start(start, fingerprint, lambda line: print(line, file=sys.stderr))
+            return training
+        except UserError as error:
+            problems.append(("model.init_from", error))
     raise _together(loaded, problems)
 
 

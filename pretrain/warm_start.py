@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.piece import Group, Piece
 from pretrain.checkpoint.tensors import DTYPES
-from pretrain.errors import UserError
 from pretrain.health.gather import gather_texts
+from pretrain.init_from import open_start
 from pretrain.layout import Layout
 from pretrain.models.logical import logical_parts
 
@@ -59,16 +59,9 @@ def start_from(
         say: told of checkpoints that were passed over.
 
     Raises:
-        UserError: the run has another tokenizer, or other weights.
-        IntegrityError: its checkpoints are damaged.
+        UserError, IntegrityError: as `open_start`; or the run has other weights.
     """
-    checkpoint = open_checkpoint(resolve(source, say))
-    theirs = checkpoint.state.get("tokenizer_fingerprint")
-    if theirs not in (None, fingerprint):  # None: imported without a tokenizer
-        raise UserError(
-            f"model.init_from: {checkpoint.path} was trained with tokenizer {str(theirs)[:16]}, and "
-            f"data.train was built with {fingerprint[:16]}; build the shards with {checkpoint.path}/tokenizer"
-        )
+    checkpoint = open_start(source, fingerprint, say)
     take_weights(chunks, layout, checkpoint, [])
     everyone = gather_texts(layout.world, "\n".join(part.key for part in logical_parts(chunks, layout)))
     checkpoint.require_all_read((key for keys in everyone for key in keys.split("\n")), "weights")

@@ -16,10 +16,11 @@ from gan_configs import gan_tree
 from image_shards import build_image_shards
 from text_shards import build_shards
 
+from data_tools.train_tokenizer import train_tokenizer
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.dry_run import dry_run_command
-from pretrain.errors import UserError
+from pretrain.errors import IntegrityError, UserError
 from pretrain.rnn_trainer import RnnTrainer
 
 TEXT = ["some text that is long enough " * 50]
@@ -104,6 +105,37 @@ def test_a_model_that_every_rank_holds_takes_a_step(
     assert said[0] == "config: no problem found for 64 processes" and said[1].startswith("data: opened, ")
     assert said[-2].startswith("step: ") and said[-1] == "this would run"
     assert not run.exists()
+
+
+def test_a_few_rows_need_not_be_what_the_weights_of_sources_want(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, train, *overrides = rnn(tmp_path)
+    other = build_shards(tmp_path / "other", TEXT)
+    both = f"data.train=[{{path: {train.split('=')[1]}, weight: 3}}, {{path: {other}, weight: 1}}]"
+    dry_run_command(path, [both, *overrides, f"run.dir={tmp_path / 'run'}"], 1)
+    assert capsys.readouterr().out.endswith("with 2 samples of its own\nthis would run\n")
+
+
+def test_the_run_that_this_one_starts_from_is_opened(tmp_path: Path) -> None:
+    """And not only its config, from which this one takes its model."""
+    texts = [f"{number}: {TEXT[0]}" for number in range(60)]
+    shards = build_shards(tmp_path / "shards", texts)
+    path, start = write_config(tmp_path / "config.yaml"), gpt_run(tmp_path / "start")
+    overrides = [f"run.dir={tmp_path / 'run'}", f"model.init_from={start}"]
+    overrides += ["model.num_layers=2", "model.hidden_size=32", "model.num_attention_heads=2"]
+    overrides += ["batch.sequence_length=96"]
+    dry_run_command(path, [*overrides, f"data.train={shards}"], 1)
+    letters = build_shards(tmp_path / "letters", texts, train_tokenizer(texts, "char"))
+    with pytest.raises(
+        UserError,
+        match=r"line: model\.init_from: .* was trained with tokenizer .* build the shards with .*/tokenizer",
+    ):
+        dry_run_command(path, [*overrides, f"data.train={letters}"], 1)
+    weights = next(start.rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(IntegrityError, match=r"command line: model\.init_from: .*no checkpoint is good"):
+        dry_run_command(path, [*overrides, f"data.train={shards}"], 1)
 
 
 def test_the_step_is_taken(tmp_path: Path) -> None:
