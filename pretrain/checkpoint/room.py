@@ -9,6 +9,8 @@ import socket
 from collections import defaultdict
 from collections.abc import Sequence
 
+import torch
+
 from pretrain.checkpoint.piece import Piece
 from pretrain.checkpoint.protocol import Team
 from pretrain.checkpoint.write import readable
@@ -31,11 +33,17 @@ def missing_room(pieces: Sequence[Piece], team: Team) -> str:
     Raises:
         CoordinationError: a rank does not answer.
     """
-    size = sum(piece.tensor.numel() * piece.tensor.element_size() for piece in pieces)
+    size = sum(_memory_of_copy(piece.tensor) for piece in pieces)
     team.put(f"room/{team.rank}", json.dumps([socket.gethostname(), size, available_memory()]).encode())
     if team.rank == 0:
         team.put("room", _judge([json.loads(team.get(f"room/{rank}")) for rank in range(team.world_size)]))
     return team.get("room").decode()
+
+
+def _memory_of_copy(tensor: torch.Tensor) -> int:
+    """Bytes; torch gives pinned memory, which copies from a GPU need, in powers of two."""
+    size = tensor.numel() * tensor.element_size()
+    return 1 << (size - 1).bit_length() if tensor.is_cuda and size else size
 
 
 def _judge(answers: Sequence[tuple[str, int, int | None]]) -> bytes:

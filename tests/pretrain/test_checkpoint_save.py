@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pretrain.checkpoint import (
     LocalCoordinator,
@@ -26,6 +28,7 @@ from pretrain.checkpoint import (
     room,
     verify,
 )
+from pretrain.checkpoint.protocol import Team
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import IntegrityError, UserError
 
@@ -288,6 +291,15 @@ def test_the_coordinator_keeps_no_message_of_old_saves(tmp_path: Path) -> None:
     for step in range(1, 8):
         saver.save(step, [Piece.whole("w", torch.zeros(2))], {})
     assert len(coordinator._values) <= 4
+
+
+def test_copies_from_a_gpu_take_memory_in_powers_of_two() -> None:
+    with FakeTensorMode():
+        weights = torch.empty(300, device="cuda")
+    pieces = [Piece.whole("w", weights), Piece.whole("b", torch.empty(300))]
+    team = Team(0, 1, LocalCoordinator(), 1, "x")
+    with mock.patch.object(room, "available_memory", lambda: 3000):
+        assert "3.25 kB of copies for 3.00 kB of free memory" in room.missing_room(pieces, team)
 
 
 @pytest.mark.parametrize("available", [1500, 100, None])
