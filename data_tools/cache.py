@@ -112,9 +112,10 @@ class ShardCache:
                 with self._locked():
                     os.replace(self._part(shard), self.path(shard))
                     return open(self.path(shard), "rb")
-            finally:
+            except BaseException:  # after success the name may be another process's already
                 with self._locked():
                     self._part(shard).unlink(missing_ok=True)
+                raise
 
     def _part(self, shard: ShardFile) -> Path:
         return self.directory / f"{shard.sha256}.part"

@@ -97,11 +97,11 @@ class Workspace:
     def clean(self, keep: Mapping[int, Finished]) -> None:
         """Delete temporaries and files of unfinished partitions."""
         for path in [*self.work.glob("*.tmp"), *self.directory.glob(TEMPORARIES)]:
-            path.unlink()
+            path.unlink(missing_ok=True)  # a worker of a killed build may be naming its last file
         kept = {shard.name for result in keep.values() for shard in result.shards}
         for path in self.directory.iterdir():
             if self.layout.pattern.fullmatch(path.name) and path.name not in kept:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Delete the working folder."""

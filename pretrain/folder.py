@@ -5,6 +5,8 @@ RUN/tracking.json  evaluations.jsonl  system.jsonl  artifacts/  profile/  mlflow
 """
 
 import os
+import re
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,11 @@ ALLOWED_BEFORE_A_RUN = {
     "lock",
     "slurm",
     "config.yaml",
-    ".config.yaml.tmp",
-    ".config.resolved.yaml.tmp",
     *FOLDERS,
 }
 """What may lie in a folder that is no run yet: a job script's output, or what a crash in
-`create_or_open` left."""
+`create_or_open` left, `_HALF_WRITTEN` among it."""
+_HALF_WRITTEN = re.compile(r"\.config(\.resolved)?\.yaml\.[0-9a-f]{8}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,11 @@ class RunFolder:
     def _refuse_foreign_content(self) -> None:
         if not self.path.exists() or self.is_run:
             return
-        foreign = sorted(set(os.listdir(self.path)) - ALLOWED_BEFORE_A_RUN)
+        foreign = sorted(
+            name
+            for name in set(os.listdir(self.path)) - ALLOWED_BEFORE_A_RUN
+            if not _HALF_WRITTEN.fullmatch(name)
+        )
         if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
             foreign.append("checkpoints of a run whose config.resolved.yaml is gone")
         if foreign:
@@ -254,6 +259,8 @@ class RunFolder:
 
     def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
         changes, is_new, begun = self.require_fit(resolved_text, resume), not self.is_run, self._begun
+        for half_written in self.path.glob(".*.tmp"):  # by a job that was killed
+            half_written.unlink(missing_ok=True)
 
         def accept() -> None:
             write_atomically(self.config, config_text)
@@ -280,10 +287,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by new text: a reader, or a crash, sees the old or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Replace a file by new text: a reader, or a crash, sees the old or the new, never a part.
+
+    Nor a mixture of two: when a job ends, several ranks may say so at once.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "x") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -35,8 +35,8 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
     """
     folder = checkpoints_folder(run_dir)
     passed_over: list[tuple[Path, str]] = []
+    hint = _hint(folder)  # first: a run that goes on writes it last
     steps = steps_in(folder)
-    hint = _hint(folder)
     if hint is not None and step_of(hint) not in steps:
         passed_over.append((folder / hint, f"does not exist, though {LATEST} names it"))
     for path in steps.values():

@@ -5,8 +5,12 @@ is the one that is told, and what it brings about on other ranks is not.
 """
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+WRITE_SECONDS = 1.0
+"""Time for a rank to write a verdict whose file it has made."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,15 @@ class Board:
             with open(self._verdict, "x") as file:
                 file.write(json.dumps(asdict(verdict)))
         except FileExistsError:
-            return self.verdict() or verdict
+            return self._verdict_of_another() or verdict
         return verdict
+
+    def _verdict_of_another(self) -> Verdict | None:
+        """It may be about to be written; None where whoever began it has died since."""
+        deadline = time.monotonic() + WRITE_SECONDS
+        while (found := self.verdict()) is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return found
 
     def verdict(self) -> Verdict | None:
         """The verdict, if there is one and it is there as a whole."""

@@ -32,7 +32,7 @@ from pretrain.tracking.record import (
     write_sent,
 )
 from pretrain.tracking.redact import redact
-from pretrain.tracking.server import Address, Point, ServerRun
+from pretrain.tracking.server import Address, Point, ServerRun, make_database
 
 MLFLOW_STATUS = {
     "running": "RUNNING",
@@ -128,6 +128,8 @@ class Sender:
             started_ms=int(status.started * 1000),
             local_artifacts=self.folder.mlflow_artifacts if self.uri == LOCAL else None,
         )
+        if self.uri == LOCAL:
+            make_database(self.folder.database)
         server = ServerRun(address, self.sent.mlflow_run)
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})

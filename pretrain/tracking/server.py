@@ -6,6 +6,7 @@ new `ServerRun`.
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,21 @@ def connect(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def make_database(path: Path) -> None:
+    """Make an empty database where there is none, whole or not at all.
+
+    MLflow cannot go on with one whose making was killed. The caller is alone in doing this.
+    """
+    if path.exists():
+        return
+    for left in path.parent.glob(f".{path.name}.*"):
+        left.unlink(missing_ok=True)
+    # Another name each time: MLflow keeps what it has opened under a name.
+    half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    connect(f"sqlite:///{half_made}").search_experiments(max_results=1)
+    os.replace(half_made, path)
 
 
 class ServerRun:

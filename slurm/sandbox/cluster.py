@@ -17,7 +17,7 @@ from slurm.sandbox.conf import Shape, free_ports, gpu_files, gres_conf, node_nam
 from slurm.sandbox.packages import find_program
 from slurm.sandbox.processes import Process, end, process_of, recall, remember, with_environment
 
-START_SECONDS = 30.0
+START_SECONDS = 120.0
 """How long daemons may take until all nodes are idle."""
 STOP_SECONDS = 5.0
 """How long a daemon may take to end by itself."""
@@ -216,5 +216,6 @@ class Sandbox:
         daemons = self.daemons()
         slurm = [process for name, process in daemons.items() if name != "munged"]
         end(slurm, STOP_SECONDS)
-        end([process for process, _ in self.job_processes()], 0)
+        while jobs := [process for process, _ in self.job_processes()]:  # they may start more meanwhile
+            end(jobs, 0)
         end([process for name, process in daemons.items() if name == "munged"], STOP_SECONDS)

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_what_another_process_has_opened_stays(directory: Path, server: FileServ
     for number in (0, 1, 0, 2):
         cache.open(f"{server.url}/shards/{shards[number].name}", shards[number]).close()
     assert kept(cache) == {f"{shards[number].sha256}.tar" for number in (0, 2)}
+
+
+def test_a_download_that_is_done_touches_no_other(
+    directory: Path, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have dropped the shard since, and be loading it again."""
+    cache, [shard, *_] = ShardCache(tmp_path / "cache", 1 << 30), ShardReader(directory).index.shards
+    other, replace = cache.directory / f"{shard.sha256}.part", os.replace
+
+    def replace_and_begin_anew(source: Path, target: Path) -> None:
+        replace(source, target)
+        other.write_bytes(b"of another")
+
+    monkeypatch.setattr(os, "replace", replace_and_begin_anew)
+    cache.open(f"{server.url}/shards/{shard.name}", shard).close()
+    assert other.read_bytes() == b"of another"
 
 
 def test_failures_are_tried_again_and_told_once(directory: Path, server: FileServer, tmp_path: Path) -> None:

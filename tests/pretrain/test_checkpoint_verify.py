@@ -8,6 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from pretrain.checkpoint import (
     Piece,
     Saver,
     clean,
+    find,
     newest_good,
     open_checkpoint,
     resolve,
@@ -169,6 +171,27 @@ def test_no_good_checkpoint_is_an_error_not_step_0(tmp_path: Path) -> None:
         shutil.rmtree(step_dir(tmp_path, step))
     with pytest.raises(IntegrityError, match="step-00000002: does not exist, though latest names it"):
         newest_good(tmp_path)
+
+
+def test_the_first_checkpoint_may_appear_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(tmp_path, 1)
+    checkpoints, away = tmp_path / "checkpoints", tmp_path / "away"
+    checkpoints.rename(away)
+    checkpoints.mkdir()
+    listed = find.steps_in
+
+    def publish_after_listing(folder: Path) -> Any:
+        found = listed(folder)
+        checkpoints.rmdir()
+        away.rename(checkpoints)
+        return found
+
+    monkeypatch.setattr(find, "steps_in", publish_after_listing)
+    assert newest_good(tmp_path) == (None, [])
+    monkeypatch.undo()
+    assert newest_good(tmp_path)[0] == checkpoints / "step-00000001"
 
 
 def test_latest_is_a_hint_only(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
+import threading
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,17 @@ def test_a_heartbeat_is_one_small_file_of_one_job(tmp_path: Path) -> None:
     assert file.stat().st_size == 512
     file.write_bytes(file.read_bytes()[:100])
     assert read_beat(tmp_path, 3) is None
+
+
+def test_a_verdict_that_is_being_written_counts(tmp_path: Path) -> None:
+    first, second = Verdict(1, "first", 3, 0, False), Verdict(4, "second", 0, 0, True)
+    file = tmp_path / "verdict-job.json"
+    file.touch()
+    writes = threading.Timer(0.2, lambda: file.write_text(json.dumps(asdict(first))))
+    writes.start()
+    assert Board(tmp_path, "job").post(second) == first
+    file.write_text("")  # its writer died
+    assert Board(tmp_path, "job").post(second) == second
 
 
 def test_the_first_verdict_counts(tmp_path: Path) -> None:

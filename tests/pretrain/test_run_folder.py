@@ -4,12 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
+from pretrain.folder import RunFolder, write_atomically
 from pretrain.lock import RunLock, is_held
 
 CONFIG = "run: {seed: 1, steps: 10}\noptimizer: {lr: 0.001}\nschedule: {decay_steps: 10}\n"
@@ -59,8 +60,23 @@ def test_checkpoints_without_their_config_are_refused(tmp_path: Path) -> None:
 
 def test_what_a_crash_while_opening_left_is_accepted(tmp_path: Path) -> None:
     open_and_release(tmp_path)
-    (tmp_path / "config.resolved.yaml").rename(tmp_path / ".config.resolved.yaml.tmp")
+    (tmp_path / "config.resolved.yaml").rename(tmp_path / ".config.resolved.yaml.0123abcd.tmp")
     assert open_and_release(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_ranks_that_write_at_once_leave_what_one_of_them_wrote(tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    texts = {f"{rank}" * 1000 * (rank + 1) for rank in range(4)}
+
+    def write(text: str) -> None:
+        for _ in range(50):
+            write_atomically(file, text)
+            assert file.read_text() in texts
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, texts))
+    assert os.listdir(tmp_path) == ["status.json"]
 
 
 def test_another_run_is_refused_naming_key_and_values(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pretrain.tracking import background
 from pretrain.tracking.evaluations import log_evaluation, log_picture
 from pretrain.tracking.journal import read
 from pretrain.tracking.record import read_record
+from pretrain.tracking.server import make_database
 from pretrain.tracking.sync import sync_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
@@ -49,6 +50,24 @@ def client(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    code = "from pathlib import Path; from pretrain.tracking.server import make_database; import sys\n"
+    code += "make_database(Path(sys.argv[1]))"
+    maker = subprocess.Popen([sys.executable, "-c", code, str(database)])
+    while not any(path.stat().st_size for path in tmp_path.iterdir()):
+        assert maker.poll() is None
+        time.sleep(0.005)
+    maker.kill()
+    maker.wait()
+    assert not database.exists()
+    make_database(database)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    made = client(f"sqlite:///{database}").create_experiment("x")
+    make_database(database)  # keeps what is there
+    assert client(f"sqlite:///{database}").get_experiment_by_name("x").experiment_id == made
 
 
 def run_on(server_uri: str, folder: Path) -> Any:
