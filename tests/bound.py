@@ -12,4 +12,4 @@ def pretrain_bound(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "pretrain", *arguments]
     if os.geteuid() == 0:
         command = [*_ROOT_IS_BOUND, *command]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)

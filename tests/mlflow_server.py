@@ -47,7 +47,7 @@ class Server:
         """End it and wait until the port is closed; its worker is a child process of its own."""
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=150)
         for _ in range(300):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) != 0:

@@ -13,7 +13,7 @@ SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2
 
 
 def run_ranks(
-    worker: Path, processes: int, argument: Any, timeout: float = 240
+    worker: Path, processes: int, argument: Any, timeout: float = 1200
 ) -> subprocess.CompletedProcess[str]:
     """Run `python worker JSON` as `processes` ranks; output is captured, whatever the exit code."""
     rank = [sys.executable, __file__, str(worker), json.dumps(argument)]

@@ -126,7 +126,7 @@ class JobUnderTest:
         job: QueuedJob = wait_until(
             lambda: None if (job := self.state()).is_active else job, f"the end of {self.id}"
         )
-        wait_until(lambda: not self.processes(), "the end of all processes of the job", 40)
+        wait_until(lambda: not self.processes(), "the end of all processes of the job", 120)
         assert not half_written(self.run)
         return job
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 LONG = ("run.steps=100000", "checkpoint.every=100000")
 LIMIT = 8
 """`health.hang_timeout`, in seconds."""
-FOUND = LIMIT + 20
+FOUND = LIMIT + 60
 """Seconds after which a rank that hangs must be named: the limit, a second look, and a busy machine."""
 MORE = {"defect": ("tracking.enabled=true",), "absent": ("health.join_timeout=3",)}
 
@@ -69,7 +69,7 @@ def test_a_killed_rank_frees_the_nodes(jobs: dict[str, JobUnderTest]) -> None:
     job = jobs["killed"]
     job.until_step(3)
     job.rank(1).send(signal.SIGKILL)
-    ended(job, 137, within=30)
+    ended(job, 137, within=120)
     assert last_line(job).startswith(f"pretrain job: stopped: {culprit(job)}: Killed")
 
 
@@ -84,7 +84,7 @@ def test_a_killed_slurmstepd_is_found(jobs: dict[str, JobUnderTest]) -> None:
     parent.send(signal.SIGKILL)
     said = f"the launcher of {culprit(job)} (pid {rank.pid}) is gone"
     wait_until(lambda: said in job.log, "its name", FOUND)
-    ended(job, 4, within=90)
+    ended(job, 4, within=120)
     assert said in last_line(job)
 
 
@@ -95,7 +95,7 @@ def test_a_stopped_rank_is_named_and_ended(jobs: dict[str, JobUnderTest]) -> Non
     rank.send(signal.SIGSTOP)
     said = f"{culprit(job)} (pid {rank.pid}) gives no sign of life since"
     wait_until(lambda: said in job.log, "its name", FOUND)
-    ended(job, 4, within=40)
+    ended(job, 4, within=120)
     assert last_line(job).startswith(f"pretrain job: stopped: {said}")
     assert "most recent call first" in stacks(job, 0)
 
@@ -105,7 +105,7 @@ def test_a_loader_that_sleeps_is_named(jobs: dict[str, JobUnderTest], hold: Hold
     job.until_step(3)
     hold.put("loader", "data-1")
     wait_until(lambda: f"{culprit(job)} in data wait of step" in job.log, "its name", FOUND)
-    ended(job, 4, within=30)
+    ended(job, 4, within=120)
     assert "rank 0 waits in all-reduce of signals of step" in last_line(job)
     assert "held.py" in stacks(job, 1)
     assert "all_reduce" in stacks(job, 0)
@@ -115,7 +115,7 @@ def test_a_defect_is_told_first_and_in_mlflow(jobs: dict[str, JobUnderTest], hol
     job = jobs["defect"]
     job.until_step(3)
     hold.put("defect", "fail-1")
-    ended(job, 1, within=60)
+    ended(job, 1, within=120)
     reason = f"{culprit(job)} failed in data wait of step "
     errors = [line for line in job.log.splitlines() if "pretrain: " in line]
     assert reason in errors[0]
@@ -130,7 +130,7 @@ def test_a_defect_is_told_first_and_in_mlflow(jobs: dict[str, JobUnderTest], hol
 
 def test_a_rank_that_never_comes_is_named(jobs: dict[str, JobUnderTest]) -> None:
     job = jobs["absent"]
-    ended(job, 4, within=60)
+    ended(job, 4, within=120)
     first, second = job.attempts[0].nodes
     assert f"rank 1 (on {second}) of 2 did not come within 3 s (health.join_timeout)" in job.log
     assert f"rank 0 on {first} waited at MASTER_ADDR={first}, MASTER_PORT=" in job.log

@@ -54,8 +54,9 @@ def test_a_gpt_on_two_nodes_and_its_evaluation(
     assert job.until_ended().state == "COMPLETED", job.log
     assert "preflight: 4 ranks on 2 nodes, CPU" in job.log
     assert "TP2" in job.log and "PP2" in job.log
-    wait_until(job.run.evaluations.exists, "the evaluation")
-    [score] = [json.loads(line) for line in job.run.evaluations.read_text().splitlines()]
+    scores = job.run.evaluations
+    wait_until(lambda: scores.exists() and scores.read_bytes().endswith(b"\n"), "the evaluation")
+    [score] = [json.loads(line) for line in scores.read_text().splitlines()]
     assert score["step"] == 30
     assert score["token_perplexity"] < 260
     assert mlflow_status(job.run)[0] == "FINISHED"

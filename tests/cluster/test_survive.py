@@ -16,8 +16,8 @@ from slurm.submission import bad_nodes
 
 pytestmark = pytest.mark.slow
 LONG = ("run.steps=1000", "checkpoint.every=200", "eval.every=50")
-WARNING = "slurm.signal_seconds=50"
-"""Of a limit of a minute."""
+WARNING = "slurm.signal_seconds=110"
+"""Before a limit of one to two minutes."""
 
 
 def reason_of(job: JobUnderTest) -> str:
@@ -30,7 +30,8 @@ def time_limit(job: JobUnderTest, hold: Hold) -> None:
     """Ranks are held until Slurm's warning is there: it comes up to half a minute after its time."""
     ranks = [job.rank(0), job.rank(1)]
     signal_all(ranks, signal.SIGSTOP)
-    job.sandbox.run("scontrol", "update", f"JobId={job.id}", "TimeLimit=1")
+    minutes = int((time.time() - job.attempts[-1].began) / 60) + 2
+    job.sandbox.run("scontrol", "update", f"JobId={job.id}", f"TimeLimit={minutes}")
     wait_until(
         lambda: all(has_pending(rank, signal.SIGUSR1) for rank in ranks), "the warning before the limit"
     )
@@ -73,7 +74,7 @@ def during_start(job: JobUnderTest) -> None:
     """The warning comes before there is anything to save."""
     job.sandbox.run("scancel", "--batch", "--signal=USR1", job.id)
     job.until_requeued()
-    assert job.attempts[-1].code == 75
+    assert job.attempts[0].code == 75
 
 
 def lost_node(job: JobUnderTest, hold: Hold) -> None:
@@ -85,7 +86,8 @@ def lost_node(job: JobUnderTest, hold: Hold) -> None:
     job.until_requeued()
     wait_until(lambda: job.attempts[-1].restart == job.state().restarts, "the next attempt")
     assert node not in job.attempts[-1].nodes
-    assert bad_nodes(job.run.path)[node].startswith("answered no more in job ")
+    # The job, or Slurm, whoever finds it first.
+    assert bad_nodes(job.run.path)[node].startswith(("answered no more in job ", "down in job "))
     job.sandbox.start_node(node)
 
 
@@ -112,7 +114,7 @@ def test_a_disturbed_run_equals_the_undisturbed(
     alone = subprocess.Popen(
         [*command, "--processes", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    job = submit(sandbox, config, tmp_path / "run", *LONG, WARNING, *hold.job("disturbed", 0))
+    job = submit(sandbox, config, tmp_path / "run", *LONG, WARNING, *hold.job("disturbed", 0.02))
     job.until_attempt(1)
     during_start(job)
     for number, disturb in enumerate(DISTURBANCES, 2):

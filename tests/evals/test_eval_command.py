@@ -23,7 +23,7 @@ STEPS = 4
 
 def pretrain(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pretrain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
 
 
 def documents(seed: int, count: int) -> list[str]:

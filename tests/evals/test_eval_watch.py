@@ -66,7 +66,7 @@ def test_checkpoints_are_scored_while_the_run_goes_on(
     finally:
         os.kill(trainer.pid, signal.SIGCONT)
         thread.join()
-    assert trainer.wait(timeout=60) == 0 and said.exit_code == 0, said.output
+    assert trainer.wait(timeout=300) == 0 and said.exit_code == 0, said.output
     assert seen == ["running"], "the first score was there before the run's end"
     lines = [json.loads(line) for line in run.evaluations.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(EVERY, STEPS + 1, EVERY))

@@ -8,11 +8,14 @@ from unittest import mock
 
 import pretrain.trainer
 from pretrain.data.text import TrainingData
+from pretrain.run import Run
 from pretrain.trainer import Trainer
 
 CULPRIT = 1
 STEP = 5
 """Counted from 0."""
+STEP_SECONDS = 0.1
+"""Of a run that is to be killed, so that it is not over before the test of a busy machine comes to that."""
 
 
 def _is_culprit() -> bool:
@@ -42,7 +45,18 @@ def first_data_late() -> Any:
 
 def slow_data() -> Any:
     """The loader of one rank is slow at every step."""
-    return _before_batches(lambda step: time.sleep(0.02))
+    return _before_batches(lambda step: time.sleep(0.1))
+
+
+def paced() -> Any:
+    """Every rank takes its time over each step; of any trainer."""
+    honest = Run.log_step
+
+    def log_step(run: Run, step: int, metrics: Any) -> None:
+        honest(run, step, metrics)
+        time.sleep(STEP_SECONDS)
+
+    return mock.patch.object(Run, "log_step", log_step)
 
 
 def data_fail() -> Any:
@@ -56,11 +70,11 @@ def data_fail() -> Any:
 
 
 def slow_start() -> Any:
-    """Every rank takes a second to build its model."""
+    """No rank ever has its model."""
     honest = Trainer.__init__
 
     def build(trainer: Trainer, *arguments: Any) -> None:
-        time.sleep(1)
+        time.sleep(3600)
         honest(trainer, *arguments)
 
     return mock.patch.object(Trainer, "__init__", build)
@@ -81,5 +95,13 @@ def slow_validation() -> Any:
 
 FAULTS: dict[str, Callable[[], Any]] = {
     function.__name__: function
-    for function in (data_never_come, first_data_late, slow_data, data_fail, slow_start, slow_validation)
+    for function in (
+        data_never_come,
+        first_data_late,
+        slow_data,
+        paced,
+        data_fail,
+        slow_start,
+        slow_validation,
+    )
 }

@@ -91,6 +91,7 @@ class Life:
 
     def kill(self) -> bool:
         """`kill -9` of all ranks; whether it hit them all alive."""
+        self.signal(signal.SIGSTOP)  # a rank that is stopped does not see that another one is gone
         self.signal(signal.SIGKILL)
         codes = self.wait()
         assert set(codes) <= {0, -signal.SIGKILL}, f"ended with {codes}:\n{self.said()}"

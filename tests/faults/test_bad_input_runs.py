@@ -16,6 +16,7 @@ from bad_input_commands import Commands, documents, write_run
 from text_shards import build_shards
 
 from pretrain.checkpoint import newest_good
+from pretrain.health.beat import read_beat
 
 pytestmark = pytest.mark.slow
 STEP_2, STEP_3 = "checkpoints/step-00000002", "checkpoints/step-00000003"
@@ -89,7 +90,10 @@ def test_two_jobs_write_one_run(commands: Commands, good_shards: Path, tmp_path:
     os.kill(first, signal.SIGKILL)
     assert commands.wait(first).code == -signal.SIGKILL
     third = commands.start("train", config)
-    time.sleep(1)
+    deadline = time.monotonic() + 60
+    while (beat := read_beat(tmp_path / "run/heartbeat", 0)) is None or beat.pid != third:
+        assert time.monotonic() < deadline, "it does not start"
+        time.sleep(0.02)
     os.kill(third, signal.SIGTERM)
     ended = commands.wait(third)
     assert ended.code == 75, ended.said

@@ -103,7 +103,7 @@ def test_killed_and_resumed_equals_uninterrupted(runs: Runs, trained: Path, case
     if case == "bf16":
         whole = runs.folder / "whole-bf16"
         runs.finish(whole, size, overrides)
-    kill(runs.start(killed, size, overrides))
+    kill(runs.start(killed, size, overrides, mutation="paced"))
     runs.finish(killed, size, overrides)
     assert "resumed from" in runs.folder.joinpath(f"{killed.name}.log").read_text()
     for metric in METRICS:

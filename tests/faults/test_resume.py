@@ -7,11 +7,13 @@ test goes through the installed command. Random moments come from RESUME_SEED, w
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +110,7 @@ def test_killed_and_resumed_equals_uninterrupted(runs: Runs, references: Any, ca
     print(f"RESUME_SEED={SEED}")
     hits = 0
     for kill in KILLS:
-        life = runs.start(run, processes, [*overrides, *more])
+        life = runs.start(run, processes, [*overrides, *more], mutation="paced")
         hit = kill(life, draw)
         hits += hit
         torn = [path.name for path in (run / "checkpoints").glob(".*")]
@@ -124,7 +126,7 @@ def test_killed_and_resumed_equals_uninterrupted(runs: Runs, references: Any, ca
 def test_wrong_step_of_adam_is_seen(runs: Runs, references: Any, mutation: str) -> None:
     """The comparison above goes red when a resume restores Adam's step wrongly."""
     run = runs.folder / mutation
-    life = runs.start(run, 1, [])
+    life = runs.start(run, 1, [], mutation="paced")
     life.until(lambda: newest_good(run)[0] is not None)
     assert life.kill()
     resumed_from = newest(run).step
@@ -177,7 +179,7 @@ def test_resume_on_another_layout(runs: Runs, references: Any, config: Path, cha
     *killed, (processes, overrides) = LAYOUT_CHANGES[change]
     for at, (size, layout) in enumerate(killed):
         records.append(runs.folder / f"{change}-record{at}")
-        life = runs.start(run, size, [NO_DROPOUT, *layout], record=records[-1])
+        life = runs.start(run, size, [NO_DROPOUT, *layout], record=records[-1], mutation="paced")
         life.until(lambda goal=4 + 5 * at: last_step(run) >= goal)  # type: ignore[misc]
         assert kill_in_step(life, draw)
         assert newest_good(run)[0] is not None
@@ -204,7 +206,7 @@ def test_bert_killed_and_resumed_equals_uninterrupted(runs: Runs) -> None:
     records = []
     for number, kill in enumerate((kill_in_step, kill_in_save)):
         records.append(folder / f"record-{number}")
-        assert kill(berts.start(run, 2, PP2, record=records[-1]), draw)
+        assert kill(berts.start(run, 2, PP2, record=records[-1], mutation="paced"), draw)
     records.append(folder / "record-last")
     berts.finish(run, 2, PP2, record=records[-1])
     assert differing(reference, run) == []
@@ -221,7 +223,7 @@ def test_stopped_by_signals_and_resumed(runs: Runs, references: Any) -> None:
     processes, overrides = REFERENCES["DP2"]
     run = runs.folder / "signals"
     for number, rank in ((signal.SIGTERM, 1), (signal.SIGUSR1, 0)):
-        life = runs.start(run, processes, overrides)
+        life = runs.start(run, processes, overrides, mutation="paced")
         goal = last_step(run) + 4
         life.until(lambda goal=goal: last_step(run) >= goal)  # type: ignore[misc]
         life.signal(number, rank)
@@ -234,7 +236,7 @@ def test_stopped_by_signals_and_resumed(runs: Runs, references: Any) -> None:
 
 def test_second_job_is_refused_and_the_first_goes_on(runs: Runs, references: Any) -> None:
     run = runs.folder / "two-jobs"
-    first = runs.start(run, 1, [])
+    first = runs.start(run, 1, [], mutation="paced")
     first.until(lambda: last_step(run) >= 3)
     first.signal(signal.SIGSTOP)
     before = (run / "metrics.jsonl").read_bytes()
@@ -247,25 +249,38 @@ def test_second_job_is_refused_and_the_first_goes_on(runs: Runs, references: Any
     assert differing(references("one"), run) == []
 
 
+def kill_the_ranks(
+    command: list[str], environment: dict[str, str], run: Path, late: float
+) -> tuple[int, bytes]:
+    """Kill the ranks of a command, some seconds after their fourth step; how it ends, and what it says."""
+    parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while last_step(run) < 4 and parent.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(late)
+    with suppress(FileNotFoundError, ProcessLookupError):  # once one is gone, the command ends the others
+        for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    _, said = parent.communicate(timeout=600)
+    return parent.returncode, said
+
+
 def test_real_command_killed_and_resumed(runs: Runs, references: Any) -> None:
     """`python -m pretrain train --processes 2`: every rank is killed, the same command goes on."""
     run = runs.folder / "command"
     command = [sys.executable, "-m", "pretrain", "train", str(runs.config), "--processes", "2"]
     command += [f"run.dir={run}", *TP2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    parent = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    draw, goal = random.Random(f"{SEED} command"), 4
-    deadline = time.monotonic() + 120
-    while last_step(run) < goal and parent.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    time.sleep(draw.random() * 0.03)
-    for pid in Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split():
-        os.kill(int(pid), signal.SIGKILL)
-    _, said = parent.communicate(timeout=60)
-    assert parent.returncode == 128 + signal.SIGKILL, said.decode()
+    draw = random.Random(f"{SEED} command")
+    for _ in range(5):  # where it is over before the kill
+        code, said = kill_the_ranks(command, environment, run, draw.random() * 0.03)
+        if code:
+            break
+        shutil.rmtree(run)
+    assert code == 128 + signal.SIGKILL, said.decode()
     assert b"was killed by SIGKILL" in said
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert differing(references("TP2"), run) == []
 

@@ -115,7 +115,7 @@ def _overridden(text: str, run: list[str]) -> bool:
 
 def train(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pretrain", "train", str(CONFIGS / name), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
 
 
 @pytest.mark.parametrize("kind", ["classification", "tagging"])
@@ -169,12 +169,12 @@ def test_bad_input_ends_with_one_message(
 def test_check_opens_the_files(bert: Path, files: Path, tmp_path: Path, kind: str) -> None:
     command = [sys.executable, "-m", "pretrain", "check", str(CONFIGS / f"finetune-{kind}.yaml")]
     command += overrides_for(bert, files, tmp_path / "run", kind)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     classes, examples = ("0, 1", 120) if kind == "classification" else ("B-PER, O", 60)
     assert f"training examples  {examples};" in done.stdout
     assert any(line.split(maxsplit=1) == ["classes", classes] for line in done.stdout.splitlines())
     wrong = [word.replace("/train.", "/nowhere.") for word in command]
-    refused = subprocess.run(wrong, capture_output=True, text=True, timeout=120, check=False)
+    refused = subprocess.run(wrong, capture_output=True, text=True, timeout=600, check=False)
     assert refused.returncode == 2
     assert f"{files}/nowhere." in refused.stderr

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 def pretrain(*arguments: str) -> str:
     command = [sys.executable, "-m", "pretrain", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_exported_or_scored(tmp_path: Path) -> None:
     for file in (tmp_path / "train.tsv", tmp_path / "dev.tsv"):
         file.write_text(file.read_text().replace("\tTrue", "\tAlways"))
     command = [sys.executable, "-m", "pretrain", "eval", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 2
     assert "train.tsv: its classes are Always, False; those of " in done.stderr
     assert "are False, True: it is not the file that the run was trained on" in done.stderr

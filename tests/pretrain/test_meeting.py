@@ -69,7 +69,7 @@ def test_who_holds_the_store_leaves_last() -> None:
         )
         for rank in range(2)
     ]
-    said = [rank.communicate(timeout=60) for rank in ranks]
+    said = [rank.communicate(timeout=300) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     assert said[1][0] == "b'good'\n"
 

@@ -138,7 +138,7 @@ def test_all_ranks_open_or_refuse_together(tmp_path: Path, foreign: bool) -> Non
 
     def other_rank() -> None:
         def told(_: Callable[[], str]) -> str:
-            answer = passed.get(timeout=10)
+            answer = passed.get(timeout=60)
             if isinstance(answer, UserError):
                 raise answer
             return answer

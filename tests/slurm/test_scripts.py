@@ -107,7 +107,7 @@ def test_any_text_is_one_word_for_an_option(text: str) -> None:
     assert as_sbatch_reads(for_option(f"--comment={text}")) == [f"--comment={text}"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), max_size=4))
 def test_any_text_is_one_word_for_bash(texts: list[str]) -> None:
     words = " ".join(for_shell(text) for text in texts)
