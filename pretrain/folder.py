@@ -259,8 +259,9 @@ class RunFolder:
 
     def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
         changes, is_new, begun = self.require_fit(resolved_text, resume), not self.is_run, self._begun
-        for half_written in self.path.glob(".*.tmp"):  # by a job that was killed
-            half_written.unlink(missing_ok=True)
+        for file in (self.config, self.resolved, self.status):
+            for half_written in self.path.glob(f".{file.name}.*.tmp"):  # by a job that was killed
+                half_written.unlink(missing_ok=True)
 
         def accept() -> None:
             write_atomically(self.config, config_text)

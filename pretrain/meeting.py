@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
+from typing import NoReturn
 
 import torch.distributed as dist
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
@@ -50,7 +51,11 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
     wait = _Wait(rank, size, patience, given_up)
     try:
         store = _open(rank, wait)
-        _wait_for_all(store, rank, size, wait)
+        try:
+            _wait_for_all(store, rank, size, wait)
+        except dist.DistError:
+            wait.is_over()
+        store.set_timeout(STORE_TIMEOUT)
     except (ValueError, OSError, dist.DistError) as error:
         reason = str(error).splitlines()[0]
         if "EADDRINUSE" in reason:
@@ -78,13 +83,29 @@ class _Wait:
         self._rank, self._size, self._patience, self._given_up = rank, size, patience, given_up
         self._deadline = time.monotonic() + patience
 
-    def pause(self, missing: Callable[[], list[int]]) -> None:
-        """Wait a moment for these ranks; raises HealthError or StoppedEarly where it is enough."""
+    @property
+    def left(self) -> timedelta:
+        """Until it has lasted too long."""
+        return timedelta(seconds=max(1.0, self._deadline - time.monotonic()))
+
+    def is_over(self) -> NoReturn:
+        """Rank 0, who holds the store, has gone; raises StoppedEarly or HealthError."""
+        self._look_for_signal()
+        raise HealthError(
+            f"rank 0 of {self._size}, at {_address()}, ended while rank {self._rank} on "
+            f"{socket.gethostname()} waited for the others; rank 0 says why"
+        )
+
+    def _look_for_signal(self) -> None:
         number = self._given_up()
         if number:
             raise StoppedEarly(
                 f"stopped by {signal_name(number)} in start-up: nothing is lost, the same command goes on"
             )
+
+    def pause(self, missing: Callable[[], list[int]]) -> None:
+        """Wait a moment for these ranks; raises HealthError or StoppedEarly where it is enough."""
+        self._look_for_signal()
         if time.monotonic() > self._deadline:
             raise HealthError(self._who_is_missing(missing()))
         time.sleep(max(LOOK_SECONDS, self._size / LOOKS_PER_SECOND))
@@ -113,7 +134,7 @@ def _open(rank: int, wait: _Wait) -> Store:
         is_master=_holds_store(rank),
         wait_for_workers=False,
         multi_tenant=True,
-        timeout=STORE_TIMEOUT,
+        timeout=wait.left,
     )
 
 

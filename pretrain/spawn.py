@@ -61,8 +61,13 @@ def spawn(
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks: list[_Rank] = []
+    early: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
+        # Threads take signals too, so one may come although this thread holds them back.
+        if len(ranks) < processes:
+            early.append(number)
+            return
         for each in ranks:
             if each.process.poll() is None:
                 each.process.send_signal(number)
@@ -75,7 +80,9 @@ def spawn(
             ranks.append(_start(command, rank, processes, store.port))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if signals is not None and signals.pending():
-            forward(signals.pending(), None)
+            early.append(signals.pending())
+        for number in early[-1:]:
+            forward(number, None)
         return _wait(ranks, last_place)
     finally:
         for each in ranks:

@@ -1,4 +1,7 @@
-"""A run without a model: `python small_run.py DIR URI START STOP` journals a step every 10 ms."""
+"""A run without a model: `python small_run.py DIR URI START STOP [FILE]` journals a step every 10 ms.
+
+It stays before its last hundred steps until FILE is there.
+"""
 
 import sys
 import time
@@ -8,7 +11,9 @@ from typing import Any
 import yaml
 
 from pretrain.config.sections import GptConfig
+from pretrain.health.pulse import Phase
 from pretrain.run import Run
+from pretrain.tracking import background
 
 
 def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracking: Any) -> GptConfig:
@@ -44,13 +49,18 @@ def train(config: GptConfig, start: int = 0) -> None:
 
 
 def main() -> None:
-    directory, uri, start, stop = sys.argv[1:]
+    directory, uri, start, stop, *wanted = sys.argv[1:]
+    background.FINISH_SECONDS = 300.0
     with open_run(config_for(directory, uri, steps=int(stop))) as run:
         run.begin(int(start))
         for step in range(int(start) + 1, int(stop) + 1):
             run.log_step(step, metrics_of(step))
             print(step, flush=True)
             time.sleep(0.01)
+            while step == int(stop) - 100 and not all(Path(file).exists() for file in wanted):
+                run.pulse.mark(Phase.JOURNAL)
+                run._uploader.look()
+                time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
     passed_over: list[tuple[Path, str]] = []
     hint = _hint(folder)  # first: a run that goes on writes it last
     steps = steps_in(folder)
-    if hint is not None and step_of(hint) not in steps:
+    if hint is not None and step_of(hint) not in steps and hint == _hint(folder):
         passed_over.append((folder / hint, f"does not exist, though {LATEST} names it"))
     for path in steps.values():
         faults = verify(path)

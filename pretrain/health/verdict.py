@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-WRITE_SECONDS = 1.0
+WRITE_SECONDS = 5.0
 """Time for a rank to write a verdict whose file it has made."""
 
 

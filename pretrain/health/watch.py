@@ -89,14 +89,15 @@ class Watch:
     def close(self) -> None:
         """Say that this rank ends, and watch no more."""
         if not self._ending.is_set():
-            self._ending.set()
             self._pulse.mark(Phase.ENDED)
+            self._ending.set()
             self._signals.wake()
             if self._thread.is_alive():
                 self._thread.join()
 
     def _run(self) -> None:
         while True:
+            ending = self._ending.is_set()  # before the last heartbeat, which says so
             try:
                 now, before = time.monotonic(), self._last_tick
                 if now - before > SURVEY_BEATS * self._job.interval:
@@ -107,7 +108,7 @@ class Watch:
                 # Who cannot write cannot tell whether others can: their silence proves nothing.
                 self._start_anew()
                 log.debug("heartbeat: %s", error)
-            if self._ending.is_set() and not self._lost:
+            if ending and not self._lost:
                 return
             self._signals.wait(self._job.interval)
 

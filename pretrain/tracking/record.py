@@ -84,6 +84,12 @@ def write_sent(folder: RunFolder, sent: Sent, is_own: bool = True) -> None:
     write_atomically(folder.tracking, text + "\n")
 
 
+def clear_half_written(folder: RunFolder) -> None:
+    """Remove what a process left that was killed while it wrote the record; the caller alone writes it."""
+    for path in folder.path.glob(f".{folder.tracking.name}.*"):
+        path.unlink(missing_ok=True)
+
+
 def choose_uri(configured: str | None, environment: Mapping[str, str], record: Record) -> str:
     """Where a run's metrics go: the config, else where they went before, else the environment, else LOCAL.
 

@@ -6,7 +6,7 @@ One attempt, in one thread, with no patience: `uploader` and `sync` decide when 
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pretrain.tracking.plot import plot_accuracy_curves, plot_loss_curve
 from pretrain.tracking.record import (
     LOCAL,
     choose_uri,
+    clear_half_written,
     content_mark,
     page_of,
     read_record,
@@ -63,6 +64,7 @@ class Sender:
         self.folder = folder
         self._config = read_yaml(folder.resolved)
         self._settings: dict[str, Any] = self._config.get("tracking") or {}
+        clear_half_written(folder)
         record = read_record(folder)
         self._is_own = uri is None
         self.uri = choose_uri(uri or self._settings.get("uri"), os.environ, record)
@@ -148,11 +150,7 @@ class Sender:
         log.info("MLflow run %s in experiment %r: %s", server.id, address.experiment, where)
 
     def _send_artifacts(self, server: ServerRun) -> None:
-        root = self.folder.artifacts
-        for path in (self.folder.config, self.folder.resolved, *sorted(root.rglob("*"))):
-            if not path.is_file() or path.name.startswith("."):
-                continue
-            below = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+        for below, path in artifacts(self.folder):
             mark = content_mark(path)
             if self.sent.artifacts.get(str(below)) == mark:
                 continue
@@ -187,6 +185,14 @@ class Sender:
     def _note(self, **changes: Any) -> None:
         self.sent = replace(self.sent, **changes, error=None)
         write_sent(self.folder, self.sent, self._is_own)
+
+
+def artifacts(folder: RunFolder) -> Iterator[tuple[Path, Path]]:
+    """The files that a server gets, each with its place below the artifacts of the MLflow run."""
+    root = folder.artifacts
+    for path in (folder.config, folder.resolved, *sorted(root.rglob("*"))):
+        if path.is_file() and not path.name.startswith("."):
+            yield path.relative_to(root) if path.is_relative_to(root) else Path(path.name), path
 
 
 def points(entries: Iterable[Entry]) -> Iterable[Point]:

@@ -9,9 +9,9 @@ from data_tools.progress import Progress
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.lock import RunLock
-from pretrain.tracking.record import LOCAL, Sent, page_of, read_record, real_uri
+from pretrain.tracking.record import LOCAL, Sent, content_mark, page_of, read_record, real_uri
 from pretrain.tracking.redact import one_line, redact
-from pretrain.tracking.send import Sender
+from pretrain.tracking.send import Sender, artifacts
 
 ATTEMPTS = 4
 BUSY_SECONDS = 600.0
@@ -81,7 +81,7 @@ def catch_up(
             lock = RunLock.acquire(folder.tracking_lock, patience=0)
         except UserError:
             servers = read_record(folder).servers
-            if uri is None and servers and _has(servers[0], goal):
+            if uri is None and servers and _has(servers[0], goal, folder):
                 return servers[0], None
             if time.monotonic() > deadline:
                 raise UserError(
@@ -112,8 +112,10 @@ def _send(sender: Sender, on_progress: Callable[[int], None], attempts: int) -> 
     raise AssertionError("attempts must be positive")
 
 
-def _has(sent: Sent, goal: tuple[int, int]) -> bool:
-    return sent.offset >= goal[0] and sent.evaluations >= goal[1]
+def _has(sent: Sent, goal: tuple[int, int], folder: RunFolder) -> bool:
+    if sent.offset < goal[0] or sent.evaluations < goal[1]:
+        return False
+    return all(sent.artifacts.get(str(below)) == content_mark(path) for below, path in artifacts(folder))
 
 
 def _size(path: Path) -> int:

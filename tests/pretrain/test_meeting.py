@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from config_files import REPOSITORY, write_config
 from mlflow_server import free_port
+from torch.distributed import TCPStore
 
 from pretrain import meeting
 from pretrain.config.sections import ParallelConfig
@@ -95,12 +96,12 @@ def test_a_world_takes_its_layout_along() -> None:
 def test_those_who_have_not_come_are_named() -> None:
     def come(rank: int) -> str:
         with pytest.raises(HealthError) as refusal:
-            meet(rank, 4, 0.5, lambda: 0)
+            meet(rank, 4, 3 - rank / 2, lambda: 0)
         return str(refusal.value)
 
     with ThreadPoolExecutor(2) as pool:
         said = list(pool.map(come, (0, 2)))
-    assert said[0].startswith("ranks 1, 3 of 4 did not come within 0.5 s (health.join_timeout); rank 0 on ")
+    assert said[0].startswith("ranks 1, 3 of 4 did not come within 3 s (health.join_timeout); rank 0 on ")
 
 
 def test_without_its_first_rank_there_is_no_meeting() -> None:
@@ -140,3 +141,22 @@ def test_a_rank_of_the_command_says_who_is_missing(tmp_path: Path) -> None:
     assert "pretrain: error: rank 1 of 2 did not come within 0.5 s" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(0, HealthError), (signal.SIGTERM, StoppedEarly)])
+def test_those_who_wait_on_when_the_first_rank_has_gone(number: int, kind: type[UserError]) -> None:
+    """It had less patience, or was told of the signal first."""
+    signals = [0]
+
+    def come() -> None:
+        with pytest.raises(kind, match=r"rank 0 says why|stopped by SIGTERM"):
+            meet(1, 3, 60, lambda: signals[0])
+
+    server = TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=True, wait_for_workers=False)
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(come)
+        while not server.check(["meeting/joined"]):
+            time.sleep(0.02)
+        signals[0] = number
+        del server
+        waits.result()

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import yaml
@@ -105,7 +106,9 @@ def test_a_profile_of_two_tensor_parallel_ranks(tmp_path: Path) -> None:
     # What these marks call compute is tensor-parallel communication for a large part.
     plain = [line for line in lines if line["step"] in (5, 6, 7) and "compute_share" in line]
     assert len(plain) == 3
-    assert profiled["profiled_communication_share"] > sum(each["communication_share"] for each in plain) / 3
+    usual = mean(each["communication_share"] / (1 - each["checkpoint_stall_share"]) for each in plain)
+    training = 1 - profiled["profiled_checkpoint_stall_share"]  # a disk may stall one step for seconds
+    assert profiled["profiled_communication_share"] / training > usual
     assert profiled["profiled_checkpoint_stall_share"] > 0
     folder = tmp_path / "run/profile"
     assert "steps 5 to 7" in (folder / "steps-5-7.txt").read_text()

@@ -80,6 +80,7 @@ def test_it_ends_with_a_table_of_what_it_did(finished: Finished) -> None:
     assert "mlflow ui --backend-store-uri" in table
     assert "Traceback" not in finished.output + finished.errors
     known = ("the model looks at nothing yet", "next sentences are learnt after tokens", "fewer than 2,048")
+    known += ("sends the rest", "sends it", "straggler: ")  # on a busy machine
     warnings = [line for line in finished.errors.splitlines() if "warning" in line.lower()]
     assert [line for line in warnings if not any(words in line for words in known)] == []
 

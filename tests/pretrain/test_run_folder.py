@@ -147,6 +147,7 @@ def test_a_second_job_is_refused_until_the_first_is_killed(tmp_path: Path) -> No
             RunLock.acquire(lock, patience=0.1)
         assert "started 20" in str(caught.value)
         holder.send_signal(signal.SIGKILL)
+        holder.wait()
         assert not open_and_release(tmp_path / "run")  # no waiting for any time-out
     assert not is_held(lock)
 

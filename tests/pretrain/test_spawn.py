@@ -1,13 +1,19 @@
 """Ranks on one machine: the first failure is what the user sees, and nobody is left behind."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
+
+from pretrain import spawn as spawn_module
+from pretrain.signals import Signals
 
 SPAWN = """
 import sys
@@ -29,8 +35,13 @@ def test_all_ranks_done() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "rank 0\n", "")
 
 
-def test_the_first_defect_is_shown_although_rank_0_ends_too() -> None:
-    done = run("time.sleep(0 if rank == 2 else 1); sys.exit(f'culprit {rank}')")
+def test_the_first_defect_is_shown_although_rank_0_ends_too(tmp_path: Path) -> None:
+    # The parent has seen it end: before, it would be a zombie.
+    pid = str(tmp_path / "pid")
+    others = f"while not (os.path.exists({pid!r}) and open({pid!r}).read()): time.sleep(0.01)\n"
+    others += f"while os.path.exists('/proc/' + open({pid!r}).read()): time.sleep(0.01)"
+    culprit = f"open({pid!r}, 'w').write(str(os.getpid()))"
+    done = run(f"exec({culprit!r} if rank == 2 else {others!r}); sys.exit(f'culprit {{rank}}')")
     assert done.returncode == 1
     assert "[rank 2] culprit 2" in done.stderr
 
@@ -42,10 +53,10 @@ def test_what_all_ranks_raise_is_shown_once() -> None:
 
 def test_a_killed_rank_is_named_and_the_others_end_at_once() -> None:
     began = time.monotonic()
-    done = run("os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(50)")
+    done = run("os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(290)")
     assert done.returncode == 137
     assert f"rank 1 on {socket.gethostname()} was killed by SIGKILL" in done.stderr
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 250
 
 
 def test_one_that_ends_first_for_a_killed_one_is_not_to_blame() -> None:
@@ -56,23 +67,37 @@ def test_one_that_ends_first_for_a_killed_one_is_not_to_blame() -> None:
 
 
 def test_a_stopped_rank_does_not_hold_up_the_end() -> None:
-    began = time.monotonic()
+    """Nor does the time that others may take to end by themselves, which is for ever here."""
     body = "os.kill(os.getpid(), signal.SIGSTOP) if rank == 1 else time.sleep(1); sys.exit(4 * (rank == 2))"
-    assert run(body).returncode == 4
-    assert time.monotonic() - began < 15
+    spawn = SPAWN.replace("sys.exit", "pretrain.spawn.GRACE_SECONDS = 10_000\nsys.exit")
+    command = [sys.executable, "-c", f"import pretrain.spawn\n{spawn}", "3", "-c", RANK + body]
+    assert subprocess.run(command, timeout=300, check=False).returncode == 4
 
 
-def test_signals_reach_all_ranks() -> None:
-    body = (
-        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); print('ready', flush=True); time.sleep(50)"
-    )
-    command = [sys.executable, "-c", SPAWN, "2", "-c", RANK + body]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == "ready\n"
-        time.sleep(1)  # rank 1 says nothing when it is ready
-        parent.send_signal(10)
-        assert parent.wait(30) == 75
+def test_signals_reach_all_ranks(tmp_path: Path) -> None:
+    body = "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(75)); "
+    body += f"open(os.path.join({str(tmp_path)!r}, str(rank)), 'w').close(); time.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", SPAWN, "2", "-c", RANK + body]) as parent:
+        while not all((tmp_path / name).exists() for name in ("0", "1")):
+            assert parent.poll() is None
+            time.sleep(0.02)
+        parent.send_signal(signal.SIGUSR1)
+        assert parent.wait(250) == 75
+
+
+def test_a_signal_while_ranks_are_started_reaches_all() -> None:
+    """Threads take it, though the main thread holds it back."""
+    honest = spawn_module._start
+
+    def start(command: Any, rank: int, *more: Any) -> Any:
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+        return honest(command, rank, *more)
+
+    wait = "import signal; signal.sigwait([signal.SIGTERM]); raise SystemExit(75)"
+    with mock.patch.object(spawn_module, "_start", start), Signals() as signals:
+        assert spawn_module.spawn([sys.executable, "-c", wait], 3, signals) == 75
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ranks are tied to their parent by a Linux call")
@@ -84,8 +109,8 @@ def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
             time.sleep(0.05)
         pids = [int(file.read_text()) for file in files]
         parent.kill()
-        parent.wait(30)
-    deadline = time.monotonic() + 20
+        parent.wait(250)
+    deadline = time.monotonic() + 250
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         assert time.monotonic() < deadline, "a rank outlived its parent"
         time.sleep(0.1)

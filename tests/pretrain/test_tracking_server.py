@@ -17,14 +17,14 @@ from small_run import config_for, metrics_of, open_run, train
 
 from pretrain.errors import HealthError, UserError
 from pretrain.folder import RunFolder
-from pretrain.lock import is_held
+from pretrain.lock import RunLock, is_held
 from pretrain.status import actual_status
 from pretrain.tracking import background
 from pretrain.tracking.evaluations import log_evaluation, log_picture
 from pretrain.tracking.journal import read
 from pretrain.tracking.record import read_record
 from pretrain.tracking.server import make_database
-from pretrain.tracking.sync import sync_command
+from pretrain.tracking.sync import catch_up, sync_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
 
@@ -37,6 +37,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run waits for its uploader at the end, which gives way to everything else on the machine."""
+    monkeypatch.setattr(background, "FINISH_SECONDS", 300.0)
 
 
 @pytest.fixture
@@ -54,15 +60,13 @@ def client(uri: str) -> Any:
 
 def test_a_database_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
-    code = "from pathlib import Path; from pretrain.tracking.server import make_database; import sys\n"
-    code += "make_database(Path(sys.argv[1]))"
-    maker = subprocess.Popen([sys.executable, "-c", code, str(database)])
-    while not any(path.stat().st_size for path in tmp_path.iterdir()):
-        assert maker.poll() is None
-        time.sleep(0.005)
-    maker.kill()
-    maker.wait()
-    assert not database.exists()
+    code = "import os, pathlib, signal, sys; from pretrain.tracking.server import make_database\n"
+    code += "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+    code += "make_database(pathlib.Path(sys.argv[1]))"
+    maker = subprocess.run([sys.executable, "-c", code, str(database)], check=False)
+    assert maker.returncode == -signal.SIGKILL and not database.exists()
+    [left] = tmp_path.iterdir()
+    os.truncate(left, left.stat().st_size // 2)
     make_database(database)
     assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
     made = client(f"sqlite:///{database}").create_experiment("x")
@@ -93,7 +97,7 @@ def assert_exactly_once(server_uri: str, folder: Path) -> None:
     assert len(found) == 1
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -142,6 +146,11 @@ def test_evaluations_join_the_run_once(server: Server, tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     names = {item.path for item in client(server.uri).list_artifacts(run.info.run_id)}
     assert {"sample.png", "step-00000050"} <= names
+    with RunLock.acquire(RunFolder(folder).tracking_lock):  # by an uploader that does not see it any more
+        assert catch_up(RunFolder(folder), busy_seconds=0.3)[1] is None
+        (folder / "artifacts" / "late.png").write_bytes(b"\x89PNG")
+        with pytest.raises(UserError, match="its uploader is at work"):
+            catch_up(RunFolder(folder), busy_seconds=0.3)
     with pytest.raises(UserError, match="metric 'a=b'"):
         log_evaluation(folder, 50, {"a=b": 1.0})
     with pytest.raises(UserError, match="does not exist"):
@@ -170,7 +179,7 @@ def test_the_uploader_is_killed_in_mid_send_and_answers_get_lost(proxy: Proxy, t
     folder = tmp_path / "killed"
     proxy.delay = 0.3
     proxy.lose = [b"runs/create"]
-    command = [sys.executable, str(SCRIPT), str(folder), proxy.uri, "0", "2000"]
+    command = [sys.executable, str(SCRIPT), str(folder), proxy.uri, "0", "2000", str(tmp_path / "go on")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
         assert trainer.stdout is not None
         wait_for(lambda: any(sent.offset for sent in read_record(RunFolder(folder)).servers))
@@ -178,6 +187,7 @@ def test_the_uploader_is_killed_in_mid_send_and_answers_get_lost(proxy: Proxy, t
         wait_for(lambda: proxy.answers > seen)
         os.kill(_uploader_pid(folder), signal.SIGKILL)  # it waits for an answer most of the time
         wait_for(lambda: is_held(RunFolder(folder).tracking_lock))
+        (tmp_path / "go on").touch()
         proxy.delay = 0.0
         proxy.lose = [b"runs/log-batch", b"metrics/get-history", b"runs/update"]
         trainer.stdout.read()
@@ -202,7 +212,7 @@ def test_a_killed_trainer_is_failed_in_mlflow_until_it_is_resumed(server: Server
         trainer.send_signal(signal.SIGKILL)
     status = actual_status(RunFolder(folder))
     assert status is not None and status.state == "crashed"
-    wait_for(lambda: uploader_is_gone(folder))
+    wait_for(lambda: read_record(RunFolder(folder)).servers and uploader_is_gone(folder))
     run = run_on(server.uri, folder)
     assert run.info.status == "FAILED" and run.data.tags["state"] == "crashed"
     assert run.data.metrics["loss"] == metrics_of(int(read(folder / "metrics.jsonl")[-1]["step"]))["loss"]
@@ -215,7 +225,7 @@ def test_a_killed_trainer_is_failed_in_mlflow_until_it_is_resumed(server: Server
 def test_a_slow_server_slows_nothing(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "slow"
     monkeypatch.setattr(background, "FINISH_SECONDS", 1.0)
-    proxy.delay = 5.0
+    proxy.delay = 20.0
     with open_run(config_for(folder, proxy.uri, steps=300)) as run:
         run.begin(0)
         costs = []
@@ -225,7 +235,7 @@ def test_a_slow_server_slows_nothing(proxy: Proxy, tmp_path: Path, monkeypatch: 
             costs.append(time.perf_counter() - before)
             time.sleep(0.01)
         ended = time.monotonic()
-    assert time.monotonic() - ended < 5
+    assert time.monotonic() - ended < 18
     assert statistics.median(costs) < 1e-3
     assert "`pretrain sync " in (folder / "logs" / "rank-0000.log").read_text()
     proxy.delay = 0.0
