@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+    TimeoutException,
+)
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -55,7 +61,12 @@ class Browser:
 
     def wait(self, what: str, condition: Callable[[], Any]) -> Any:
         """The first true answer of a condition."""
-        ignored = (StaleElementReferenceException,)
+        ignored = (
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            NoSuchElementException,
+            StaleElementReferenceException,
+        )
         waiting = WebDriverWait(self.driver, PATIENCE, poll_frequency=0.2, ignored_exceptions=ignored)
         try:
             return waiting.until(lambda _: condition())
@@ -79,7 +90,13 @@ class Browser:
         field.send_keys(text)
 
     def click(self, xpath: str) -> None:
-        self.wait(xpath, lambda: self.driver.find_elements(By.XPATH, xpath))[0].click()
+        """As soon as it can be clicked on: pages are drawn again while they are looked at."""
+
+        def click() -> bool:
+            self.driver.find_element(By.XPATH, xpath).click()
+            return True
+
+        self.wait(xpath, click)
 
     def curve(self, metric: str) -> Any:
         """Steps and values as the chart of a metric draws them; None while there is none."""

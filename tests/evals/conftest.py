@@ -15,6 +15,8 @@ from mlflow_server import Server
 from ranks import run_ranks
 from text_shards import build_shards
 
+from pretrain.tracking.sync import sync_command
+
 WORKER = Path(__file__).with_name("suite_worker.py")
 
 
@@ -97,6 +99,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory, mlflow_server: Server) -> P
         status = folder / f"two-{name}/status.json"
         status.write_text(json.dumps({**json.loads(status.read_text()), "run": f"two-{name}"}))
     rank(folder, 2, [], {name: order(folder, f"two-{name}", name) for name in suites})
+    # Evaluations wait a minute for MLflow, which a busy machine may exceed.
+    sync_command([str(folder / f"{end}{name}") for name in suites for end in ("", "two-")])
     return folder
 
 

@@ -18,11 +18,11 @@ from pretrain.cli import app
 from pretrain.folder import RunFolder
 from pretrain.status import actual_status
 
-EVERY, STEPS = 10, 40
+EVERY, STEPS = 100, 400
 
 
 def wait_until(path: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not path.exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
