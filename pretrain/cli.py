@@ -15,6 +15,7 @@ import typer
 
 from data_tools.cli import app as data_app
 from pretrain.errors import UserError
+from pretrain.leave import complain
 
 _MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EADDRINUSE)
 
@@ -508,6 +509,5 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> None:
-    sys.stdout.flush()
-    print(f"pretrain: error: {message}", file=sys.stderr)
+    complain(f"pretrain: error: {message}")
     sys.exit(code)

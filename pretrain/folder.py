@@ -27,7 +27,7 @@ ALLOWED_BEFORE_A_RUN = {
 }
 """What may lie in a folder that is no run yet: a job script's output, or what a crash in
 `create_or_open` left, `_HALF_WRITTEN` among it."""
-_HALF_WRITTEN = re.compile(r"\.config(\.resolved)?\.yaml\.[0-9a-f]{8}\.tmp")
+_HALF_WRITTEN = re.compile(r"\.config(\.resolved)?\.yaml(\.[0-9a-f]{8})?\.tmp")
 
 
 @dataclass(frozen=True)

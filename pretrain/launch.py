@@ -17,9 +17,9 @@ import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 
 from pretrain import cpu_backend
-from pretrain.errors import UserError
+from pretrain.errors import StoppedEarly, UserError
 from pretrain.gloo import share_devices
-from pretrain.meeting import JOIN_SECONDS, first_host, meet, part
+from pretrain.meeting import FAILED_PART_SECONDS, JOIN_SECONDS, PART_SECONDS, first_host, meet, part
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -137,13 +137,18 @@ def join_world(
         world_size=place.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
+    patience = PART_SECONDS
     try:
         yield World(place.rank, place.size, place.local_rank, device, PrefixStore("pretrain", store))
+    except Exception as error:
+        # Others may end without a word, and what this rank has to say must not wait for them.
+        patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS
+        raise
     finally:
         _forget_layout()
         dist.destroy_process_group()
         if place.launcher != "alone":
-            part(store, place.rank, place.size)
+            part(store, place.rank, place.size, patience)
 
 
 def _forget_layout() -> None:

@@ -36,16 +36,26 @@ def leave_after(main: Callable[[], object]) -> NoReturn:
         os._exit(code or left)
 
 
+def complain(message: str) -> None:
+    """Write a line to standard error, after what went to standard output; where they can be written."""
+    with suppress(OSError, ValueError):
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(message, file=sys.stderr, flush=True)
+
+
 def _call(main: Callable[[], object]) -> int:
     try:
         main()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
-        print(end.code, file=sys.stderr)
+        complain(str(end.code))
         return 1
     except KeyboardInterrupt:
-        print("pretrain: error: interrupted", file=sys.stderr)
+        complain("pretrain: error: interrupted")
         return INTERRUPTED
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -63,6 +73,5 @@ def _flush() -> int:
             code = 1  # nobody reads: `pretrain ... | head`
         except OSError as error:
             code = 1
-            with suppress(OSError):  # the disk may be too full for this, too
-                print(f"pretrain: error: {stream.name}: {error.strerror}", file=sys.stderr)
+            complain(f"pretrain: error: {stream.name}: {error.strerror}")
     return code

@@ -28,8 +28,11 @@ CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 LOOKS_PER_SECOND = 5_000
 """Looks that the store gets from all ranks together, in a world too large for `LOOK_SECONDS`."""
-PART_SECONDS = 10.0
-"""How long the rank that holds the store stays for the others, some of which may have been killed."""
+PART_SECONDS = 4.0
+"""How long the rank that holds the store stays for the others; some may have been killed, and srun ends it
+a few seconds after them (`--wait`, which must leave time for the uploader too)."""
+FAILED_PART_SECONDS = 2.0
+"""As long where it has an error to tell."""
 _JOINED, _COUNT, _COMPLETE = "meeting/joined", "meeting/count", "meeting/complete"
 _LEFT = "meeting/left"
 
@@ -64,14 +67,15 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
     return store
 
 
-def part(store: Store, rank: int, size: int) -> None:
+def part(store: Store, rank: int, size: int, patience: float) -> None:
     """Leave the others; call it when this rank reads from the store no more.
 
-    The rank that holds the store goes last: one that is slower may still be reading how the last save ended.
+    The rank that holds the store goes last, if `patience` (seconds) allows it: one that is slower may still
+    be reading how the last save ended.
     """
     with suppress(dist.DistError):  # whoever held it has waited long enough
         store.add(_LEFT, 1)
-        deadline = time.monotonic() + PART_SECONDS
+        deadline = time.monotonic() + patience
         while _holds_store(rank) and store.add(_LEFT, 0) < size and time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
 
@@ -83,17 +87,13 @@ class _Wait:
         self._rank, self._size, self._patience, self._given_up = rank, size, patience, given_up
         self._deadline = time.monotonic() + patience
 
-    @property
-    def left(self) -> timedelta:
-        """Until it has lasted too long."""
-        return timedelta(seconds=max(1.0, self._deadline - time.monotonic()))
-
     def is_over(self) -> NoReturn:
-        """Rank 0, who holds the store, has gone; raises StoppedEarly or HealthError."""
+        """Whoever holds the store has gone; raises StoppedEarly or HealthError."""
         self._look_for_signal()
+        host = "rank 0" if _holds_store(0) else "the launcher"
         raise HealthError(
-            f"rank 0 of {self._size}, at {_address()}, ended while rank {self._rank} on "
-            f"{socket.gethostname()} waited for the others; rank 0 says why"
+            f"{host} of {self._size} ranks, at {_address()}, ended while rank {self._rank} on "
+            f"{socket.gethostname()} waited for the others; it says why"
         )
 
     def _look_for_signal(self) -> None:
@@ -126,20 +126,19 @@ def _open(rank: int, wait: _Wait) -> Store:
         raise ValueError("MASTER_ADDR is not set")
     if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
         raise ValueError("MASTER_PORT must be from 1 to 65535")
-    if not _holds_store(rank):
+    if _holds_store(rank):
+        return TCPStore(host, int(port), is_master=True, wait_for_workers=False, multi_tenant=True)
+    while True:
         _await_listener(host, int(port), wait)
-    return TCPStore(
-        host,
-        int(port),
-        is_master=_holds_store(rank),
-        wait_for_workers=False,
-        multi_tenant=True,
-        timeout=wait.left,
-    )
+        with suppress(dist.DistError):  # it has gone since
+            return TCPStore(
+                host, int(port), wait_for_workers=False, timeout=timedelta(seconds=CONNECT_SECONDS)
+            )
+        wait.pause(lambda: [0])
 
 
 def _holds_store(rank: int) -> bool:
-    """Torchrun and `spawn` hold it themselves, so that no rank can lose the port to another program."""
+    """Whether a rank does; torchrun and `spawn` do it themselves, so that no rank can lose the port."""
     return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
 
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-WRITE_SECONDS = 5.0
+WRITE_SECONDS = 2.0
 """Time for a rank to write a verdict whose file it has made."""
 
 
@@ -36,7 +36,7 @@ class Board:
         self._stop = folder / f"stop-{job}"
 
     def post(self, verdict: Verdict) -> Verdict:
-        """Write the verdict, unless there is one.
+        """Write the verdict, unless there is one; waits a moment for one that is being written.
 
         Returns:
             The one that counts.

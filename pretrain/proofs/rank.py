@@ -20,7 +20,7 @@ from pretrain.config.narrow import narrow
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
 from pretrain.errors import UserError
 from pretrain.launch import World, join_world
-from pretrain.leave import leave_after
+from pretrain.leave import complain, leave_after
 from pretrain.trainer import Trainer
 
 
@@ -102,7 +102,7 @@ def _main() -> None:
     try:
         main(sys.argv[1])
     except UserError as error:
-        print(f"pretrain: error: {error}", file=sys.stderr)
+        complain(f"pretrain: error: {error}")
         sys.exit(error.exit_code)
 
 

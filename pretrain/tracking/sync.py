@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from data_tools.progress import Progress
@@ -75,17 +75,20 @@ def catch_up(
         UserError: the server does not answer; the other uploader is still at it after `busy_seconds`.
     """
     goal = (_size(folder.metrics), _size(folder.evaluations))
+    marks = {str(below): (path, content_mark(path)) for below, path in artifacts(folder)}
     deadline = time.monotonic() + busy_seconds
     while True:
         try:
             lock = RunLock.acquire(folder.tracking_lock, patience=0)
         except UserError:
             servers = read_record(folder).servers
-            if uri is None and servers and _has(servers[0], goal, folder):
+            if uri is None and servers and _has(servers[0], goal, marks):
                 return servers[0], None
             if time.monotonic() > deadline:
+                error = f": {servers[0].error}" if uri is None and servers and servers[0].error else ""
                 raise UserError(
-                    f"{folder.path}: its uploader is at work (see {folder.tracking_log}); try again later"
+                    f"{folder.path}: its uploader is at work (see {folder.tracking_log}){error}; try again "
+                    "later"
                 ) from None
             time.sleep(0.2)
         else:
@@ -112,10 +115,15 @@ def _send(sender: Sender, on_progress: Callable[[int], None], attempts: int) -> 
     raise AssertionError("attempts must be positive")
 
 
-def _has(sent: Sent, goal: tuple[int, int], folder: RunFolder) -> bool:
+def _has(sent: Sent, goal: tuple[int, int], marks: Mapping[str, tuple[Path, str]]) -> bool:
+    """Whether a server has so many bytes, and these artifacts or newer ones."""
     if sent.offset < goal[0] or sent.evaluations < goal[1]:
         return False
-    return all(sent.artifacts.get(str(below)) == content_mark(path) for below, path in artifacts(folder))
+    return all(
+        sent.artifacts.get(name) == mark
+        or (name in sent.artifacts and not (path.exists() and content_mark(path) == mark))
+        for name, (path, mark) in marks.items()
+    )
 
 
 def _size(path: Path) -> int:

@@ -69,7 +69,7 @@ def data_fail() -> Any:
     return _before_batches(fail)
 
 
-def slow_start() -> Any:
+def endless_start() -> Any:
     """No rank ever has its model."""
     honest = Trainer.__init__
 
@@ -101,7 +101,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
         slow_data,
         paced,
         data_fail,
-        slow_start,
+        endless_start,
         slow_validation,
     )
 }

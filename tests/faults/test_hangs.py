@@ -163,7 +163,7 @@ def test_a_straggler_is_told(runs: Runs) -> None:
 def test_a_signal_in_start_up(runs: Runs) -> None:
     """While the model is built: ends at once, leaves no checkpoint, and the same command starts at step 0."""
     run = runs.folder / "early"
-    life = runs.start(run, 2, [], mutation="slow_start")
+    life = runs.start(run, 2, [], mutation="endless_start")
     life.until(lambda: read_beat(run / "heartbeat", 1) is not None)
     life.signal(signal.SIGTERM, 1)
     assert ended(life, [0, 1], 60) == {0: 75, 1: 75}

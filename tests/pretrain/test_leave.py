@@ -123,3 +123,20 @@ def test_there_need_be_no_output() -> None:
     assert python(code).returncode == 0
     shell = [sys.executable, "-c", "from pretrain.leave import leave_after; leave_after(list)"]
     assert subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *shell], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", ">/dev/full 2>/dev/full"])
+def test_an_error_that_cannot_be_told_keeps_its_exit_code(closed: str) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = f"'{sys.executable}' -m pretrain check /nowhere.yaml {closed}"
+    done = subprocess.run(["sh", "-c", command], env=buffered, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    late = "import sys; from pretrain.leave import leave_after\ndef main():\n    print('lost')\n    "
+    for end, code in (("raise KeyboardInterrupt", 130), ("sys.exit(75)", 75)):
+        done = subprocess.run(
+            ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", f"{late}{end}\nleave_after(main)"],
+            env=buffered,
+            check=False,
+        )
+        assert done.returncode == code

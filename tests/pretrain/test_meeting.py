@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +35,7 @@ def test_all_meet_whoever_comes_first() -> None:
         store = meet(rank, 3, 20, lambda: 0)
         store.set(f"from {rank}", str(rank))
         told = bytes(store.get(f"from {(rank + 1) % 3}"))
-        part(store, rank, 3)
+        part(store, rank, 3, 60)
         return told
 
     with ThreadPoolExecutor(3) as pool:
@@ -51,7 +53,7 @@ def main():
             world.store.set("verdict", "good")
         else:
             world.store.get("verdict")
-            time.sleep(2)
+            time.sleep(1)
             print(bytes(world.store.get("verdict")))
 
 leave_after(main)
@@ -75,15 +77,14 @@ def test_who_holds_the_store_leaves_last() -> None:
     assert said[1][0] == "b'good'\n"
 
 
-def test_nobody_waits_long_for_those_who_were_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "PART_SECONDS", 0.3)
+def test_nobody_waits_long_for_those_who_were_killed() -> None:
     with ThreadPoolExecutor(2) as pool:
         stores = list(pool.map(lambda rank: meet(rank, 2, 20, lambda: 0), range(2)))
     began = time.monotonic()
-    part(stores[0], 0, 2)
+    part(stores[0], 0, 2, 0.3)
     assert 0.3 <= time.monotonic() - began < 5
     del stores[0]
-    part(stores[0], 1, 2)  # the store is gone
+    part(stores[0], 1, 2, 0.3)  # the store is gone
 
 
 def test_a_world_takes_its_layout_along() -> None:
@@ -149,7 +150,7 @@ def test_those_who_wait_on_when_the_first_rank_has_gone(number: int, kind: type[
     signals = [0]
 
     def come() -> None:
-        with pytest.raises(kind, match=r"rank 0 says why|stopped by SIGTERM"):
+        with pytest.raises(kind, match=r"waited for the others; it says why|stopped by SIGTERM"):
             meet(1, 3, 60, lambda: signals[0])
 
     server = TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=True, wait_for_workers=False)
@@ -160,3 +161,20 @@ def test_those_who_wait_on_when_the_first_rank_has_gone(number: int, kind: type[
         signals[0] = number
         del server
         waits.result()
+
+
+def test_a_store_that_goes_before_one_is_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal is seen all the same."""
+    monkeypatch.setattr(meeting, "CONNECT_SECONDS", 1.0)
+    listener = socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"])))
+
+    def see_one_and_go() -> None:
+        seen, _ = listener.accept()
+        listener.close()
+        seen.close()
+
+    goes = threading.Thread(target=see_one_and_go)
+    goes.start()
+    with pytest.raises(StoppedEarly, match="stopped by SIGTERM in start-up"):
+        meet(1, 2, 300, lambda: 0 if goes.is_alive() else int(signal.SIGTERM))
+    goes.join()
