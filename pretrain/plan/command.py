@@ -61,11 +61,7 @@ def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
         return
     loaded = load_config(path, overrides, cluster.size)
     if isinstance(loaded.config, GanConfig):
-        from pretrain.plan.gan_plan import plan_gan
-        from pretrain.plan.gan_table import print_gan_plan
-
-        plan = plan_gan(loaded.config, cluster)
-        _show(plan, None, cluster) if request.json else print_gan_plan(loaded.config, plan, cluster)
+        _plan_gan(loaded.config, cluster, as_json=request.json)
         return
     config = _text(loaded.config)
     from pretrain.plan.table import print_text_plan
@@ -80,6 +76,27 @@ def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
         print_text_plan(config, found, cluster, f"{vocabulary:,} ids, {where}", request.tokens)
 
 
+def _plan_gan(config: GanConfig, cluster: Cluster, *, as_json: bool) -> None:
+    from data_tools.directory import open_directory, passing_cache
+    from data_tools.images.index import read_image_index
+    from pretrain.plan.gan_plan import Images, plan_gan
+    from pretrain.plan.gan_table import print_gan_plan
+
+    path = config.data.train[0].path
+    try:
+        with passing_cache(path) as cache:
+            place = open_directory(path, cache)
+            index = read_image_index(place.local, place.named)
+        images = Images(index.channels, len(index.classes) if config.model.conditional else 0, known=True)
+    except UserError:
+        images = Images()
+    plan = plan_gan(config, cluster, images)
+    if as_json:
+        _show(plan, None, cluster)
+    else:
+        print_gan_plan(config, plan, cluster)
+
+
 def _text(config: Config) -> TextConfig:
     if isinstance(config, FinetuneConfig | ChatConfig | CnnConfig) or not isinstance(config, TextConfig):
         raise UserError(f"model.kind: plans are made for gpt, bert and gan, got {config.model.kind}")
@@ -92,7 +109,6 @@ def _refuse_useless(config: Config, request: Request) -> None:
         "--search": request.search or None,
         "--vocab-size": request.vocab_size,
         "--tokens": request.tokens,
-        "--network": request.network_gbit,
     }
     for option, value in about_text.items() if isinstance(config, GanConfig) else ():
         if value is not None:
@@ -149,4 +165,9 @@ def _tree(plan: Any) -> dict[str, Any]:
         tree["time"]["total"] = plan.time.total
         tree["fullest"] = plan.fullest.total
         tree["tokens_per_second"] = plan.tokens_per_second
+    else:
+        for network in ("generator", "discriminator"):
+            tree[network]["total"] = getattr(plan, network).total
+        tree["time"]["total"] = plan.time.total
+        tree["images_per_second"] = plan.images_per_second
     return tree

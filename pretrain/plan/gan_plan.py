@@ -1,129 +1,136 @@
-"""The plan of a GAN under DeepSpeed: what each ZeRO stage leaves on a rank, and what a step multiplies.
-
-Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 5,
-and the partitions that DeepSpeed 0.19 makes of them.
-"""
+"""The plan of a GAN under DeepSpeed on a cluster: memory by network, FLOPs, traffic and time."""
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from pretrain.config.sections import GanConfig
 from pretrain.gan.settings import micro_size
-from pretrain.models.gan.build import DISCRIMINATORS, GENERATORS, shape_of
-from pretrain.plan.hardware import Cluster
-from pretrain.plan.ledger import Ledger, Work
+from pretrain.models.gan.build import shape_of
+from pretrain.plan.gan_trace import Update, trace_gan
+from pretrain.plan.hardware import STREAM, Cluster
 from pretrain.plan.timing import seconds_of
+from pretrain.plan.traffic import Traffic
+from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
 
 ASSUMED_CHANNELS = 3
 
+OWN_PASSES = 2
+"""Forward and backward: as often stage 3 gathers a network's weights in a micro-batch of its own update."""
+
 
 @dataclass(frozen=True)
-class NetworkMemory:
-    """One network on one rank, in bytes."""
+class Images:
+    """What the data says about the networks."""
 
-    name: str
-    parameters: int
-    stage: int
-    weights: float
-    gradients: float
-    optimizer: float
-    """Both moments, and fp32 master weights of bf16 runs and of stages; in the host's memory if offloaded."""
+    channels: int = ASSUMED_CHANNELS
+    classes: int = 0
+    known: bool = False
+    """Whether that is the data's; it is assumed otherwise."""
+
+
+@dataclass(frozen=True)
+class GanTime:
+    """Seconds of one step, by cause; the least that it takes."""
+
+    compute: float
+    """Passes of all updates, by the roofline."""
+    reduction: float
+    """Gradients and weights over the ranks; DeepSpeed hides none of it behind the passes."""
+    update: float
+    """Of both optimizers and the average."""
 
     @property
     def total(self) -> float:
-        """All three."""
-        return self.weights + self.gradients + self.optimizer
+        """All of them."""
+        return self.compute + self.reduction + self.update
 
 
 @dataclass(frozen=True)
 class GanPlan:
-    """What follows from a GAN's config and a number of GPUs."""
+    """What follows from a GAN's config and a cluster."""
 
+    images: Images
     generator: NetworkMemory
     discriminator: NetworkMemory
     activations: int
-    """Of one micro-batch: the larger of D's update on real and generated images and G's through D."""
+    """The most bytes of an update above what is held: activations and autograd's gradients."""
+    reducing: int
+    """What the reduction takes beside them, at most."""
+    gathered: int
+    """Weights that stage 3 brings together for a pass, and may keep for the next."""
+    micro_batches: int
+    """Of an update and rank."""
     flops_per_step: float
-    """Of one rank: D's updates and G's, without penalties."""
-    step_seconds: float
-    """By the roofline alone, without penalties, reductions and the optimizers."""
+    """Of one rank: D's updates and G's, penalties included."""
+    traffic: tuple[Traffic, ...]
+    time: GanTime
+    images_per_step: int
+    """Real images that D sees."""
 
-    def total(self, offloaded: bool) -> float:
+    def total(self, offloaded: bool) -> int:
         """Bytes on the card."""
         networks = (self.generator, self.discriminator)
         held = sum(each.total - (each.optimizer if offloaded and each.stage else 0) for each in networks)
-        return held + self.activations
+        return held + self.activations + self.reducing + self.gathered
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the cluster, at most."""
+        return self.images_per_step / self.time.total
 
 
-def network_memory(name: str, parameters: int, stage: int, ranks: int, bf16: bool) -> NetworkMemory:
-    """ZeRO's arithmetic: stage 1 divides optimizer states by the ranks, 2 gradients too, 3 weights too."""
-    wide = 4
-    narrow = 2 if bf16 else 4
-    shares = [ranks if stage >= level else 1 for level in (3, 2, 1)]
-    master = wide if bf16 or stage else 0
-    return NetworkMemory(
-        name,
-        parameters,
-        stage,
-        weights=narrow * parameters / shares[0],
-        gradients=wide * parameters / shares[1],
-        optimizer=(2 * wide + master) * parameters / shares[2],
-    )
-
-
-def plan_gan(config: GanConfig, cluster: Cluster) -> GanPlan:
-    """Plan a GAN whose images are RGB without classes, as no data is opened."""
-    shape = shape_of(config.model, config.loss, ASSUMED_CHANNELS, 0)
-    kind = config.model.architecture
-    bf16, ranks = config.precision == "bf16", cluster.size
-    dtype = torch.bfloat16 if bf16 else torch.float32
-    with torch.device("meta"):
-        generator, discriminator = GENERATORS[kind](shape), DISCRIMINATORS[kind](shape)
-    for parameter in (*generator.parameters(), *discriminator.parameters()):
-        parameter.data = parameter.data.to(dtype)  # running statistics stay fp32
-    images = micro_size(config, ranks)
-    critic, for_d = _discriminator_update(generator, discriminator, config, images, dtype)
-    maker, for_g = _generator_update(generator, discriminator, config, images, dtype)
-    rounds = config.batch.global_size // (images * ranks)
-    work = (critic * config.loss.discriminator_steps + maker) * rounds
-    stages = config.parallel.generator_stage, config.parallel.discriminator_stage
-    held = [
-        network_memory(name, sum(p.numel() for p in network.parameters()), stage, ranks, bf16)
-        for name, network, stage in zip(
-            ("generator", "discriminator"), (generator, discriminator), stages, strict=True
-        )
+def plan_gan(config: GanConfig, cluster: Cluster, images: Images) -> GanPlan:
+    """Plan a GAN that fits the cluster (`config.rules`)."""
+    shape = shape_of(config.model, config.loss, images.channels, images.classes)
+    traced = trace_gan(config, shape, cluster.size)
+    bf16, ranks, rounds = config.precision == "bf16", cluster.size, config.loss.discriminator_steps
+    micro_batches = config.batch.global_size // (micro_size(config, ranks) * ranks)
+    generator = Sharding(traced.generator, config.parallel.generator_stage, ranks, bf16)
+    discriminator = Sharding(traced.discriminator, config.parallel.discriminator_stage, ranks, bf16)
+    updates: list[tuple[Update, Sharding]] = [
+        (traced.discriminator_update, discriminator),
+        (traced.generator_update, generator),
     ]
+    fullest, reduced = max(updates, key=lambda each: each[0].peak + each[1].reducing(micro_batches))
+    work = (traced.discriminator_update.work * rounds + traced.generator_update.work) * micro_batches
+    traffic = _traffic(config, cluster, generator, discriminator, micro_batches)
     return GanPlan(
-        held[0], held[1], max(for_d, for_g), work.flops, seconds_of(work, cluster, config.precision)
+        images=images,
+        generator=generator.memory("generator", averaged=True),
+        discriminator=discriminator.memory("discriminator", averaged=False),
+        activations=fullest.peak,
+        reducing=reduced.reducing(micro_batches),
+        gathered=generator.gathered() + discriminator.gathered(),
+        micro_batches=micro_batches,
+        flops_per_step=work.flops,
+        traffic=traffic,
+        time=GanTime(
+            compute=seconds_of(work, cluster, config.precision),
+            reduction=sum(each.seconds for each in traffic),
+            update=(_touched(discriminator) * rounds + _touched(generator) + 3 * WIDE * generator.owned)
+            / (cluster.gpu.bandwidth * STREAM),
+        ),
+        images_per_step=rounds * config.batch.global_size,
     )
 
 
-def _noise(config: GanConfig, images: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(images, config.model.latent_size, device="meta", dtype=dtype)
+def _traffic(
+    config: GanConfig, cluster: Cluster, generator: Sharding, discriminator: Sharding, micro_batches: int
+) -> tuple[Traffic, ...]:
+    """What a rank sends in a step for each network, at most."""
+    if cluster.size == 1:
+        return ()
+    rounds, spectral = config.loss.discriminator_steps, config.model.spectral_norm
+    once = micro_batches / cluster.size * (cluster.size - 1)
+    # Stage 3 gathers each network in the other's update once.
+    sent = {
+        "generator": generator.sent(micro_batches, OWN_PASSES) + rounds * once * generator.gathered(),
+        "discriminator": rounds * discriminator.sent(micro_batches, OWN_PASSES, spectral=spectral)
+        + once * discriminator.gathered(),
+    }
+    crosses, rate = cluster.crosses(cluster.size), cluster.rate(cluster.size)
+    return tuple(Traffic(name, cluster.size, crosses, size, size / rate) for name, size in sent.items())
 
 
-def _discriminator_update(
-    generator: nn.Module, discriminator: nn.Module, config: GanConfig, images: int, dtype: torch.dtype
-) -> tuple[Work, int]:
-    """One pass of real and generated images together, forward and backward; its work and its peak."""
-    side = config.model.image_size
-    with torch.device("meta"), Ledger() as ledger:
-        with torch.no_grad():
-            made = generator(_noise(config, images, dtype), None)
-        real = torch.empty(images, ASSUMED_CHANNELS, side, side, dtype=dtype)
-        discriminator(torch.cat([real, made]), None).sum().backward()
-        peak = ledger.peak
-        discriminator.zero_grad(set_to_none=True)
-        return ledger.work, peak
-
-
-def _generator_update(
-    generator: nn.Module, discriminator: nn.Module, config: GanConfig, images: int, dtype: torch.dtype
-) -> tuple[Work, int]:
-    """Generated images through D, whose own gradients are not made."""
-    discriminator.requires_grad_(False)
-    with torch.device("meta"), Ledger() as ledger:
-        discriminator(generator(_noise(config, images, dtype), None), None).sum().backward()
-        return ledger.work, ledger.peak
+def _touched(network: Sharding) -> float:
+    """Bytes that an update of the optimizer reads and writes: gradient, moments and master, and weights."""
+    return (WIDE + 6 * WIDE + network.narrow) * network.owned

@@ -5,30 +5,99 @@ from rich.table import Table
 
 from pretrain.config.sections import GanConfig
 from pretrain.plan.gan_plan import GanPlan
-from pretrain.plan.hardware import Cluster
+from pretrain.plan.hardware import RESERVE, STREAM, Cluster
+from pretrain.plan.table import DAY, GB, grid, table_of, traffic_table
+
+MB = 1e6
 
 
 def print_gan_plan(config: GanConfig, plan: GanPlan, cluster: Cluster) -> None:
-    """Tables on standard output."""
+    """Tables of memory, traffic and time on standard output."""
     console = Console(width=None if Console().is_terminal else 110, highlight=False)
-    table = Table(title="Memory of a rank, MB", title_justify="left", title_style="bold")
-    for name in ("network", "parameters", "ZeRO", "weights", "gradients", "optimizer"):
-        table.add_column(name, justify="right")
-    for each in (plan.generator, plan.discriminator):
-        sizes = (f"{size / 1e6:,.1f}" for size in (each.weights, each.gradients, each.optimizer))
-        table.add_row(each.name, f"{each.parameters:,}", str(each.stage), *sizes)
-    console.print(table)
+    console.print(_facts(config, plan, cluster))
+    console.print(_memory(plan))
+    if plan.traffic:
+        console.print(traffic_table(plan.traffic, "MB", MB))
+    console.print(_time(config, plan, cluster))
+    console.print(verdict(config, plan, cluster))
+    console.print(
+        "Bytes of weights, gradients, optimizer and average are exact; activations and FLOPs are counted in "
+        "a run of both updates on fake tensors, penalties included; what the reduction takes is the most "
+        "that DeepSpeed was measured to take. The time is the least: of the peak, products reach "
+        f"{cluster.gpu.matmul:.0%}, memory and links {STREAM:.0%} of their bandwidth, and convolutions of "
+        f"few channels stay below that (docs/planning.md). Card: {cluster.gpu.source}.",
+        style="dim",
+    )
+
+
+def verdict(config: GanConfig, plan: GanPlan, cluster: Cluster) -> str:
+    """Whether a rank fits, in one line."""
     offloaded = config.parallel.offload_optimizer
-    total = plan.total(offloaded)
-    fits = "fits" if total <= cluster.usable else "does not fit"
-    where = "; optimizer states are in the host's memory" if offloaded else ""
-    console.print(f"activations of a micro-batch: {plan.activations / 1e6:,.1f} MB")
-    console.print(f"FLOPs a step and rank: {plan.flops_per_step:.4g}, without penalties")
-    console.print(
-        f"step: at least {plan.step_seconds:.4f} s on {cluster.size} x {cluster.name}, by the roofline of "
-        "its convolutions; penalties, reductions and both optimizers come on top"
+    need, have = plan.total(offloaded) / GB, cluster.usable / GB
+    reserve = "" if cluster.name == "cpu" else f" ({RESERVE / GB:.0f} GB of the card are kept back)"
+    host = "; optimizer states are in the host's memory" if offloaded else ""
+    if need <= have:
+        return f"fits: a rank needs {need:,.2f} GB of {have:,.1f} GB{reserve}{host}"
+    return (
+        f"does not fit: a rank needs {need:,.2f} GB of {have:,.1f} GB{reserve}{host}. A smaller "
+        "batch.micro_size makes activations smaller, a higher ZeRO stage what is held"
     )
-    console.print(
-        f"{fits}: {total / 1e9:,.2f} GB of {cluster.usable / 1e9:,.1f} GB{where}. Images are taken as RGB "
-        "without classes; DeepSpeed's flat buffers, of the network's size, come on top"
+
+
+def _facts(config: GanConfig, plan: GanPlan, cluster: Cluster) -> Table:
+    rows = grid()
+    stages = config.parallel
+    images = plan.images
+    kind = {1: "grey", 3: "RGB"}[images.channels] + (f", {images.classes} classes" if images.classes else "")
+    where = "from data.train" if images.known else "assumed: data.train is not here"
+    if config.model.conditional and not images.known:
+        where += ", nor the number of its classes: none are taken"
+    counts = f"{plan.generator.parameters:,} (G) and {plan.discriminator.parameters:,} (D) parameters"
+    rows.add_row("model", f"{config.model.architecture}, {counts}")
+    rows.add_row("images", f"{config.model.image_size} x {config.model.image_size}, {kind}, {where}")
+    rows.add_row("cluster", f"{cluster.size:,} x {cluster.name}, {cluster.per_node} a node")
+    rows.add_row(
+        "layout",
+        f"data {cluster.size}, ZeRO {stages.generator_stage} (G) and {stages.discriminator_stage} (D)",
     )
+    rows.add_row(
+        "batch",
+        f"{config.batch.global_size:,} images an update, in {plan.micro_batches} micro-batches on each rank; "
+        f"updates of D before one of G: {config.loss.discriminator_steps}",
+    )
+    return rows
+
+
+def _memory(plan: GanPlan) -> Table:
+    columns = ("parameters", "ZeRO", "weights", "gradients", "optimizer", "average", "total")
+    shown = table_of("Memory of a rank, MB", "network", *columns)
+    for each in (plan.generator, plan.discriminator):
+        sizes = (each.weights, each.gradients, each.optimizer, each.average, each.total)
+        shown.add_row(
+            each.name, f"{each.parameters:,}", str(each.stage), *(f"{size / MB:,.1f}" for size in sizes)
+        )
+    blank = [""] * 6
+    shown.add_row("activations", *blank, f"{plan.activations / MB:,.1f}")
+    shown.add_row("reduction", *blank, f"{plan.reducing / MB:,.1f}")
+    if plan.gathered:
+        shown.add_row("gathered", *blank, f"{plan.gathered / MB:,.1f}")
+    return shown
+
+
+def _time(config: GanConfig, plan: GanPlan, cluster: Cluster) -> Table:
+    rows = grid()
+    time, steps = plan.time, config.run.steps
+    rows.add_row("FLOPs a step", f"{plan.flops_per_step:.4g} on each rank")
+    rows.add_row(
+        "step",
+        f"at least {time.total:.4f} s: compute {time.compute:.4f}, reduction {time.reduction:.4f}, "
+        f"update {time.update:.4f}",
+    )
+    rows.add_row("rate", f"at most {plan.images_per_second:,.0f} images/s")
+    days = steps * time.total / DAY
+    rows.add_row(
+        "whole run",
+        f"{steps * plan.images_per_step:,} images: at least {days:,.2f} days, "
+        f"{days * 24 * cluster.size:,.1f} GPU-hours",
+    )
+    return rows

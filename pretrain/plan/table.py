@@ -1,6 +1,6 @@
 """A plan for people."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +9,7 @@ from pretrain.config.sections import TextConfig
 from pretrain.config.stages import tokens_until
 from pretrain.plan.hardware import KERNEL_SECONDS, RESERVE, SPREAD, STREAM, Cluster
 from pretrain.plan.text_plan import StageMemory, TextPlan
+from pretrain.plan.traffic import Traffic
 
 GB = 1e9
 DAY = 86_400
@@ -24,7 +25,7 @@ def print_text_plan(
     console.print(_facts(config, plan, cluster, vocabulary))
     console.print(_memory(plan, cluster))
     if plan.traffic:
-        console.print(_traffic(plan))
+        console.print(traffic_table(plan.traffic))
     console.print(_time(config, plan, cluster, tokens))
     console.print(verdict(plan, cluster))
     console.print(
@@ -51,7 +52,7 @@ def verdict(plan: TextPlan, cluster: Cluster) -> str:
 
 
 def _facts(config: TextConfig, plan: TextPlan, cluster: Cluster, vocabulary: str) -> Table:
-    table = _grid()
+    table = grid()
     p = config.parallel
     layout = f"tensor {p.tensor}, pipeline {p.pipeline}, context {p.context}, data {plan.replicas}"
     if p.virtual_pipeline:
@@ -67,7 +68,7 @@ def _facts(config: TextConfig, plan: TextPlan, cluster: Cluster, vocabulary: str
 
 
 def _memory(plan: TextPlan, cluster: Cluster) -> Table:
-    table = _table("Memory of a rank, GB", "stage", "parameters")
+    table = table_of("Memory of a rank, GB", "stage", "parameters")
     for name in ("weights", "gradients", "optimizer", "activations", "buffers", "total", "of card"):
         table.add_column(name, justify="right")
     for stage in _shown(plan.stages):
@@ -94,18 +95,19 @@ def _shown(stages: tuple[StageMemory, ...]) -> Iterator[StageMemory | None]:
     yield stages[-1]
 
 
-def _traffic(plan: TextPlan) -> Table:
-    table = _table("Sent by a rank in a step", "group", "ranks")
-    for name in ("GB", "seconds", "crosses nodes"):
+def traffic_table(traffic: Sequence[Traffic], unit: str = "GB", size: float = GB) -> Table:
+    """What a rank sends, in units of `size` bytes."""
+    table = table_of("Sent by a rank in a step", "group", "ranks")
+    for name in (unit, "seconds", "crosses nodes"):
         table.add_column(name, justify="right")
-    for each in plan.traffic:
+    for each in traffic:
         crosses = "yes" if each.crosses_nodes else "no"
-        table.add_row(each.group, str(each.size), f"{each.sent / GB:,.2f}", f"{each.seconds:.3f}", crosses)
+        table.add_row(each.group, str(each.size), f"{each.sent / size:,.2f}", f"{each.seconds:.3f}", crosses)
     return table
 
 
 def _time(config: TextConfig, plan: TextPlan, cluster: Cluster, tokens: float | None) -> Table:
-    table = _grid()
+    table = grid()
     time = plan.time
     model = plan.flops_per_token * plan.tokens_per_step
     table.add_row("FLOPs a token", f"{plan.flops_per_token:.4g} forward and backward, nothing recomputed")
@@ -133,14 +135,16 @@ def _time(config: TextConfig, plan: TextPlan, cluster: Cluster, tokens: float | 
     return table
 
 
-def _grid() -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    return table
+def grid() -> Table:
+    """An empty table of names and what is to be said of them."""
+    rows = Table.grid(padding=(0, 2))
+    rows.add_column(style="bold", no_wrap=True)
+    rows.add_column()
+    return rows
 
 
-def _table(title: str, *columns: str) -> Table:
+def table_of(title: str, *columns: str) -> Table:
+    """An empty table of numbers."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, justify="right")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.health.beat import Beat, read_beat
 from slurm.client import QueuedJob, find_job
@@ -120,7 +121,10 @@ class JobUnderTest:
 
         if wait_until(is_back, f"the return of job {self.id} to the queue") == "PENDING":
             time.sleep(1.5)
-            self.sandbox.run("scontrol", "update", f"JobId={self.id}", "StartTime=now")
+            try:
+                self.sandbox.run("scontrol", "update", f"JobId={self.id}", "StartTime=now")
+            except UserError:
+                assert self.state().state != "PENDING"  # it was started meanwhile
 
     def until_ended(self) -> QueuedJob:
         job: QueuedJob = wait_until(

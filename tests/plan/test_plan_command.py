@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from config_files import REPOSITORY, write_config
+from image_shards import build_image_shards
 from loopback import serve
 from text_shards import build_shards
 
@@ -87,7 +89,7 @@ def test_a_search_ranks_what_fits_and_says_why_not(
     [
         ("gan/dcgan", {"search": True}, "--search has no effect on the plan of a GAN"),
         ("gan/dcgan", {"tokens": 1e9}, "--tokens has no effect on the plan of a GAN"),
-        ("gan/dcgan", {"network_gbit": 100.0}, "--network has no effect on the plan of a GAN"),
+        ("gan/dcgan", {"vocab_size": 9}, "--vocab-size has no effect on the plan of a GAN"),
         ("gpt/tiny", {"tokens": 1e9, "search": True}, "--tokens has no effect with --search"),
         ("gpt/tiny", {"tokens": float("inf")}, "--tokens inf: must be a number"),
         ("cnn/digits", {"gpus": 1}, "plans are made for gpt, bert and gan, got cnn"),
@@ -100,18 +102,49 @@ def test_options_without_effect_are_refused(config: str, options: dict[str, obje
         )
 
 
+def plan_dcgan(capsys: pytest.CaptureFixture[str], *overrides: str, **changes: object) -> dict[str, Any]:
+    path = str(REPOSITORY / "configs" / "gan" / "dcgan.yaml")
+    plan_command(path, list(overrides), request(**{"gpus": 4, "vocab_size": None, **changes}))
+    plan: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return plan
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_gan_by_zero_stages(stage: int, capsys: pytest.CaptureFixture[str]) -> None:
-    path = str(REPOSITORY / "configs" / "gan" / "dcgan.yaml")
     stages = [f"parallel.{net}_stage={stage}" for net in ("generator", "discriminator")]
-    precision = "bf16" if stage else "fp32"
-    free = ["loss.r1=0", "loss.penalty_every=null"]
-    plan_command(path, [*stages, *free, f"precision={precision}"], request(gpus=4, vocab_size=None))
-    network = json.loads(capsys.readouterr().out)["generator"]
+    free = ["loss.r1=0", "loss.penalty_every=null", f"precision={'bf16' if stage else 'fp32'}"]
+    network = plan_dcgan(capsys, *stages, *free)["generator"]
     count = network["parameters"]
-    assert network["optimizer"] == (12 * count / 4 if stage else 8 * count)
-    assert network["gradients"] == 4 * count / (4 if stage >= 2 else 1)
-    assert network["weights"] == {0: 4, 1: 2, 2: 2, 3: 0.5}[stage] * count
+    few = {"abs": 200}  # bytes of padding and counters
+    assert network["optimizer"] == pytest.approx(12 * count / 4 if stage else 8 * count, **few)
+    assert network["gradients"] == pytest.approx({0: 0, 1: 4, 2: 0, 3: 5}[stage] * count, abs=300)
+    statistics = {"abs": 8000}  # of batch normalisation, whole on every rank
+    assert network["weights"] == pytest.approx({0: 4, 1: 2, 2: 2, 3: 0.5}[stage] * count, **statistics)
+    assert network["average"] == pytest.approx(count if stage else 4 * count, **few)
+
+
+def test_a_gan_on_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
+    node = plan_dcgan(capsys, gpus=8)
+    nodes = plan_dcgan(capsys, gpus=64)
+    slow = plan_dcgan(capsys, gpus=64, network_gbit=1.0)
+    assert not any(each["crosses_nodes"] for each in node["traffic"])
+    assert all(each["crosses_nodes"] for each in nodes["traffic"])
+    assert slow["time"]["reduction"] == pytest.approx(400 * nodes["time"]["reduction"])
+    assert slow["images_per_second"] < nodes["images_per_second"]
+    time = nodes["time"]
+    assert time["total"] == time["compute"] + time["reduction"] + time["update"]
+
+
+def test_a_gan_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(REPOSITORY / "configs" / "gan" / "dcgan.yaml")
+    plan_command(path, [], request(vocab_size=None, json=False))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "RGB, assumed: data.train is not here" in said and "GPU-hours" in said and "fits: a rank" in said
+    shards = build_image_shards(tmp_path / "shards", 8, size=64, channels=3)
+    data = [f"data.train={shards}", "batch.micro_size=4096", "batch.global_size=32768"]
+    plan_command(path, data, request(vocab_size=None, json=False, gpu="cpu"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "from data.train" in said and "does not fit: a rank needs" in said
 
 
 def test_clusters_that_contradict_themselves() -> None:

@@ -1,0 +1,185 @@
+"""What the updates of a GAN cost, by running the trainer's own (`gan.game`) on fake tensors.
+
+The networks stand alone, without DeepSpeed: what its stages hold and send is `zero`'s.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from pretrain.config.sections import GanConfig
+from pretrain.data.images import ImageBatch
+from pretrain.gan import game
+from pretrain.gan.augment import NUMBERS
+from pretrain.gan.penalties import is_due
+from pretrain.gan.settings import micro_size
+from pretrain.gan.streams import Draw
+from pretrain.launch import World
+from pretrain.models.gan.build import DISCRIMINATORS, GENERATORS
+from pretrain.models.gan.memory import channels_last
+from pretrain.models.gan.shape import GanShape
+from pretrain.plan.fake_world import Kind, fake_world
+from pretrain.plan.ledger import Ledger, Work
+
+
+@dataclass(frozen=True)
+class Network:
+    """What follows from one network alone."""
+
+    sizes: tuple[int, ...]
+    """Elements of each parameter."""
+    buffers: int
+    """Bytes of running statistics and of spectral normalisation's vectors, on every rank."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One micro-batch of one update."""
+
+    work: Work
+    """On average over updates with and without penalties."""
+    peak: int
+    """The most bytes at a time, above what networks hold: activations, images and autograd's gradients."""
+
+
+@dataclass(frozen=True)
+class GanTrace:
+    """Both networks and their updates."""
+
+    generator: Network
+    discriminator: Network
+    generator_update: Update
+    discriminator_update: Update
+
+
+def trace_gan(config: GanConfig, shape: GanShape, size: int) -> GanTrace:
+    """Run one micro-batch of each update on a rank of a world of `size`.
+
+    Args:
+        config: must fit the world (`config.rules`).
+        shape: of the images.
+        size: of the world.
+    """
+    images = micro_size(config, size)
+    batch = config.batch.model_copy(update={"global_size": images * size, "micro_size": images})
+    config = config.model_copy(update={"batch": batch})
+    with ExitStack() as stack:
+        world = stack.enter_context(fake_world(0, size, Kind.fake))
+        for name, stand_in in (("draw", _draw), ("Means", _Means)):
+            stack.enter_context(patch.object(game, name, stand_in))
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        kinds = (kinds[config.model.architecture] for kinds in (GENERATORS, DISCRIMINATORS))
+        generator, discriminator = (_Engine(kind(shape), dtype) for kind in kinds)
+        played = _Game(config, world, generator, discriminator, shape)
+        every = (config.loss.penalty_every or 1) if is_due(config.loss, 0) else 1
+        update = played.discriminator(0)
+        if every > 1:
+            work = update.work + played.discriminator(1).work * (every - 1)
+            update = Update(work * (1 / every), update.peak)
+        return GanTrace(generator.facts(), discriminator.facts(), played.generator(), update)
+
+
+class _Engine:
+    """Stands for `gan.engine.Engine`: the bare network, whose gradients are autograd's."""
+
+    stage = 0
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype) -> None:
+        for parameter in network.parameters():
+            parameter.data = parameter.data.to(dtype)  # running statistics stay fp32
+        self.module, self.dtype = channels_last(network), dtype
+
+    def facts(self) -> Network:
+        held = sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
+        return Network(tuple(parameter.numel() for parameter in self.module.parameters()), held)
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        answer: Tensor = self.module(*inputs)
+        return answer
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self) -> None:
+        self.module.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def frozen(self) -> Iterator[nn.Module]:
+        self.module.requires_grad_(False)
+        try:
+            yield self.module
+        finally:
+            self.module.requires_grad_(True)
+
+
+class _Game:
+    """The trainer's game with images that have no pixels."""
+
+    def __init__(
+        self, config: GanConfig, world: World, generator: _Engine, discriminator: _Engine, shape: GanShape
+    ) -> None:
+        self._world, self._shape, self._images = world, shape, config.batch.micro_size or 0
+        networks: list[Any] = [_Network(each) for each in (generator, discriminator)]
+        no_data: Any = None  # `images` has what it would be asked for
+        self._game = game.Game(config, world, no_data, *networks)
+
+    def discriminator(self, update: int) -> Update:
+        with Ledger() as ledger:
+            self._look(update)
+            self._game.discriminator_update(update)
+            return Update(ledger.work, ledger.peak)
+
+    def generator(self) -> Update:
+        with Ledger() as ledger:
+            self._look(0)
+            self._game.generator_update(0, 0)
+            return Update(ledger.work, ledger.peak)
+
+    def _look(self, update: int) -> None:
+        """Have the images of an update on the device, as bytes."""
+        side, count = self._shape.size, self._images
+        pixels = torch.empty(count, self._shape.channels, side, side, dtype=torch.uint8)
+        labels = torch.empty(count, dtype=torch.long) if self._shape.classes else None
+        first = update * count * self._world.size
+        self._game.images = {range(first, first + count): ImageBatch(pixels, labels)}
+
+
+class _Network:
+    """Stands for `gan.network_pieces.Network`."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self.engine = engine
+
+    def whole(self) -> dict[str, Tensor]:
+        return dict(self.engine.module.named_parameters())
+
+
+def _draw(_seed: int, _who: str, _update: int, size: int, latent_size: int) -> Draw:
+    """Random numbers, of which a rank takes its part; they are drawn in the host's memory."""
+    return Draw(
+        latents=torch.empty(1, latent_size).expand(size, -1),
+        mix=torch.empty(1, 1, 1, 1).expand(size, -1, -1, -1),
+        real_changes=torch.empty(1, NUMBERS).expand(size, -1),
+        fake_changes=torch.empty(1, NUMBERS).expand(size, -1),
+    )
+
+
+class _Means:
+    """Stands for `gan.means.Means`, without numbers to judge."""
+
+    def __init__(self, *_: Any) -> None:
+        self._count = 0
+
+    def add(self, *numbers: Tensor) -> None:
+        self._count = len(numbers)
+
+    def send(self) -> None:
+        pass
+
+    def take(self) -> list[float]:
+        return [0.0] * self._count
