@@ -23,8 +23,7 @@ class EngineSettings:
 
     def deepspeed(self, numbers: int) -> dict[str, Any]:
         """DeepSpeed's own config for a network of so many weights."""
-        # No larger than the network, as buffers of this size are allocated; DeepSpeed wants even numbers.
-        bucket = -(-numbers // 64) * 64
+        bucket = bucket_size(numbers)
         zero: dict[str, Any] = {
             "stage": self.stage,
             "reduce_bucket_size": bucket,
@@ -51,6 +50,12 @@ class EngineSettings:
             config["data_types"] = {"grad_accum_dtype": "fp32"}
             config["communication_data_type"] = "fp32"
         return config
+
+
+def bucket_size(numbers: int) -> int:
+    """Elements of the reduction's buckets for a network of so many weights: hardly more than it has, since
+    buffers of this size are allocated; DeepSpeed wants even numbers."""
+    return -(-numbers // 64) * 64
 
 
 def micro_size(config: GanConfig, world_size: int) -> int:

@@ -132,5 +132,6 @@ def _traffic(
 
 
 def _touched(network: Sharding) -> float:
-    """Bytes that an update of the optimizer reads and writes: gradient, moments and master, and weights."""
-    return (WIDE + 6 * WIDE + network.narrow) * network.owned
+    """Bytes that an update of the optimizer reads and writes: gradient, moments and master, and the weights
+    where they are apart from it."""
+    return (WIDE + 6 * WIDE + (network.narrow if network.stage else 0)) * network.owned

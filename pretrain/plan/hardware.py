@@ -133,5 +133,10 @@ def make_cluster(
     per_node = per_node or min(gpus, gpu.per_node)
     if nodes is not None and nodes * per_node != gpus:
         raise UserError(f"--gpus {gpus}: {nodes} nodes of {per_node} have {nodes * per_node}")
+    if network_gbit is not None and gpus <= per_node:
+        raise UserError(
+            f"--network has no effect on one node of {per_node}, where nothing crosses nodes; remove it, or "
+            "give --nodes or more --gpus"
+        )
     network = gpu.network if network_gbit is None else network_gbit * 1e9 / 8
     return Cluster(name, gpu, gpus, per_node, network)

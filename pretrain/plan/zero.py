@@ -7,14 +7,13 @@ compares them with real ranks.
 
 from dataclasses import dataclass
 
+from pretrain.gan.settings import bucket_size
 from pretrain.plan.gan_trace import Network
 
 WIDE = 4
 """Bytes of an fp32 number: masters, moments and reduced gradients, whatever the weights are."""
 ALIGNMENT = 2
 """Elements to whose multiple DeepSpeed rounds each rank's share at stages 1 and 2."""
-BUCKET = 64
-"""The same for the trainer's reduction buckets (`gan.settings`)."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Sharding:
 
     def _kept_gradients(self) -> int:
         if self.stage == 3:  # this rank's part, and the bucket
-            return WIDE * (self.owned + -(-self.count // BUCKET) * BUCKET)
+            return WIDE * (self.owned + bucket_size(self.count))
         return WIDE * self.kept if self.bf16 and self.stage == 1 else 0
 
     def reducing(self, micro_batches: int) -> int:

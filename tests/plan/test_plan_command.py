@@ -155,6 +155,7 @@ def test_clusters_that_contradict_themselves() -> None:
         (("h100", 8, None, None, None), "did you mean 'h100-80g'"),
         (("h100-80g", 9, 2, None, None), "does not divide among --nodes 2"),
         (("h100-80g", 16, 4, 8, None), "4 nodes of 8 have 32"),
+        (("h100-80g", 8, None, None, 100.0), "--network has no effect on one node of 8"),
     ):
         with pytest.raises(UserError, match=message):
             make_cluster(*arguments)
