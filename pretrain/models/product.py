@@ -3,7 +3,7 @@
 torch gives products in fp32 to MKL, which runs its AVX2 code on processors that are not Intel's and reads
 weights slowly where there are few rows. On an AMD EPYC with AVX-512 oneDNN is twice as fast in training and
 three times for a single token. Products in bf16 go to oneDNN in torch as well. Precision is the same: sums
-are in fp32, and do not depend on the other rows, on threads or on alignment.
+are in fp32. Their order depends on the shapes and on the processor, with oneDNN as with MKL.
 
 Shape legend: M rows, I inputs, O outputs of this rank.
 """
@@ -20,10 +20,17 @@ from torch.utils.flop_counter import mm_flop, register_flop_formula
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None: a build without oneDNN
 
 
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a product of this type here: in bf16 not on processors without AVX-512."""
+    return _onednn is not None and (
+        dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b."""
     x_MI = x.flatten(0, -2)
-    if _onednn is None or not x_MI.numel():  # oneDNN has no sum of nothing
+    if not x_MI.numel() or not _onednn_multiplies(x.dtype):  # oneDNN has no sum of nothing
         made_MO = F.linear(x_MI, weight, bias)
     else:
         made_MO = _onednn(x_MI, weight, bias, "none", [], "")

@@ -77,9 +77,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_one_and_two_ranks_agree_to_the_bit(answers: dict[str, Any]) -> None:
+def test_one_and_two_ranks_agree(answers: dict[str, Any]) -> None:
+    """Batches of images are the same; what a processor's libraries make of two processes may round otherwise,
+    and distances are differences of sums that are a hundred times as large."""
     for name in ("uncached", "copies", "accuracy"):
-        assert answers["1"][name]["metrics"] == answers["2"][name]["metrics"], name
+        one, two = (answers[size][name]["metrics"] for size in ("1", "2"))
+        assert two == pytest.approx(one, rel=1e-5, abs=1e-7), name
 
 
 @pytest.mark.slow

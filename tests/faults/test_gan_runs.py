@@ -154,7 +154,7 @@ def test_an_evaluation_is_the_same_on_one_rank_and_two(
     commands: Commands, folder: Path, trained: Path
 ) -> None:
     one, two = (evaluate(commands, folder, trained, size) for size in (1, 2))
-    assert one["metrics"] == two["metrics"]
+    assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5, abs=1e-7)  # as in test_eval_images
     assert one["step"] == STEPS
     names = ("fd", "kid", "precision", "recall", "density", "coverage", "memorised")
     assert set(one["metrics"]) == {f"{name}_cnn" for name in names} | {"kid_cnn_error"}
@@ -224,8 +224,9 @@ def test_images_are_drawn_as_a_grid_and_as_a_folder(
     ended = commands.run("generate", trained, "--output", of_one, "--count", 3, "--seed", 3, "--class", 1)
     assert ended.code == 0, ended.said
     assert sorted(path.name for path in (of_one / "1").iterdir()) == [f"{n:06d}.png" for n in range(3)]
-    same = pixels(of_one / "1" / "000001.png")
-    assert (same == pixels(images / "1" / "000001.png")).all(), "an image depends on how it is asked for"
+    # Three images together are other sums than six: where a brightness lies at a half, it may turn.
+    same, other = (pixels(place / "1" / "000001.png").astype(int) for place in (of_one, images))
+    assert abs(same - other).max() <= 1, "an image depends on how it is asked for"
     commands.run("generate", trained, "--output", images).refused(2, "is not an empty folder")
     commands.run("generate", trained, "--output", grid, "--class", 2).refused(2, "has classes 0 to 1")
     commands.run("generate", trained, "--output", grid, "--count", 20_000).refused(2, "a grid has at most")

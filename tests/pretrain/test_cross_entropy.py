@@ -25,7 +25,8 @@ def test_losses_and_gradients_are_torchs(dtype: torch.dtype) -> None:
         (losses * scale).sum().backward()
         assert parameter.grad is not None
         found.append((losses.detach(), parameter.grad))
-    assert torch.equal(found[0][0], found[1][0])
+    # Sums of 90 exponentials; a kernel that works in place may add them in another order.
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-5, atol=1e-6)
     assert (found[1][1][90:] == 0).all()
 

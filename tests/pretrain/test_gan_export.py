@@ -46,6 +46,8 @@ def test_the_program_in_the_folder_draws_what_the_run_draws(run: Path, tmp_path:
     saved = load_generator(run, CPU, 0)
     noise = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     expected = grid(pixels(sample(saved.network, noise, torch.arange(5) % 3)))
-    assert np.array_equal(np.asarray(Image.open(out / "samples.png")), expected)
+    found = np.asarray(Image.open(out / "samples.png"))
+    # Another program may have other threads: where a brightness lies at a half, it may turn.
+    assert found.shape == expected.shape and abs(found.astype(int) - expected).max() <= 1
     with pytest.raises(UserError, match="is there already"):
         export_generator(str(run), str(out))
