@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from data_tools.builder import BuildOptions, build
 from data_tools.errors import UserError
 
 GOOD = b'{"text": "good"}\n'
-BIG = b"".join(json.dumps({"text": os.urandom(40).hex()}).encode() + b"\n" for _ in range(2000))
+NOISE = random.Random(1)
+BIG = b"".join(json.dumps({"text": NOISE.randbytes(40).hex()}).encode() + b"\n" for _ in range(2000))
 
 BAD_RECORDS: list[tuple[str, bytes, str]] = [
     ("a.jsonl", GOOD + b'{"text": "\xff"}\n' + GOOD, "line 2: not UTF-8: byte 0xff"),
@@ -48,7 +50,10 @@ def run(path: Path | str, tokenizer: str, output: Path, **options: Any) -> Any:
     return build(BuildOptions((str(path),), tokenizer, str(output), **{"workers": 1, **options}))
 
 
-@pytest.mark.parametrize(("name", "data", "message"), BAD_RECORDS)
+# The time is in what gzip writes, so the bytes are no name of a test.
+@pytest.mark.parametrize(
+    ("name", "data", "message"), BAD_RECORDS, ids=[f"{name}: {message}" for name, _, message in BAD_RECORDS]
+)
 def test_bad_records_stop_or_are_skipped(
     tmp_path: Path, byte_path: str, name: str, data: bytes, message: str
 ) -> None:

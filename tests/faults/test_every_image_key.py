@@ -13,7 +13,7 @@ import pytest
 import yaml
 from gan_configs import gan_tree
 from image_shards import build_image_shards
-from test_every_key import ELSEWHERE, Effect, two
+from test_every_key import ELSEWHERE, Effect, alike, two
 
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
@@ -157,7 +157,7 @@ def test_key_shows_in_training(seen: dict[str, Any], kind: str, key: str) -> Non
     effect = SEEN[kind, key]
     first, second = (seen[f"{kind} {key} {which}"] for which in ("first", "second"))
     assert effect.differs in first or effect.differs in second, (first.get("refused"), second.get("refused"))
-    assert first.get(effect.differs) != second.get(effect.differs), first.get(effect.differs)
+    assert not alike(first.get(effect.differs), second.get(effect.differs)), first.get(effect.differs)
     if effect.agrees:
         assert first[effect.agrees] == second[effect.agrees]
 

@@ -6,6 +6,7 @@ stand in `UNSEEN` with the reason why there is nothing to see.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -67,8 +68,28 @@ def two(key: str, differs: str, first: Any, second: Any, agrees: str = "", **als
     return Effect(differs, {**also, name: first}, {**also, name: second}, agrees)
 
 
+OTHER_SUMS = ("parallel.distributed_optimizer", "parallel.overlap_grad_reduce")
+"""Keys with which the same gradients lie in other buffers. The squares in their norm are added in another
+order, which rounds otherwise on some processors, and clipping brings that into the weights."""
+ROUNDING = 1e-6
+"""Of a loss of three steps: 16 times the rounding of fp32. No key has so small an effect."""
+
+
+def alike(first: Any, second: Any) -> bool:
+    """Whether two observations differ by rounding at most."""
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(alike, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(alike(first[name], second[name]) for name in first)
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=ROUNDING)
+    return bool(first == second)
+
+
 ROLL_BACK = {"health__on_spike": "rollback", "checkpoint__every": 10}
 LONG = {"run__steps": 20}
+LARGE = {"model__init_std": 0.5}
+"""With usual weights the two forms of gelu differ by less than rounding."""
 ENTRIES: dict[str, tuple[Any, ...]] = {
     "run.seed": ("tokens", 1, 2),
     "run.steps": ("rates", 10, 20),
@@ -81,7 +102,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.rotary_base": ("losses", None, 10, "weights", {"model__position_embedding": "rotary"}),
     "model.normalization": ("parameters", "layernorm", "rmsnorm"),
     "model.norm_epsilon": ("losses", 1e-5, 0.1, "weights"),
-    "model.activation": ("losses", "gelu", "gelu_tanh", "weights"),
+    "model.activation": ("losses", "gelu", "gelu_tanh", "weights", LARGE),
     "model.bias": ("parameters", True, False),
     "model.tie_embeddings": ("parameters", True, False),
     "model.init_from": ("weights", None, "RUN"),
@@ -432,8 +453,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_key_shows_in_training(seen: dict[str, Any], key: str) -> None:
     effect, first, second = SEEN[key], seen[f"{key} first"], seen[f"{key} second"]
     assert effect.differs in first or effect.differs in second
-    assert first.get(effect.differs) != second.get(effect.differs), first.get(effect.differs)
-    if effect.agrees:
+    assert not alike(first.get(effect.differs), second.get(effect.differs)), first.get(effect.differs)
+    if effect.agrees and key in OTHER_SUMS:
+        assert alike(first[effect.agrees], second[effect.agrees])
+    elif effect.agrees:
         assert first[effect.agrees] == second[effect.agrees]
 
 
