@@ -53,6 +53,7 @@ NETWORKS: dict[str, Changes] = {
         "loss__r2": 0.5,
         "optimizer__clip_grad": 0.5,
         "optimizer__beta1": 0.5,
+        "optimizer__eps": 1e-4,  # it too has gradients so near 0 that rounding is much of them
     },
 }
 ACCUMULATED = {"batch__micro_size": 2, **MLP, "model__spectral_norm": True, "loss__r1": 1.0}

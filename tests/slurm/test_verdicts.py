@@ -11,7 +11,7 @@ from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.journal import Journal
 from slurm.findings import Finding, judge_nodes, write_finding
-from slurm.job import down_nodes, first_failure, told_error
+from slurm.job import down_nodes, first_failure, judge, told_error
 from slurm.measured import signal_seconds, step_seconds
 from slurm.submission import Attempt, bad_nodes, exclude_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
@@ -31,6 +31,7 @@ def attempts(*steps: int, **last: Any) -> list[Attempt]:
         ((0, 5, 5, 9), 9, 0, "starting after step 9"),
         ((0, 5, 9, 9, 9), 9, 4, "after step 9"),
         ((0, 5, 9), 1, 4, "1 restarts were not enough"),
+        ((0, 5, 9), 2, 0, "starting after step 9"),  # its second restart, of two
     ],
 )
 def test_whether_an_attempt_may_begin(steps: tuple[int, ...], most: int, code: int, words: str) -> None:
@@ -45,7 +46,7 @@ def test_an_attempt_that_found_a_bad_node_has_not_tried() -> None:
 
 @pytest.mark.parametrize(
     ("code", "most", "follows"),
-    [(0, 9, 0), (75, 9, 75), (75, 2, 4), (1, 9, 1), (2, 9, 2), (4, 9, 4), (137, 9, 137)],
+    [(0, 9, 0), (75, 9, 75), (75, 2, 4), (75, 3, 75), (1, 9, 1), (2, 9, 2), (4, 9, 4), (137, 9, 137)],
 )
 def test_what_follows_an_attempt(code: int, most: int, follows: int) -> None:
     assert after(attempts(0, 5, 9), most, "train", code, None).code == follows
@@ -64,6 +65,7 @@ def found(rank: int, host: str, **changes: Any) -> Finding:
         ({"devices": 7}, "devices 7, on most nodes 8"),
         ({"matmul_seconds": 0.5}, "0.500 s, not 0.100 s"),
         ({"clock": 110.0}, "clock is +10.0 s off"),
+        ({"clock": 97.5}, "clock is -2.5 s off"),
         ({"error": "Connection reset"}, "rank 2: Connection reset"),
     ],
 )
@@ -88,6 +90,47 @@ def test_two_nodes_that_differ_accuse_nobody(tmp_path: Path) -> None:
     judged = judge_nodes(tmp_path, ["n1", "n2"])
     assert not judged.bad
     assert judged.undecided == ("nodes differ in code: a on n1, b on n2",)
+
+
+def test_of_two_nodes_that_met_the_one_that_fails_may_be_the_victim(tmp_path: Path) -> None:
+    write_finding(tmp_path, found(0, "n1"))
+    write_finding(tmp_path, found(1, "n2", error="Connection reset"))
+    judged = judge_nodes(tmp_path, ["n1", "n2"])
+    assert not judged.bad
+    assert judged.undecided == ("n2: rank 1: Connection reset",)
+
+
+def test_clocks_and_products_that_are_within_bounds_pass(tmp_path: Path) -> None:
+    """A second and a half off, and two and a half times as slow."""
+    for rank, clock in enumerate((100.0, 101.5, 98.5)):
+        write_finding(tmp_path, found(rank, f"n{rank}", clock=clock, matmul_seconds=0.1 + 0.15 * (rank == 2)))
+    judged = judge_nodes(tmp_path, ["n0", "n1", "n2"])
+    assert not judged.bad and not judged.undecided
+
+
+@pytest.mark.parametrize(
+    ("broken", "code", "ends", "left_out"),
+    [
+        ((), 0, 0, []),
+        ((2,), 0, 75, ["n2"]),
+        ((2,), 1, 75, ["n2"]),
+        ((0, 1, 2), 75, 4, []),  # no other node would mend what all of them have
+        ((0, 1, 2), 0, 4, []),
+        ((0, 1, 2), 1, 1, []),
+    ],
+)
+def test_bad_nodes_are_left_out_unless_all_are(
+    tmp_path: Path, broken: tuple[int, ...], code: int, ends: int, left_out: list[str]
+) -> None:
+    submission = new_submission(tmp_path)
+    [attempt] = attempts(0)
+    submission.note(attempt)
+    hosts = ["n0", "n1", "n2"]
+    for rank, host in enumerate(hosts):
+        changes = {"error": "no device", "matmul_seconds": None} if rank in broken else {}
+        write_finding(submission.preflight / "7.0", found(rank, host, **changes))
+    assert judge(submission, code, hosts) == ends
+    assert list(bad_nodes(tmp_path)) == left_out
 
 
 def test_submissions_and_bad_nodes_are_kept(tmp_path: Path) -> None:
