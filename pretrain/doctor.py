@@ -75,7 +75,8 @@ def examine() -> Iterator[Finding]:
     if _importable("torch"):
         yield from _accelerators()
         yield from _backends()
-    yield from _optional_kernels()
+    if _importable("megatron"):
+        yield _optimizers()
     yield from _resources()
     yield _compiler()
     yield _hostname()
@@ -164,14 +165,23 @@ def _backends() -> Iterator[Finding]:
         )
 
 
-def _optional_kernels() -> Iterator[Finding]:
+def _optimizers() -> Finding:
+    """Which class updates the weights: megatron-core takes the first that it can import."""
+    what, ours = "optimizer", "of a GPT or BERT; GANs, CNNs and RNNs have torch's"
+    try:
+        from megatron.core.optimizer import USING_PYTORCH_OPTIMIZER, Adam
+    except Exception as error:  # a library of kernels may fail in any way while it is loaded
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return Finding(what, "none: megatron-core can not be imported", "bad", reason[:200])
+    found = f"{Adam.__module__}.{Adam.__qualname__}, {ours}"
+    if not USING_PYTORCH_OPTIMIZER:
+        cost = "not in the tested set; losses may differ in the last digits from those with torch's AdamW"
+        return Finding(what, found, "note", cost)
     modules = {"Transformer Engine": "transformer_engine", "Apex": "apex"}
-    present = [name for name, module in modules.items() if _importable(module)]
-    if present:
-        cost = "megatron-core takes its fused AdamW, which is not in the tested set; all else stays the same"
-        yield Finding("fused kernels", ", ".join(present), "note", cost)
-    else:
-        yield Finding("fused kernels", "no Transformer Engine or Apex", "ok", "not needed; AdamW is torch's")
+    if present := [name for name, module in modules.items() if _importable(module)]:
+        cost = f"{' and '.join(present)} can be found, but not its optimizer: is it installed for this torch?"
+        return Finding(what, found, "note", cost)
+    return Finding(what, found, "ok")
 
 
 def _resources() -> Iterator[Finding]:

@@ -25,6 +25,8 @@ from pretrain.models.logical import LogicalPart, logical_parts
 from pretrain.models.transformer import parameter_dtype
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+FUSED_ADAM = "FusedAdam"
+"""What Transformer Engine and Apex call theirs."""
 
 
 @dataclass(frozen=True)
@@ -67,37 +69,52 @@ class Optimizer:
         # A chain of one: it has a second link only for experts.
         (self._megatron,) = getattr(whole, "chained_optimizers", [whole])
         self._adam: torch.optim.Optimizer = self._megatron.optimizer
+        if not self._is_torch and type(self._adam).__name__ != FUSED_ADAM:
+            raise RuntimeError(f"megatron-core made a {self.name}; how it counts its steps is not known")
         self._megatron.zero_grad()
         self._prime()
 
+    @property
+    def name(self) -> str:
+        """The class that steps: torch's AdamW, or the FusedAdam of a library that megatron-core prefers."""
+        return class_name(type(self._adam))
+
     def _prime(self) -> None:
-        """Make every state before the first step, each parameter with a `step` of its own."""
+        """Make every state before the first step.
+
+        torch counts steps in each parameter's state, Transformer Engine and Apex in each group; the latter
+        begin at 1 where they find no count.
+        """
         for group in self._adam.param_groups:
-            if isinstance(self._adam, torch.optim.AdamW):
+            if self._is_torch:
                 group["fused"] = True
+            else:
+                group["step"] = 0
             for main in group["params"]:
                 state = self._adam.state[main]
                 state.update({name: torch.zeros_like(main) for name in MOMENTS})
-                if isinstance(self._adam, torch.optim.AdamW):
+                if self._is_torch:
                     state["step"] = torch.zeros((), dtype=torch.float32, device=main.device)
+
+    @property
+    def _is_torch(self) -> bool:
+        return isinstance(self._adam, torch.optim.Adam)
 
     @property
     def updates(self) -> int:
         """Updates done, Adam's own step count."""
-        for group in self._adam.param_groups:
-            for main in group["params"]:
-                step = self._adam.state[main].get("step", group.get("step", 0))
-                return int(step)
-        return 0
+        if self._is_torch:
+            return max((int(state["step"]) for state in self._adam.state.values()), default=0)
+        # A group without parameters on this rank stays behind.
+        return max((int(group["step"]) for group in self._adam.param_groups), default=0)
 
     @updates.setter
     def updates(self, value: int) -> None:
         for group in self._adam.param_groups:
-            if "step" in group:
+            if not self._is_torch:
                 group["step"] = value
-            for main in group["params"]:
-                if "step" in self._adam.state[main]:
-                    self._adam.state[main]["step"].fill_(value)
+        for state in self._adam.state.values() if self._is_torch else ():
+            state["step"].fill_(value)
 
     @torch.no_grad()
     def gradient_norm(self) -> float:
@@ -123,7 +140,7 @@ class Optimizer:
         self._megatron.step_with_ready_grads()
 
     def _scale_gradients(self, factor: float) -> None:
-        if isinstance(self._adam, torch.optim.AdamW):
+        if self._is_torch:
             # The fused update divides by this as it goes, which saves a pass over all gradients.
             adam: Any = self._adam
             adam.grad_scale = None
@@ -184,6 +201,11 @@ class Optimizer:
         run = self._megatron._get_model_param_range_map(parameter)["param"]
         group, order = self._megatron.model_param_group_index_map[parameter]
         return _Holding(run.start, run.end, self._adam.param_groups[group]["params"][order])
+
+
+def class_name(cls: type) -> str:
+    """A class as it is imported, such as `torch.optim.adamw.AdamW`."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def weight_piece(part: LogicalPart, layout: Layout) -> Piece:

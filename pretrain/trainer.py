@@ -207,6 +207,7 @@ class Trainer:
         return {
             "layout": self.layout.describe(),
             "device": self.layout.device.type,
+            "optimizer": self.optimizer.name,
             "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
             "data_fingerprint": self.growing.fingerprint,
         }

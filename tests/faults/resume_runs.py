@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fused_adam
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pretrain.proofs.compare import last_step
@@ -21,11 +22,15 @@ TIMEOUT = 120.0
 
 
 class Server:
-    """Forks ranks; a context manager that takes them along when it ends."""
+    """Forks ranks; a context manager that takes them along when it ends.
 
-    def __init__(self) -> None:
+    `library`: whose FusedAdam they find (`fused_adam`); None: the machine's.
+    """
+
+    def __init__(self, library: str | None = None) -> None:
+        found = [fused_adam.__file__, library] if library else []
         self._process = subprocess.Popen(
-            [sys.executable, str(SERVER)],
+            [sys.executable, *found, str(SERVER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+import fused_adam
 import pytest
 
 from pretrain import doctor
@@ -68,6 +70,39 @@ def test_what_is_missing_is_a_note_with_its_cost(monkeypatch: pytest.MonkeyPatch
     for what in ("host name", "C++ compiler", "Slurm"):
         assert found[what].level == "note"
         assert found[what].cost
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("library", "level", "found"),
+    [
+        (None, "ok", "torch.optim.adamw.AdamW"),
+        ("apex", "note", "apex.optimizers.FusedAdam"),
+        ("transformer_engine", "note", "transformer_engine.pytorch.optimizers.FusedAdam"),
+        ("broken", "bad", "none"),
+    ],
+)
+def test_the_optimizer_that_a_run_gets(library: str | None, level: str, found: str, tmp_path: Path) -> None:
+    """It is asked of megatron-core in a process of its own, which imports it once."""
+    lines = ["from pretrain import doctor", "one = doctor._optimizers()"]
+    lines.append("print(one.level, one.found, one.cost)")
+    if library == "broken":
+        (tmp_path / "apex").mkdir()
+        (tmp_path / "apex" / "__init__.py").touch()
+        (tmp_path / "apex" / "optimizers.py").write_text("raise OSError('libcudart.so.12: not found')")
+        lines.insert(0, f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    elif library:
+        folder = str(Path(fused_adam.__file__).parent)
+        lines[:0] = [
+            f"import sys; sys.path.insert(0, {folder!r})",
+            "import fused_adam",
+            f"fused_adam.install({library!r})",
+        ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{level} {found}")
+    assert ("libcudart.so.12: not found" in done.stdout) == (level == "bad")
 
 
 @pytest.mark.slow
