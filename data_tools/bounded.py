@@ -23,6 +23,7 @@ class UnfitFileError(OSError):
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(errno.EINVAL, reason, os.fspath(path))
+        self.reason = reason
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -1,26 +1,73 @@
 """Remote shards on a local disk: a folder of bounded size that the processes of a node share.
 
-A shard lies there under its sha256 as soon as it is whole and checked. For a new one, those that were opened
-longest ago make room. Short work is done under one lock; a download holds a lock of its own, which goes with
-its process, so others wait for it, and one that was killed is begun anew by the next.
+A shard lies there under its sha256 as soon as it is whole and checked. Nobody but the user may write there;
+and since disks fail, and programs of the user's own err, a process hashes a shard that it did not download
+itself before it reads from it, and one that is damaged is downloaded again. For a new one, those that were
+opened longest ago make room. Short work is done under one lock; a download holds a lock of its own, which
+goes with its process, so others wait for it, and one that was killed is begun anew by the next.
 """
 
 import contextlib
 import fcntl
+import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from data_tools.bounded import UnfitFileError
 from data_tools.errors import UserError
-from data_tools.index_file import ShardFile
+from data_tools.index_file import HEX_DIGEST, ShardFile
 from data_tools.maps import ShardStore
+from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download
 
 LOOK_SECONDS = 0.1
 """How often a process looks whether another one's download is done."""
+TELL_SECONDS = 10.0
+"""How often a process says how many bytes it has hashed."""
+CHUNK = 4 << 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Hashed:
+    """What a process knows to be whole: files by device, inode, size and time of the last change."""
+
+    files: set[tuple[int, int, int, int]] = field(default_factory=set)
+    bytes: int = 0
+    seconds: float = 0.0
+    told: float = 0.0
+    """Value of `seconds` when something was said last."""
+
+    def is_whole(self, file: BinaryIO, shard: ShardFile) -> bool:
+        """Whether a file holds a shard, by its hash if this process has not seen the file yet."""
+        identity = _identity(file)
+        if identity in self.files:
+            return True
+        digest, begin = hashlib.sha256(), time.monotonic()
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            self.bytes += len(chunk)
+            now = time.monotonic()
+            self.seconds, begin = self.seconds + now - begin, now
+            if self.seconds - self.told >= TELL_SECONDS:
+                self.told = self.seconds
+                log.info(
+                    "cached shards: %.1f GB hashed in %.0f s of work, now %s",
+                    self.bytes / 1e9,
+                    self.seconds,
+                    shard.name,
+                )
+        file.seek(0)
+        if digest.hexdigest() == shard.sha256:
+            self.files.add(identity)
+            return True
+        return False
 
 
 @dataclass(frozen=True)
@@ -29,11 +76,16 @@ class ShardCache:
 
     directory: Path
     limit: int
+    _hashed: _Hashed = field(default_factory=_Hashed, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[type["ShardCache"], tuple[Path, int]]:
+        return type(self), (self.directory, self.limit)
 
     def open(self, url: str, shard: ShardFile) -> BinaryIO:
-        """A shard as a local file, downloaded if it is not there.
+        """A shard as a local file, downloaded if it is not there or not whole.
 
-        Raises UserError and IntegrityError as `download` does, and UserError if the cache cannot be written.
+        Raises UserError and IntegrityError as `download` does, and UserError if the cache cannot be written,
+        or others may write there.
         """
         while True:
             try:
@@ -41,42 +93,67 @@ class ShardCache:
                     found = self._find(shard)
                     part = None if found else self._claim(shard)
                 if found:
-                    return found
+                    if self._hashed.is_whole(found, shard):
+                        return found
+                    with found, self._locked():
+                        if not self.is_gone(shard, os.fstat(found.fileno()).st_ino):
+                            self._drop(self.path(shard), "has changed since it was downloaded")
+                    continue
                 if part:
                     return self._download(url, shard, part)
             except OSError as error:
-                raise UserError(f"data.cache_dir {self.directory}: {error.strerror or error}") from None
+                raise UserError(
+                    f"data.cache_dir {error.filename or self.directory}: {error.strerror or error}"
+                ) from None
             time.sleep(LOOK_SECONDS)
 
     def path(self, shard: ShardFile) -> Path:
         """Where a shard lies while it is kept."""
         return self.directory / f"{shard.sha256}.tar"
 
+    def is_gone(self, shard: ShardFile, inode: int) -> bool:
+        """Whether the file was removed to make room: who has it in memory keeps its bytes on the disk."""
+        try:
+            return self.path(shard).stat().st_ino != inode
+        except FileNotFoundError:
+            return True
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with open(self.directory / "lock", "a") as lock:
+        make_private_folder(self.directory)
+        with open(open_private(self.directory / "lock", os.O_RDWR | os.O_CREAT), "r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _find(self, shard: ShardFile) -> BinaryIO | None:
         path = self.path(shard)
         try:
-            file = open(path, "rb")  # noqa: SIM115 - the caller's
+            file = open(open_private(path, os.O_RDONLY), "rb")  # noqa: SIM115 - the caller's
         except FileNotFoundError:
             return None
-        if os.fstat(file.fileno()).st_size != shard.size:  # the disk was full, or somebody was here
-            file.close()
-            path.unlink()
+        except UnfitFileError as error:
+            self._drop(path, error.reason)
             return None
-        os.utime(path)
+        found = os.fstat(file.fileno())
+        if found.st_size != shard.size:  # the disk was full, or somebody was here
+            file.close()
+            self._drop(path, f"holds {found.st_size} bytes instead of {shard.size}")
+            return None
+        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))  # the other time tells whether it has changed
         return file
+
+    def _drop(self, path: Path, reason: str) -> None:
+        log.warning("data.cache_dir %s: %s %s; it is downloaded again", self.directory, path.name, reason)
+        path.unlink()
 
     def _claim(self, shard: ShardFile) -> BinaryIO | None:
         """A file of the shard's size to download into; None while there is another's, or no room."""
         path = self._part(shard)
-        path.touch()
-        part = open(path, "r+b")  # noqa: SIM115 - the caller's
+        try:
+            part = open(open_private(path, os.O_RDWR | os.O_CREAT), "r+b")  # noqa: SIM115 - the caller's
+        except UnfitFileError as error:
+            self._drop(path, error.reason)
+            return None
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.truncate(0)
@@ -93,9 +170,9 @@ class ShardCache:
         """Remove what was opened longest ago until `size` bytes are free; False if downloads take them."""
         kept = []
         for path in self.directory.iterdir():
-            if path.suffix in (".tar", ".part"):
-                found = path.stat()
-                kept.append((found.st_mtime_ns, found.st_size, path))
+            if path.suffix in (".tar", ".part") and HEX_DIGEST.fullmatch(path.stem):
+                found = path.lstat()
+                kept.append((found.st_atime_ns, found.st_size, path))
         free = self.limit - sum(used for _, used, _ in kept)
         for _, used, path in sorted(kept):
             if free >= size:
@@ -111,7 +188,8 @@ class ShardCache:
                 download(url, shard, part)
                 with self._locked():
                     os.replace(self._part(shard), self.path(shard))
-                    return open(self.path(shard), "rb")
+                    self._hashed.files.add(_identity(part))
+                    return open(open_private(self.path(shard), os.O_RDONLY), "rb")
             except BaseException:  # after success the name may be another process's already
                 with self._locked():
                     self._part(shard).unlink(missing_ok=True)
@@ -123,12 +201,22 @@ class ShardCache:
 
 def _is_abandoned(part: Path) -> bool:
     """Whether no process downloads into a file."""
-    with open(part, "rb") as file:
+    try:
+        file = open(open_private(part, os.O_RDONLY), "rb")  # noqa: SIM115 - closed below
+    except UnfitFileError:
+        return True
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
+
+
+def _identity(file: BinaryIO) -> tuple[int, int, int, int]:
+    """Device, inode, size and time of the last change; the last two are those of what is on the disk now."""
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class CachedShards(ShardStore):
@@ -154,8 +242,5 @@ class CachedShards(ShardStore):
         return self._cache.open(self.place(shard), shard)
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
-        """Whether the file was removed to make room: who has it in memory keeps its bytes on the disk."""
-        try:
-            return self._cache.path(shard).stat().st_ino != inode
-        except FileNotFoundError:
-            return True
+        """As `ShardCache.is_gone`."""
+        return self._cache.is_gone(shard, inode)

@@ -209,7 +209,8 @@ def verify(
         lines = "\n".join(f"  {fault}" for fault in report.faults)
         count = f"{len(report.faults)} fault{'s' * (len(report.faults) > 1)}"
         raise IntegrityError(f"{directory}: {count}\n{lines}")
-    typer.echo(f"{directory}: good; {report.counts}")
+    whose = "; that is what lies there: a run checks what is in its cache itself" if cache else ""
+    typer.echo(f"{directory}: good; {report.counts}{whose}")
 
 
 @app.command()

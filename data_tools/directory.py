@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
-import json
+import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,8 +16,14 @@ from data_tools.cache import CachedShards, ShardCache
 from data_tools.errors import UserError
 from data_tools.index_file import INDEX_NAME, ShardFile, index_kind, write_atomically
 from data_tools.maps import LocalShards, ShardStore
+from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download, fetch
 from data_tools.sources import is_remote
+
+IS_TEXT = re.compile(rb'"kind"\s*:\s*"text"')
+"""In an index of text. One that is damaged may match or not: it is refused when it is read."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,36 +88,43 @@ def passing_cache(path: str) -> Iterator[ShardCache | None]:
 def _fetch_index(url: str, directory: Path) -> Path:
     """A local folder with the index and, for text, the tokenizer of a remote shard directory.
 
-    It is named by the index, so that shards that were built anew are not taken for the old ones.
+    It is named by the index, so that shards that were built anew are not taken for the old ones. What lies
+    there is not believed, but written again where it is not what the remote holds.
     Raises UserError if they cannot be read or written.
     """
     base = url.rstrip("/")
-    index = fetch(f"{base}/{INDEX_NAME}")
-    folder = directory / "indices" / hashlib.sha256(index).hexdigest()[:32]
-    if (folder / INDEX_NAME).exists():
-        return folder
-    files = _fetch_tokenizer(f"{base}/tokenizer") if _is_text(index) else {}
+    files = {INDEX_NAME: fetch(f"{base}/{INDEX_NAME}")}
+    folder = directory / "indices" / hashlib.sha256(files[INDEX_NAME]).hexdigest()[:32]
+    if IS_TEXT.search(files[INDEX_NAME]):
+        files = {**_fetch_tokenizer(f"{base}/tokenizer"), **files}
     try:
-        (folder / "tokenizer" if files else folder).mkdir(parents=True, exist_ok=True)
+        make_private_folder(directory)
+        make_private_folder(folder.parent)
+        is_new = not (folder / INDEX_NAME).exists()
         for name, content in files.items():
-            write_atomically(folder / "tokenizer" / name, content)
-        write_atomically(folder / INDEX_NAME, index)
+            if not _holds(folder / name, content):
+                if not is_new:
+                    log.warning(
+                        "data.cache_dir %s: %s has changed; it is fetched again", directory, folder / name
+                    )
+                make_private_folder((folder / name).parent)
+                write_atomically(folder / name, content)
     except OSError as error:
-        raise UserError(f"data.cache_dir {directory}: {error.strerror}") from None
+        raise UserError(f"data.cache_dir {error.filename or directory}: {error.strerror}") from None
     return folder
 
 
-def _is_text(index: bytes) -> bool:
-    """Whether shards have a tokenizer; no for a damaged index, which is refused when it is read."""
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file of this user has this content."""
     try:
-        return bool(json.loads(index)["kind"] == "text")
-    except (ValueError, TypeError, KeyError, RecursionError):
+        with open(open_private(path, os.O_RDONLY), "rb") as file:
+            return file.read(len(content) + 1) == content
+    except OSError:
         return False
 
 
 def _fetch_tokenizer(url: str) -> dict[str, bytes]:
-    description = fetch(f"{url}/tokenizer.json")
-    files = {"tokenizer.json": description}
-    if b'"byte"' not in description:
-        files["tokenizer.model"] = fetch(f"{url}/tokenizer.model")
+    files = {"tokenizer/tokenizer.json": fetch(f"{url}/tokenizer.json")}
+    if b'"byte"' not in files["tokenizer/tokenizer.json"]:
+        files["tokenizer/tokenizer.model"] = fetch(f"{url}/tokenizer.model")
     return files

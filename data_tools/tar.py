@@ -8,6 +8,7 @@ seconds and hundreds of megabytes.
 import hashlib
 import io
 import os
+import secrets
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,8 @@ class TarFileWriter:
         self.stem = stem
         self._position = 0
         self._target = directory / f"{stem}.tar"
-        self._temporary = scratch / f"{stem}.{os.getpid()}.tmp"
-        self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed by `close`
+        self._temporary = scratch / f"{stem}.{secrets.token_hex(4)}.tmp"
+        self._file = open(self._temporary, "xb")  # noqa: SIM115 - closed by `close`
         self._hashed = _Hashed(self._file)
         self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
 

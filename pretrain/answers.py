@@ -1,13 +1,13 @@
 """What a fine-tuned model answers on a file: gathered from all ranks, scored, written out."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from data_tools.index_file import write_atomically
 from pretrain.data.labelled.data import LabelledData, LabelledValidation
 from pretrain.data.labelled.examples import NO_LABEL, Example
 from pretrain.health.gather import gather_pairs
@@ -60,9 +60,7 @@ class Answers:
                 else {"line": example.line, "label": labels[0], "prediction": said[0]}
             )
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(lines), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, "".join(lines))
 
     def _right(self, example: Example) -> list[int]:
         return list(example.words) if self.data.tagged else [example.label]

@@ -6,6 +6,7 @@ number: images, noise and augmentation are functions of these, so a resumed run 
 """
 
 import logging
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,6 @@ class GanTrainer:
 def save_network(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a network as a safetensors file; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
     partial.replace(path)

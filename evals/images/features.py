@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_tools.bounded import read_bytes, read_json
 from data_tools.images.reader import ImageReader
+from data_tools.index_file import write_atomically
 from data_tools.progress import Progress
 from evals.images.extractors import Extractor
 from pretrain.agree import first_decides
 from pretrain.data.images import ImageSource
 from pretrain.data.permutation import permutation_key, permute
-from pretrain.folder import write_atomically
 from pretrain.launch import World
 
 BATCH = 64
@@ -89,11 +89,13 @@ def real_features(
 def _read(cache: Path, name: str, shape: tuple[int, int]) -> Matrix | None:
     """Kept features; None where there are none or they are not what was written."""
     try:
-        raw = (cache / f"{name}.f32").read_bytes()
-        written = json.loads((cache / f"{name}.json").read_text(encoding="utf-8"))
+        raw = read_bytes(cache / f"{name}.f32", shape[0] * shape[1] * 4)
+        written = read_json(cache / f"{name}.json")
     except (OSError, ValueError):
         return None
     if not isinstance(written, dict) or written.get("sha256") != hashlib.sha256(raw).hexdigest():
+        return None
+    if len(raw) != shape[0] * shape[1] * 4:
         return None
     return np.frombuffer(raw, np.float32).reshape(shape)
 
@@ -104,9 +106,7 @@ def _write(cache: Path, name: str, identity: dict[str, Any], features: Matrix) -
     about = identity | {"shape": list(features.shape), "sha256": hashlib.sha256(raw).hexdigest()}
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = cache / f".{name}.{os.getpid()}.tmp"
-        temporary.write_bytes(raw)
-        os.replace(temporary, cache / f"{name}.f32")
+        write_atomically(cache / f"{name}.f32", raw)
         write_atomically(cache / f"{name}.json", json.dumps(about, indent=1) + "\n")
     except OSError:
         return

@@ -1,5 +1,6 @@
 """Pictures of what a generator makes: a grid as one PNG, a folder of PNGs, and how much the images differ."""
 
+import io
 import math
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
+
+from data_tools.index_file import write_atomically
 
 GAP = 2
 """Pixels between images of a grid."""
@@ -51,9 +54,9 @@ def grid(pixels_NCHW: Tensor) -> Pixels:
 def save_png(path: Path, picture: Pixels) -> None:
     """Write a picture; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(partial, format="PNG")
-    partial.replace(path)
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG")
+    write_atomically(path, encoded.getvalue())
 
 
 def diversity(images_NCHW: Tensor, labels_N: Tensor | None = None) -> float:

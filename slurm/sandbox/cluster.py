@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.private import make_private_folder
 from slurm.sandbox.conf import Shape, free_ports, gpu_files, gres_conf, node_names, slurm_conf
 from slurm.sandbox.packages import find_program
 from slurm.sandbox.processes import Process, end, process_of, recall, remember, with_environment
@@ -64,7 +65,10 @@ class Sandbox:
         """
         if os.geteuid() != 0:
             raise UserError("the sandbox needs root: each node has its own hostname and /etc/hosts")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            make_private_folder(self.folder)
+        except OSError as error:
+            raise UserError(f"{self.folder}: {error.strerror}") from None
         with self._locked():
             if self.daemons():
                 raise UserError(f"{self.folder}: this sandbox is up; `down` first")

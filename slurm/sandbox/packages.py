@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from data_tools.errors import UserError
+from data_tools.private import open_private
 
 PROGRAMS = {
     "slurmctld": "slurmctld",
@@ -51,7 +52,7 @@ def require_packages(log: Path, *, install: bool) -> None:
             f"--install: this machine has no apt-get; install {', '.join(missing)} by its own means"
         )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with open(log, "w") as output:
+    with open(open_private(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as output:
         for command in (
             ["apt-get", "update", "-qq"],
             ["apt-get", "install", "-yqq", "--no-install-recommends", *missing],

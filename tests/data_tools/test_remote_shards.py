@@ -4,7 +4,8 @@ import json
 import multiprocessing
 import os
 import pickle
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -152,13 +153,148 @@ def test_a_download_that_was_killed_is_begun_anew(
     local = ShardReader(directory)
     first, second = local.index.shards[:2]
     cache = ShardCache(tmp_path / "cache", first.size + second.size)
-    cache.directory.mkdir()
+    cache.directory.mkdir(mode=0o700)
     for shard in (first, second):  # their bytes count, until somebody needs the room
         (cache.directory / f"{shard.sha256}.part").write_bytes(b"\0" * shard.size)
     (cache.directory / f"{first.sha256}.tar").write_bytes(b"short")
     far = ShardReader(f"{server.url}/shards", cache)
     np.testing.assert_array_equal(far.read(0, 9), local.read(0, 9))
     assert f"{first.sha256}.part" not in kept(cache)
+
+
+Harm = Callable[[Path, Path], None]
+
+
+def flip(kept: Path, elsewhere: Path) -> None:
+    """Another byte in the middle, as a bad disk has it: size and times stay."""
+    found = kept.stat()
+    overwrite(kept, found.st_size // 2, bytes([kept.read_bytes()[found.st_size // 2] ^ 1]))
+    os.utime(kept, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def swap(kept: Path, elsewhere: Path) -> None:
+    """A link to a file of the same size with other bytes."""
+    elsewhere.write_bytes(bytes(kept.stat().st_size))
+    kept.unlink()
+    kept.symlink_to(elsewhere)
+
+
+def pipe(kept: Path, elsewhere: Path) -> None:
+    kept.unlink()
+    os.mkfifo(kept)
+
+
+def shorten(kept: Path, elsewhere: Path) -> None:
+    os.truncate(kept, kept.stat().st_size - 1)
+
+
+HARMS: dict[str, tuple[Harm, str]] = {
+    "flipped": (flip, "has changed since it was downloaded"),
+    "a link": (swap, "is a link"),
+    "a pipe": (pipe, "is a pipe and not a plain file"),
+    "short": (shorten, r"holds \d+ bytes instead of \d+"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_kept_shard_is_not_believed(
+    directory: Path, server: FileServer, tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    local, cache = ShardReader(directory), ShardCache(tmp_path / "cache", 1 << 30)
+    first, url = local.index.shards[0], f"{server.url}/shards"
+    ShardReader(url, cache).read(0, 9)
+    do, message = HARMS[harm]
+    do(cache.path(first), tmp_path / "elsewhere")
+    new_process = ShardCache(cache.directory, cache.limit)
+    for _ in range(2):
+        size = sum(block.tokens for block in first.blocks)
+        np.testing.assert_array_equal(ShardReader(url, new_process).read(0, size), local.read(0, size))
+    assert server.got[first.name] == 2
+    [told] = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(
+        f"data.cache_dir {cache.directory}: {first.sha256}.tar {message}; it is downloaded again", told
+    )
+    if harm == "a link":
+        assert (tmp_path / "elsewhere").read_bytes() == bytes(first.size)
+
+
+def test_a_kept_index_and_tokenizer_are_not_believed(
+    directory: Path, server: FileServer, tmp_path: Path, byte_path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    local, cache, url = (
+        ShardReader(directory),
+        ShardCache(tmp_path / "cache", 1 << 30),
+        f"{server.url}/shards",
+    )
+    ShardReader(url, cache)
+    [folder] = (cache.directory / "indices").iterdir()
+    (tmp_path / "other.jsonl").write_text('{"text": "other words"}\n' * 100)
+    build(BuildOptions((str(tmp_path / "other.jsonl"),), byte_path, str(tmp_path / "other"), workers=1))
+
+    def foreign(name: str) -> Callable[[], object]:
+        return lambda: (folder / name).write_bytes((tmp_path / "other" / name).read_bytes())
+
+    harms: list[tuple[str, Callable[[], object]]] = [
+        ("index.json", lambda: flip(folder / "index.json", tmp_path)),
+        ("index.json", foreign("index.json")),
+        ("index.json", lambda: swap(folder / "index.json", tmp_path / "elsewhere")),
+        ("tokenizer/tokenizer.json", foreign("tokenizer/tokenizer.json")),
+        ("tokenizer/tokenizer.model", lambda: flip(folder / "tokenizer" / "tokenizer.model", tmp_path)),
+        ("tokenizer/tokenizer.model", (folder / "tokenizer" / "tokenizer.model").unlink),
+    ]
+    for name, do in harms:
+        do()
+        caplog.clear()
+        far = ShardReader(url, cache)
+        assert far.index == local.index
+        assert far.tokenizer().fingerprint == local.tokenizer().fingerprint
+        [told] = [record.getMessage() for record in caplog.records]
+        assert told == f"data.cache_dir {cache.directory}: {folder / name} has changed; it is fetched again"
+
+
+def test_planted_links_are_not_followed(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    cache, shard = ShardCache(tmp_path / "cache", 1 << 30), ShardReader(directory).index.shards[0]
+    cache.directory.mkdir(mode=0o700)
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (cache.directory / f"{shard.sha256}.part").symlink_to(precious)
+    cache.open(f"{server.url}/shards/{shard.name}", shard).close()
+    (cache.directory / "lock").unlink()
+    (cache.directory / "lock").symlink_to(precious)
+    with pytest.raises(UserError, match=f"^data.cache_dir {cache.directory}/lock: is a link$"):
+        cache.open(f"{server.url}/shards/{shard.name}", shard)
+    assert precious.read_text() == "precious"
+
+
+def test_a_cache_is_the_users_alone(
+    directory: Path, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, url = ShardCache(tmp_path / "cache", 1 << 30), f"{server.url}/shards"
+    ShardReader(url, cache).read(0, 9)
+    assert cache.directory.stat().st_mode & 0o777 == 0o700
+    cache.directory.chmod(0o1777)
+    with pytest.raises(
+        UserError, match=r"cache: may be written by other users \(mode 1777\); `chmod go-w` it"
+    ):
+        ShardReader(url, cache)
+    cache.directory.chmod(0o755)
+    user = os.geteuid()
+    with monkeypatch.context() as other:
+        other.setattr(os, "geteuid", lambda: user + 1)
+        with pytest.raises(UserError, match=f"cache: belongs to user {user}; name a folder of your own"):
+            ShardReader(url, cache)
+    (tmp_path / "link").symlink_to(cache.directory)
+    ShardReader(url, ShardCache(tmp_path / "link", 1 << 30)).read(0, 9)
+
+
+def test_room_is_made_by_shards_alone(directory: Path, server: FileServer, tmp_path: Path) -> None:
+    shards = ShardReader(directory).index.shards
+    cache = ShardCache(tmp_path / "cache", max(shard.size for shard in shards))
+    cache.directory.mkdir(mode=0o700)
+    (cache.directory / "photos.tar").write_bytes(b"x" * 100_000)
+    for shard in shards[:2]:
+        cache.open(f"{server.url}/shards/{shard.name}", shard).close()
+    assert kept(cache) == {"photos.tar", f"{shards[1].sha256}.tar"}
 
 
 def _read_all(url: str, cache: ShardCache, expected: bytes) -> None:
