@@ -68,15 +68,16 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         """Images of a step."""
         return self.config.batch.global_size
 
-    def batch(self, position: int, micro_batch: int) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, micro_batch: int, jumped: int = 0) -> tuple[Tensor, Tensor]:
         """This rank's images, uint8 [B, C, H, W], and labels, int64 [B], on its device."""
         ids = micro_batch_samples(
-            step=position,
+            step=step,
             micro_batch=micro_batch,
             rank=self.world.rank,
             size=self.world.size,
             global_size=self.config.batch.global_size,
             micro_size=self.config.batch.micro_size,
+            skipped=jumped,
         )
         images, labels = self.data.images(ids)
         assert labels is not None

@@ -64,8 +64,8 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         """Images or tokens of a step, which are as many labels."""
 
     @abstractmethod
-    def batch(self, position: int, micro_batch: int) -> B:
-        """This rank's micro-batch of global batch `position`."""
+    def batch(self, step: int, micro_batch: int, jumped: int = 0) -> B:
+        """This rank's micro-batch of step `step`, both from 0, after a jump over so many samples."""
 
     @abstractmethod
     def losses(self, batch: B, micro_batch: int) -> Tensor:
@@ -79,8 +79,8 @@ class ReplicaTrainer(ABC, Generic[C, B]):
                 before the step then.
         """
         size = self.config.batch.global_size
-        first = self.memory.first_sample(step, size)
-        batches = self.gate.fetch(lambda: self.batches(first // size))
+        first = self._first_sample(step)
+        batches = self.gate.fetch(lambda: self.batches(step))
         loss, norm = self._backward(batches)
         verdict = judge(self.config, self.memory, loss, norm)
         rate = learning_rate(self.config, step)
@@ -99,9 +99,13 @@ class ReplicaTrainer(ABC, Generic[C, B]):
             metrics["rollbacks"] = self.memory.rollbacks
         return StepResult(loss, metrics, self.units, verdict.update, verdict.spike)
 
-    def batches(self, position: int) -> list[B]:
-        """This rank's micro-batches of global batch `position`."""
-        return [self.batch(position, index) for index in range(self.micro_batches)]
+    def _first_sample(self, step: int) -> int:
+        return step * self.config.batch.global_size + self.memory.jumped(step)
+
+    def batches(self, step: int) -> list[B]:
+        """This rank's micro-batches of step `step`, counted from 0."""
+        jumped = self.memory.jumped(step)
+        return [self.batch(step, index, jumped) for index in range(self.micro_batches)]
 
     def _backward(self, batches: Sequence[B]) -> tuple[float, float]:
         """Mean loss of a global batch and the norm of its gradient, left in the parameters."""
@@ -140,7 +144,8 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         before = self.memory
         require_rollbacks_left(self.config, before, spike)
         done = self.load(checkpoint)
-        self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
+        size = self.config.batch.global_size
+        self.memory = before.back_to(done, spike, {0: range(done * size, (spike + 1) * size)}, self.memory)
         skipped = self.memory.skipped[-1]
         log.warning(
             "rolled back to %s; samples %d to %d are jumped over",
@@ -158,6 +163,7 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         """What a checkpoint says beside its tensors."""
         return {
             "step": step,
+            "samples": self._first_sample(step),
             self.UNIT: step * self.units,
             "updates": self.optimizer.updates,
             "data_fingerprint": self.fingerprint,

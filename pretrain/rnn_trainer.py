@@ -52,9 +52,9 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         """Tokens of a step."""
         return self.config.batch.global_size * self.config.batch.sequence_length
 
-    def batch(self, position: int, micro_batch: int) -> StreamBatch:
-        """This rank's rows of global batch `position` that are this micro-batch."""
-        return self.data.batch(position, micro_batch, self.world.rank, self.world.size)
+    def batch(self, step: int, micro_batch: int, jumped: int = 0) -> StreamBatch:
+        """This rank's rows of a step that are this micro-batch."""
+        return self.data.batch(step, micro_batch, self.world.rank, self.world.size, jumped)
 
     def step(self, step: int) -> StepResult:
         """As `ReplicaTrainer.step`; dropout is a function of (seed, step, rank).

@@ -17,7 +17,7 @@ from pretrain.checkpoint.piece import Piece
 from pretrain.config import derived
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig, TextConfig
-from pretrain.config.stages import samples_until, tokens_until
+from pretrain.config.stages import samples_between, samples_until, tokens_until
 from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
 from pretrain.data.growing import grow
 from pretrain.data.kinds import open_data
@@ -123,9 +123,8 @@ class Trainer:
         return self.growing.batches(step, self._jumped(step), self.layout.data_rank, self.layout.data_size)
 
     def _jumped(self, step: int) -> int:
-        """How many steps' worth of samples were jumped over before step `step`."""
-        size = self.config.batch.global_size
-        return self.memory.first_sample(step, size) // size - step
+        """Samples that were jumped over before step `step`, in the order that it draws from."""
+        return self.memory.jumped(step, self.growing.stage(step).order)
 
     def _seed(self, step: int) -> None:
         seed_step(self.config.run.seed, step, self.layout)
@@ -159,7 +158,8 @@ class Trainer:
         before = self.memory
         require_rollbacks_left(self.config, before, spike)
         done = self.load(checkpoint)
-        self.memory = before.back_to(done, spike, self.config.batch.global_size, self.memory)
+        since = samples_between(self.config, done, spike + 1)
+        self.memory = before.back_to(done, spike, since, self.memory)
         log.warning(
             "rolled back to %s; the samples of steps %d to %d are jumped over",
             checkpoint.path,
@@ -213,10 +213,15 @@ class Trainer:
         }
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
+        """What a checkpoint says beside its tensors.
+
+        `samples` are those of all orders, trained on or jumped over, before the next step's; `tokens` those
+        that were trained on.
+        """
+        jumped = sum(self.memory.jumped(step, n) for n in range(self.growing.stage(step).order + 1))
         return {
             "step": step,
-            "samples": samples_until(self.config, step) + self._jumped(step) * self.config.batch.global_size,
+            "samples": samples_until(self.config, step) + jumped,
             "tokens": tokens_until(self.config, step),
             "updates": self.optimizer.updates,
             "vocab_size": self.data.vocab_size,

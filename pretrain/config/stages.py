@@ -14,11 +14,17 @@ class Stage:
     batch: BatchConfig
     skipped: int = 0
     """Samples of the order that earlier stages have seen."""
+    order: int = 0
+    """Which order of samples it draws from; stages of growing batches share one."""
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one global batch."""
         return self.batch.global_size * self.batch.sequence_length
+
+    def first_sample(self, step: int) -> int:
+        """Place in the order of the first sample of step `step`, in a run that has jumped over none."""
+        return self.skipped + (step - self.first) * self.batch.global_size
 
     def micro_batches(self, data_parallel: int) -> int:
         """Micro-batches per replica and step (gradient accumulation)."""
@@ -35,15 +41,16 @@ def stages(config: TextConfig) -> tuple[Stage, ...]:
         found.append(Stage(first, smaller.until, batch, skipped))
         skipped += (smaller.until - first) * smaller.global_size
         first = smaller.until
-    for given in config.schedule.sequence_length or ():
+    growing = config.schedule.sequence_length or ()
+    for order, given in enumerate(growing):
         batch = BatchConfig(
             sequence_length=given.sequence_length,
             global_size=given.global_size or config.batch.global_size,
             micro_size=given.micro_size or config.batch.micro_size,
         )
-        found.append(Stage(first, given.until, batch))
+        found.append(Stage(first, given.until, batch, order=order))
         first = given.until
-    return (*found, Stage(first, None, config.batch, skipped))
+    return (*found, Stage(first, None, config.batch, skipped, len(growing)))
 
 
 def tokens_until(config: TextConfig, steps: int) -> int:
@@ -64,6 +71,20 @@ def steps_until(config: TextConfig, tokens: int) -> int:
 def samples_until(config: TextConfig, steps: int) -> int:
     """Samples of the first `steps` steps."""
     return sum(stage.batch.global_size * _steps_in(stage, steps) for stage in stages(config))
+
+
+def samples_between(config: TextConfig, first: int, stop: int) -> dict[int, range]:
+    """Places of the samples of steps [first, stop), counted from 0, in each order that they draw from.
+
+    They are those of a run that has jumped over no samples.
+    """
+    found: dict[int, range] = {}
+    for stage in stages(config):
+        start, end = max(first, stage.first), stop if stage.stop is None else min(stop, stage.stop)
+        if start < end:
+            here = range(stage.first_sample(start), stage.first_sample(end))
+            found[stage.order] = range(found.get(stage.order, here).start, here.stop)
+    return found
 
 
 def _steps_in(stage: Stage, steps: int) -> int:

@@ -47,8 +47,8 @@ class CorpusSamples(ABC, Generic[B]):
         """Ids of the tokenizer, special ones included."""
         return self.sources[0].reader.index.vocab_size
 
-    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> B:
-        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+    def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
+        """As `TrainingFeed.batch`."""
         return self.samples(
             micro_batch_samples(
                 step=step,
@@ -57,7 +57,7 @@ class CorpusSamples(ABC, Generic[B]):
                 size=size,
                 global_size=self.global_size,
                 micro_size=self.micro_size,
-                skipped=self.skipped,
+                skipped=self.skipped + jumped,
             )
         )
 

@@ -44,8 +44,11 @@ class TrainingFeed(Protocol):
     def fingerprint(self) -> str:
         """Equal fingerprints give equal samples at every index."""
 
-    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> Any:
-        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+    def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> Any:
+        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`.
+
+        jumped: samples of the order that were jumped over before this step.
+        """
 
 
 class ValidationFeed(Protocol):

@@ -42,18 +42,18 @@ class GrowingFeed:
 
         Args:
             step: counted from 0.
-            jumped: steps' worth of samples that were jumped over before it.
+            jumped: samples of the stage's order that were jumped over before it.
             rank: data parallel rank.
             size: data parallel size.
         """
         stage, feed = self.stage(step), self.feeds[self._number(step)]
-        position = step - stage.first + jumped
-        return [feed.batch(position, index, rank, size) for index in range(stage.micro_batches(size))]
+        position, count = step - stage.first, stage.micro_batches(size)
+        return [feed.batch(position, index, rank, size, jumped) for index in range(count)]
 
     def samples(self, step: int, jumped: int) -> range:
-        """Indices of the samples of a step in the order of its stage."""
+        """Indices of the samples of a step in the order of its stage; `jumped` as for `batches`."""
         stage = self.stage(step)
-        first = stage.skipped + (step - stage.first + jumped) * stage.batch.global_size
+        first = stage.first_sample(step) + jumped
         return range(first, first + stage.batch.global_size)
 
     def _number(self, step: int) -> int:

@@ -71,8 +71,8 @@ class HeldTraining(ABC, Generic[H, B]):
         """Equal fingerprints give equal samples at every index."""
         return hashlib.sha256(f"{self.data.fingerprint} {self.order.seed}".encode()).hexdigest()
 
-    def batch(self, step: int, micro_batch: int, rank: int, size: int) -> B:
-        """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
+    def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
+        """As `TrainingFeed.batch`."""
         ids = micro_batch_samples(
             step=step,
             micro_batch=micro_batch,
@@ -80,8 +80,9 @@ class HeldTraining(ABC, Generic[H, B]):
             size=size,
             global_size=self.global_size,
             micro_size=self.micro_size,
+            skipped=jumped,
         )
-        first = step * self.global_size
+        first = jumped + step * self.global_size
         return self.rows(list(ids), range(first, first + self.global_size))
 
     @abstractmethod

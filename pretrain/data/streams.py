@@ -118,8 +118,12 @@ class StreamData:
             micro_size=batch.micro_size,
         )
 
-    def batch(self, position: int, micro_batch: int, rank: int, size: int) -> StreamBatch:
-        """Micro-batch `micro_batch` of global batch `position` (both from 0) for rank `rank` of `size`."""
+    def batch(self, position: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> StreamBatch:
+        """Micro-batch `micro_batch` of global batch `position` (both from 0) for rank `rank` of `size`.
+
+        jumped: sequences that were jumped over before it, whole batches of them.
+        """
+        position += jumped // self.config.batch.global_size
         length = self.config.batch.sequence_length
         rows, fresh = [], []
         for row in self.rows(micro_batch, rank, size):

@@ -36,6 +36,8 @@ class SkippedRange:
     first: int
     stop: int
     """Global sample indices [first, stop)."""
+    order: int = 0
+    """Which order of samples they are of (`Stage.order`)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Memory:
     skips_in_a_row: int = 0
     """Updates skipped in a row because of numbers that were not finite."""
     skipped: tuple[SkippedRange, ...] = ()
-    """What the run jumped over, in order; ranges do not overlap."""
+    """What the run jumped over; ranges of one order do not overlap."""
     rollbacks: int = 0
     """Rollbacks in the whole run."""
 
@@ -60,29 +62,38 @@ class Memory:
         """The memory where what comes has other losses than what was."""
         return replace(self, losses=())
 
-    def first_sample(self, step: int, global_size: int) -> int:
-        """Global index of the first sample of step `step`, counted from 0."""
-        return step * global_size + sum(each.stop - each.first for each in self.skipped if each.step <= step)
+    def jumped(self, step: int, order: int = 0) -> int:
+        """Samples of an order that were jumped over before step `step`, counted from 0."""
+        return sum(
+            each.stop - each.first for each in self.skipped if each.order == order and each.step <= step
+        )
 
-    def back_to(self, step: int, spike: int, global_size: int, then: "Memory") -> "Memory":
+    def back_to(self, step: int, spike: int, since: Mapping[int, range], then: "Memory") -> "Memory":
         """The memory once a run is back at `step` steps done because step `spike` (from 0) had a spike.
 
         What was trained on since, the spike's samples included, is not seen again: the weights that gave the
         spike were made of it (as Chowdhery et al. 2022, "PaLM", section 5.1, do).
 
         Args:
+            since: places of the samples of steps `step` to `spike` in each order that these draw from, in a
+                run without jumps.
             then: the memory at `step`, as its checkpoint holds it.
         """
-        first = self.first_sample(step, global_size)
-        stop = self.first_sample(spike, global_size) + global_size
-        # A jump made later than `step` lies within the new range.
-        earlier = tuple(each for each in self.skipped if each.step <= step)
-        skipped = (*earlier, SkippedRange(step, first, stop))
-        return replace(then, skipped=skipped, rollbacks=self.rollbacks + 1)
+        # A jump made later than `step` lies within the new range of its order, if there is one.
+        kept = tuple(each for each in self.skipped if each.step <= step or each.order not in since)
+        before = replace(self, skipped=kept)
+        new = tuple(
+            SkippedRange(
+                step, seen.start + before.jumped(step, order), seen.stop + self.jumped(spike, order), order
+            )
+            for order, seen in since.items()
+        )
+        return replace(then, skipped=kept + new, rollbacks=self.rollbacks + 1)
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint's state."""
-        return asdict(self)
+        """For a checkpoint's state; the order of a range is left out where it is the first."""
+        ranges = [{key: n for key, n in asdict(each).items() if key != "order" or n} for each in self.skipped]
+        return asdict(self) | {"skipped": ranges}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "Memory":

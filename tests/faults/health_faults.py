@@ -130,11 +130,14 @@ def hook_output(trainer: Trainer, fault: dict[str, Any], switch: Switch) -> None
 
 
 def bad_labels(fault: dict[str, Any]) -> Any:
-    """Samples in [first, stop) are to be followed by a token that never occurs."""
+    """Samples in [first, stop), of sequences of `length` if it is given, are to be followed by a token that
+    never occurs."""
     honest = TrainingData.samples
 
     def samples(data: TrainingData, sample_ids: Any) -> Any:
         batch = honest(data, sample_ids)
+        if fault.get("length", data.sequence_length) != data.sequence_length:
+            return batch
         labels = batch.labels.clone()
         for row, sample_id in enumerate(sample_ids):
             if fault["first"] <= sample_id < fault["stop"]:
@@ -145,12 +148,16 @@ def bad_labels(fault: dict[str, Any]) -> Any:
 
 
 def without_samples(fault: dict[str, Any]) -> Any:
-    """Data that never had the samples [first, stop)."""
+    """Data that never had the samples [first, stop) of each range, nor another of its `length` if that is
+    given."""
     honest = TrainingData.samples
-    gap = fault["stop"] - fault["first"]
 
     def samples(data: TrainingData, sample_ids: Any) -> Any:
-        return honest(data, [each + gap if each >= fault["first"] else each for each in sample_ids])
+        for each in fault["ranges"]:
+            if each.get("length", data.sequence_length) == data.sequence_length:
+                gap = each["stop"] - each["first"]
+                sample_ids = [number + gap if number >= each["first"] else number for number in sample_ids]
+        return honest(data, sample_ids)
 
     return mock.patch.object(TrainingData, "samples", samples)
 

@@ -20,6 +20,9 @@ INTERLEAVED = ["parallel.pipeline=2", "parallel.virtual_pipeline=2", "model.num_
 SHARDED = ["parallel.distributed_optimizer=true", "parallel.overlap_grad_reduce=true"]
 SKIP = "health.on_nonfinite=skip"
 ROLLBACK = ["health.on_spike=rollback", "health.spike_window=8", "health.spike_threshold=6"]
+LONGER = ["run.steps=24", "checkpoint.every=10"]
+RAMP = "schedule.batch_size=[{until: 11, global_size: 4}]"
+LENGTHS = "schedule.sequence_length=[{until: 11, sequence_length: 16}]"
 UP, DOWN = "decoder.layers.1.mlp.linear_fc1.weight", "decoder.layers.1.mlp.linear_fc2.weight"
 BAD_SAMPLES = {"kind": "labels", "first": 104, "stop": 112}
 GRADIENT = {"kind": "gradient", "tensor": DOWN, "steps": [6]}
@@ -100,9 +103,35 @@ GOES_ON: dict[str, tuple[list[str], dict[str, Any] | None]] = {
     "report": (["health.spike_window=8", "health.spike_threshold=6"], BAD_SAMPLES),
     "ignore": (["health.on_spike=ignore"], BAD_SAMPLES),
     "rollback": (ROLLBACK, BAD_SAMPLES),
-    "without the range": ([], {"kind": "without", "first": 80, "stop": 112}),
+    "without the range": ([], {"kind": "without", "ranges": [{"first": 80, "stop": 112}]}),
+    "growing batches": ([*ROLLBACK, *LONGER, RAMP], {"kind": "labels", "first": 108, "stop": 116}),
+    "growing batches without the range": (
+        [*LONGER, RAMP],
+        {"kind": "without", "ranges": [{"first": 40, "stop": 116}]},
+    ),
+    "growing sequences": (
+        [*ROLLBACK, *LONGER, LENGTHS],
+        {"kind": "labels", "first": 64, "stop": 72, "length": 32},
+    ),
+    "growing sequences without the range": (
+        [*LONGER, LENGTHS],
+        {
+            "kind": "without",
+            "ranges": [{"first": 80, "stop": 88, "length": 16}, {"first": 0, "stop": 72, "length": 32}],
+        },
+    ),
 }
-RESUMED = (("skip", 5), ("rollback", 5), ("rollback", 10))
+GROWING: dict[str, tuple[int, int, list[dict[str, int]]]] = {
+    # 11 steps of 4 samples and 13 of 8; samples of steps 11 to 20 are jumped over.
+    "growing batches": (11 * 4 + 13 * 8, (11 * 4 + 13 * 8) * 32, [{"step": 10, "first": 40, "stop": 116}]),
+    "growing sequences": (
+        24 * 8,
+        11 * 8 * 16 + 13 * 8 * 32,
+        [{"step": 10, "first": 80, "stop": 88}, {"step": 10, "first": 0, "stop": 72, "order": 1}],
+    ),
+}
+"""Samples trained on, tokens, and ranges jumped over, in `state.json` at the end."""
+RESUMED = (("skip", 5), ("rollback", 5), ("rollback", 10), ("growing sequences", 10))
 
 pytestmark = pytest.mark.slow
 
@@ -220,6 +249,19 @@ def test_rollback_ends_as_if_the_samples_had_never_been(runs: Runs) -> None:
     assert [line.get("rollbacks") for line in runs.journal("rollback")][9:11] == [None, 1]
     superseded = (runs.place("rollback") / "metrics.superseded.jsonl").read_text().splitlines()
     assert [json.loads(line).get("spike") for line in superseded] == [None, None, None, 1]
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_rollback_jumps_over_what_was_seen_in_a_run_that_grows(runs: Runs, name: str) -> None:
+    """From the second stage back into the first."""
+    assert [each["code"] for each in runs.outcomes[name]] == [0, 0]
+    assert runs.losses(name) == runs.losses(f"{name} without the range")
+    assert same_tensors(runs.newest(name), runs.newest(f"{name} without the range"))
+    trained, tokens, skipped = GROWING[name]
+    state = runs.newest(name).state
+    assert state["health"]["skipped"] == skipped
+    assert state["samples"] == trained + sum(each["stop"] - each["first"] for each in skipped)
+    assert state["tokens"] == tokens == runs.journal(name)[-1]["tokens"]
 
 
 def test_resume_is_exact_around_verdicts(runs: Runs) -> None:
