@@ -82,7 +82,7 @@ def evaluate(
     """
     path = Path(first_decides(world, lambda: str(resolve(checkpoint, say))))
     opened = open_checkpoint(path)
-    kind = read_config(str(path / RESOLVED_CONFIG)).config
+    kind = read_config(str(path / RESOLVED_CONFIG), saved=True).config
     if isinstance(kind, CnnConfig):
         return evaluate_classifier(path, world, stride=stride, data=data, images=images, overrides=overrides)
     if isinstance(kind, RnnConfig):

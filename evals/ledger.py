@@ -106,7 +106,7 @@ def _data_of(checkpoint: Path, overrides: Sequence[str], *, other_data: bool) ->
     other_data: what is scored is named beside it.
     """
     given = [each for each in overrides if each.startswith("data.")]
-    config: Any = read_config(str(checkpoint / RESOLVED_CONFIG), given).config
+    config: Any = read_config(str(checkpoint / RESOLVED_CONFIG), given, saved=True).config
     if isinstance(config, FinetuneConfig):  # the training file says which classes there are
         scored = None if other_data else config.data.validation
         return [config.data.train, *([scored] if scored else [])]

@@ -71,11 +71,12 @@ def evaluation_config(
     known: keys that have an effect; None: those of its kind. Raises UserError with everything that is
     wrong with the overrides.
     """
-    saved = read_config(str(path)).config
+    saved = read_config(str(path), saved=True).config
     given = _given(overrides, _known(saved) if known is None else known, bool(data), _replaced(saved))
     corpus = isinstance(saved, CorpusConfig)
     layout = ParallelConfig().model_dump()
-    loaded = read_config(str(path), [*overrides, *_defaults(given, bool(data), layout, corpus=corpus)])
+    layers = [*overrides, *_defaults(given, bool(data), layout, corpus=corpus)]
+    loaded = read_config(str(path), layers, saved=True)
     config = _fit_batch(narrow(loaded.config, TextConfig, "this evaluation"), world_size)
     if found := _broken(config, world_size, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])

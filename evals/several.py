@@ -101,7 +101,7 @@ def _send(unsent: set[RunFolder], world: World) -> None:
 
 
 def _fitting(suite: Suite | None, path: Path) -> Suite:
-    kind = read_config(str(path / RESOLVED_CONFIG)).config.model.kind
+    kind = read_config(str(path / RESOLVED_CONFIG), saved=True).config.model.kind
     if suite is None:
         return only_task(kind)
     if wrong := suite.misfit(kind):

@@ -71,8 +71,10 @@ def check_command(
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
 
 
-def check_data(loaded: LoadedConfig) -> "TrainingFeed":
+def check_data(loaded: LoadedConfig, *, anew: bool = False) -> "TrainingFeed":
     """Open all data that a config names; problems of several sources are reported together.
+
+    With `anew` a run starts from step 0, whatever is in `run.dir`.
 
     Raises ConfigError with every problem, or IntegrityError where each of them is damage.
     """
@@ -80,12 +82,15 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
     from pretrain.data.cache import shard_cache
     from pretrain.data.kinds import open_data
     from pretrain.data.sources import open_training
-    from pretrain.init_from import open_start
+    from pretrain.init_from import find_start, require_start, require_tokenizer
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
 
     if isinstance(loaded.config, ChatConfig):
         from pretrain.chat.open import open_chat
 
-        return open_chat(loaded.config, lambda line: print(line, file=sys.stderr)).training
+        return open_chat(loaded.config, require_start(find_start(loaded.config, say))).training
     config: TokenConfig
     if isinstance(loaded.config, RnnConfig):
         config = loaded.config
@@ -111,8 +116,8 @@ def check_data(loaded: LoadedConfig) -> "TrainingFeed":
             problems.append(("data", error))
     if not problems:
         try:
-            if isinstance(config, GptConfig | BertConfig) and (start := config.model.init_from) is not None:
-                open_start(start, fingerprint, lambda line: print(line, file=sys.stderr))
+            if isinstance(config, GptConfig | BertConfig) and (start := find_start(config, say, anew=anew)):
+                require_tokenizer(config, start, fingerprint)
             return training
         except UserError as error:
             problems.append(("model.init_from", error))

@@ -26,6 +26,7 @@ RULES = (
     Rule("run.resume", True, "says how to start, not what to train"),
     Rule("run.steps", True, "as long as the learning rate of earlier steps does not depend on it"),
     Rule("run.seed", False, "decides the initial weights, the order of samples and dropout"),
+    Rule("model.init_from", True, "that run may be moved: its id is compared"),
     Rule("model.*", False, "the checkpoint holds another model"),
     Rule("batch.micro_size", True, "the loss is weighted by tokens, however a batch is cut"),
     Rule(

@@ -4,16 +4,17 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.answers import collect
-from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
 from pretrain.data.labelled.open import open_examples
 from pretrain.families.finetune import FinetuneFamily
 from pretrain.gate import Gate
+from pretrain.init_from import require_start
 from pretrain.launch import World
 from pretrain.model import Model
 from pretrain.models.finetuned import HEAD, POOLER
-from pretrain.restore import LABELS, TOKENIZER_FOLDER
+from pretrain.restore import LABELS
 from pretrain.trainer import Trainer, log
 from pretrain.warm_start import take_weights
 
@@ -23,14 +24,15 @@ PREDICTIONS = "predictions.jsonl"
 class FinetuneTrainer(Trainer):
     """A trainer of a pretrained model on labelled examples."""
 
-    def __init__(self, config: FinetuneConfig, world: World, gate: Gate | None = None) -> None:
+    def __init__(
+        self, config: FinetuneConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+    ) -> None:
         self.finetuning = config
-        self.start: Checkpoint = open_checkpoint(resolve(config.model.init_from, log.warning))
-        super().__init__(config, world, gate)
+        super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""
-        return open_examples(self.finetuning, self.start.path / TOKENIZER_FOLDER)
+        return open_examples(self.finetuning, require_start(self.start).tokenizer_folder)
 
     def build_model(self) -> Model:
         """The encoder with its new head, and the weights that it starts from."""
@@ -38,10 +40,12 @@ class FinetuneTrainer(Trainer):
         assert isinstance(data, LabelledTraining)
         family = FinetuneFamily.of(self.finetuning, self.layout, data)
         model = Model(self.config, self.layout, data.vocab_size, training=True, family=family)
-        if self.finetuning.model.init == "pretrained":
-            pooled = f"{POOLER}weight" in set(self.start.keys())
-            stay = take_weights(model.chunks, self.layout, self.start, [HEAD] if pooled else [HEAD, POOLER])
-            log.info("weights from %s; %s are new", self.start.path, ", ".join(stay) or "none on this rank")
+        start = require_start(self.start)
+        if self.finetuning.model.init == "pretrained" and not start.is_own:
+            checkpoint = start.checkpoint
+            pooled = f"{POOLER}weight" in set(checkpoint.keys())
+            stay = take_weights(model.chunks, self.layout, checkpoint, [HEAD] if pooled else [HEAD, POOLER])
+            log.info("weights from %s; %s are new", checkpoint.path, ", ".join(stay) or "none on this rank")
         return model
 
     def validate(self, step: int) -> dict[str, float] | None:
@@ -61,5 +65,5 @@ class FinetuneTrainer(Trainer):
         return super().state(step) | {LABELS: list(data.data.labels.names)}
 
     def facts(self) -> dict[str, Any]:
-        """As any trainer's, and where the weights came from."""
-        return super().facts() | {"init_from": str(self.start.path), "init": self.finetuning.model.init}
+        """As any trainer's, and whether the weights came along."""
+        return super().facts() | {"init": self.finetuning.model.init}

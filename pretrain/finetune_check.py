@@ -3,23 +3,22 @@
 import sys
 from collections.abc import Iterator
 
-from pretrain.checkpoint import open_checkpoint, resolve
 from pretrain.config import derived
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining
 from pretrain.data.labelled.open import open_examples
-from pretrain.restore import TOKENIZER_FOLDER
+from pretrain.init_from import find_start, require_start
 
 
 def check_examples(config: FinetuneConfig) -> LabelledTraining:
-    """Open the files that a config names, with the tokenizer of the run that it starts from.
+    """Open the files that a config names, with the tokenizer of the run that it starts from, or goes on with.
 
     Raises:
         UserError: a file, a column or a label is wrong; the run it starts from is not there.
         IntegrityError: that run has no good checkpoint.
     """
-    start = open_checkpoint(resolve(config.model.init_from, lambda line: print(line, file=sys.stderr)))
-    training, _ = open_examples(config, start.path / TOKENIZER_FOLDER)
+    start = require_start(find_start(config, lambda line: print(line, file=sys.stderr)))
+    training, _ = open_examples(config, start.tokenizer_folder)
     return training
 
 

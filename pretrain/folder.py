@@ -17,7 +17,9 @@ import yaml
 from pretrain.compatible import changed_keys, compatible
 from pretrain.errors import UserError
 from pretrain.lock import RunLock
+from pretrain.origin import require_same_origin
 
+SOURCE = "model.init_from"
 FOLDERS = ("logs", "heartbeat", "checkpoints", "artifacts")
 ALLOWED_BEFORE_A_RUN = {
     "lock",
@@ -250,6 +252,8 @@ class RunFolder:
                     + "\nChoose another run.dir, or set these keys back."
                 )
             changes = changed_keys(old, new)
+            if SOURCE in changes and self.checkpoints.is_dir() and any(self.checkpoints.glob("step-*")):
+                require_same_origin(self.path, changes[SOURCE][1])
         if resume == "never" and any(self.checkpoints.glob("step-*")):
             raise UserError(
                 f"run.resume: never, but {self.checkpoints} holds checkpoints; "

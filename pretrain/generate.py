@@ -218,7 +218,7 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
     defaults = ParallelConfig().model_dump()
     plain = {f"parallel.{key}": "null" if v is None else str(v).lower() for key, v in defaults.items()}
     others = [f"{key}={value}" for key, value in plain.items() if key not in given]
-    config = load_config(path, [*others, *overrides]).config
+    config = load_config(path, [*others, *overrides], saved=True).config
     parallel = narrow(config, DecoderConfig, "generating text").parallel
     if parallel.ranks != ranks:
         raise UserError(

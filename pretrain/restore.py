@@ -7,6 +7,7 @@ from typing import Any
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
@@ -17,7 +18,6 @@ from pretrain.model import Model
 from pretrain.models.logical import logical_parts
 from pretrain.optimizer import weight_piece
 
-TOKENIZER_FOLDER = "tokenizer"
 RESOLVED_CONFIG = "config.resolved.yaml"
 LABELS = "labels"
 """Under which the state of a fine-tuned BERT has its classes, in the order of their numbers."""
@@ -48,7 +48,7 @@ def open_saved(
         UserError, IntegrityError: there is none, or it is damaged.
     """
     checkpoint = open_checkpoint(resolve(path, say))
-    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
+    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG), saved=True).config
     config = narrow(loaded, wanted, f"{checkpoint.path}: this command")
     vocab_size = checkpoint.state.get("vocab_size")
     if not isinstance(vocab_size, int):

@@ -8,4 +8,6 @@ from pretrain.config.load import read_config
 def saved_kind(path: str | Path) -> str | None:
     """`model.kind` of a run folder or step folder; None where there is neither."""
     file = Path(path) / "config.resolved.yaml"
-    return read_config(str(file)).config.model.kind if "\0" not in str(path) and file.is_file() else None
+    if "\0" in str(path) or not file.is_file():
+        return None
+    return read_config(str(file), saved=True).config.model.kind

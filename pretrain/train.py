@@ -17,6 +17,7 @@ from typing import NoReturn
 from pretrain.agree import first_decides
 from pretrain.any_trainer import AnyTrainer, StepResult
 from pretrain.checkpoint import (
+    Checkpoint,
     Retention,
     Saver,
     StoreCoordinator,
@@ -104,20 +105,23 @@ def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) ->
         _Loop(loaded, resolved, world, run).go()
 
 
-def build_trainer(config: Config, world: World, gate: Gate) -> AnyTrainer:
-    """The trainer of a config's `model.kind`; each brings its own libraries with it."""
+def build_trainer(config: Config, world: World, gate: Gate, own: Checkpoint | None = None) -> AnyTrainer:
+    """The trainer of a config's `model.kind`; each brings its own libraries with it.
+
+    `own` is the run's checkpoint that will be loaded: `model.init_from` is not needed any more then.
+    """
     if isinstance(config, FinetuneConfig):
         from pretrain.finetune import FinetuneTrainer
 
-        return FinetuneTrainer(config, world, gate)
+        return FinetuneTrainer(config, world, gate, own)
     if isinstance(config, ChatConfig):
         from pretrain.chat.trainer import ChatTrainer
 
-        return ChatTrainer(config, world, gate)
+        return ChatTrainer(config, world, gate, own)
     if isinstance(config, TextConfig):
         from pretrain.trainer import Trainer
 
-        return Trainer(config, world, gate)
+        return Trainer(config, world, gate, own)
     if isinstance(config, GanConfig):
         from pretrain.gan_trainer import GanTrainer
 
@@ -141,7 +145,9 @@ class _Loop:
         self.world = world
         self.run = run
         self.gate = Gate(world, run.pulse, run.pending)
-        self.trainer = build_trainer(loaded.config, world, self.gate)
+        found = first_decides(world, self.find)
+        self.found = open_checkpoint(found) if found is not None else None
+        self.trainer = build_trainer(loaded.config, world, self.gate, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0
@@ -190,17 +196,13 @@ class _Loop:
 
         Returns:
             Steps done, and the id of the run that the checkpoint belongs to; (0, None) for a new run.
-
-        Raises:
-            IntegrityError: there are checkpoints, and none is good.
         """
-        found = first_decides(self.world, self.find)
-        if found is None:
+        checkpoint = self.found
+        if checkpoint is None:
             return 0, None
-        checkpoint = open_checkpoint(found)
         done = self.safe = self.trainer.load(checkpoint)
         self.to_validate = bool(checkpoint.state.get("to_validate"))
-        log.info("resumed from %s", found)
+        log.info("resumed from %s", checkpoint.path)
         return done, checkpoint.state.get("run")
 
     def find(self) -> str | None:

@@ -8,9 +8,11 @@ uninterrupted one.
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.piece import Piece
@@ -30,9 +32,11 @@ from pretrain.health.plateau import Plateau
 from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory
+from pretrain.init_from import open_start, require_tokenizer
 from pretrain.launch import World
 from pretrain.layout import build_layout
 from pretrain.model import LocalLoss, Model, seed_step
+from pretrain.models.logical import VOCABULARY
 from pretrain.optimizer import Optimizer
 from pretrain.restore import TOKENIZER_FOLDER
 from pretrain.schedule import learning_rate
@@ -45,8 +49,19 @@ log = logging.getLogger(__name__)
 class Trainer:
     """Model, optimizer and data of one run on this rank."""
 
-    def __init__(self, config: TextConfig, world: World, gate: Gate | None = None) -> None:
+    def __init__(
+        self, config: TextConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+    ) -> None:
+        """Build everything.
+
+        Args:
+            config: of the run.
+            world: all its ranks.
+            gate: of the run.
+            own: the run's own checkpoint, which is loaded next; so `model.init_from` is not read.
+        """
         self.config = config
+        self.start = open_start(config, own, log.warning, partial(first_decides, world))
         self.gate = gate or Gate(world)
         self.layout = build_layout(world, config.parallel)
         self.data, self.validation = self.open_data()
@@ -68,10 +83,10 @@ class Trainer:
     def build_model(self) -> Model:
         """The model of the config, with its initial weights or those of the run that it starts from."""
         model = Model(self.config, self.layout, self.data.vocab_size, training=True)
-        source = self.config.model.init_from if isinstance(self.config, GptConfig | BertConfig) else None
-        if source is not None:
-            start_from(source, model.chunks, self.layout, self.data.tokenizer.fingerprint, log.warning)
-            log.info("weights from %s", source)
+        if self.start is not None and isinstance(self.config, GptConfig | BertConfig):
+            require_tokenizer(self.config, self.start, self.data.tokenizer.fingerprint)
+            anew = self.config.model.init_embeddings == "random"
+            start_from(self.start, model.chunks, self.layout, VOCABULARY if anew else ())
         return model
 
     def step(self, step: int) -> StepResult:
@@ -189,8 +204,13 @@ class Trainer:
         return self.optimizer.pieces()
 
     def files(self) -> Mapping[str, bytes | Path]:
-        """The tokenizer."""
-        return {TOKENIZER_FOLDER: self.data.tokenizer_folder}
+        """The tokenizer: read now, since the folder may be that of a checkpoint which is deleted one day."""
+        folder = self.data.tokenizer_folder
+        return {
+            f"{TOKENIZER_FOLDER}/{path.relative_to(folder)}": path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
 
     def describe(self) -> str:
         """Layout, device and sizes, on one line."""
@@ -210,6 +230,7 @@ class Trainer:
             "optimizer": self.optimizer.name,
             "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
             "data_fingerprint": self.growing.fingerprint,
+            **(self.start.origin if self.start else {}),
         }
 
     def state(self, step: int) -> dict[str, Any]:
@@ -229,6 +250,7 @@ class Trainer:
             "data_fingerprint": self.growing.fingerprint,
             "layout": self.layout.describe(),
             "health": self.memory.to_json(),
+            **(self.start.origin if self.start else {}),
         }
 
     def load(self, checkpoint: Checkpoint) -> int:

@@ -1,6 +1,7 @@
 """Weights of another run's checkpoint as the start of this one."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,11 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.piece import Group, Piece
 from pretrain.checkpoint.tensors import DTYPES
 from pretrain.health.gather import gather_texts
-from pretrain.init_from import open_start
+from pretrain.init_from import Start
 from pretrain.layout import Layout
 from pretrain.models.logical import logical_parts
+
+log = logging.getLogger(__name__)
 
 
 def take_weights(
@@ -46,22 +49,22 @@ def take_weights(
     return tuple(stay)
 
 
-def start_from(
-    source: str, chunks: Sequence[Any], layout: Layout, fingerprint: str, say: Callable[[str], None]
-) -> None:
-    """Fill a model with all weights of another run of its kind; all ranks call this together.
+def start_from(start: Start, chunks: Sequence[Any], layout: Layout, anew: Sequence[str] = ()) -> None:
+    """Fill a model with the weights of another run of its kind; all ranks call this together.
 
     Args:
-        source: `model.init_from`.
-        chunks: this rank's bare chunks.
+        start: what the run starts with; nothing is done where its own checkpoint will be loaded.
+        chunks: this rank's bare chunks, initialised.
         layout: this rank's place.
-        fingerprint: of the tokenizer of the data.
-        say: told of checkpoints that were passed over.
+        anew: beginnings of the names of weights that stay as they were drawn.
 
     Raises:
-        UserError, IntegrityError: as `open_start`; or the run has other weights.
+        UserError: the run has other weights.
     """
-    checkpoint = open_start(source, fingerprint, say)
-    take_weights(chunks, layout, checkpoint, [])
+    if start.is_own:
+        return
+    stay = take_weights(chunks, layout, start.checkpoint, anew)
     everyone = gather_texts(layout.world, "\n".join(part.key for part in logical_parts(chunks, layout)))
-    checkpoint.require_all_read((key for keys in everyone for key in keys.split("\n")), "weights")
+    start.checkpoint.require_all_read((key for keys in everyone for key in keys.split("\n")), "weights")
+    new = f"; drawn anew on this rank: {', '.join(stay) or 'none'}" if anew else ""
+    log.info("weights from %s%s", start.checkpoint.path, new)

@@ -6,9 +6,11 @@ from pathlib import Path
 from pretrain.chat.data import ChatTraining, ChatValidation
 from pretrain.chat.open import open_chat
 from pretrain.chat.template import FILE
+from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import ChatConfig
 from pretrain.families.chat import ChatFamily
 from pretrain.gate import Gate
+from pretrain.init_from import require_start
 from pretrain.launch import World
 from pretrain.model import Model
 from pretrain.trainer import Trainer, log
@@ -18,12 +20,15 @@ from pretrain.warm_start import start_from
 class ChatTrainer(Trainer):
     """A trainer of a pretrained GPT on conversations."""
 
-    def __init__(self, config: ChatConfig, world: World, gate: Gate | None = None) -> None:
-        self.chat, self.opened = config, open_chat(config, log.warning)
-        super().__init__(config, world, gate)
+    def __init__(
+        self, config: ChatConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+    ) -> None:
+        self.chat = config
+        super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""
+        self.opened = open_chat(self.chat, require_start(self.start))
         training, validation = self.opened.training, self.opened.validation
         for sequences in (training.data, *([validation.data] if validation else [])):
             log.info("%s", sequences.describe())
@@ -31,17 +36,12 @@ class ChatTrainer(Trainer):
 
     def build_model(self) -> Model:
         """The GPT with the weights that it starts from."""
-        source, vocab_size = str(self.opened.start.path), self.data.vocab_size
+        vocab_size = self.data.vocab_size
         family = ChatFamily(self.chat, self.layout, vocab_size)
         model = Model(self.config, self.layout, vocab_size, training=True, family=family)
-        start_from(source, model.chunks, self.layout, self.data.tokenizer.fingerprint, log.warning)
-        log.info("weights from %s", source)
+        start_from(require_start(self.start), model.chunks, self.layout)
         return model
 
     def files(self) -> Mapping[str, bytes | Path]:
         """Tokenizer and template."""
         return {**super().files(), FILE: self.opened.template.source.encode()}
-
-    def facts(self) -> dict[str, str]:
-        """As any trainer's, and where the weights came from."""
-        return super().facts() | {"init_from": str(self.opened.start.path)}

@@ -8,6 +8,7 @@ LATEST = "latest"
 MANIFEST = "manifest.json"
 INDEX = "index.json"
 STATE = "state.json"
+TOKENIZER_FOLDER = "tokenizer"
 OWN_FILES = frozenset({MANIFEST, INDEX, STATE})
 
 _STEP = re.compile(r"step-(\d{8,})")

@@ -1,7 +1,8 @@
 """A config with `model.init_from` takes its model from the run that it starts from.
 
 What `model.init_from` was trained with fills the keys that the config leaves out, as a base file would; a key
-that says otherwise is refused, since the weights would not mean the same.
+that says otherwise is refused, since the weights would not mean the same. A run that has checkpoints of its
+own takes them from itself: the run that it started from may be gone.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from pretrain.errors import UserError
 
 RESOLVED_CONFIG = "config.resolved.yaml"
 """In a run folder and in each checkpoint: every key with its value."""
-OWN = ("kind", "init_from", "init", "dropout")
+OWN = ("kind", "init_from", "init", "init_embeddings", "dropout")
 """Keys of `model` that a run decides for itself."""
 SOURCES: Mapping[str, tuple[tuple[str, ...], type[TextModelConfig]]] = MappingProxyType(
     {
@@ -45,10 +46,12 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     if not isinstance(source.value, str):
         return tree  # starts from no run, or is reported by its type
     wanted, section = SOURCES[str(kind.value)]
-    keys = set(keys_of(section)) - set(OWN)
-    path = Path(source.value) / RESOLVED_CONFIG
-    if not path.is_file() and keys <= set(model):
-        return tree  # a config as a checkpoint keeps it, complete without the run
+    where, run_dir = source.value, find(tree, ("run", "dir"))[0].value
+    if isinstance(run_dir, str) and goes_on(run_dir, str(kind.value)):
+        where, wanted = str(Path(run_dir).expanduser()), (str(kind.value),)
+    path = Path(where) / RESOLVED_CONFIG
+    if not path.is_file() and set(keys_of(section)) - set(OWN) <= set(model):
+        return tree  # complete without the run
     try:
         run = _read(path, wanted)
     except UserError as error:
@@ -59,16 +62,28 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     length, _ = find(run, ("batch", "sequence_length"))
     lower["batch"] = Node({"sequence_length": length}, run.place)
     problems += [
-        Problem(model[key].place, f"model.{key}", _differs(model[key], node, source.value))
+        Problem(model[key].place, f"model.{key}", _differs(model[key], node, where))
         for key, node in theirs.items()
         if key in model and plain(model[key]) != plain(node)
     ]
     own_length, given = find(tree, ("batch", "sequence_length"))
     learned = plain(theirs.get("position_embedding", Node("learned", run.place))) == "learned"
     if given and learned and plain(own_length) != plain(length):
-        text = f"{_differs(own_length, length, source.value)}, which has a vector for each position"
+        text = f"{_differs(own_length, length, where)}, which has a vector for each position"
         problems.append(Problem(own_length.place, "batch.sequence_length", text))
     return merge(Node(lower, run.place), tree)
+
+
+def goes_on(run_dir: str, kind: str) -> bool:
+    """Whether a run folder holds checkpoints of a run of this kind, from which the next job goes on."""
+    folder = Path(run_dir).expanduser()
+    try:
+        if not any((folder / "checkpoints").glob("step-*")):
+            return False
+        _read(folder / RESOLVED_CONFIG, (kind,))
+    except (OSError, ValueError, UserError):  # ValueError: a NUL byte in the path
+        return False
+    return True
 
 
 def _differs(mine: Node, theirs: Node, run: str) -> str:

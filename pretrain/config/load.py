@@ -46,25 +46,36 @@ class _File:
 
 
 def load_config(
-    path: str, overrides: Sequence[str] = (), world_size: int | None = None, under: str | None = None
+    path: str,
+    overrides: Sequence[str] = (),
+    world_size: int | None = None,
+    under: str | None = None,
+    *,
+    saved: bool = False,
 ) -> LoadedConfig:
     """Read a config and apply the rules between keys.
 
     `overrides` are `section.key=value` texts; `world_size` is the number of processes where it is known;
-    `under` names a file whose keys count where the config and its base say nothing.
+    `under` names a file whose keys count where the config and its base say nothing; `saved` as in
+    `read_config`.
     Raises ConfigError (exit code 2) with all problems of the reading, or else with all violated rules.
     """
-    loaded = read_config(path, overrides, under)
+    loaded = read_config(path, overrides, under, saved=saved)
     found = violations(loaded.config, world_size)
     if found:
         raise ConfigError([violation.problem(loaded.sources) for violation in found])
     return loaded
 
 
-def read_config(path: str, overrides: Sequence[str] = (), under: str | None = None) -> LoadedConfig:
-    """Read a config without the rules between keys. Raises ConfigError with every problem that was found."""
+def read_config(
+    path: str, overrides: Sequence[str] = (), under: str | None = None, *, saved: bool = False
+) -> LoadedConfig:
+    """Read a config without the rules between keys. Raises ConfigError with every problem that was found.
+
+    `saved` says that a run or a checkpoint keeps it: the run that it started from is not looked for.
+    """
     tree, text, problems = _read_tree(path, overrides, under)
-    tree = with_inherited(tree, problems)
+    tree = tree if saved else with_inherited(tree, problems)
     values = plain(tree)
     kind, wrong = kind_of(values)
     if wrong:

@@ -1,23 +1,56 @@
 """The tokenizer of a transformers folder as one of ours, where it can be one.
 
-Ours give every text back byte for byte: a sentencepiece model that normalises, or lacks pieces for bytes, is
-left behind, and so is everything that has no sentencepiece model.
+Ours give every text back byte for byte: a sentencepiece model that changes texts, or lacks pieces for bytes,
+is left behind, and so is everything that has no sentencepiece model. What comes along has been tried on
+thousands of texts, against the files that it comes from.
 """
 
+import hashlib
 import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from data_tools.errors import IntegrityError
-from data_tools.tokenizer import Tokenizer
+from data_tools.tokenizer import SPACE_SYMBOL, Tokenizer
 from pretrain.errors import UserError
 from pretrain.hf.tokenizer import OURS
+from pretrain.hf.trial_texts import trial_texts
 
 SENTENCEPIECE = "tokenizer.model"
 LIBRARY = "tokenizer.json"
-TEXT = " a  b\n\tc \u00e9\u6f22\U0001f600 d"
+FILES = (
+    SENTENCEPIECE,
+    LIBRARY,
+    f"{OURS}/tokenizer.json",
+    f"{OURS}/tokenizer.model",
+    "spiece.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+)
+"""What says which text an id stands for, in the tokenizers of transformers."""
+PIECES = 1000
+"""Of a vocabulary, about as many are tried as texts."""
+Encode = Callable[[str], list[int]]
 
 
-def find_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer | None, str]:
+@dataclass(frozen=True)
+class FoundTokenizer:
+    """A tokenizer that comes along, or why none does.
+
+    is_ours: it was written by `pretrain export`. why: it stays behind. files: that stay behind, with sha256.
+    """
+
+    tokenizer: Tokenizer | None = None
+    is_ours: bool = False
+    why: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
     """The tokenizer, or why there is none.
 
     Args:
@@ -25,46 +58,124 @@ def find_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer | None, str
         vocab_size: rows of the embedding.
 
     Raises:
-        UserError: it has another number of ids than the embedding has rows.
+        UserError: it has more ids than the embedding has rows.
+        IntegrityError: it is damaged.
     """
     _require_size(folder / LIBRARY, _library_size(folder / LIBRARY), vocab_size)
-    if (folder / OURS).is_dir():
-        tokenizer = Tokenizer.load(folder / OURS)
-        if tokenizer.vocab_size != vocab_size:
-            raise UserError(_mismatch(folder / OURS, tokenizer.vocab_size, vocab_size))
-        return tokenizer, ""
-    if (folder / SENTENCEPIECE).is_file():
-        return _sentencepiece(folder / SENTENCEPIECE, vocab_size)
-    if (folder / LIBRARY).is_file():
+    is_ours = (folder / OURS).is_dir()
+    if is_ours:
+        found: Tokenizer | str = Tokenizer.load(folder / OURS)
+    elif (folder / SENTENCEPIECE).is_file():
+        found = _sentencepiece(folder / SENTENCEPIECE)
+    elif (folder / LIBRARY).is_file():
+        found = f"{LIBRARY} is of Hugging Face's own kind, and ours are made of a {SENTENCEPIECE}"
+    else:
+        found = f"{folder} holds none"
+    if isinstance(found, Tokenizer):
+        path = folder / (OURS if is_ours else SENTENCEPIECE)
+        why = _misfit(path, found, vocab_size) or _difference(path, found, folder / LIBRARY)
+        if why is None:
+            return FoundTokenizer(found, is_ours)
+        found = why
+    return FoundTokenizer(why=found, files=_checksums(folder))
+
+
+def _misfit(path: Path, tokenizer: Tokenizer, vocab_size: int) -> str | None:
+    """How the number of ids keeps a tokenizer from its model, if it does."""
+    ids = tokenizer.vocab_size
+    _require_size(path, ids, vocab_size)
+    if ids < vocab_size:
         return (
-            None,
-            f"{LIBRARY} is of Hugging Face's own kind, and ours are made of a {SENTENCEPIECE}",
+            f"{path} has {ids:,} ids and the embedding {vocab_size:,} rows, some of which stand for no text; "
+            f"model.resize_token_embeddings({ids}) of transformers drops them"
         )
-    return None, f"{folder} holds none"
+    return None
 
 
-def _sentencepiece(path: Path, vocab_size: int) -> tuple[Tokenizer | None, str]:
+def _difference(path: Path, tokenizer: Tokenizer, library: Path) -> str | None:
+    """A text that does not come back, or of which another reader of the same files makes other tokens."""
+    others: dict[str, Encode] = {}
+    if path.name == SENTENCEPIECE:
+        others["sentencepiece"] = _encode_by_sentencepiece(tokenizer)
+    if library.is_file():
+        others[str(library)] = _encode_by_library(library)
+    for text in trial_texts(_pieces(tokenizer)):
+        ids = tokenizer.encode(text)
+        if tokenizer.decode_bytes(ids) != text.encode():
+            return f"{path} does not give every text back byte for byte, as {text[:40]!r}"
+        if path.name == SENTENCEPIECE and SPACE_SYMBOL in text:
+            continue  # sentencepiece takes it for a space, ours spells it by its bytes
+        for name, encode in others.items():
+            if (theirs := encode(text)) != ids:
+                at = next((i for i, pair in enumerate(zip(ids, theirs, strict=False)) if len({*pair}) > 1), 0)
+                return (
+                    f"ours would make other tokens of a text than {name}, as {ids[at : at + 4]} for "
+                    f"{theirs[at : at + 4]} from token {at} on of {text[:40]!r}"
+                )
+    return None
+
+
+def _pieces(tokenizer: Tokenizer) -> list[str]:
+    """Names of all special pieces, and some thousand others."""
+    if not tokenizer.model:
+        return []
+    pieces = _description(tokenizer.model).pieces
+    special = [piece.piece for piece in pieces if piece.type != piece.NORMAL]
+    others = [piece.piece.replace(SPACE_SYMBOL, " ") for piece in pieces if piece.type == piece.NORMAL]
+    return special + others[:: max(1, len(others) // PIECES)]
+
+
+def _encode_by_sentencepiece(tokenizer: Tokenizer) -> Encode:
+    import sentencepiece
+
+    encode: Encode = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model).encode
+    return encode
+
+
+def _encode_by_library(path: Path) -> Encode:
+    from tokenizers import Tokenizer as Library
+
+    try:
+        library = Library.from_file(str(path))
+    except Exception as error:  # whatever the library makes of a damaged file
+        raise IntegrityError(f"{path}: is no tokenizer of Hugging Face's library: {error}") from None
+    library.encode_special_tokens = True  # a text that spells one is a text
+    library.no_truncation()
+    library.no_padding()
+    return lambda text: list(library.encode(text, add_special_tokens=False).ids)
+
+
+def _sentencepiece(path: Path) -> Tokenizer | str:
+    """The tokenizer of a sentencepiece model, or why it is none of ours."""
     import sentencepiece
 
     try:
         model = path.read_bytes()
         sentencepiece.SentencePieceProcessor(model_proto=model)  # refuses what is damaged
-        found = Tokenizer(_model_type(model), model)
+        description = _description(model)
+        if changes := _changes(description.normalizer_spec):
+            return f"{path} {changes}, and ours keep every text as it is"
+        name: str = description.trainer_spec.ModelType.Name(description.trainer_spec.model_type)
+        return Tokenizer(name.lower(), model)
     except (RuntimeError, ValueError, OSError) as error:
-        return None, f"{path}: {error}"
-    if found.vocab_size != vocab_size:
-        raise UserError(_mismatch(path, found.vocab_size, vocab_size))
-    if found.decode(found.encode(TEXT)) != TEXT:
-        return None, f"{path} does not give every text back byte for byte, as {TEXT[:8]!r}"
-    return found, ""
+        return f"{path}: {error}"
 
 
-def _model_type(model: bytes) -> str:
+def _description(model: bytes) -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
-    description = sentencepiece_model_pb2.ModelProto.FromString(model).trainer_spec
-    name: str = description.ModelType.Name(description.model_type)
-    return name.lower()
+    return sentencepiece_model_pb2.ModelProto.FromString(model)
+
+
+def _changes(normalizer: Any) -> str | None:
+    """What a model does to texts before it encodes them, if anything."""
+    if normalizer.precompiled_charsmap:
+        return f"replaces characters by others ({normalizer.name or 'normalisation'})"
+    if normalizer.remove_extra_whitespaces:
+        return "drops spaces (remove_extra_whitespaces)"
+    if normalizer.add_dummy_prefix:
+        return "puts a space before every text (add_dummy_prefix)"
+    return None
 
 
 def _library_size(path: Path) -> int:
@@ -83,10 +194,16 @@ def _library_size(path: Path) -> int:
 def _require_size(path: Path, ids: int, vocab_size: int) -> None:
     """A model may have more rows than its tokenizer has ids, but not fewer."""
     if ids > vocab_size:
-        raise UserError(_mismatch(path, ids, vocab_size))
+        raise UserError(
+            f"{path}: the tokenizer has {ids:,} ids and the embedding {vocab_size:,} rows: it is of another "
+            "model"
+        )
 
 
-def _mismatch(path: Path, ids: int, vocab_size: int) -> str:
-    return (
-        f"{path}: the tokenizer has {ids:,} ids and the embedding {vocab_size:,} rows: it is of another model"
-    )
+def _checksums(folder: Path) -> dict[str, str]:
+    """The files of a tokenizer, so that it can be known again."""
+    return {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in FILES
+        if (folder / name).is_file()
+    }

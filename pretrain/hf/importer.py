@@ -22,7 +22,7 @@ from pretrain.config.rules import violations
 from pretrain.config.sections import KINDS
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
-from pretrain.hf.foreign_tokenizer import find_tokenizer
+from pretrain.hf.foreign_tokenizer import FoundTokenizer, find_tokenizer
 from pretrain.hf.known import ARCHITECTURES
 from pretrain.hf.library import require_transformers
 from pretrain.hf.link import Link
@@ -30,7 +30,6 @@ from pretrain.hf.new_run import write_run
 from pretrain.hf.place import new_folder
 from pretrain.hf.proof import prove
 from pretrain.hf.shards import TensorFolder
-from pretrain.hf.tokenizer import OURS
 
 NO_DATA = "imported-without-data"
 """Stands for the shards of a run that was trained elsewhere."""
@@ -58,32 +57,34 @@ def import_command(folder: str, output: str) -> None:
     config = _our_config(output, architecture, their_config, names, tensors)
     links = list(architecture.links(config, their_config.vocab_size))
     _check(tensors, names, links, architecture.copies(config))
-    tokenizer, why = find_tokenizer(source, their_config.vocab_size)
-    template, left = _template(source)
+    found = find_tokenizer(source, their_config.vocab_size)
+    template, left = _template(source, found)
     class_name = architecture.class_of(config)
     with new_folder(output) as run:
         weights = list(_sources(tensors, names, links, config))
-        write_run(run, folder, config, their_config.vocab_size, weights, tokenizer, template)
+        vocab_size = their_config.vocab_size
+        write_run(run, folder, config, vocab_size, weights, found.tokenizer, template, found.files)
         checkpoint = open_checkpoint(run / CHECKPOINTS / step_name(0))
-        difference = prove(config, their_config.vocab_size, checkpoint.read, source, class_name)
+        difference = prove(config, vocab_size, checkpoint.read, source, class_name)
+    what = "with" if found.tokenizer else "without"
     print(
-        f"{output}: {class_name} as model.kind {config.model.kind}, {'with' if tokenizer else 'without'} "
-        f"tokenizer; logits differ by {difference:.1e} from those of transformers"
+        f"{output}: {class_name} as model.kind {config.model.kind}, {what} tokenizer; logits differ by "
+        f"{difference:.1e} from those of transformers"
     )
-    if tokenizer is None:
-        print(f"no tokenizer came along: {why}")
+    if found.tokenizer is None:
+        print(f"no tokenizer came along: {found.why}")
     if left:
         print(left)
 
 
-def _template(folder: Path) -> tuple[ChatTemplate | None, str]:
+def _template(folder: Path, found: FoundTokenizer) -> tuple[ChatTemplate | None, str]:
     """The chat template, or why it stays behind: with a tokenizer that is not ours, its tokens are others."""
     path = folder / FILE
     if not path.is_file():
         return None, ""
-    if (folder / OURS).is_dir():
+    if found.is_ours:
         return ChatTemplate.read(path), ""
-    return None, f"{path} did not come along: a template goes with its tokenizer, and this one is not ours"
+    return None, f"{path} did not come along: a template goes with a tokenizer of ours"
 
 
 def _read_config(folder: Path) -> tuple[Any, Architecture]:

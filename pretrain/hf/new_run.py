@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_tools.progress import Progress
@@ -19,6 +19,7 @@ from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
 from pretrain.folder import RunFolder
 from pretrain.health.spikes import Memory
+from pretrain.origin import LEFT_BEHIND
 from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
 from pretrain.status import Status, write_status
 from pretrain.tracking.facts import environment_facts
@@ -34,6 +35,7 @@ def write_run(
     weights: Sequence[TensorSource],
     tokenizer: Tokenizer | None,
     template: ChatTemplate | None = None,
+    left_behind: Mapping[str, str] | None = None,
 ) -> None:
     """Write a run that has a checkpoint of step 0 and nothing else.
 
@@ -45,6 +47,7 @@ def write_run(
         weights: all logical tensors, made one by one.
         tokenizer: goes into the checkpoint.
         template: of conversations; goes into the checkpoint.
+        left_behind: files of a tokenizer that does not come along, each with its sha256.
     """
     resolved = config_to_yaml(config)
     written = (
@@ -61,8 +64,10 @@ def write_run(
         files[TOKENIZER_FOLDER] = run / TOKENIZER_FOLDER
     if template is not None:
         files[TEMPLATE_FILE] = template.source.encode()
+    status = _finished(origin, tokenizer)
     state = {
         "step": 0,
+        "run": status.run,
         "samples": 0,
         "tokens": 0,
         "updates": 0,
@@ -71,6 +76,7 @@ def write_run(
         "data_fingerprint": None,
         "layout": "imported",
         "health": Memory().to_json(),
+        **({LEFT_BEHIND: dict(left_behind)} if left_behind else {}),
     }
     job = SaveJob.of(0, (), json.dumps(state, indent=1, sort_keys=True).encode() + b"\n", files)
     with Progress("writing weights", sum(source.size for source in weights), "B") as progress:
@@ -79,7 +85,7 @@ def write_run(
     (folder.checkpoints / LATEST).write_text(f"{step_name(0)}\n")
     folder.config.write_text(written)
     folder.resolved.write_text(resolved)
-    write_status(folder, _finished(origin, tokenizer))
+    write_status(folder, status)
 
 
 def _finished(origin: str, tokenizer: Tokenizer | None) -> Status:

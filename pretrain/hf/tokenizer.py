@@ -19,6 +19,7 @@ from data_tools.tokenizer import BERT_PIECES, SEGMENT_CHARACTERS, SPACE_SYMBOL, 
 from pretrain.chat.conversation import Message, as_json
 from pretrain.chat.template import END, FILE, ChatTemplate
 from pretrain.errors import UserError
+from pretrain.hf.trial_texts import trial_texts
 
 OURS = "pretrain-tokenizer"
 """Folder in an export: our own tokenizer, as `Tokenizer.save` writes it, for the way back."""
@@ -169,13 +170,13 @@ def _model(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]
 
 
 def prove(tokenizer: Tokenizer, library: Any) -> None:
-    """Encode some hundred texts with both.
+    """Encode some thousand texts with both.
 
     Raises:
         UserError: one gives different ids, or does not come back.
     """
     library.encode_special_tokens = True
-    for text in _trials(tokenizer):
+    for text in (*_trials(tokenizer), *trial_texts([])):
         ours, theirs = tokenizer.encode(text), library.encode(text, add_special_tokens=False).ids
         if ours != theirs or library.decode(theirs) != text:
             first = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len({*pair}) > 1), 0)

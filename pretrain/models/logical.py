@@ -20,6 +20,8 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from pretrain.layout import Layout
 
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
+VOCABULARY = (WORD_EMBEDDING, "output_layer.")
+"""Beginnings of the names of what has a row for each token: the embedding, the output's weight and bias."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
     if launcher != "alone":
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
-    check_data(loaded)
+    check_data(loaded, anew=True)
     return narrow(loaded.config, CorpusConfig, "this proof")
 
 

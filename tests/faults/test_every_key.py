@@ -106,6 +106,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.bias": ("parameters", True, False),
     "model.tie_embeddings": ("parameters", True, False),
     "model.init_from": ("weights", None, "RUN"),
+    "model.init_embeddings": ("weights", "pretrained", "random", {"model__init_from": "RUN"}),
     "model.dropout": ("losses", 0.0, 0.1, "weights"),
     "model.init_std": ("weights", 0.02, 0.05),
     "model.linear_init_std": ("weights", None, 0.05),

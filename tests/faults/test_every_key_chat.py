@@ -10,6 +10,7 @@ from pretrain.chat.open import open_chat
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import ChatConfig, GptConfig
+from pretrain.init_from import find_start, require_start
 
 ROWS = [
     {
@@ -45,7 +46,8 @@ def training(tmp_path: Path) -> ChatTraining:
 
 
 def opened(folder: Path, *more: str) -> ChatTraining:
-    return open_chat(chat_config(folder / "gpt", folder / "train.jsonl", *more), print).training
+    config = chat_config(folder / "gpt", folder / "train.jsonl", *more)
+    return open_chat(config, require_start(find_start(config, print))).training
 
 
 @pytest.mark.parametrize("key", CHANGES)

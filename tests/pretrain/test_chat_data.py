@@ -23,6 +23,7 @@ from pretrain.config.sections import ChatConfig
 from pretrain.data.batch import PADDING_SAMPLE
 from pretrain.errors import UserError
 from pretrain.hf.tokenizer import write_tokenizer
+from pretrain.init_from import find_start, require_start
 
 BYTES = byte_tokenizer()
 END = BYTES.eod_id
@@ -48,7 +49,7 @@ def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(config: ChatConfig) -> ChatTraining:
-    return open_chat(config, print).training
+    return open_chat(config, require_start(find_start(config, print))).training
 
 
 def test_only_what_the_assistant_says_counts_with_the_ends_of_its_turns() -> None:

@@ -54,6 +54,11 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
         None,
         ("batch.sequence_length", 64),
     ),
+    "an embedding is learnt anew beside weights that are not": (
+        {"model__init_embeddings": "random"},
+        None,
+        None,
+    ),
     "stages follow one another": (
         {
             "schedule__sequence_length": [

@@ -21,6 +21,7 @@ from pretrain.config.rules import (
     stages,
     text,
     text_useless,
+    warm_start,
 )
 from pretrain.config.sections import (
     BertConfig,
@@ -42,6 +43,7 @@ _CORPUS: tuple[Rule[Any], ...] = (
     *remote.RULES,
     *corpus.RULES,
     *stages.RULES,
+    *warm_start.RULES,
     *_DESCENT,
 )
 _FINETUNE: tuple[Rule[Any], ...] = (

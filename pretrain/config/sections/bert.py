@@ -28,6 +28,9 @@ class BertModelConfig(EncoderModelConfig):
     init_from: PathText | None = None
     """Run folder, or one checkpoint of it, of the BERT whose weights the run starts with; what is not given
     here is as in that run. null: weights drawn from `run.seed`."""
+    init_embeddings: Literal["pretrained", "random"] = "pretrained"
+    """random: what has a row for each token (its embedding, and the output's weight and bias) is drawn from
+    `run.seed`, for data of another tokenizer than the weights of `init_from` were made with."""
 
 
 class BertDataConfig(TextDataConfig):

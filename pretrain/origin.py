@@ -1,0 +1,50 @@
+"""Which run the first weights of a run came from, by its id: paths may change, and runs be replaced."""
+
+import json
+from pathlib import Path
+
+from pretrain.errors import UserError
+
+CHECKPOINT, RUN = "init_from", "init_from_run"
+"""In state.json and in the facts of status.json: the checkpoint, and the id of its run."""
+LEFT_BEHIND = "tokenizer_left_behind"
+"""In the state.json of an import without tokenizer: the files of one that were seen, each with its sha256."""
+
+
+def require_same_origin(run: Path, source: object) -> None:
+    """Refuse another run under a new `model.init_from`; one that is there no more needs no new path.
+
+    Args:
+        run: folder of the run that goes on.
+        source: `model.init_from` now, which was another path before.
+
+    Raises:
+        UserError: it is not, or cannot be shown to be, the run that this one began with.
+    """
+    facts = _read(run / "status.json").get("facts")
+    began = facts if isinstance(facts, dict) else {}
+    found = _id_of(Path(str(source))) if source is not None else None
+    if found is None or found != began.get(RUN):
+        raise UserError(
+            f"model.init_from: {source!r} is not known to be the run that {run} began with "
+            f"({began.get(CHECKPOINT, 'none')}); set the path back: that run was read at step 0 alone, and "
+            "may be gone. To start from another one, choose another run.dir"
+        )
+
+
+def _id_of(path: Path) -> str | None:
+    """The id of a run, from its folder or one in it; None where there is none."""
+    for folder in (path, path.parent):
+        for name in ("state.json", "status.json"):
+            if isinstance(found := _read(folder / name).get("run"), str):
+                return found
+    return None
+
+
+def _read(path: Path) -> dict[str, object]:
+    """A JSON object; empty where it cannot be read."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
