@@ -7,6 +7,9 @@ expectation is the same, and there is no draw to depend on. Unbiased, it may fal
 Its standard error is the jackknife's for U-statistics of two samples (Arvesen 1969): the estimate is taken
 without each image in turn, which the sums of the kernel's rows give without another pass. The spread over
 subsets would be that of an estimate from so few images as a subset has.
+
+The kernel was made for Inception's features, whose x.x / F is below 1. Where it is in the hundreds, the cube
+of the few largest features decides everything; such features are scaled first (`unit_scale`).
 """
 
 import math
@@ -34,6 +37,12 @@ def kernel_distance(a: Features, b: Features) -> tuple[float, float]:
     without_b = _estimate(total_a, total_b - 2 * own_b, across - across_b, rows_a, rows_b - 1)
     variance = sum((len(each) - 1) * float(np.var(each)) for each in (without_a, without_b))
     return float(estimate), math.sqrt(variance)
+
+
+def unit_scale(features: Features) -> float:
+    """The factor that gives features [N, F] a mean of x.x / F of 1; 1 where all of them are zero."""
+    mean_square = float(np.square(features.astype(np.float64)).mean())
+    return 1 / math.sqrt(mean_square) if mean_square else 1.0
 
 
 def _estimate(own_a: Sums, own_b: Sums, across: Sums, rows_a: int, rows_b: int) -> Sums:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
@@ -29,6 +29,7 @@ from pretrain.gan.game import Game
 from pretrain.gan.network_pieces import Network
 from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
 from pretrain.gan.settings import engine_settings, micro_size
+from pretrain.gan.statistics import measure_statistics
 from pretrain.gan.streams import fixed_latents
 from pretrain.gan.verdicts import GameMemory, are_alike
 from pretrain.gate import Gate
@@ -133,8 +134,8 @@ class GanTrainer:
             HealthError: they do not, and the config says to stop.
         """
         folder = RunFolder(self.config.run.dir)
-        networks = {"generator_ema": self.average(), "generator": self.final()}
-        different = first_decides(self.world, lambda: self._draw(step, networks, folder))
+        average, last = self.average(), self.final()
+        different = first_decides(self.world, lambda: self._draw(step, average, last, folder))
         real = first_decides(self.world, self._real_diversity)
         metrics = {"sample_diversity": different, "real_diversity": real}
         metrics["images"] = step * self.images_per_step
@@ -146,15 +147,19 @@ class GanTrainer:
             )
         return metrics
 
-    def _draw(self, step: int, networks: dict[str, dict[str, Tensor]], folder: RunFolder) -> float:
+    def _draw(
+        self, step: int, average: dict[str, Tensor], last: dict[str, Tensor], folder: RunFolder
+    ) -> float:
         """On rank 0: the grid, its diversity, and the files of the end."""
-        generator = self._plain_generator(networks["generator_ema"])
+        generator = build_generator(self.shape, self.config.run.seed)
+        generator.load_state_dict(average)
+        measure_statistics(generator, self.config.model.latent_size, self.shape.classes, self.config.run.seed)
         latents = fixed_latents(self.config.run.seed, self.config.eval.samples, self.config.model.latent_size)
         labels = torch.arange(len(latents)) % self.shape.classes if self.shape.classes else None
         images = sample(generator, latents, labels)
         save_png(folder.artifacts / "samples" / f"step-{step:08d}.png", grid(pixels(images)))
         if step >= self.config.run.steps:
-            for name, tensors in networks.items():
+            for name, tensors in (("generator_ema", generator.state_dict()), ("generator", last)):
                 save_network(folder.path / "final" / f"{name}.safetensors", tensors)
         return diversity(images, labels)
 
@@ -163,13 +168,8 @@ class GanTrainer:
         real, labels = self.data.images(range(count))
         return diversity(real.float() / 127.5 - 1, labels if self.shape.classes else None)
 
-    def _plain_generator(self, tensors: dict[str, Tensor]) -> nn.Module:
-        generator = build_generator(self.shape, self.config.run.seed)
-        generator.load_state_dict(tensors)
-        return generator
-
     def average(self) -> dict[str, Tensor]:
-        """The moving average of G, whole, with G's buffers; all ranks call this together."""
+        """The moving average of G, whole, with the buffers of the live G; all ranks call this together."""
         return self.generator.whole(self.ema.tensors)
 
     def final(self) -> dict[str, Tensor]:

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_tools.images.reader import ImageReader
+from evals.frechet import Features
 from evals.images.options import ImageOptions
+from evals.kid import unit_scale
 from pretrain.classifier import SavedClassifier, load_classifier
 from pretrain.errors import IntegrityError, UserError
 
@@ -44,6 +46,9 @@ class Extractor(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of the classes; none where it knows none."""
+
+    def kernel_scale(self, real_NF: Features) -> float:
+        """What KID's kernel expects the features to be multiplied by."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the features."""
@@ -76,6 +81,10 @@ class CnnExtractor:
     def class_names(self) -> tuple[str, ...]:
         """Of the classifier."""
         return self._saved.classes
+
+    def kernel_scale(self, real_NF: Features) -> float:
+        """To the size for which the kernel was made: a classifier's features have any."""
+        return unit_scale(real_NF)
 
     def describe(self) -> dict[str, Any]:
         """Its checkpoint, precision and device."""
@@ -142,6 +151,10 @@ class InceptionExtractor:
     def class_names(self) -> tuple[str, ...]:
         """None."""
         return ()
+
+    def kernel_scale(self, real_NF: Features) -> float:
+        """1: the kernel was made for these, and published numbers are of them as they are."""
+        return 1.0
 
     def describe(self) -> dict[str, Any]:
         """The file's SHA-256, how images were resized, and the device."""

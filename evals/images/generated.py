@@ -78,13 +78,15 @@ def compare(
     made = features_of(asked.generator.generate, samples, extractor, world, "generating images")
     if not np.isfinite(made).all():
         raise UserError(f"{extractor.name}: gives features that are not finite for generated images")
-    metrics = first_decides(world, lambda: _metrics(extractor, real, training, made))
+    scale = extractor.kernel_scale(real)
+    metrics = first_decides(world, lambda: _metrics(extractor, real, training, made, scale))
     warnings = _warnings(extractor, samples, len(real), asked)
     if world.is_first:
         for warning in warnings:
             say(f"warning: {warning}")
     return metrics, {
         "extractor": extractor.describe(),
+        "kid_scale": scale,
         "samples": samples,
         "reference_images": len(real),
         "reference": _described(asked.reference),
@@ -100,7 +102,8 @@ def definitions(extractor: Extractor) -> dict[str, str]:
     return {
         extractor.frechet_name: "squared Frechet distance of Gaussians with the moments of both sets' "
         "features, float64, by eigh; no standard error is given: its bias matters more",
-        f"kid_{name}": "unbiased squared MMD under (x.y / F + 1)^3 over all pairs",
+        f"kid_{name}": "unbiased squared MMD under (x.y / F + 1)^3 over all pairs, of features times "
+        "kid_scale",
         f"kid_{name}_error": "its standard error, by the jackknife over the images of both sets",
         f"precision_{name}": "share of generated images within the 3-nearest-neighbour ball of a real one",
         f"recall_{name}": "share of real images within the 3-nearest-neighbour ball of a generated one",
@@ -111,9 +114,11 @@ def definitions(extractor: Extractor) -> dict[str, str]:
     }
 
 
-def _metrics(extractor: Extractor, real: Matrix, training: Matrix, made: Matrix) -> dict[str, float]:
+def _metrics(
+    extractor: Extractor, real: Matrix, training: Matrix, made: Matrix, scale: float
+) -> dict[str, float]:
     name = extractor.name
-    kernel, kernel_error = kernel_distance(made, real)
+    kernel, kernel_error = kernel_distance(made * scale, real * scale)
     near = {f"{key}_{name}": value for key, value in precision_recall(real, made).items()}
     return {
         extractor.frechet_name: frechet_distance(made, real),

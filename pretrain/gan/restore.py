@@ -13,6 +13,7 @@ from pretrain.config.narrow import narrow
 from pretrain.config.sections import GanConfig
 from pretrain.errors import IntegrityError
 from pretrain.gan.samples import pixels, sample
+from pretrain.gan.statistics import measure_statistics
 from pretrain.models.gan.build import build_generator, shape_of
 from pretrain.restore import RESOLVED_CONFIG
 from pretrain.seeds import stream_seed
@@ -85,4 +86,6 @@ def load_generator(
     ]
     buffers = [Piece.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
     checkpoint.load([*weights, *buffers])
+    if average:
+        measure_statistics(network, config.model.latent_size, classes, config.run.seed)
     return SavedGenerator(checkpoint, config, network.to(device).eval(), channels, classes, seed)

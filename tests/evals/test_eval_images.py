@@ -18,7 +18,7 @@ from evals.frechet import frechet_distance
 from evals.images.extractors import InceptionExtractor, open_extractor
 from evals.images.features import chosen_images
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
-from evals.kid import kernel_distance
+from evals.kid import kernel_distance, unit_scale
 from evals.neighbours import precision_recall
 from pretrain.classifier import load_classifier
 from pretrain.errors import IntegrityError, UserError
@@ -91,9 +91,12 @@ def test_metrics_are_those_of_the_features(answers: dict[str, Any]) -> None:
     saved = load_classifier(folder / "small.cnn", CPU)
     real = _features(saved, folder / "held-out", range(130))
     made = _features(saved, folder / "train", [7 * number % 150 for number in range(70)])
+    scale = unit_scale(real)
+    kid = kernel_distance(made * scale, real * scale)
+    assert answers["1"]["copies"]["spec"]["kid_scale"] == pytest.approx(scale, rel=1e-5)
     expected = {
         "fd_small_cnn": frechet_distance(real, made),
-        **dict(zip(("kid_small_cnn", "kid_small_cnn_error"), kernel_distance(made, real), strict=True)),
+        **dict(zip(("kid_small_cnn", "kid_small_cnn_error"), kid, strict=True)),
         **{f"{key}_small_cnn": value for key, value in precision_recall(real, made).items()},
         "memorised_small_cnn": 1.0,
     }

@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from evals.frechet import frechet_distance
-from evals.kid import kernel_distance
+from evals.kid import kernel_distance, unit_scale
 from evals.neighbours import memorised, precision_recall
 
 Array = npt.NDArray[np.float64]
@@ -164,3 +164,21 @@ def test_memorised_tells_copies_from_new_draws() -> None:
     assert memorised(training, new) < 0.05
     half = np.concatenate([training[:200], new[:200]])
     assert memorised(training, half) == pytest.approx(0.5, abs=0.05)
+
+
+def test_large_features_are_brought_to_the_size_that_the_kernel_is_made_for() -> None:
+    """A classifier's: x.x / F of 400, where the cube of a few rows decides and the sign is chance."""
+    generator = np.random.default_rng(0)
+    real = generator.normal(size=(300, 8)) + 20
+    other = generator.normal(size=(300, 8)) * 1.5 + 20
+    scale = unit_scale(real)
+    assert scale == pytest.approx(1 / np.sqrt((real**2).mean()))
+    assert ((real * scale) ** 2).sum(1).mean() / 8 == pytest.approx(1)
+    assert unit_scale(np.zeros((3, 8))) == 1
+    large, large_error = kernel_distance(
+        1000 * other * unit_scale(1000 * real), 1000 * real * unit_scale(1000 * real)
+    )
+    small, small_error = kernel_distance(other * scale, real * scale)
+    assert (large, large_error) == pytest.approx((small, small_error), rel=1e-6), (
+        "the unit of features is no matter"
+    )

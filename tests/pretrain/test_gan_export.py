@@ -25,9 +25,10 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder with a checkpoint of random weights, as the trainer names them."""
-    config = gan_config(model__conditional=True)
+    config = gan_config(model__conditional=True, model__batch_norm=True)
     network = build_generator(shape_of(config.model, config.loss, 1, 3), 5)
     pieces = [Piece.whole(f"ema.generator.{name}", p.detach()) for name, p in network.named_parameters()]
+    pieces += [Piece.whole(f"generator.{name}", p.detach()) for name, p in network.named_parameters()]
     pieces += [Piece.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
     files = {"config.resolved.yaml": config_to_yaml(config).encode()}
     saver = Saver(tmp_path / "run", CheckpointConfig(), 0, 1, LocalCoordinator())
@@ -51,3 +52,14 @@ def test_the_program_in_the_folder_draws_what_the_run_draws(run: Path, tmp_path:
     assert found.shape == expected.shape and abs(found.astype(int) - expected).max() <= 1
     with pytest.raises(UserError, match="is there already"):
         export_generator(str(run), str(out))
+
+
+def test_the_average_has_batch_statistics_of_its_own(run: Path) -> None:
+    """The checkpoint holds those of the live network, here still 0 and 1."""
+    average = load_generator(run, CPU, 0).network.state_dict()
+    live = load_generator(run, CPU, 0, average=False).network.state_dict()
+    names = [name for name in average if name.endswith("running_mean")]
+    assert names
+    for name in names:
+        assert torch.equal(live[name], torch.zeros_like(live[name])), "as in the checkpoint"
+        assert float(average[name].abs().max()) > 1e-4
