@@ -276,6 +276,18 @@ def test_an_epoch_reads_every_token_once_whatever_the_ranks(sources: Path) -> No
         assert 0 <= offset <= streams.spare < 4 * 16
 
 
+def test_epochs_begin_at_every_token_that_is_left_over(sources: Path) -> None:
+    """So the last token of a text is read too, in some epochs."""
+    data = data_for(sources, "offsets")
+    [streams] = data.streams
+    source = streams.source
+    text = source.reader.read(source.start, source.stop)
+    starts = [text[n : n + 16].tolist() for n in range(streams.spare + 1)]
+    firsts = [data.batch(n * streams.steps, 0, 0, 4).batch.tokens[0].tolist() for n in range(100)]
+    assert streams.spare > 1
+    assert {starts.index(first) for first in firsts} == set(range(streams.spare + 1))
+
+
 def test_sources_share_the_rows_by_weight(sources: Path) -> None:
     both = [
         {"path": str(sources / "shards"), "weight": 3.0},

@@ -76,6 +76,13 @@ def test_a_batch_that_grows_sees_new_samples(shards: str) -> None:
     assert not torch.equal(first.tokens, second.tokens)
 
 
+def test_every_stage_has_an_order_of_its_own(shards: str) -> None:
+    """Seeds of stages are fixed by how runs were trained that may be resumed: BLAKE2b of `7/stage/0`"""
+    config = staged(data__train=({"path": shards},), run__seed=7)
+    orders = [feed.order for feed in feed_of(config).feeds]  # type: ignore[attr-defined]
+    assert [order.seed for order in orders] == [0x958871B4, 0x3EEF2A7B, 7]
+
+
 RAMP = ({"until": 2, "global_size": 2}, {"until": 5, "global_size": 4})
 
 
