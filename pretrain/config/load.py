@@ -80,7 +80,10 @@ def read_config(
     kind, wrong = kind_of(values)
     if wrong:
         problems.append(Problem(find(tree, KIND)[0].place, dotted(KIND), wrong))
+        if kind is None:  # what other keys there should be depends on it
+            raise ConfigError(problems)
         values["model"]["kind"] = kind
+    assert kind is not None, "nothing is wrong with it"
     config = _validated(KINDS[kind], tree, values, problems, path)
     return LoadedConfig(config, text, _sources(tree, type(config)), path)
 

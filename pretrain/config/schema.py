@@ -93,8 +93,11 @@ def kinds_with(path: KeyPath) -> list[str]:
     return found
 
 
-def kind_of(tree: Any) -> tuple[str, str | None]:
-    """The kind that a config's values ask for, or the nearest one, and what is wrong with what they say."""
+def kind_of(tree: Any) -> tuple[str | None, str | None]:
+    """The kind that a config's values ask for, and what is wrong with what they say.
+
+    Where they name no kind it is the one that they are likely to mean; None: who knows what they mean.
+    """
     model = tree.get("model") if isinstance(tree, dict) else None
     if not isinstance(model, dict) or "kind" not in model:
         return next(iter(KINDS)), None  # reported as missing
@@ -103,7 +106,7 @@ def kind_of(tree: Any) -> tuple[str, str | None]:
         return asked, None
     meant = nearest_name(asked, KINDS) if isinstance(asked, str) else None
     hint = f" (did you mean '{meant}'?)" if meant else ""
-    return meant or next(iter(KINDS)), f"must be {' or '.join(KINDS)}, got {show(asked)}{hint}"
+    return meant, f"must be {' or '.join(KINDS)}, got {show(asked)}{hint}"
 
 
 def section_at(top: type[Section], path: KeyPath) -> type[Section] | None:

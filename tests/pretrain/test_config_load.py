@@ -137,6 +137,19 @@ def test_a_wrong_value_is_named_with_what_was_meant(file: Path, old: str, new: s
     assert any(problem in one for one in found), found
 
 
+def test_what_other_keys_there_should_be_is_not_told_of_an_unknown_kind(file: Path) -> None:
+    [found] = problems(file, VALID.replace("kind: gpt", "kind: resnet50\n  depth: 50"))
+    assert found.startswith("a.yaml:5: model.kind: must be gpt or ") and found.endswith("got 'resnet50'")
+
+
+@pytest.mark.parametrize(
+    "override", ["slurm.time=12h", "slurm.directives=[mail]", "slurm.environment=[A]"], ids=lambda o: o[6:10]
+)
+def test_a_value_is_told_once(file: Path, override: str) -> None:
+    [found] = problems(file, VALID, override)
+    assert found.count(", got ") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -133,8 +133,6 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
     ),
     "sequence parallelism needs tensor parallelism": ({"parallel__sequence": True}, None, None),
     "one model chunk is no virtual pipeline": ({"parallel__virtual_pipeline": 1}, None, None),
-    "a distributed optimizer needs several replicas": ({"parallel__distributed_optimizer": True}, 1, None),
-    "overlapped reduction needs several replicas": ({"parallel__overlap_grad_reduce": True}, 1, None),
     "rotary_base needs rotary positions": ({"model__rotary_base": 1000}, None, None),
     "a constant schedule has no min_lr": (
         {"schedule__kind": "constant", "schedule__min_lr": 0.0},

@@ -2,17 +2,12 @@
 
 A key that changes nothing is most often a misunderstanding, so it is refused instead of being passed over.
 What is legal on purpose: `every` beyond `run.steps` (short trials), `recompute: selective` (it also frees the
-gathered keys and values under context parallelism), `num_query_groups` equal to the heads.
+gathered keys and values under context parallelism), `num_query_groups` equal to the heads,
+`distributed_optimizer` and `overlap_grad_reduce` with one replica (presets fit small clusters too).
 """
 
 from pretrain.config.rule import unless
-from pretrain.config.rules.text import TextRule, TextSetup
-
-
-def _one_gradient_owner(setup: TextSetup) -> bool:
-    """Gradients and optimizer states are shared over data and context parallel ranks; is there one only?"""
-    return setup.data_parallel == 1 and setup.config.parallel.context == 1
-
+from pretrain.config.rules.text import TextRule
 
 USELESS: tuple[TextRule, ...] = (
     unless(
@@ -26,18 +21,6 @@ USELESS: tuple[TextRule, ...] = (
         "parallel.virtual_pipeline",
         lambda s: s.config.parallel.virtual_pipeline == 1,
         "1 has no effect; remove it, or set it to 2 or more",
-    ),
-    unless(
-        "a distributed optimizer needs several replicas",
-        "parallel.distributed_optimizer",
-        _one_gradient_owner,
-        "has no effect with data parallel size 1 and context 1; remove it, or add processes",
-    ),
-    unless(
-        "overlapped reduction needs several replicas",
-        "parallel.overlap_grad_reduce",
-        _one_gradient_owner,
-        "has no effect with data parallel size 1 and context 1; remove it, or add processes",
     ),
     unless(
         "rotary_base needs rotary positions",

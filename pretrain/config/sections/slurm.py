@@ -64,7 +64,7 @@ def _time(text: str) -> str:
 def _directive(text: str) -> str:
     match = re.fullmatch(r"(?:--(?P<long>[a-z][a-z-]*)|-(?P<short>[A-Za-z])).*", text)
     if match is None:
-        raise ValueError(f"must be an option of sbatch such as --mail-type=END, got '{text}'")
+        raise ValueError("must be an option of sbatch such as --mail-type=END")
     key = OWN_OPTIONS.get(match["long"] or match["short"])
     if key is not None:
         raise ValueError(f"'{text}' is set by {key}")
@@ -73,7 +73,7 @@ def _directive(text: str) -> str:
 
 def _assignment(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", text, re.DOTALL):
-        raise ValueError(f"must be NAME=value, got '{text}'")
+        raise ValueError("must be NAME=value")
     if text.startswith("SLURM_"):
         raise ValueError(f"{text.partition('=')[0]} is Slurm's own")
     return text
@@ -87,7 +87,7 @@ def seconds_of(time: str) -> int:
     """
     match = TIME.fullmatch(time)
     if match is None:
-        raise ValueError(f"must be a time such as 12:00:00 or 2-00:00:00, got '{time}'")
+        raise ValueError("must be a time such as 12:00:00 or 2-00:00:00")
     parts = [int(part) for part in match[3].split(":")]
     first = 60 if match[2] is None and len(parts) < 3 else 3600
     units = (first, first // 60, first // 3600)
