@@ -26,7 +26,7 @@ def test_the_answer_of_d_is_a_linear_one_and_the_projection_on_the_class() -> No
             weight.copy_(drawn(number, *weight.shape))
     inputs, features, labels = drawn(10, 4, 5), drawn(11, 4, 7), torch.tensor([2, 0, 1, 2])
     assert head.embedding is not None
-    weight, bias = head.linear.weight.detach().numpy()[0], float(head.linear.bias)
+    weight, bias = head.linear.weight.detach().numpy()[0], float(head.linear.bias.detach())
     embedding = head.embedding.weight.detach().numpy()
     expected = [
         sum(weight[i] * float(inputs[row, i]) for i in range(5))
