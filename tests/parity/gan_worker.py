@@ -79,7 +79,8 @@ def reference(output: Path, name: str, run: dict[str, Any]) -> None:
 
     plain = PlainGan(gan_config(**run.get("changes", {})))
     losses = [plain.step(step) for step in range(STEPS)]
-    write(output, name, losses, weights(plain.generator.state_dict(), plain.discriminator.state_dict()))
+    tensors = weights(plain.generator.state_dict(), plain.discriminator.state_dict())
+    write(output, name, losses, tensors | {f"ema.{k}": v for k, v in plain.average.items()})
 
 
 def main() -> None:

@@ -48,12 +48,19 @@ class PlainGan:
         self.adam_g = torch.optim.Adam(self.generator.parameters(), settings.lr, **keys)  # type: ignore[arg-type]
         rate = settings.discriminator_lr or settings.lr
         self.adam_d = torch.optim.Adam(self.discriminator.parameters(), rate, **keys)  # type: ignore[arg-type]
+        self.average = {name: tensor.clone() for name, tensor in self.generator.state_dict().items()}
+        """Of G's weights, and its buffers as they are."""
 
     def step(self, step: int) -> tuple[float, float]:
         rounds = self.config.loss.discriminator_steps
         for update in range(step * rounds, (step + 1) * rounds):
             loss_d = self.update_discriminator(update)
-        return loss_d, self.update_generator(step, (step + 1) * rounds - 1)
+        loss_g = self.update_generator(step, (step + 1) * rounds - 1)
+        weights = dict(self.generator.named_parameters())
+        for name, tensor in self.generator.state_dict().items():
+            kept = min(self.config.model.ema_decay, (1 + step) / (10 + step)) if name in weights else 0.0
+            self.average[name] = kept * self.average[name] + (1 - kept) * tensor
+        return loss_d, loss_g
 
     def batch(self, who: Any, update: int, images: int) -> tuple[Any, Tensor, Tensor | None]:
         size = self.config.batch.global_size

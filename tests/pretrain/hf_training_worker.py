@@ -21,8 +21,12 @@ from text_shards import build_shards
 
 STEPS, LENGTH, LAYERS, HIDDEN, HEADS = 10, 16, 2, 32, 4
 LAYOUTS = {"TP2": ["parallel.tensor=2"], "PP2": ["parallel.pipeline=2"]}
-ADAM = {"lr": 1e-3, "betas": (0.9, 0.95), "eps": 1e-8}
+ADAM = {"betas": (0.9, 0.95), "eps": 1e-8}
 CLIP, WEIGHT_DECAY = 1.0, 0.1
+RATES = (5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4)
+"""Of the schedule below: two steps of warm-up, and over the last four down to 0."""
+EPSILON = 1e-3
+"""Of norms; not what anyone's default is."""
 PROMPTS = ("def ", "", "é漢 i", "r", "return x", "1", "x * 3", "\n\n")
 
 
@@ -39,6 +43,7 @@ def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
         "num_attention_heads": HEADS,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": EPSILON,
         "pad_token_id": None,
         "vocab_size": vocabularies["bert"],
     }
@@ -50,6 +55,7 @@ def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
                 n_embd=HIDDEN,
                 n_layer=LAYERS,
                 n_head=HEADS,
+                layer_norm_epsilon=EPSILON,
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
                 attn_pdrop=0.0,
@@ -64,6 +70,7 @@ def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
                 num_hidden_layers=LAYERS,
                 num_attention_heads=HEADS,
                 num_key_value_heads=2,
+                rms_norm_eps=EPSILON,
                 rope_parameters={"rope_type": "default", "rope_theta": 500.0},
             )
         ),
@@ -85,7 +92,7 @@ run: {{dir: {run}, steps: {STEPS}}}
 model: {{kind: {kind}, init_from: {folder / name}-run}}
 batch: {{global_size: 8, micro_size: 8}}
 optimizer: {{lr: 1e-3, weight_decay: {WEIGHT_DECAY}, clip_grad: {CLIP}}}
-schedule: {{kind: constant}}
+schedule: {{kind: wsd, warmup_steps: 2, decay_steps: 4, min_lr: 0}}
 data: {{train: {shards}}}
 tracking: {{enabled: false}}
 """
@@ -119,6 +126,8 @@ def train_plainly(model: Any, config_path: Path) -> list[float]:
         else:
             logits = model(input_ids=batch.tokens).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        for group in adam.param_groups:
+            group["lr"] = RATES[step]
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

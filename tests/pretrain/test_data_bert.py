@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,21 +101,24 @@ def test_whole_words_are_chosen_together(shards: Path, tokenizer: Tokenizer) -> 
 
 
 def test_spans_are_of_geometric_length(shards: Path, tokenizer: Tokenizer) -> None:
-    """SpanBERT, section 3.1: mean length 3.8 words, none above 10."""
+    """SpanBERT, section 3.1: mean length 3.8 words, none above 10; all tokens of a span have one fate."""
     config = bert_config(shards, masking="span", length=512, nsp=False)
     data = BertTrainingData.from_config(config)
     lengths: Counter[int] = Counter()
+    neighbours = turns = 0
     for batch in (data.batch(step, 0, 0, 1) for step in range(12)):
-        for row, chosen, inputs, masked in zip(
-            original(batch), batch.loss_mask > 0, batch.tokens, batch.masked, strict=True
-        ):
+        for row, chosen, masked in zip(original(batch), batch.loss_mask > 0, batch.masked, strict=True):
             words = words_of(row, tokenizer)
             assert not set(words[chosen].tolist()) & set(words[~chosen].tolist())
             runs = np.split(np.flatnonzero(chosen), np.flatnonzero(np.diff(np.flatnonzero(chosen)) > 1) + 1)
             for run in runs:
-                lengths[len(set(words[run].tolist()))] += 1
-            # [MASK] is for all of a span: a mixed run is two spans that touch.
-            assert inputs.shape == masked.shape
+                fates = dict(zip(words[run].tolist(), masked[run].tolist(), strict=True))
+                assert [fates[word] for word in words[run].tolist()] == masked[run].tolist(), "within a word"
+                lengths[len(fates)] += 1
+                neighbours += len(fates) - 1
+                turns += sum(one != other for one, other in pairwise(fates.values()))
+    # A turn is where two spans touch that fared differently; words of a fate each would turn in 32 of 100.
+    assert neighbours > 1000 and turns / neighbours < 0.05
     total = sum(lengths.values())
     expected = [0.2 * 0.8 ** (length - 1) / (1 - 0.8**10) for length in range(1, 11)]
     assert sum(lengths[length] for length in range(11, 40)) / total < 0.13  # two spans that touch

@@ -23,10 +23,11 @@ from pretrain.config.sections import RnnModelConfig
 from pretrain.data.streams import LaneData, StreamData
 from pretrain.errors import UserError
 from pretrain.models.rnn import Rnn, build_rnn
-from pretrain.schedule import learning_rate
 
 WORKER = Path(__file__).with_name("rnn_worker.py")
 STEPS = 6
+RATES = (0.005, 0.01, 0.01, 0.01, 0.01, 0.01)
+"""Of the schedule below: half of the peak in the first of two steps of warm-up."""
 TEXTS = [f"{number} bottles of {'beer ' * (number % 7)}on the wall. " * 3 for number in range(60)]
 
 
@@ -83,7 +84,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         runs += [[str(folder / f"{name}.yaml"), overrides] for overrides in (half, [])]
     runs.append([str(folder / "moved.yaml"), half])
     work = {"runs": runs, "trainers": trainers, "scores": [str(folder / "one")]}
-    more = {"runs": [[str(folder / f"{name}.yaml"), []] for name in ("two", "moved")], "trainers": {}}
+    more = {
+        "runs": [[str(folder / f"{name}.yaml"), []] for name in ("two", "moved")],
+        "trainers": {"dropout": trainers["dropout"]},
+    }
     for processes, argument in ((1, work), (2, {**more, "scores": [str(folder / "one")]})):
         done = run_ranks(WORKER, processes, {**argument, "output": str(folder / f"seen-{processes}.json")})
         assert done.returncode == 0, done.stderr
@@ -141,7 +145,7 @@ def plain_loop(folder: Path) -> tuple[Plain, list[float], LaneData]:
     state, losses = None, []
     for step in range(STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = RATES[step]
         logits, state = model(rows[:, step * 16 : step * 16 + 16], state)
         labels = torch.stack([text[offset + row * rows.shape[1] + step * 16 + 1 :][:16] for row in range(4)])
         loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
@@ -215,6 +219,18 @@ def test_every_key_has_its_effect_and_no_other(folder: Path) -> None:
     assert seen["bf16"]["losses"] == pytest.approx(usual["losses"], rel=2e-2)
     assert seen["fraction"]["sequences"] < usual["sequences"]
     assert seen["windows"]["scored"] == 3 * 16 < usual["scored"]
+
+
+@pytest.mark.slow
+def test_dropout_is_another_for_every_rank_step_and_micro_batch_and_none_in_validation(folder: Path) -> None:
+    for ranks in (1, 2):
+        seen = json.loads((folder / f"seen-{ranks}.json").read_text())["seen"]["dropout"]
+        calls = 3 * 4 // ranks  # of a step: before and after each of two layers, in each micro-batch
+        assert seen["dropped"] == [2 * calls, 0, calls], "before, in and after validation"
+        assert seen["validations"][0] == seen["validations"][1]
+        masks = [tuple(mask) for mask in seen["masks"]]
+        assert len(set(masks)) == len(masks) == 3 * calls * ranks
+        assert sum(map(sum, masks)) / sum(map(len, masks)) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.slow
