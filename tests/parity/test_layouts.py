@@ -44,7 +44,10 @@ EXTRA: dict[str, tuple[int, list[str]]] = {
     "dropout/TP2": (2, [*DROPOUT, "parallel.tensor=2"]),
     "dropout/TP2+SP": (2, [*DROPOUT, *SP]),
     "dropout/DP2": (2, DROPOUT),
+    "dropout/PP2xVPP2": (2, [*DROPOUT, *VPP]),
 }
+VALIDATED = ("dropout/one", "dropout/PP2xVPP2")
+"""Run a second time with a validation in between."""
 UNEVEN: dict[str, tuple[int, list[str]]] = {
     "uneven/one": (1, []),
     "uneven/micro1": (1, ["batch.micro_size=1"]),
@@ -93,6 +96,9 @@ def curves(config: Path, bert_config: Path, tmp_path_factory: pytest.TempPathFac
         runs[1][f"bert/{name}"] = {"overrides": overrides}
     for name, (size, overrides) in EXTRA.items():
         runs[size][name] = {"overrides": overrides}
+    for name in VALIDATED:
+        size, overrides = EXTRA[name]
+        runs[size][f"{name} validated"] = {"overrides": overrides, "validated_after": STEPS // 2}
     for name, (size, overrides) in UNEVEN.items():
         runs[size][name] = {"overrides": overrides, "uneven": True}
     for name, (size, overrides, reference) in MUTATIONS.items():
@@ -165,6 +171,16 @@ def test_bf16_layout_equals_one_process(curves: dict[str, Any], layout: str) -> 
 def test_dropout_keeps_replicas_identical(curves: dict[str, Any], name: str) -> None:
     assert curves[f"dropout/{name}"]["replicas_differ"] == []
     assert difference(curves[f"dropout/{name}"], curves["learned/one"], "losses") > 1e-3
+
+
+@pytest.mark.parametrize("name", VALIDATED)
+def test_validation_has_no_dropout_and_leaves_training_as_it_was(curves: dict[str, Any], name: str) -> None:
+    """In every chunk of a stage. Nothing but validation is done twice, so bits are the same."""
+    validated = curves[f"{name} validated"]
+    first, second = validated["between"]
+    assert first == second
+    assert validated["losses"] == curves[name]["losses"]
+    assert difference(validated, curves["learned/one"], "losses") > 1e-3, "there was no dropout"
 
 
 def test_recompute_changes_no_bit(curves: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """One rank of the parity runs: trains each asked-for layout in turn and writes its curve.
 
 Argument: {"output": path, "steps": N, "runs": {name: {"config": path, "overrides": [...], "mutation": name,
-"uneven": bool}}}. With "uneven", samples have different numbers of labels that count.
+"uneven": bool, "validated_after": step}}}. With "uneven", samples have different numbers of labels that
+count; "validated_after" is a step after which the model is validated, twice.
 """
 
 import json
@@ -25,7 +26,11 @@ def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
     loaded = load_config(run["config"], run["overrides"], world.size)
     with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
         trainer = Trainer(loaded.config, world)
-        results = [trainer.step(step) for step in range(steps)]
+        results, between = [], []
+        for step in range(steps):
+            results.append(trainer.step(step))
+            if run.get("validated_after") == step + 1:
+                between = [trainer.validate(step + 1) for _ in range(2)]
         validation = trainer.validate(steps)
     curve = {
         "layout": trainer.layout.describe(),
@@ -33,6 +38,7 @@ def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
         "gradient_norms": [result.metrics["grad_norm"] for result in results],
         "metrics": [dict(result.metrics) for result in results],
         "validation": validation,
+        "between": between,
         "replicas_differ": replicas_that_differ(trainer),
     }
     parallel_state.destroy_model_parallel()
