@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from chat_runs import LEFT_BEHIND
 from config_files import REPOSITORY
 
 from data_tools.train_tokenizer import train_tokenizer
@@ -14,8 +15,11 @@ from pretrain.hf.known import architecture_of
 from pretrain.hf.new_run import write_run
 
 
-def bert_run(folder: Path, texts: Sequence[str], *overrides: str) -> Path:
-    """A run of configs/bert/tiny.yaml over the letters of these texts, with 64 positions."""
+def bert_run(folder: Path, texts: Sequence[str], *overrides: str, bare: bool = False) -> Path:
+    """A run of configs/bert/tiny.yaml over the letters of these texts, with 64 positions.
+
+    `bare`: as an import makes it whose tokenizer stays behind.
+    """
     path = str(REPOSITORY / "configs" / "bert" / "tiny.yaml")
     config = read_config(path, ["batch.sequence_length=64", *overrides]).config
     assert isinstance(config, TextConfig)
@@ -26,5 +30,7 @@ def bert_run(folder: Path, texts: Sequence[str], *overrides: str) -> Path:
         whole += link.key.endswith("norm.weight")
         sources.append(TensorSource.of(link.key, whole.contiguous()))
     folder.mkdir()
-    write_run(folder, "a test", config, tokenizer.vocab_size, sources, tokenizer)
+    left = LEFT_BEHIND if bare else None
+    kept = None if bare else tokenizer
+    write_run(folder, "a test", config, tokenizer.vocab_size, sources, kept, None, left)
     return folder

@@ -19,8 +19,14 @@ LENGTH = 96
 PAIRS = [("red?", "fire"), ("blue?", "the sea"), ("green?", "grass"), ("white?", "snow, or milk")]
 
 
-def gpt_run(folder: Path, std: float = 0.1) -> Path:
-    """A run of a GPT over bytes whose weights are drawn, with a standard deviation."""
+LEFT_BEHIND = {"tokenizer.json": "0123456789abcdef" * 4}
+
+
+def gpt_run(folder: Path, std: float = 0.1, *, bare: bool = False) -> Path:
+    """A run of a GPT over bytes whose weights are drawn, with a standard deviation.
+
+    `bare`: as an import makes it whose tokenizer stays behind.
+    """
     config = small_config(
         batch__sequence_length=LENGTH,
         model__num_layers=2,
@@ -33,7 +39,8 @@ def gpt_run(folder: Path, std: float = 0.1) -> Path:
         whole = link.join([torch.randn(shape, generator=generator) * std for shape in link.shapes])
         sources.append(TensorSource.of(link.key, whole.contiguous()))
     folder.mkdir()
-    write_run(folder, "a test", config, 257, sources, byte_tokenizer())
+    tokenizer = None if bare else byte_tokenizer()
+    write_run(folder, "a test", config, 257, sources, tokenizer, None, LEFT_BEHIND if bare else None)
     return folder
 
 

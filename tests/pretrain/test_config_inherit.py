@@ -1,6 +1,7 @@
 """A fine-tuning config takes the model of the run it starts from, and nothing else in its place."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from config_files import ALL_SHIPPED, REPOSITORY, SHIPPED
@@ -87,6 +88,47 @@ def test_a_chat_may_start_from_a_gpt_or_from_another_chat(tmp_path: Path, run: P
     assert isinstance(second, ChatConfig)
     assert second.model.hidden_size == 32
     assert "is no run of a GPT: model.kind is 'bert'" in problem(CHAT, f"model.init_from={run}")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_run_with_checkpoints_takes_its_model_from_itself(run: Path, tmp_path: Path, saved: bool) -> None:
+    """The run that it started from was replaced by another, which counts before the first checkpoint only."""
+    own = tmp_path / "own"
+    (own / "checkpoints").mkdir(parents=True)
+    overrides = [f"model.init_from={run}", f"run.dir={own}"]
+    first = load_config(str(FINETUNE[0]), overrides).config
+    (own / "config.resolved.yaml").write_text(config_to_yaml(first))
+    other = config_to_yaml(read_config(TINY, ["model.hidden_size=48"]).config)
+    (run / "config.resolved.yaml").write_text(other)
+    if saved:
+        (own / "checkpoints" / "step-00000001").mkdir()
+    config = load_config(str(FINETUNE[0]), overrides).config
+    assert isinstance(config, FinetuneConfig)
+    assert config.model.hidden_size == (32 if saved else 48)
+    if saved:
+        assert config == first
+        said = problem(FINETUNE[0], *overrides, "model.hidden_size=48")
+        assert f"model.hidden_size: 48 is not that of {own}: 32; leave it out" in said
+        (run / "config.resolved.yaml").unlink()
+        assert load_config(str(FINETUNE[0]), overrides).config == first
+    # A run of another kind in its place is none to go on with.
+    (own / "config.resolved.yaml").write_text(other)
+    (run / "config.resolved.yaml").write_text(other)
+    config = load_config(str(FINETUNE[0]), overrides).config
+    assert isinstance(config, FinetuneConfig)
+    assert config.model.hidden_size == 48
+
+
+@pytest.mark.parametrize("kind", ["gpt", "bert"])
+def test_an_embedding_that_was_learnt_anew_is_not_learnt_anew_again(tmp_path: Path, kind: str) -> None:
+    shipped = str(REPOSITORY / "configs" / kind / "tiny.yaml")
+    first = a_run(tmp_path / "first", tiny=shipped)
+    anew = [f"model.init_from={first}", "model.init_embeddings=random"]
+    second = a_run(tmp_path / "second", *anew, tiny=shipped)
+    config: Any = load_config(shipped, [f"model.init_from={second}"]).config
+    assert config.model.init_embeddings == "pretrained"
+    finetuning = CHAT if kind == "gpt" else FINETUNE[0]
+    assert load_config(str(finetuning), [f"model.init_from={second}"]).config.model.kind != kind
 
 
 @pytest.mark.parametrize("kind", ["gpt", "bert"])
