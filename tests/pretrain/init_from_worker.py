@@ -7,6 +7,7 @@ Argument: {"train": [[config, overrides], ...]} trains each as `pretrain train` 
 import json
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from pretrain.launch import World, join_world
 
@@ -14,7 +15,7 @@ from pretrain.launch import World, join_world
 def save(world: World, folder: Path, config_path: str, overrides: list[str]) -> None:
     from torch.distributed import PrefixStore
 
-    from pretrain.checkpoint import Saver, StoreCoordinator
+    from pretrain.checkpoint import Saver, StoreCoordinator, resolve
     from pretrain.config.load import load_config
     from pretrain.config.resolved import config_to_yaml
     from pretrain.config.sections import TextConfig
@@ -22,7 +23,9 @@ def save(world: World, folder: Path, config_path: str, overrides: list[str]) -> 
 
     config = load_config(config_path, overrides, world.size).config
     assert isinstance(config, TextConfig)
-    trainer = Trainer(config, world)
+    # A run that still goes on may save while ranks look: each would find another newest checkpoint.
+    with patch("pretrain.init_from.resolve", resolve if world.is_first else AssertionError("rank 0 chooses")):
+        trainer = Trainer(config, world)
     coordinator = StoreCoordinator(PrefixStore(folder.name, world.store))
     saver = Saver(folder, config.checkpoint, world.rank, world.size, coordinator)
     resolved = config_to_yaml(config)
