@@ -11,7 +11,8 @@ import math
 import os
 import stat
 from collections import Counter
-from typing import Any, BinaryIO, NoReturn
+from io import BufferedReader
+from typing import Any, NoReturn
 
 SMALL_FILE = 16 << 20
 """The limit for a file that people or this project write, in bytes. As JSON it takes 25 times as much memory
@@ -26,7 +27,7 @@ class UnfitFileError(OSError):
         self.reason = reason
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a plain file, or a link to one, to read it.
 
     Raises OSError, UnfitFileError for anything else.

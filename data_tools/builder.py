@@ -17,7 +17,7 @@ from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
 from data_tools.reader import ShardReader
-from data_tools.records import Document, ReadOptions, check_read_options, read_documents
+from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_options, read_documents
 from data_tools.sentences import SentenceMarks, sentences
 from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, is_remote, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
@@ -37,6 +37,7 @@ class BuildOptions:
     max_bad_records: int = 0
     text_key: str = "text"
     document: str = "file"
+    line_bytes: int = LINE_BYTES
     input_format: str = "auto"
     block_tokens: int = BLOCK_TOKENS
     sentences: str = "none"
@@ -224,7 +225,7 @@ def _check_options(options: BuildOptions) -> None:
 
 def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
     """Refuse options that would have no effect, and inputs inside the output."""
-    check_read_options(ReadOptions(options.text_key, options.document), inputs.files)
+    check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
     formats = {file.format for file in inputs.files}
     if options.sentences == "lines" and options.document == "line" and formats == {"txt"}:
         raise UserError(
@@ -251,6 +252,7 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
         "document": options.document,
         "input_format": options.input_format,
         "block_tokens": options.block_tokens,
+        **({} if options.line_bytes == LINE_BYTES else {"line_bytes": options.line_bytes}),
         **({} if options.sentences == "none" else {"sentences": options.sentences}),
     }
 
@@ -259,7 +261,7 @@ def run_partitions(
     options: BuildOptions, partitions: list[Partition], done: Mapping[int, PartitionResult]
 ) -> list[PartitionResult]:
     """Do the partitions that are not done; all results in the order of the partitions."""
-    read_options = ReadOptions(options.text_key, options.document)
+    read_options = ReadOptions(options.text_key, options.document, options.line_bytes)
     job = PartitionJob(
         options.output,
         options.tokenizer,

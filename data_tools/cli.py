@@ -17,6 +17,7 @@ from data_tools.build_options import (
 from data_tools.clean.cli import clean
 from data_tools.errors import IntegrityError, UserError
 from data_tools.images.cli import images
+from data_tools.records import LINE_BYTES
 from data_tools.text_options import (
     INPUT,
     DocumentKind,
@@ -24,6 +25,7 @@ from data_tools.text_options import (
     FormatOption,
     InputFormat,
     InputOption,
+    LineBytesOption,
     TextKeyOption,
 )
 
@@ -75,6 +77,7 @@ def tokenizer(
     ] = None,
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
+    line_bytes: LineBytesOption = LINE_BYTES,
     input_format: FormatOption = InputFormat.auto,
     bad_records: BadRecordsOption = "stop",
     bert: Annotated[
@@ -92,7 +95,7 @@ def tokenizer(
     if inputs and model_type is ModelType.byte:
         raise UserError("--input: a byte tokenizer is not trained; leave it out")
     skipped: list[BadRecord] = []
-    read, most = ReadOptions(text_key, document.value), parse_bad_records(bad_records)
+    read, most = ReadOptions(text_key, document.value, line_bytes), parse_bad_records(bad_records)
     if not inputs and (read, most, input_format) != (ReadOptions(), 0, InputFormat.auto):
         raise UserError("options about reading have no effect on a byte tokenizer, which is not trained")
     texts = training_texts(inputs or [], read, input_format.value, most, skipped)
@@ -116,6 +119,7 @@ def build(
     bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
+    line_bytes: LineBytesOption = LINE_BYTES,
     input_format: FormatOption = InputFormat.auto,
     sentences: Annotated[
         Sentences,
@@ -137,6 +141,7 @@ def build(
         max_bad_records=parse_bad_records(bad_records),
         text_key=text_key,
         document=document.value,
+        line_bytes=line_bytes,
         input_format=input_format.value,
         block_tokens=block_tokens,
         sentences=sentences.value,

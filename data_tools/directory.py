@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from data_tools.bounded import SMALL_FILE
 from data_tools.cache import CachedShards, ShardCache
 from data_tools.errors import UserError
-from data_tools.index_file import INDEX_NAME, ShardFile, index_kind, write_atomically
+from data_tools.index_file import INDEX_BYTES, INDEX_NAME, ShardFile, index_kind, write_atomically
 from data_tools.maps import LocalShards, ShardStore
 from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download, fetch
 from data_tools.sources import is_remote
+from data_tools.tokenizer import MODEL_BYTES
 
 IS_TEXT = re.compile(rb'"kind"\s*:\s*"text"')
 """In an index of text. One that is damaged may match or not: it is refused when it is read."""
@@ -93,7 +95,7 @@ def _fetch_index(url: str, directory: Path) -> Path:
     Raises UserError if they cannot be read or written.
     """
     base = url.rstrip("/")
-    files = {INDEX_NAME: fetch(f"{base}/{INDEX_NAME}")}
+    files = {INDEX_NAME: fetch(f"{base}/{INDEX_NAME}", INDEX_BYTES)}
     folder = directory / "indices" / hashlib.sha256(files[INDEX_NAME]).hexdigest()[:32]
     if IS_TEXT.search(files[INDEX_NAME]):
         files = {**_fetch_tokenizer(f"{base}/tokenizer"), **files}
@@ -124,7 +126,8 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _fetch_tokenizer(url: str) -> dict[str, bytes]:
-    files = {"tokenizer/tokenizer.json": fetch(f"{url}/tokenizer.json")}
-    if b'"byte"' not in files["tokenizer/tokenizer.json"]:
-        files["tokenizer/tokenizer.model"] = fetch(f"{url}/tokenizer.model")
+    description = fetch(f"{url}/tokenizer.json", SMALL_FILE)
+    files = {"tokenizer/tokenizer.json": description}
+    if b'"byte"' not in description:
+        files["tokenizer/tokenizer.model"] = fetch(f"{url}/tokenizer.model", MODEL_BYTES)
     return files

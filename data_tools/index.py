@@ -17,6 +17,7 @@ from data_tools.index_file import (
     INDEX_NAME,
     SHARD_NAME,
     Fields,
+    check_index_size,
     content_fingerprint,
     read_document,
     write_atomically,
@@ -95,7 +96,9 @@ def make_index(**content: Any) -> ShardIndex:
 def write_index(directory: Path, index: ShardIndex) -> None:
     """Write `index.json` atomically: it is there in full, or not at all."""
     content = {**_content(index), "fingerprint": index.fingerprint}
-    write_atomically(directory / INDEX_NAME, json.dumps(content, indent=1) + "\n")
+    text = json.dumps(content, indent=1) + "\n"
+    check_index_size(directory / INDEX_NAME, text.encode())
+    write_atomically(directory / INDEX_NAME, text)
 
 
 def read_index(directory: str | os.PathLike[str], named: str | None = None) -> ShardIndex:

@@ -14,10 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from data_tools.bounded import parse_json, read_bytes
 from data_tools.errors import IntegrityError, UserError
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
+INDEX_BYTES = 128 << 20
+"""The limit of an index, which is read whole: 0.9 million blocks of text, or 6 million images."""
+INDEX_MEMORY = 1 << 30
+VALUE_BYTES, CONTAINER_BYTES = 64, 240
+"""What a number or a short text, and a list or an object, take at most in memory once they are read."""
 WORK_DIR = ".build"
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.tar")
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -123,15 +129,30 @@ def _load(place: str | os.PathLike[str], kind: str | None, named: str | None) ->
     directory = Path(place)
     path = f"{(named or str(directory)).rstrip('/')}/{INDEX_NAME}"
     try:
-        raw = (directory / INDEX_NAME).read_bytes()
+        raw = read_bytes(directory / INDEX_NAME, INDEX_BYTES)
     except FileNotFoundError:
         _explain_missing(directory, kind)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    check_index_size(path, raw)
     try:
-        return path, json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError) as error:
+        return path, parse_json(raw)
+    except ValueError as error:
         raise IntegrityError(f"{path}: is not an index: {error}; build the shards again") from None
+
+
+def check_index_size(path: str | os.PathLike[str], raw: bytes) -> None:
+    """Raise UserError for an index of more bytes, or of more values in memory, than any is read of."""
+    memory = raw.count(b",") * VALUE_BYTES + (raw.count(b"[") + raw.count(b"{")) * CONTAINER_BYTES
+    for found, limit, what in (
+        (len(raw), INDEX_BYTES, "bytes"),
+        (memory, INDEX_MEMORY, "bytes of memory for its values"),
+    ):
+        if found > limit:
+            raise UserError(
+                f"{path}: {found:,} {what} are more than the {limit:,} allowed for an index; divide the data "
+                "between several shard directories, which data.train can list"
+            )
 
 
 def _explain_missing(directory: Path, kind: str | None) -> NoReturn:
@@ -148,13 +169,6 @@ def _explain_missing(directory: Path, kind: str | None) -> NoReturn:
             f"{directory}: there are shards but no {INDEX_NAME}; copy it over or build the shards again"
         )
     raise UserError(f"{directory}: not a shard directory (no {INDEX_NAME}); {made_by} makes one")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    mapping = dict(pairs)
-    if len(mapping) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return mapping
 
 
 class Fields:

@@ -19,6 +19,8 @@ from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
 
 DOCUMENT_KINDS = ("file", "line", "blank-line")
 WHOLE_FILE_BYTES = 4 << 20
+LINE_BYTES = 32 << 20
+"""The limit of a document that is read whole, if no option says another. As JSON it takes 1 GB at worst."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,14 @@ class Document:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How files become documents: the key or column of the text, and what a document is in a .txt file."""
+    """How files become documents: the key or column of the text, and what a document is in a .txt file.
+
+    line_bytes: the most bytes of a line, of a paragraph, or of the text of a row.
+    """
 
     text_key: str = "text"
     document: str = "file"
+    line_bytes: int = LINE_BYTES
 
 
 def check_read_options(options: ReadOptions, files: Sequence[InputFile]) -> None:
@@ -45,6 +51,8 @@ def check_read_options(options: ReadOptions, files: Sequence[InputFile]) -> None
         )
     if options.text_key != "text" and formats == {"txt"}:
         raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
+    if options.line_bytes != LINE_BYTES and formats == {"txt"} and options.document == "file":
+        raise UserError(f"--line-bytes {options.line_bytes}: has no effect on .txt files that are read whole")
 
 
 def read_documents(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:
@@ -54,7 +62,7 @@ def read_documents(unit: Unit, options: ReadOptions) -> Iterator[Document | BadR
     """
     file = unit.file
     if file.format == "parquet":
-        return _parquet_rows(unit, options.text_key)
+        return _parquet_rows(unit, options)
     if file.format == "txt" and options.document == "file":
         return _whole_file(file)
     return _guarded_lines(unit, options)
@@ -113,12 +121,14 @@ def _guarded_lines(unit: Unit, options: ReadOptions) -> Iterator[Document | BadR
     """
     count = 0
     offset: int | None = None if unit.start else 0
-    lines = _lines(unit)
+    lines = _lines(unit, options.line_bytes)
     if unit.file.format == "txt" and options.document == "blank-line":
-        lines = _paragraphs(lines)
+        lines = _paragraphs(lines, options.line_bytes)
     try:
         for count, line in lines:
             try:
+                if line is None:
+                    raise ValueError(_too_long(options.line_bytes))
                 text = _text_of_line(line, count == 1 and not unit.start, unit.file.format, options.text_key)
             except ValueError as error:
                 offset = _lines_before(unit) if offset is None else offset
@@ -130,35 +140,60 @@ def _guarded_lines(unit: Unit, options: ReadOptions) -> Iterator[Document | BadR
         yield BadRecord(unit.file.url, f"line {count + 1}", f"cannot be read to its end: {error}")
 
 
-def _lines(unit: Unit) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in [start, stop) of a file, each with its number in the unit, from 1."""
+Line = tuple[int, bytes | None]
+"""A number, from 1, and the bytes with their end; None where they are more than allowed."""
+
+
+def _lines(unit: Unit, most: int) -> Iterator[Line]:
+    """The lines that begin in [start, stop) of a file, each with its number in the unit."""
     with open_text_bytes(unit.file) as stream:
         position = unit.start
         if position:
             stream.seek(position - 1)
-            position += len(stream.readline()) - 1
+            position += _pass_over(stream) - 1
         number = 0
         while unit.stop is None or position < unit.stop:
-            line = stream.readline()
+            line = stream.readline(most + 1)
             if not line:
                 return
             position += len(line)
             number += 1
-            yield number, line
+            is_long = len(line) > most
+            if is_long and not line.endswith(b"\n"):
+                position += _pass_over(stream)
+            yield number, None if is_long else line
 
 
-def _paragraphs(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+def _pass_over(stream: IO[bytes]) -> int:
+    """Read to the end of a line; returns how many bytes that were."""
+    count = 0
+    while part := stream.readline(READ_CHUNK):
+        count += len(part)
+        if part.endswith(b"\n"):
+            break
+    return count
+
+
+def _paragraphs(lines: Iterator[Line], most: int) -> Iterator[Line]:
     """Lines joined up to the next blank one, each paragraph with the number of its first line."""
-    first, collected = 0, list[bytes]()
+    first, size, collected = 0, 0, list[bytes]()
     for number, line in lines:
-        if line.strip():
-            first = first if collected else number
-            collected.append(line)
-        elif collected:
-            yield first, b"".join(collected)
-            collected = []
-    if collected:
-        yield first, b"".join(collected)
+        if line is None or line.strip():
+            first = first if size else number
+            size += most + 1 if line is None else len(line)
+            if line is not None and size <= most:
+                collected.append(line)
+            else:
+                collected.clear()
+        elif size:
+            yield first, b"".join(collected) if size <= most else None
+            size, collected = 0, []
+    if size:
+        yield first, b"".join(collected) if size <= most else None
+
+
+def _too_long(most: int) -> str:
+    return f"holds more than {most:,} bytes (--line-bytes allows more)"
 
 
 def _lines_before(unit: Unit) -> int:
@@ -209,11 +244,11 @@ def _checked(text: Any, text_key: str) -> str:
     return text
 
 
-def _parquet_rows(unit: Unit, text_key: str) -> Iterator[Document | BadRecord]:
+def _parquet_rows(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:
     import pyarrow
     import pyarrow.parquet
 
-    row = 0
+    row, text_key = 0, options.text_key
     with open_raw(unit.file) as stream:
         try:
             table = pyarrow.parquet.ParquetFile(stream)
@@ -224,7 +259,7 @@ def _parquet_rows(unit: Unit, text_key: str) -> Iterator[Document | BadRecord]:
             for batch in table.iter_batches(256, row_groups=groups, columns=[text_key], use_threads=False):
                 for value in batch.column(0):
                     row += 1
-                    yield _parquet_value(value, row, text_key, unit.file.url)
+                    yield _parquet_value(value, row, options, unit.file.url)
         except (pyarrow.ArrowException, OSError) as error:
             yield BadRecord(
                 unit.file.url, f"row {row + 1}" if row else "", f"cannot be read to its end: {error}"
@@ -244,10 +279,12 @@ def _check_column(schema: Any, text_key: str, url: str) -> None:
         raise UserError(f"{url}: column {text_key!r} is of type {kind}, not text (see --text-key)")
 
 
-def _parquet_value(value: Any, row: int, text_key: str, url: str) -> Document | BadRecord:
+def _parquet_value(value: Any, row: int, options: ReadOptions, url: str) -> Document | BadRecord:
     try:
         text = value.as_py()
-        return Document(iter((_checked(text, text_key),)))
+        if isinstance(text, str) and len(text) > options.line_bytes:
+            raise ValueError(_too_long(options.line_bytes))
+        return Document(iter((_checked(text, options.text_key),)))
     except UnicodeDecodeError as error:
         return BadRecord(url, f"row {row}", _not_utf8(error))
     except ValueError as error:

@@ -22,10 +22,21 @@ class _DamagedError(Exception):
     """What came is not what the index says."""
 
 
-def fetch(url: str) -> bytes:
-    """The whole of a small file. Raises UserError if it cannot be read."""
+def fetch(url: str, limit: int) -> bytes:
+    """The whole of a small file. Raises UserError if it cannot be read, or holds more than `limit` bytes."""
     filesystem, path = filesystem_of(url)
-    return _tried(url, lambda: bytes(filesystem.cat_file(path)))
+
+    def copy() -> bytes:
+        content = bytearray()
+        with filesystem.open(path, "rb", block_size=_block_size(filesystem)) as source:
+            while len(content) <= limit and (chunk := source.read(min(CHUNK, limit + 1 - len(content)))):
+                content += chunk
+        return bytes(content)
+
+    content = _tried(url, copy)
+    if len(content) > limit:
+        raise UserError(f"{url}: holds more than the {limit:,} bytes allowed")
+    return content
 
 
 def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
@@ -37,12 +48,11 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
         OSError: the disk is full.
     """
     filesystem, path = filesystem_of(url)
-    at_once = 0 if "http" in filesystem.protocol else CHUNK  # 0 streams: not every server knows ranges
 
     def copy() -> None:
         digest, size = hashlib.sha256(), 0
         file.seek(0)
-        with filesystem.open(path, "rb", block_size=at_once) as source:
+        with filesystem.open(path, "rb", block_size=_block_size(filesystem)) as source:
             while size <= shard.size and (chunk := source.read(CHUNK)):
                 digest.update(chunk)
                 size += len(chunk)
@@ -54,6 +64,11 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
             raise _DamagedError(f"sha256 {digest.hexdigest()[:16]}, the index expects {shard.sha256[:16]}")
 
     _tried(url, copy)
+
+
+def _block_size(filesystem: Any) -> int:
+    """For a file that is read from its beginning: 0 streams, since not every server knows ranges."""
+    return 0 if "http" in filesystem.protocol else CHUNK
 
 
 def _tried(url: str, read: Callable[[], T]) -> T:

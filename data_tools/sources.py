@@ -23,6 +23,8 @@ from data_tools.remote_input import RemoteInput
 TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 READ_CHUNK = 1 << 20
+ZSTD_CHUNK = 1 << 10
+"""Compressed bytes that are unpacked at once: 4 of them can stand for 128 KiB, and these for 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ class _ZstdFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._output:
             if not self._input:
-                self._input = self._raw.read(READ_CHUNK >> 4)
+                self._input = self._raw.read(ZSTD_CHUNK)
                 if not self._input:
                     if self._frame is not None:
                         raise EOFError("compressed file ended before the end of its last frame")

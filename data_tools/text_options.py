@@ -32,4 +32,7 @@ DocumentOption = Annotated[
     DocumentKind,
     typer.Option(help="What a document is in .txt: the file, a line, or lines up to a blank one."),
 ]
+LineBytesOption = Annotated[
+    int, typer.Option(min=1, help="Most bytes of a line, a paragraph or the text of a row.")
+]
 FormatOption = Annotated[InputFormat, typer.Option(help="Read every file as this, whatever its ending.")]

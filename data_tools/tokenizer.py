@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.bounded import read_bytes, read_json
 from data_tools.errors import IntegrityError, UserError
 from data_tools.index_file import write_atomically
 
@@ -28,6 +29,8 @@ FORMAT_VERSION = 1
 MODEL_TYPES = ("bpe", "unigram", "char", "byte")
 SEGMENT_CHARACTERS = 512
 SPACE_SYMBOL = "\u2581"
+MODEL_BYTES = 64 << 20
+"""The limit of a sentencepiece model; one of 256,000 pieces takes 5 MB."""
 BERT_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -195,7 +198,7 @@ class Tokenizer:
         model = b""
         if description["type"] != "byte":
             try:
-                model = (directory / "tokenizer.model").read_bytes()
+                model = read_bytes(directory / "tokenizer.model", MODEL_BYTES)
             except OSError as error:
                 raise IntegrityError(
                     f"{directory}/tokenizer.model: cannot be read: {error.strerror}"
@@ -250,13 +253,13 @@ def _open_model(model: bytes) -> tuple[Any, list[bytes], int]:
 def _read_description(directory: Path) -> dict[str, Any]:
     path = directory / "tokenizer.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path)
     except FileNotFoundError:
         hint = "`pretrain data tokenizer` makes one"
         raise UserError(f"{directory}: not a tokenizer directory (no tokenizer.json); {hint}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise IntegrityError(f"{path}: is not valid JSON: {error}") from None
     keys = {"format_version", "type", "vocab_size", "eod_id", "fingerprint"}
     if not isinstance(description, dict) or set(description) != keys:

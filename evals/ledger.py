@@ -12,7 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_tools.index_file import INDEX_NAME
+from data_tools.bounded import open_regular
+from data_tools.index_file import INDEX_BYTES, INDEX_NAME
 from data_tools.remote import fetch
 from data_tools.sources import is_remote
 from evals.result import Result
@@ -123,11 +124,11 @@ def _fingerprint(path: str) -> str:
     if (Path(path) / RESOLVED_CONFIG).is_file():
         return open_checkpoint(resolve(path)).fingerprint
     if is_remote(path):
-        return hashlib.sha256(fetch(f"{path.rstrip('/')}/{INDEX_NAME}")).hexdigest()
+        return hashlib.sha256(fetch(f"{path.rstrip('/')}/{INDEX_NAME}", INDEX_BYTES)).hexdigest()
     index = Path(path) / INDEX_NAME
     if index.is_file():
-        return hashlib.sha256(index.read_bytes()).hexdigest()
+        path = str(index)
     if os.path.isfile(path):
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     raise UserError(f"{path}: there is no such shard directory, run or file")

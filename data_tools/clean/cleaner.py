@@ -59,7 +59,7 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, list[Partition], dict[
     """
     check_options(options)
     inputs = find_inputs(list(options.inputs), options.input_format)
-    check_read_options(ReadOptions(options.text_key, options.document), inputs.files)
+    check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
     refuse_inside_output(inputs.files, options.output)
     of_inputs = (
         [absolute(value) for value in options.inputs],

@@ -15,12 +15,14 @@ from data_tools.build_options import (
     whole_or_part,
 )
 from data_tools.errors import UserError
+from data_tools.records import LINE_BYTES
 from data_tools.text_options import (
     DocumentKind,
     DocumentOption,
     FormatOption,
     InputFormat,
     InputOption,
+    LineBytesOption,
     TextKeyOption,
 )
 
@@ -61,6 +63,7 @@ def clean(
     bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
     document: DocumentOption = DocumentKind.file,
+    line_bytes: LineBytesOption = LINE_BYTES,
     input_format: FormatOption = InputFormat.auto,
     restart: RestartOption = False,
     part: PartOption = None,
@@ -76,6 +79,7 @@ def clean(
         max_bad_records=parse_bad_records(bad_records),
         text_key=text_key,
         document=document.value,
+        line_bytes=line_bytes,
         input_format=input_format.value,
         quality=_names(quality),
         min_words=min_words,

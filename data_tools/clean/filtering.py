@@ -99,7 +99,7 @@ class FilterJob:
         """Write what passes, and record the partition as finished; reports bytes of input done."""
         workspace = Workspace(Path(self.options.output))
         tally = _Tally()
-        read = ReadOptions(self.options.text_key, self.options.document)
+        read = ReadOptions(self.options.text_key, self.options.document, self.options.line_bytes)
         with store_lines(workspace.directory, texts_name(partition.number)) as lines:
             for unit in partition.units:
                 reported, start = 0, tally.bytes

@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from data_tools.errors import UserError
+from data_tools.records import LINE_BYTES
 from data_tools.sources import is_remote
 
 QUALITY = ("c4", "gopher", "repetition", "fineweb")
@@ -28,6 +29,7 @@ class CleanOptions:
     max_bad_records: int = 0
     text_key: str = "text"
     document: str = "file"
+    line_bytes: int = LINE_BYTES
     input_format: str = "auto"
     quality: tuple[str, ...] = ("gopher", "repetition")
     min_words: int = 50

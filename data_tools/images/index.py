@@ -18,6 +18,7 @@ from data_tools.index_file import (
     INDEX_NAME,
     SHARD_NAME,
     Fields,
+    check_index_size,
     content_fingerprint,
     read_document,
     write_atomically,
@@ -90,7 +91,9 @@ def make_image_index(
 
 def write_image_index(directory: Path, index: ImageIndex) -> None:
     """Write `index.json` atomically: it is there in full, or not at all."""
-    write_atomically(directory / INDEX_NAME, json.dumps(asdict(index), separators=(",", ":")) + "\n")
+    text = json.dumps(asdict(index), separators=(",", ":")) + "\n"
+    check_index_size(directory / INDEX_NAME, text.encode())
+    write_atomically(directory / INDEX_NAME, text)
 
 
 def read_image_index(directory: str | os.PathLike[str], named: str | None = None) -> ImageIndex:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from data_tools.bounded import SMALL_FILE, read_bytes
 from pretrain.config.node import Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.schema import keys_of, show
 from pretrain.config.sections import (
@@ -93,7 +94,7 @@ def _differs(mine: Node, theirs: Node, run: str) -> str:
 def _read(path: Path, wanted: tuple[str, ...]) -> Node:
     """The config of a run of one of the kinds `wanted`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, SMALL_FILE).decode("utf-8")
     except (OSError, ValueError):
         raise UserError(f"'{path.parent}' holds no run: {RESOLVED_CONFIG} cannot be read in it") from None
     tree, _, found = parse_yaml(text, lambda line: Place("base", str(path), line))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from data_tools.bounded import open_regular
 from pretrain.config.inherit import INIT_FROM, with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.rules import violations
@@ -167,7 +168,7 @@ def _read_file(path: str, is_base: bool) -> _File:
 def _read_text(path: str) -> str:
     """The file as text. Raises UserError where it can not be opened, is too large or is not UTF-8."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             raw = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file{_similar_file(path)}") from None

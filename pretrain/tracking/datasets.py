@@ -1,12 +1,12 @@
 """What a run reads, by the fingerprints of its files: for `status.json` and MLflow's dataset inputs."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_tools.index_file import INDEX_NAME
+from data_tools.bounded import open_regular, parse_json, read_json
+from data_tools.index_file import INDEX_BYTES, INDEX_NAME
 from data_tools.remote import fetch
 from data_tools.sources import is_remote
 from pretrain.config.sections import Config
@@ -42,11 +42,12 @@ def _paths(value: Any) -> Iterator[str]:
 def _described(path: str) -> dict[str, Any]:
     try:
         if is_remote(path):
-            index = json.loads(fetch(f"{path.rstrip('/')}/{INDEX_NAME}"))
+            index = parse_json(fetch(f"{path.rstrip('/')}/{INDEX_NAME}", INDEX_BYTES))
         elif Path(path).is_file():
-            return {"fingerprint": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+            with open_regular(path) as file:
+                return {"fingerprint": hashlib.file_digest(file, "sha256").hexdigest()}
         else:
-            index = json.loads((Path(path) / INDEX_NAME).read_text())
+            index = read_json(Path(path) / INDEX_NAME, INDEX_BYTES)
         counts = {name: index[name] for name in COUNTS if name in index}
         return {"fingerprint": index["fingerprint"], **counts}
     except (OSError, ValueError, TypeError, KeyError, UserError):

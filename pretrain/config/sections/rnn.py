@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pretrain.config.sections.common import ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, Section
+from pretrain.config.sections.section import Count, Layers, Section
 from pretrain.config.sections.text import TextDataConfig, TextEvalConfig
 
 
@@ -18,7 +18,7 @@ class RnnModelConfig(ModelConfig):
     cell: Literal["rnn", "lstm", "gru"]
     """rnn: tanh of a sum (Elman 1990). lstm: a memory behind three gates (Hochreiter & Schmidhuber 1997, Gers
     et al. 2000). gru: two gates (Cho et al. 2014)."""
-    num_layers: Count
+    num_layers: Layers
     """Recurrent layers, one upon another."""
     hidden_size: Count
     """Width of the embedding and of every layer."""

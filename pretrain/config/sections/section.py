@@ -30,9 +30,12 @@ def as_tuple(value: Any) -> Any:
     return value
 
 
+MOST_LAYERS = 2_000
+"""Each layer is built, planned and looked for by name: a model of more would never begin."""
 Texts = BeforeValidator(as_tuple)
 """In `Annotated` with a tuple: it is written as a list."""
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
+Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
 TokenCount = Annotated[int, Field(gt=0, le=2**53)]
 """Tokens of a whole run: whole numbers that a float holds exactly."""
 PathText = Annotated[str, AfterValidator(_plain_path)]

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pretrain.config.sections.common import EvalConfig, ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, PathText, Section
+from pretrain.config.sections.section import Count, Layers, PathText, Section
 from pretrain.config.sections.source import ShardDataConfig, Sources
 from pretrain.config.sections.stages import CorpusScheduleConfig
 
@@ -14,7 +14,7 @@ from pretrain.config.sections.stages import CorpusScheduleConfig
 class TextModelConfig(ModelConfig):
     """A transformer."""
 
-    num_layers: Count
+    num_layers: Layers
     """Transformer layers; a multiple of pipeline x virtual_pipeline."""
     hidden_size: Count
     """Width of the residual stream; a multiple of `num_attention_heads`."""
