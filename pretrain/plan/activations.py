@@ -22,8 +22,9 @@ def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batche
     chunks = config.parallel.virtual_pipeline or 1
     costs = [traced.chunks[role_of(config, stage, chunk)] for chunk in range(chunks)]
     in_flight: Counter[int] = Counter()
-    worst = 0.0
-    for chunk, forward in passes(config.parallel.pipeline, stage, chunks, micro_batches):
+    worst, pipeline = 0.0, config.parallel.pipeline
+    # Warm-up takes fewer than (chunks + 1) x pipeline passes; what follows repeats itself.
+    for chunk, forward in passes(pipeline, stage, chunks, min(micro_batches, 4 * pipeline)):
         cost = costs[chunk]
         if not forward:
             in_flight[chunk] -= 1
@@ -31,6 +32,6 @@ def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batche
         worst = max(worst, saved + (cost.forward_peak if forward else cost.backward_peak))
         if forward:
             in_flight[chunk] += 1
-    steady = chunks > 1 and micro_batches > config.parallel.pipeline
+    steady = chunks > 1 and micro_batches > pipeline
     transit = IN_TRANSIT * traced.hidden if steady else 0
     return round(worst) + transit + traced.input_bytes * micro_batches

@@ -7,7 +7,7 @@ from pydantic import Field
 from pretrain.config.sections.common import ModelConfig
 from pretrain.config.sections.descent import DescentConfig
 from pretrain.config.sections.images import ImageDataConfig
-from pretrain.config.sections.section import Count, Section
+from pretrain.config.sections.section import Count, MicroSize, Section, Width
 from pretrain.config.sections.source import Sources
 
 
@@ -17,11 +17,11 @@ class CnnModelConfig(ModelConfig):
 
     kind: Literal["cnn"]
     """Model family."""
-    width: Count = 32
+    width: Width = 32
     """Channels of the first convolution and of the first stage; each later stage has twice as many."""
     stages: int = Field(2, ge=1, le=10)
     """Convolutions that halve the sides of the image; 2 to the power of `stages` divides the image size."""
-    features: Count = 64
+    features: Width = 64
     """Numbers that describe an image, the input of the classifying layer."""
 
 
@@ -30,7 +30,7 @@ class CnnBatchConfig(Section):
 
     global_size: Count
     """Images per optimizer step over all ranks; a multiple of micro_size x processes."""
-    micro_size: Count = 1
+    micro_size: MicroSize = 1
     """Images per forward pass of one rank."""
 
 

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from pretrain.config.sections.common import Config, EvalConfig, HealthConfig, ModelConfig
 from pretrain.config.sections.images import ImageDataConfig
-from pretrain.config.sections.section import Count, Section
+from pretrain.config.sections.section import Count, MicroSize, Section, Width
 
 Stage = Literal[0, 1, 2, 3]
 Augmentation = Literal["color", "translation", "cutout"]
@@ -33,14 +33,14 @@ class GanModelConfig(ModelConfig):
     R3GAN (Huang et al. 2024)."""
     image_size: Count
     """Side of the square images: 16, 32, 64, 128 or 256, as the shards of `data.train` have it."""
-    latent_size: Count = 128
+    latent_size: Width = 128
     """Numbers of noise that make one image."""
-    generator_channels: Count = 32
+    generator_channels: Width = 32
     """Channels of the generator at full resolution; each halving doubles them, up to `max_channels`. mlp:
     width of its hidden layers / 16."""
-    discriminator_channels: Count = 32
+    discriminator_channels: Width = 32
     """The same for the discriminator."""
-    max_channels: Count = 512
+    max_channels: Width = 512
     """No layer is wider."""
     conditional: bool = False
     """Classes: an embedding beside the noise in G, a projection head in D (Miyato & Koyama 2018). Needs
@@ -62,7 +62,7 @@ class GanBatchConfig(Section):
 
     global_size: Count
     """Images per update over all processes; a multiple of micro_size x processes."""
-    micro_size: Count | None = None
+    micro_size: MicroSize | None = None
     """Images per forward pass of one process; null: all of its share at once."""
 
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pretrain.config.sections.common import ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, Layers, Section
+from pretrain.config.sections.section import Count, Layers, MicroSize, Section, Width
 from pretrain.config.sections.text import TextDataConfig, TextEvalConfig
 
 
@@ -20,7 +20,7 @@ class RnnModelConfig(ModelConfig):
     et al. 2000). gru: two gates (Cho et al. 2014)."""
     num_layers: Layers
     """Recurrent layers, one upon another."""
-    hidden_size: Count
+    hidden_size: Width
     """Width of the embedding and of every layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout after the embedding and after every layer, not between steps in time (Zaremba et al. 2014)."""
@@ -34,7 +34,7 @@ class RnnBatchConfig(Section):
     global_size: Count
     """Streams that are read side by side over all ranks, each going on where it was in the step before; a
     multiple of micro_size x processes."""
-    micro_size: Count = 1
+    micro_size: MicroSize = 1
     """Streams per forward pass of one rank."""
     sequence_length: Count
     """Tokens of a stream per step. Gradients go back no further; the state of the layers goes on (truncated

@@ -36,6 +36,10 @@ Texts = BeforeValidator(as_tuple)
 """In `Annotated` with a tuple: it is written as a list."""
 Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
+Width = Annotated[int, Field(gt=0, le=2**22)]
+"""Of a layer: a matrix of twice this width has fewer bytes than a 64-bit integer can count."""
+MicroSize = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Samples of one forward pass, which are listed one by one."""
 TokenCount = Annotated[int, Field(gt=0, le=2**53)]
 """Tokens of a whole run: whole numbers that a float holds exactly."""
 PathText = Annotated[str, AfterValidator(_plain_path)]

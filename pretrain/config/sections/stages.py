@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from pretrain.config.sections.descent import ScheduleConfig
-from pretrain.config.sections.section import Count, Section, TokenCount
+from pretrain.config.sections.section import Count, MicroSize, Section, TokenCount
 
 
 class StageConfig(Section):
@@ -17,7 +17,7 @@ class StageConfig(Section):
     """Tokens per sample."""
     global_size: Count | None = None
     """Samples per step; null: `batch.global_size`."""
-    micro_size: Count | None = None
+    micro_size: MicroSize | None = None
     """Samples per forward pass; null: `batch.micro_size`."""
 
 

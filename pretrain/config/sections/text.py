@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pretrain.config.sections.common import EvalConfig, ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, Layers, PathText, Section
+from pretrain.config.sections.section import Count, Layers, MicroSize, PathText, Section, Width
 from pretrain.config.sections.source import ShardDataConfig, Sources
 from pretrain.config.sections.stages import CorpusScheduleConfig
 
@@ -16,14 +16,14 @@ class TextModelConfig(ModelConfig):
 
     num_layers: Layers
     """Transformer layers; a multiple of pipeline x virtual_pipeline."""
-    hidden_size: Count
+    hidden_size: Width
     """Width of the residual stream; a multiple of `num_attention_heads`."""
     num_attention_heads: Count
     """Attention heads; a multiple of `parallel.tensor`. With rotary positions their size is even."""
     num_query_groups: Count | None = None
     """Key/value heads of grouped-query attention (Ainslie et al. 2023); null: one per head. Divides the
     heads, and is a multiple of `parallel.tensor`."""
-    ffn_hidden_size: Count | None = None
+    ffn_hidden_size: Width | None = None
     """Width of the feed-forward layer; null: 4 x `hidden_size`, or 8/3 of it rounded up to a multiple of 64
     for swiglu."""
     position_embedding: Literal["learned", "rotary"] = "learned"
@@ -55,7 +55,7 @@ class BatchConfig(Section):
 
     global_size: Count
     """Samples per optimizer step over all ranks; a multiple of micro_size x data parallel size."""
-    micro_size: Count = 1
+    micro_size: MicroSize = 1
     """Samples per forward pass of one rank."""
     sequence_length: Count
     """Tokens per sample; a multiple of 2 x `parallel.context`, and of context x tensor with
