@@ -1,6 +1,5 @@
 """`pretrain compare RUN...`: runs side by side, from what lies in their folders; needs no server."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +12,13 @@ from pretrain.compatible import flatten
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import actual_status
-from pretrain.tracking.journal import Entry, curve, read
+from pretrain.tracking.curves import Curves
+from pretrain.tracking.journal import lines_of, read
 from pretrain.tracking.plot import running_mean, thin
 
 NONE = "-"
 UNITS = ("tokens", "images")
+METRICS = (*UNITS, "loss", "validation_loss")
 OWN = ("run.dir", "tracking.", "slurm.", "checkpoint.")
 """Keys that say nothing of what was trained."""
 
@@ -30,24 +31,23 @@ class Run:
     config: Mapping[str, Any]
     """Dotted key -> value."""
     state: str
-    journal: Sequence[Entry]
+    curves: Curves
     evaluations: Mapping[str, tuple[int, float]]
     """Metric -> its last step and the value there."""
 
     @property
     def unit(self) -> str | None:
         """What it counts: tokens or images."""
-        return next(
-            (unit for unit in ("tokens", "images") if any(unit in line for line in self.journal)), None
-        )
+        return next((unit for unit in UNITS if unit in self.curves.names), None)
 
     def last(self, name: str) -> float | None:
         """The last value of a metric of the journal."""
-        return next((line[name] for line in reversed(self.journal) if name in line), None)
+        value = self.curves.last(name)
+        return int(value) if value is not None and name in ("step", *UNITS) else value
 
     def best(self, name: str) -> float | None:
         """The smallest value of a metric of the journal."""
-        return min((value for _, value in curve(list(self.journal), name)), default=None)
+        return min(self.curves.values(name).tolist(), default=None)
 
 
 def compare_command(paths: Sequence[str], plot: str | None) -> None:
@@ -87,7 +87,7 @@ def _read(path: str) -> Run:
         folder.path.name,
         flatten(read_yaml(folder.resolved)),
         status.state if status else "not started",
-        read(folder.metrics) if folder.metrics.exists() else [],
+        Curves(lines_of(folder.metrics) if folder.metrics.exists() else [], METRICS.__contains__),
         evaluations,
     )
 
@@ -107,10 +107,7 @@ def _rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         rows.append((name, [_number(run.last(name)) for run in runs]))
     for name in ("loss", "validation_loss"):
         rows.append((f"last {name}", [_number(run.last(name)) for run in runs]))
-    best = [
-        min((value for _, value in curve(list(run.journal), "validation_loss")), default=None) for run in runs
-    ]
-    rows.append(("best validation_loss", [_number(value) for value in best]))
+    rows.append(("best validation_loss", [_number(run.best("validation_loss")) for run in runs]))
     for metric in sorted({name for run in runs for name in run.evaluations}):
         found = [run.evaluations.get(metric) for run in runs]
         rows.append((metric, [_scored(run, each) for run, each in zip(runs, found, strict=True)]))
@@ -152,15 +149,14 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
     drawn = False
     for number, run in enumerate(runs):
         for name, style, label in (("loss", "-", None), ("validation_loss", "o--", run.name)):
-            points = _points(run, name, unit)
-            if not points:
+            points = run.curves.over(name, unit or "step")
+            if not len(points):
                 continue
             drawn = True
-            line = thin(running_mean(points)) if name == "loss" else points
-            across, values = zip(*line, strict=True)
+            line = thin(running_mean(points) if name == "loss" else points)
             faint = 0.5 if name == "loss" else 1.0
-            axes.plot(across, values, style, color=f"C{number % 10}", alpha=faint, markersize=4, label=label)
-        if not _points(run, "validation_loss", unit):
+            axes.plot(*line.T, style, color=f"C{number % 10}", alpha=faint, markersize=4, label=label)
+        if not len(run.curves.over("validation_loss", unit or "step")):
             axes.plot([], [], color=f"C{number % 10}", label=run.name)
     if not drawn:
         raise UserError("--plot: no run has a loss yet")
@@ -171,11 +167,3 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
         figure.savefig(picture, format="png")
     except OSError as error:
         raise UserError(f"--plot {picture}: cannot be written: {error.strerror}") from None
-
-
-def _points(run: Run, name: str, unit: str | None) -> list[tuple[int, float]]:
-    return [
-        (int(line[unit or "step"]), line[name])
-        for line in run.journal
-        if name in line and (unit or "step") in line and math.isfinite(line[name])
-    ]

@@ -15,11 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.bounded import open_regular
 from pretrain.errors import IntegrityError
 
 Entry = dict[str, float]
 
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+LONGEST_LINE = 1 << 20
+"""Bytes; one of a run has some hundred."""
 MAX_PENDING_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
@@ -138,15 +141,20 @@ def read(path: Path) -> list[Entry]:
         IntegrityError: a line within is no JSON object with a step.
         FileNotFoundError: there is no journal.
     """
-    data = path.read_bytes()
-    entries: list[Entry] = []
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
-        entry = decode(line)
-        if entry is not None:
-            entries.append(entry)
-        elif line.endswith(b"\n"):
-            raise IntegrityError(f"{path}:{number}: not a line of a journal: {line[:60]!r}")
-    return entries
+    return list(lines_of(path))
+
+
+def lines_of(path: Path) -> Iterator[Entry]:
+    """As `read`, one line after another."""
+    with open_regular(path) as file:
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            entry = decode(line) if len(line) <= LONGEST_LINE else None
+            if entry is not None:
+                yield entry
+            elif line.endswith(b"\n") or len(line) > LONGEST_LINE:
+                raise IntegrityError(f"{path}:{number}: not a line of a journal: {line[:60]!r}")
 
 
 def curve(entries: list[Entry], name: str) -> Iterator[tuple[int, float]]:

@@ -1,12 +1,13 @@
 """The curves of a run as pictures: losses with the learning rate, and accuracies with their baselines."""
 
 import math
-from collections.abc import Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.tracking.journal import Entry, curve, read
+import numpy as np
+
+from pretrain.tracking.curves import Curves, Points
+from pretrain.tracking.journal import lines_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,23 +32,21 @@ def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
         FileNotFoundError: there is no journal.
         IntegrityError: the journal is damaged.
     """
-    entries = read(journal)
-    validation = _finite(entries, "validation_loss")
-    losses = {name: points for name in LOSSES if (points := _finite(entries, name))}
-    if not losses and not validation:
+    curves = Curves(lines_of(journal), {*LOSSES, "validation_loss", "lr", "tokens"}.__contains__)
+    validation = curves.over("validation_loss")
+    losses = {name: points for name in LOSSES if len(points := curves.over(name))}
+    if not losses and not len(validation):
         return False
-    is_text = any("tokens" in entry for entry in entries)
-    figure, axes = _figure(title, "loss (nats per token)" if is_text else "loss")
+    figure, axes = _figure(title, "loss (nats per token)" if "tokens" in curves.names else "loss")
     for name, points in losses.items():
         label, colour = LOSSES[name]
-        axes.plot(*_line(thin(points)), color=colour, alpha=0.3, linewidth=1, label=label)
-        smooth = _line(thin(running_mean(points)))
-        axes.plot(*smooth, color=colour, linewidth=2, label=f"{label}, running mean")
-    if validation:
-        axes.plot(*_line(validation), "o-", color="tab:red", markersize=5, label="validation loss")
-    if rates := _finite(entries, "lr"):
+        axes.plot(*thin(points).T, color=colour, alpha=0.3, linewidth=1, label=label)
+        axes.plot(*thin(running_mean(points)).T, color=colour, linewidth=2, label=f"{label}, running mean")
+    if len(validation):
+        axes.plot(*validation.T, "o-", color="tab:red", markersize=5, label="validation loss")
+    if len(rates := curves.over("lr")):
         right = axes.twinx()
-        right.plot(*_line(thin(rates)), color="tab:gray", linewidth=1, linestyle="--", label="learning rate")
+        right.plot(*thin(rates).T, color="tab:gray", linewidth=1, linestyle="--", label="learning rate")
         right.set_ylabel("learning rate")
         right.set_ylim(bottom=0)
     _write(figure, picture, "upper right")
@@ -64,22 +63,22 @@ def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
         FileNotFoundError: there is no journal.
         IntegrityError: the journal is damaged.
     """
-    entries = read(journal)
-    known = {name for entry in entries for name in entry if name.endswith("accuracy")}
+    curves = Curves(lines_of(journal), lambda name: name.endswith("accuracy"))
+    known = curves.names - {"step"}
     names = sorted({name.removeprefix("training_").removeprefix("validation_") for name in known})
     if not names:
         return False
     figure, axes = _figure(title, "accuracy")
     for number, name in enumerate(names):
         colour = f"C{number}"
-        if points := _finite(entries, f"training_{name}"):
+        if len(points := curves.over(f"training_{name}")):
             style = "--" if "baseline" in name else "-"
             label = f"training {name.replace('_', ' ')}"
-            axes.plot(*_line(thin(running_mean(points))), style, color=colour, label=label)
-        if "baseline" not in name and (points := _finite(entries, f"validation_{name}")):
+            axes.plot(*thin(running_mean(points)).T, style, color=colour, label=label)
+        if "baseline" not in name and len(points := curves.over(f"validation_{name}")):
             label = f"validation {name.replace('_', ' ')}"
             style = "o-" if f"training_{name}" not in known else "o"
-            axes.plot(*_line(points), style, color=colour, markersize=5, label=label)
+            axes.plot(*points.T, style, color=colour, markersize=5, label=label)
     axes.set_ylim(0, 1)
     _write(figure, picture, "best")
     return True
@@ -111,27 +110,17 @@ def _write(figure: "Figure", picture: Path, legend: str) -> None:
     temporary.replace(picture)
 
 
-def _line(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def running_mean(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+def running_mean(points: Points) -> Points:
     """Centred mean over a fiftieth of the points, so that it does not lag; narrower towards both ends."""
-    half = max(1, len(points) // 100)
-    sums = list(accumulate((value for _, value in points), initial=0.0))
-    result = []
-    for index, (step, _) in enumerate(points):
-        reach = min(half, index, len(points) - 1 - index)
-        mean = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
-        result.append((step, mean))
-    return result
+    count = len(points)
+    half, places = max(1, count // 100), np.arange(count)
+    sums = np.concatenate([[0.0], np.cumsum(points[:, 1])])
+    reach = np.minimum(half, np.minimum(places, count - 1 - places))
+    means = (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    return np.column_stack([points[:, 0], means])
 
 
-def thin(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
+def thin(points: Points) -> Points:
     """At most MAX_POINTS of the points, the last one among them."""
     stride = math.ceil(len(points) / MAX_POINTS)
-    return points if stride <= 1 else [*points[:-1:stride], points[-1]]
-
-
-def _finite(entries: list[Entry], name: str) -> list[tuple[int, float]]:
-    return [(step, value) for step, value in curve(entries, name) if math.isfinite(value)]
+    return points if stride <= 1 else np.concatenate([points[:-1:stride], points[-1:]])

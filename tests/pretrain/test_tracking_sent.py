@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
@@ -131,13 +132,15 @@ def test_accuracy_curves(tmp_path: Path) -> None:
 
 
 def test_the_running_mean_and_thinning_keep_what_matters() -> None:
-    flat = running_mean([(step, 2.5) for step in range(1000)])
+    flat = running_mean(np.array([(step, 2.5) for step in range(1000)]))
     assert all(abs(value - 2.5) < 1e-12 for _, value in flat)
-    slope = [(step, float(step)) for step in range(1000)]
+    slope = np.array([(step, step) for step in range(1000)], np.float64)
     assert all(abs(value - step) < 1e-9 for step, value in running_mean(slope))  # it does not lag
-    points = [(step, 0.0) for step in range(123_457)]
-    assert len(thin(points)) <= 5001 and thin(points)[-1] == points[-1]
-    assert thin(points[:10]) == points[:10]
+    steep = np.array([(0, 1.0), (1, 2.0), (2, 4.0), (3, 8.0), (4, 16.0)])
+    assert running_mean(steep)[:, 1].tolist() == [1, 7 / 3, 14 / 3, 28 / 3, 16]
+    points = np.array([(step, 0.0) for step in range(123_457)])
+    assert len(thin(points)) <= 5001 and (thin(points)[-1] == points[-1]).all()
+    assert thin(points[:10]).tolist() == points[:10].tolist()
 
 
 def test_facts_are_plain_text() -> None:
