@@ -11,6 +11,7 @@ from torch.nn import functional
 from pretrain.classifier import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
 from pretrain.data.cache import shard_cache
+from pretrain.data.feed import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
 from pretrain.data.order import micro_batch_samples
 from pretrain.errors import UserError
@@ -62,6 +63,11 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
     def fingerprint(self) -> str:
         """Of the training images."""
         return self.data.fingerprint
+
+    @property
+    def validation_fingerprint(self) -> str:
+        """Of the validation images."""
+        return " ".join(source.reader.fingerprint for source in self.validation) or NO_VALIDATION
 
     @property
     def units(self) -> int:

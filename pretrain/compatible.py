@@ -2,14 +2,15 @@
 
 One table decides. A key that no rule names must agree, so that a new key is safe until somebody has thought
 about it. Paths of data may change because the fingerprints of what they hold are compared instead
-(`pretrain.run`).
+(`pretrain.run`). The lengths of a run and of its decay may change as long as no step that is done would have
+had another learning rate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pydantic import BaseModel
+from pretrain.config.derived import final_decay
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,16 @@ class Rule:
     pattern: str
     may_change: bool
     reason: str
+    kept: str = ""
+    """Where a path may become another path: why it may not come or go."""
 
+
+SCORES = "validation losses of one run must be comparable"
 
 RULES = (
     Rule("run.dir", True, "a run folder may be moved"),
     Rule("run.resume", True, "says how to start, not what to train"),
-    Rule("run.steps", True, "as long as the learning rate of earlier steps does not depend on it"),
+    Rule("run.steps", True, "as long as the learning rates of steps that are done do not depend on it"),
     Rule("run.seed", False, "decides the initial weights, the order of samples and dropout"),
     Rule("model.init_from", True, "that run may be moved: its id is compared"),
     Rule("model.*", False, "the checkpoint holds another model"),
@@ -44,12 +49,13 @@ RULES = (
     ),
     Rule("schedule.sequence_length*", False, "samples would be lost or repeated"),
     Rule("schedule.batch_size*", False, "samples would be lost or repeated"),
+    Rule("schedule.decay_steps", True, "as long as the learning rates of steps that are done stay"),
     Rule("schedule.*", False, "the learning rate would jump"),
     Rule("loss.*", False, "decides what both networks are trained to do"),
     Rule("data.text", False, "other columns are other examples"),
     Rule("data.text_pair", False, "other columns are other examples"),
     Rule("data.label", False, "another column has other classes"),
-    Rule("data.labels", False, "the order of the classes decides what each output means"),
+    Rule("data.labels*", False, "the order of the classes decides what each output means"),
     Rule("data.word_column", False, "other columns are other examples"),
     Rule("data.label_column", False, "another column has other classes"),
     Rule("data.prompt", False, "other keys are other conversations"),
@@ -61,9 +67,8 @@ RULES = (
     Rule("data.train.*.path", True, "shards may be moved: their fingerprint is compared"),
     Rule("data.train.*.weight", False, "the mix of sources decides the order of samples"),
     Rule("data.train", True, "a file of examples may be moved: its fingerprint is compared"),
-    Rule("data.validation.*.path", True, "shards may be moved: their fingerprint is compared"),
-    Rule("data.validation.*.weight", False, "validation losses of one run must be comparable"),
-    Rule("data.validation", False, "validation losses of one run must be comparable"),
+    Rule("data.validation", True, "a file of examples may be moved: its fingerprint is compared", SCORES),
+    Rule("data.validation.*", True, "shards may be moved: their fingerprint is compared", SCORES),
     Rule("data.validation_fraction", False, "decides which part of a source is trained on"),
     Rule("data.tokenizer", True, "the tokenizer may be moved: its fingerprint is compared"),
     Rule("data.cache_dir", True, "where shards are kept changes none of them"),
@@ -78,19 +83,21 @@ RULES = (
     Rule("precision", False, "changes the arithmetic in mid-run"),
     Rule("train.*", True, "says what to measure, not what to train"),
     Rule("checkpoint.*", True, "says when to save, not what to train"),
-    Rule("eval.*", True, "says when and how much to validate, not what to train"),
+    Rule("eval.max_windows", False, SCORES),
+    Rule("eval.*", True, "says when to validate and what to draw, not what to train"),
     Rule("tracking.*", True, "says where metrics go, not what to train"),
     Rule("health.*", True, "says what to do about bad numbers, not what to train"),
     Rule("slurm.*", True, "says where a run runs, not what to train"),
 )
 
-Config = BaseModel | Mapping[str, object]
+ABSENT = "(absent)"
+Config = Mapping[str, object]
+"""A config as its resolved file has it: sections of keys, or dotted keys."""
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Dotted keys of a config, list items by their position (`data.train.0.path`); keys as in a file."""
-    tree = config.model_dump(mode="json", by_alias=True) if isinstance(config, BaseModel) else config
-    return dict(_leaves("", tree))
+    """Dotted keys of a config, list items by their position (`data.train.0.path`)."""
+    return dict(_leaves("", config))
 
 
 def _leaves(prefix: str, tree: object) -> list[tuple[str, object]]:
@@ -112,41 +119,87 @@ def rule_for(key: str) -> Rule:
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
-    """Every key whose value differs, with both values; "(absent)" for a key that one side lacks."""
+    """Every key whose value differs, with both values; ABSENT for a key that one side lacks."""
     before, after = flatten(old), flatten(new)
-    pairs = {
-        key: (before.get(key, "(absent)"), after.get(key, "(absent)")) for key in sorted({*before, *after})
-    }
+    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in sorted({*before, *after})}
     return {key: pair for key, pair in pairs.items() if not _same(*pair)}
 
 
-def compatible(old: Config, new: Config) -> list[str]:
-    """Why a run that began with `old` may not go on with `new`: one line a key, none if it may."""
-    changes = changed_keys(old, new)
+def compatible(old: Config, new: Config, saved: Collection[int] = ()) -> list[str]:
+    """Why a run that began with `old` may not go on with `new`: one line a key, none if it may.
+
+    Args:
+        old: what the run began with.
+        new: what it is to go on with.
+        saved: steps of which the run has checkpoints.
+    """
     problems = [
-        f"{key}: {before!r} in the run, {after!r} now ({rule_for(key).reason})"
-        for key, (before, after) in changes.items()
-        if not rule_for(key).may_change
+        f"{key}: {before!r} in the run, {after!r} now ({reason})"
+        for key, (before, after) in changed_keys(old, new).items()
+        if (reason := _reason(key, before, after))
     ]
-    return problems + (_steps_problem(flatten(new), *changes["run.steps"]) if "run.steps" in changes else [])
+    return problems + _length_problem(flatten(old), flatten(new), saved)
 
 
-def _steps_problem(new: Mapping[str, object], before: object, after: object) -> list[str]:
-    """A schedule without explicit `decay_steps` derives it from `run.steps`."""
-    if new.get("schedule.kind") == "constant" or any(
-        new.get(f"schedule.{length}") is not None for length in ("decay_steps", "decay_tokens")
-    ):
+def _reason(key: str, before: object, after: object) -> str:
+    """Why a key may not change so; "" if it may."""
+    rule = rule_for(key)
+    if not rule.may_change:
+        return rule.reason
+    return rule.kept if {type(before), type(after)} != {str} or ABSENT in (before, after) else ""
+
+
+def _length_problem(old: dict[str, object], new: dict[str, object], saved: Collection[int]) -> list[str]:
+    """Another `run.steps` or `schedule.decay_steps` that comes too late, with the way out that there is."""
+    done, steps = max(saved, default=0), _number(new, "run.steps")
+    if steps is not None and steps < done:
+        text = f"{done} steps are done; set it to {done} or more"
+        return [_changed("run.steps", old, new, text + _earlier(saved, steps))]
+    lengths = [key for key in ("run.steps", "schedule.decay_steps") if not _same(old.get(key), new.get(key))]
+    kind, first = new.get("schedule.kind"), min(_decay(old)[0], _decay(new)[0])
+    if not lengths or kind != old.get("schedule.kind") or _decay(old) == _decay(new) or done <= first:
         return []
-    return [
-        f"run.steps: {before!r} in the run, {after!r} now (schedule.decay_steps is null, so the learning "
-        "rate of every step depends on it; to prolong a run, set schedule.decay_steps from its start)"
-    ]
+    text = f"with schedule.kind {kind} steps {first + 1} to {done}, which are done, have other learning rates"
+    if kind != "wsd" and new.get("schedule.decay_steps") is None:
+        text += f"; schedule.decay_steps={_decay(old)[1]} keeps them, and goes on at schedule.min_lr"
+    return [_changed(lengths[0], old, new, text + _earlier(saved, first))]
+
+
+def _decay(config: dict[str, object]) -> tuple[int, int]:
+    """The step, from 0, at which the decay begins, and its length or end; no two numbers where none follow
+    from `run.steps` or `schedule.decay_steps`."""
+    kind, given = config.get("schedule.kind"), _number(config, "schedule.decay_steps")
+    steps = _number(config, "run.steps") or 0
+    if kind == "wsd":
+        length = final_decay(steps, given)
+        return steps - length, length
+    if kind not in ("cosine", "linear") or config.get("schedule.decay_tokens") is not None:
+        return 0, 0
+    return _number(config, "schedule.warmup_steps") or 0, given or steps
+
+
+def _earlier(saved: Collection[int], most: int) -> str:
+    """How to go on from a step before the one that is too late."""
+    if earlier := [step for step in saved if step <= most]:
+        return f"; to go on from step {max(earlier)}, remove the checkpoints after step-{max(earlier):08d}"
+    return f"; there is no checkpoint of step {most} or before"
+
+
+def _changed(key: str, old: Mapping[str, object], new: Mapping[str, object], reason: str) -> str:
+    return f"{key}: {old.get(key, ABSENT)!r} in the run, {new.get(key, ABSENT)!r} now ({reason})"
+
+
+def _number(config: Mapping[str, object], key: str) -> int | None:
+    value = config.get(key)
+    return value if isinstance(value, int) else None
 
 
 def _same(before: object, after: object) -> bool:
-    """Equal as values: YAML 1.1 reads 6e-4 as text and 0.0006 as a number."""
+    """Equal as values: YAML 1.1 reads 6e-4 as text and 0.0006 as a number. Two texts are no numbers."""
     if isinstance(before, bool) or isinstance(after, bool):
         return before is after
+    if isinstance(before, str) is isinstance(after, str):
+        return before == after
     try:
         return float(str(before)) == float(str(after))
     except ValueError:

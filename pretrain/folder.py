@@ -228,6 +228,17 @@ class RunFolder:
         saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         return self.is_run and (self.status.is_file() or saved)
 
+    def misfits(self, resolved_text: str) -> list[str]:
+        """Why the run that is in the folder may not go on with a config; none if it may, or if there is none.
+
+        Args:
+            resolved_text: the config with every key, as YAML.
+        """
+        names = [path.name.removeprefix("step-") for path in self.checkpoints.glob("step-*")]
+        saved = [int(name) for name in names if name.isdecimal()]
+        old = read_yaml(self.resolved) if self._begun else None
+        return compatible(old, yaml.safe_load(resolved_text), saved) if old is not None else []
+
     def require_fit(self, resolved_text: str, resume: str) -> dict[str, tuple[object, object]]:
         """Refuse a folder that a run with this config may not go on in; writes nothing.
 
@@ -244,14 +255,13 @@ class RunFolder:
         self._refuse_foreign_content()
         changes: dict[str, tuple[object, object]] = {}
         if self._begun:
-            old, new = read_yaml(self.resolved), yaml.safe_load(resolved_text)
-            if problems := compatible(old, new):
+            if problems := self.misfits(resolved_text):
                 raise UserError(
                     f"run.dir: {self.path} holds another run; it differs where that matters:\n  "
                     + "\n  ".join(problems)
                     + "\nChoose another run.dir, or set these keys back."
                 )
-            changes = changed_keys(old, new)
+            changes = changed_keys(read_yaml(self.resolved), yaml.safe_load(resolved_text))
             if SOURCE in changes and self.checkpoints.is_dir() and any(self.checkpoints.glob("step-*")):
                 require_same_origin(self.path, changes[SOURCE][1])
         if resume == "never" and any(self.checkpoints.glob("step-*")):

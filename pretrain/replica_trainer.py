@@ -60,6 +60,11 @@ class ReplicaTrainer(ABC, Generic[C, B]):
 
     @property
     @abstractmethod
+    def validation_fingerprint(self) -> str:
+        """Of what is validated on."""
+
+    @property
+    @abstractmethod
     def units(self) -> int:
         """Images or tokens of a step, which are as many labels."""
 
@@ -193,4 +198,5 @@ class ReplicaTrainer(ABC, Generic[C, B]):
             "layout": f"DP{self.world.size}" if self.world.size > 1 else "one process",
             "device": self.world.device.type,
             "data_fingerprint": self.fingerprint,
+            "validation_fingerprint": self.validation_fingerprint,
         }

@@ -15,6 +15,7 @@ from torch import Tensor
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint, Piece
 from pretrain.config.sections import RnnConfig
+from pretrain.data.feed import NO_VALIDATION
 from pretrain.data.streams import LaneData, StreamBatch, StreamData
 from pretrain.gate import Gate
 from pretrain.launch import World
@@ -46,6 +47,11 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
     def fingerprint(self) -> str:
         """Of the training streams."""
         return self.data.fingerprint
+
+    @property
+    def validation_fingerprint(self) -> str:
+        """Of the validation lanes."""
+        return self.validation.fingerprint if self.validation else NO_VALIDATION
 
     @property
     def units(self) -> int:

@@ -32,7 +32,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from rich.console import Console
 
@@ -329,11 +329,24 @@ def _outcome(error: BaseException | None) -> tuple[State, int, str | None]:
     return "failed", 1, f"{type(error).__name__}: {error}"
 
 
+FINGERPRINTS = MappingProxyType(
+    {
+        "tokenizer_fingerprint": "the tokenizer",
+        "data_fingerprint": "data.train",
+        "validation_fingerprint": "data.validation",
+        "chat_template_fingerprint": "the chat template",
+    }
+)
+"""Fact that every job of a run must share -> what it is of."""
+
+
 def _check_fingerprints(before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Paths of data may change when a run is resumed; what they hold may not."""
     for key, value in now.items():
-        if key.endswith("_fingerprint") and before.get(key, value) != value:
+        old = before.get(key, value)
+        if key.endswith("_fingerprint") and old != value:
             raise UserError(
-                f"{key}: the run began with {before[key]}, the config now names {value}; resuming "
-                "would mix two runs; choose another run.dir, or set the path back"
+                f"{FINGERPRINTS.get(key, key)} holds something else than when the run began: {key} "
+                f"{old[:16]} then, {value[:16]} now; going on would mix two runs. Give back what it was, or "
+                "choose another run.dir"
             )

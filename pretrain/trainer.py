@@ -20,7 +20,7 @@ from pretrain.config import derived
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig, TextConfig
 from pretrain.config.stages import samples_between, samples_until, tokens_until
-from pretrain.data.feed import AnyBatch, TrainingFeed, ValidationFeed
+from pretrain.data.feed import NO_VALIDATION, AnyBatch, TrainingFeed, ValidationFeed
 from pretrain.data.growing import grow
 from pretrain.data.kinds import open_data
 from pretrain.flops import flops_per_token, peak_flops
@@ -230,6 +230,7 @@ class Trainer:
             "optimizer": self.optimizer.name,
             "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
             "data_fingerprint": self.growing.fingerprint,
+            "validation_fingerprint": self.validation.fingerprint if self.validation else NO_VALIDATION,
             **(self.start.origin if self.start else {}),
         }
 

@@ -5,15 +5,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from pretrain.compatible import compatible
 from pretrain.config.load import LoadedConfig
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
 from pretrain.config.sections.slurm import seconds_of
-from pretrain.folder import RunFolder, read_yaml
+from pretrain.folder import RunFolder
 from slurm.measured import step_seconds
 from slurm.tasks import Tasks
 
@@ -49,10 +46,8 @@ def doubts(config: Config, tasks: Tasks, run: RunFolder) -> Iterator[str]:
 
 
 def _run_folder(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:
-    if run.is_run and (run.status.is_file() or any(run.checkpoints.glob("step-*"))):
-        differences = compatible(read_yaml(run.resolved), yaml.safe_load(config_to_yaml(config)))
-        for text in differences:
-            yield "run.dir", f"{run.path} holds another run: {text}"
+    for text in run.misfits(config_to_yaml(config)):
+        yield "run.dir", f"{run.path} holds another run: {text}"
     if config.run.resume == "never" and config.slurm.requeue:
         yield "run.resume", "never: a requeued job must go on from its checkpoints; set slurm.requeue: false"
 

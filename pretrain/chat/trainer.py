@@ -1,5 +1,6 @@
 """Fine-tuning a GPT on conversations in the loop that pretrains it: other data, weights to start from."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,3 +46,8 @@ class ChatTrainer(Trainer):
     def files(self) -> Mapping[str, bytes | Path]:
         """Tokenizer and template."""
         return {**super().files(), FILE: self.opened.template.source.encode()}
+
+    def facts(self) -> dict[str, str]:
+        """As any trainer's, and which template the conversations are rendered with."""
+        template = hashlib.sha256(self.opened.template.source.encode()).hexdigest()
+        return super().facts() | {"chat_template_fingerprint": template}

@@ -55,7 +55,13 @@ def decay_steps(config: DescentConfig) -> int:
     given = config.schedule.decay_steps
     if given is not None:
         return given
-    return max(1, round(config.run.steps * 0.1)) if config.schedule.kind == "wsd" else config.run.steps
+    return final_decay(config.run.steps, given) if config.schedule.kind == "wsd" else config.run.steps
+
+
+def final_decay(steps: int, given: int | None) -> int:
+    """wsd: the length of the final decay of a run of `steps`, a tenth of it unless `schedule.decay_steps` is
+    given."""
+    return max(1, round(steps * 0.1)) if given is None else given
 
 
 def max_skips(config: DescentConfig) -> int:

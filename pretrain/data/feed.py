@@ -21,6 +21,10 @@ class AnyBatch(Protocol):
         """Global sample of each row, `PADDING_SAMPLE` for one that is there for the shape alone."""
 
 
+NO_VALIDATION = "none"
+"""The fingerprint where nothing is validated on."""
+
+
 class TrainingFeed(Protocol):
     """Training samples in an order that is known from the step alone."""
 
@@ -53,6 +57,10 @@ class TrainingFeed(Protocol):
 
 class ValidationFeed(Protocol):
     """Samples that are scored, each once."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
 
     def batches(self, size: int, micro_size: int) -> int:
         """Micro-batches that each of `size` data-parallel ranks gets."""

@@ -102,6 +102,11 @@ class HeldValidation(ABC, Generic[H, B]):
 
     data: H
 
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
+        return self.data.fingerprint
+
     def batches(self, size: int, micro_size: int) -> int:
         """Micro-batches that each of `size` data-parallel ranks gets."""
         return -(-len(self.data) // (size * micro_size))

@@ -4,6 +4,8 @@ All sources of a run, training and validation, must have been built with one tok
 different text in another; and with `data.tokenizer`, when the config names one.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +81,11 @@ def open_validation(
         TokenRange(reader.path, reader, _training_part(reader, config).stop, len(reader))
         for reader in readers
     )
+
+
+def fingerprint_of(sources: Sequence[TokenRange]) -> str:
+    """Equal fingerprints give equal tokens to validate on."""
+    return hashlib.sha256(json.dumps([source.describe() for source in sources]).encode()).hexdigest()
 
 
 def open_whole(

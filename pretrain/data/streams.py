@@ -26,7 +26,7 @@ from pretrain.config.sections import RnnConfig
 from pretrain.data.batch import Batch, Row, make_batch, padding_row
 from pretrain.data.blend import make_blend
 from pretrain.data.order import micro_batch_samples
-from pretrain.data.sources import TokenRange, open_training, open_validation
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training, open_validation
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed
 
@@ -225,6 +225,11 @@ class LaneData:
     def tokens(self) -> int:
         """Labels that are scored."""
         return sum(lanes.labels[1] - lanes.labels[0] for lanes in self.lanes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
+        return fingerprint_of([lanes.source for lanes in self.lanes])
 
     def batches(self, size: int, micro_size: int) -> int:
         """Batches that each of `size` ranks gets."""

@@ -27,7 +27,7 @@ from pretrain.data.batch import (
 )
 from pretrain.data.corpus import CorpusSamples
 from pretrain.data.order import make_order
-from pretrain.data.sources import TokenRange, open_training, open_validation
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training, open_validation
 from pretrain.data.stored import StoredSamples
 from pretrain.data.windows import Windows
 
@@ -156,6 +156,11 @@ class ValidationData:
     def scored(self) -> tuple[tuple[int, int], ...]:
         """Per source, the half-open range of stream positions whose tokens are scored as labels."""
         return tuple(windows.scored for windows in self.windows_of)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
+        return fingerprint_of(self.sources)
 
     def batches(self, size: int, micro_size: int) -> int:
         """Micro-batches that each of `size` data-parallel ranks gets."""

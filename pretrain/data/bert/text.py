@@ -22,7 +22,7 @@ from pretrain.data.bert.pairs import Pairs, Sampler, Stretches
 from pretrain.data.bert.rows import BertRow, make_bert_batch, room
 from pretrain.data.corpus import CorpusSamples
 from pretrain.data.order import make_order
-from pretrain.data.sources import TokenRange, open_training, open_validation
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training, open_validation
 from pretrain.errors import UserError
 
 VALIDATION_SEED = 0
@@ -129,6 +129,11 @@ class BertValidationData:
     def samples(self) -> int:
         """Samples that are scored."""
         return sum(self.sizes)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
+        return fingerprint_of(self.sources)
 
     def batches(self, size: int, micro_size: int) -> int:
         """Micro-batches that each of `size` data-parallel ranks gets."""
