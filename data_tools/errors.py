@@ -1,5 +1,28 @@
 """Errors that a user can cause; each carries the exit code of the process and a message without traceback."""
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+
+_OF_THE_MACHINE = frozenset(
+    {
+        errno.EACCES,
+        errno.EADDRINUSE,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EMFILE,
+        errno.ENAMETOOLONG,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+
 
 class UserError(Exception):
     """Bad usage, config or input. The message names the file, the key or the shard, the offending
@@ -12,3 +35,22 @@ class IntegrityError(UserError):
     """A shard or a checkpoint is not what was written: missing, truncated, flipped or foreign."""
 
     exit_code = 3
+
+
+def machine_error(error: BaseException) -> str | None:
+    """The message of an error that the machine causes, such as a full disk; None for any other."""
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_MACHINE:
+        return None
+    file = error.filename2 or error.filename  # of a copy or a rename, where to
+    return f"{file}: {error.strerror}" if file else str(error.strerror)
+
+
+@contextmanager
+def named(path: str | PathLike[str]) -> Iterator[None]:
+    """Give errors of the system the name of the file: opening one has it, writing and closing lack it."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = fspath(path)
+        raise

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from data_tools.bounded import parse_json, read_bytes
-from data_tools.errors import IntegrityError, UserError
+from data_tools.errors import IntegrityError, UserError, named
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -57,7 +57,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content`; a crash leaves the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:  # a link that somebody put there is not followed
+        with named(path), open(temporary, "xb") as file:  # a link that somebody put there is not followed
             file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 import torch
 
-from pretrain.errors import IntegrityError, UserError
+from pretrain.errors import IntegrityError, OutputError, UserError, machine_error
 from pretrain.launch import World
 
 T = TypeVar("T")
-_KINDS: dict[str, type[UserError]] = {kind.__name__: kind for kind in (UserError, IntegrityError)}
+_KINDS: dict[str, type[UserError]] = {
+    kind.__name__: kind for kind in (UserError, IntegrityError, OutputError)
+}
 
 
 def first_decides(world: World, decide: Callable[[], T]) -> T:
@@ -26,6 +28,7 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
 
     Raises:
         UserError, IntegrityError: on every rank, what `decide` raised.
+        OutputError: on every rank, for an error of the machine.
     """
     answer = ""
     failure: BaseException | None = None
@@ -36,9 +39,11 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
             kind = "IntegrityError" if isinstance(error, IntegrityError) else "UserError"
             answer = json.dumps({"error": kind, "message": str(error)})
         except BaseException as error:
-            failure = error
-            message = f"rank 0 failed: {type(error).__name__}: {error}"
-            answer = json.dumps({"error": "UserError", "message": message})
+            refused = machine_error(error)
+            failure = None if refused else error
+            kind = "OutputError" if refused else "UserError"
+            message = refused or f"rank 0 failed: {type(error).__name__}: {error}"
+            answer = json.dumps({"error": kind, "message": message})
     text = _share_text(world, answer)
     if failure is not None:
         raise failure

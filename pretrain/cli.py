@@ -6,7 +6,6 @@ Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopp
 """
 
 import enum
-import errno
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -14,10 +13,8 @@ from typing import Annotated, Literal
 import typer
 
 from data_tools.cli import app as data_app
-from pretrain.errors import UserError
+from pretrain.errors import UserError, machine_error
 from pretrain.leave import complain
-
-_MACHINE_ERRORS = (errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EADDRINUSE)
 
 app = typer.Typer(
     name="pretrain",
@@ -502,10 +499,10 @@ def main() -> None:
     except UserError as error:
         _end(str(error), error.exit_code)
     except OSError as error:
-        if error.errno not in _MACHINE_ERRORS:
+        message = machine_error(error)
+        if message is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        _end(f"{where}{error.strerror}", UserError.exit_code)
+        _end(message, UserError.exit_code)
 
 
 def _end(message: str, code: int) -> None:

@@ -1,8 +1,24 @@
 """The ways a command ends early, one exit code each; `pretrain.cli.main` turns them into one message."""
 
-from data_tools.errors import IntegrityError, UserError
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["INTERRUPTED", "HealthError", "IntegrityError", "StoppedEarly", "UserError"]
+from data_tools.errors import IntegrityError, UserError, machine_error, named
+
+__all__ = [
+    "INTERRUPTED",
+    "HealthError",
+    "IntegrityError",
+    "OutputError",
+    "StoppedEarly",
+    "UserError",
+    "machine_error",
+    "may_be_missing",
+    "named",
+]
+
+log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -14,7 +30,26 @@ class HealthError(UserError):
     exit_code = 4
 
 
+class OutputError(UserError):
+    """A file beside the checkpoints cannot be written; all ranks are told of it together."""
+
+
 class StoppedEarly(UserError):
     """Training stopped on a signal, with a checkpoint saved; a launcher may requeue it."""
 
     exit_code = 75
+
+
+@contextmanager
+def may_be_missing(*, unless: bool) -> Iterator[None]:
+    """Where a file beside the checkpoints is written: a full disk costs the file and not the run.
+
+    Raises:
+        OSError: it cannot be written, and `unless`: no later one takes its place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if unless or machine_error(error) is None:
+            raise
+        log.warning("%s; the run goes on without this file", machine_error(error))

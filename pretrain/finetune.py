@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from pretrain.agree import first_decides
 from pretrain.answers import collect
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining, LabelledValidation
 from pretrain.data.labelled.open import open_examples
+from pretrain.errors import may_be_missing
 from pretrain.families.finetune import FinetuneFamily
 from pretrain.gate import Gate
 from pretrain.init_from import require_start
@@ -54,8 +56,12 @@ class FinetuneTrainer(Trainer):
         if metrics is None or not isinstance(self.validation, LabelledValidation):
             return metrics
         answers = collect(self.model, self.validation)
-        if self.layout.world.is_first:
-            answers.write(Path(self.config.run.dir) / PREDICTIONS)
+
+        def write() -> None:
+            with may_be_missing(unless=step >= self.config.run.steps):
+                answers.write(Path(self.config.run.dir) / PREDICTIONS)
+
+        first_decides(self.layout.world, write)
         return metrics | {f"validation_{name}": value for name, value in answers.metrics().items()}
 
     def state(self, step: int) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.checkpoint.tensors import write_tensors
 from pretrain.config.sections import GanConfig
-from pretrain.errors import HealthError
+from pretrain.errors import HealthError, may_be_missing
 from pretrain.folder import RunFolder
 from pretrain.gan.data import open_images
 from pretrain.gan.ema import Ema
@@ -157,9 +157,11 @@ class GanTrainer:
         latents = fixed_latents(self.config.run.seed, self.config.eval.samples, self.config.model.latent_size)
         labels = torch.arange(len(latents)) % self.shape.classes if self.shape.classes else None
         images = sample(generator, latents, labels)
-        save_png(folder.artifacts / "samples" / f"step-{step:08d}.png", grid(pixels(images)))
-        if step >= self.config.run.steps:
-            for name, tensors in (("generator_ema", generator.state_dict()), ("generator", last)):
+        at_end = step >= self.config.run.steps
+        with may_be_missing(unless=at_end):
+            save_png(folder.artifacts / "samples" / f"step-{step:08d}.png", grid(pixels(images)))
+            kept = (("generator_ema", generator.state_dict()), ("generator", last)) if at_end else ()
+            for name, tensors in kept:
                 save_network(folder.path / "final" / f"{name}.safetensors", tensors)
         return diversity(images, labels)
 
@@ -257,5 +259,5 @@ def save_network(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a network as a safetensors file; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial)
+    write_tensors(partial, [(name, tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()])
     partial.replace(path)

@@ -25,7 +25,6 @@ on from `open` to the end.
 
 import logging
 import os
-import sys
 import time
 import traceback
 import uuid
@@ -37,12 +36,13 @@ from types import MappingProxyType, TracebackType
 from rich.console import Console
 
 from pretrain.config.sections import Config
-from pretrain.errors import INTERRUPTED, StoppedEarly, UserError
+from pretrain.errors import INTERRUPTED, StoppedEarly, UserError, machine_error
 from pretrain.folder import RunFolder
 from pretrain.health.pulse import Phase, Pulse
 from pretrain.health.verdict import Verdict, clear
 from pretrain.health.watch import Job, Watch, end_process
-from pretrain.logs import setup_logging
+from pretrain.leave import complain
+from pretrain.logs import error_console, setup_logging
 from pretrain.progress import TrainingProgress, metrics_line
 from pretrain.signals import Signals, signal_name
 from pretrain.status import State, Status, read_status, write_status
@@ -116,7 +116,7 @@ class Run:
         run = cls(config, rank, together)
         job = together(lambda: run._open_folder(config_text, resolved_text))
         try:
-            run._console = Console(stderr=True) if rank == 0 else None
+            run._console = error_console() if rank == 0 else None
             run._stack.enter_context(setup_logging(run.folder.rank_log(rank), rank, run._console))
         except OSError as error:
             run._stack.close()
@@ -179,13 +179,14 @@ class Run:
             self._accept()
             write_status(self.folder, self._status)
         except OSError as error:
-            raise UserError(f"cannot write the run folder {self.folder.path}: {error}") from None
+            why = f"{error.strerror} ({error.filename})"
+            raise UserError(f"cannot write the run folder {self.folder.path}: {why}") from None
         if wound.superseded:
             log.info("%d lines after step %d moved to metrics.superseded.jsonl", wound.superseded, step)
         for key, (old, new) in self._changes.items():
             log.info("%s is now %r, it was %r", key, new, old)
         self._progress = self._stack.enter_context(
-            TrainingProgress(self._config.run.steps, step, self._console or Console(stderr=True))
+            TrainingProgress(self._config.run.steps, step, self._console or error_console())
         )
         if self._config.tracking.enabled:
             self._uploader = Background(self.folder)
@@ -245,13 +246,14 @@ class Run:
             log.info("%s: saving a checkpoint, then stopping", signal_name(number))
         return number
 
+    def stop_text(self, step: int, signal: int) -> str:
+        """What a signal does to the run, as a message begins."""
+        return f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps}"
+
     def stopped(self, step: int, signal: int, saved: bool = True) -> StoppedEarly:
         """The error to raise on a signal once what is new is saved, if anything is (`saved`)."""
         what = "with a checkpoint saved" if saved else "before anything new was to be saved"
-        return StoppedEarly(
-            f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps} {what}; the same "
-            "command goes on from there"
-        )
+        return StoppedEarly(f"{self.stop_text(step, signal)} {what}; the same command goes on from there")
 
     def __enter__(self) -> "Run":
         return self
@@ -262,7 +264,7 @@ class Run:
         state, code, reason = _outcome(error)
         if error is not None and not isinstance(error, UserError):
             # With several ranks `_end_watch` tells it, if it is the first failure.
-            told = self._job is not None and self._job.size > 1
+            told = machine_error(error) is not None or (self._job is not None and self._job.size > 1)
             log.error("rank %d ends at step %d", self._rank, self._step, exc_info=error, extra={"live": told})
         self._end_watch(error, code)
         try:
@@ -284,8 +286,10 @@ class Run:
         if verdict.rank != self._rank:
             end_process(verdict, self._job)
         self._record_end(verdict)
-        lines = "".join(traceback.format_exception(error))
-        print(f"pretrain: {verdict.message}\n{lines}", file=sys.stderr, flush=True)
+        if machine_error(error):
+            complain(f"pretrain: error: {verdict.message}")
+        else:
+            complain(f"pretrain: {verdict.message}\n{''.join(traceback.format_exception(error))}")
         os._exit(code)
 
     def _record_end(self, verdict: Verdict) -> None:
@@ -326,6 +330,8 @@ def _outcome(error: BaseException | None) -> tuple[State, int, str | None]:
         return "stopped", INTERRUPTED, "interrupted; steps since the last checkpoint are lost"
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         return ("failed" if error.code else "finished"), error.code, f"exit code {error.code}"
+    if message := machine_error(error):
+        return "failed", UserError.exit_code, message
     return "failed", 1, f"{type(error).__name__}: {error}"
 
 

@@ -1,12 +1,18 @@
 """How a run is or ended: `status.json`, written by rank 0 at its start and end, read by everybody else."""
 
+import errno
 import json
+import os
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, named
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.lock import is_held
+
+BLOCK = 512
+"""Bytes of a block as `stat` counts them."""
 
 State = Literal["running", "finished", "failed", "stopped", "crashed"]
 
@@ -20,8 +26,8 @@ class Status:
     job: int
     """How many jobs have worked on the run, this one included."""
     state: State
-    """finished: all steps done. stopped: by a signal, a checkpoint saved. failed: by an error. crashed: never
-    written, but what `actual_status` finds when the job is gone without a word."""
+    """finished: all steps are done, and saved. stopped: by a signal, a checkpoint saved. failed: by an error.
+    crashed: never written, but what `actual_status` finds when the job is gone without a word."""
     step: int
     """Optimizer steps done when this was written."""
     steps: int
@@ -45,7 +51,30 @@ def write_status(folder: RunFolder, status: Status) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    write_atomically(folder.status, json.dumps(asdict(status), indent=1) + "\n")
+    text = json.dumps(asdict(status), indent=1) + "\n"
+    try:
+        write_atomically(folder.status, text)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _overwrite(folder.status, text):
+            raise
+
+
+def _overwrite(path: Path, text: str) -> bool:
+    """Write over a file by one write, in the room that it has already; whether there is enough."""
+    data = text.encode()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        found = os.fstat(descriptor)
+        if len(data) > found.st_blocks * BLOCK:
+            return False
+        with named(path):
+            os.pwrite(descriptor, data.ljust(found.st_size), 0)  # JSON may end in spaces
+        return True
+    finally:
+        os.close(descriptor)
 
 
 def read_status(folder: RunFolder) -> Status | None:

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -37,7 +36,7 @@ from pretrain.config.sections import (
     RnnConfig,
     TextConfig,
 )
-from pretrain.errors import HealthError, StoppedEarly, UserError
+from pretrain.errors import HealthError, OutputError, UserError
 from pretrain.folder import RunFolder
 from pretrain.gate import Gate, Interrupted
 from pretrain.health.beat import last_place, rank_name
@@ -89,6 +88,7 @@ def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) ->
 
     Raises:
         StoppedEarly: a signal came; a checkpoint is saved.
+        UserError: what the run ends with is not saved.
         HealthError: a verdict ended the run.
     """
     resolved = config_to_yaml(loaded.config)
@@ -151,8 +151,8 @@ class _Loop:
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0
-        self.safe = 0
-        """Steps done that a stop does not lose."""
+        self.safe: int | None = 0
+        """Steps done that a stop does not lose; None: whatever the step, something is new."""
         self.to_validate = False
         """Whether the checkpoint is of a step whose validation was given up."""
         self.saver = Saver(
@@ -162,6 +162,7 @@ class _Loop:
             world.size,
             StoreCoordinator(world.store),
             say=log.info,
+            first=run.sync,
         )
         self.files: dict[str, bytes | Path] = {
             "config.yaml": loaded.text_as_written.encode(),
@@ -182,13 +183,15 @@ class _Loop:
                 self.validate(done)
             while done < self.config.run.steps:
                 done = self.step(done)
-        except (HealthError, StoppedEarly):
-            # All ranks are here together, so the save under way can end.
-            self.saver.close()
+        except HealthError:
+            # All ranks are here together, so the save under way can end; how, is not what ends the run.
+            try:
+                self.saver.close()
+            except UserError as error:
+                log.error("%s", error)
             raise
         finally:
             self.profiler.close()
-        self.saver.close()
         log.info("finished: all %d steps are done", self.config.run.steps)
 
     def resume(self) -> tuple[int, str | None]:
@@ -200,7 +203,7 @@ class _Loop:
         checkpoint = self.found
         if checkpoint is None:
             return 0, None
-        done = self.safe = self.trainer.load(checkpoint)
+        done = self.safe = self.saver.newest = self.trainer.load(checkpoint)
         self.to_validate = bool(checkpoint.state.get("to_validate"))
         log.info("resumed from %s", checkpoint.path)
         return done, checkpoint.state.get("run")
@@ -245,7 +248,7 @@ class _Loop:
                 return self.roll_back(index)
         if run.should_validate(step):
             self.validate(step)
-        self.keep(step, run.should_save(step))
+        self.keep(step, run.should_save(step), last=step >= self.config.run.steps)
         if profiled := self.profiler.after(step):
             run.pulse.mark(Phase.JOURNAL)
             run.log_more(step, profiled)
@@ -259,28 +262,44 @@ class _Loop:
             metrics = self.trainer.validate(step)
         except Interrupted as interrupted:
             self.stop(step, interrupted.signal)
+        except OutputError:
+            self.keep(step, step != self.safe, last=True)  # what it has learnt is not lost with a file
+            raise
         if metrics is not None:
             self.run.log_validation(step, metrics)
         self.to_validate = False
 
-    def keep(self, step: int, saves: bool) -> None:
-        """Compare replicas and save after `step` steps, where it is their turn."""
+    def keep(self, step: int, saves: bool, last: bool) -> None:
+        """Compare replicas and save after `step` steps, where it is their turn.
+
+        Raises:
+            UserError: saving has failed too often, or for the `last` time.
+        """
         if self.should_compare(step, saves):
             self.run.pulse.mark(Phase.COMPARISON)
             self.trainer.check_replicas(step)
         if saves:
-            self.save(step)
+            self.save(step, last=last)
 
     def stop(self, done: int, signal: int) -> NoReturn:
-        """End on a signal, after `done` steps, with a checkpoint of them."""
+        """End on a signal, after `done` steps, with a checkpoint of them.
+
+        Raises:
+            StoppedEarly: there is one.
+            UserError: there is none, and why.
+        """
         self.run.pulse.mark(Phase.SAVING)
-        self.saver.join()
-        last = self.saver.last
-        if last is not None and last.ok:
-            self.safe = last.step
-        new = done != self.safe
-        self.keep(done, new)
-        self.saver.join()
+        try:
+            self.saver.join()
+            last = self.saver.last
+            if last is not None and last.ok:
+                self.safe = last.step
+            new = done != self.safe
+            self.keep(done, new, last=True)
+        except HealthError:
+            raise
+        except UserError as error:
+            raise type(error)(f"{self.run.stop_text(done, signal)}: {error}") from None
         raise self.run.stopped(done, signal, new)
 
     def should_compare(self, step: int, saves: bool) -> bool:
@@ -305,6 +324,7 @@ class _Loop:
         done = self.trainer.roll_back(open_checkpoint(found), spike)
         self.run.rewind(done)
         # Saved again with the jump in it, so that a resume makes the jump too.
+        self.safe, self.saver.newest = None, done
         self.save(done)
         return done
 
@@ -321,11 +341,12 @@ class _Loop:
             metrics["straggler_ratio"] = ratio
         return metrics
 
-    def save(self, step: int) -> None:
-        """Checkpoint after `step` steps; `checkpoint.max_failures` decides what a failure means."""
+    def save(self, step: int, *, last: bool = False) -> None:
+        """Checkpoint after `step` steps; `checkpoint.max_failures` decides what a failure means.
+
+        The `last` one may not fail. The journal goes to the disk first; where it cannot, the save counts as
+        failed: a resume would leave a gap in every curve.
+        """
         self.run.pulse.mark(Phase.SAVING)
-        # A disk too full for the journal is too full for the checkpoint, whose failure is counted.
-        with suppress(OSError):
-            self.run.sync()
         state = self.trainer.state(step) | {"run": self.run.id, "to_validate": self.to_validate}
-        self.saver.save(step, list(self.trainer.pieces()), state, self.files)
+        self.saver.save(step, list(self.trainer.pieces()), state, self.files, last=last)

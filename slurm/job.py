@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, machine_error
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import Status, actual_status, read_status, write_status
 from pretrain.tracking.record import read_record, state_word
@@ -125,18 +125,15 @@ def _follow(
     if verdict.code == 0:
         _send(RunFolder(submission.run))
     word = "finished" if verdict.code == 0 else "again"
-    submission.note(replace(attempts[-1], ended=time.time(), verdict=f"{word}: {verdict.reason}"))
+    _note(submission, replace(attempts[-1], ended=time.time(), verdict=f"{word}: {verdict.reason}"))
     _say(f"{word}: {verdict.reason}")
     return verdict.code
 
 
 def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdict) -> int:
     """Stop for good: into the attempts, the run's status and MLflow, and as the last line of the log."""
-    submission.note(
-        replace(
-            attempt, phase=phase, ended=time.time(), code=verdict.code, verdict=f"stopped: {verdict.reason}"
-        )
-    )
+    ended = replace(attempt, phase=phase, ended=time.time(), code=verdict.code)
+    _note(submission, replace(ended, verdict=f"stopped: {verdict.reason}"))
     folder = RunFolder(submission.run)
     try:
         status = actual_status(folder)
@@ -148,6 +145,14 @@ def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdi
         _say(f"the run's status cannot be written: {error}")
     _say(f"stopped: {verdict.reason}")
     return verdict.code
+
+
+def _note(submission: Submission, attempt: Attempt) -> None:
+    """Write down how an attempt ended; a full disk does not change what follows."""
+    try:
+        submission.note(attempt)
+    except OSError as error:
+        _say(f"how this attempt ended is not noted: {machine_error(error) or error}")
 
 
 def _failed(status: Status, verdict: Verdict) -> Status:
@@ -257,7 +262,17 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the three; the exit code is the answer."""
-    command, folder, *rest = arguments
+    try:
+        return _answer(*arguments)
+    except (UserError, OSError) as error:
+        message = machine_error(error) if isinstance(error, OSError) else str(error)
+        if message is None:
+            raise
+        _say(message)
+        return UserError.exit_code
+
+
+def _answer(command: str, folder: str, *rest: str) -> int:
     submission = Submission(Path(folder))
     if command == "begin":
         return begin(submission, rest, os.environ)

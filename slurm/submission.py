@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, named
 
 Phase = Literal["start", "preflight", "train"]
 FOLDER = "slurm"
@@ -77,7 +77,9 @@ class Submission:
 
     def sent(self, job: str) -> None:
         """Keep the id of the job."""
-        (self.path / "job.json").write_text(json.dumps({"job": job, "time": time.time()}) + "\n")
+        path = self.path / "job.json"
+        with named(path):
+            path.write_text(json.dumps({"job": job, "time": time.time()}) + "\n")
 
     @property
     def is_cancelled(self) -> bool:
@@ -104,7 +106,8 @@ class Submission:
 
     def note(self, attempt: Attempt) -> None:
         """Write down how an attempt began, or, a second time, how it ended."""
-        with open(self.path / "attempts.jsonl", "a") as file:
+        path = self.path / "attempts.jsonl"
+        with named(path), open(path, "a") as file:
             file.write(json.dumps(asdict(attempt)) + "\n")
 
     def _lines(self) -> Iterator[dict[str, Any]]:
@@ -162,7 +165,8 @@ def bad_nodes(run: Path) -> dict[str, str]:
 def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:
     """Add nodes to those that were found bad."""
     known = bad_nodes(run)
-    with open(run / FOLDER / "exclude", "a") as file:
+    path = run / FOLDER / "exclude"
+    with named(path), open(path, "a") as file:
         for name, reason in reasons.items():
             if name not in known:
                 file.write(f"{name} {' '.join(reason.split())}\n")

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, named
 
 CHUNK = 8 << 20
 """Bytes per write and per hash update."""
@@ -64,7 +64,8 @@ class DurableFile:
             self._pass_the_cache(True)
         hashed = self._hasher.submit(self._hash.update, self._buffer)
         try:
-            self._put(self._buffer)
+            with named(self._file.name):
+                self._put(self._buffer)
         finally:
             hashed.result()
         self._held = 0
@@ -106,12 +107,14 @@ class DurableFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self._write_rest()
-                os.fsync(self._file.fileno())
+                with named(self._file.name):
+                    self._write_rest()
+                    os.fsync(self._file.fileno())
         finally:
             if self._hasher is not None:
                 self._hasher.shutdown()
-            self._file.close()
+            with suppress(OSError) if kind else named(self._file.name):
+                self._file.close()
 
 
 def write_durably(path: Path, data: bytes) -> FileRecord:
@@ -145,7 +148,8 @@ def sync_folder(path: Path) -> None:
     """Fsync a directory, so that the names in it are on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such operation
             raise

@@ -151,6 +151,8 @@ def _lead(job: SaveJob, team: Team, place: Place) -> Verdict:
 
 
 def _begin(job: SaveJob, place: Place, needed: int) -> Path:
+    if job.refusal is not None:
+        raise job.refusal
     place.folder.mkdir(parents=True, exist_ok=True)
     for path in leftovers(place.folder):  # of a save that failed: it may be what fills the disk
         remove(path)

@@ -93,6 +93,7 @@ class Saver:
         coordinator: Coordinator,
         *,
         say: Callable[[str], None] = lambda _: None,
+        first: Callable[[], None] = lambda: None,
         on_event: OnEvent = lambda _: None,
         timeout: float = 3600.0,
     ) -> None:
@@ -106,6 +107,7 @@ class Saver:
             coordinator: reaches all of them; each Saver in its life wants keys of its own there.
             say: told, in the calling thread and on rank 0 alone, of saves that failed and of what was tidied
                 up.
+            first: called on rank 0, in the calling thread, before each save; an OSError of it fails the save.
             on_event: called at each stage of a save with its name, by the thread that writes; for fault
                 injection.
             timeout: seconds to wait for another rank's part of a save.
@@ -115,12 +117,15 @@ class Saver:
         self._rank, self._world_size = rank, world_size
         self._coordinator, self._timeout = coordinator, timeout
         self._say = say if rank == 0 else lambda _: None
+        self._first = first if rank == 0 else lambda: None
         self._copies: _HostCopies | None = None
         self._pending: _Pending | None = None
         self._attempts = 0
         self._failed_in_a_row = 0
         self.last: SaveReport | None = None
         """The newest save that ended."""
+        self.newest: int | None = None
+        """Step of the newest checkpoint, saved here or loaded by whoever sets this; None: there is none."""
 
     def save(
         self,
@@ -128,6 +133,8 @@ class Saver:
         pieces: Sequence[Piece],
         state: Mapping[str, Any],
         files: Mapping[str, bytes | Path] | None = None,
+        *,
+        last: bool = False,
     ) -> SaveReport | None:
         """Save a checkpoint; with `checkpoint.async`, copy it and go on, where memory has room for copies.
 
@@ -137,36 +144,41 @@ class Saver:
             state: JSON-able, the same on all ranks; rank 0's is stored.
             files: further files by relative name (config.yaml, tokenizer/): content, or a file or folder to
                 copy.
+            last: nothing follows that could save it again, so it is saved at once, and may not fail.
 
         Returns:
             The report of the save that ended in this call: this one, or with `checkpoint.async` the one
                 before, if any.
 
         Raises:
-            UserError: `checkpoint.max_failures` saves in a row failed, or a rank did not answer.
+            UserError: `checkpoint.max_failures` saves in a row failed, or the last one; or a rank did not
+                answer. The message says what is on the disk.
             IntegrityError: the pieces of all ranks do not cover every tensor exactly once.
         """
         started = time.monotonic()
         before = self.join()
         text = json.dumps(dict(state), indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
-        job = SaveJob.of(step, pieces, text, files or {})
+        job = replace(SaveJob.of(step, pieces, text, files or {}), refusal=self._refusal())
         self._attempts += 1
         prefix = f"{self._place.folder}/{self._attempts}"
         team = Team(self._rank, self._world_size, self._coordinator, self._timeout, prefix)
         self._forget_previous(team)
-        if self._settings.async_ and self._attempts == 1:
+        if self._settings.async_ and self._attempts == 1 and not last:
             self._copies = self._make_copies(job.pieces, team)
-        if self._copies is not None:
+        if self._copies is not None and not last:
             job = replace(job, pieces=self._copies.take(job.pieces))
             stalled = time.monotonic() - started
             self._pending = _Pending(step, started, stalled, lambda: run_save(job, team, self._place))
             return before
         verdict = run_save(job, team, self._place)
         now = time.monotonic()
-        return self._settle(step, verdict, now - started, now - started)
+        return self._settle(step, verdict, now - started, now - started, ends=last)
 
-    def join(self) -> SaveReport | None:
+    def join(self, *, ends: bool = False) -> SaveReport | None:
         """Wait for the save under way; its report, or None where there was none.
+
+        Args:
+            ends: the run ends, so a save that failed is not made up for by a later one.
 
         Raises:
             UserError, IntegrityError: as `save`.
@@ -177,11 +189,28 @@ class Saver:
         waited = time.monotonic()
         verdict = pending.wait()
         stalled = pending.stalled + time.monotonic() - waited
-        return self._settle(pending.step, verdict, pending.finished - pending.started, stalled)
+        return self._settle(pending.step, verdict, pending.finished - pending.started, stalled, ends=ends)
 
     def close(self) -> SaveReport | None:
         """As `join`; call it before the process ends, or a save in the background is lost."""
-        return self.join()
+        return self.join(ends=True)
+
+    @property
+    def on_disk(self) -> str:
+        """What a run that ends now leaves to go on from, in words."""
+        if self.newest is None:
+            return "there is no checkpoint: the same command begins at step 0"
+        return (
+            f"the newest checkpoint is of step {self.newest}: what came after it is lost, and the same "
+            "command goes on from there"
+        )
+
+    def _refusal(self) -> OSError | None:
+        try:
+            self._first()
+        except OSError as error:
+            return error
+        return None
 
     def _make_copies(self, pieces: Sequence[Piece], team: Team) -> _HostCopies | None:
         """Before the first save; None, on all ranks, where the machines have no room for them."""
@@ -200,23 +229,30 @@ class Saver:
             for key in ("begin", "verdict"):
                 old.forget(key)
 
-    def _settle(self, step: int, verdict: Verdict, seconds: float, stalled: float) -> SaveReport:
+    def _settle(
+        self, step: int, verdict: Verdict, seconds: float, stalled: float, *, ends: bool
+    ) -> SaveReport:
         self._failed_in_a_row = 0 if verdict.ok else self._failed_in_a_row + 1
         verdict = with_count(verdict, self._failed_in_a_row, self._settings.max_failures)
         path = self._place.folder / step_name(step) if verdict.ok else None
+        self.newest = step if verdict.ok else self.newest
         self.last = SaveReport(step, verdict.ok, verdict.reason, verdict.size, seconds, stalled, path)
         for message in verdict.messages:
             self._say(message)
-        if verdict.fatal:
-            broken = verdict.reason.startswith("checkpoint not written")
-            raise (IntegrityError if broken else UserError)(f"step {step}: {verdict.reason}")
-        if not verdict.ok:
-            left = self._settings.max_failures - self._failed_in_a_row
-            self._say(
-                f"step {step} was not saved: {verdict.reason}; the run goes on from memory, "
-                f"and stops if {'the next save fails' if left == 1 else f'{left} more saves in a row fail'}"
-            )
-        else:
+        if verdict.ok:
             rate = verdict.size / max(seconds, 1e-9)
             self._say(f"saved {path}: {readable(verdict.size)} in {seconds:.2f} s ({readable(int(rate))}/s)")
+            return self.last
+        if verdict.fatal:
+            broken = verdict.reason.startswith("checkpoint not written")
+            kind = IntegrityError if broken else UserError
+            raise kind(f"step {step}: {verdict.reason}; {self.on_disk}")
+        failed = f"step {step} was not saved: {verdict.reason}"
+        if ends:
+            raise UserError(f"{failed}; {self.on_disk}")
+        left = self._settings.max_failures - self._failed_in_a_row
+        self._say(
+            f"{failed}; the run goes on from memory, "
+            f"and stops if {'the next save fails' if left == 1 else f'{left} more saves in a row fail'}"
+        )
         return self.last

@@ -42,6 +42,8 @@ class SaveJob:
     """Content of state.json; rank 0's is written."""
     files: Mapping[str, bytes | Path]
     """Further files by relative name: content, or a file or folder to copy; rank 0's are written."""
+    refusal: OSError | None = None
+    """What fails the save before it begins, on rank 0: something that it must follow could not be written."""
 
     @classmethod
     def of(

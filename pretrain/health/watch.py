@@ -12,18 +12,18 @@ import faulthandler
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.errors import HealthError, StoppedEarly, UserError
+from pretrain.errors import HealthError, StoppedEarly, UserError, machine_error
 from pretrain.health.beat import Beat, Heart, is_dead, read_beat
 from pretrain.health.hang import judge
 from pretrain.health.pulse import Phase, Pulse, patience, phase_limit
 from pretrain.health.verdict import Board, Verdict
+from pretrain.leave import complain
 from pretrain.signals import Signals, signal_name
 
 GRACE_SECONDS = 3.0
@@ -195,7 +195,12 @@ class Watch:
         self._end(self._post(HealthError.exit_code, where, at_once=True, told_by=told_by))
 
     def _post(self, code: int, message: str, *, at_once: bool, told_by: int = 0) -> Verdict:
-        return self._board.post(Verdict(code, message, self._job.rank, told_by, at_once))
+        """The verdict that counts; on a disk that takes nothing, this rank's own counts for this rank."""
+        verdict = Verdict(code, message, self._job.rank, told_by, at_once)
+        try:
+            return self._board.post(verdict)
+        except OSError:
+            return verdict
 
     def fail(self, error: BaseException, code: int) -> Verdict:
         """The main thread ends with an error: tell all ranks, unless another rank has failed before.
@@ -216,11 +221,10 @@ class Watch:
             while not self._settled and time.monotonic() < deadline:
                 time.sleep(0.05)
         self._lost = False
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, UserError) else machine_error(error)
+        text = text or f"{type(error).__name__}: {error}"
         try:
             return self._post(code, f"{place}: {text}", at_once=False)
-        except OSError:
-            return Verdict(code, f"{place}: {text}", self._job.rank, 0, at_once=False)
         finally:
             self.close()
 
@@ -259,9 +263,9 @@ def end_process(verdict: Verdict, job: Job) -> None:
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
     except OSError as error:
-        print(f"{job.log}: {error}", file=sys.stderr)
+        complain(f"{job.log}: {error}")
     if job.rank in (verdict.told_by, 0, verdict.rank):
         job.record(verdict)
     if job.rank == verdict.told_by:
-        print(f"pretrain: error: {verdict.message}", file=sys.stderr, flush=True)
+        complain(f"pretrain: error: {verdict.message}")
     os._exit(verdict.code)

@@ -18,7 +18,7 @@ from pretrain.checkpoint import Saver, StoreCoordinator
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
-from pretrain.errors import UserError
+from pretrain.errors import UserError, named
 from pretrain.launch import World, join_world
 from pretrain.leave import complain, leave_after
 from pretrain.trainer import Trainer
@@ -72,7 +72,7 @@ def _train(world: World, name: str, config_path: str, plan: Plan) -> Curve:
 
     def keep(step: int) -> None:
         if plan.keep_tensors:
-            saver.save(step, list(trainer.pieces()), trainer.state(step))
+            saver.save(step, list(trainer.pieces()), trainer.state(step), last=True)
 
     losses, norms = [], []
     keep(0)
@@ -95,7 +95,8 @@ def main(path: str) -> None:
     with join_world() as world:
         curves = {name: asdict(_train(world, name, config, plan)) for name, config in plan.configs.items()}
         if world.is_first:
-            Path(plan.curves).write_text(json.dumps(curves))
+            with named(plan.curves):
+                Path(plan.curves).write_text(json.dumps(curves))
 
 
 def _main() -> None:

@@ -12,11 +12,12 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.bounded import open_regular
-from pretrain.errors import IntegrityError
+from pretrain.errors import IntegrityError, named
 
 Entry = dict[str, float]
 
@@ -49,6 +50,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._pending = b""
+        self._refusal: OSError | None = None
+        """Why lines are waiting."""
         self._last_step = -math.inf
         self._open()
 
@@ -77,18 +80,33 @@ class Journal:
         self._flush()
 
     def _flush(self) -> None:
+        """Write what waits, if the disk takes it."""
+        data = self._pending
         try:
-            data = self._pending
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            with named(self.path):
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
         except OSError as error:
-            os.ftruncate(self._descriptor, self._size)  # no torn line in the middle
-            log.warning("%s: %s; %d bytes wait in memory", self.path, error.strerror, len(self._pending))
+            self._take_back(len(self._pending) - len(data))
+            if self._refusal is None:
+                log.warning("%s: %s; new lines wait in memory", self.path, error.strerror)
+            self._refusal = error
             if len(self._pending) > MAX_PENDING_BYTES:
                 raise
-        else:
-            self._size += len(self._pending)
-            self._pending = b""
+            return
+        self._size += len(self._pending)
+        self._pending = b""
+        if self._refusal is not None:
+            log.info("%s: the lines that waited are written", self.path)
+            self._refusal = None
+
+    def _take_back(self, written: int) -> None:
+        """Leave no torn line in the file; where a disk does not allow that, go on after it."""
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            self._size += written
+            self._pending = self._pending[written:]
 
     def sync(self) -> None:
         """Put every line on the disk: a checkpoint must not outlive the lines of its steps.
@@ -96,11 +114,11 @@ class Journal:
         Raises:
             OSError: lines are still waiting for room on the disk.
         """
-        if self._pending:
-            self._flush()
-        if self._pending:
-            raise OSError(f"{self.path}: {len(self._pending)} bytes cannot be written")
-        os.fsync(self._descriptor)
+        self._flush()
+        if self._refusal is not None:
+            raise self._refusal
+        with named(self.path):
+            os.fsync(self._descriptor)
 
     def truncate_after(self, step: int) -> Truncation:
         """Wind back to a step: later lines, and damaged ones, move to `metrics.superseded.jsonl`.
@@ -128,10 +146,14 @@ class Journal:
         return Truncation(len(kept), len(later), len(damaged))
 
     def close(self) -> None:
-        """Write what waits and close the file."""
-        if self._pending:
+        """Write what waits, as far as the disk takes it, and close the file. Raises nothing."""
+        with suppress(OSError):
             self._flush()
-        os.close(self._descriptor)
+        if self._pending:
+            lines = self._pending.count(b"\n")
+            log.warning("%s: the last %d lines could not be written and are lost", self.path, lines)
+        with suppress(OSError):
+            os.close(self._descriptor)
 
 
 def read(path: Path) -> list[Entry]:
@@ -196,7 +218,7 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 def _append_lines(path: Path, lines: list[bytes]) -> None:
-    with open(path, "ab") as file:
+    with named(path), open(path, "ab") as file:
         file.writelines(line + b"\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())
