@@ -21,7 +21,7 @@ from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_opt
 from data_tools.sentences import SentenceMarks, sentences
 from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, is_remote, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
-from data_tools.workspace import PLAN_NAME, Workspace, open_workspace
+from data_tools.workspace import PLAN_NAME, Workspace, open_workspace, unfinished
 
 REPORT_BYTES = 1 << 16
 
@@ -164,7 +164,7 @@ def build(options: BuildOptions) -> BuildReport:
     try:
         index, results, resumed = _build(options, partitions, plan, tokenizer)
     except OSError as error:
-        raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
+        raise unfinished(options.output, error) from None
     return BuildReport(
         index=index,
         files=len(inputs.files),

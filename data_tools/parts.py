@@ -16,7 +16,7 @@ from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
 from data_tools.images.builder import ImageJob, ImageOptions, ImageResult, prepare_images, run_images
 from data_tools.partition import Partition
-from data_tools.workspace import SHARDS, Layout, Result, join_workspace, open_workspace
+from data_tools.workspace import SHARDS, Layout, Result, join_workspace, open_workspace, unfinished
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def build_part(build: Divided[Result], part: int, parts: int) -> tuple[int, int]
             }
             build.run(mine, done)
     except OSError as error:
-        raise UserError(f"--output {build.output}: {error}; run the same command again to go on") from None
+        raise unfinished(str(build.output), error) from None
     return len(mine), len(done)
 
 

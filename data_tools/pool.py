@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from data_tools.errors import UserError
+from data_tools.errors import UserError, machine_error
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -106,7 +106,7 @@ def _serve(connection: Connection, function: Callable[[Any, Report], Any]) -> No
             except UserError as error:
                 result = ("error", error)
             except OSError as error:
-                result = ("error", UserError(str(error)))
+                result = ("error", UserError(machine_error(error) or str(error)))
             except Exception:
                 result = ("error", RuntimeError("in a worker process:\n" + traceback.format_exc()))
             connection.send(result)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from data_tools.errors import named
+
 TAR_BLOCK = 512
 
 
@@ -58,16 +60,18 @@ class TarFileWriter:
         member = tarfile.TarInfo(name)
         member.size, member.mtime, member.mode = len(data), 0, 0o444
         member.uname = member.gname = "bigdata"
-        self._tar.addfile(member, io.BytesIO(data))
+        with named(self._target):
+            self._tar.addfile(member, io.BytesIO(data))
         offset = self._position + TAR_BLOCK
         self._position = offset + -(-len(data) // TAR_BLOCK) * TAR_BLOCK
         return offset
 
     def close(self) -> WrittenTar:
         """Finish the tar, put it on the disk and give it its name."""
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with named(self._target):
+            self._tar.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         os.replace(self._temporary, self._target)
         return WrittenTar(self._target.name, self._hashed.size, self._hashed.digest.hexdigest())

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.bounded import read_bytes, read_json
-from data_tools.errors import IntegrityError, UserError
+from data_tools.errors import IntegrityError, UserError, named
 from data_tools.index_file import write_atomically
 
 FORMAT_VERSION = 1
@@ -175,7 +175,13 @@ class Tokenizer:
         directory = Path(path)
         directory.mkdir(parents=True, exist_ok=True)
         if self.model_type != "byte":
-            (directory / "tokenizer.model").write_bytes(self.model)
+            model = directory / "tokenizer.model"
+            try:
+                with named(model):
+                    model.write_bytes(self.model)
+            except OSError:
+                model.unlink(missing_ok=True)
+                raise
         description = {
             "format_version": FORMAT_VERSION,
             "type": self.model_type,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from data_tools.bad_records import SKIPPED_NAME
-from data_tools.errors import UserError
+from data_tools.errors import UserError, machine_error
 from data_tools.index_file import INDEX_NAME, SHARD_NAME, WORK_DIR, ShardFile, write_atomically
 
 if TYPE_CHECKING:
@@ -168,6 +168,13 @@ def join_workspace(
             raise UserError(f"--output {directory}: another build is writing it") from None
         _refuse_unless_same(work / PLAN_NAME, plan, "an unfinished build")
         yield Workspace(directory, layout)
+
+
+def unfinished(output: str, error: OSError) -> UserError:
+    """The message of a build that the machine ends."""
+    return UserError(
+        f"--output {output}: {machine_error(error) or error}; run the same command again to go on"
+    )
 
 
 def _check_foreign(directory: Path, layout: Layout) -> None:

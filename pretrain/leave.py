@@ -8,6 +8,7 @@ the kernel does the rest.
 """
 
 import atexit
+import io
 import os
 import sys
 import threading
@@ -15,7 +16,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from pretrain.errors import INTERRUPTED
+from pretrain.errors import INTERRUPTED, named
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, whose errors have its name."""
+
+    def write(self, text: str) -> int:
+        with named(self.name):
+            return super().write(text)
+
+    def flush(self) -> None:
+        with named(self.name):
+            super().flush()
 
 
 def leave_after(main: Callable[[], object]) -> NoReturn:
@@ -26,6 +39,15 @@ def leave_after(main: Callable[[], object]) -> NoReturn:
     exception, and 1 with a message where the output cannot be written.
     """
     code = left = 1
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        out = sys.stdout
+        sys.stdout = _Output(
+            out.buffer,
+            out.encoding,
+            out.errors,
+            line_buffering=out.line_buffering,
+            write_through=out.write_through,
+        )
     try:
         code = _call(main)
         for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]

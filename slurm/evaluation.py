@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.errors import UserError
+from pretrain.errors import UserError, named
 from pretrain.folder import RunFolder
 from slurm.client import find_job, sbatch
 from slurm.read_job import read_job
@@ -56,7 +56,8 @@ def submit_evaluation(
     if dry_run:
         sys.stdout.write(text)
         return
-    (folder / "job.sbatch").write_text(text)
+    with named(folder / "job.sbatch"):
+        (folder / "job.sbatch").write_text(text)
     sent = sbatch(folder / "job.sbatch", *([f"--dependency=afterany:{waits}"] if waits else []))
     print(f"job {sent} evaluates {run.path}{f' after job {waits}' if waits else ''}; log in {folder}")
 

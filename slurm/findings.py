@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from data_tools.errors import named
+
 MAX_SKEW = 2.0
 """Seconds between a node's clock and the median of all; the meeting before it is read takes some itself."""
 SLOW = 3.0
@@ -55,7 +57,8 @@ def write_finding(folder: Path, finding: Finding) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{finding.rank:04d}.json"
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(finding)) + "\n")
+    with named(path):
+        temporary.write_text(json.dumps(asdict(finding)) + "\n")
     temporary.replace(path)
 
 

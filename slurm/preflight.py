@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pretrain.errors import UserError, machine_error
 from pretrain.launch import choose_device, find_place
+from pretrain.leave import complain
 from pretrain.tracking.facts import environment_facts
 from slurm.findings import Finding, read_findings, write_finding
 from slurm.submission import Submission
@@ -151,7 +153,11 @@ def main(arguments: Sequence[str]) -> int:
         finding = meet(finding, device)
     except Exception as error:  # whatever a broken driver, link or disk may raise: it is the finding
         finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
-    write_finding(folder, finding)
+    try:
+        write_finding(folder, finding)
+    except OSError as error:
+        complain(f"pretrain: error: {machine_error(error) or error}")
+        return UserError.exit_code
     return 0 if finding.error is None else 4
 
 

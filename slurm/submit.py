@@ -8,7 +8,7 @@ from pretrain.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig
-from pretrain.errors import UserError
+from pretrain.errors import UserError, machine_error, named
 from pretrain.folder import RunFolder
 from slurm.before import doubts, refuse
 from slurm.client import find_job, sbatch
@@ -143,12 +143,18 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
 
 
 def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:
-    submission.config.write_text(f"# {loaded.path}, with every key\n" + config_to_yaml(loaded.config))
-    submission.script.write_text(
-        render("train.sbatch.j2", training_job(loaded.config, tasks, submission.path))
-    )
+    with named(submission.config):
+        submission.config.write_text(f"# {loaded.path}, with every key\n" + config_to_yaml(loaded.config))
+    script = render("train.sbatch.j2", training_job(loaded.config, tasks, submission.path))
+    with named(submission.script):
+        submission.script.write_text(script)
     job = sbatch(submission.script)
-    submission.sent(job)
+    try:
+        submission.sent(job)
+    except OSError as error:
+        raise UserError(
+            f"{machine_error(error) or error}; job {job} was sent all the same, and `scancel {job}` ends it"
+        ) from None
     return job
 
 

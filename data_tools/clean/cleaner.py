@@ -17,14 +17,13 @@ from data_tools.clean.filtering import FilterJob, FilterResult, parse_result
 from data_tools.clean.options import CleanOptions, check_options
 from data_tools.clean.report import REPORT_NAME, CleanReport, read_report
 from data_tools.clean.writing import WriteJob, WriteResult, Written, parse_written
-from data_tools.errors import UserError
 from data_tools.index_file import WORK_DIR, write_atomically
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import run_tasks
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, check_read_options
 from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, refuse_inside_output
-from data_tools.workspace import PLAN_NAME, Layout, Workspace, open_workspace
+from data_tools.workspace import PLAN_NAME, Layout, Workspace, open_workspace, unfinished
 
 INPUT_KEYS = ("inputs", "files", "file_bytes", "inputs_sha256")
 LAYOUT = Layout(REPORT_NAME, re.compile(r"\d{6}\.jsonl\.zst"), changeable=frozenset(INPUT_KEYS))
@@ -49,7 +48,7 @@ def clean(options: CleanOptions) -> CleanReport:
             _finish(workspace, report)
             return report
     except OSError as error:
-        raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
+        raise unfinished(options.output, error) from None
 
 
 def prepare_clean(options: CleanOptions) -> tuple[Inputs, list[Partition], dict[str, Any]]:

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from data_tools.errors import named
+
 CHUNK = 1 << 20
 
 
@@ -57,7 +59,7 @@ def _whole(directory: Path, name: str) -> Iterator[BinaryIO]:
     path = directory / name
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with named(path), open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -32,7 +32,7 @@ from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
 from data_tools.sources import absolute, inputs_digest, is_remote, refuse_inside_output
-from data_tools.workspace import PLAN_NAME, Workspace, open_workspace
+from data_tools.workspace import PLAN_NAME, Workspace, open_workspace, unfinished
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def build_images(options: ImageOptions) -> ImageReport:
                 results, resumed = run_images(ImageJob(options, classes), partitions, done), len(done)
                 index = _finish(workspace, options, classes, results)
     except OSError as error:
-        raise UserError(f"--output {options.output}: {error}; run the same command again to go on") from None
+        raise unfinished(options.output, error) from None
     return ImageReport(
         index=index,
         left_out_files=inputs.left_out,

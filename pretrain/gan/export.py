@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pretrain.checkpoint.tensors import write_tensors
+from pretrain.errors import named
 from pretrain.gan.restore import load_generator
 from pretrain.hf.place import new_folder
 
@@ -28,6 +29,7 @@ def export_generator(checkpoint: str, output: str) -> None:
     facts = {"channels": torch.tensor(saved.channels), "classes": torch.tensor(saved.classes)}
     with new_folder(output) as folder:
         write_tensors(folder / WEIGHTS, [*saved.network.state_dict().items(), *facts.items()])
-        (folder / "config.json").write_text(saved.config.model_dump_json(indent=2, by_alias=True) + "\n")
+        with named(folder / "config.json"):
+            (folder / "config.json").write_text(saved.config.model_dump_json(indent=2, by_alias=True) + "\n")
         shutil.copy(PROGRAM, folder / "generate.py")
     print(f"{output}: generator of step {saved.checkpoint.step}; python {output}/generate.py draws from it")

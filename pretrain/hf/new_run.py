@@ -17,6 +17,7 @@ from pretrain.checkpoint.tensors import TensorSource, dtype_name, write_sources
 from pretrain.checkpoint.write import SaveJob, Written, complete
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
+from pretrain.errors import named
 from pretrain.folder import RunFolder
 from pretrain.health.spikes import Memory
 from pretrain.origin import LEFT_BEHIND
@@ -82,9 +83,10 @@ def write_run(
     with Progress("writing weights", sum(source.size for source in weights), "B") as progress:
         record = write_sources(step / FILE, weights, progress.advance)
     complete(step, job, {0: Written({FILE: record}, {s.name: _logical(s) for s in weights})}, lambda _: None)
-    (folder.checkpoints / LATEST).write_text(f"{step_name(0)}\n")
-    folder.config.write_text(written)
-    folder.resolved.write_text(resolved)
+    latest = folder.checkpoints / LATEST
+    for path, text in ((latest, f"{step_name(0)}\n"), (folder.config, written), (folder.resolved, resolved)):
+        with named(path):
+            path.write_text(text)
     write_status(folder, status)
 
 

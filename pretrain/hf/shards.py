@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pretrain.checkpoint.tensors import DTYPES, TensorFile, TensorSource, write_sources
-from pretrain.errors import IntegrityError, UserError
+from pretrain.errors import IntegrityError, UserError, named
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -46,7 +46,8 @@ def write_shards(folder: Path, sources: Iterable[TensorSource], most: int, advan
         where = {source.name: name for name, shard in zip(names, shards, strict=True) for source in shard}
         total = sum(source.size for shard in shards for source in shard)
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        with named(folder / INDEX):
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return max(written)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from data_tools.tokenizer import BERT_PIECES, SEGMENT_CHARACTERS, SPACE_SYMBOL, Tokenizer
 from pretrain.chat.conversation import Message, as_json
 from pretrain.chat.template import END, FILE, ChatTemplate
-from pretrain.errors import UserError
+from pretrain.errors import UserError, named
 from pretrain.hf.trial_texts import trial_texts
 
 OURS = "pretrain-tokenizer"
@@ -71,9 +71,11 @@ def write_tokenizer(
         "split_special_tokens": tokenizer.bert_ids is None and template is None,
         **special,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    with named(folder / "tokenizer_config.json"):
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
     if template is not None:
-        (folder / FILE).write_text(template.source)
+        with named(folder / FILE):
+            (folder / FILE).write_text(template.source)
         prove_template(folder, tokenizer, template)
 
 

@@ -38,7 +38,8 @@ class Plan:
 
     def write(self, path: Path) -> None:
         """As `read` reads it."""
-        path.write_text(json.dumps(asdict(self)))
+        with named(path):
+            path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: str) -> "Plan":

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from pretrain.errors import named
 from pretrain.quickstart.kitchen import CONFIGS, Kitchen, Row, fact, learning, picture, shown
 from pretrain.tracking.evaluations import log_picture
 
@@ -41,7 +42,8 @@ def gpt(kitchen: Kitchen) -> list[Row]:
     rows.append(Row("evaluation", score, seconds))
     drawing = ("--max-tokens", "60", "--temperature", "0.7")
     sample, seconds = kitchen.run("generate", run, "--prompt", PROMPT, *drawing)
-    (out / "sample.txt").write_text(sample, encoding="utf-8")
+    with named(out / "sample.txt"):
+        (out / "sample.txt").write_text(sample, encoding="utf-8")
     log_picture(run, out / "sample.txt")
     rows.append(Row("sample", str(out / "sample.txt"), seconds))
     return [*rows, picture(Path(run))]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pretrain.errors import named
 from pretrain.tracking.curves import Curves, Points
 from pretrain.tracking.journal import lines_of
 
@@ -106,7 +107,8 @@ def _write(figure: "Figure", picture: Path, legend: str) -> None:
     figure.axes[0].legend(handles, labels, loc=legend)
     picture.parent.mkdir(parents=True, exist_ok=True)
     temporary = picture.with_name(f".{picture.name}")
-    figure.savefig(temporary, format="png")
+    with named(picture):
+        figure.savefig(temporary, format="png")
     temporary.replace(picture)
 
 
