@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import pretrain.tracking.journal
 import pretrain.trainer
 from pretrain.data.text import TrainingData
 from pretrain.run import Run
@@ -93,6 +94,11 @@ def slow_validation() -> Any:
     return mock.patch.object(pretrain.trainer, "score", score)
 
 
+def impatient_journal() -> Any:
+    """The journal's lines wait in memory no longer."""
+    return mock.patch.object(pretrain.tracking.journal, "MAX_PENDING_BYTES", 0)
+
+
 FAULTS: dict[str, Callable[[], Any]] = {
     function.__name__: function
     for function in (
@@ -103,5 +109,6 @@ FAULTS: dict[str, Callable[[], Any]] = {
         data_fail,
         endless_start,
         slow_validation,
+        impatient_journal,
     )
 }

@@ -207,6 +207,31 @@ def test_a_stop_whose_save_fails_promises_no_checkpoint(runs: Runs, size: int) -
     assert submission.attempts()[-1].verdict == f"stopped: {reason}"
 
 
+def test_what_one_rank_cannot_write_ends_all(runs: Runs) -> None:
+    """Rank 0 alone has a journal; one that finds no room for too long is told by all, without a traceback."""
+    run = runs.folder / "run"
+    life = runs.start(run, 2, [], mutation="impatient_journal")
+    for pid in life.pids:
+        limit(pid)
+    assert life.wait() == [2, 2], life.said()
+    state, code, reason = said(run)
+    assert (state, code) == ("failed", 2)
+    assert reason.startswith("rank 0 on ")
+    assert reason.endswith(f": {run}/metrics.jsonl: File too large")
+    assert life.said().count(f"pretrain: error: {reason}\n") == 1
+    assert "Traceback" not in life.said()
+
+
+def test_a_health_verdict_stays_the_reason(commands: Commands, good_shards: Path, tmp_path: Path) -> None:
+    """Whatever becomes of the save that is under way."""
+    argv = gpt_of(tmp_path, good_shards, optimizer__lr=1e30, schedule__kind="constant")
+    saves = ("checkpoint.every=1", "checkpoint.async=true", "checkpoint.max_failures=1")
+    ended = limited(commands, *argv, *saves)
+    ended.refused(4, "step 2 (samples 4 to 7): loss nan")
+    assert "step 1: the last save failed (checkpoint.max_failures: 1): rank 0: " in ended.said
+    assert said(tmp_path / "run")[:2] == ("failed", 4)
+
+
 def test_a_second_signal_leaves_what_there_is(runs: Runs) -> None:
     """Ctrl-C twice waits for no checkpoint and claims none."""
     run = runs.folder / "run"

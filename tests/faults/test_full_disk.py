@@ -22,8 +22,12 @@ from image_shards import draw
 from data_tools.errors import machine_error, named
 from pretrain.agree import first_decides
 from pretrain.errors import OutputError
+from pretrain.health.pulse import Pulse
+from pretrain.health.verdict import Verdict
+from pretrain.health.watch import Job, Watch
 from pretrain.launch import World
 from pretrain.logs import error_console, setup_logging
+from pretrain.signals import Signals
 from pretrain.status import _overwrite
 
 LIMIT = 600
@@ -172,6 +176,17 @@ def test_standard_error_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> No
         with suppress(OSError):
             full.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+
+
+def test_a_verdict_on_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    """It cannot be told to other ranks; it still ends this one."""
+    missing = tmp_path / "heartbeat"
+    job = Job("a", missing, tmp_path / "log", 0, 2, None, lambda verdict: None)
+    watch = Watch(job, Pulse(), Signals())
+    assert watch._post(4, "a hang", at_once=True) == Verdict(4, "a hang", 0, 0, True)
+    missing.mkdir()
+    watch._post(4, "a hang", at_once=True)
+    assert watch._post(2, "later", at_once=True).message == "a hang"
 
 
 def test_a_status_is_written_into_the_room_that_it_has(tmp_path: Path) -> None:
