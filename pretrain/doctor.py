@@ -270,6 +270,9 @@ def exchange_as_rank(rank: str, store: str) -> None:
     import torch
     import torch.distributed as dist
 
+    from pretrain.gloo import share_devices
+
+    share_devices(one_machine=True)
     dist.init_process_group(
         "gloo",
         init_method=f"file://{store}",

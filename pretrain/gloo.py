@@ -1,4 +1,4 @@
-"""One network device for all gloo groups of a process.
+"""One network device for all gloo groups of a process, on loopback where all ranks are on one machine.
 
 torch makes a device for each group, and with it a thread that wakes a hundred times a second for as long as
 the process lives: with the dozens of groups of a layout, some per cent of a core for each rank at rest, and
@@ -18,22 +18,36 @@ _TorchGloo: Any = c10d.ProcessGroupGloo
 class SharedGloo(_TorchGloo):  # type: ignore[misc]
     """torch's gloo backend on the devices of this process."""
 
+    one_machine = False
+
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
         options = _TorchGloo._Options()
-        options._devices = _devices()
+        options._devices = _devices(one_machine=self.one_machine)
         options._timeout = timeout
         super().__init__(store, rank, size, options)
 
 
-def share_devices() -> None:
-    """Let every group made from now on share them; once per process, before the first group."""
-    c10d.ProcessGroupGloo = SharedGloo  # type: ignore[misc]
+class LoopbackGloo(SharedGloo):
+    """The same, where nobody but this machine is to reach them."""
+
+    one_machine = True
+
+
+def share_devices(*, one_machine: bool) -> None:
+    """Let every group made from now on share them; once per process, before the first group.
+
+    Args:
+        one_machine: all ranks are on this machine, so the groups listen on loopback.
+    """
+    c10d.ProcessGroupGloo = LoopbackGloo if one_machine else SharedGloo  # type: ignore[misc]
 
 
 @cache
-def _devices() -> list[Any]:
-    """The devices, made at the first call: those that GLOO_SOCKET_IFNAME names, or the host's own."""
+def _devices(*, one_machine: bool) -> list[Any]:
+    """The devices, made at the first call: those that GLOO_SOCKET_IFNAME names, loopback, or the host's."""
     names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
     if names:
         return [_TorchGloo.create_device(interface=name) for name in names]
+    if one_machine:
+        return [_TorchGloo.create_device(hostname="127.0.0.1")]
     return [_TorchGloo.create_default_device()]

@@ -16,10 +16,18 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
 
-from pretrain import cpu_backend
+from pretrain import cpu_backend, objects
 from pretrain.errors import StoppedEarly, UserError
 from pretrain.gloo import share_devices
-from pretrain.meeting import FAILED_PART_SECONDS, JOIN_SECONDS, PART_SECONDS, first_host, meet, part
+from pretrain.meeting import (
+    FAILED_PART_SECONDS,
+    JOIN_SECONDS,
+    PART_SECONDS,
+    Meeting,
+    first_host,
+    is_one_machine,
+    meet,
+)
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -127,19 +135,18 @@ def join_world(
     place = place or find_place(os.environ)
     device = choose_device(place)
     cpu_backend.install()
-    share_devices()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store = _meet(place, patience, given_up)
+    meeting = rendezvous(place, patience, given_up)
     dist.init_process_group(
         backend,
-        store=PrefixStore("world", store),
+        store=PrefixStore("world", meeting.store),
         rank=place.rank,
         world_size=place.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
     patience = PART_SECONDS
     try:
-        yield World(place.rank, place.size, place.local_rank, device, PrefixStore("pretrain", store))
+        yield World(place.rank, place.size, place.local_rank, device, PrefixStore("pretrain", meeting.store))
     except Exception as error:
         # Others may end without a word, and what this rank has to say must not wait for them.
         patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS
@@ -147,8 +154,7 @@ def join_world(
     finally:
         _forget_layout()
         dist.destroy_process_group()
-        if place.launcher != "alone":
-            part(store, place.rank, place.size, patience)
+        meeting.part(patience)
 
 
 def _forget_layout() -> None:
@@ -158,13 +164,25 @@ def _forget_layout() -> None:
         parallel_state.destroy_model_parallel()
 
 
-def _meet(place: Place, patience: float, given_up: Callable[[], int]) -> Store:
-    """The store through which ranks find each other."""
+def rendezvous(place: Place, patience: float, given_up: Callable[[], int] = lambda: 0) -> Meeting:
+    """Meet the other ranks, and make ready for the first process group.
+
+    Args:
+        place: where this rank stands.
+        patience: seconds to wait for the other ranks.
+        given_up: the signal that calls this wait off, 0 while there is none.
+
+    Raises:
+        UserError, HealthError, StoppedEarly: see `meeting.meet`.
+    """
+    objects.install()
     if place.launcher == "alone":
-        return HashStore()
+        share_devices(one_machine=True)
+        return Meeting(place.rank, place.size, HashStore(), None)
     if place.launcher == "srun":
         os.environ.setdefault("MASTER_ADDR", first_host(os.environ))
         # Below the ports that Linux gives out by itself, from 32,768 on.
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
+    share_devices(one_machine=bool(is_one_machine(os.environ)))
     return meet(place.rank, place.size, patience, given_up)

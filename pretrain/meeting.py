@@ -1,9 +1,11 @@
-"""How ranks find one another: a store that rank 0 or the launcher holds, and a wait until all are there.
+"""How ranks find one another: a store that rank 0 or `spawn` holds, and a wait until all are there.
 
-Every rank leaves its number in the store. So those who wait can say who has not come, and a signal calls
-the wait off.
+Only ranks that know the job's secret are let in (`store.py`). Every rank leaves its number in the store. So
+those who wait can say who has not come, and a signal calls the wait off.
 """
 
+import errno
+import ipaddress
 import os
 import re
 import socket
@@ -11,15 +13,18 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
 import torch.distributed as dist
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.health.beat import some_ranks
+from pretrain.secret import VARIABLE, job_secret
 from pretrain.signals import signal_name
+from pretrain.store import Impostor, StoreServer, knock
 
 JOIN_SECONDS = 600.0
 """How long ranks wait for one another where no config says (`health.join_timeout`)."""
@@ -33,12 +38,39 @@ PART_SECONDS = 4.0
 a few seconds after them (`--wait`, which must leave time for the uploader too)."""
 FAILED_PART_SECONDS = 2.0
 """As long where it has an error to tell."""
+HELD = "PRETRAIN_STORE_IS_HELD"
+"""Set by `spawn`, which holds the store itself."""
 _JOINED, _COUNT, _COMPLETE = "meeting/joined", "meeting/count", "meeting/complete"
 _LEFT = "meeting/left"
 
 
-def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> Store:
-    """The store of all ranks at MASTER_ADDR and MASTER_PORT, once all are there.
+@dataclass(frozen=True)
+class Meeting:
+    """All ranks, with a store between them."""
+
+    rank: int
+    size: int
+    store: Store
+    server: StoreServer | None
+    """Where this rank holds the store."""
+
+    def part(self, patience: float) -> None:
+        """Leave the others; call it when this rank reads from the store no more.
+
+        The rank that holds the store goes last, if `patience` (seconds) allows it: one that is slower may
+        still be reading how the last save ended.
+        """
+        with suppress(dist.DistError):  # whoever held it has waited long enough
+            self.store.add(_LEFT, 1)
+            deadline = time.monotonic() + patience
+            while self.server and self.store.add(_LEFT, 0) < self.size and time.monotonic() < deadline:
+                time.sleep(LOOK_SECONDS)
+        if self.server is not None:
+            self.server.close()
+
+
+def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> Meeting:
+    """The meeting of all ranks at MASTER_ADDR and MASTER_PORT, once all are there.
 
     Args:
         rank: this one.
@@ -49,35 +81,30 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
     Raises:
         HealthError: some ranks have not come; names them.
         StoppedEarly: a signal came.
-        UserError: there can be no meeting, such as where the port is in use.
+        UserError: there can be no meeting, such as where the port is in use, or the ranks share no secret.
     """
     wait = _Wait(rank, size, patience, given_up)
+    secret = job_secret(os.environ)
+    server = None
     try:
-        store = _open(rank, wait)
+        address = _Address.of(os.environ)
+        server = address.serve(secret) if _holds_store(rank) else None
+        store = _connect(address, secret, wait)
         try:
             _wait_for_all(store, rank, size, wait)
         except dist.DistError:
             wait.is_over()
         store.set_timeout(STORE_TIMEOUT)
-    except (ValueError, OSError, dist.DistError) as error:
+        return Meeting(rank, size, store, server)
+    except BaseException as error:
+        if server is not None:
+            server.close()
+        if not isinstance(error, ValueError | OSError | dist.DistError):
+            raise
         reason = str(error).splitlines()[0]
-        if "EADDRINUSE" in reason:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             reason = "the port is in use; choose another one (torchrun: --master-port, or --standalone)"
-        raise UserError(f"rank {rank} of {size} cannot meet the others at {_address()}: {reason}") from None
-    return store
-
-
-def part(store: Store, rank: int, size: int, patience: float) -> None:
-    """Leave the others; call it when this rank reads from the store no more.
-
-    The rank that holds the store goes last, if `patience` (seconds) allows it: one that is slower may still
-    be reading how the last save ended.
-    """
-    with suppress(dist.DistError):  # whoever held it has waited long enough
-        store.add(_LEFT, 1)
-        deadline = time.monotonic() + patience
-        while _holds_store(rank) and store.add(_LEFT, 0) < size and time.monotonic() < deadline:
-            time.sleep(LOOK_SECONDS)
+        raise UserError(f"rank {rank} of {size} cannot meet the others at {_names()}: {reason}") from None
 
 
 class _Wait:
@@ -90,9 +117,9 @@ class _Wait:
     def is_over(self) -> NoReturn:
         """Whoever holds the store has gone; raises StoppedEarly or HealthError."""
         self._look_for_signal()
-        host = "rank 0" if _holds_store(0) else "the launcher"
+        host = "the launcher" if os.environ.get(HELD) else "rank 0"
         raise HealthError(
-            f"{host} of {self._size} ranks, at {_address()}, ended while rank {self._rank} on "
+            f"{host} of {self._size} ranks, at {_names()}, ended while rank {self._rank} on "
             f"{socket.gethostname()} waited for the others; it says why"
         )
 
@@ -115,39 +142,119 @@ class _Wait:
         where = f" (on {', '.join(sorted({hosts[rank] for rank in lost}))})" if hosts else ""
         return (
             f"{some_ranks(lost)}{where} of {self._size} did not come within {self._patience:g} s "
-            f"(health.join_timeout); rank {self._rank} on {socket.gethostname()} waited at {_address()}"
+            f"(health.join_timeout); rank {self._rank} on {socket.gethostname()} waited at {_names()}"
         )
 
 
-def _open(rank: int, wait: _Wait) -> Store:
-    """Open the store, or connect to it once it is there."""
-    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
-    if not host:
-        raise ValueError("MASTER_ADDR is not set")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
-        raise ValueError("MASTER_PORT must be from 1 to 65535")
-    if _holds_store(rank):
-        return TCPStore(host, int(port), is_master=True, wait_for_workers=False, multi_tenant=True)
-    while True:
-        _await_listener(host, int(port), wait)
-        with suppress(dist.DistError):  # it has gone since
-            return TCPStore(
+@dataclass(frozen=True)
+class _Address:
+    """Where the ranks look for the store."""
+
+    host: str
+    port: int
+    agent: TCPStore | None
+    """The store of torchrun's agent, through which rank 0 says where its own is: that one lets anybody in."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "_Address":
+        host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT", "")
+        if not host:
+            raise ValueError("MASTER_ADDR is not set")
+        if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+            raise ValueError("MASTER_PORT must be from 1 to 65535")
+        agent = None
+        if environment.get("TORCHELASTIC_USE_AGENT_STORE") == str(True):
+            agent = TCPStore(
                 host, int(port), wait_for_workers=False, timeout=timedelta(seconds=CONNECT_SECONDS)
             )
-        wait.pause(lambda: [0])
+        return cls(host, int(port), agent)
+
+    def serve(self, secret: bytes) -> StoreServer:
+        """Hold the store, at the address that the others use and at no other."""
+        place = (_listening_host(self.host), 0 if self.agent else self.port)
+        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+        server = StoreServer(socket.create_server(place, family=family, backlog=socket.SOMAXCONN), secret)
+        if self.agent is not None:
+            self.agent.set(_port_key(), str(server.port))
+        return server
+
+    def find(self) -> tuple[str, int] | None:
+        """Host and port of the store, None while it is not known."""
+        if self.agent is None:
+            return self.host, self.port
+        if not self.agent.check([_port_key()]):
+            return None
+        return self.host, int(self.agent.get(_port_key()))
+
+
+def _port_key() -> str:
+    """torchrun starts all ranks again after a failure."""
+    return f"pretrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/port"
+
+
+def _listening_host(host: str) -> str:
+    """The numeric address of a host name, as the other ranks see it.
+
+    A name may stand for loopback on its own machine alone (Debian's /etc/hosts); where there are others, all
+    addresses are listened at.
+    """
+    address = _numeric(host)
+    if not _is_loopback(address):
+        return address
+    hosts = [_numeric(name) for name in _host_names(os.environ)]
+    alone = all(_is_loopback(each) for each in hosts) if hosts else is_one_machine(os.environ) is not False
+    return address if alone else "0.0.0.0"
+
+
+def _numeric(host: str) -> str:
+    """An address of a host, without the zone of an IPv6 one."""
+    found: str = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]  # type: ignore[assignment]
+    return found.partition("%")[0]
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address).is_loopback
+
+
+def is_one_machine(environment: Mapping[str, str]) -> bool | None:
+    """Whether all ranks run on this machine; None where the launcher does not say."""
+    if environment.get(HELD):
+        return True
+    if "SLURM_STEP_NUM_NODES" in environment and "SLURM_PROCID" in environment:
+        return environment["SLURM_STEP_NUM_NODES"] == "1"
+    if "LOCAL_WORLD_SIZE" in environment:
+        return environment["LOCAL_WORLD_SIZE"] == environment.get("WORLD_SIZE")
+    return True if environment.get("MASTER_ADDR") in ("127.0.0.1", "::1", "localhost") else None
 
 
 def _holds_store(rank: int) -> bool:
-    """Whether a rank does; torchrun and `spawn` do it themselves, so that no rank can lose the port."""
-    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True)
+    """Whether a rank does; `spawn` does it itself, so that no rank can lose the port."""
+    return rank == 0 and not os.environ.get(HELD)
 
 
-def _await_listener(host: str, port: int, wait: _Wait) -> None:
-    """Wait in a way that ends on a signal, as a store that connects does not."""
+def _connect(address: _Address, secret: bytes, wait: _Wait) -> Store:
+    """Connect to the store once it is there, in a way that ends on a signal, as torch's own does not."""
     while True:
-        with suppress(OSError), socket.create_connection((host, port), timeout=CONNECT_SECONDS):
-            return
+        place = address.find()
+        with suppress(OSError, dist.DistError):  # not there yet, or it has gone since
+            if place is not None:
+                with socket.create_connection(place, timeout=CONNECT_SECONDS) as connection:
+                    prefix = _introduce(connection, secret)
+                    host, port = connection.getpeername()[:2]
+                patience = timedelta(seconds=CONNECT_SECONDS)
+                found = TCPStore(host, port, wait_for_workers=False, timeout=patience)
+                return PrefixStore(prefix, found)
         wait.pause(lambda: [0])
+
+
+def _introduce(connection: socket.socket, secret: bytes) -> str:
+    try:
+        return knock(connection, secret)
+    except Impostor:
+        raise UserError(
+            f"{_names()}: who answers there is not of this job, or its ranks have different secrets: "
+            f"give all of them the same {VARIABLE} (docs/security.md)"
+        ) from None
 
 
 def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> None:
@@ -185,7 +292,7 @@ def expected_hosts(environment: Mapping[str, str], size: int) -> list[str] | Non
     return None
 
 
-def _address() -> str:
+def _names() -> str:
     return ", ".join(f"{name}={os.environ.get(name, '')}" for name in ("MASTER_ADDR", "MASTER_PORT"))
 
 

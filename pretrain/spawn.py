@@ -17,11 +17,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
 from pretrain.errors import HealthError
 from pretrain.health.beat import process_state
+from pretrain.meeting import HELD
+from pretrain.secret import VARIABLE, new_secret
 from pretrain.signals import HANDLED, Signals
+from pretrain.store import StoreServer
 
 GRACE_SECONDS = 20.0
 """How long the others may take to end by themselves once a rank has failed."""
@@ -59,7 +60,8 @@ def spawn(
         The exit code for the whole: 0 if every rank ended with 0; 75 if ranks stopped early with a
         checkpoint; otherwise the code of the first rank that failed.
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    secret = new_secret()
+    store = StoreServer(socket.create_server(("127.0.0.1", 0), backlog=socket.SOMAXCONN), secret.encode())
     ranks: list[_Rank] = []
     early: list[int] = []
 
@@ -77,7 +79,7 @@ def spawn(
         # A child is born with its parent's mask; a signal that it got before would be lost.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
         for rank in range(processes):
-            ranks.append(_start(command, rank, processes, store.port))
+            ranks.append(_start(command, rank, processes, store.port, secret))
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if signals is not None and signals.pending():
             early.append(signals.pending())
@@ -89,11 +91,12 @@ def spawn(
             if each.process.poll() is None:
                 each.process.kill()
                 each.process.wait()
+        store.close()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Rank:
+def _start(command: Sequence[str], rank: int, processes: int, port: int, secret: str) -> _Rank:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -103,7 +106,8 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int) -> _Ran
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent hosts the store; rank 0 must not
+        HELD: "True",  # the parent holds the store; rank 0 must not
+        VARIABLE: secret,
     }
     parent = os.getpid()
     errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank

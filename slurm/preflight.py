@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pretrain.errors import UserError, machine_error
-from pretrain.launch import choose_device, find_place
+from pretrain.launch import Place, choose_device, find_place, rendezvous
 from pretrain.leave import complain
 from pretrain.tracking.facts import environment_facts
 from slurm.findings import Finding, read_findings, write_finding
@@ -75,9 +75,16 @@ def all_are_well(folder: Path, size: int) -> bool:
     return False
 
 
-def meet(finding: Finding, device: torch.device) -> Finding:
+def meet(finding: Finding, device: torch.device, place: Place) -> Finding:
     """Meet the others, read the clock, and add up a vector."""
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=MEETING)
+    meeting = rendezvous(place, MEETING.total_seconds())
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=meeting.store,
+        rank=place.rank,
+        world_size=place.size,
+        timeout=MEETING,
+    )
     dist.barrier()
     met = replace(finding, clock=time.time())
     vector = torch.ones(VECTOR[device.type] // 4, device=device)
@@ -91,6 +98,7 @@ def meet(finding: Finding, device: torch.device) -> Finding:
     size = dist.get_world_size()
     wrong = not bool((vector == size).all())
     dist.destroy_process_group()
+    meeting.part(GRACE_SECONDS)
     if size == 1:
         return met
     rate = VECTOR[device.type] * 2 * (size - 1) / size / seconds
@@ -141,7 +149,6 @@ def main(arguments: Sequence[str]) -> int:
     job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     folder = submission.preflight / f"{job}.{restart}"
     place = find_place(os.environ)
-    os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
     finding = Finding(place.rank, socket.gethostname())
     try:
@@ -150,7 +157,7 @@ def main(arguments: Sequence[str]) -> int:
         write_finding(folder, finding)
         if not all_are_well(folder, place.size):
             return 4
-        finding = meet(finding, device)
+        finding = meet(finding, device, place)
     except Exception as error:  # whatever a broken driver, link or disk may raise: it is the finding
         finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
     try:

@@ -8,6 +8,7 @@ import sys
 import time
 
 from pretrain.folder import RunFolder
+from pretrain.secret import VARIABLE as SECRET
 from pretrain.tracking.record import Sent, read_record
 from pretrain.tracking.uploader import GAVE_UP
 
@@ -38,7 +39,7 @@ class Background:
     def _start(self) -> None:
         self._starts += 1
         # It must not take a GPU, nor think that it is a rank; no descriptor is inherited, so no lock is.
-        hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"}
+        hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", SECRET}
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:

@@ -8,23 +8,34 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from config_files import REPOSITORY, write_config
 from mlflow_server import free_port
-from torch.distributed import TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
 from pretrain import meeting
 from pretrain.config.sections import ParallelConfig
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.launch import Place, join_world
 from pretrain.layout import build_layout
-from pretrain.meeting import expected_hosts, meet, part
+from pretrain.meeting import expected_hosts, meet
+from pretrain.secret import job_secret, new_secret
+from pretrain.store import StoreServer, knock
+
+
+def connected(port: int, secret: bytes) -> PrefixStore:
+    """A client of a store on loopback."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        prefix = knock(connection, secret)
+    return PrefixStore(prefix, TCPStore("127.0.0.1", port, wait_for_workers=False))
 
 
 @pytest.fixture(autouse=True)
 def address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRETRAIN_SECRET", new_secret())
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
 
@@ -32,10 +43,10 @@ def address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_meet_whoever_comes_first() -> None:
     def come(rank: int) -> bytes:
         time.sleep(0.1 * (2 - rank))
-        store = meet(rank, 3, 20, lambda: 0)
-        store.set(f"from {rank}", str(rank))
-        told = bytes(store.get(f"from {(rank + 1) % 3}"))
-        part(store, rank, 3, 60)
+        meeting = meet(rank, 3, 20, lambda: 0)
+        meeting.store.set(f"from {rank}", str(rank))
+        told = bytes(meeting.store.get(f"from {(rank + 1) % 3}"))
+        meeting.part(60)
         return told
 
     with ThreadPoolExecutor(3) as pool:
@@ -79,12 +90,11 @@ def test_who_holds_the_store_leaves_last() -> None:
 
 def test_nobody_waits_long_for_those_who_were_killed() -> None:
     with ThreadPoolExecutor(2) as pool:
-        stores = list(pool.map(lambda rank: meet(rank, 2, 20, lambda: 0), range(2)))
+        first, second = pool.map(lambda rank: meet(rank, 2, 20, lambda: 0), range(2))
     began = time.monotonic()
-    part(stores[0], 0, 2, 0.3)
+    first.part(0.3)
     assert 0.3 <= time.monotonic() - began < 5
-    del stores[0]
-    part(stores[0], 1, 2, 0.3)  # the store is gone
+    second.part(0.3)  # the store is gone
 
 
 def test_a_world_takes_its_layout_along() -> None:
@@ -153,13 +163,14 @@ def test_those_who_wait_on_when_the_first_rank_has_gone(number: int, kind: type[
         with pytest.raises(kind, match=r"waited for the others; it says why|stopped by SIGTERM"):
             meet(1, 3, 60, lambda: signals[0])
 
-    server = TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=True, wait_for_workers=False)
+    secret = job_secret(os.environ)
+    server = StoreServer(socket.create_server(("127.0.0.1", int(os.environ["MASTER_PORT"]))), secret)
+    store = connected(server.port, secret)
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(come)
-        while not server.check(["meeting/joined"]):
-            time.sleep(0.02)
+        store.wait(["meeting/joined"], timedelta(seconds=60))
         signals[0] = number
-        del server
+        server.close()
         waits.result()
 
 
