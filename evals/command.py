@@ -14,11 +14,12 @@ from evals.evaluate import evaluate, say
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
 from evals.result import Result, require_writable, write_result
 from evals.several import Order, Which, evaluate_several
-from pretrain.errors import UserError, named
+from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.launch import World, find_place, join_world
 from pretrain.spawn import spawn
 from pretrain.tracking.evaluations import log_evaluation
+from pretrain.tracking.redact import write_new
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,5 @@ def _record(result: Result) -> None:
     what = json.dumps([result.spec["data"], result.spec.get("stride")])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{result.spec['task']}-{hashlib.sha256(what.encode()).hexdigest()[:8]}.json"
-        with named(file):
-            file.write_text(result.to_json())
+        write_new(file, result.to_json())
         log_evaluation(run.path, result.step, metrics, [file])

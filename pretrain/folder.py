@@ -19,6 +19,7 @@ from pretrain.compatible import changed_keys, compatible
 from pretrain.errors import UserError, named
 from pretrain.lock import RunLock
 from pretrain.origin import require_same_origin
+from pretrain.tracking.redact import opener_for
 
 SOURCE = "model.init_from"
 FOLDERS = ("logs", "heartbeat", "checkpoints", "artifacts")
@@ -305,11 +306,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file by new text: a reader, or a crash, sees the old or the new, never a part.
 
-    Nor a mixture of two: when a job ends, several ranks may say so at once.
+    Nor a mixture of two: when a job ends, several ranks may say so at once. One with a secret in it is for
+    its owner alone.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with named(path), open(temporary, "x") as file:
+        with named(path), open(temporary, "x", opener=opener_for(text)) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from pretrain.errors import INTERRUPTED, named
+from pretrain.tracking.redact import redact
 
 
 class _Output(io.TextIOWrapper):
@@ -59,10 +60,12 @@ def leave_after(main: Callable[[], object]) -> NoReturn:
 
 
 def complain(message: str) -> None:
-    """Write a line to standard error, after what went to standard output; where they can be written."""
+    """Write a line without secrets to standard error, after what went to standard output; where they can be
+    written."""
     with suppress(OSError, ValueError):
         if sys.stdout is not None:
             sys.stdout.flush()
+    message = redact(message)
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(message, file=sys.stderr, flush=True)

@@ -18,10 +18,12 @@ from typing import IO, cast
 
 from rich.console import Console
 
+from pretrain.tracking.redact import RedactingFormatter
+
 OURS = ("pretrain", "data_tools", "evals", "slurm")
 
 
-class _RankFormatter(logging.Formatter):
+class _RankFormatter(RedactingFormatter):
     def __init__(self, rank: int) -> None:
         host = socket.gethostname()
         super().__init__(f"%(asctime)s {host} rank {rank} %(levelname)s %(name)s: %(message)s")
@@ -110,7 +112,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        message = logging.Formatter("%(message)s").format(record)
+        message = RedactingFormatter("%(message)s").format(record)
         self._console.print(prefix + message, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pretrain.errors import UserError, named
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.lock import is_held
+from pretrain.tracking.redact import redact
 
 BLOCK = 512
 """Bytes of a block as `stat` counts them."""
@@ -51,7 +52,7 @@ def write_status(folder: RunFolder, status: Status) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    text = json.dumps(asdict(status), indent=1) + "\n"
+    text = redact(json.dumps(asdict(status), indent=1)) + "\n"
     try:
         write_atomically(folder.status, text)
     except OSError as error:

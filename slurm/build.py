@@ -11,7 +11,7 @@ from data_tools.clean.options import CleanOptions
 from data_tools.images.builder import ImageOptions
 from data_tools.parts import divide_clean, divide_images, divide_text, missing_parts
 from pretrain.config.sections import SlurmConfig
-from pretrain.errors import named
+from pretrain.tracking.redact import write_new
 from slurm.client import sbatch
 from slurm.read_job import read_job
 from slurm.render import BuildScript, common_options, mounts, python_of, render, task_options
@@ -87,8 +87,7 @@ def _submit(build: _Build, *, dry_run: bool) -> None:
         sys.stdout.write("\n".join(texts.values()))
         return
     for name, text in texts.items():
-        with named(folder / f"{name}.sbatch"):
-            (folder / f"{name}.sbatch").write_text(text)
+        write_new(folder / f"{name}.sbatch", text)
     after = []
     if parts:
         after = [f"--dependency=afterok:{sbatch(folder / 'parts.sbatch')}", "--kill-on-invalid-dep=yes"]

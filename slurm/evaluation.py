@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.errors import UserError, named
+from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.tracking.redact import write_new
 from slurm.client import find_job, sbatch
 from slurm.read_job import read_job
 from slurm.render import (
@@ -56,8 +57,7 @@ def submit_evaluation(
     if dry_run:
         sys.stdout.write(text)
         return
-    with named(folder / "job.sbatch"):
-        (folder / "job.sbatch").write_text(text)
+    write_new(folder / "job.sbatch", text)
     sent = sbatch(folder / "job.sbatch", *([f"--dependency=afterany:{waits}"] if waits else []))
     print(f"job {sent} evaluates {run.path}{f' after job {waits}' if waits else ''}; log in {folder}")
 

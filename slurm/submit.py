@@ -8,8 +8,9 @@ from pretrain.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig
-from pretrain.errors import UserError, machine_error, named
+from pretrain.errors import UserError, machine_error
 from pretrain.folder import RunFolder
+from pretrain.tracking.redact import write_new
 from slurm.before import doubts, refuse
 from slurm.client import find_job, sbatch
 from slurm.measured import signal_seconds
@@ -143,11 +144,9 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
 
 
 def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:
-    with named(submission.config):
-        submission.config.write_text(f"# {loaded.path}, with every key\n" + config_to_yaml(loaded.config))
+    write_new(submission.config, f"# {loaded.path}, with every key\n" + config_to_yaml(loaded.config))
     script = render("train.sbatch.j2", training_job(loaded.config, tasks, submission.path))
-    with named(submission.script):
-        submission.script.write_text(script)
+    write_new(submission.script, script)
     job = sbatch(submission.script)
     try:
         submission.sent(job)

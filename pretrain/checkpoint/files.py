@@ -37,8 +37,8 @@ class DurableFile:
     its pages: more than the disk takes to write them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 (closed by __exit__)
+    def __init__(self, path: Path, opener: Callable[[str, int], int] | None = None) -> None:
+        self._file = open(path, "xb", buffering=0, opener=opener)  # noqa: SIM115 (closed by __exit__)
         self._hash = hashlib.sha256()
         self._size = 0
         self._buffer = memoryview(mmap.mmap(-1, CHUNK))  # aligned to a page, as the disk wants it
@@ -117,9 +117,9 @@ class DurableFile:
                 self._file.close()
 
 
-def write_durably(path: Path, data: bytes) -> FileRecord:
-    """Create `path` with `data`, fsynced."""
-    with DurableFile(path) as file:
+def write_durably(path: Path, data: bytes, opener: Callable[[str, int], int] | None = None) -> FileRecord:
+    """Create `path` with `data`, fsynced, by an opener as `open` takes one."""
+    with DurableFile(path, opener) as file:
         file.write(data)
     return file.record
 

@@ -27,6 +27,7 @@ from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE
 from pretrain.checkpoint.manifest import dump_manifest, name_problem
 from pretrain.checkpoint.piece import GROUPS, Piece
 from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
+from pretrain.tracking.redact import opener_for
 
 OnEvent = Callable[[str], None]
 
@@ -153,7 +154,8 @@ def _store(folder: Path, name: str, source: bytes | Path) -> dict[str, FileRecor
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, bytes):
-        return {name: write_durably(target, source)}
+        opener = opener_for(source.decode(errors="replace"))
+        return {name: write_durably(target, source, opener)}
     if not source.is_dir():
         return {name: copy_durably(source, target)}
     stored = {}

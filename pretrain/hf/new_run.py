@@ -24,6 +24,7 @@ from pretrain.origin import LEFT_BEHIND
 from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
 from pretrain.status import Status, write_status
 from pretrain.tracking.facts import environment_facts
+from pretrain.tracking.redact import write_new
 
 FILE = "weights-rank-0000.safetensors"
 
@@ -83,10 +84,10 @@ def write_run(
     with Progress("writing weights", sum(source.size for source in weights), "B") as progress:
         record = write_sources(step / FILE, weights, progress.advance)
     complete(step, job, {0: Written({FILE: record}, {s.name: _logical(s) for s in weights})}, lambda _: None)
-    latest = folder.checkpoints / LATEST
-    for path, text in ((latest, f"{step_name(0)}\n"), (folder.config, written), (folder.resolved, resolved)):
-        with named(path):
-            path.write_text(text)
+    with named(folder.checkpoints / LATEST):
+        (folder.checkpoints / LATEST).write_text(f"{step_name(0)}\n")
+    write_new(folder.config, written)
+    write_new(folder.resolved, resolved)
     write_status(folder, status)
 
 

@@ -16,8 +16,8 @@ from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig, TrainConfig
 from pretrain.config.stages import tokens_until
-from pretrain.errors import UserError, named
-from pretrain.folder import RunFolder
+from pretrain.errors import UserError
+from pretrain.folder import RunFolder, write_atomically
 from pretrain.launch import find_place
 
 
@@ -86,8 +86,7 @@ def proof_config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfi
 def write_config(folder: Path, name: str, config: CorpusConfig) -> Path:
     """The config as a file that commands and ranks read."""
     path = folder / (re.sub(r"[^A-Za-z0-9+]+", "-", name) + ".yaml")
-    with named(path):
-        path.write_text(config_to_yaml(config))
+    write_atomically(path, config_to_yaml(config))
     return path
 
 

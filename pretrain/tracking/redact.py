@@ -1,16 +1,38 @@
 """Takes passwords and tokens out of text: tracking URIs end up in logs, parameters and messages."""
 
 import logging
+import os
 import re
+from collections.abc import Callable
+from pathlib import Path
+
+from data_tools.errors import named
 
 # Up to the last @ before the path: a password may hold an @ itself.
 _USER = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^/\s'\"]*@")
-_QUERY = re.compile(r"(?P<name>[?&][\w-]*(?:token|password|secret|key)[\w-]*=)[^&\s'\"]+", re.IGNORECASE)
+_QUERY = re.compile(
+    r"(?P<name>[?&;](?:sig|[\w-]*(?:token|passw|pwd|secret|key|signature|credential|auth)[\w-]*)=)[^&;\s'\"]+",
+    re.IGNORECASE,
+)
+PRIVATE, PUBLIC = 0o600, 0o666
+"""Permissions of a new file; the process's mask takes from the latter."""
 
 
 def redact(text: str) -> str:
     """`http://me:secret@host/?token=x` becomes `http://***@host/?token=***`, anywhere in a text."""
     return _QUERY.sub(r"\g<name>***", _USER.sub(r"\g<scheme>***@", text))
+
+
+def opener_for(text: str) -> Callable[[str, int], int]:
+    """What `open` needs to make a file with this text: one that holds a secret is for its owner alone."""
+    mode = PUBLIC if redact(text) == text else PRIVATE
+    return lambda name, flags: os.open(name, flags, mode)
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a new file, for its owner alone where it holds a secret. Raises FileExistsError."""
+    with named(path), open(path, "x", encoding="utf-8", opener=opener_for(text)) as file:
+        file.write(text)
 
 
 def one_line(error: BaseException) -> str:

@@ -155,7 +155,7 @@ class Sender:
             if self.sent.artifacts.get(str(below)) == mark:
                 continue
             parent = str(below.parent) if below.parent != Path(".") else None
-            if path.suffix == ".yaml":
+            if path.suffix in (".yaml", ".json"):
                 with tempfile.TemporaryDirectory() as place:
                     copy = Path(place) / path.name
                     copy.write_text(redact(path.read_text()))

@@ -1,11 +1,15 @@
 """The run folder: whom it refuses, and that its lock survives a crash."""
 
+import json
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -176,3 +180,67 @@ def test_looking_at_a_lock_does_not_refuse_a_job(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", probe, str(tmp_path / "lock")]) as prober:
         while prober.poll() is None:
             RunLock.acquire(tmp_path / "lock").release()
+
+
+HOLDS = """
+import fcntl, os, sys, time
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_lock_is_for_its_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read it may hold it; and a command line may hold a password."""
+    monkeypatch.setattr(
+        sys, "argv", ["pretrain", "train", "tracking.uri=http://me:hunter2@host/?token=abc123"]
+    )
+    lock = tmp_path / "lock"
+    lock.touch(0o644)  # an older version's
+    with RunLock.acquire(lock):
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+        with pytest.raises(
+            UserError, match=r"\(pretrain train tracking.uri=http://\*\*\*@host/\?token=\*\*\*\)"
+        ):
+            RunLock.acquire(lock, patience=0)
+        assert not {"hunter2", "abc123"} & set(re.findall(r"\w+", lock.read_text()))
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux tells who holds a lock")
+def test_who_holds_a_lock_without_having_taken_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last taker is dead: the message must not name it as the one who writes."""
+    lock = tmp_path / "lock"
+    done = [sys.executable, "-c", HOLDER, str(tmp_path), CONFIG]
+    with subprocess.Popen(done, stdout=subprocess.PIPE, text=True) as last:
+        assert last.stdout is not None and last.stdout.readline() == "held\n"
+        last.kill()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(lock)], stdout=subprocess.PIPE, text=True
+    ) as thief:
+        assert thief.stdout is not None and thief.stdout.readline() == "held\n"
+        named = (
+            rf"held by pid {thief.pid} of user {os.getuid()} on this host \(taken last by pid {last.pid} on"
+        )
+        with pytest.raises(UserError, match=named):
+            RunLock.acquire(lock, patience=0.1)
+        lock.write_text("")
+        with pytest.raises(UserError, match=r"of user \d+ on this host \(nobody has said its name\)"):
+            RunLock.acquire(lock, patience=0.1)
+        lock.write_text(json.dumps({"host": "elsewhere", "pid": 7, "started": 1.0, "command": "c"}))
+        with pytest.raises(UserError, match=rf"{named} \(taken last by pid 7 on elsewhere"):
+            RunLock.acquire(lock, patience=0.1)
+        monkeypatch.setattr("pretrain.lock._holders", lambda path: [])  # as where another host has the lock
+        with pytest.raises(UserError, match="being written by another job: pid 7 on elsewhere"):
+            RunLock.acquire(lock, patience=0.1)
+        thief.kill()
+
+
+def test_who_may_not_look_at_a_lock_takes_it_for_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lock").touch()
+    refuse = mock.Mock(side_effect=PermissionError)
+    monkeypatch.setattr(os, "open", refuse)
+    assert is_held(tmp_path / "lock")
