@@ -13,7 +13,7 @@ from evals.ledger import find, keep, key_of
 from evals.result import Result, write_text
 from evals.suite import Entry, Suite, load_suite, named_tasks, only_task
 from pretrain.agree import first_decides
-from pretrain.checkpoint import resolve
+from pretrain.checkpoint import resolve, suspect_since
 from pretrain.checkpoint.layout import step_of, steps_in
 from pretrain.config.load import read_config
 from pretrain.errors import IntegrityError, UserError
@@ -179,6 +179,11 @@ def _checkpoints(order: Order, world: World, damaged: list[str]) -> Iterator[Pat
             seen.add(name)
             problem = first_decides(world, partial(_problem, run.checkpoints / name))
             if problem == "gone":
+                continue
+            since = first_decides(world, partial(suspect_since, run.checkpoints / name))
+            if since is not None:
+                if world.is_first:
+                    say(f"passed over {name}: it was saved while updates were skipped, from step {since} on")
                 continue
             if problem:
                 damaged.append(problem)

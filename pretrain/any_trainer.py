@@ -59,7 +59,7 @@ class AnyTrainer(Protocol):
         """Every tensor that a checkpoint holds, this rank's parts."""
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
+        """What a checkpoint says beside its tensors; `SUSPECT_SINCE` among it while updates are skipped."""
 
     def files(self) -> Mapping[str, bytes | Path]:
         """Files and folders that every checkpoint takes along, by their name in it."""
@@ -68,6 +68,12 @@ class AnyTrainer(Protocol):
         """Take over everything from a checkpoint of any layout; returns the steps done.
 
         Raises UserError where it is of another model or other data.
+        """
+
+    def go_back(self, step: int, later: Checkpoint) -> None:
+        """After a checkpoint of `step` steps was loaded since `later` was saved while updates were skipped.
+
+        Raises HealthError where the run has gone back there too often.
         """
 
     def facts(self) -> dict[str, str]:

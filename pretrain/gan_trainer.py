@@ -191,6 +191,10 @@ class GanTrainer:
         """Never asked for: a GAN's loss has no spikes."""
         raise HealthError(f"step {spike + 1}: a GAN's run does not roll back to {checkpoint.path}")
 
+    def go_back(self, step: int, later: Checkpoint) -> None:
+        """Never asked for: a GAN's run skips no updates."""
+        raise HealthError(f"a GAN's run does not go back from {later.path} to step {step}")
+
     def pieces(self) -> Iterator[Piece]:
         """Weights and Adam states of both networks, buffers, and the average."""
         for network in self.networks:

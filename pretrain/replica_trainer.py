@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import Module
 
 from pretrain.any_trainer import StepResult
-from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, Piece
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
 from pretrain.gate import Gate
-from pretrain.health.judge import judge, refuse_nonfinite, require_rollbacks_left
+from pretrain.health.judge import go_back, judge, refuse_nonfinite, require_rollbacks_left
 from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory
@@ -173,6 +173,7 @@ class ReplicaTrainer(ABC, Generic[C, B]):
             "updates": self.optimizer.updates,
             "data_fingerprint": self.fingerprint,
             "health": self.memory.to_json(),
+            SUSPECT_SINCE: self.memory.suspect_since(step),
         }
 
     def files(self) -> dict[str, Path]:
@@ -191,6 +192,10 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         self.optimizer.set_updates(int(checkpoint.state["updates"]))
         self.memory = Memory.from_json(checkpoint.state["health"])
         return checkpoint.step
+
+    def go_back(self, step: int, later: Checkpoint) -> None:
+        """As `AnyTrainer.go_back`."""
+        self.memory = go_back(self.memory, step, later)
 
     def facts(self) -> dict[str, str]:
         """What the run's status and MLflow's tags say beside the config."""

@@ -138,7 +138,14 @@ class Run:
         clear(self.folder.heartbeat)
         return uuid.uuid4().hex[:8]
 
-    def begin(self, step: int, facts: Mapping[str, str] | None = None, run_id: str | None = None) -> None:
+    def begin(
+        self,
+        step: int,
+        facts: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+        *,
+        other_course: bool = False,
+    ) -> None:
         """Say where training starts: winds the journal back to that step and starts the uploader.
 
         Args:
@@ -146,15 +153,16 @@ class Run:
             facts: layout, fingerprints and the like, for `status.json` and MLflow's tags. A `*_fingerprint`
                 must be the same in every job of a run.
             run_id: the id that the checkpoint holds, if one was loaded.
+            other_course: steps after this one were done before and are given up.
 
         Raises:
             UserError: on all ranks, if a fingerprint differs or the folder cannot be written.
         """
         self._step = step
-        self.id = self._together(lambda: self._begin(step, dict(facts or {}), run_id))
+        self.id = self._together(lambda: self._begin(step, dict(facts or {}), run_id, other_course))
         self.pulse.mark(Phase.DATA, step + 1)
 
-    def _begin(self, step: int, facts: dict[str, str], run_id: str | None) -> str:
+    def _begin(self, step: int, facts: dict[str, str], run_id: str | None, other_course: bool) -> str:
         before = read_status(self.folder)
         _check_fingerprints(before.facts if before else {}, facts)
         now = time.time()
@@ -168,6 +176,7 @@ class Run:
             time=now,
             facts=environment_facts() | facts,
             datasets=datasets_of(self._config),
+            course=(before.course if before else 0) + other_course,
         )
         if run_id not in (None, self._status.run):
             log.warning(
@@ -216,8 +225,12 @@ class Run:
     def rewind(self, step: int) -> None:
         """Go back to an earlier step within this job: later lines of the journal are superseded."""
         self._step = step
-        if self._journal is not None:
+        if self._journal is not None and self._status is not None:
             self._journal.truncate_after(step)
+            # After the journal: whoever sees the new course sees the new lines.
+            self._status = replace(self._status, course=self._status.course + 1, step=step, time=time.time())
+            with suppress(OSError):  # written again at the end
+                write_status(self.folder, self._status)
 
     def sync(self) -> None:
         """Put the journal on the disk; before a checkpoint is saved.

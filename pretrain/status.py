@@ -44,6 +44,8 @@ class Status:
     """What is true of the run beyond its config: versions, host, layout, fingerprints."""
     datasets: list[dict[str, Any]] = field(default_factory=list)
     """What it reads, as `pretrain.tracking.datasets.datasets_of` gives it."""
+    course: int = 0
+    """How often the run has gone back to take another course: rollbacks, and skipped updates given up."""
 
 
 def write_status(folder: RunFolder, status: Status) -> None:

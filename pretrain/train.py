@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -16,12 +16,13 @@ from typing import NoReturn
 from pretrain.agree import first_decides
 from pretrain.any_trainer import AnyTrainer, StepResult
 from pretrain.checkpoint import (
+    SUSPECT_SINCE,
     Checkpoint,
     Retention,
     Saver,
     StoreCoordinator,
     clean,
-    newest_good,
+    find_good,
     open_checkpoint,
     trim,
 )
@@ -40,6 +41,7 @@ from pretrain.errors import HealthError, OutputError, UserError
 from pretrain.folder import RunFolder
 from pretrain.gate import Gate, Interrupted
 from pretrain.health.beat import last_place, rank_name
+from pretrain.health.finite import require_finite
 from pretrain.health.pulse import Phase
 from pretrain.health.stragglers import Stragglers
 from pretrain.launch import World, find_place, join_world
@@ -145,7 +147,8 @@ class _Loop:
         self.world = world
         self.run = run
         self.gate = Gate(world, run.pulse, run.pending)
-        found = first_decides(world, self.find)
+        # The checkpoint to go on from, and the later one that was passed over since updates were being skipped.
+        found, self.gone_back_from = first_decides(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
         self.trainer = build_trainer(loaded.config, world, self.gate, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
@@ -155,6 +158,8 @@ class _Loop:
         """Steps done that a stop does not lose; None: whatever the step, something is new."""
         self.to_validate = False
         """Whether the checkpoint is of a step whose validation was given up."""
+        self.rolled_back_to: list[int] = []
+        """Steps done at the checkpoints that this job has gone back to from spikes."""
         self.saver = Saver(
             run.folder.path,
             loaded.config.checkpoint,
@@ -173,16 +178,20 @@ class _Loop:
     def go(self) -> None:
         """From the newest good checkpoint, or step 0, to the end."""
         done, run_id = self.resume()
-        self.run.begin(done, self.trainer.facts(), run_id)
+        gone_back_from = self.gone_back_from
+        self.run.begin(done, self.trainer.facts(), run_id, other_course=gone_back_from is not None)
         self.run.pulse.spent()  # the start is no step's
         log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
         try:
-            if done == 0 and self.trainer.may_roll_back:
-                self.save(0)
+            if gone_back_from is not None:
+                self.trainer.go_back(done, open_checkpoint(gone_back_from))
+            if gone_back_from is not None or (done == 0 and self.trainer.may_roll_back):
+                self.save(done)
             if self.to_validate:
                 self.validate(done)
             while done < self.config.run.steps:
                 done = self.step(done)
+            self.require_updates(done)
         except HealthError:
             # All ranks are here together, so the save under way can end; how, is not what ends the run.
             try:
@@ -208,20 +217,32 @@ class _Loop:
         log.info("resumed from %s", checkpoint.path)
         return done, checkpoint.state.get("run")
 
-    def find(self) -> str | None:
-        """The newest good checkpoint of the run folder."""
+    def find(self, doubted: Mapping[int, str] | None = None) -> tuple[str | None, str | None]:
+        """The newest good checkpoint of the run folder, and the later one that updates were skipped at.
+
+        `doubted` as for `find_good`.
+        """
         for line in clean(self.run.folder.path):
             log.info("%s", line)
-        path, passed_over = newest_good(self.run.folder.path)
-        for other, reason in passed_over:
+        found = find_good(self.run.folder.path, doubted)
+        for other, reason in found.passed_over:
             log.warning("passed over %s: %s", other, reason)
-        if path is None:
-            return None
+        if found.path is None:
+            return None, None
         keep = self.config.checkpoint
         retention = Retention(keep.keep_last, keep.keep_every)
-        for line in trim(self.run.folder.path, open_checkpoint(path).step, retention):
+        for line in trim(self.run.folder.path, open_checkpoint(found.path).step, retention):
             log.info("%s", line)
-        return str(path)
+        return str(found.path), str(found.suspect) if found.suspect else None
+
+    def require_updates(self, done: int) -> None:
+        """Raise HealthError at the end of a run whose last updates were skipped."""
+        since = self.trainer.state(done).get(SUSPECT_SINCE)
+        if since is not None:
+            raise HealthError(
+                f"the run is at its end, and the updates of its last steps, from {since} on, were skipped; "
+                "the same command goes back to before them"
+            )
 
     def step(self, index: int) -> int:
         """One step, counted from 0, and what follows it.
@@ -318,10 +339,14 @@ class _Loop:
         """
         self.run.pulse.mark(Phase.LOADING)
         self.saver.join()
-        found = first_decides(self.world, self.find)
+        # If the step after a checkpoint is a spike whatever its samples are, it may be the weights.
+        again = self.rolled_back_to[-2:] == [spike, spike]
+        doubted = {spike: "its next step is a spike of other samples too"} if again else {}
+        found, _ = first_decides(self.world, lambda: self.find(doubted))
         if found is None:
             raise HealthError(f"step {spike + 1}: the loss is a spike, with no checkpoint to go back to")
         done = self.trainer.roll_back(open_checkpoint(found), spike)
+        self.rolled_back_to.append(done)
         self.run.rewind(done)
         # Saved again with the jump in it, so that a resume makes the jump too.
         self.safe, self.saver.newest = None, done
@@ -346,7 +371,17 @@ class _Loop:
 
         The `last` one may not fail. The journal goes to the disk first; where it cannot, the save counts as
         failed: a resume would leave a gap in every curve.
+
+        Raises HealthError, and saves nothing, where a number is not finite.
         """
         self.run.pulse.mark(Phase.SAVING)
+        pieces = list(self.trainer.pieces())
+        require_finite(self.world, step, pieces)
         state = self.trainer.state(step) | {"run": self.run.id, "to_validate": self.to_validate}
-        self.saver.save(step, list(self.trainer.pieces()), state, self.files, last=last)
+        if (since := state.get(SUSPECT_SINCE)) is not None:
+            log.warning(
+                "step %d is saved while updates are skipped, from step %d on: a resume goes back further",
+                step,
+                since,
+            )
+        self.saver.save(step, pieces, state, self.files, last=last)

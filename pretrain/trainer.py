@@ -14,7 +14,7 @@ from typing import Any
 
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
-from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint
 from pretrain.checkpoint.piece import Piece
 from pretrain.config import derived
 from pretrain.config.narrow import narrow
@@ -26,7 +26,7 @@ from pretrain.data.kinds import open_data
 from pretrain.flops import flops_per_token, peak_flops
 from pretrain.gate import Gate
 from pretrain.health.gather import gather_texts
-from pretrain.health.judge import judge, refuse_nonfinite, require_rollbacks_left
+from pretrain.health.judge import go_back, judge, refuse_nonfinite, require_rollbacks_left
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.plateau import Plateau
 from pretrain.health.pulse import Phase
@@ -252,6 +252,7 @@ class Trainer:
             "layout": self.layout.describe(),
             "health": self.memory.to_json(),
             **(self.start.origin if self.start else {}),
+            SUSPECT_SINCE: self.memory.suspect_since(step),
         }
 
     def load(self, checkpoint: Checkpoint) -> int:
@@ -269,3 +270,7 @@ class Trainer:
         self.optimizer.updates = int(checkpoint.state["updates"])
         self.memory = Memory.from_json(checkpoint.state["health"])
         return checkpoint.step
+
+    def go_back(self, step: int, later: Checkpoint) -> None:
+        """As `AnyTrainer.go_back`."""
+        self.memory = go_back(self.memory, step, later)

@@ -1,7 +1,8 @@
-"""Find the checkpoint to go on from: the newest that verifies, with the reason for each that was passed
-over."""
+"""Find the checkpoint to go on from: the newest that verifies and was not saved while updates were skipped,
+with the reason for each that was passed over."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pretrain.checkpoint.files import told
@@ -15,19 +16,41 @@ from pretrain.checkpoint.layout import (
     steps_in,
 )
 from pretrain.checkpoint.manifest import verify
+from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import foreign
 from pretrain.errors import IntegrityError, UserError
 
 
-@told()
+@dataclass(frozen=True)
+class Found:
+    """What a search for a run's newest good checkpoint found."""
+
+    path: Path | None
+    """The checkpoint; None where the run has none at all."""
+    passed_over: list[tuple[Path, str]]
+    """Others, newest first, with the reason."""
+    suspect: Path | None
+    """The newest that verifies, where it was passed over because it was saved while updates were skipped."""
+
+
 def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint of a run that verifies.
+    """`path` and `passed_over` of `find_good`, which says more."""
+    found = find_good(run_dir)
+    return found.path, found.passed_over
+
+
+@told()
+def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> Found:
+    """The newest good checkpoint of a run: it verifies, and a finite step was taken from its weights.
 
     `latest` is a hint for people; the folders are the truth. Call `clean` first where the run is to go on.
+    Passed over are those that were saved while updates were skipped, and the one whose very next update was
+    the first of these: it may hold what broke. Where there are no others, the latter is taken after all, and
+    last the newest.
 
-    Returns:
-        The checkpoint, or None where the run has none at all, and those that were passed over with the
-        reason.
+    Args:
+        run_dir: the run.
+        doubted: why checkpoints, by their steps, are to be passed over if there is an earlier one.
 
     Raises:
         IntegrityError: there are checkpoints, and none is good. A run must not begin again in silence.
@@ -39,17 +62,32 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
     steps = steps_in(folder)
     if hint is not None and step_of(hint) not in steps and hint == _hint(folder):
         passed_over.append((folder / hint, f"does not exist, though {LATEST} names it"))
-    for path in steps.values():
-        faults = verify(path)
-        if not faults:
-            return path, passed_over
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        passed_over.append((path, f"{faults[0]}{more}"))
+    doubts, second_best, suspect = dict(doubted or {}), list[Path](), None
+    for step, path in steps.items():
+        if faults := verify(path):
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            passed_over.append((path, f"{faults[0]}{more}"))
+            continue
+        since = suspect_since(path)
+        if since is None and step not in doubts:
+            return Found(path, passed_over, suspect)
+        if since is not None:
+            doubts[step] = f"was saved while updates were skipped, from step {since} on"
+            if suspect is None:  # older ones are of other times, which ended well
+                doubts.setdefault(since - 1, f"may be why its next update, of step {since}, was skipped")
+                suspect = path
+        else:
+            second_best.append(path)
+        passed_over.append((path, doubts[step]))
+    if second_best or suspect:
+        best = second_best[0] if second_best else suspect
+        others = [(other, reason) for other, reason in passed_over if other != best]
+        return Found(best, others, suspect if best != suspect else None)
     passed_over += [(path, "was set aside by a save that was killed") for path in set_aside(folder)]
     if passed_over:
         reasons = "".join(f"\n  {path.name}: {reason}" for path, reason in passed_over)
         raise IntegrityError(f"{folder}: no checkpoint is good; to start over, use a new run.dir.{reasons}")
-    return None, []
+    return Found(None, [], None)
 
 
 def _hint(folder: Path) -> str | None:
@@ -67,7 +105,8 @@ def resolve(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Pa
 
     Args:
         path: what the user gave.
-        say: told of each newer checkpoint of a run directory that was passed over, and why.
+        say: told of each newer checkpoint of a run directory that was passed over, and why, and of a step
+            that was saved while updates were skipped.
 
     Raises:
         UserError: there is no such run or step; names those that exist.
@@ -84,6 +123,8 @@ def resolve(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Pa
             raise IntegrityError(
                 f"{path}: damaged checkpoint:" + "".join(f"\n  {fault}" for fault in faults[:20])
             )
+        if since := suspect_since(path):
+            say(f"{path} was saved while updates were skipped, from step {since} on")
         return path
     run_dir = path.parent if path.name == CHECKPOINTS else path
     found, passed_over = newest_good(run_dir)

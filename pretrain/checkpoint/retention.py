@@ -7,6 +7,7 @@ from pathlib import Path
 from pretrain.checkpoint.files import remove, sync_folder, told
 from pretrain.checkpoint.layout import checkpoints_folder, leftovers, set_aside, step_of, steps_in
 from pretrain.checkpoint.manifest import read_manifest
+from pretrain.checkpoint.suspect import suspect_since
 from pretrain.errors import IntegrityError
 
 
@@ -15,7 +16,7 @@ class Retention:
     """How many checkpoints stay."""
 
     keep_last: int
-    """Newest whole ones."""
+    """Newest good ones: whole, and not saved while updates were skipped."""
     keep_every: int | None = None
     """Multiples of this stay for ever."""
 
@@ -98,14 +99,19 @@ def _remove_all(
     return removed, failed
 
 
-def _surplus(folder: Path, good: int, keep: Retention) -> list[Path]:
-    """Checkpoints before the good one that `keep` does not keep; a damaged one does not count as kept."""
-    kept, surplus = 1, []
+def _surplus(folder: Path, newest: int, keep: Retention) -> list[Path]:
+    """Checkpoints before the newest whole one, of step `newest`, that `keep` does not keep.
+
+    One that is damaged or was saved while updates were skipped does not count as kept; of the latter only the
+    newest is of any use.
+    """
+    kept, surplus = 0, []
     for step, path in steps_in(folder).items():
-        if step >= good:
+        if step > newest:
             continue
-        if kept < keep.keep_last:
-            kept += looks_whole(path)
+        is_suspect = suspect_since(path) is not None
+        if step == newest or (kept < keep.keep_last and not is_suspect):
+            kept += not is_suspect and looks_whole(path)
         elif not (keep.keep_every and step % keep.keep_every == 0):
             surplus.append(path)
     return surplus

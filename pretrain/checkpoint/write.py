@@ -26,6 +26,7 @@ from pretrain.checkpoint.index import LogicalTensor, StoredPiece, dump, merge
 from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name
 from pretrain.checkpoint.manifest import dump_manifest, name_problem
 from pretrain.checkpoint.piece import GROUPS, Piece
+from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
 from pretrain.tracking.redact import opener_for
 
@@ -167,7 +168,7 @@ def _store(folder: Path, name: str, source: bytes | Path) -> dict[str, FileRecor
 
 
 def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
-    """Give a complete folder its name, and point `latest` at it.
+    """Give a complete folder its name, and point `latest` at it unless updates are being skipped.
 
     Returns:
         Messages on what could not be done after the checkpoint was in place.
@@ -193,7 +194,8 @@ def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
     on_event("before-latest")
     messages = []
     try:
-        replace_durably(folder / LATEST, f"{name}\n".encode())
+        if suspect_since(target) is None:
+            replace_durably(folder / LATEST, f"{name}\n".encode())
         if aside:
             remove(aside)
     except OSError as error:

@@ -4,10 +4,14 @@ import logging
 import math
 from dataclasses import dataclass
 
+from pretrain.checkpoint import Checkpoint
 from pretrain.config import derived
 from pretrain.config.sections import DescentConfig
 from pretrain.errors import HealthError
 from pretrain.health.spikes import Memory, spike_limit
+
+MAX_RETURNS = 3
+"""How often in a row a run goes back to one checkpoint because updates were skipped after it."""
 
 log = logging.getLogger(__name__)
 
@@ -64,3 +68,33 @@ def require_rollbacks_left(config: DescentConfig, memory: Memory, spike: int) ->
             f"step {spike + 1}: the loss is a spike again after {memory.rollbacks} rollbacks "
             "(health.max_rollbacks); the weights were not touched"
         )
+
+
+def go_back(memory: Memory, step: int, later: Checkpoint) -> Memory:
+    """The memory of a run that goes on from `step` steps since a later checkpoint was saved while updates
+    were skipped.
+
+    Args:
+        memory: of the checkpoint of that step.
+        step: steps done there.
+        later: the newest whole checkpoint.
+
+    Raises:
+        HealthError: the run has gone back there `MAX_RETURNS` times already.
+    """
+    before = Memory.from_json(later.state["health"])
+    since, back = before.suspect_since(later.step), memory.returned(step, before)
+    if back.returns > MAX_RETURNS:
+        raise HealthError(
+            f"updates from step {since} on were skipped again after the run had gone back to step {step} "
+            f"{MAX_RETURNS} times; look at the samples and weights that its log names. To try once more, "
+            f"delete the checkpoints after step {step}; to go back further, that of step {step} too"
+        )
+    log.warning(
+        "updates from step %d on were skipped: the run goes back to step %d (%d of %d times)",
+        since,
+        step,
+        back.returns,
+        MAX_RETURNS,
+    )
+    return back

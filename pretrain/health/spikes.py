@@ -52,6 +52,10 @@ class Memory:
     """What the run jumped over; ranges of one order do not overlap."""
     rollbacks: int = 0
     """Rollbacks in the whole run."""
+    returned_to: int = 0
+    """Step that the run last went back to because later checkpoints were saved while updates were skipped."""
+    returns: int = 0
+    """How often in a row it went back to that step."""
 
     def after(self, loss: float, *, updated: bool, window: int) -> "Memory":
         """The memory after a step with this loss, of which `window` are kept."""
@@ -90,6 +94,20 @@ class Memory:
         )
         return replace(then, skipped=kept + new, rollbacks=self.rollbacks + 1)
 
+    def suspect_since(self, step: int) -> int | None:
+        """The step, counted from 1, from which on the updates of all steps up to `step` were skipped."""
+        return step - self.skips_in_a_row + 1 if self.skips_in_a_row else None
+
+    def returned(self, step: int, later: "Memory") -> "Memory":
+        """This memory, of a checkpoint of `step` steps, once a run goes back to it from a later one.
+
+        What the run knew to jump over, it still does.
+        """
+        times = later.returns + 1 if later.returns and later.returned_to == step else 1
+        return replace(
+            self, skipped=later.skipped, rollbacks=later.rollbacks, returned_to=step, returns=times
+        )
+
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint's state; the order of a range is left out where it is the first."""
         ranges = [{key: n for key, n in asdict(each).items() if key != "order" or n} for each in self.skipped]
@@ -103,4 +121,6 @@ class Memory:
             skips_in_a_row=int(tree["skips_in_a_row"]),
             skipped=tuple(SkippedRange(**each) for each in tree["skipped"]),
             rollbacks=int(tree["rollbacks"]),
+            returned_to=int(tree.get("returned_to", 0)),
+            returns=int(tree.get("returns", 0)),
         )

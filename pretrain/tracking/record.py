@@ -34,6 +34,8 @@ class Sent:
     """Content mark of each artifact sent, by its name."""
     state: str = ""
     """State of the run as sent, by `state_word`."""
+    course: int = 0
+    """Course of the run (`Status.course`) that the metrics are of."""
     error: str | None = None
     """Why nothing could be sent at the last attempt."""
 

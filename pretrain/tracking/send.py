@@ -91,7 +91,8 @@ class Sender:
         status = actual_status(self.folder)  # before the journal: after a final word no line is written
         if status is None:
             raise UserError(f"{self.folder.path}: this run has not started yet, there is nothing to send")
-        if self._server is None or self._metrics.was_replaced():
+        is_current = self.sent.course == status.course and not self._metrics.was_replaced()
+        if self._server is None or not is_current:
             self._connect(status)
         server = self._server
         assert server is not None
@@ -132,10 +133,12 @@ class Sender:
         )
         if self.uri == LOCAL:
             make_database(self.folder.database)
-        server = ServerRun(address, self.sent.mlflow_run)
+        # No server takes values back, so a run on another course is another MLflow run.
+        server = ServerRun(address, self.sent.mlflow_run, anew=self.sent.course != status.course)
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
-        self._note(experiment=address.experiment, experiment_id=server.experiment_id, offset=0, state="")
+        place = {"experiment": address.experiment, "experiment_id": server.experiment_id}
+        self._note(**place, offset=0, state="", course=status.course)
         for follower in (self._metrics, self._system, self._evaluations):
             follower.close()
         self._metrics.offset, self._system.offset = 0, 0

@@ -76,17 +76,20 @@ def make_database(path: Path) -> None:
 
 
 class ServerRun:
-    """A connection to the MLflow run of one of our runs; makes the run if there is none.
+    """A connection to the MLflow run of one of our runs; makes the run if there is none, or `anew`.
 
     Raises (all methods):
         Exception: whatever mlflow raises where a server is down, slow or refuses.
     """
 
-    def __init__(self, address: Address, mlflow_run: str | None = None) -> None:
+    def __init__(self, address: Address, mlflow_run: str | None = None, *, anew: bool = False) -> None:
         self._client = connect(address.uri)
         self._address = address
         self.is_new = False
         self.experiment_id = self._find_experiment()
+        if anew:  # what the run's last course left; the server can restore it
+            for run in self._runs():
+                self._client.delete_run(run.info.run_id)
         self.id = self._find(mlflow_run) or self._create()
         self._known = {} if self.is_new else self._known_steps()
 

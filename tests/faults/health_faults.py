@@ -12,9 +12,11 @@ from unittest import mock
 import torch
 
 import pretrain.model as model
+from pretrain.any_trainer import StepResult
 from pretrain.data.text import TrainingData
 from pretrain.models.logical import logical_parts
 from pretrain.optimizer import Optimizer
+from pretrain.replica_trainer import ReplicaTrainer
 from pretrain.trainer import Trainer
 
 NAN = float("nan")
@@ -40,6 +42,8 @@ def injected(fault: dict[str, Any] | None, rank: int) -> Iterator[None]:
     with ExitStack() as stack:
         if fault and fault["kind"] in DATA:
             stack.enter_context(DATA[fault["kind"]](fault))
+        elif fault and fault["kind"] == "replica":
+            stack.enter_context(bad_numbers(fault))
         elif fault and fault.get("rank", rank) == rank:
             switch = Switch()
             stack.enter_context(stepping(fault, switch))
@@ -64,12 +68,49 @@ def stepping(fault: dict[str, Any], switch: Switch) -> Any:
             part = part_of(trainer, fault["tensor"])
             part.parameter.data.view(-1)[part.start + 5] = NAN
         result = honest(trainer, index)
+        if switch.on and fault["kind"] == "weights":
+            blow_up(trainer, fault)
+            fault["steps"] = [] if fault.get("once") else fault["steps"]
         if switch.on and fault["kind"] == "bit":
             part = part_of(trainer, fault["tensor"])
             part.parameter.data.view(-1).view(torch.int32)[part.start + 5] ^= 1 << 20
         return result
 
     return mock.patch.object(Trainer, "step", step)
+
+
+def blow_up(trainer: Trainer, fault: dict[str, Any]) -> None:
+    """Every weight, or the one named, is multiplied by `factor` after the step's update."""
+    parts = logical_parts(trainer.model.chunks, trainer.layout)
+    chosen = {
+        id(part.parameter): part.parameter for part in parts if fault.get("tensor", part.key) == part.key
+    }
+    with torch.no_grad():
+        for parameter in chosen.values():
+            parameter.mul_(float(fault["factor"]))
+
+
+@contextmanager
+def bad_numbers(fault: dict[str, Any]) -> Iterator[None]:
+    """An RNN's or a CNN's loss is multiplied by `factor` at its steps; with `once`, the first time only."""
+    honest_step, honest_backward = ReplicaTrainer.step, ReplicaTrainer._backward
+    switch, steps = Switch(), list(fault["steps"])
+
+    def step(trainer: Any, index: int) -> StepResult:
+        switch.on = index in steps
+        if switch.on and fault.get("once"):
+            steps.remove(index)
+        return honest_step(trainer, index)
+
+    def backward(trainer: Any, batches: Any) -> tuple[float, float]:
+        loss, norm = honest_backward(trainer, batches)
+        return (loss * float(fault["factor"]), norm) if switch.on else (loss, norm)
+
+    with (
+        mock.patch.object(ReplicaTrainer, "step", step),
+        mock.patch.object(ReplicaTrainer, "_backward", backward),
+    ):
+        yield
 
 
 def bad_loss(switch: Switch, micro_batch: int) -> Any:

@@ -12,7 +12,7 @@ import pytest
 from ranks import run_ranks
 from text_shards import build_shards
 
-from pretrain.checkpoint import newest_good, open_checkpoint
+from pretrain.checkpoint import find_good, newest_good, open_checkpoint
 
 WORKER = Path(__file__).with_name("health_worker.py")
 TP = "parallel.tensor=2"
@@ -81,6 +81,11 @@ STOPS: dict[str, tuple[list[str], dict[str, Any], list[str]]] = {
         {"kind": "bit", "rank": 0, "steps": [9], "tensor": "decoder.final_layernorm.weight"},
         ["after step 10", "decoder.final_layernorm.weight: rank 0 differs from rank 1"],
     ),
+    "weight before a save": (
+        [TP],
+        {"kind": "weights", "rank": 1, "steps": [9], "tensor": UP, "factor": "nan"},
+        ["after step 10", UP, "on rank 1 holds numbers that are not finite"],
+    ),
     "skips in a row": (
         [SKIP, "health.max_skips=2"],
         {**GRADIENT, "steps": [1, 3, 4, 6, 7, 8], "rank": 1},
@@ -100,10 +105,14 @@ STOPS: dict[str, tuple[list[str], dict[str, Any], list[str]]] = {
 GOES_ON: dict[str, tuple[list[str], dict[str, Any] | None]] = {
     "skip": ([SKIP], {**GRADIENT, "steps": [2, 3, 7], "rank": 1}),
     "skip, sharded": ([SKIP, *SHARDED], {**GRADIENT, "steps": [2, 3, 7], "rank": 1}),
+    "skip over a save": ([SKIP], {**GRADIENT, "steps": [8, 9, 10], "rank": 1}),
+    "nothing": ([], None),
     "report": (["health.spike_window=8", "health.spike_threshold=6"], BAD_SAMPLES),
     "ignore": (["health.on_spike=ignore"], BAD_SAMPLES),
     "rollback": (ROLLBACK, BAD_SAMPLES),
     "without the range": ([], {"kind": "without", "ranges": [{"first": 80, "stop": 112}]}),
+    "bad weights": (ROLLBACK, {"kind": "weights", "steps": [9], "factor": 10, "once": True}),
+    "bad weights without the range": ([], {"kind": "without", "ranges": [{"first": 40, "stop": 104}]}),
     "growing batches": ([*ROLLBACK, *LONGER, RAMP], {"kind": "labels", "first": 108, "stop": 116}),
     "growing batches without the range": (
         [*LONGER, RAMP],
@@ -131,7 +140,19 @@ GROWING: dict[str, tuple[int, int, list[dict[str, int]]]] = {
     ),
 }
 """Samples trained on, tokens, and ranges jumped over, in `state.json` at the end."""
+BLOWN_UP = {"kind": "weights", "steps": [11], "factor": "1e25"}
+"""Weights that are finite and of no use, saved before a step shows it."""
+OFTEN = [SKIP, "health.max_skips=3", "checkpoint.every=2"]
+KEEP_2 = [*OFTEN, "checkpoint.keep_last=2"]
+GIVEN_UP: dict[str, tuple[list[str], dict[str, Any] | None]] = {
+    "blown up": (KEEP_2, BLOWN_UP),
+    "blown up again": (KEEP_2, BLOWN_UP),
+    "nothing good": ([*OFTEN, "checkpoint.keep_last=1"], BLOWN_UP),
+    "skips at the end": ([SKIP], {**GRADIENT, "steps": [17, 18, 19]}),
+}
+"""Runs that end with 4 while updates are skipped."""
 RESUMED = (("skip", 5), ("rollback", 5), ("rollback", 10), ("growing sequences", 10))
+"""Runs, and the steps of the checkpoints that copies of them go on from."""
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +198,8 @@ data: {{train: {folder}/shards}}
         }
 
     def place(self, name: str) -> Path:
+        """Of a case; the same for every `#N` behind its name."""
+        name = name.split(" #")[0]
         return self.folder / name.replace(" ", "-").translate({ord(letter): None for letter in "',"})
 
     def journal(self, name: str) -> list[dict[str, Any]]:
@@ -196,7 +219,28 @@ data: {{train: {folder}/shards}}
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     runs = Runs(tmp_path_factory.mktemp("health"))
     stops = {name: (overrides, fault) for name, (overrides, fault, _) in STOPS.items()}
-    runs.run(stops | GOES_ON)
+    runs.run(stops | GOES_ON | GIVEN_UP)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def resumed(runs: Runs) -> Runs:
+    """Runs that go on: copies from an earlier checkpoint, and the same command after a verdict."""
+    cases: dict[str, tuple[list[str], dict[str, Any] | None]] = {}
+    for name, back_to in RESUMED:
+        copy = f"{name} from {back_to}"
+        shutil.copytree(runs.place(name), runs.place(copy))
+        for path in (runs.place(copy) / "checkpoints").glob("step-*"):
+            if int(path.name.removeprefix("step-")) > back_to:
+                shutil.rmtree(path)
+        (runs.place(copy) / "checkpoints" / "latest").unlink()
+        cases[copy] = GOES_ON[name]
+    for name in ("blown up", "skips at the end"):
+        shutil.copytree(runs.place(name), runs.place(f"{name}, mended"))
+        cases[f"{name}, mended"] = (GIVEN_UP[name][0], None)
+    for again in range(1, 6):
+        cases[f"blown up again #{again}"] = GIVEN_UP["blown up again"]
+    runs.run(cases)
     return runs
 
 
@@ -264,24 +308,78 @@ def test_rollback_jumps_over_what_was_seen_in_a_run_that_grows(runs: Runs, name:
     assert state["tokens"] == tokens == runs.journal(name)[-1]["tokens"]
 
 
-def test_resume_is_exact_around_verdicts(runs: Runs) -> None:
-    """Copies of the runs lose their later checkpoints, and go on from an earlier one to the same end."""
-    cases = {}
+def test_a_rollback_to_bad_weights_goes_further_back(runs: Runs) -> None:
+    """The checkpoint of step 10 holds them, and the step after it is a spike whatever its samples are."""
+    assert [each["code"] for each in runs.outcomes["bad weights"]] == [0, 0]
+    health = runs.newest("bad weights").state["health"]
+    assert health["skipped"] == [{"step": 5, "first": 40, "stop": 104}] and health["rollbacks"] == 3
+    assert runs.losses("bad weights") == runs.losses("bad weights without the range")
+    assert same_tensors(runs.newest("bad weights"), runs.newest("bad weights without the range"))
+
+
+def test_a_streak_of_skips_is_on_the_disk_as_such(runs: Runs) -> None:
+    """Weights blew up in step 12, updates from 13 on are skipped, and the fourth skip in a row is the end."""
+    assert [each["code"] for each in runs.outcomes["blown up"]] == [4, 4]
+    assert steps_of(runs.place("blown up")) == {10: None, 12: None, 14: 13}
+    assert (runs.place("blown up") / "checkpoints" / "latest").read_text() == "step-00000012\n"
+    found = find_good(runs.place("blown up"))
+    assert found.path is not None and found.path.name == "step-00000010"
+    assert found.suspect is not None and found.suspect.name == "step-00000014"
+    assert [(path.name, reason) for path, reason in found.passed_over] == [
+        ("step-00000014", "was saved while updates were skipped, from step 13 on"),
+        ("step-00000012", "may be why its next update, of step 13, was skipped"),
+    ]
+    assert steps_of(runs.place("nothing good")) == {12: None, 14: 13}
+    found = find_good(runs.place("nothing good"))
+    assert found.path is not None and found.path.name == "step-00000012", (
+        "the last from before the first skip"
+    )
+
+
+def test_skips_that_end_well_make_later_checkpoints_good(runs: Runs) -> None:
+    """Updates of steps 9 to 11 were skipped; of step 10's checkpoint nobody has any use."""
+    assert [each["code"] for each in runs.outcomes["skip over a save"]] == [0, 0]
+    assert steps_of(runs.place("skip over a save")) == {5: None, 15: None, 20: None}
+    state = runs.newest("skip over a save").state
+    assert (state["step"], state["updates"], state["health"]["skips_in_a_row"]) == (20, 17, 0)
+
+
+def test_a_run_whose_last_updates_were_skipped_has_not_finished(runs: Runs) -> None:
+    first, second = runs.outcomes["skips at the end"]
+    assert first == second and first["code"] == 4
+    assert "the updates of its last steps, from 18 on, were skipped" in first["message"]
+    assert steps_of(runs.place("skips at the end")) == {5: None, 10: None, 15: None, 20: 18}
+
+
+@pytest.mark.parametrize("name", ["blown up", "skips at the end"])
+def test_the_same_command_goes_on_from_before_the_skips(resumed: Runs, name: str) -> None:
+    """What broke does not break again, so the run is the untroubled one."""
+    mended = f"{name}, mended"
+    assert [each["code"] for each in resumed.outcomes[mended]] == [0, 0]
+    assert resumed.losses(mended) == resumed.losses("nothing")
+    assert same_tensors(resumed.newest(mended), resumed.newest("nothing"))
+
+
+def test_a_run_that_breaks_at_the_same_place_is_given_up(resumed: Runs) -> None:
+    messages = [resumed.outcomes[f"blown up again #{again}"][0]["message"] for again in range(1, 6)]
+    assert all(
+        each["code"] == 4 for again in range(1, 6) for each in resumed.outcomes[f"blown up again #{again}"]
+    )
+    assert ["4 steps in a row" in message for message in messages] == [True, True, True, False, False]
+    assert all("after the run had gone back to step 10 3 times" in message for message in messages[3:])
+    place = resumed.place("blown up again")
+    assert json.loads((place / "status.json").read_text())["reason"] == messages[-1]
+    assert steps_of(place) == {10: None, 12: None, 14: 13}
+
+
+def test_resume_is_exact_around_verdicts(resumed: Runs) -> None:
+    """Copies of the runs that lost their later checkpoints go on from an earlier one to the same end."""
     for name, back_to in RESUMED:
         copy = f"{name} from {back_to}"
-        shutil.copytree(runs.place(name), runs.place(copy))
-        for path in (runs.place(copy) / "checkpoints").glob("step-*"):
-            if int(path.name.removeprefix("step-")) > back_to:
-                shutil.rmtree(path)
-        (runs.place(copy) / "checkpoints" / "latest").unlink()
-        cases[copy] = GOES_ON[name]
-    runs.run(cases)
-    for name, back_to in RESUMED:
-        copy = f"{name} from {back_to}"
-        assert [each["code"] for each in runs.outcomes[copy]] == [0, 0]
-        assert runs.losses(copy) == runs.losses(name)
-        assert same_tensors(runs.newest(copy), runs.newest(name))
-        assert runs.newest(copy).state["health"] == runs.newest(name).state["health"]
+        assert [each["code"] for each in resumed.outcomes[copy]] == [0, 0]
+        assert resumed.losses(copy) == resumed.losses(name)
+        assert same_tensors(resumed.newest(copy), resumed.newest(name))
+        assert resumed.newest(copy).state["health"] == resumed.newest(name).state["health"]
 
 
 def test_the_command_ends_with_4(runs: Runs) -> None:
@@ -295,3 +393,11 @@ def test_the_command_ends_with_4(runs: Runs) -> None:
 def same_tensors(one: Any, other: Any) -> bool:
     keys = one.keys()
     return keys == other.keys() and all(bool((one.read(key) == other.read(key)).all()) for key in keys)
+
+
+def steps_of(run: Path) -> dict[int, int | None]:
+    """Every checkpoint, and since when updates had been skipped."""
+    paths = sorted((run / "checkpoints").glob("step-*"))
+    return {
+        int(path.name[-8:]): json.loads((path / "state.json").read_text())["suspect_since"] for path in paths
+    }

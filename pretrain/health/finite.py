@@ -1,0 +1,40 @@
+"""Whether what is to be saved is finite: one look at every tensor, so that no checkpoint holds the fault."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from pretrain.checkpoint import Piece
+from pretrain.errors import HealthError
+from pretrain.health.gather import gather_texts
+from pretrain.health.replicas import ranks
+from pretrain.launch import World
+
+
+def require_finite(world: World, step: int, pieces: Iterable[Piece]) -> None:
+    """Refuse to save numbers that are not finite; all ranks call this together.
+
+    Args:
+        world: all ranks.
+        step: optimizer steps done, for the message.
+        pieces: what this rank holds; it looks at those it owns.
+
+    Raises:
+        HealthError: on every rank, if a piece of any rank is not finite; names the first of it and the ranks.
+    """
+    bad = (piece.name for piece in pieces if piece.owner and not _is_finite(piece.tensor))
+    found = gather_texts(world, next(bad, ""))
+    if where := [rank for rank, name in enumerate(found) if name]:
+        raise HealthError(
+            f"after step {step}: {found[where[0]]} on {ranks(where)} holds numbers that are not finite; no "
+            "checkpoint was saved of this, resuming goes on from the last good one"
+        )
+
+
+@torch.no_grad()
+def _is_finite(tensor: Tensor) -> bool:
+    """By its extremes, which takes no memory: a NaN is both of them."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
