@@ -147,7 +147,7 @@ class _Loop:
         self.world = world
         self.run = run
         self.gate = Gate(world, run.pulse, run.pending)
-        # The checkpoint to go on from, and the later one that was passed over since updates were being skipped.
+        # The checkpoint to go on from, and the later one passed over for skipped updates.
         found, self.gone_back_from = first_decides(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
         self.trainer = build_trainer(loaded.config, world, self.gate, self.found)
