@@ -50,6 +50,7 @@ from pretrain.tracking.background import Background
 from pretrain.tracking.datasets import datasets_of
 from pretrain.tracking.facts import environment_facts
 from pretrain.tracking.journal import Journal
+from pretrain.tracking.reach import last_step, require_checkpoints_lines
 
 Together = Callable[[Callable[[], str]], str]
 """Called by every rank; rank 0 acts, and all ranks get its answer or raise its error."""
@@ -157,6 +158,7 @@ class Run:
 
         Raises:
             UserError: on all ranks, if a fingerprint differs or the folder cannot be written.
+            IntegrityError: on all ranks, if the journal has lost lines of steps that are done.
         """
         self._step = step
         self.id = self._together(lambda: self._begin(step, dict(facts or {}), run_id, other_course))
@@ -182,9 +184,13 @@ class Run:
             log.warning(
                 "the checkpoint comes from another run (%s); this one is %s", run_id, self._status.run
             )
+        is_there = require_checkpoints_lines(self.folder.metrics, step)
         try:
             self._journal = Journal(self.folder.metrics)
             wound = self._journal.truncate_after(step)
+            if step and not is_there:
+                log.warning("%s is gone: the curves begin anew at step %d", self.folder.metrics, step + 1)
+                self._journal.append(step, {})
             self._accept()
             write_status(self.folder, self._status)
         except OSError as error:
@@ -313,7 +319,7 @@ class Run:
                 end = replace(
                     status,
                     state="stopped" if verdict.code == StoppedEarly.exit_code else "failed",
-                    step=max(status.step, self.pulse.now.step - 1),
+                    step=max(status.step, last_step(self.folder.metrics)),
                     time=time.time(),
                     reason=verdict.message,
                     exit_code=verdict.code,
@@ -321,8 +327,11 @@ class Run:
                 write_status(self.folder, end)
 
     def _close(self, journal: Journal, status: Status, state: State, code: int, reason: str | None) -> None:
+        with suppress(OSError):
+            journal.sync()  # first, for the status says that these lines are there
         journal.close()
-        end = replace(status, state=state, step=self._step, time=time.time(), exit_code=code, reason=reason)
+        done = min(self._step, last_step(self.folder.metrics))
+        end = replace(status, state=state, step=done, time=time.time(), exit_code=code, reason=reason)
         try:
             write_status(self.folder, end)
         except OSError as error:

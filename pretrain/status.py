@@ -30,7 +30,7 @@ class Status:
     """finished: all steps are done, and saved. stopped: by a signal, a checkpoint saved. failed: by an error.
     crashed: never written, but what `actual_status` finds when the job is gone without a word."""
     step: int
-    """Optimizer steps done when this was written."""
+    """Optimizer steps done when this was written, as far as the journal has lines of them."""
     steps: int
     """Optimizer steps of the whole run."""
     started: float

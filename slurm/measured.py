@@ -51,7 +51,7 @@ def signal_seconds(config: Config, run: RunFolder) -> int:
 def _last_entries(run: RunFolder) -> list[Entry]:
     """The last training steps in the journal."""
     found = (decode(line) for line in _tail(run.metrics).splitlines())
-    return [entry for entry in found if entry and any(rate in entry for rate in RATES)]
+    return [each for each in found if each and "time" in each and any(rate in each for rate in RATES)]
 
 
 def _tail(path: object, size: int = LAST_BYTES) -> bytes:

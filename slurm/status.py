@@ -6,7 +6,8 @@ from typing import Any
 
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.progress import SHOWN, duration
-from pretrain.status import actual_status
+from pretrain.status import actual_status, read_status
+from pretrain.tracking.reach import require_last_line
 from slurm.client import QueuedJob
 from slurm.measured import RATES, last_entry, step_seconds
 from slurm.submission import Submission, bad_nodes, saved_step, submissions
@@ -20,8 +21,10 @@ def status_command(run: str) -> None:
 
     Raises:
         UserError: there is no run and no submission.
+        IntegrityError: once all else is printed, if the journal has lost its last lines.
     """
     folder = RunFolder(run)
+    status = read_status(folder)  # before the journal
     sent = submissions(folder.path)
     if not sent:
         folder.require_run()
@@ -29,6 +32,8 @@ def status_command(run: str) -> None:
     rows += [("left out", f"{node}: {reason}") for node, reason in bad_nodes(folder.path).items()]
     for name, value in rows:
         print(f"{name:{LABEL}}{value}")
+    if folder.is_run:
+        require_last_line(folder, status)
 
 
 def _state(folder: RunFolder, sent: list[Submission]) -> Iterator[tuple[str, str]]:

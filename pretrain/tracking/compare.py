@@ -15,6 +15,7 @@ from pretrain.status import actual_status
 from pretrain.tracking.curves import Curves
 from pretrain.tracking.journal import lines_of, read
 from pretrain.tracking.plot import running_mean, thin
+from pretrain.tracking.reach import require_lines
 
 NONE = "-"
 UNITS = ("tokens", "images")
@@ -77,6 +78,7 @@ def _read(path: str) -> Run:
     folder = RunFolder(path)
     folder.require_run()
     status = actual_status(folder)
+    require_lines(folder, status)
     lines = read(folder.evaluations) if folder.evaluations.exists() else []
     evaluations: dict[str, tuple[int, float]] = {}
     for line in lines:

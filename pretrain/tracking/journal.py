@@ -24,6 +24,8 @@ Entry = dict[str, float]
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 LONGEST_LINE = 1 << 20
 """Bytes; one of a run has some hundred."""
+LARGEST = 1 << 53
+"""Whole numbers below it are exact in every reader of JSON (RFC 8259, section 6)."""
 MAX_PENDING_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
@@ -176,7 +178,12 @@ def lines_of(path: Path) -> Iterator[Entry]:
             if entry is not None:
                 yield entry
             elif line.endswith(b"\n") or len(line) > LONGEST_LINE:
-                raise IntegrityError(f"{path}:{number}: not a line of a journal: {line[:60]!r}")
+                raise IntegrityError(no_line(path, number, line))
+
+
+def no_line(path: Path, number: int, line: bytes) -> str:
+    """Says that a line of a journal is none."""
+    return f"{path}:{number}: not a line of a journal: {line[:60]!r}"
 
 
 def curve(entries: list[Entry], name: str) -> Iterator[tuple[int, float]]:
@@ -194,16 +201,26 @@ def encode(entry: Mapping[str, object]) -> bytes:
 
 
 def decode(line: bytes) -> Entry | None:
-    """A line's numbers by name, or None where it is no JSON object with an integer step."""
+    """A line's numbers by name, or None where it is no JSON object of numbers with a step."""
     try:
-        entry = json.loads(line)
-    except ValueError:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+    if not isinstance(found, dict):
         return None
-    return {
-        key: SPECIAL.get(value, math.nan) if isinstance(value, str) else value for key, value in entry.items()
-    }
+    entry = {key: number for key, value in found.items() if (number := _number(value)) is not None}
+    step, when = entry.get("step"), entry.get("time", 0)
+    is_whole = len(entry) == len(found) and type(step) is int and step >= 0 and 0 <= when < LARGEST
+    return entry if is_whole else None
+
+
+def _number(value: object) -> float | None:
+    """What a line says of a metric; None where that is no number. True is an int, but none of ours."""
+    if type(value) is str:
+        return SPECIAL.get(value)
+    if type(value) is int:
+        return value if abs(value) < LARGEST else None
+    return value if type(value) is float else None
 
 
 def _portable(value: object) -> object:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from data_tools.progress import Progress
-from pretrain.errors import UserError
+from pretrain.errors import IntegrityError, UserError
 from pretrain.folder import RunFolder
 from pretrain.lock import RunLock
+from pretrain.status import actual_status
+from pretrain.tracking.reach import require_lines
 from pretrain.tracking.record import LOCAL, Sent, content_mark, page_of, read_record, real_uri
 from pretrain.tracking.redact import one_line, redact
 from pretrain.tracking.send import Sender, artifacts
@@ -29,18 +31,20 @@ def sync_command(runs: Sequence[str], uri: str | None = None) -> None:
 
     Raises:
         UserError: a folder is no run; a server does not answer (other runs are sent all the same).
+        IntegrityError: the journal of one is damaged, or has lost lines.
     """
     folders = [RunFolder(run) for run in runs]
     for folder in folders:
         folder.require_run()
-    failures = []
+    failures: list[UserError] = []
     for folder in folders:
         try:
             print(_sync(folder, uri))
         except UserError as error:
-            failures.append(str(error))
+            failures.append(error)
     if failures:
-        raise UserError("\n".join(failures))
+        damaged = any(isinstance(error, IntegrityError) for error in failures)
+        raise (IntegrityError if damaged else UserError)("\n".join(map(str, failures)))
 
 
 def _sync(folder: RunFolder, uri: str | None) -> str:
@@ -73,7 +77,9 @@ def catch_up(
 
     Raises:
         UserError: the server does not answer; the other uploader is still at it after `busy_seconds`.
+        IntegrityError: the journal is damaged, or has lost lines.
     """
+    require_lines(folder, actual_status(folder))
     goal = (_size(folder.metrics), _size(folder.evaluations))
     marks = {str(below): (path, content_mark(path)) for below, path in artifacts(folder)}
     deadline = time.monotonic() + busy_seconds

@@ -1,0 +1,120 @@
+"""Whether a journal still has the lines that were in it.
+
+A journal is on the disk before a checkpoint is saved, and before a job says how it ended. So whoever finds a
+checkpoint of step 12, or a `status.json` that says step 12, finds the lines of steps 1 to 12; a crash can
+only have cost lines of later steps. Where they are not there, someone has emptied the file, cut it off or
+copied a part of it.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+from pretrain.errors import IntegrityError
+from pretrain.folder import RunFolder
+from pretrain.status import Status
+from pretrain.tracking.journal import LONGEST_LINE, Entry, decode, no_line
+
+LAST_BYTES = 1 << 16
+BARE = {"step", "time"}
+"""What the first line has where a journal begins anew: its step is done, and the lines of it are gone."""
+
+
+def gap(steps: Iterable[Entry], step: int) -> str | None:
+    """What is missing among the lines of steps 1 to `step`, in words; None where nothing is."""
+    last = 0
+    for number, entry in enumerate(steps, start=1):
+        now = int(entry["step"])
+        if now < last:
+            return f"a line of step {now} follows one of step {last}"
+        if now > last + 1 and last < step and (number > 1 or not entry.keys() <= BARE):
+            return f"there is no line of step {last + 1}, the next is of step {now}"
+        last = now
+    return None if last >= step else f"it ends with step {last}" if last else "there is no line in it"
+
+
+def require_checkpoints_lines(path: Path, step: int) -> bool:
+    """Refuse to go on from a checkpoint with a journal that has lost lines of the steps before.
+
+    Args:
+        path: of the journal.
+        step: of the checkpoint; 0: of none.
+
+    Returns:
+        Whether the file is there. Who deletes it wants a new one.
+
+    Raises:
+        IntegrityError: a line is gone; says which.
+    """
+    if not path.exists():
+        return False
+    if found := gap(_entries(path, whole=False), step):
+        raise IntegrityError(
+            f"{path}: lines are gone: {found}, and the checkpoint to go on from is of step {step}; give the "
+            f"file back from a copy, or delete it to begin the curves anew at step {step + 1}"
+        )
+    return True
+
+
+def require_lines(folder: RunFolder, status: Status | None, entries: Iterable[Entry] | None = None) -> None:
+    """Refuse a run whose journal has lost lines of steps that `status.json` says are done.
+
+    Args:
+        folder: of the run.
+        status: read before the journal was.
+        entries: its lines; None: read them here.
+
+    Raises:
+        IntegrityError: a line is gone, or damaged; says which.
+    """
+    if status is None:
+        return
+    if found := gap(_entries(folder.metrics) if entries is None else entries, status.step):
+        raise IntegrityError(_lost(folder, status, found))
+
+
+def require_last_line(folder: RunFolder, status: Status | None) -> None:
+    """As `require_lines`, by the end of the journal alone, however long it is."""
+    if status is None:
+        return
+    last = last_step(folder.metrics)
+    if last < status.step:
+        found = f"it ends with step {last}" if last else "there is no line in it"
+        raise IntegrityError(_lost(folder, status, found))
+
+
+def _lost(folder: RunFolder, status: Status, found: str) -> str:
+    if not folder.metrics.exists():
+        found = "there is no such file"
+    return (
+        f"{folder.metrics}: lines are gone: {found}, and {folder.status.name} says that step {status.step} "
+        "was done; give the file back from a copy"
+    )
+
+
+def last_step(path: Path) -> int:
+    """Step of the last line of a journal; 0 where there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - LAST_BYTES))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return 0
+    return next((int(entry["step"]) for line in reversed(lines) if (entry := decode(line))), 0)
+
+
+def _entries(path: Path, *, whole: bool = True) -> Iterator[Entry]:
+    """Lines of a journal but for a torn last one, none where there is no file; with `whole` none may be
+    damaged, else those are left out."""
+    try:
+        with open(path, "rb") as file:
+            for number in count(1):
+                line = file.readline(LONGEST_LINE)
+                if entry := decode(line):
+                    yield entry
+                elif not line:
+                    return
+                elif whole and (line.endswith(b"\n") or len(line) == LONGEST_LINE):
+                    raise IntegrityError(no_line(path, number, line))
+    except FileNotFoundError:
+        return
