@@ -25,6 +25,10 @@ class BadRecord:
     where: str
     reason: str
 
+    def __post_init__(self) -> None:
+        """Keep the reason to one line, whatever library gave it."""
+        object.__setattr__(self, "reason", " ".join(self.reason.split()))
+
     def __str__(self) -> str:
         return f"{self.file}{', ' if self.where else ''}{self.where}: {self.reason}"
 

@@ -30,6 +30,10 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """The message, as `printable`."""
+        return printable(super().__str__())
+
 
 class IntegrityError(UserError):
     """A shard or a checkpoint is not what was written: missing, truncated, flipped or foreign."""
@@ -54,3 +58,10 @@ def named(path: str | PathLike[str]) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = fspath(path)
         raise
+
+
+def printable(text: str) -> str:
+    """The text with characters that a terminal would obey or cannot print spelt out; lines stay lines."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

@@ -15,6 +15,7 @@ from typing import IO, Any
 from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.partition import Unit
+from data_tools.row_groups import row_fault, rows_before
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
 
 DOCUMENT_KINDS = ("file", "line", "blank-line")
@@ -254,12 +255,14 @@ def _parquet_rows(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRe
             table = pyarrow.parquet.ParquetFile(stream)
             _check_column(table.schema_arrow, text_key, unit.file.url)
             stop = table.num_row_groups if unit.stop is None else unit.stop
-            row = sum(table.metadata.row_group(i).num_rows for i in range(unit.start))
+            row = rows_before(table.metadata, unit.start)
             groups = list(range(unit.start, stop))
             for batch in table.iter_batches(256, row_groups=groups, columns=[text_key], use_threads=False):
                 for value in batch.column(0):
                     row += 1
                     yield _parquet_value(value, row, options, unit.file.url)
+            if fault := row_fault(table.metadata, stop, row):
+                yield BadRecord(unit.file.url, f"row {row + 1}", f"the file {fault}: it is damaged")
         except (pyarrow.ArrowException, OSError) as error:
             yield BadRecord(
                 unit.file.url, f"row {row + 1}" if row else "", f"cannot be read to its end: {error}"

@@ -193,9 +193,12 @@ def _array(
     """Copy an .npy member out of the tar. Raises ValueError if its header is not as the index says."""
     offset, size = offsets[name]
     header = io.BytesIO(view[offset : offset + min(size, 4096)])
-    if np.lib.format.read_magic(header) != (1, 0):
-        raise ValueError(f"{name} is not an .npy file of version 1.0")
-    shape, _, found = np.lib.format.read_array_header_1_0(header)
+    try:
+        if np.lib.format.read_magic(header) != (1, 0):
+            raise ValueError(f"{name} is not an .npy file of version 1.0")
+        shape, _, found = np.lib.format.read_array_header_1_0(header)
+    except Exception as error:  # numpy reads it as Python's own tokens, with their errors
+        raise ValueError(f"{name} has a damaged header: {' '.join(str(error).split())[:200]}") from None
     expected = np.dtype(dtype).newbyteorder("<")
     if shape != (count,) or found != expected:
         raise ValueError(f"{name} holds {found} {shape}, the index expects {expected} ({count},)")

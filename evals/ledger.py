@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_tools.bounded import open_regular
+from data_tools.bounded import SMALL_FILE, open_regular, read_bytes
 from data_tools.index_file import INDEX_BYTES, INDEX_NAME
 from data_tools.remote import fetch
 from data_tools.sources import is_remote
@@ -55,8 +55,8 @@ def key_of(entry: Entry, checkpoint: Path, overrides: Sequence[str]) -> str:
 def find(run: RunFolder, entry: Entry, step: int, key: str) -> Result | None:
     """The result that the run has; None if it is to be computed."""
     try:
-        result = Result.from_json(_file(run, entry, step, key).read_text())
-    except (OSError, ValueError, KeyError):
+        result = Result.from_json(read_bytes(_file(run, entry, step, key), SMALL_FILE).decode())
+    except (OSError, ValueError):
         return None
     return result if result.step == step else None
 

@@ -5,11 +5,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from rich.console import Console
 from rich.table import Table
 
+from data_tools.typed import Natural, parse
 from pretrain.errors import UserError
 from pretrain.folder import write_atomically
 
@@ -37,12 +39,9 @@ class Result:
 
     @classmethod
     def from_json(cls, text: str) -> "Result":
-        """The inverse of `to_json`; raises ValueError or KeyError for anything else."""
-        document = json.loads(text)
-        metrics = {
-            name: math.inf if value == "Infinity" else value for name, value in document["metrics"].items()
-        }
-        return cls(document["checkpoint"], int(document["step"]), metrics, document["spec"])
+        """The inverse of `to_json`; raises ValueError for anything else."""
+        written = parse(_Written, text)
+        return cls(written.checkpoint, written.step, written.metrics, written.spec)
 
     def show(self, console: Console) -> None:
         """Print every metric with its value and definition, then what was scored."""
@@ -67,6 +66,20 @@ class Result:
             f"{spec['layout']}, {spec['precision']} on {spec['device']}",
             highlight=False,
         )
+
+
+def _number(value: Any) -> Any:
+    return math.inf if value == "Infinity" else value
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A result in a file."""
+
+    checkpoint: str
+    step: Natural
+    metrics: dict[str, Annotated[int | float, BeforeValidator(_number)]]
+    spec: dict[str, Any]
 
 
 def require_writable(path: str) -> None:

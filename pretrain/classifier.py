@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 
 from data_tools.images.reader import ImageReader
+from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageSource
-from pretrain.errors import IntegrityError, UserError
+from pretrain.errors import UserError
 from pretrain.launch import World
 from pretrain.models.cnn import Cnn, build_cnn
 from pretrain.restore import RESOLVED_CONFIG
@@ -159,12 +160,8 @@ def load_classifier(
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
     config = narrow(loaded, CnnConfig, f"{checkpoint.path}: a classifier of images")
-    state = checkpoint.state
-    try:
-        channels, size = int(state["channels"]), int(state["image_size"])
-        classes = tuple(str(name) for name in state["classes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise IntegrityError(f"{checkpoint.path}: state.json lacks what the images were: {error}") from None
+    channels, size = (checkpoint.part(key, natural) for key in ("channels", "image_size"))
+    classes = checkpoint.part("classes", names)
     model = build_cnn(config.model, channels, size, len(classes), config.run.seed)
     checkpoint.load(Piece.whole(name, parameter.detach()) for name, parameter in model.named_parameters())
     classifier = Classifier(model.to(device).eval(), config.precision, device)

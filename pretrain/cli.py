@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopp
 """
 
 import enum
+import io
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -494,6 +495,8 @@ def register(
 
 def main() -> None:
     """Run a command; what a user can cause ends in one message on stderr, without traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be UTF-8
     try:
         app()
     except UserError as error:

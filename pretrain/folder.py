@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from data_tools.bounded import SMALL_FILE, UnfitFileError, read_bytes
 from pretrain.compatible import changed_keys, compatible
 from pretrain.errors import UserError, named
 from pretrain.lock import RunLock
@@ -295,9 +296,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: it is no YAML mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        tree = yaml.safe_load(read_bytes(path, SMALL_FILE).decode())
+    except UnfitFileError as error:
+        raise UserError(f"{path} {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"{path} is damaged: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} is damaged: it holds no mapping")
     return tree

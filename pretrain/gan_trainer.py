@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_tools.typed import natural
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint, Piece
@@ -232,8 +233,8 @@ class GanTrainer:
         checkpoint.load(pieces)
         for network in self.networks:
             write_back(network.engine)
-            network.engine.updates = int(checkpoint.state[f"{network.engine.name}_updates"])
-        self.memory = GameMemory.from_json(checkpoint.state["game"])
+            network.engine.updates = checkpoint.part(f"{network.engine.name}_updates", natural)
+        self.memory = checkpoint.part("game", GameMemory.from_json)
         return checkpoint.step
 
     def facts(self) -> dict[str, str]:

@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from data_tools.bounded import read_json
+from data_tools.errors import printable
 from pretrain.errors import UserError
 from pretrain.tracking.redact import redact
 
@@ -118,16 +120,17 @@ def _refusal(path: Path) -> str:
 
 def _last(path: Path) -> dict[str, Any] | None:
     try:
-        facts = json.loads(path.read_text())
+        facts = read_json(path, 1 << 20)
         datetime.fromtimestamp(facts["started"])
         return {name: facts[name] for name in ("host", "pid", "started", "command")}
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
 def _in_words(facts: Mapping[str, Any]) -> str:
     started = datetime.fromtimestamp(facts["started"]).astimezone().isoformat(" ", "seconds")
-    return f"pid {facts['pid']} on {facts['host']}, started {started} ({redact(str(facts['command']))})"
+    found = f"pid {facts['pid']} on {facts['host']}, started {started} ({redact(str(facts['command']))})"
+    return printable(" ".join(found.split()))[:500]
 
 
 def _holders(path: Path) -> list[int]:

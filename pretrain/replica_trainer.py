@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
+from data_tools.typed import natural
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, Piece
 from pretrain.config import derived
@@ -189,8 +190,8 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
         checkpoint.require_all_read(piece.key for piece in self.pieces())
         checkpoint.load(self.pieces())
-        self.optimizer.set_updates(int(checkpoint.state["updates"]))
-        self.memory = Memory.from_json(checkpoint.state["health"])
+        self.optimizer.set_updates(checkpoint.part("updates", natural))
+        self.memory = checkpoint.part("health", Memory.from_json)
         return checkpoint.step
 
     def go_back(self, step: int, later: Checkpoint) -> None:

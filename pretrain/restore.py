@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.tokenizer import Tokenizer
+from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
-from pretrain.errors import IntegrityError
 from pretrain.families.family import Family
 from pretrain.layout import Layout
 from pretrain.model import Model
@@ -50,10 +50,7 @@ def open_saved(
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG), saved=True).config
     config = narrow(loaded, wanted, f"{checkpoint.path}: this command")
-    vocab_size = checkpoint.state.get("vocab_size")
-    if not isinstance(vocab_size, int):
-        raise IntegrityError(f"{checkpoint.path}: state.json has no vocab_size")
-    return Saved(checkpoint, config, vocab_size)
+    return Saved(checkpoint, config, checkpoint.part("vocab_size", natural))
 
 
 def with_layout(config: TextConfig, parallel: ParallelConfig) -> TextConfig:
@@ -86,10 +83,7 @@ def saved_labels(checkpoint: Checkpoint) -> tuple[str, ...]:
     Raises:
         IntegrityError: they are no names.
     """
-    names = checkpoint.state.get(LABELS, [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise IntegrityError(f"{checkpoint.path}: state.json: {LABELS} are no names")
-    return tuple(names)
+    return checkpoint.part(LABELS, names) if LABELS in checkpoint.state else ()
 
 
 def load_tokenizer(saved: Saved) -> Tokenizer:

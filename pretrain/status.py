@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data_tools.bounded import SMALL_FILE, UnfitFileError, read_bytes
+from data_tools.typed import Natural, Seconds, parse
 from pretrain.errors import UserError, named
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.lock import is_held
@@ -24,18 +26,18 @@ class Status:
 
     run: str
     """Id of the logical run: the same for every job that goes on with it, kept in checkpoints."""
-    job: int
+    job: Natural
     """How many jobs have worked on the run, this one included."""
     state: State
     """finished: all steps are done, and saved. stopped: by a signal, a checkpoint saved. failed: by an error.
     crashed: never written, but what `actual_status` finds when the job is gone without a word."""
-    step: int
+    step: Natural
     """Optimizer steps done when this was written, as far as the journal has lines of them."""
-    steps: int
+    steps: Natural
     """Optimizer steps of the whole run."""
-    started: float
+    started: Seconds
     """Unix time at which this job started."""
-    time: float
+    time: Seconds
     """Unix time of this word."""
     reason: str | None = None
     """Why it failed or stopped."""
@@ -87,10 +89,12 @@ def read_status(folder: RunFolder) -> Status | None:
         UserError: the file is damaged.
     """
     try:
-        return Status(**json.loads(folder.status.read_text()))
+        return parse(Status, read_bytes(folder.status, SMALL_FILE))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except UnfitFileError as error:
+        raise UserError(f"{folder.status} {error.strerror}") from None
+    except ValueError as error:
         raise UserError(f"{folder.status} is damaged: {error}") from None
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_tools.typed import natural
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint
@@ -267,8 +268,8 @@ class Trainer:
         everyone = gather_texts(self.layout.world, keys_here)
         checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
         checkpoint.load(pieces)
-        self.optimizer.updates = int(checkpoint.state["updates"])
-        self.memory = Memory.from_json(checkpoint.state["health"])
+        self.optimizer.updates = checkpoint.part("updates", natural)
+        self.memory = checkpoint.part("health", Memory.from_json)
         return checkpoint.step
 
     def go_back(self, step: int, later: Checkpoint) -> None:

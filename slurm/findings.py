@@ -6,11 +6,14 @@ Files, not messages: a node that is bad enough to hang cannot keep the others fr
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from data_tools.bounded import SMALL_FILE, read_bytes
 from data_tools.errors import named
+from data_tools.typed import Natural, Seconds, parse
 
 MAX_SKEW = 2.0
 """Seconds between a node's clock and the median of all; the meeting before it is read takes some itself."""
@@ -22,18 +25,18 @@ SLOW = 3.0
 class Finding:
     """One rank's word; what it has not come to is None."""
 
-    rank: int
+    rank: Natural
     host: str
     device: str = ""
-    devices: int = 0
+    devices: Natural = 0
     """GPUs that its node shows; 0 in a job on CPUs."""
-    free_bytes: int | None = None
+    free_bytes: Natural | None = None
     """Free memory of its device, or of its node in a job on CPUs."""
-    disk_bytes: int | None = None
+    disk_bytes: Natural | None = None
     """Free space for temporary files."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    matmul_seconds: float | None = None
-    clock: float | None = None
+    matmul_seconds: Seconds | None = None
+    clock: Seconds | None = None
     """Unix time right after all ranks met."""
     bandwidth: float | None = None
     """Bytes per second of the all-reduce, by the bus (NCCL's tests, "busbw")."""
@@ -63,8 +66,12 @@ def write_finding(folder: Path, finding: Finding) -> None:
 
 
 def read_findings(folder: Path) -> list[Finding]:
-    """What all ranks have said so far, by rank."""
-    return [Finding(**json.loads(path.read_text())) for path in sorted(folder.glob("rank-*.json"))]
+    """What all ranks have said so far, by rank; one whose file is damaged has said nothing."""
+    found = []
+    for path in sorted(folder.glob("rank-*.json")):
+        with suppress(OSError, ValueError):
+            found.append(parse(Finding, read_bytes(path, SMALL_FILE)))
+    return found
 
 
 def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:

@@ -8,11 +8,14 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from data_tools.bounded import SMALL_FILE, UnfitFileError, read_bytes, read_json
 from data_tools.errors import UserError, named
+from data_tools.typed import Natural, Seconds, parse
 
 Phase = Literal["start", "preflight", "train"]
 FOLDER = "slurm"
@@ -25,13 +28,13 @@ class Attempt:
     """One job of a submission, or one restart of it."""
 
     job: str
-    restart: int
+    restart: Natural
     nodes: tuple[str, ...]
-    step: int
+    step: Natural
     """Steps in the newest checkpoint when it began."""
-    began: float
+    began: Seconds
     """Unix time."""
-    ended: float | None = None
+    ended: Seconds | None = None
     """None: it runs, or went without a word."""
     phase: Phase = "train"
     """What it was doing when it ended."""
@@ -71,8 +74,8 @@ class Submission:
     def job(self) -> str | None:
         """Id of the job; None if it was not sent."""
         try:
-            return str(json.loads((self.path / "job.json").read_text())["job"])
-        except (OSError, ValueError, KeyError):
+            return str(read_json(self.path / "job.json")["job"])
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def sent(self, job: str) -> None:
@@ -97,8 +100,7 @@ class Submission:
     def attempts(self) -> list[Attempt]:
         """All attempts so far."""
         found: list[Attempt] = []
-        for line in self._lines():
-            attempt = Attempt(**(line | {"nodes": tuple(line["nodes"])}))
+        for attempt in self._lines():
             if found and (found[-1].job, found[-1].restart) == (attempt.job, attempt.restart):
                 found.pop()
             found.append(attempt)
@@ -110,16 +112,16 @@ class Submission:
         with named(path), open(path, "a") as file:
             file.write(json.dumps(asdict(attempt)) + "\n")
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[Attempt]:
         try:
-            text = (self.path / "attempts.jsonl").read_text()
+            text = read_bytes(self.path / "attempts.jsonl", SMALL_FILE)
         except FileNotFoundError:
             return
-        for line in text.splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                continue  # torn by a kill
+        except UnfitFileError as error:
+            raise UserError(f"{error.filename} {error.strerror}") from None
+        for line in text.split(b"\n"):
+            with suppress(ValueError):  # torn by a kill
+                yield parse(Attempt, line)
 
 
 def submissions(run: Path) -> list[Submission]:
@@ -156,10 +158,12 @@ def new_folder(parent: Path, prefix: str) -> Path:
 def bad_nodes(run: Path) -> dict[str, str]:
     """Nodes that were found bad, and why."""
     try:
-        lines = (run / FOLDER / "exclude").read_text().splitlines()
+        text = read_bytes(run / FOLDER / "exclude", SMALL_FILE).decode(errors="replace")
     except FileNotFoundError:
         return {}
-    return {name: reason for name, _, reason in (line.partition(" ") for line in lines) if name}
+    except UnfitFileError as error:
+        raise UserError(f"{error.filename} {error.strerror}") from None
+    return {name: reason for name, _, reason in (line.partition(" ") for line in text.splitlines()) if name}
 
 
 def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 from rich.table import Table
 
 from data_tools.bad_records import BadRecord
+from data_tools.bounded import SMALL_FILE, read_bytes
 from data_tools.errors import IntegrityError
 from data_tools.progress import amount
+from data_tools.typed import Natural, parse
 
 REPORT_NAME = "report.json"
 
@@ -17,19 +19,19 @@ REPORT_NAME = "report.json"
 class CleanReport:
     """Counts of documents, and bytes of their text."""
 
-    documents: int
-    bytes: int
-    kept_documents: int
-    kept_bytes: int
-    removed: dict[str, int]
+    documents: Natural
+    bytes: Natural
+    kept_documents: Natural
+    kept_bytes: Natural
+    removed: dict[str, Natural]
     """Documents by the rule that removed them, most first; the libraries' own names."""
-    lines: dict[str, int]
+    lines: dict[str, Natural]
     """Lines that `c4` took out of documents that passed the filters, in the same way."""
-    exact_duplicates: int
-    near_duplicates: int
-    empty_documents: int
+    exact_duplicates: Natural
+    near_duplicates: Natural
+    empty_documents: Natural
     skipped: tuple[BadRecord, ...]
-    partitions: int
+    partitions: Natural
 
     def to_json(self) -> str:
         """The text of `report.json`."""
@@ -40,9 +42,10 @@ def read_report(directory: Path) -> CleanReport:
     """The report of a finished cleaning. Raises IntegrityError if it is damaged."""
     path = directory / REPORT_NAME
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        return CleanReport(**{**value, "skipped": tuple(BadRecord(**record) for record in value["skipped"])})
-    except (ValueError, KeyError, TypeError) as error:
+        return parse(CleanReport, read_bytes(path, SMALL_FILE))
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise IntegrityError(f"{path}: is not a report of `pretrain data clean`: {error}") from None
 
 

@@ -17,6 +17,7 @@ from data_tools.errors import UserError
 from data_tools.images.pixels import ENDINGS
 from data_tools.images.sources import ImageFile
 from data_tools.partition import Unit
+from data_tools.row_groups import row_fault, rows_before
 from data_tools.sources import open_raw
 
 MAX_BYTES = 256 << 20
@@ -170,12 +171,14 @@ def _parquet_rows(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRe
             table = pyarrow.parquet.ParquetFile(stream)
             names = _check_columns(table.schema_arrow, columns, url)
             stop = table.num_row_groups if unit.stop is None else unit.stop
-            row = sum(table.metadata.row_group(i).num_rows for i in range(unit.start))
+            row = rows_before(table.metadata, unit.start)
             groups = list(range(unit.start, stop))
             for batch in table.iter_batches(ROWS, row_groups=groups, columns=names, use_threads=False):
                 for record in batch.to_pylist():
                     row += 1
                     yield _parquet_picture(record, f"row {row}", columns, url)
+            if fault := row_fault(table.metadata, stop, row):
+                yield BadRecord(url, f"row {row + 1}", f"the file {fault}: it is damaged")
         except (pyarrow.ArrowException, OSError) as error:
             where = f"row {row + 1}" if row else ""
             yield BadRecord(url, where, f"cannot be read to its end: {error}")

@@ -114,8 +114,8 @@ class InceptionExtractor:
             # The file that StyleGAN's authors published gives class logits unless it is told otherwise.
             self._options = {"return_features": True} if "return_features" in arguments else {}
             found = self.features(torch.zeros(1, 3, INCEPTION_SIDE, INCEPTION_SIDE, dtype=torch.uint8))
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[-1]
+        except Exception as error:  # torch raises many types for damaged files, and the file is a program
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise UserError(
                 f"--inception-weights {path}: does not work as a TorchScript file that takes uint8 images "
                 f"[B, 3, H, W]: {reason}"

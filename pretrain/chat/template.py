@@ -84,6 +84,8 @@ class ChatTemplate:
             line = getattr(error, "lineno", None)
             place = f"{self.where}:{line}" if line else self.where
             raise UserError(f"{place}: is no Jinja template: {error}") from None
+        except RecursionError:
+            raise UserError(f"{self.where}: is nested too deeply") from None
 
     def tokens(self, tokenizer: Tokenizer, messages: Sequence[Message], *, answer: bool) -> list[int]:
         """The ids of a conversation.

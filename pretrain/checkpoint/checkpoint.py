@@ -1,25 +1,26 @@
 """Read a checkpoint: assemble any piece of any layout from the pieces that were written."""
 
 import difflib
-import json
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from data_tools.bounded import parse_json
 from pretrain.checkpoint import index as index_file
 from pretrain.checkpoint.geometry import Extent, overlap
 from pretrain.checkpoint.index import Index, LogicalTensor
-from pretrain.checkpoint.layout import INDEX, STATE
+from pretrain.checkpoint.layout import INDEX, MANIFEST, STATE
 from pretrain.checkpoint.manifest import Manifest, read_manifest
 from pretrain.checkpoint.piece import Group, Piece
 from pretrain.checkpoint.tensors import DTYPES, TensorFile, dtype_name
 from pretrain.errors import IntegrityError, UserError
 
 _OPEN_FILES = 64
+T = TypeVar("T")
 
 
 def copy_overlap(source: torch.Tensor, of: Extent, target: torch.Tensor, into: Extent) -> int:
@@ -182,13 +183,34 @@ class Checkpoint:
                 "another run.dir"
             )
 
+    def part(self, key: str, parse: Callable[[Any], T]) -> T:
+        """What the state has under a key.
+
+        Args:
+            key: of `state`.
+            parse: makes of it what it is to be, or raises ValueError, KeyError or TypeError.
+
+        Raises:
+            IntegrityError: it is not there, or not that.
+        """
+        if key not in self.state:
+            raise IntegrityError(f"{self.path / STATE}: has no {key}")
+        try:
+            return parse(self.state[key])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise IntegrityError(f"{self.path / STATE}: {key}: {error}") from None
+
     def _read_state(self) -> Mapping[str, Any]:
         try:
-            state = json.loads(self.file(STATE))
+            state = parse_json(self.file(STATE))
         except ValueError as error:
             raise IntegrityError(f"{self.path / STATE}: not JSON: {error}") from None
         if not isinstance(state, dict):
             raise IntegrityError(f"{self.path / STATE}: not a JSON object")
+        if state.get("step", self.step) != self.step:
+            raise IntegrityError(
+                f"{self.path / STATE}: step: is {ascii(state['step'])[:60]}, and {MANIFEST} says {self.step}"
+            )
         return state
 
     def _find(self, key: str, asked: str) -> LogicalTensor:

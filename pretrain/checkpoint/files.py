@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.typed import Natural
 from pretrain.errors import UserError, named
 
 CHUNK = 8 << 20
@@ -25,7 +26,7 @@ _DIRECT: int = getattr(os, "O_DIRECT", 0)  # not every system has it
 class FileRecord:
     """What the manifest says of one file."""
 
-    size: int
+    size: Natural
     sha256: str
 
 

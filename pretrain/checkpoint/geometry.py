@@ -63,7 +63,8 @@ class Extent:
     def problem(self, whole: Shape) -> str | None:
         """Why this cannot be part of a tensor of shape `whole`, or None."""
         if not len(self.offset) == len(self.shape) == len(whole):
-            return f"box {self.describe()} has other dimensions than the tensor, {list(whole)}"
+            box = f"offset {list(self.offset)}, shape {list(self.shape)}"
+            return f"a box of {box} has other dimensions than the tensor, {list(whole)}"
         if any(a < 0 or n < 0 or a + n > w for a, n, w in zip(self.offset, self.shape, whole, strict=True)):
             return f"box {self.describe()} reaches beyond the tensor, {list(whole)}"
         start, stop = self.range

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from data_tools.bounded import parse_json
+from data_tools.typed import natural
 from pretrain.checkpoint.geometry import Extent, Shape, tiling_fault
 from pretrain.checkpoint.piece import GROUPS, Group
 from pretrain.checkpoint.tensors import DTYPES
@@ -39,9 +41,9 @@ class StoredPiece:
         flat = value["flat"]
         start_stop = None if flat is None else _ints(flat)
         if start_stop is not None and len(start_stop) != 2:
-            raise ValueError(f"flat is {flat}")
+            raise ValueError(f"flat is {flat!r:.60}")
         extent = Extent(_ints(value["offset"]), _ints(value["shape"]), start_stop)
-        return cls(str(value["file"]), str(value["name"]), extent)
+        return cls(_text(value["file"]), _text(value["name"]), extent)
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,21 @@ class LogicalTensor:
     def from_json(cls, key: str, value: Any) -> "LogicalTensor":
         """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
         if value["dtype"] not in DTYPES or value["group"] not in GROUPS:
-            raise ValueError(f"{key}: dtype {value['dtype']!r} or group {value['group']!r} is not known")
+            raise ValueError(f"dtype {value['dtype']!r:.60} or group {value['group']!r:.60} is not known")
         pieces = tuple(StoredPiece.from_json(piece) for piece in value["pieces"])
         return cls(key, _ints(value["shape"]), value["dtype"], value["group"], pieces)
 
 
 def _ints(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list) or not all(type(n) is int and n >= 0 for n in value):
-        raise ValueError(f"{value!r} is not a list of whole numbers")
-    return tuple(value)
+    if not isinstance(value, list):
+        raise ValueError("a shape or an offset is no list")
+    return tuple(natural(number) for number in value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError(f"{ascii(value)[:60]} is no name")
+    return value
 
 
 Index = Mapping[str, LogicalTensor]
@@ -140,9 +148,9 @@ def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
         IntegrityError: it is not one, is of another version, or names a file outside of the checkpoint.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         if value["format"] != FORMAT or value["format_version"] != VERSION:
-            found = f"{value['format']} version {value['format_version']}"
+            found = f"{value['format']!r:.60} version {value['format_version']!r:.60}"
             raise IntegrityError(f"{where}: is {found}; this program reads {FORMAT} version {VERSION}")
         index = {key: LogicalTensor.from_json(key, item) for key, item in value["tensors"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -153,6 +161,6 @@ def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
         for piece in tensor.pieces:
             if PurePosixPath(piece.file).name != piece.file or piece.file in ("", "..", "."):
                 raise IntegrityError(
-                    f"{where}: {key} lies in {piece.file!r}, which is no file of the checkpoint"
+                    f"{where}: {key!r:.60} lies in {piece.file!r:.60}, which is no file of the checkpoint"
                 )
     return index

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from data_tools.bounded import parse_json
+from data_tools.typed import natural, typed
 from pretrain.checkpoint.files import FileRecord, file_record, walk
 from pretrain.checkpoint.index import coverage_fault, parse
 from pretrain.checkpoint.layout import INDEX, MANIFEST, STATE, step_name, step_of
@@ -22,6 +24,8 @@ from pretrain.errors import IntegrityError
 
 FORMAT = "pretrain-checkpoint"
 VERSION = 1
+KEYS = {"format", "format_version", "step", "files"}
+"""Beside its checksum."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,18 @@ def dump_manifest(step: int, files: Mapping[str, FileRecord]) -> bytes:
 def parse_manifest(text: bytes) -> Manifest:
     """Read manifest.json; ValueError says what is wrong with it."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
         digest = content.pop("sha256")
+        if content.keys() != KEYS:
+            raise ValueError(f"its keys are not {', '.join(sorted(KEYS))}")
         kind, version = content["format"], content["format_version"]
-        files = {
-            str(name): FileRecord(int(entry["size"]), str(entry["sha256"]))
-            for name, entry in content["files"].items()
-        }
-        step = int(content["step"])
+        files = {name: typed(FileRecord, entry) for name, entry in content["files"].items()}
+        step = natural(content["step"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a manifest: {type(error).__name__}: {error}") from error
     if kind != FORMAT or version != VERSION:
-        raise ValueError(f"is {kind} version {version}; this program reads {FORMAT} version {VERSION}")
+        found = f"{kind!r:.60} version {version!r:.60}"
+        raise ValueError(f"is {found}; this program reads {FORMAT} version {VERSION}")
     expected = hashlib.sha256(_canonical(content)).hexdigest()
     if digest != expected or text != _canonical({**content, "sha256": digest}):
         raise ValueError("its content does not match its own checksum")

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from data_tools.bounded import parse_json
+from data_tools.typed import natural
 from pretrain.checkpoint.files import DurableFile, FileRecord
 from pretrain.errors import IntegrityError
 
@@ -34,6 +36,7 @@ DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+LARGEST = (1 << 63) - 1
 _MAX_HEADER = 100_000_000  # the stock library's own limit
 
 
@@ -155,27 +158,34 @@ def read_header(path: Path) -> dict[str, Entry]:
             )
         text = file.read(length)
     try:
-        table = json.loads(text)
+        table = parse_json(text)
         table.pop("__metadata__", None)
         entries = {name: _entry(value, 8 + length, size) for name, value in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
             f"{path}: {foreign(path) or f'header of the safetensors file is broken: {error}'}"
         ) from error
-    end = max((entry.stop for entry in entries.values()), default=8 + length)
+    end = 8 + length
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if entry.start != end:
+            what = "belong to no tensor" if entry.start > end else "belong to two tensors"
+            first, last = sorted((entry.start, end))
+            raise IntegrityError(f"{path}: before {name!r:.60}: bytes {first} to {last} {what}")
+        end = entry.stop
     if end != size:
         raise IntegrityError(f"{path}: {size} bytes, its header speaks of {end}")
     return entries
 
 
 def _entry(value: Any, base: int, size: int) -> Entry:
-    start, stop = (int(n) for n in value["data_offsets"])
-    shape = tuple(int(n) for n in value["shape"])
-    dtype = str(value["dtype"])
+    start, stop = (natural(n) for n in value["data_offsets"])
+    shape = tuple(natural(n) for n in value["shape"])
+    dtype = value["dtype"]
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
-    if not 0 <= start <= stop <= size - base or stop - start != prod(shape) * DTYPES[dtype].itemsize:
-        raise ValueError(f"data offsets [{start}, {stop}) do not fit shape {list(shape)} of {dtype}")
+        raise ValueError(f"dtype {dtype!r:.60} is none of {', '.join(DTYPES)}")
+    fits = stop <= size - base and stop - start == prod(shape) * DTYPES[dtype].itemsize
+    if not fits or prod(max(n, 1) for n in shape) > LARGEST:  # torch has strides of empty tensors too
+        raise ValueError(f"data offsets [{start}, {stop}) do not fit shape {list(shape)!r:.60} of {dtype}")
     return Entry(dtype, shape, base + start, base + stop)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from data_tools.typed import natural
 from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import GanConfig
-from pretrain.errors import IntegrityError
 from pretrain.gan.samples import pixels, sample
 from pretrain.gan.statistics import measure_statistics
 from pretrain.models.gan.build import build_generator, shape_of
@@ -76,9 +76,7 @@ def load_generator(
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
     config = narrow(loaded, GanConfig, f"{checkpoint.path}: making images")
-    channels, classes = checkpoint.state.get("channels"), checkpoint.state.get("classes")
-    if not isinstance(channels, int) or not isinstance(classes, int):
-        raise IntegrityError(f"{checkpoint.path}: state.json lacks the images' channels and classes")
+    channels, classes = (checkpoint.part(key, natural) for key in ("channels", "classes"))
     network = build_generator(shape_of(config.model, config.loss, channels, classes), config.run.seed)
     prefix = "ema.generator" if average else "generator"
     weights = [

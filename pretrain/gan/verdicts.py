@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import FiniteFloat
+
+from data_tools.typed import Natural, typed
 from pretrain.config.sections import GanLossConfig
 
 TIE = {
@@ -28,8 +31,8 @@ ALIKE = 0.2
 class GameMemory:
     """The average of D's loss so far; part of a checkpoint, so that a resumed run judges the same."""
 
-    average: float = 0.0
-    steps: int = 0
+    average: FiniteFloat = 0.0
+    steps: Natural = 0
 
     def after(self, loss_d: float) -> "GameMemory":
         """The memory with one more step."""
@@ -46,8 +49,8 @@ class GameMemory:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "GameMemory":
-        """From a checkpoint."""
-        return cls(float(tree["average"]), int(tree["steps"]))
+        """From a checkpoint; raises ValueError for anything else."""
+        return typed(cls, tree)
 
 
 def are_alike(samples: float, real: float) -> bool:

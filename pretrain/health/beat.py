@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import AfterValidator
+
+from data_tools.bounded import UnfitFileError, read_bytes
+from data_tools.typed import Natural, Seconds, parse
 from pretrain.health.pulse import ORDER, Moment, Phase
 
 _BYTES = 512
@@ -24,22 +29,22 @@ class Beat:
 
     job: str
     """The same for all ranks of one job, another for every job."""
-    rank: int
+    rank: Natural
     host: str
-    pid: int
+    pid: Natural
     space: str
     """Where pids mean the same processes: host and pid namespace."""
-    count: int
+    count: Natural
     """Beats so far."""
-    time: float
+    time: Seconds
     """Unix time, by the rank's own clock."""
-    step: int
+    step: Natural
     """Counted from 1; 0 before the first."""
-    phase: str
+    phase: Annotated[str, AfterValidator(lambda text: Phase(text).value)]
     part: int
-    lasted: float
+    lasted: Seconds
     """Seconds that the phase has lasted."""
-    limit: float | None
+    limit: Seconds | None
     """Seconds that it may last; None: for ever."""
 
     @property
@@ -127,8 +132,8 @@ def read_beat(folder: Path, rank: int, job: str | None = None) -> Beat | None:
         OSError: it cannot be read.
     """
     try:
-        beat = Beat(**json.loads(path_of(folder, rank).read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+        beat = parse(Beat, read_bytes(path_of(folder, rank), 8 * _BYTES))
+    except (FileNotFoundError, UnfitFileError, ValueError):
         return None
     return beat if job in (None, beat.job) else None
 

@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any
 
+from pydantic import FiniteFloat
+
+from data_tools.typed import Natural, typed
+
 MAD_TO_SIGMA = 1.4826
 """Median absolute deviation x this = standard deviation, for normally distributed numbers."""
 
@@ -32,11 +36,11 @@ def spike_limit(losses: Sequence[float], threshold: float) -> float:
 class SkippedRange:
     """Samples that a run jumped over when it went back to `step` steps done."""
 
-    step: int
-    first: int
-    stop: int
+    step: Natural
+    first: Natural
+    stop: Natural
     """Global sample indices [first, stop)."""
-    order: int = 0
+    order: Natural = 0
     """Which order of samples they are of (`Stage.order`)."""
 
 
@@ -44,17 +48,17 @@ class SkippedRange:
 class Memory:
     """What verdicts on the next step depend on, beside weights and step."""
 
-    losses: tuple[float, ...] = ()
+    losses: tuple[FiniteFloat, ...] = ()
     """Last finite losses, oldest first."""
-    skips_in_a_row: int = 0
+    skips_in_a_row: Natural = 0
     """Updates skipped in a row because of numbers that were not finite."""
     skipped: tuple[SkippedRange, ...] = ()
     """What the run jumped over; ranges of one order do not overlap."""
-    rollbacks: int = 0
+    rollbacks: Natural = 0
     """Rollbacks in the whole run."""
-    returned_to: int = 0
+    returned_to: Natural = 0
     """Step that the run last went back to because later checkpoints were saved while updates were skipped."""
-    returns: int = 0
+    returns: Natural = 0
     """How often in a row it went back to that step."""
 
     def after(self, loss: float, *, updated: bool, window: int) -> "Memory":
@@ -115,12 +119,11 @@ class Memory:
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "Memory":
-        """The inverse of `to_json`."""
-        return cls(
-            losses=tuple(float(loss) for loss in tree["losses"]),
-            skips_in_a_row=int(tree["skips_in_a_row"]),
-            skipped=tuple(SkippedRange(**each) for each in tree["skipped"]),
-            rollbacks=int(tree["rollbacks"]),
-            returned_to=int(tree.get("returned_to", 0)),
-            returns=int(tree.get("returns", 0)),
-        )
+        """The inverse of `to_json`; raises ValueError for anything else."""
+        memory = typed(cls, tree)
+        for order in {each.order for each in memory.skipped}:
+            ranges = sorted((each.first, each.stop) for each in memory.skipped if each.order == order)
+            ends = [place for each in ranges for place in each]
+            if ends != sorted(ends):
+                raise ValueError("skipped: ranges of samples that overlap, or end before they begin")
+        return memory

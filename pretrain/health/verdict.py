@@ -8,7 +8,15 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from signal import NSIG
+from typing import Annotated
 
+from pydantic import Field
+
+from data_tools.bounded import UnfitFileError, read_bytes
+from data_tools.typed import Natural, parse
+
+LARGEST_FILE = 1 << 20
 WRITE_SECONDS = 2.0
 """Time for a rank to write a verdict whose file it has made."""
 
@@ -17,12 +25,12 @@ WRITE_SECONDS = 2.0
 class Verdict:
     """Why a job ends."""
 
-    code: int
+    code: Annotated[int, Field(ge=0, le=255)]
     """Exit code of every rank."""
     message: str
-    rank: int
+    rank: Natural
     """Who wrote it."""
-    told_by: int
+    told_by: Natural
     """Who prints it."""
     at_once: bool
     """Ranks end without waiting for their main threads, which may never come back."""
@@ -61,8 +69,8 @@ class Board:
     def verdict(self) -> Verdict | None:
         """The verdict, if there is one and it is there as a whole."""
         try:
-            return Verdict(**json.loads(self._verdict.read_text()))
-        except (FileNotFoundError, ValueError):
+            return parse(Verdict, read_bytes(self._verdict, LARGEST_FILE))
+        except (FileNotFoundError, UnfitFileError, ValueError):
             return None
 
     def ask_to_stop(self, number: int) -> None:
@@ -72,9 +80,10 @@ class Board:
     def asked_to_stop(self) -> int:
         """Number of the signal that some rank got, 0 if none did."""
         try:
-            return int(self._stop.read_text())
-        except (FileNotFoundError, ValueError):
+            number = int(read_bytes(self._stop, LARGEST_FILE))
+        except (FileNotFoundError, UnfitFileError, ValueError):
             return 0
+        return number if 0 < number < NSIG else 0
 
 
 def clear(folder: Path) -> None:

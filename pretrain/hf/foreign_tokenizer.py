@@ -6,14 +6,15 @@ thousands of texts, against the files that it comes from.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.errors import IntegrityError
+from data_tools.bounded import read_bytes, read_json
+from data_tools.errors import IntegrityError, printable
 from data_tools.tokenizer import SPACE_SYMBOL, Tokenizer
+from data_tools.typed import natural
 from pretrain.errors import UserError
 from pretrain.hf.tokenizer import OURS
 from pretrain.hf.trial_texts import trial_texts
@@ -35,6 +36,8 @@ FILES = (
 PIECES = 1000
 """Of a vocabulary, about as many are tried as texts."""
 Encode = Callable[[str], list[int]]
+LARGEST_FILE = 1 << 27
+"""Bytes; the largest known, of 256 thousand ids, have a quarter of it."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ def _sentencepiece(path: Path) -> Tokenizer | str:
     import sentencepiece
 
     try:
-        model = path.read_bytes()
+        model = read_bytes(path, LARGEST_FILE)
         sentencepiece.SentencePieceProcessor(model_proto=model)  # refuses what is damaged
         description = _description(model)
         if changes := _changes(description.normalizer_spec):
@@ -158,7 +161,7 @@ def _sentencepiece(path: Path) -> Tokenizer | str:
         name: str = description.trainer_spec.ModelType.Name(description.trainer_spec.model_type)
         return Tokenizer(name.lower(), model)
     except (RuntimeError, ValueError, OSError) as error:
-        return f"{path}: {error}"
+        return f"{path}: {printable(str(error))}"
 
 
 def _description(model: bytes) -> Any:
@@ -181,10 +184,11 @@ def _changes(normalizer: Any) -> str | None:
 def _library_size(path: Path) -> int:
     """Ids in a `tokenizer.json`; 0 where it has none of a kind that is known."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, LARGEST_FILE)
         entries = values["model"].get("vocab", {})
         ids = entries.values() if isinstance(entries, dict) else range(len(entries))
-        return 1 + max([*ids, *(token["id"] for token in values.get("added_tokens", ()))], default=-1)
+        more = (token["id"] for token in values.get("added_tokens", ()))
+        return 1 + max(map(natural, (*ids, *more)), default=-1)
     except FileNotFoundError:
         return 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

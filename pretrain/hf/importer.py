@@ -5,7 +5,6 @@ Each tensor is read, put together, written and let go; then the checkpoint is lo
 compared with those of transformers.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from data_tools.bounded import read_json
 from pretrain.chat.template import FILE, ChatTemplate
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
@@ -93,7 +93,7 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
 
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         wanted = (values.get("architectures") or [None])[0]
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}; a transformers folder has one") from None
@@ -114,7 +114,8 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
             except Exception as error:
                 raise UserError(f"{path}: {str(error).strip().splitlines()[-1]}") from None
     known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.classes())
-    raise UserError(f"{path}: architecture {wanted} is not supported; {known} are")
+    told = " ".join(str(wanted).split())[:60]
+    raise UserError(f"{path}: architecture {told} is not supported; {known} are")
 
 
 def _plain_names(tensors: TensorFolder, architecture: Architecture) -> dict[str, str]:
@@ -134,7 +135,13 @@ def _plain_names(tensors: TensorFolder, architecture: Architecture) -> dict[str,
 def _our_config(
     output: str, architecture: Architecture, theirs: Any, names: Mapping[str, str], tensors: TensorFolder
 ) -> Any:
-    keys = architecture.our_keys(theirs, frozenset(names))
+    try:
+        keys = architecture.our_keys(theirs, frozenset(names))
+    except UserError as error:
+        raise UserError(f"{tensors.folder / 'config.json'}: {error}") from None
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        told = ascii(str(error))[:200]
+        raise UserError(f"{tensors.folder / 'config.json'}: a value is of no use: {told}") from None
     dtypes = {tensors.tensors[name].dtype for name in names.values()}
     if strange := dtypes - {"F32", "F16", "BF16"}:
         name = next(n for n in names.values() if tensors.tensors[n].dtype in strange)

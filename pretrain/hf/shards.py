@@ -8,11 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from data_tools.bounded import read_json
 from pretrain.checkpoint.tensors import DTYPES, TensorFile, TensorSource, write_sources
 from pretrain.errors import IntegrityError, UserError, named
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+LARGEST_INDEX = 1 << 28
+"""Bytes; that of a model of a million tensors has half of it."""
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -114,15 +117,18 @@ class TensorFolder:
 
 def _weight_map(path: Path) -> Mapping[str, set[str]]:
     try:
-        found = json.loads(path.read_text())["weight_map"]
-        files: dict[str, set[str]] = {}
-        for name, file in found.items():
-            files.setdefault(file, set()).add(name)
+        found = read_json(path, LARGEST_INDEX)["weight_map"]
+        items = list(found.items())
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise IntegrityError(f"{path}: is no index of tensors") from None
-    outside = [file for file in files if Path(file).name != file or file in ("", ".", "..")]
-    if outside:
-        raise IntegrityError(f"{path}: names {outside[0]!r}, which is no file of the folder")
+    files: dict[str, set[str]] = {}
+    for name, file in items:
+        is_name = isinstance(file, str) and file.isprintable() and Path(file).name == file
+        if not is_name or file in ("", ".", ".."):
+            raise IntegrityError(f"{path}: names {ascii(file)[:60]}, which is no file of the folder")
+        files.setdefault(file, set()).add(name)
     return files
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from data_tools.bounded import SMALL_FILE, read_bytes
+from data_tools.typed import Natural, parse
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.status import Status
 from pretrain.tracking.redact import redact
@@ -26,9 +28,9 @@ class Sent:
     experiment_id: str = ""
     mlflow_run: str | None = None
     """Id of the MLflow run."""
-    offset: int = 0
+    offset: Natural = 0
     """Bytes of metrics.jsonl sent."""
-    evaluations: int = 0
+    evaluations: Natural = 0
     """Bytes of evaluations.jsonl sent."""
     artifacts: dict[str, str] = field(default_factory=dict)
     """Content mark of each artifact sent, by its name."""
@@ -65,9 +67,8 @@ def recorded_name(uri: str) -> str:
 def read_record(folder: RunFolder) -> Record:
     """The record; empty if there is none or it is damaged, since the server knows what it has."""
     try:
-        tree = json.loads(folder.tracking.read_text())
-        return Record(tuple(Sent(**sent) for sent in tree["servers"]))
-    except (OSError, ValueError, TypeError, KeyError):
+        return parse(Record, read_bytes(folder.tracking, SMALL_FILE))
+    except (OSError, ValueError):
         return Record()
 
 

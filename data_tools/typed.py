@@ -1,0 +1,73 @@
+"""From the JSON that a process of ours wrote back to the dataclass that it was, with every type checked.
+
+Such a file lies where others can write, or was cut by a crash; what comes out of it is used as it is.
+"""
+
+import json
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from data_tools.bounded import parse_json
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+Natural = Annotated[int, Field(ge=0, lt=1 << 53)]
+"""A count; numbers below 2 to the 53 are exact in every reader of JSON."""
+Seconds = Annotated[float, Field(ge=0, lt=253_402_300_800)]
+"""Unix time, or how long something lasted: before the year 10000, where Python's calendar ends."""
+
+
+def parse(kind: type[T], text: bytes | str) -> T:
+    """The dataclass in a JSON text; raises ValueError as `parse_json` and `typed`."""
+    return typed(kind, parse_json(text))
+
+
+def typed(kind: type[T], tree: Any) -> T:
+    """The dataclass of a JSON tree.
+
+    Raises:
+        ValueError: a key is missing or unknown, or a value is of another type or out of range; names it.
+    """
+    if not isinstance(tree, dict):
+        raise ValueError("it is no object")
+    if unknown := sorted(tree.keys() - {each.name for each in fields(kind)}):
+        raise ValueError(f"unknown key {unknown[0][:60]!r}")
+    try:
+        # As JSON, where a list may be a tuple; strict, so that "5" or true is no number.
+        found: T = _adapter(kind).validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg']}, got {_short(first['input'])}") from None
+    return found
+
+
+def natural(value: Any) -> int:
+    """The value, which must be a `Natural`; raises ValueError."""
+    if type(value) is not int or not 0 <= value < 1 << 53:
+        raise ValueError(f"must be a whole number from 0 on, got {_short(value)}")
+    return value
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """The value, which must be a list of different texts; raises ValueError."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"must be a list of names, got {_short(value)}")
+    if len(set(value)) != len(value):
+        raise ValueError("has a name twice")
+    return tuple(value)
+
+
+@cache
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
+
+
+def _short(value: object) -> str:
+    text = ascii(value) if type(value) is not int or abs(value) < 1 << 999 else "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
