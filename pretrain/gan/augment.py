@@ -68,9 +68,14 @@ def _translation(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 def _cutout(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """A square hole, half as wide as the image, anywhere, in the middle of the value range."""
-    height, width = x.shape[2:]
-    half = round(height * HOLE) // 2
-    rows = (torch.arange(height, device=x.device) - _whole(down, height)[:, None]).abs() < half
-    columns = (torch.arange(width, device=x.device) - _whole(right, width)[:, None]).abs() < half
-    hole = rows[:, None, :, None] & columns[:, None, None, :]
-    return x.masked_fill(hole, 0.0)
+    rows, columns = _hole(down, x.shape[2]), _hole(right, x.shape[3])
+    return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
+
+
+def _hole(numbers: Tensor, side: int) -> Tensor:
+    """Which of a side's pixels lie in each hole, [B, side]; its middle may lie on either edge, as in the
+    paper's code."""
+    size = int(side * HOLE + 0.5)
+    first = _whole(numbers, side + 1 - size % 2) - size // 2
+    places = torch.arange(side, device=numbers.device) - first[:, None]
+    return (places >= 0) & (places < size)

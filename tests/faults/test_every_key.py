@@ -462,6 +462,23 @@ def test_key_shows_in_training(seen: dict[str, Any], key: str) -> None:
 
 
 @pytest.mark.slow
+def test_initial_weights_deviate_as_their_kind_does(seen: dict[str, Any]) -> None:
+    """0.02; in matrices that write into the residual stream divided by the root of twice the two layers."""
+    for name, std, linear in (
+        ("optimizer.lr first", 0.02, 0.02),
+        ("model.linear_init_std second", 0.02, 0.05),
+        ("model.init_std second", 0.05, 0.05),
+    ):
+        shapes = {key: shape for key, (shape, _) in seen[name]["parameters"].items()}
+        for key, found in seen[name]["weights"].items():
+            writes = key.endswith(("linear_proj.weight", "linear_fc2.weight"))
+            matrix = len(shapes[key]) > 1
+            expected = std if "embeddings" in key else linear / 2 if writes else linear if matrix else 0.0
+            error = 5 / math.sqrt(2 * math.prod(shapes[key]))  # five standard errors of a deviation
+            assert found == pytest.approx(expected, rel=error), (name, key)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ELSEWHERE)
 def test_key_shows_elsewhere(tmp_path: Path, key: str) -> None:
     ELSEWHERE[key](tmp_path)

@@ -1,16 +1,19 @@
 """A GAN's own layers against torch's, and its moving average against one written out."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from gan_configs import gan_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from pretrain.gan.ema import Ema
 from pretrain.gan.fragments import Fragment
 from pretrain.models.gan.batch_norm import BatchNorm
+from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
 from pretrain.models.gan.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear, advance
 
 
@@ -91,6 +94,25 @@ def test_batch_norm_is_torchs(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5, atol=1e-6)
     batch = draw(*shape, seed=30)
     torch.testing.assert_close(ours.eval()(batch), theirs.eval()(batch), rtol=1e-5, atol=1e-5)
+
+
+def test_initial_weights_keep_the_variance() -> None:
+    """The root of 2 (1 where no rectifier follows) over the inputs that add up in one output."""
+    config = gan_config(model__generator_channels=32, model__discriminator_channels=32)
+    shape = shape_of(config.model, config.loss, 1, 0)
+    generator, discriminator = build_generator(shape, 1), build_discriminator(shape, 1)
+    inputs = {
+        "first": (generator.first, 2, 8),
+        "up": (generator.ups[0], 2, 128 * 4),  # of 128 channels 4 x 4, each output sees a quarter
+        "out": (generator.out, 1, 32 * 9),
+        "D's first": (discriminator.first, 2, 9),
+        "down": (discriminator.downs[0], 2, 32 * 16),
+        "head": (discriminator.head.linear, 1, 128 * 16),
+    }
+    for name, (layer, gain, count) in inputs.items():
+        weight: Any = layer.weight  # type: ignore[union-attr]
+        error = 5 / math.sqrt(2 * weight.numel())  # five standard errors of a deviation
+        assert float(weight.detach().std()) == pytest.approx(math.sqrt(gain / count), rel=error), name
 
 
 def test_the_average_forgets_the_first_weights_soon() -> None:

@@ -58,10 +58,12 @@ def test_translation_moves_by_up_to_an_eighth_over_black() -> None:
 
 
 def test_cutout_is_a_hole_of_half_the_side() -> None:
-    middle = torch.full((1, NUMBERS), 0.5)
-    cut = Changes(("cutout",), middle)(torch.ones(1, 1, SIDE, SIDE))
-    assert 0 < int((cut == 0).sum()) <= (SIDE // 2) ** 2
-    assert set(cut.unique().tolist()) == {0.0, 1.0}
+    """Of 16 pixels 8, from 4 before to 4 after a middle that may lie on an edge."""
+    for number, (first, stop) in {0.0: (0, 4), 0.2: (0, 7), 0.5: (4, 12), 0.999: (12, 16)}.items():
+        cut = Changes(("cutout",), torch.full((1, NUMBERS), number))(torch.ones(1, 1, SIDE, SIDE))
+        expected = torch.ones(SIDE, SIDE)
+        expected[first:stop, first:stop] = 0
+        assert torch.equal(cut[0, 0], expected), number
 
 
 def test_colour_keeps_shapes() -> None:
@@ -69,6 +71,16 @@ def test_colour_keeps_shapes() -> None:
     changed = Changes(("color",), numbers())(images(channels=1))
     for before, after in zip(images(channels=1), changed, strict=True):
         assert torch.equal(before.flatten().argsort(), after.flatten().argsort())
+
+
+def test_colour_by_hand() -> None:
+    """Brightness +0.25; half the saturation; 1.4 times the contrast, around the mean of 0.45."""
+    draws = torch.tensor([[0.75, 0.25, 0.9, 0, 0, 0, 0]])
+    pixels_of = torch.tensor([[0.2, 0.4, 0.6], [-0.4, 0.0, 0.4]])
+    changed = Changes(("color",), draws)(pixels_of.T.view(1, 3, 1, 2)).view(3, 2).T
+    # Brighter (0.45 0.65 0.85) and (-0.15 0.25 0.65); paler (0.55 0.65 0.75) and (0.05 0.25 0.45).
+    expected = torch.tensor([[0.59, 0.73, 0.87], [-0.11, 0.17, 0.45]])
+    torch.testing.assert_close(changed, expected, rtol=0, atol=1e-6)
 
 
 def test_draws_are_functions_of_seed_and_update() -> None:

@@ -342,6 +342,23 @@ def test_bad_configs_are_refused(tmp_path: Path, changes: dict[str, Any], said: 
         load_config(write(tmp_path, "bad", **changes), (), 1)
 
 
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4)])
+def test_initial_weights_are_those_of_the_papers(cell: Any, gates: int) -> None:
+    """Orthogonal; Glorot's uniform bound, the root of 6 / (64 + 64); 1 / 8; forget gates open."""
+    model = build_rnn(RnnModelConfig(kind="rnn", cell=cell, num_layers=2, hidden_size=64), 300, 3)
+    assert float(model.embedding.detach().std()) == pytest.approx(0.125, rel=0.03)
+    for layer in model.layers:
+        assert layer.hidden_weight.shape == layer.input_weight.shape == (64 * gates, 64)
+        for gate in layer.hidden_weight.detach().split(64):
+            torch.testing.assert_close(gate @ gate.T, torch.eye(64), rtol=0, atol=1e-5)
+        bound = float(layer.input_weight.detach().abs().max())
+        assert 0.99 * math.sqrt(6 / 128) < bound <= math.sqrt(6 / 128)
+        opened = [0.0] * 64 + [1.0] * 64 + [0.0] * 128 if cell == "lstm" else [0.0] * 64 * gates
+        assert layer.input_bias.tolist() == opened
+        assert not layer.hidden_bias.any()
+    assert not torch.equal(*(layer.input_weight for layer in model.layers))
+
+
 def test_the_shipped_configs_are_legal_and_of_equal_size() -> None:
     sizes = []
     for path in sorted((REPOSITORY / "configs/rnn").glob("*.yaml")):
