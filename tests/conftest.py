@@ -4,8 +4,12 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from pretrain.secret import VARIABLE, new_secret
+
 # One process and two then round alike, and a machine of many cores is not crowded; `make test` says the same.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ranks that tests start by hand share one; their user's home stays as it is.
+os.environ[VARIABLE] = new_secret()
 
 # Nothing here measures time: a machine that is busy with something else fails no test.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pretrain.launch import World, join_world
@@ -14,18 +16,21 @@ def refuse(*_: Any, **__: Any) -> NoReturn:
 
 
 def run(world: World, name: str, config: str, overrides: list[str], evaluates: bool) -> None:
-    """Train, with a checkpoint on the way; go on from it; score it."""
+    """Train, with a checkpoint on the way; go on from that; score the end."""
     from megatron.core import parallel_state
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore, barrier
 
     from evals.evaluate import evaluate
     from pretrain.config.load import load_config
     from pretrain.train import train
 
-    for steps in (2, 4):
-        loaded = load_config(config, [*overrides, f"run.steps={steps}"], world.size)
-        train(loaded, replace(world, store=PrefixStore(f"{name}-{steps}", world.store)))
+    loaded = load_config(config, overrides, world.size)
+    for turn in (1, 2):
+        train(loaded, replace(world, store=PrefixStore(f"{name}-{turn}", world.store)))
         parallel_state.destroy_model_parallel()
+        if turn == 1 and world.is_first:
+            shutil.rmtree(Path(loaded.config.run.dir, "checkpoints", "step-00000004"))
+        barrier()
     if evaluates:
         evaluate(loaded.config.run.dir, world)
         parallel_state.destroy_model_parallel()

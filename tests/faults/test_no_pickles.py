@@ -18,8 +18,13 @@ from text_shards import build_shards
 from pretrain.checkpoint import newest_good
 
 WORKER = Path(__file__).with_name("no_pickles_worker.py")
-COMMON = ["checkpoint.every=1", "eval.every=2", "tracking.enabled=false", "schedule.warmup_steps=1"]
-COMMON += ["schedule.decay_steps=4"]
+COMMON = [
+    "run.steps=4",
+    "checkpoint.every=2",
+    "eval.every=2",
+    "tracking.enabled=false",
+    "schedule.warmup_steps=1",
+]
 TEXTS = [f"{number} bottles of {'beer ' * (number % 7)}on the wall. " * 3 for number in range(60)]
 LAYOUTS = (
     ["parallel.distributed_optimizer=true", "batch.micro_size=2"],
@@ -88,7 +93,7 @@ def runs_of_answers(folder: Path) -> list[Any]:
         [str(shipped / "finetune-classification.yaml"), [*finetune, *COMMON], True],
         [
             str(CHAT),
-            [*chat, "checkpoint.every=1", "schedule.decay_steps=4"],
+            [*chat, "run.steps=4", "checkpoint.every=2"],
             False,
         ],
     ]
@@ -111,9 +116,9 @@ def runs_of_images(folder: Path) -> list[Any]:
             "parallel__discriminator_stage": discriminator,
             "run__dir": str(place),
             "data__train": shards,
-            "checkpoint__every": 1,
+            "checkpoint__every": 2,
+            "run__steps": 4,
             "tracking__enabled": False,
-            "schedule__decay_steps": 4,
         }
         runs.append([written(place.with_suffix(".yaml"), gan_tree(**stages)), [], False])
     return runs

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_files import REPOSITORY
 from mlflow_server import free_port
 from ranks import run_ranks
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
@@ -211,3 +213,44 @@ def test_a_rank_that_lies_runs_no_code(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "JSONDecodeError" in done.stderr or "UnicodeDecodeError" in done.stderr, done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+RESTARTS = """
+import os
+import torch
+from pretrain.launch import join_world
+from pretrain.leave import leave_after
+
+def main():
+    with join_world() as world:
+        value = torch.ones(1)
+        torch.distributed.all_reduce(value)
+        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        os.write(1, f"attempt {attempt} rank {world.rank} sum {value.item()}\\n".encode())
+        if attempt == "0":
+            os._exit(3) if world.rank == 1 else torch.distributed.barrier()
+
+leave_after(main)
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ranks_again(tmp_path: Path) -> None:
+    """Without a secret in the environment; its own store gives away where ours is, and nothing else."""
+    script = tmp_path / "rank.py"
+    script.write_text(RESTARTS)
+    environment = {name: value for name, value in os.environ.items() if name != "PRETRAIN_SECRET"}
+    environment |= {"XDG_STATE_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "--max-restarts=1", str(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("attempt"))
+    assert said == [f"attempt {attempt} rank {rank} sum 2.0" for attempt in (0, 1) for rank in (0, 1)]
+    assert (tmp_path / "pretrain" / "secret").stat().st_size == 64
