@@ -26,6 +26,7 @@ from pretrain.config.sections import (
     TokenConfig,
 )
 from pretrain.config.stages import stages, steps_until, tokens_until
+from pretrain.config.unreached import unreached
 from pretrain.errors import IntegrityError, UserError
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def check_command(
         _print_columns([(key, as_yaml(value), str(place)) for key, value, place in resolved_values(loaded)])
         print()
     _print_columns(rows)
+    for key, text in unreached(config):
+        print(f"note: {key}: {text}")
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
 
 

@@ -37,6 +37,7 @@ from pretrain.config.sections import (
     RnnConfig,
     TextConfig,
 )
+from pretrain.config.unreached import unreached
 from pretrain.errors import HealthError, OutputError, UserError
 from pretrain.folder import RunFolder
 from pretrain.gate import Gate, Interrupted
@@ -182,6 +183,8 @@ class _Loop:
         self.run.begin(done, self.trainer.facts(), run_id, other_course=gone_back_from is not None)
         self.run.pulse.spent()  # the start is no step's
         log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
+        for key, text in unreached(self.config):
+            log.info("note: %s: %s", key, text)
         try:
             if gone_back_from is not None:
                 self.trainer.go_back(done, open_checkpoint(gone_back_from))

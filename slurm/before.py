@@ -10,6 +10,7 @@ from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
 from pretrain.config.sections.slurm import seconds_of
+from pretrain.config.unreached import unreached
 from pretrain.folder import RunFolder
 from slurm.measured import step_seconds
 from slurm.tasks import Tasks
@@ -41,6 +42,8 @@ def doubts(config: Config, tasks: Tasks, run: RunFolder) -> Iterator[str]:
     kind = file_system(run.path)
     if tasks.nodes > 1 and kind in LOCAL:
         yield f"run.dir: {run.path} lies on {kind}, which is of this machine alone; all nodes must see it"
+    for key, text in unreached(config):
+        yield f"{key}: {text}"
     if config.checkpoint.every is None:
         yield "checkpoint.every is null: a node that fails costs everything since the last signal"
 

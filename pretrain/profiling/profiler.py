@@ -44,12 +44,12 @@ class StepProfiler:
         """Step `step`, counted from 1, begins; `last` is the run's last."""
         if not self._left or self._profile is not None:
             return
-        if self._wait:
-            self._wait -= 1
-            return
-        if last - step + 1 < self._left:
+        if last - step + 1 < self._wait + self._left:
             log.warning("train.profile: %d steps are left of the run, too few; no profile", last - step + 1)
             self._left = 0
+            return
+        if self._wait:
+            self._wait -= 1
             return
         activities = [ProfilerActivity.CPU]
         if self._world.device.type == "cuda":

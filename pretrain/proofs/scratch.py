@@ -8,17 +8,28 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from pretrain.check import check_data
 from pretrain.config import derived
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CorpusConfig, RunConfig, ScheduleConfig, TrackingConfig, TrainConfig
+from pretrain.config.sections import (
+    BatchStageConfig,
+    CorpusConfig,
+    RunConfig,
+    ScheduleConfig,
+    StageConfig,
+    TrackingConfig,
+    TrainConfig,
+)
 from pretrain.config.stages import tokens_until
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.launch import find_place
+
+S = TypeVar("S", StageConfig, BatchStageConfig)
 
 
 @contextmanager
@@ -59,16 +70,32 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
 
 
 def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:
-    """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way."""
-    schedule = config.schedule
+    """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way, and the
+    stages of growing batches as long as one another, as many of the last ones as there are steps for."""
+    schedule = config.schedule.model_copy(
+        update={
+            key: _sooner(given, steps)
+            for key in ("sequence_length", "batch_size")
+            if (given := getattr(config.schedule, key)) is not None
+        }
+    )
     if schedule.decay_tokens is not None:
-        warmup = min(schedule.warmup_tokens or 0, tokens_until(config, steps // 2)) or None
+        shorter = config.model_copy(update={"schedule": schedule})
+        warmup = min(schedule.warmup_tokens or 0, tokens_until(shorter, steps // 2)) or None
         return schedule.model_copy(update={"warmup_tokens": warmup})
     decay = None if schedule.kind == "constant" else derived.decay_steps(config)
     if schedule.kind == "wsd":
         decay = min(derived.decay_steps(config), max(1, steps // 2))
     warmup = min(schedule.warmup_steps, steps // 2)
     return schedule.model_copy(update={"warmup_steps": warmup, "decay_steps": decay})
+
+
+def _sooner(given: Sequence[S], steps: int) -> tuple[S, ...] | None:
+    """Stages that end before a run of `steps`; None for one step, which has none."""
+    fitting = given[max(0, len(given) - steps + 1) :]
+    ends = [number * steps // (len(fitting) + 1) for number in range(1, len(fitting) + 1)]
+    moved = zip(fitting, ends, strict=True)
+    return tuple(stage.model_copy(update={"until": end}) for stage, end in moved) or None
 
 
 def proof_config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:

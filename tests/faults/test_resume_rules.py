@@ -111,6 +111,7 @@ class Kind:
             "run": {"dir": "given", "steps": STEPS},
             "optimizer": {"lr": 1e-3},
             "tracking": {"enabled": False},
+            "checkpoint": {"every": 50},
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(keys))
         self.runs = Runs(server, folder / "config.yaml", folder)
@@ -186,6 +187,13 @@ def test_prolonged_with_moved_data_is_the_run_that_was_longer_from_the_start(
     assert [item for item in found if item.differing and item.what != "counters"] == []
     one, other = ({**newest(path).state, "run": ""} for path in (straight, run))
     assert one == other
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_training_says_what_its_run_does_not_come_to(kinds: Callable[[str], Kind], name: str) -> None:
+    kinds(name).begun("noted")
+    said = " ".join((kinds(name).runs.folder / "first.log").read_text().split())
+    assert "note: checkpoint.every: 50 is beyond run.steps 2: the end of the run alone is saved" in said
 
 
 @pytest.mark.parametrize("name", DATA)

@@ -90,6 +90,16 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
         None,
         None,
     ),
+    "stages end before the run": (
+        {"schedule__sequence_length": [{"until": 100, "sequence_length": 32}]},
+        1,
+        ("run.steps", 101),
+    ),
+    "schedule.batch_size: stages end before the run": (
+        {"schedule__batch_size": [{"until": 5, "global_size": 2}, {"until": 120, "global_size": 4}]},
+        1,
+        ("run.steps", 121),
+    ),
     "one kind of stages": (
         {
             "schedule__batch_size": [{"until": 9, "global_size": 4}],

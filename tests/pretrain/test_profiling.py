@@ -8,11 +8,15 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+import torch
 import yaml
 from text_shards import build_shards
+from torch.distributed import HashStore
 
 from pretrain.health.pulse import Phase, Pulse
+from pretrain.launch import World
 from pretrain.profiling.causes import Cause, by_cause, shares
+from pretrain.profiling.profiler import StepProfiler
 from pretrain.profiling.timeline import PHASE, Span, seconds_by_cause
 
 SECOND = 1e6
@@ -118,3 +122,14 @@ def test_a_profile_of_two_tensor_parallel_ranks(tmp_path: Path) -> None:
         trace = json.loads(gzip.decompress(file.read_bytes()))
         names = {event.get("name") for event in trace["traceEvents"]}
         assert {PHASE + "optimizer", "mkldnn::_linear_pointwise", "gloo:all_reduce"} <= names
+
+
+def test_a_job_with_too_few_steps_left_says_so_in_its_first(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Steps are profiled from the fifth of a job on; a job that goes on with the last ones has none."""
+    for first, told in ((8, True), (4, False)):
+        caplog.clear()
+        profiler = StepProfiler(3, tmp_path, Pulse(), World(0, 1, 0, torch.device("cpu"), HashStore()))
+        profiler.before(first, 10)
+        assert ("train.profile: 3 steps are left of the run, too few; no profile" in caplog.text) == told

@@ -152,3 +152,26 @@ def test_a_nan_is_a_difference() -> None:
     assert largest_difference([1.0, 4.0], [1.25, 4.0]) == 0.25
     assert largest_difference([1.0, 4.0], [1.0, 5.0]) == 0.25
     assert with_layers(small_config(), 2).model.num_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "sequence_length", "batch_size"),
+    [
+        (12, [(4, 16), (8, 32)], [(3, 1), (6, 2), (9, 4)]),
+        (3, [(1, 16), (2, 32)], [(1, 2), (2, 4)]),
+        (2, [(1, 32)], [(1, 4)]),
+        (1, None, None),
+    ],
+)
+def test_shortened_stages_leave_steps_to_the_last_batch(
+    steps: int, sequence_length: list[tuple[int, int]] | None, batch_size: list[tuple[int, int]] | None
+) -> None:
+    """Stages of a run of 100 steps, in a proof of fewer: as long as one another, the last ones first kept."""
+    longer = ({"until": 30, "sequence_length": 16}, {"until": 90, "sequence_length": 32})
+    found = shortened(small_config(schedule__sequence_length=longer), steps)
+    seen = [(stage.until, stage.sequence_length) for stage in found.sequence_length or ()]
+    assert seen == (sequence_length or [])
+    larger = tuple({"until": until, "global_size": size} for until, size in ((9, 1), (50, 2), (90, 4)))
+    config = small_config(schedule__batch_size=larger, batch__micro_size=1)
+    sizes = [(stage.until, stage.global_size) for stage in shortened(config, steps).batch_size or ()]
+    assert sizes == (batch_size or [])

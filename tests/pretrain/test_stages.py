@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from bert_shards import bert_config, bert_tokenizer, build_bert_shards, prose
 from config_files import small_config
 from text_shards import build_shards
 
 from pretrain.compatible import compatible
+from pretrain.config.resolved import config_to_yaml
 from pretrain.config.rules import violations
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import samples_until, stages, steps_until, tokens_until
@@ -169,11 +171,14 @@ def test_stages_that_cannot_be_are_refused(given: list[dict[str, int]], message:
 
 
 def test_what_a_resume_may_change() -> None:
-    old = staged()
     other = [{**STAGES[0], "micro_size": 2}, STAGES[1]]
-    assert compatible(old, staged(schedule__sequence_length=other, schedule__decay_steps=None)) == []
     later = [{**STAGES[0], "until": 4}, STAGES[1]]
-    assert len(compatible(old, staged(schedule__sequence_length=later))) == 1
+    old, smaller, moved = (
+        yaml.safe_load(config_to_yaml(staged(schedule__sequence_length=each)))
+        for each in (STAGES, other, later)
+    )
+    assert compatible(old, smaller, [9]) == []
+    assert len(compatible(old, moved, [9])) == 1
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
-"""Rules of `schedule.sequence_length`, `schedule.batch_size` and of schedules in tokens.
+"""Rules of `schedule.sequence_length`, `schedule.batch_size` and of schedules in tokens."""
 
-What is legal on purpose: stages that last beyond `run.steps` (short trials).
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from types import MappingProxyType
 
 from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.rules.text import BATCH_RULES, PIPELINE_RULES
@@ -57,22 +55,43 @@ def _not_growing(setup: CorpusSetup) -> list[str]:
     return found
 
 
+def _last_until(setup: CorpusSetup) -> int:
+    """The step after which batches are those of `batch`."""
+    return stages(setup.config)[-1].first
+
+
+def _never_full(setup: CorpusSetup) -> list[str]:
+    last, steps = _last_until(setup), setup.config.run.steps
+    if last < steps:
+        return []
+    return [
+        f"until {last}: the run ends at step {steps}, so no step has the batches of `batch`; end the stages "
+        f"before step {steps}, or prolong the run"
+    ]
+
+
 def _rules(key: str) -> tuple[Rule[CorpusConfig], ...]:
     """The same rules for either kind of stages."""
 
-    def rule(name: str, problems: Callable[[CorpusSetup], list[str]]) -> Rule[CorpusConfig]:
+    def rule(
+        name: str,
+        problems: Callable[[CorpusSetup], list[str]],
+        remedies: Mapping[str, Callable[[CorpusSetup], Iterable[float]]] = MappingProxyType({}),
+    ) -> Rule[CorpusConfig]:
         return Rule(
             name=name if key == "schedule.sequence_length" else f"{key}: {name}",
             key=key,
             applies=lambda s: s.value(key) is not None,
             holds=lambda s: not problems(s),
             message=lambda s: "; ".join(problems(s)),
+            remedies=remedies,
         )
 
     return (
         rule("stages follow one another", _out_of_order),
         rule("sequences grow", _not_growing),
         rule("every stage has a legal batch", _illegal),
+        rule("stages end before the run", _never_full, {"run.steps": lambda s: [_last_until(s) + 1]}),
     )
 
 

@@ -12,7 +12,7 @@ class StageConfig(Section):
     """Steps at the beginning of a run whose batches are smaller than `batch` says."""
 
     until: Count
-    """The last step of the stage."""
+    """The last step of the stage; below `run.steps`."""
     sequence_length: Count
     """Tokens per sample."""
     global_size: Count | None = None
@@ -25,7 +25,7 @@ class BatchStageConfig(Section):
     """Steps at the beginning of a run that see fewer samples than `batch` says."""
 
     until: Count
-    """The last step of the stage."""
+    """The last step of the stage; below `run.steps`."""
     global_size: Count
     """Samples per step."""
 
