@@ -101,7 +101,9 @@ def test_forged_shards_with_fitting_checksums(shards: Path) -> None:
     reference = (shards / NAME).read_bytes(), (shards / "index.json").read_bytes()
     tokens = np.frombuffer(reference[0], "<u2", block.tokens, block.tokens_offset)
     docs = np.frombuffer(reference[0], "<i8", block.docs, block.docs_offset)
-    beyond, moved, unended = tokens.copy(), docs.copy(), tokens.copy()
+    beyond, moved, unended, ended = tokens.copy(), docs.copy(), tokens.copy(), tokens.copy()
+    ended[20] = index.eod_id  # a document that no start is listed for
+    assert 21 not in docs
     beyond[[5, 9]], moved[0] = index.vocab_size, 7
     unended[np.flatnonzero(tokens == index.eod_id)] = 2
     cases: list[tuple[Any, str]] = [
@@ -111,6 +113,7 @@ def test_forged_shards_with_fitting_checksums(shards: Path) -> None:
         ),
         (with_array(1, unended), "disagree at token"),
         (with_array(0, moved), "disagree at token 7"),
+        (with_array(1, ended), "disagree at token 21"),
         (with_array(0, docs - 1), "not ascending positions within the block"),
         (with_array(1, tokens.astype("<u4")), "holds uint32"),
         (with_array(1, tokens.astype(">u2")), "holds >u2"),

@@ -16,12 +16,16 @@ import torch
 from pretrain.checkpoint import (
     LocalCoordinator,
     Piece,
+    Retention,
     Saver,
     clean,
     find,
+    find_good,
+    give_up_after,
     newest_good,
     open_checkpoint,
     resolve,
+    trim,
     verify,
 )
 from pretrain.checkpoint.files import FileRecord, file_record
@@ -40,7 +44,9 @@ FILES = (
 )
 
 
-def save_steps(run_dir: Path, *steps: int, value: float = 0.0, keep_last: int = 99, **keep: int) -> Saver:
+def save_steps(
+    run_dir: Path, *steps: int, value: float = 0.0, keep_last: int = 99, since: int | None = None, **keep: int
+) -> Saver:
     settings = CheckpointConfig(keep_last=keep_last, keep_every=keep.get("keep_every"))
     saver = Saver(run_dir, settings, 0, 1, LocalCoordinator())
     for step in steps:
@@ -49,7 +55,7 @@ def save_steps(run_dir: Path, *steps: int, value: float = 0.0, keep_last: int = 
             Piece.whole("m", torch.full((50,), value - step), "optimizer"),
         ]
         files: dict[str, bytes | Path] = {"config.yaml": b"run: {}\n", "tokenizer/tokenizer.json": b"{}"}
-        saver.save(step, pieces, {"step": step}, files)
+        saver.save(step, pieces, {"step": step, "suspect_since": since}, files)
     return saver
 
 
@@ -223,6 +229,61 @@ def test_steps_of_a_course_that_was_given_up_go(tmp_path: Path) -> None:
     saver.save(15, [Piece.whole("w", torch.zeros(2))], {})
     assert names(tmp_path) == ["latest", "step-00000010", "step-00000015"]
     assert sum("the run went on from before it" in line for line in said) == 2
+
+
+def test_later_steps_stay_while_none_before_them_is_whole(tmp_path: Path) -> None:
+    """Those of another course are better than none."""
+    save_steps(tmp_path, 10, 20, 30)
+    truncate(step_dir(tmp_path, 10) / FILES[0])
+    assert give_up_after(tmp_path, 15) == []
+    save_steps(tmp_path, 15)
+    assert names(tmp_path) == ["latest", *(f"step-{step:08d}" for step in (10, 15, 20, 30))]
+    save_steps(tmp_path, 16)
+    assert names(tmp_path) == ["latest", *(f"step-{step:08d}" for step in (10, 15, 16))]
+
+
+def test_retention_does_not_count_what_was_saved_while_updates_were_skipped(tmp_path: Path) -> None:
+    save_steps(tmp_path, 10, 12, keep_last=2)
+    save_steps(tmp_path, 14, 16, 18, 20, keep_last=2, since=13)
+    assert names(tmp_path) == ["latest", *(f"step-{step:08d}" for step in (10, 12, 20))]
+    assert (tmp_path / "checkpoints/latest").read_text() == "step-00000012\n"
+    assert trim(tmp_path, 12, Retention(keep_last=2)) == []
+    save_steps(tmp_path, 22, keep_last=2)
+    assert names(tmp_path) == ["latest", "step-00000012", "step-00000022"]
+    assert (tmp_path / "checkpoints/latest").read_text() == "step-00000022\n"
+    save_steps(tmp_path, 24, keep_last=1, since=23)
+    assert names(tmp_path) == ["latest", "step-00000022", "step-00000024"]
+    save_steps(tmp_path, 40, 44, keep_last=1, since=31, keep_every=40)
+    assert names(tmp_path) == ["latest", *(f"step-{step:08d}" for step in (22, 40, 44))]
+
+
+def test_the_newest_good_is_from_before_updates_were_skipped(tmp_path: Path) -> None:
+    """One whose very next update was skipped is taken where there is no other; last, the newest."""
+    save_steps(tmp_path, 3, 4, since=3)
+    save_steps(tmp_path, 8, 10, 12)
+    save_steps(tmp_path, 14, since=13)
+    said: list[str] = []
+    assert resolve(tmp_path, said.append) == step_dir(tmp_path, 10)
+    assert [line.split(":")[0] for line in said] == [f"passed over step-{step:08d}" for step in (14, 12)]
+    assert resolve(step_dir(tmp_path, 14), said.append) == step_dir(tmp_path, 14)
+    assert said[-1].endswith("step-00000014 was saved while updates were skipped, from step 13 on")
+    for step in (10, 8):
+        truncate(step_dir(tmp_path, step) / FILES[0])
+    found = find_good(tmp_path)
+    assert (found.path, found.suspect) == (step_dir(tmp_path, 12), step_dir(tmp_path, 14))
+    truncate(step_dir(tmp_path, 12) / FILES[0])
+    found = find_good(tmp_path)
+    assert (found.path, found.suspect) == (step_dir(tmp_path, 14), None)
+    save_steps(tmp_path, 16)
+    assert newest_good(tmp_path) == (step_dir(tmp_path, 16), [])
+
+
+def test_a_doubted_checkpoint_is_better_than_none(tmp_path: Path) -> None:
+    save_steps(tmp_path, 10, 20)
+    assert find_good(tmp_path, {20: "why"}).path == step_dir(tmp_path, 10)
+    assert find_good(tmp_path, {20: "why"}).passed_over == [(step_dir(tmp_path, 20), "why")]
+    shutil.rmtree(step_dir(tmp_path, 10))
+    assert find_good(tmp_path, {20: "why"}).path == step_dir(tmp_path, 20)
 
 
 def test_a_step_is_replaced_by_its_successor(tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
 """Spike rule, jumps over samples and hashes of tensors, as plain functions."""
 
+import math
+from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 import pytest
 import torch
+from config_files import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain.checkpoint import Checkpoint, LocalCoordinator, Piece, Saver, newest_good, open_checkpoint
+from pretrain.config.sections import CheckpointConfig
+from pretrain.errors import HealthError
+from pretrain.health.judge import go_back, judge
 from pretrain.health.replicas import describe, tensor_hash
 from pretrain.health.spikes import MAD_TO_SIGMA, Memory, SkippedRange, spike_limit
 
@@ -37,6 +45,38 @@ def test_memory_keeps_a_window_of_finite_losses_and_counts_skips() -> None:
     assert memory == Memory((2.0, 3.0), 1)
     assert memory.after(4.0, updated=True, window=0).losses == (2.0, 3.0)
     assert Memory().after(4.0, updated=True, window=0).losses == ()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_no_update_whatever_the_other_number_is(bad: float) -> None:
+    config, steady = small_config(health__on_nonfinite="skip"), Memory((1.0,) * 64)
+    for loss, norm in ((bad, 1.0), (1.0, bad), (bad, bad)):
+        verdict = judge(config, steady, loss, norm)
+        assert (verdict.finite, verdict.spike, verdict.update) == (False, False, False)
+    assert judge(config, steady, 1.0, 1.0).update and judge(config, steady, 1e30, 1.0).spike
+    assert steady.after(bad, updated=False, window=64).losses == steady.losses
+
+
+def test_going_back_is_counted_for_one_checkpoint_in_a_row(tmp_path: Path) -> None:
+    """The fourth return to step 10 is none; one to another checkpoint begins anew."""
+    jumps = (SkippedRange(12, 80, 88),)
+    then = Memory((1.0,))
+
+    def later(memory: Memory, step: int) -> Checkpoint:
+        state = {"health": replace(memory, skips_in_a_row=2).to_json()}
+        saver = Saver(tmp_path / str(step), CheckpointConfig(), 0, 1, LocalCoordinator())
+        saver.save(step, [Piece.whole("w", torch.zeros(1))], state)
+        return open_checkpoint(newest_good(tmp_path / str(step))[0] or "")
+
+    memory = Memory(skipped=jumps, rollbacks=1)
+    for times in (1, 2, 3):
+        memory = go_back(then, 10, later(memory, 14 + times))
+        assert (memory.returned_to, memory.returns, memory.losses) == (10, times, (1.0,))
+        assert (memory.skipped, memory.rollbacks, memory.skips_in_a_row) == (jumps, 1, 0)
+        assert Memory.from_json(memory.to_json()) == memory
+    assert go_back(then, 12, later(memory, 20)).returns == 1
+    with pytest.raises(HealthError, match=r"from step 20 on .* gone back to step 10 3 times"):
+        go_back(then, 10, later(memory, 21))
 
 
 def test_memory_survives_a_checkpoint() -> None:

@@ -175,6 +175,43 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(server: Server, tmp_path: 
     assert_exactly_once(server.uri, folder)
 
 
+def test_curves_are_the_journals_after_the_run_took_another_course(server: Server, tmp_path: Path) -> None:
+    """A rollback within a job, and a resume that gives up steps: what was sent of them is gone."""
+    folder = tmp_path / "course"
+
+    def sent_is(step: int, value: float) -> bool:
+        sent = next(iter(read_record(RunFolder(folder)).servers), None)
+        if sent is None or sent.mlflow_run is None:
+            return False
+        history = client(server.uri).get_metric_history(sent.mlflow_run, "loss")
+        return (step, value) in [(m.step, m.value) for m in history]
+
+    with pytest.raises(HealthError), open_run(config_for(folder, server.uri, steps=40)) as run:
+        run.begin(0)
+        for step in range(1, 31):
+            run.log_step(step, metrics_of(step))
+        wait_for(lambda: sent_is(30, 1 + 1 / 30))
+        first = run_on(server.uri, folder).info.run_id
+        run.rewind(20)
+        for step in range(21, 36):
+            run.log_step(step, metrics_of(step) | {"loss": 3 - step / 100, "rollbacks": 1})
+        wait_for(lambda: sent_is(35, 3 - 35 / 100))
+        assert_exactly_once(server.uri, folder)
+        raise HealthError("updates were skipped")
+    assert run_on(server.uri, folder).info.run_id != first
+    assert client(server.uri).get_run(first).info.lifecycle_stage == "deleted"
+    assert_exactly_once(server.uri, folder)
+    with open_run(config_for(folder, server.uri, steps=40)) as run:
+        run.begin(18, other_course=True)
+        for step in range(19, 41):
+            run.log_step(step, metrics_of(step) | {"loss": 2 - step / 100})
+    assert_exactly_once(server.uri, folder)
+    run = run_on(server.uri, folder)
+    assert run.info.status == "FINISHED" and run.data.params["run.steps"] == "40"
+    names = {item.path for item in client(server.uri).list_artifacts(run.info.run_id)}
+    assert names == {"config.yaml", "config.resolved.yaml", "loss.png"}
+
+
 def test_the_uploader_is_killed_in_mid_send_and_answers_get_lost(proxy: Proxy, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     proxy.delay = 0.3
