@@ -43,10 +43,11 @@ from pretrain.data.feed import ValidationFeed
 from pretrain.data.sources import open_validation, open_whole
 from pretrain.errors import UserError
 from pretrain.families.totals import Totals
+from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import World
 from pretrain.layout import Layout, build_layout
 from pretrain.model import Model
-from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER, Saved, load_model
+from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
 from pretrain.scoring import score
 
 LayoutOf = Callable[[World, ParallelConfig], Layout]
@@ -94,7 +95,7 @@ def evaluate(
             path, world, stride=stride, data=data, images=images, overrides=overrides, say=say
         )
     images.refuse_all(f"on a {kind.model.kind}")
-    tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
+    tokenizer = load_tokenizer(opened)
     config = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, data=data)
     task = _open_task(opened, config, data, tokenizer, stride)
     layout = layout_of(world, config.parallel)

@@ -13,6 +13,7 @@ from pretrain.errors import may_be_missing
 from pretrain.families.finetune import FinetuneFamily
 from pretrain.gate import Gate
 from pretrain.init_from import require_start
+from pretrain.kept_tokenizer import tokenizer_folder
 from pretrain.launch import World
 from pretrain.model import Model
 from pretrain.models.finetuned import HEAD, POOLER
@@ -34,7 +35,7 @@ class FinetuneTrainer(Trainer):
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""
-        return open_examples(self.finetuning, require_start(self.start).tokenizer_folder)
+        return open_examples(self.finetuning, tokenizer_folder(require_start(self.start).checkpoint))
 
     def build_model(self) -> Model:
         """The encoder with its new head, and the weights that it starts from."""

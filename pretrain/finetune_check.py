@@ -8,6 +8,7 @@ from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining
 from pretrain.data.labelled.open import open_examples
 from pretrain.init_from import find_start, require_start
+from pretrain.kept_tokenizer import tokenizer_folder
 
 
 def check_examples(config: FinetuneConfig) -> LabelledTraining:
@@ -18,7 +19,7 @@ def check_examples(config: FinetuneConfig) -> LabelledTraining:
         IntegrityError: that run has no good checkpoint.
     """
     start = require_start(find_start(config, lambda line: print(line, file=sys.stderr)))
-    training, _ = open_examples(config, start.tokenizer_folder)
+    training, _ = open_examples(config, tokenizer_folder(start.checkpoint))
     return training
 
 

@@ -17,10 +17,11 @@ from pretrain.config.schema import nearest_name
 from pretrain.config.sections import DecoderConfig, GptConfig, ParallelConfig
 from pretrain.decoding import Decoder
 from pretrain.errors import HealthError, UserError
+from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import Place, World, find_place, join_world
 from pretrain.layout import build_layout
 from pretrain.model import Model
-from pretrain.restore import RESOLVED_CONFIG, Saved, load_model, load_tokenizer, open_saved, with_layout
+from pretrain.restore import RESOLVED_CONFIG, Saved, load_model, open_saved, with_layout
 from pretrain.sampling import SEEDS, Sampling
 from pretrain.spawn import spawn
 
@@ -154,7 +155,7 @@ def open_speaker(
     config = narrow(saved.config, DecoderConfig, f"generating text from {saved.checkpoint.path}")
     require(saved)
     parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
-    tokenizer = load_tokenizer(saved)
+    tokenizer = load_tokenizer(saved.checkpoint)
     model = load_model(saved, with_layout(config, parallel), build_layout(world, parallel))
     return Speaker(saved, model, tokenizer)
 

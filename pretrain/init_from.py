@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.layout import TOKENIZER_FOLDER
@@ -10,7 +9,8 @@ from pretrain.config.inherit import goes_on
 from pretrain.config.sections import BertConfig, GptConfig, TextConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
-from pretrain.origin import CHECKPOINT, LEFT_BEHIND, RUN
+from pretrain.kept_tokenizer import left_behind
+from pretrain.origin import CHECKPOINT, RUN
 
 Together = Callable[[Callable[[], str]], str]
 """Called by every rank; rank 0 acts, and all ranks get its answer or raise its error."""
@@ -33,20 +33,6 @@ class Start:
             return {key: str(state[key]) for key in (CHECKPOINT, RUN) if key in state}
         run = self.checkpoint.state.get("run")
         return {CHECKPOINT: str(self.checkpoint.path)} | ({RUN: run} if isinstance(run, str) else {})
-
-    @property
-    def tokenizer_folder(self) -> Path:
-        """The tokenizer that goes with the weights.
-
-        Raises:
-            UserError: the run was imported without one.
-        """
-        if not any(name.startswith(f"{TOKENIZER_FOLDER}/") for name in self.checkpoint.files):
-            raise UserError(
-                f"model.init_from: {self.checkpoint.path} holds no tokenizer{_left_behind(self.checkpoint)}. "
-                "Train it on shards of a tokenizer first, with model.init_embeddings: random"
-            )
-        return self.checkpoint.path / TOKENIZER_FOLDER
 
 
 def open_start(
@@ -114,7 +100,7 @@ def require_tokenizer(config: GptConfig | BertConfig, start: Start, fingerprint:
     ours, anew = fingerprint[:16], "or learn the embedding anew with model.init_embeddings: random"
     if theirs is None:
         raise UserError(
-            f"model.init_from: {where} holds no tokenizer{_left_behind(start.checkpoint)}, so its ids are "
+            f"model.init_from: {where} holds no tokenizer{left_behind(start.checkpoint)}, so its ids are "
             f"not known to mean what those of data.train do, built with {ours}; import it with its "
             f"tokenizer, {anew}"
         )
@@ -127,12 +113,3 @@ def require_tokenizer(config: GptConfig | BertConfig, start: Start, fingerprint:
 
 def _source(config: TextConfig) -> str | None:
     return getattr(config.model, "init_from", None)
-
-
-def _left_behind(checkpoint: Checkpoint) -> str:
-    """Which files of a tokenizer an import knew of, in brackets."""
-    files = checkpoint.state.get(LEFT_BEHIND)
-    if not isinstance(files, dict) or not files:
-        return " (it was imported without)"
-    named = ", ".join(f"{name} of sha256 {str(value)[:16]}" for name, value in files.items())
-    return f" ({named} stayed behind when it was imported)"

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.tokenizer import Tokenizer
 from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
@@ -84,8 +83,3 @@ def saved_labels(checkpoint: Checkpoint) -> tuple[str, ...]:
         IntegrityError: they are no names.
     """
     return checkpoint.part(LABELS, names) if LABELS in checkpoint.state else ()
-
-
-def load_tokenizer(saved: Saved) -> Tokenizer:
-    """The tokenizer that the checkpoint carries."""
-    return Tokenizer.load(saved.checkpoint.path / TOKENIZER_FOLDER)

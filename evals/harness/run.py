@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_tools.tokenizer import Tokenizer
 from evals.evaluate import LayoutOf
 from evals.harness.definition import Definition, find_definitions
 from evals.harness.library import confined
@@ -21,8 +20,9 @@ from pretrain.checkpoint import open_checkpoint
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.errors import UserError
+from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import World
-from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER, Saved, load_model
+from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
 
 BOOTSTRAPS = 1000
 """Draws for the standard error of a metric that has no formula for it."""
@@ -63,7 +63,7 @@ def evaluate_tasks(
     with confined(show=world.is_first):
         built = {definition.name: build_task(definition) for definition in definitions}
         _refuse_layout(config, built)
-        tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
+        tokenizer = load_tokenizer(opened)
         layout = layout_of(world, config.parallel)
         from evals.harness.model import CheckpointLM
 

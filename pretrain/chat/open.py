@@ -9,6 +9,7 @@ from pretrain.chat.template import ChatTemplate
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import ChatConfig
 from pretrain.init_from import Start
+from pretrain.kept_tokenizer import tokenizer_folder
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def open_chat(config: ChatConfig, start: Start) -> OpenedChat:
         UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.
     """
     template = _template(config, start.checkpoint)
-    folder = start.tokenizer_folder
+    folder = tokenizer_folder(start.checkpoint)
     tokenizer = Tokenizer.load(folder)
     path = config.data.validation
     train = ChatSequences.read(config.data.train, config, tokenizer, template)

@@ -32,7 +32,8 @@ from pretrain.hf.place import new_folder
 from pretrain.hf.proof import prove
 from pretrain.hf.shards import write_shards
 from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
-from pretrain.restore import Saved, load_tokenizer, open_saved, saved_labels
+from pretrain.kept_tokenizer import keeps_tokenizer, load_tokenizer
+from pretrain.restore import Saved, open_saved, saved_labels
 
 SHARD_BYTES = 2_000_000_000
 
@@ -58,7 +59,7 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
             f"{saved.checkpoint.path}: its state.json does not name the classes; train on for a step"
         )
     architecture = architecture_of(saved.config, labels)
-    own = load_tokenizer(saved) if _carries_tokenizer(saved.checkpoint) else None
+    own = load_tokenizer(saved.checkpoint) if keeps_tokenizer(saved.checkpoint) else None
     if own is not None and tokenizer and (reason := why_not(own)):
         raise UserError(f"{saved.checkpoint.path}: {reason}; --no-tokenizer exports without it")
     ids = {} if own is None else {"eos": own.eod_id}
@@ -86,11 +87,6 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _carries_tokenizer(checkpoint: Checkpoint) -> bool:
-    """An imported model may have none."""
-    return any(name.startswith("tokenizer/") for name in checkpoint.files)
 
 
 def _resets(config: TextConfig) -> bool:

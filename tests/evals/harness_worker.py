@@ -29,9 +29,10 @@ from evals.harness.tasks import build_task
 from evals.setting import evaluation_config
 from pretrain.checkpoint import resolve
 from pretrain.config.load import load_config
+from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import World, join_world
 from pretrain.layout import build_layout
-from pretrain.restore import load_model, load_tokenizer, open_saved
+from pretrain.restore import load_model, open_saved
 from pretrain.train import train
 
 

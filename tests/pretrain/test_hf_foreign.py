@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 import unicodedata
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pretrain.hf.foreign_tokenizer import find_tokenizer
 from pretrain.hf.importer import import_command
 from pretrain.hf.tokenizer import OURS, as_library_tokenizer, prove
 from pretrain.hf.trial_texts import trial_texts
+from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.restore import TOKENIZER_FOLDER
 from pretrain.status import actual_status
 
@@ -153,6 +155,8 @@ def test_an_import_keeps_the_tokenizer_or_what_can_be_known_of_it(
         left = run.state.get("tokenizer_left_behind", {})
         assert left.get("tokenizer.model") == (None if kept else hashlib.sha256(model).hexdigest())
         assert sorted(left) == ([] if kept else ["added_tokens.json", "tokenizer.model"])
+        with nullcontext() if kept else pytest.raises(UserError, match=r"stayed behind .*; train it on"):
+            load_tokenizer(run)
     folder = llama(tmp_path / "fewer", VOCABULARY - 1)
     (folder / "tokenizer.model").write_bytes(model)
     with pytest.raises(UserError, match="has 420 ids and the embedding 419 rows: it is of another model"):
