@@ -55,7 +55,7 @@ class RunLock:
                 break
             os.close(descriptor)
             if time.monotonic() > deadline:
-                raise UserError(_refusal(path))
+                raise UserError(refusal(path))
             time.sleep(0.05)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _self_description().encode(), 0)
@@ -104,7 +104,7 @@ def _make_private(descriptor: int) -> None:
             os.fchmod(descriptor, 0o600)
 
 
-def _refusal(path: Path) -> str:
+def refusal(path: Path) -> str:
     """What a job is told that does not get the lock: who holds it as the kernel says, or else who took it."""
     facts = _last(path)
     holders = _holders(path)

@@ -208,11 +208,7 @@ def decode(line: bytes) -> Entry | None:
         return None
     if not isinstance(found, dict):
         return None
-    entry = {
-        key: number
-        for key, value in found.items()
-        if key.isprintable() and (number := _number(value)) is not None
-    }
+    entry = {key: number for key, value in found.items() if (number := _number(value)) is not None}
     step, when = entry.get("step"), entry.get("time", 0)
     is_whole = len(entry) == len(found) and type(step) is int and step >= 0 and 0 <= when < LARGEST
     return entry if is_whole else None

@@ -46,6 +46,7 @@ from pretrain.data.labelled.conll import read_conll
 from pretrain.data.labelled.table import read_table
 from pretrain.errors import IntegrityError, UserError
 from pretrain.hf.foreign_tokenizer import find_tokenizer
+from pretrain.hf.tokenizer import as_library_tokenizer
 
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from it"
 TEXTS = [f"{WORDS} {number}\n" for number in range(40)]
@@ -248,9 +249,7 @@ def foreign_tokenizers(good: Path) -> Reader:
     good.mkdir()
     model = train_tokenizer(TEXTS, "bpe", 300)
     (good / "tokenizer.model").write_bytes(model.model)
-    added = [{"id": 279, "content": "x"}]
-    library = {"model": {"vocab": {chr(40 + n): n for n in range(30)}}, "added_tokens": added}
-    (good / "tokenizer.json").write_text(json.dumps(library))
+    as_library_tokenizer(model, begins=False).save(str(good / "tokenizer.json"))
 
     def read(folder: Path) -> None:
         found = find_tokenizer(folder, model.vocab_size)

@@ -31,7 +31,7 @@ from pretrain.health.spikes import Memory, SkippedRange
 from pretrain.health.verdict import Board, Verdict
 from pretrain.hf.shards import INDEX as HF_INDEX
 from pretrain.hf.shards import TensorFolder
-from pretrain.lock import holder
+from pretrain.lock import refusal
 from pretrain.status import actual_status
 from pretrain.tracking import journal
 from pretrain.tracking.compare import _read as read_run
@@ -109,7 +109,7 @@ def lock_and_health(good: Path) -> Reader:
     board.ask_to_stop(15)
 
     def read(folder: Path) -> None:
-        assert holder(folder / "lock").isprintable()
+        assert refusal(folder / "lock").isprintable()
         beat = read_beat(folder, 0)
         if beat is not None:
             assert beat.name and beat.place and beat.progress >= (0, 0, 0)

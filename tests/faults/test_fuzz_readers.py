@@ -39,7 +39,7 @@ from pretrain.folder import RunFolder, read_yaml
 from pretrain.gan.verdicts import GameMemory
 from pretrain.health.spikes import Memory
 from pretrain.hf.shards import INDEX, TensorFolder
-from pretrain.lock import holder
+from pretrain.lock import refusal
 from pretrain.status import read_status
 from pretrain.tracking.journal import decode
 
@@ -103,7 +103,7 @@ def test_the_same_file_for_every_reader_of_json_and_yaml(tmp_path: Path) -> None
         read_status(folder)
     with pytest.raises(UserError, match=r"config\.resolved\.yaml is damaged: it is nested too deeply"):
         read_yaml(folder.resolved)
-    assert holder(folder.lock) == "a process that has not said its name yet"
+    assert "nobody has said its name" in refusal(folder.lock)
     with pytest.raises(IntegrityError, match=r"report\.json: is not a report"):
         read_report(tmp_path)
     with pytest.raises(IntegrityError, match="is no index of tensors"):
@@ -127,7 +127,6 @@ def test_the_same_file_for_every_reader_of_json_and_yaml(tmp_path: Path) -> None
         b'{"step":1,"time":1e300}',
         b'{"step":1,"time":"NaN"}',
         b'{"step":1,"loss":1' + b"0" * 400 + b"}",
-        b'{"step":1,"a\\u0007":1}',
     ],
 )
 def test_a_line_of_a_journal_that_is_none(line: bytes) -> None:
@@ -137,9 +136,9 @@ def test_a_line_of_a_journal_that_is_none(line: bytes) -> None:
 def test_a_lock_that_would_move_the_cursor(tmp_path: Path) -> None:
     lock = {"host": "a\n\x1b[2J", "pid": 7, "started": 1.0, "command": "train\r"}
     (tmp_path / "lock").write_text(json.dumps(lock))
-    assert "pid 7 on a \\x1b[2J, started" in holder(tmp_path / "lock")
+    assert "pid 7 on a \\x1b[2J, started" in refusal(tmp_path / "lock")
     (tmp_path / "lock").write_text(json.dumps({**lock, "started": 1e300}))
-    assert holder(tmp_path / "lock") == "a process that has not said its name yet"
+    assert "nobody has said its name" in refusal(tmp_path / "lock")
 
 
 def forged(folder: Path, name: str, change: Callable[[Any], None]) -> Path:
