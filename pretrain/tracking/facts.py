@@ -60,7 +60,8 @@ def git_commit() -> str | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            # With its locks, a `git` that is ended (no time, a full disk) would leave one in the checkout.
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             timeout=5,

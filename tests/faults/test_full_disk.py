@@ -166,6 +166,16 @@ def test_a_log_on_a_full_disk(
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_log_that_never_takes_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """No "--- Logging error ---", and no error when it is closed."""
+    import logging
+
+    with setup_logging(Path("/dev/full"), 0):
+        for _ in range(3):
+            logging.getLogger("pretrain.test").warning("a line")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_standard_error_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stderr", full)

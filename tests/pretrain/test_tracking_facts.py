@@ -1,5 +1,6 @@
 """What MLflow learns beside the journal: the job, the data, how busy the machine is."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from data_tools.images.reader import ImageReader
 from data_tools.reader import ShardReader
 from pretrain.folder import RunFolder
 from pretrain.tracking.datasets import datasets_of
-from pretrain.tracking.facts import environment_facts
+from pretrain.tracking.facts import _git, environment_facts
 from pretrain.tracking.journal import read
 from pretrain.tracking.system import System, parse_gpus
 
@@ -80,3 +81,15 @@ def test_what_nvidia_smi_says() -> None:
         "gpu_1_memory_usage_megabytes": 12.0,
     }
     assert parse_gpus("") == {}
+
+
+def test_looking_at_a_checkout_writes_nothing_into_it(tmp_path: Path) -> None:
+    """`git status` would refresh its index, and leave a lock where it is ended in between."""
+    file, index = tmp_path / "file", tmp_path / ".git/index"
+    file.write_text("a")
+    for arguments in (("init", "-q"), ("add", "file")):
+        assert _git(tmp_path, *arguments) is not None
+    os.utime(file, (1, 1))
+    before = index.read_bytes()
+    assert _git(tmp_path, "status", "--porcelain") == "A  file"
+    assert index.read_bytes() == before
