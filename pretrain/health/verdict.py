@@ -6,7 +6,7 @@ is the one that is told, and what it brings about on other ranks is not.
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from signal import NSIG
 from typing import Annotated
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from data_tools.bounded import UnfitFileError, read_bytes
 from data_tools.typed import Natural, parse
+from pretrain.tracking.redact import redact
 
 LARGEST_FILE = 1 << 20
 WRITE_SECONDS = 2.0
@@ -47,11 +48,12 @@ class Board:
         """Write the verdict, unless there is one; waits a moment for one that is being written.
 
         Returns:
-            The one that counts.
+            The one that counts, without secrets.
 
         Raises:
             OSError: it cannot be written.
         """
+        verdict = replace(verdict, message=redact(verdict.message))
         try:
             with open(self._verdict, "x") as file:
                 file.write(json.dumps(asdict(verdict)))

@@ -16,6 +16,7 @@ from text_shards import build_shards
 
 from pretrain.checkpoint.write import SaveJob, complete
 from pretrain.folder import RunFolder, write_atomically
+from pretrain.health.verdict import Board, Verdict
 from pretrain.logs import setup_logging
 from pretrain.status import Status, read_status, write_status
 from pretrain.tracking.redact import write_new
@@ -109,3 +110,10 @@ def test_a_run_with_a_password_resumes_and_syncs(tmp_path: Path) -> None:
     assert synced.returncode == 2
     assert re.search(r"MLflow at http://\*\*\*@127\.0\.0\.1:\d+ does not take", synced.stderr), synced.stderr
     assert json.loads((run / "status.json").read_text())["step"] == 4
+
+
+def test_a_verdict_holds_none(tmp_path: Path) -> None:
+    board = Board(tmp_path, "job")
+    said = board.post(Verdict(2, f"cannot read {URLS[0]}x", 0, 0, at_once=False))
+    assert said.message == "cannot read http://***@host/x"
+    assert board.verdict() == said and readable(tmp_path) == {}
