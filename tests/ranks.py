@@ -4,6 +4,7 @@ import json
 import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2
 
 
 def run_ranks(
-    worker: Path, processes: int, argument: Any, timeout: float = 1200
+    worker: Path, processes: int, argument: Any, timeout: float = 1200, before: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python worker JSON` as `processes` ranks; output is captured, whatever the exit code."""
+    """Run `python worker JSON` as `processes` ranks, behind another command if there is one before it; output
+    is captured, whatever the exit code."""
     rank = [sys.executable, __file__, str(worker), json.dumps(argument)]
-    command = [sys.executable, "-c", SPAWN, str(processes), *rank]
+    command = [*before, sys.executable, "-c", SPAWN, str(processes), *rank]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 

@@ -214,8 +214,10 @@ def command(runs: Runs, run: Path, *overrides: str) -> "subprocess.Popen[str]":
     )
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def ranks_of(pid: int) -> list[int]:
+    """The children of `--processes`, but for the store through which they meet."""
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [child for child in found if b"/store.py\0" not in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def wait_until(due: Any, within: float = 60) -> None:
@@ -229,7 +231,7 @@ def test_the_command_names_a_killed_rank_first_and_leaves_nobody(runs: Runs) -> 
     run = runs.folder / "command-killed"
     with command(runs, run, LONG, LIMIT) as parent:
         wait_until(lambda: (beat := read_beat(run / "heartbeat", 1)) is not None and beat.step >= 3)
-        ranks = children(parent.pid)
+        ranks = ranks_of(parent.pid)
         os.kill(ranks[1], signal.SIGKILL)
         _, said = parent.communicate(timeout=600)
         assert parent.returncode == 137
@@ -243,8 +245,8 @@ def test_the_command_names_a_killed_rank_first_and_leaves_nobody(runs: Runs) -> 
 
 def test_the_command_stops_on_a_signal_to_a_rank_that_has_only_begun_to_load_python(runs: Runs) -> None:
     with command(runs, runs.folder / "command-early", LONG) as parent:
-        wait_until(lambda: len(children(parent.pid)) == 2)
-        os.kill(children(parent.pid)[1], signal.SIGTERM)
+        wait_until(lambda: len(ranks_of(parent.pid)) == 2)
+        os.kill(ranks_of(parent.pid)[1], signal.SIGTERM)
         _, said = parent.communicate(timeout=300)
     assert parent.returncode == 75, said
     assert "stopped by SIGTERM in start-up" in said

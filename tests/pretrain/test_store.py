@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 import struct
@@ -21,7 +22,6 @@ from ranks import run_ranks
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
 from pretrain.errors import UserError
-from pretrain.launch import Place, join_world
 from pretrain.meeting import meet
 from pretrain.secret import job_secret, new_secret
 from pretrain.store import Impostor, StoreServer, knock
@@ -193,17 +193,16 @@ def test_without_a_secret_ranks_share_their_users(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_one_machine_listens_on_loopback_alone(tmp_path: Path) -> None:
-    """All sockets of `--processes 2`: the store's and gloo's; and of one process alone."""
-    done = run_ranks(WORKER, 2, {"listening": str(tmp_path)})
+    """All sockets of `--processes 2`: the store's and gloo's."""
+    elsewhere = ["unshare", "--map-root-user", "--uts"]
+    # Where this is allowed, with a host name that stands for another address: gloo would choose that one.
+    allowed = shutil.which("unshare") and subprocess.run([*elsewhere, "true"], check=False).returncode == 0
+    before = [*elsewhere, "sh", "-c", 'hostname 127.0.0.2; exec "$@"', "sh"] if allowed else []
+    done = run_ranks(WORKER, 2, {"listening": str(tmp_path)}, before=before)
     assert done.returncode == 0, done.stderr
     found = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
     assert len(found) == 2 and all(len(each) >= 2 for each in found)
     assert {host for each in found for host in each} == {"127.0.0.1"}
-    sys.path.insert(0, str(WORKER.parent))
-    from store_worker import listening
-
-    with join_world(Place(0, 1, 0, "alone")):
-        assert set(listening(os.getpid())) <= {"127.0.0.1"}
 
 
 @pytest.mark.slow
