@@ -7,10 +7,12 @@ from typing import Any
 
 import yaml
 
+from data_tools.bounded import SMALL_FILE, read_bytes
 from evals.harness.library import harness_folder
 from pretrain.errors import UserError
 
 MAX_INCLUDES = 20
+MAX_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def _included(path: Path, name: Any) -> Path:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = read_bytes(path, SMALL_FILE).decode("utf-8")
         found = yaml.load(text, _Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
@@ -81,7 +83,18 @@ def _parse(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: the file is empty; a task file names a task, its data and its templates")
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise UserError(f"{path}: must be a mapping with keys such as task, dataset_kwargs and doc_to_text")
+    _refuse_bomb(path, found)
     return found
+
+
+def _refuse_bomb(path: Path, value: Any) -> None:
+    """Raise UserError for lists that are written once and used again and again, or hold themselves."""
+    waiting, left = [value], MAX_VALUES
+    while waiting:
+        each, left = waiting.pop(), left - 1
+        if left < 0:
+            raise UserError(f"{path}: more than {MAX_VALUES:,} values: an alias inside an alias?")
+        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else []
 
 
 class _Loader(yaml.SafeLoader):

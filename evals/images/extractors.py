@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data_tools.bounded import open_regular
 from data_tools.images.reader import ImageReader
 from evals.frechet import Features
 from evals.images.options import ImageOptions
@@ -197,7 +198,7 @@ def open_extractor(options: ImageOptions, device: torch.device, say: Callable[[s
 def _checksum(path: str, expected: str | None) -> str:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:

@@ -1,24 +1,21 @@
 """From a conversation to tokens: one Jinja template, which training and generation both render.
 
 A template is written as transformers has them: it gets `messages`, `add_generation_prompt`, `bos_token` and
-`eos_token`, in a sandbox (`ImmutableSandboxedEnvironment`). Both tokens are the end of a document, the only
-special piece that every tokenizer of a GPT has. It alone divides the default template, roles being plain
-words: no text is ever encoded into it, so no message can pass for another role's, and a message has the same
-tokens whatever stands before it.
+`eos_token`, in a sandbox (`ImmutableSandboxedEnvironment`) in a process of its own. Both tokens are the end
+of a document, the only special piece that every tokenizer of a GPT has. It alone divides the default
+template, roles being plain words: no text is ever encoded into it, so no message can pass for another role's,
+and a message has the same tokens whatever stands before it.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from data_tools.bounded import read_bytes
 from data_tools.tokenizer import Tokenizer
 from pretrain.chat.conversation import Message, as_json
+from pretrain.chat.renderer import Renderer
 from pretrain.errors import UserError
 
 FILE = "chat_template.jinja"
@@ -37,6 +34,8 @@ DEFAULT = """\
 """
 END = "<|endoftext|>"
 """What transformers calls the end of a document; a template must not spell it, since a text may."""
+MOST_BYTES = 1 << 20
+"""Of a template."""
 MARK = "\0"
 """Stands for the end of a document while a template is rendered; no message holds it."""
 
@@ -60,7 +59,7 @@ class ChatTemplate:
     def read(cls, path: str | Path) -> "ChatTemplate":
         """From a file; raises UserError where it cannot be read or is no template."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_bytes(path, MOST_BYTES).decode("utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
@@ -68,24 +67,12 @@ class ChatTemplate:
         if END in text:
             raise UserError(f"{path}: spells {END}, which a message may hold too; write {{{{ eos_token }}}}")
         template = cls(text, str(path))
-        _ = template._compiled
+        _ = template._renderer
         return template
 
     @cached_property
-    def _compiled(self) -> Template:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        try:
-            return environment.from_string(self.source)
-        except TemplateError as error:
-            line = getattr(error, "lineno", None)
-            place = f"{self.where}:{line}" if line else self.where
-            raise UserError(f"{place}: is no Jinja template: {error}") from None
-        except RecursionError:
-            raise UserError(f"{self.where}: is nested too deeply") from None
+    def _renderer(self) -> Renderer:
+        return Renderer(self.source, self.where)
 
     def tokens(self, tokenizer: Tokenizer, messages: Sequence[Message], *, answer: bool) -> list[int]:
         """The ids of a conversation.
@@ -98,14 +85,14 @@ class ChatTemplate:
         Raises:
             UserError: the template refuses the conversation, or fails.
         """
-        try:
-            text = self._compiled.render(
-                messages=as_json(messages), add_generation_prompt=answer, bos_token=MARK, eos_token=MARK
-            )
-        except UserError:
-            raise
-        except Exception as error:  # a template is a program of the user's
-            raise UserError(f"{self.where}: {error}") from None
+        text = self._renderer.render(
+            {
+                "messages": as_json(messages),
+                "add_generation_prompt": answer,
+                "bos_token": MARK,
+                "eos_token": MARK,
+            }
+        )
         ids: list[int] = []
         for number, piece in enumerate(text.split(MARK)):
             ids += [tokenizer.eod_id] if number else []
@@ -138,13 +125,3 @@ class ChatTemplate:
             end = ids.index(tokenizer.eod_id, begin) + 1
             said[begin:end] = [True] * (end - begin)
         return ids, said
-
-
-def _refuse(message: str) -> NoReturn:
-    """`raise_exception` in a template."""
-    raise TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """As transformers has it: nothing is escaped for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)

@@ -33,6 +33,7 @@ from pretrain.hf.shards import TensorFolder
 
 NO_DATA = "imported-without-data"
 """Stands for the shards of a run that was trained elsewhere."""
+MOST_LABELS = 100_000
 OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
 """Of norms in checkpoints from before 2019."""
 
@@ -99,6 +100,9 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
         raise UserError(f"{path}: cannot be read: {error.strerror}; a transformers folder has one") from None
     except (ValueError, AttributeError, KeyError, TypeError):
         raise UserError(f"{path}: is no config of transformers") from None
+    labels = values.get("num_labels")
+    if isinstance(labels, int) and labels > MOST_LABELS:  # transformers would make a name for each
+        raise UserError(f"{path}: num_labels is {labels}; at most {MOST_LABELS:,} are supported")
     for architecture in ARCHITECTURES:
         if wanted in architecture.classes():
             kind = getattr(transformers, wanted).config_class

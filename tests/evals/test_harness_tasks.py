@@ -83,6 +83,11 @@ def write(folder: Path, text: str = TASK, rows: str = json.dumps(ROW)) -> Path:
         ("metric: acc", "metric: rouge, hf_evaluate: true", r"hf_evaluate loads code from the hub"),
         ("task: mine", "include: nowhere.yaml", r"include: there is no 'nowhere\.yaml' beside it"),
         ("task: mine", "include: mine.yaml", r"includes itself"),
+        (
+            "task: mine",
+            "task: mine\nmetadata: &all [*all, *all]",
+            r"mine\.yaml: more than 100,000 values: an alias inside an alias\?",
+        ),
         ("task: mine", "class: os.path", r"class names Python code"),
         ("multiple_choice", "generate_until\ngeneration_kwargs: {untill: x}", r"did you mean 'until'\?"),
         (

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +203,21 @@ def test_a_model_without_a_counterpart_names_what_is_in_the_way() -> None:
         caught.value
     )
     assert architecture_of(small_config(model__bias=False)).class_of(small_config()) == "GPT2LMHeadModel"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"num_hidden_layers": 10**9}, r"model\.num_layers: Input should be less than or equal to 2000"),
+        ({"num_labels": 10**9}, r"config\.json: num_labels is 1000000000; at most 100,000 are supported"),
+    ],
+)
+def test_numbers_without_an_end_are_refused(
+    made: Path, tmp_path: Path, values: dict[str, int], said: str
+) -> None:
+    folder = tmp_path / "theirs"
+    shutil.copytree(made, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+    with pytest.raises(UserError, match=said):
+        import_command(str(folder), str(tmp_path / "out"))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.bounded import open_regular
+from data_tools.records import LINE_BYTES
 from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError
 
@@ -55,11 +57,9 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: the file cannot be read, or is not UTF-8 text.
     """
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    for number, line in enumerate(raw.split(b"\n"), 1):
+    for number, line in enumerate(_raw_lines(path), 1):
+        if len(line) > LINE_BYTES:
+            raise UserError(f"{path}:{number}: holds more than {LINE_BYTES:,} bytes; this is no table")
         try:
             text = line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -70,6 +70,18 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
         if "\0" in text:
             raise UserError(f"{path}:{number}: holds a NUL byte; this is no text file")
         yield number, text
+
+
+def _raw_lines(path: str) -> Iterator[bytes]:
+    """What stands between line feeds; of a line over the limit, its beginning."""
+    try:
+        with open_regular(path) as file:
+            line = b"\n"
+            while line.endswith(b"\n"):
+                line = file.readline(LINE_BYTES + 1)
+                yield line.removesuffix(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _read_tsv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
