@@ -11,7 +11,7 @@ from pretrain.config import derived
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError, Problem
-from pretrain.config.resolved import resolved_values
+from pretrain.config.resolved import config_to_yaml, resolved_values
 from pretrain.config.schema import show as as_yaml
 from pretrain.config.sections import (
     BertConfig,
@@ -28,6 +28,7 @@ from pretrain.config.sections import (
 from pretrain.config.stages import stages, steps_until, tokens_until
 from pretrain.config.unreached import unreached
 from pretrain.errors import IntegrityError, UserError
+from pretrain.folder import RunFolder
 
 if TYPE_CHECKING:
     from pretrain.data.feed import TrainingFeed
@@ -71,6 +72,8 @@ def check_command(
     _print_columns(rows)
     for key, text in unreached(config):
         print(f"note: {key}: {text}")
+    for text in RunFolder(config.run.dir).misfits(config_to_yaml(config)):
+        print(f"note: run.dir: {config.run.dir} holds another run, training would be refused: {text}")
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
 
 

@@ -104,7 +104,7 @@ class Optimizer:
     def updates(self) -> int:
         """Updates done, Adam's own step count."""
         if self._is_torch:
-            return max((int(state["step"]) for state in self._adam.state.values()), default=0)
+            return next((int(state["step"]) for state in self._adam.state.values()), 0)
         # A group without parameters on this rank stays behind.
         return max((int(group["step"]) for group in self._adam.param_groups), default=0)
 

@@ -19,6 +19,7 @@ from resume_runs import Runs, Server
 from text_shards import build_shards
 
 from data_tools.train_tokenizer import train_tokenizer
+from pretrain.check import check_command
 from pretrain.proofs.compare import compare_runs, newest
 
 STEPS = 2
@@ -178,6 +179,8 @@ def test_prolonged_with_moved_data_is_the_run_that_was_longer_from_the_start(
     moved = kind.runs.folder / "moved"
     shutil.copytree(kind.data, moved)
     paths = {part: moved / kind.place(part).name for part in kind.parts}
+    if name in ("gpt", "bert", "rnn"):
+        paths["tokenizer"] = paths["train"] / "tokenizer"
     run = kind.begun("prolonged")
     kind.runs.finish(run, 1, [longer, *(f"data.{part}={path}" for part, path in paths.items())])
     straight = kind.runs.folder / "straight"
@@ -226,7 +229,7 @@ def test_another_chat_template_behind_the_path_is_refused(kinds: Callable[[str],
 
 
 def test_a_decayed_run_goes_on_from_the_checkpoint_that_the_message_names(
-    kinds: Callable[[str], Kind],
+    kinds: Callable[[str], Kind], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """wsd: the rate falls over the last steps; a longer run must not have fallen yet."""
     kind = kinds("gpt")
@@ -239,6 +242,9 @@ def test_a_decayed_run_goes_on_from_the_checkpoint_that_the_message_names(
     said = " ".join(life.said().split())
     assert "run.steps: 6 in the run, 10 now (with schedule.kind wsd steps 4 to 6, which are done" in said
     assert "to go on from step 2, remove the checkpoints after step-00000002" in said
+    config = str(kind.runs.config)
+    check_command(config, [*wsd, f"run.dir={run}", "run.steps=10"], None, show=False, data=False)
+    assert "note: run.dir: " in (noted := capsys.readouterr().out) and "run.steps: 6 in the run, 10" in noted
     for step in (4, 6):
         shutil.rmtree(run / "checkpoints" / f"step-{step:08d}")
     kind.runs.finish(run, 1, [*wsd, "run.steps=10"])
