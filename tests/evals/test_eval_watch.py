@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from text_shards import build_shards
 from typer.testing import CliRunner
 
+from pretrain.checkpoint import LocalCoordinator, Piece, Saver
 from pretrain.cli import app
+from pretrain.config.sections import CheckpointConfig
 from pretrain.folder import RunFolder
 from pretrain.status import actual_status
 
@@ -72,3 +75,18 @@ def test_checkpoints_are_scored_while_the_run_goes_on(
     assert [line["step"] for line in lines] == list(range(EVERY, STEPS + 1, EVERY))
     assert lines[-1]["token_perplexity"] < lines[0]["token_perplexity"]
     assert "waiting for checkpoints" in said.output
+
+
+def test_what_was_saved_while_updates_were_skipped_is_passed_over(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    Saver(run.path, CheckpointConfig(), 0, 1, LocalCoordinator()).save(
+        14, [Piece.whole("w", torch.zeros(2))], {"step": 14, "suspect_since": 13}
+    )
+    for path in (run.config, run.resolved):
+        path.write_text("run: {dir: run}\n")
+    said = CliRunner().invoke(app, ["eval", str(run.path), "--all"], catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    assert (
+        "passed over step-00000014: it was saved while updates were skipped, from step 13 on" in said.output
+    )
+    assert not run.evaluations.exists()

@@ -278,6 +278,14 @@ def test_the_newest_good_is_from_before_updates_were_skipped(tmp_path: Path) -> 
     assert newest_good(tmp_path) == (step_dir(tmp_path, 16), [])
 
 
+def test_skips_that_ended_well_put_no_checkpoint_in_doubt(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, 2, 4, keep_every=4, since=None)
+    save_steps(tmp_path, 4, keep_every=4, since=3)
+    save_steps(tmp_path, 14, keep_every=4, since=13)
+    assert names(tmp_path) == ["latest", *(f"step-{step:08d}" for step in (1, 2, 4, 14))]
+    assert newest_good(tmp_path)[0] == step_dir(tmp_path, 2)
+
+
 def test_a_doubted_checkpoint_is_better_than_none(tmp_path: Path) -> None:
     save_steps(tmp_path, 10, 20)
     assert find_good(tmp_path, {20: "why"}).path == step_dir(tmp_path, 10)
