@@ -18,6 +18,7 @@ from data_tools.train_tokenizer import train_tokenizer
 from evals.setting import evaluation_config
 from pretrain.check import check_command
 from pretrain.checkpoint import open_checkpoint, resolve
+from pretrain.config.sections import TextConfig
 from pretrain.dry_run import dry_run_command
 from pretrain.errors import UserError
 from pretrain.generate import layout_for
@@ -123,22 +124,26 @@ def test_another_run_is_no_new_place_of_the_parent(runs: Path) -> None:
 
 
 def test_what_was_saved_is_read_without_the_parent_or_what_took_its_place(runs: Path) -> None:
-    taken = runs / "parent-bert"
-    taken.mkdir()
-    other = yaml.safe_load((runs / "bert/config.resolved.yaml").read_text())
-    other["model"] |= {"hidden_size": 48, "init_from": None}
-    (taken / "config.resolved.yaml").write_text(yaml.safe_dump(other))
+    """Also where the run itself was moved, so that its own config names no run either."""
+    for kind in ("gpt", "bert"):
+        other = yaml.safe_load((runs / kind / "config.resolved.yaml").read_text())
+        other["model"] |= {"hidden_size": 48, "init_from": None}
+        place = runs / f"parent-{kind}"
+        place.mkdir()
+        (place / "config.resolved.yaml").write_text(yaml.safe_dump(other))
     try:
-        for kind in KINDS[1:]:
-            run = runs / f"{kind}-straight"
+        for kind in KINDS:
+            run = (runs / f"{kind}-straight").rename(runs / "elsewhere")
             config = resolve(run) / "config.resolved.yaml"
             assert saved_kind(run) == kind
+            assert open_saved(run, wanted=(TextConfig,)).config.model.hidden_size == 32
             assert evaluation_config(config, [], 1, data=["x"]).model.hidden_size == 32
-        assert open_saved(runs / "bert").config.model.hidden_size == 32
-        chat = resolve(runs / "gpt-chat-straight") / "config.resolved.yaml"
-        assert layout_for(str(chat), [], 1).ranks == 1
+            if kind.startswith("gpt"):
+                assert layout_for(str(config), [], 1).ranks == 1
+            run.rename(runs / f"{kind}-straight")
     finally:
-        shutil.rmtree(taken)
+        for kind in ("gpt", "bert"):
+            shutil.rmtree(runs / f"parent-{kind}")
 
 
 def losses(run: Path) -> dict[int, float]:
