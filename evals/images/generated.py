@@ -69,7 +69,7 @@ def compare(
     extractor, cache = asked.extractor, asked.cache
     real = real_features(asked.reference, MAX_SAMPLES, extractor, world, cache)
     samples = asked.samples or len(real)
-    for what, count in (("--samples", samples), ("the reference's images", len(real))):
+    for what, count in (("the reference's images", len(real)), ("--samples", samples)):
         if count < SMALLEST_SET:
             raise UserError(f"{what}: {count} are too few to compare; give at least {SMALLEST_SET}")
     training = real
