@@ -137,6 +137,26 @@ def test_hosts_are_known_in_a_slurm_step_alone() -> None:
     assert expected_hosts({"SLURM_STEP_TASKS_PER_NODE": "2"}, 2) is None
 
 
+@pytest.mark.parametrize(
+    ("master", "hosts", "variables", "address"),
+    [
+        ("192.0.2.7", ["192.0.2.7", "192.0.2.8"], {}, "192.0.2.7"),
+        ("localhost", [], {}, "127.0.0.1"),
+        ("127.0.1.1", ["127.0.1.1", "127.0.0.1"], {}, "127.0.1.1"),
+        ("127.0.1.1", ["127.0.1.1", "192.0.2.8"], {}, "0.0.0.0"),
+        ("127.0.1.1", [], {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, "0.0.0.0"),
+        ("127.0.1.1", [], {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, "127.0.1.1"),
+    ],
+)
+def test_the_store_listens_where_the_ranks_look_for_it(
+    master: str, hosts: list[str], variables: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"MASTER_ADDR": "node-1", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(meeting, "_host_names", lambda environment: hosts)
+    assert meeting._listening_host(master) == address
+
+
 @pytest.mark.slow
 def test_a_rank_of_the_command_says_who_is_missing(tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", run__dir=str(tmp_path / "run"), health__join_timeout=0.5)
