@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from config_files import small_config
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from text_shards import build_shards
 
@@ -124,6 +124,11 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 EVENTS = st.lists(st.tuples(st.integers(0, 7), st.sampled_from(["spike", "spike", "kill"])), max_size=7)
 
 
+LONGER = {"schedule__sequence_length": ({"until": 6, "sequence_length": 16, "global_size": 3},)}
+
+
+# From the second length back into the first, and then further back while the first is not over.
+@example(changes=LONGER, events=[(8, "spike"), (0, "spike")], every=4, lost=1, blend=False)
 @given(schedules(), EVENTS, st.integers(1, 6), st.integers(0, 2), st.booleans())
 @settings(max_examples=150, derandomize=True, deadline=None)
 def test_a_run_trains_on_what_the_rules_say(
