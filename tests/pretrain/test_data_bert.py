@@ -129,6 +129,23 @@ def test_spans_are_of_geometric_length(shards: Path, tokenizer: Tokenizer) -> No
     assert torch.equal(short.samples([3]).loss_mask, words.samples([3]).loss_mask)
 
 
+def test_the_longest_span_is_as_likely_as_its_share_of_the_cut_off_distribution(
+    shards: Path, tokenizer: Tokenizer
+) -> None:
+    """Of two words at most: 0.2 to 0.2 x 0.8, so 4 in 9 are of two. Few are chosen, so that few touch."""
+    config = bert_config(shards, masking="span", length=512, nsp=False, max_span=2, mask_probability=0.04)
+    data = BertTrainingData.from_config(config)
+    lengths: Counter[int] = Counter()
+    for batch in (data.batch(step, 0, 0, 1) for step in range(60)):
+        for row, chosen in zip(original(batch), batch.loss_mask > 0, strict=True):
+            words = words_of(row, tokenizer)
+            places = np.flatnonzero(chosen)
+            for run in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+                lengths[len(set(words[run].tolist()))] += 1
+    assert sum(lengths.values()) > 500
+    assert lengths[2] / (lengths[1] + lengths[2]) == pytest.approx(4 / 9, abs=0.06)
+
+
 def test_what_a_sample_looks_like(shards: Path, ids: BertIds) -> None:
     batch = BertTrainingData.from_config(bert_config(shards)).samples(range(300))
     for row in range(300):
