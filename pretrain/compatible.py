@@ -9,8 +9,12 @@ had another learning rate.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from pretrain.config.derived import final_decay
+from pretrain.config.node import dotted
+from pretrain.config.schema import leaf_keys
+from pretrain.config.sections import KINDS
 
 
 @dataclass(frozen=True)
@@ -119,10 +123,26 @@ def rule_for(key: str) -> Rule:
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
-    """Every key whose value differs, with both values; ABSENT for a key that one side lacks."""
+    """Every key whose value differs, with both values; ABSENT for a key that one side lacks.
+
+    A run that began before there was a key has trained as the key's default has it.
+    """
     before, after = flatten(old), flatten(new)
-    pairs = {key: (before.get(key, ABSENT), after.get(key, ABSENT)) for key in sorted({*before, *after})}
+    missing = _defaults(str(after.get("model.kind"))) if after.keys() - before.keys() else {}
+    pairs = {
+        key: (before.get(key, missing.get(key, ABSENT)), after.get(key, ABSENT))
+        for key in sorted({*before, *after})
+    }
     return {key: pair for key, pair in pairs.items() if not _same(*pair)}
+
+
+@cache
+def _defaults(kind: str) -> Mapping[str, object]:
+    """The keys of a kind that need not be given, with their defaults."""
+    if kind not in KINDS:
+        return {}
+    fields = {dotted(path): field for path, field in leaf_keys(KINDS[kind])}
+    return {key: field.get_default() for key, field in fields.items() if not field.is_required()}
 
 
 def compatible(old: Config, new: Config, saved: Collection[int] = ()) -> list[str]:

@@ -214,6 +214,16 @@ def test_one_key_changes(case: str) -> None:
             assert problem.startswith(f"{key}: ") and " in the run, " in problem
 
 
+def test_a_run_from_before_there_was_a_key_goes_on() -> None:
+    """As the key's default has it, and in no other way."""
+    old = written(config("gpt"))
+    old = {**old, "model": {name: value for name, value in old["model"].items() if name != "bias"}}
+    assert table.compatible(old, written(config("gpt")), [50]) == []
+    [found] = table.compatible(old, written(config("gpt", model__bias=False)), [50])
+    assert found.startswith("model.bias: True in the run, False now")
+    assert table.compatible({**old, "eval": {}}, written(config("gpt")), [50]) == []
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gan"])
 def test_validation_may_be_moved_and_not_begin_or_end(kind: str) -> None:
     def data(first: str | None, then: str | None) -> list[str]:
