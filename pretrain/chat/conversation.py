@@ -75,12 +75,12 @@ def _message(item: Any, where: str) -> Message:
         if key not in KEYS:
             meant = nearest_name(key, KEYS)
             hint = f"did you mean '{meant}'?" if meant else "a message has role and content"
-            raise UserError(f"{where}: unknown key '{key}' ({hint})")
+            raise UserError(f"{where}: unknown key {key!r:.60} ({hint})")
     role, content = (_text(item, key, where) for key in KEYS)
     if role not in ROLES:
         meant = nearest_name(role, ROLES)
         hint = f" (did you mean '{meant}'?)" if meant else ""
-        raise UserError(f"{where}: role must be {' or '.join(ROLES)}, got '{role}'{hint}")
+        raise UserError(f"{where}: role must be {' or '.join(ROLES)}, got {role!r:.60}{hint}")
     return Message(role, content)
 
 

@@ -21,6 +21,7 @@ from fuzz_run_files import RUN_READERS, STEP, forged_checkpoint
 from fuzzing import Reader, attempt
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_shards import build_shards
 
 from data_tools.bad_records import BadRecord
 from data_tools.clean.report import read_report
@@ -30,10 +31,13 @@ from data_tools.partition import make_partitions
 from data_tools.records import ReadOptions, read_documents
 from data_tools.sources import InputFile
 from data_tools.typed import natural
+from data_tools.verify import verify as verify_shards
 from evals.result import Result
+from pretrain.chat.conversation import read_conversations
 from pretrain.chat.template import ChatTemplate
 from pretrain.checkpoint import open_checkpoint, verify
 from pretrain.checkpoint.tensors import TensorFile, write_tensors
+from pretrain.config.sections import ChatDataConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.gan.verdicts import GameMemory
@@ -299,3 +303,21 @@ def test_a_bad_record_is_one_line() -> None:
 
 def test_a_message_moves_no_cursor() -> None:
     assert str(UserError("a\x1b[2J\ud800 é\nb")) == "a\\x1b[2J\\ud800 é\nb"
+
+
+def test_a_role_of_two_lines_is_told_in_one(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "us\ner", "content": "a"}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    data = ChatDataConfig.model_validate({"train": "x", "messages": "messages"})
+    with pytest.raises(UserError, match=r"got 'us\\ner'") as caught:
+        read_conversations(str(tmp_path / "a.jsonl"), data)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_npy_header_is_a_fault_of_its_shard(tmp_path: Path) -> None:
+    """numpy reads it as tokens of Python, whose errors are of other kinds."""
+    shards = build_shards(tmp_path / "shards", ["some words"] * 6)
+    path = shards / "000000-000.tar"
+    path.write_bytes(path.read_bytes().replace(b", }", b", ("))
+    faults = verify_shards(str(shards)).faults
+    assert any("000000-000.tar: block" in fault and "has a damaged header" in fault for fault in faults)

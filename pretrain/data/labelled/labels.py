@@ -24,7 +24,9 @@ class Labels:
         except ValueError:
             meant = nearest_name(name, self.names)
             hint = f"did you mean '{meant}'?" if meant else "it has: " + ", ".join(self.names)
-            raise UserError(f"{where}: label '{name}' does not occur in the training data ({hint})") from None
+            raise UserError(
+                f"{where}: label {name!r:.60} does not occur in the training data ({hint})"
+            ) from None
 
 
 def training_labels(path: str, found: Iterable[str], given: Sequence[str] | None) -> Labels:
@@ -42,7 +44,7 @@ def training_labels(path: str, found: Iterable[str], given: Sequence[str] | None
     if given is not None:
         for name in counts:
             if name not in given:
-                raise UserError(f"{path}: label '{name}' is not in data.labels: {', '.join(given)}")
+                raise UserError(f"{path}: label {name!r:.60} is not in data.labels: {', '.join(given)}")
         for name in given:
             if not counts[name]:
                 raise UserError(f"{path}: class '{name}' of data.labels is empty: it has no example")

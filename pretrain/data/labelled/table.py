@@ -109,7 +109,11 @@ def _column(path: str, names: Sequence[str], column: str) -> int:
 def no_key(names: Sequence[str], column: str) -> str:
     """Says that a row has no key or column `column`, and which one was meant."""
     meant = nearest_name(column, names)
-    hint = f"did you mean '{meant}'?" if meant else "it has: " + ", ".join(name[:40] for name in names)
+    hint = (
+        f"did you mean '{meant}'?"
+        if meant
+        else "it has: " + ", ".join(" ".join(name.split())[:40] for name in names)
+    )
     return f"has no column '{column}' ({hint})"
 
 
