@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from itertools import pairwise
@@ -170,15 +171,16 @@ def test_a_bug_keeps_its_traceback(bug: Exception, monkeypatch: pytest.MonkeyPat
         cli.main()
 
 
-def test_an_interrupt_ends_a_command_with_130(tmp_path: Path) -> None:
-    fifo = tmp_path / "a.yaml"
-    os.mkfifo(fifo)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pretrain", "check", str(fifo)], stderr=subprocess.PIPE, text=True
-    )
-    with open(fifo, "wb"):  # opens once the command has opened it for reading, and keeps it waiting
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=300)
+def test_an_interrupt_ends_a_command_with_130() -> None:
+    """While it waits for a server that answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(300)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/shards"
+        command = [sys.executable, "-m", "pretrain", "data", "inspect", url]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        with server.accept()[0]:  # once the command has asked, and waits
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in errors
 
