@@ -149,3 +149,13 @@ def test_a_run_that_ends_in_skips_goes_back(runs: Runs, kind: str) -> None:
     ended = runs.codes[f"{kind} end"]
     assert ended["code"] == 4 and "from 18 on, were skipped" in ended["message"]
     runs.assert_same(kind, "end from 20", "nothing")
+
+
+def test_no_state_is_carried_on_from_a_skipped_step(runs: Runs) -> None:
+    """What an RNN read while its numbers were not finite would spoil the steps to come."""
+    carried = {
+        name: open_checkpoint(runs.place("rnn", name) / "checkpoints" / "step-00000020").read("carried_state")
+        for name in ("nothing", "end")
+    }
+    assert bool(carried["nothing"].abs().sum(-1).all())
+    assert not bool(carried["end"].any())
