@@ -177,7 +177,12 @@ def test_an_interrupt_ends_a_command_with_130() -> None:
         server.settimeout(300)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/shards"
         command = [sys.executable, "-m", "pretrain", "data", "inspect", url]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's `&` ignores it
+        )
         with server.accept()[0]:  # once the command has asked, and waits
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=300)
