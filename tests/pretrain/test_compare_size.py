@@ -29,7 +29,7 @@ def a_run(path: Path) -> RunFolder:
 def test_curves_pair_the_lines_that_have_both(tmp_path: Path) -> None:
     lines = [
         {"step": 1, "loss": 3.0, "tokens": 10},
-        {"step": 2, "loss": "NaN", "tokens": 20, "words": "no number"},
+        {"step": 2, "loss": "NaN", "tokens": 20},
         {"step": 2, "validation_loss": 2.5},
         {"step": 3, "loss": 1.0},
         {"step": 4, "loss": 2.0, "tokens": 40},
@@ -37,7 +37,7 @@ def test_curves_pair_the_lines_that_have_both(tmp_path: Path) -> None:
     journal = tmp_path / "metrics.jsonl"
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     curves = Curves(lines_of(journal), lambda name: name != "validation_loss")
-    assert curves.names == {"step", "loss", "tokens", "words"}
+    assert curves.names == {"step", "loss", "tokens"}
     assert curves.over("loss").tolist() == [[1, 3], [3, 1], [4, 2]]
     assert curves.over("loss", "tokens").tolist() == [[10, 3], [40, 2]]
     assert curves.over("loss", "validation_loss").shape == (0, 2)

@@ -84,7 +84,7 @@ def test_a_name_reads_back_as_its_layout(
         ("TP2,TP2", "TP2 is given twice"),
         ("TP3", "TP3 is not legal for this config: parallel.tensor: tensor parallel size 3 does not divide"),
         ("VPP2", "VPP2 is not legal for this config: parallel.virtual_pipeline: 2 model chunks"),
-        ("TP2+DO", "TP2+DO is not legal for this config: parallel.distributed_optimizer: has no effect"),
+        ("DP2+SP", "DP2+SP is not legal for this config: parallel.sequence: has no effect"),
     ],
 )
 def test_layout_names_that_are_refused(text: str, message: str) -> None:
