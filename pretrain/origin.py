@@ -1,8 +1,8 @@
 """Which run the first weights of a run came from, by its id: paths may change, and runs be replaced."""
 
-import json
 from pathlib import Path
 
+from data_tools.bounded import read_json
 from pretrain.errors import UserError
 
 CHECKPOINT, RUN = "init_from", "init_from_run"
@@ -44,7 +44,7 @@ def _id_of(path: Path) -> str | None:
 def _read(path: Path) -> dict[str, object]:
     """A JSON object; empty where it cannot be read."""
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        values = read_json(path)
+    except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -4,9 +4,9 @@ A skipped update leaves the weights alone, so such a checkpoint holds weights fr
 be computed; perhaps the samples are to blame, perhaps the weights. Its `state.json` says since when.
 """
 
-import json
 from pathlib import Path
 
+from data_tools.bounded import read_json
 from pretrain.checkpoint.layout import STATE
 
 SUSPECT_SINCE = "suspect_since"
@@ -17,8 +17,8 @@ checkpoint."""
 def suspect_since(path: Path) -> int | None:
     """What the checkpoint at `path` says under `SUSPECT_SINCE`; None too where that cannot be read."""
     try:
-        state = json.loads((path / STATE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        state = read_json(path / STATE)
+    except (OSError, ValueError):
         return None
     since = state.get(SUSPECT_SINCE) if isinstance(state, dict) else None
     return since if isinstance(since, int) and not isinstance(since, bool) else None
