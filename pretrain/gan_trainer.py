@@ -264,5 +264,11 @@ def save_network(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a network as a safetensors file; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    write_tensors(partial, [(name, tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()])
-    partial.replace(path)
+    try:
+        write_tensors(
+            partial, [(name, tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()]
+        )
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -210,7 +210,7 @@ def test_a_line_of_100_mb(tmp_path: Path, byte_path: str, tokenizer_path: str) -
     path = tmp_path / "long.jsonl"
     long = {"text": "0123456789 abcd\x00" * 6_250_000}
     path.write_text(json.dumps(long) + "\n" + json.dumps({"text": "end"}) + "\n")
-    report = run([path], byte_path, tmp_path / "bytes", block_tokens=1 << 20)
+    report = run([path], byte_path, tmp_path / "bytes", block_tokens=1 << 20, line_bytes=200_000_000)
     assert report.index.bytes == 100_000_003
     assert ShardReader(tmp_path / "bytes").document_starts(0, report.index.tokens).tolist() == [
         0,

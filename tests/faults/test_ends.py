@@ -323,7 +323,8 @@ def test_files_beside_the_checkpoint_that_cannot_be_written(
     assert first.code == 2, first.said
     disk(run / "final", 4)
     full = commands.run(*argv)
-    full.refused(2, f"{run}/final/.generator_ema.safetensors.tmp: No space left on device")
+    full.refused(2, f"{run}/final/.generator_ema.safetensors.", ".tmp: No space left on device")
+    assert not any((run / "final").iterdir())
     assert said(run)[:2] == ("failed", 2)
     newest = newest_good(run)[0]
     assert newest is not None
