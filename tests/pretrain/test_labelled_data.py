@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
-from data_tools.tokenizer import BertIds
+from data_tools.tokenizer import BertIds, Tokenizer
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.answers import Answers, entities
 from pretrain.data.labelled.conll import read_conll
@@ -50,6 +51,12 @@ def test_quotes_and_windows_lines_are_taken_as_they_stand(tmp_path: Path) -> Non
         ("a.tsv", TSV.encode() + b"\xff\tyes\n", ":4: is not UTF-8 text: byte 0xff at character 1"),
         ("a.tsv", TSV + "a\0b\tyes\n", ":4: holds a NUL byte"),
         ("a.csv", TSV, "must end in .tsv or .jsonl"),
+        ("a.tsv", TSV + "\t\n", ":4: column 'sentence' is empty"),
+        (
+            "a.jsonl",
+            '{"sentence": "x", "label": "yes", "label": "no"}\n',
+            ":1: is not JSON: a key occurs twice",
+        ),
         ("a.jsonl", "{\n", ":1: is not JSON"),
         ("a.jsonl", "[1]\n", ":1: must be an object"),
         ("a.jsonl", '{"sentence": "x"}\n', ":1: has no column 'label'"),
@@ -76,6 +83,59 @@ def test_conll_sentences(tmp_path: Path) -> None:
         read_conll(str(tmp_path / "a.conll"), 0, 3)
     with pytest.raises(UserError, match="holds no sentence"):
         read_conll(file(tmp_path, "b.conll", "\n\n"), 0, -1)
+
+
+def test_only_blanks_and_tabs_separate_columns(tmp_path: Path) -> None:
+    words = ("New\u00a0York", "\u00a0", "\u3000", "x\u0085y", "Paris")
+    text = "".join(
+        f"{word}{gap}O\n" for word, gap in zip(words, ("\t", "  ", "\t", " ", " \t "), strict=True)
+    )
+    (sentence,) = read_conll(file(tmp_path, "a.conll", "\ufeff" + text), 0, -1)
+    assert (sentence.words, sentence.labels) == (words, ("O",) * 5)
+    (sentence,) = read_conll(file(tmp_path, "a.conll", "\ufeff-DOCSTART- -X- O\n\nEU O \n"), 0, -1)
+    assert (sentence.line, sentence.words, sentence.labels) == (3, ("EU",), ("O",))
+
+
+def test_comments_before_a_sentence_are_left_out(tmp_path: Path) -> None:
+    text = "# sent_id = 1\n#\n# O\nEU B-ORG\nwon O\n\n#tag O\n"
+    one, two = read_conll(file(tmp_path, "a.conll", text), 0, -1)
+    assert (one.line, one.words, one.labels) == (3, ("#", "EU", "won"), ("O", "B-ORG", "O"))
+    assert (two.line, two.words) == (7, ("#tag",))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("EU B-ORG\nis\n", ":2: columns between blanks or tabs: 1, in the lines before 2"),
+        ("EU NNP B-ORG\nNew York NNP B-LOC\n", ":2: columns between blanks or tabs: 4"),
+        ("EU NN O\n\tNN\tO\n", ":2: begins with a blank or tab: its first column is empty"),
+        ("EU\nis\n", ":1: has 1 columns; data.word_column 0 and data.label_column -1 are the same one"),
+        ("# newdoc\nEU O\n", ":1: is a comment, or the word # of a class 'newdoc'"),
+        ("EU O\n# sent_id = 1\n", ":2: columns between blanks or tabs: 4"),
+    ],
+)
+def test_odd_lines_of_conll_are_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_conll(file(tmp_path, "a.conll", text), 0, -1)
+    assert f"a.conll{said}" in str(caught.value)
+
+
+def test_a_word_without_a_token_does_not_give_its_class_to_the_next(tmp_path: Path) -> None:
+    """A tokenizer from elsewhere may normalise, and then a no-break space is nothing."""
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b c no yes"] * 9),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=300,
+        byte_fallback=True,
+        model_type="char",
+        hard_vocab_limit=False,
+        normalization_rule_name="nmt_nfkc",
+        minloglevel=2,
+    )
+    tokenizer = Tokenizer("char", (tmp_path / "m.model").read_bytes())
+    sentence = read_conll_text("a no\n\u00a0 yes\nb no\n")
+    with pytest.raises(UserError, match=r"a\.conll:2: the word '\\xa0' is nothing to this tokenizer"):
+        encode_sentence(sentence, "a.conll", tokenizer, SPECIAL, LABELS, 32)
 
 
 def test_labels_of_training_and_of_nothing_else() -> None:

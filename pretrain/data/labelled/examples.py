@@ -11,6 +11,7 @@ from data_tools.tokenizer import BertIds, Tokenizer
 from pretrain.data.labelled.conll import TaggedSentence
 from pretrain.data.labelled.labels import Labels
 from pretrain.data.labelled.table import TextRow
+from pretrain.errors import UserError
 
 NO_LABEL = -1
 
@@ -57,11 +58,17 @@ def encode_sentence(
     labels: Labels,
     length: int,
 ) -> Example:
-    """Tagged words: the first token of each word carries its class, as in BERT's paper, section 5.3."""
+    """Tagged words: the first token of each word carries its class, as in BERT's paper, section 5.3.
+
+    Raises UserError for a word without a token, and as `Labels.number`.
+    """
     tokens, tags, words = [special.cls], [NO_LABEL], []
     for index, (word, label) in enumerate(zip(sentence.words, sentence.labels, strict=True)):
         pieces = tokenizer.encode(f" {word}" if index else word)
-        number = labels.number(label, f"{path}:{sentence.line + index}")
+        where = f"{path}:{sentence.line + index}"
+        if not pieces:  # its class would fall on the next word
+            raise UserError(f"{where}: the word {word!a:.60} is nothing to this tokenizer; take it out")
+        number = labels.number(label, where)
         words.append(number)
         tokens += pieces
         tags += [number, *[NO_LABEL] * (len(pieces) - 1)]

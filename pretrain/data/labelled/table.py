@@ -90,7 +90,7 @@ def _read_tsv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     names = header.removeprefix("\ufeff").split("\t")
     places = [_column(path, names, column) for column in columns]
     for number, line in lines:
-        if not line.strip():
+        if not line.strip(" "):  # a line of tabs is a row of empty fields
             continue
         fields = line.split("\t")
         if len(fields) != len(names):
@@ -127,12 +127,19 @@ def read_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: must be an object with a key for each column")
         yield number, row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice in an object: which value is meant is not told")
+    return found
 
 
 def _read_jsonl(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
