@@ -15,7 +15,7 @@ from typing import IO, Any
 from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.partition import Unit
-from data_tools.row_groups import row_fault, rows_before
+from data_tools.row_groups import check_once, row_fault, rows_before
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
 
 DOCUMENT_KINDS = ("file", "line", "blank-line")
@@ -258,7 +258,7 @@ def _parquet_rows(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRe
             row = rows_before(table.metadata, unit.start)
             groups = list(range(unit.start, stop))
             for batch in table.iter_batches(256, row_groups=groups, columns=[text_key], use_threads=False):
-                for value in batch.column(0):
+                for value in batch.column(text_key):  # a name with a point may bring others along
                     row += 1
                     yield _parquet_value(value, row, options, unit.file.url)
             if fault := row_fault(table.metadata, stop, row):
@@ -276,6 +276,7 @@ def _check_column(schema: Any, text_key: str, url: str) -> None:
         raise UserError(
             f"{url}: no column {text_key!r}; its columns are {', '.join(schema.names[:10])} (see --text-key)"
         )
+    check_once(schema.names, text_key, url)
     kind = schema.field(text_key).type
     value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):

@@ -1,6 +1,9 @@
-"""How many rows a parquet file says that it holds, which is not always what it holds."""
+"""What a parquet file says that it holds, which is not always what it holds: rows, and columns by name."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from data_tools.errors import UserError
 
 
 def rows_before(metadata: Any, group: int) -> int:
@@ -20,3 +23,9 @@ def row_fault(metadata: Any, stop: int, found: int) -> str | None:
     if metadata.num_rows != whole:
         return f"counts {metadata.num_rows:,} rows, and {whole:,} in its row groups"
     return None
+
+
+def check_once(names: Sequence[str], column: str, url: str) -> None:
+    """Raise UserError for a column that is there twice: a name reads either neither or any of them."""
+    if names.count(column) > 1:
+        raise UserError(f"{url}: column {column!r} stands {names.count(column)} times; rename all but one")

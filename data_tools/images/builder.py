@@ -25,7 +25,7 @@ from data_tools.images.index import (
 )
 from data_tools.images.pixels import BadImage, encode, read_square
 from data_tools.images.reader import ImageReader
-from data_tools.images.records import ImageColumns, Picture, read_labels, read_pictures
+from data_tools.images.records import ImageColumns, Picture, read_declared, read_labels, read_pictures
 from data_tools.images.sources import ImageInputs, find_images
 from data_tools.images.writer import ImageWriter
 from data_tools.partition import Partition, make_partitions
@@ -247,6 +247,8 @@ def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
     found: set[str] = set()
     for file in inputs.files:
         found |= read_labels(file, options.columns)
+    listed = _listed(options, inputs)
+    found |= set(listed)
     if len(found) > MAX_CLASSES:
         raise UserError(
             f"--input: {len(found):,} classes, more than {MAX_CLASSES:,}; see --label-key, --labels"
@@ -254,9 +256,33 @@ def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
     for name in found:
         if not CLASS_NAME.fullmatch(name):
             raise UserError(f"--input: {name!r} cannot name a class: 1 to 255 printable characters")
+    if listed:
+        if others := sorted(found.difference(listed)):
+            raise UserError(
+                f"--input: {others[0]!r} is a class of some files, and not among the {len(listed)} that a "
+                f"ClassLabel of others lists: {', '.join(listed)[:200]}"
+            )
+        return listed
     if all(name.isascii() and name.isdigit() for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
+
+
+def _listed(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
+    """The classes by number as parquet files list them, without those that no file lists.
+
+    Raises UserError for two files that number them differently.
+    """
+    first: tuple[str, tuple[str, ...]] | None = None
+    for file in inputs.files if options.labels else ():
+        if names := read_declared(file, options.columns):
+            first = first or (file.url, names)
+            if names != first[1]:
+                raise UserError(
+                    f"{file.url}: its ClassLabel lists {', '.join(names)[:200]}; that of {first[0]} lists "
+                    f"{', '.join(first[1])[:200]}"
+                )
+    return first[1] if first else ()
 
 
 def _plan(options: ImageOptions, inputs: ImageInputs, classes: tuple[str, ...]) -> dict[str, Any]:

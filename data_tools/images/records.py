@@ -8,16 +8,18 @@ label).
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
+from data_tools.images.labels import NO_CLASS, check_labels, class_of, declared_classes
 from data_tools.images.pixels import ENDINGS
 from data_tools.images.sources import ImageFile
 from data_tools.partition import Unit
-from data_tools.row_groups import row_fault, rows_before
+from data_tools.row_groups import check_once, row_fault, rows_before
 from data_tools.sources import open_raw
 
 MAX_BYTES = 256 << 20
@@ -67,6 +69,21 @@ def read_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
     if file.format == "tar":
         return _tar_labels(file)
     return _parquet_labels(file, columns)
+
+
+def read_declared(file: ImageFile, columns: ImageColumns) -> tuple[str, ...]:
+    """The classes that a parquet file lists by number; none in one that lists none or cannot be read."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if file.format != "parquet":
+        return ()
+    with open_raw(file) as stream:
+        try:
+            schema = pyarrow.parquet.ParquetFile(stream).schema_arrow
+        except (pyarrow.ArrowException, OSError):  # whoever reads the unit reports the damage as a bad record
+            return ()
+    return declared_classes(schema, columns.label, file.url)
 
 
 def _whole_file(file: ImageFile) -> Iterator[Picture | BadRecord]:
@@ -127,6 +144,8 @@ def _tar_sample(
         label = _text(tar, found["cls"])
         if not label:
             return BadRecord(file.url, where, f"{found['cls'].name} does not hold the name of a class")
+        if label == NO_CLASS:
+            return BadRecord(file.url, where, f"{found['cls'].name} holds {NO_CLASS}, the number of no class")
     return Picture(file.url, where, _content(tar, pictures[0]), label)
 
 
@@ -154,7 +173,10 @@ def _tar_labels(file: ImageFile) -> set[str]:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as tar:
                 for member in tar:
-                    if _split(member.name)[1] == "cls" and (label := _text(tar, member)):
+                    if _split(member.name)[1] == "cls" and (label := _text(tar, member)) not in (
+                        "",
+                        NO_CLASS,
+                    ):
                         labels.add(label)
         except (tarfile.TarError, OSError):  # whoever reads the unit reports the damage as a bad record
             pass
@@ -170,13 +192,14 @@ def _parquet_rows(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRe
         try:
             table = pyarrow.parquet.ParquetFile(stream)
             names = _check_columns(table.schema_arrow, columns, url)
+            classes = declared_classes(table.schema_arrow, columns.label, url)
             stop = table.num_row_groups if unit.stop is None else unit.stop
             row = rows_before(table.metadata, unit.start)
             groups = list(range(unit.start, stop))
             for batch in table.iter_batches(ROWS, row_groups=groups, columns=names, use_threads=False):
                 for record in batch.to_pylist():
                     row += 1
-                    yield _parquet_picture(record, f"row {row}", columns, url)
+                    yield _parquet_picture(record, f"row {row}", columns, classes, url)
             if fault := row_fault(table.metadata, stop, row):
                 yield BadRecord(url, f"row {row + 1}", f"the file {fault}: it is damaged")
         except (pyarrow.ArrowException, OSError) as error:
@@ -185,23 +208,31 @@ def _parquet_rows(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRe
 
 
 def _parquet_picture(
-    record: dict[str, Any], where: str, columns: ImageColumns, url: str
+    record: dict[str, Any], where: str, columns: ImageColumns, classes: tuple[str, ...], url: str
 ) -> Picture | BadRecord:
     image = record[columns.image]
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes):
         return BadRecord(url, where, f"{columns.image!r} holds no bytes of an image")
     label = record.get(columns.label) if columns.label else None
-    return Picture(url, where, data, None if label is None else str(label))
+    try:
+        return Picture(url, where, data, None if label is None else class_of(label, classes))
+    except ValueError as error:
+        return BadRecord(url, where, f"its label {error} (--labels none leaves all of them out)")
 
 
 def _check_columns(schema: Any, columns: ImageColumns, url: str) -> list[str]:
-    """The columns to read. Raises UserError for an image column that is not there or holds no bytes."""
+    """The columns to read.
+
+    Raises UserError for an image column that is not there or holds no bytes, for labels that are neither
+    numbers nor text, and for a column that is there twice.
+    """
     import pyarrow
 
     if columns.image not in schema.names:
         found = ", ".join(schema.names[:10])
         raise UserError(f"{url}: no column {columns.image!r}; its columns are {found} (see --image-key)")
+    check_once(schema.names, columns.image, url)
     kind = schema.field(columns.image).type
     if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -209,6 +240,7 @@ def _check_columns(schema: Any, columns: ImageColumns, url: str) -> list[str]:
         raise UserError(f"{url}: column {columns.image!r} is of type {kind}, not bytes (see --image-key)")
     names = [columns.image]
     if columns.label is not None and columns.label in schema.names:
+        check_labels(schema, columns.label, url)
         names.append(columns.label)
     return names
 
@@ -221,9 +253,15 @@ def _parquet_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
     with open_raw(file) as stream:
         try:
             table = pyarrow.parquet.ParquetFile(stream)
-            if columns.label not in table.schema_arrow.names:
+            schema = table.schema_arrow
+            if columns.label not in _check_columns(schema, columns, file.url):
                 return set()
-            values = table.read(columns=[columns.label], use_threads=False).column(0)
-            return {str(value) for value in pyarrow.compute.unique(values).to_pylist() if value is not None}
+            values = table.read(columns=[columns.label], use_threads=False).column(columns.label)
+            found = [value for value in pyarrow.compute.unique(values).to_pylist() if value is not None]
         except (pyarrow.ArrowException, OSError):  # whoever reads the unit reports the damage as a bad record
             return set()
+    labels, classes = set(), declared_classes(schema, columns.label, file.url)
+    for value in found:
+        with suppress(ValueError):  # so does whoever reads the unit with a value that names no class
+            labels.add(class_of(value, classes))
+    return labels

@@ -15,6 +15,9 @@ from data_tools.sources import InputFile, check_readable_once, find_files, is_re
 
 FORMATS = {**dict.fromkeys(ENDINGS, "image"), ".tar": "tar", ".parquet": "parquet"}
 
+SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
+"""What folders of pictures are called that are no classes."""
+
 
 @dataclass(frozen=True)
 class ImageFile(InputFile):
@@ -35,7 +38,7 @@ def find_images(arguments: tuple[str, ...], labels: bool) -> ImageInputs:
     """Expand the `--input` arguments; `labels` False leaves out what folders say.
 
     Raises UserError for an argument that matches nothing, an unknown ending, a folder with images at two
-    levels, a file named twice or not readable.
+    levels or with parts of a data set for classes, a file named twice or not readable.
     """
     files: list[ImageFile] = []
     left_out = 0
@@ -71,6 +74,12 @@ def _labelled(argument: str, files: list[ImageFile]) -> list[ImageFile]:
         raise UserError(
             f"--input {argument}: {directly[0]} lies directly in it and {inside[0]} in a folder that would "
             "name its class; move them to one level, or give --labels none"
+        )
+    names = sorted(set(folders.values()))
+    if inside and {name.lower() for name in names} <= SPLITS:
+        raise UserError(
+            f"--input {argument}: its folders {', '.join(names)} are named as parts of a data set, not as "
+            f"classes; build each alone (--input {argument.rstrip('/')}/{names[0]}) or give --labels none"
         )
     return [replace(file, label=folders.get(file.url) or None) for file in files]
 
