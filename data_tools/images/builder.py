@@ -23,7 +23,7 @@ from data_tools.images.index import (
     read_image_index,
     write_image_index,
 )
-from data_tools.images.pixels import BadImage, encode, read_square
+from data_tools.images.pixels import BadImage, Square, encode, read_square
 from data_tools.images.reader import ImageReader
 from data_tools.images.records import ImageColumns, Picture, read_declared, read_labels, read_pictures
 from data_tools.images.sources import ImageInputs, find_images
@@ -63,11 +63,15 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What a build did. `resumed` counts partitions that an earlier, interrupted build had finished."""
+    """What a build did; enlarged, unconverted: as in `ImageResult`.
+
+    `resumed` counts partitions that an earlier, interrupted build had finished.
+    """
 
     index: ImageIndex
     left_out_files: int
     enlarged: int
+    unconverted: int
     skipped: tuple[BadRecord, ...]
     partitions: int
     resumed: int
@@ -76,11 +80,15 @@ class ImageReport:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What one partition gave; `enlarged` counts images smaller than asked."""
+    """What one partition gave.
+
+    `enlarged` counts images smaller than asked, `unconverted` those whose colours are not sRGB and were kept.
+    """
 
     number: int
     shards: tuple[ImageShard, ...]
     enlarged: int
+    unconverted: int
     skipped: tuple[BadRecord, ...]
 
     @classmethod
@@ -93,7 +101,7 @@ class ImageResult:
             for s in value["shards"]
         )
         skipped = tuple(BadRecord(**record) for record in value["skipped"])
-        return cls(value["number"], shards, value["enlarged"], skipped)
+        return cls(value["number"], shards, value["enlarged"], value["unconverted"], skipped)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class ImageJob:
 
     def __call__(self, partition: Partition, report: Report) -> ImageResult:
         """Write the partition's shards and record it as finished; reports bytes of input done."""
-        options, enlarged = self.options, 0
+        options, enlarged, unconverted = self.options, 0, 0
         workspace = Workspace(Path(options.output))
         writer = ImageWriter(workspace.directory, workspace.work, partition.number, options.encoding)
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -117,18 +125,19 @@ class ImageJob:
                     if isinstance(record, BadRecord):
                         raise _Skip(record)
                     label = self._label(record, numbers)
-                    picture, was_small = _square(record, options)
+                    square = _square(record, options)
                 except _Skip as skip:
                     skipped.append(skip.record)
                     check_skipped(skipped, options.max_bad_records)
                     continue
-                writer.add(encode(picture, options.encoding), label)
-                enlarged += was_small
+                writer.add(encode(square.picture, options.encoding), label)
+                enlarged += square.enlarged
+                unconverted += square.unconverted
                 done = min(len(record.data), unit.weight - reported)
                 report(done)
                 reported += done
             report(unit.weight - reported)
-        result = ImageResult(partition.number, writer.close(), enlarged, tuple(skipped))
+        result = ImageResult(partition.number, writer.close(), enlarged, unconverted, tuple(skipped))
         workspace.save(partition.number, result)
         return result
 
@@ -152,7 +161,7 @@ class _Skip(Exception):
         self.record = record
 
 
-def _square(record: Picture, options: ImageOptions) -> tuple[Any, bool]:
+def _square(record: Picture, options: ImageOptions) -> Square:
     try:
         return read_square(record.data, options.size, options.channels)
     except BadImage as error:
@@ -184,6 +193,7 @@ def build_images(options: ImageOptions) -> ImageReport:
         index=index,
         left_out_files=inputs.left_out,
         enlarged=sum(result.enlarged for result in results),
+        unconverted=sum(result.unconverted for result in results),
         skipped=tuple(_skipped(results)),
         partitions=len(partitions),
         resumed=resumed,

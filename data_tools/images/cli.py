@@ -93,6 +93,11 @@ def _print_report(output: Path, report: "ImageReport") -> None:
         typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
     if report.enlarged:
         typer.echo(f"{report.enlarged:,} images were smaller than {index.image_size} and have been enlarged")
+    if report.unconverted:
+        typer.echo(
+            f"{report.unconverted:,} images have colours that are not sRGB and cannot be converted: their "
+            "numbers are taken for sRGB"
+        )
     if report.left_out_files:
         typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
     print_skipped(report.skipped, output / SKIPPED_NAME)

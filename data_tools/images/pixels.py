@@ -2,22 +2,28 @@
 
 What would be silently wrong is done right or refused: 16-bit grey is scaled (Pillow's own conversion cuts it
 off at 255), transparency is laid over white (its hidden colours are arbitrary), the camera's orientation is
-applied, and images whose numbers have no known range are bad.
+applied, colours are converted to sRGB, and images whose numbers have no known range are bad.
 """
 
 import io
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+
+from data_tools.images.colour import to_srgb
+from data_tools.images.transparency import whiten
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte at 24 bits: Pillow's own limit. A larger one is taken for a decompression bomb."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What is read; others may run programs of their own (EPS) or are no pictures."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
+"""Tags of a TIFF."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -26,13 +32,22 @@ class BadImage(ValueError):
     """Bytes that are no usable image; the text says why."""
 
 
-def read_square(data: bytes, size: int, channels: int) -> tuple[Image.Image, bool]:
+@dataclass(frozen=True)
+class Square:
+    """A picture in mode RGB (3 channels) or L (1), and what was done to it.
+
+    enlarged: it had fewer pixels than asked. unconverted: its colours are not sRGB and stand as if they were.
+    """
+
+    picture: Image.Image
+    enlarged: bool
+    unconverted: bool
+
+
+def read_square(data: bytes, size: int, channels: int) -> Square:
     """The middle square of an image file, resized to `size` pixels a side.
 
     Resizing is bicubic with antialiasing, over the area of the crop. Of an animation it is the first frame.
-
-    Returns:
-        The picture in mode RGB (3 channels) or L (1), and whether it had to be enlarged.
 
     Raises:
         BadImage: the bytes are not an image, are damaged, or mean nothing as 8-bit colours.
@@ -42,7 +57,9 @@ def read_square(data: bytes, size: int, channels: int) -> tuple[Image.Image, boo
             warnings.simplefilter("ignore")  # of damaged metadata; a bomb is refused below
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 _refuse_bomb(opened.size)
-                picture = _in_colours(ImageOps.exif_transpose(opened), opened.format, channels)
+                whiten(opened, data)
+                opened.load()
+                picture, unconverted = _in_colours(opened, channels)
     except BadImage:
         raise
     except MemoryError:
@@ -50,14 +67,17 @@ def read_square(data: bytes, size: int, channels: int) -> tuple[Image.Image, boo
     except Image.DecompressionBombError:
         raise BadImage(f"a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow raises a dozen types for damaged files
+        if "MAX_TEXT" in str(error):
+            raise BadImage("its metadata unpack to more than 64 MiB") from None
         raise BadImage(f"not a readable image: {str(error) or type(error).__name__}") from None
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)
     if side == size:
-        return picture.crop(box), False
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box=box), side < size
+        return Square(picture.crop(box), False, unconverted)
+    resized = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return Square(resized, side < size, unconverted)
 
 
 def _refuse_bomb(size: tuple[int, int]) -> None:
@@ -66,27 +86,38 @@ def _refuse_bomb(size: tuple[int, int]) -> None:
         raise BadImage(f"a decompression bomb: {width} x {height} pixels, more than {MAX_PIXELS:,}")
 
 
-def _in_colours(image: Image.Image, file_format: str | None, channels: int) -> Image.Image:
+def _in_colours(opened: Image.Image, channels: int) -> tuple[Image.Image, bool]:
+    """A loaded picture upright, opaque and in sRGB; and whether its colours could not be converted to it."""
     mode = "RGB" if channels == 3 else "L"
+    image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
-        image = _from_16_bits(image, file_format)
+        image = _from_16_bits(image, opened)
     if image.mode == "F":
         raise BadImage("its pixels are floating-point numbers, which have no known range")
+    image, unconverted = to_srgb(image, opened)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert(mode)
+    return image.convert(mode), unconverted
 
 
-def _from_16_bits(image: Image.Image, file_format: str | None) -> Image.Image:
-    """0 to 65,535 scaled to 0 to 255, rounded to the nearest."""
-    if not image.mode.startswith("I;16") and file_format not in ("PNG", "PPM"):
+def _from_16_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
+    """0 to 65,535, or what the bits of a TIFF reach, scaled to 0 to 255, rounded to the nearest."""
+    if not image.mode.startswith("I;16") and opened.format not in ("PNG", "PPM"):
         raise BadImage("its pixels are 32-bit numbers, which have no known range")
     values = np.asarray(image).astype(np.int32)  # of the largest image a third of a gigabyte: in place
-    if values.min() < 0 or values.max() > 65_535:
-        raise BadImage(f"its pixels reach from {values.min()} to {values.max()}, beyond 16 bits")
-    values += 128
-    values //= 257
+    bits, white_is_zero = 16, False
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        bits = opened.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]
+        white_is_zero = opened.tag_v2.get(PHOTOMETRIC) == 0  # section 3 of TIFF 6.0
+    most = (1 << bits) - 1
+    if values.min() < 0 or values.max() > most:
+        raise BadImage(f"its pixels reach from {values.min()} to {values.max()}, beyond {bits} bits")
+    if white_is_zero:
+        np.subtract(most, values, out=values)
+    values *= 255
+    values += most // 2
+    values //= most
     return Image.fromarray(values.astype(np.uint8))
 
 

@@ -36,7 +36,7 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options: Any) -> byt
 
 def seen(data: bytes, channels: int = 3) -> list[int]:
     """The first pixel of what comes out."""
-    picture = np.asarray(read_square(data, 4, channels)[0])
+    picture = np.asarray(read_square(data, 4, channels).picture)
     assert picture.shape == ((4, 4, 3) if channels == 3 else (4, 4))
     assert picture.dtype == np.uint8
     return picture.reshape(16, -1)[0].tolist()
@@ -201,7 +201,7 @@ def test_an_unknown_class_is_told(tmp_path: Path) -> None:
 def test_any_bytes_are_an_image_or_a_bad_one(noise: bytes, start: int, length: int) -> None:
     for data in (noise, PHOTO[:start] + noise + PHOTO[start + length :]):
         try:
-            picture, _ = read_square(data, 4, 3)
+            picture = read_square(data, 4, 3).picture
         except BadImage as error:
             assert str(error)
         else:

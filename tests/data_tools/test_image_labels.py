@@ -169,7 +169,7 @@ def test_a_tars_number_of_no_class_is_told(tmp_path: Path) -> None:
 def test_folders_that_are_parts_of_a_data_set_are_no_classes(tmp_path: Path) -> None:
     for part in ("train", "Test"):
         draw(tmp_path / "shapes" / part, 4)
-    with pytest.raises(UserError, match=r"shapes: its folders Test, train are named as parts .*shapes/Test\)"):
+    with pytest.raises(UserError, match=r"shapes: its folders Test, train are named as .*shapes/Test\)"):
         run(tmp_path / "shapes", output=tmp_path / "out")
     assert run(tmp_path / "shapes" / "train", output=tmp_path / "a").index.classes == ("0", "1")
     assert run(tmp_path / "shapes", output=tmp_path / "b", labels=False).index.images == 8

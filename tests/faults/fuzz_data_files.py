@@ -152,7 +152,7 @@ def pictures(good: Path) -> Reader:
                     bad += 1
                     continue
                 try:
-                    assert read_square(found.data, 8, 3)[0].size == (8, 8)
+                    assert read_square(found.data, 8, 3).picture.size == (8, 8)
                 except BadImage as error:
                     assert "\n" not in str(error)
                     bad += 1

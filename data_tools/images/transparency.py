@@ -1,0 +1,37 @@
+"""The transparent colour of a PNG as Pillow does not see it: of 16 bits, or of 2 or 4."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SCALE = {"L;2": 85, "L;4": 17}
+"""Pillow spreads these pixels over 0 to 255, and leaves the key as it is."""
+
+
+def whiten(opened: Image.Image, data: bytes) -> None:
+    """Make the transparent pixels of a PNG white where Pillow would not; others are left to it.
+
+    opened: not loaded yet. data: the file that it was opened from.
+    """
+    key, tiles = opened.info.get("transparency"), getattr(opened, "tile", None)
+    if opened.format != "PNG" or key is None or not tiles:
+        return
+    raw: Any = tiles[0].args
+    if raw in SCALE and isinstance(key, int):
+        opened.info["transparency"] = key * SCALE[raw]
+    elif raw == "I;16B":
+        _paint(opened, np.asarray(opened) == key, 65_535)
+    elif raw == "RGB;16B":
+        high = np.asarray(opened)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+            again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+            low = np.asarray(again)
+        found = (high.astype(np.uint16) << 8 | low) == np.array(key, np.uint16)
+        _paint(opened, found.all(-1), (255, 255, 255))
+
+
+def _paint(opened: Image.Image, places: Any, white: Any) -> None:
+    opened.paste(white, (0, 0, *opened.size), Image.fromarray(places))
+    del opened.info["transparency"]
