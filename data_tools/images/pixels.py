@@ -2,7 +2,7 @@
 
 What would be silently wrong is done right or refused: 16-bit grey is scaled (Pillow's own conversion cuts it
 off at 255), transparency is laid over white (its hidden colours are arbitrary), the camera's orientation is
-applied, colours are converted to sRGB, and images whose numbers have no known range are bad.
+applied, colours are converted to sRGB, and images that are damaged or have numbers of no known range are bad.
 """
 
 import io
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from data_tools.images.colour import to_srgb
+from data_tools.images.damage import find_damage
 from data_tools.images.transparency import whiten
 
 MAX_PIXELS = 89_478_485
@@ -59,6 +60,8 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
                 _refuse_bomb(opened.size)
                 whiten(opened, data)
                 opened.load()
+                if fault := find_damage(opened, data):
+                    raise BadImage(f"not a readable image: {fault}")
                 picture, unconverted = _in_colours(opened, channels)
     except BadImage:
         raise

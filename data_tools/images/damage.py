@@ -1,0 +1,156 @@
+"""Damage that Pillow passes over: it gives pixels that the file does not hold, and says nothing.
+
+Only what a format can tell: PNG and TIFF's deflate have checksums, which Pillow and libtiff do not compare; a
+JPEG's scans must be there and use up their data, of which libjpeg warns and Pillow does not. Raw pixels (BMP,
+PPM, plain TIFF) and WebP have no checksum.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+from PIL import Image, TiffImagePlugin
+
+HOLE = 512
+"""Zero bytes in a row that no encoder of WebP makes: so much of a flat picture is more than 16,384 a side."""
+MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+FRAMES, PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, (0xC2, 0xCA)
+TABLES, SCAN, END = 0xC4, 0xDA, 0xD9
+NO_BIT = -1
+ZEROS = bytes(32)
+"""More than blocks of a JPEG have where zeros mean coefficients."""
+COMPRESSION, JPEG_TABLES = 259, 347
+DEFLATE, TIFF_JPEG = (8, 32_946), 7
+MAX_STRIP = 1 << 30
+"""Bytes that pixels at one place may unpack to: 12 for each of the largest picture."""
+OFFSETS_AND_SIZES = ((273, 279), (324, 325))
+"""Tags of a TIFF: where its strips, or tiles, lie."""
+
+
+def find_damage(opened: Image.Image, data: bytes) -> str | None:
+    """What is wrong with a file that Pillow has read; None: nothing that can be known.
+
+    opened: the picture, of its class in Pillow, loaded. data: the file that it was opened from.
+    """
+    if opened.format == "PNG":
+        return _png(data)
+    if opened.format in ("JPEG", "MPO"):
+        return _scan_fault(data) or _jpeg_warning(data)
+    if opened.format == "WEBP":
+        return _webp(data)
+    if isinstance(opened, TiffImagePlugin.TiffImageFile):
+        return _tiff(opened.tag_v2, data)
+    return None
+
+
+def _png(data: bytes) -> str | None:
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(memoryview(data)[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            return f"the checksum of its chunk {kind.decode('latin-1')} at byte {place:,} is wrong"
+        if kind == b"IEND":
+            return None
+        place = end
+    return "it is truncated: it has no end mark"
+
+
+def _jpeg_warning(data: bytes) -> str | None:
+    """What libjpeg warns of, such as data that ends before the pixels do; decodes an eighth of the size."""
+    import simplejpeg
+
+    try:
+        space = simplejpeg.decode_jpeg_header(data)[2]
+        mode = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
+        simplejpeg.decode_jpeg(data, mode, min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as error:
+        # A prefix is TurboJPEG's own: it does not take this kind of JPEG, which Pillow has read.
+        return None if str(error).startswith("tj") else str(error)
+    return None
+
+
+def _scan_fault(data: bytes) -> str | None:
+    """Why a JPEG is not whole: of every coefficient a scan must tell the last bit, and no scan has a hole."""
+    bits: dict[int, list[int]] = {}
+    shortest: dict[int, int] = {}
+    progressive = False
+    for kind, body, scanned in _segments(data):
+        if kind in FRAMES:
+            progressive = kind in PROGRESSIVE
+            bits = {body[6 + 3 * number]: [NO_BIT] * 64 for number in range(body[5])}
+        elif kind == TABLES:
+            shortest |= _shortest_codes(body)
+        elif kind == SCAN:
+            pairs, (start, stop, shift) = body[1 : 1 + 2 * body[0]], body[1 + 2 * body[0] : 4 + 2 * body[0]]
+            for component in pairs[::2]:
+                for place in range(start, stop + 1) if progressive else range(64):
+                    if bits[component][place] != (shift >> 4 or NO_BIT):
+                        return "scans are missing: one goes on from another that is not there"
+                    bits[component][place] = shift & 15
+            # Zeros may be blocks without coefficients, if their code means that, or bits of the first one.
+            codes = [shortest.get(0x10 | table & 15, 0) for table in pairs[1::2]]
+            if not (progressive and start == 0) and any(code & 15 for code in codes) and ZEROS in scanned:
+                return f"a scan has a hole: {len(ZEROS)} zero bytes in a row"
+        elif kind == END:
+            short = sum(bit != 0 for component in bits.values() for bit in component)
+            return f"scans are missing: {short} of {64 * len(bits)} numbers are not whole" if short else None
+    return "it is truncated: it has no end mark"
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """The markers of a JPEG, each with its parameters and, of a scan, the data that follow."""
+    found = MARKER.search(data, 2)
+    while found:
+        kind, place = data[found.end() - 1], found.end()
+        length = 0 if kind == END else int.from_bytes(data[place : place + 2])
+        found = MARKER.search(data, place + length)
+        after = data[place + length : found.start() if found else None] if kind == SCAN else b""
+        yield kind, data[place + 2 : place + length], after
+
+
+def _shortest_codes(body: bytes) -> dict[int, int]:
+    """What the code of zeros alone means in each Huffman table; those from 16 on are of AC coefficients."""
+    codes, place = {}, 0
+    while place + 17 < len(body):
+        codes[body[place]] = body[place + 17]
+        place += 17 + sum(body[place + 1 : place + 17])
+    return codes
+
+
+def _webp(data: bytes) -> str | None:
+    place = 12
+    while place + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, place)
+        if kind in (b"VP8 ", b"VP8L", b"ALPH") and bytes(HOLE) in data[place + 8 : place + 8 + length]:
+            return f"its pixels have a hole: {HOLE} zero bytes in a row"
+        place += 8 + length + length % 2
+    return None
+
+
+def _tiff(tags: Any, data: bytes) -> str | None:
+    check = {**dict.fromkeys(DEFLATE, _deflate_fault), TIFF_JPEG: _jpeg_warning}.get(tags.get(COMPRESSION))
+    if check is None:
+        return None
+    head = tags.get(JPEG_TABLES, b"")[:-2] if tags[COMPRESSION] == TIFF_JPEG else b""
+    for offsets, sizes in OFFSETS_AND_SIZES:
+        for place, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
+            part = data[place : place + size]
+            if fault := check(head + part[2:] if head else part):
+                return f"its pixels at byte {place:,} are damaged: {fault}"
+    return None
+
+
+def _deflate_fault(part: bytes) -> str | None:
+    unpacker, size = zlib.decompressobj(), 0
+    try:
+        while part and not unpacker.eof and size < MAX_STRIP:
+            size += len(unpacker.decompress(part, 1 << 20))
+            part = unpacker.unconsumed_tail
+    except zlib.error as error:
+        return str(error)
+    return None if unpacker.eof else "they do not end where they should"
