@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from data_tools.images.colour import to_srgb
 from data_tools.images.damage import find_damage
@@ -69,6 +69,8 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
+    except UnidentifiedImageError:
+        raise BadImage(f"not a readable image: it is none of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow raises a dozen types for damaged files
         if "MAX_TEXT" in str(error):
             raise BadImage("its metadata unpack to more than 64 MiB") from None
