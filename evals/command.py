@@ -16,7 +16,7 @@ from evals.result import Result, require_writable, write_result
 from evals.several import Order, Which, evaluate_several
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
-from pretrain.launch import World, find_place, join_world
+from pretrain.launch import World, find_place, join_world, ranks_to_start
 from pretrain.spawn import spawn
 from pretrain.tracking.evaluations import log_evaluation
 from pretrain.tracking.redact import write_new
@@ -90,10 +90,9 @@ def evaluate_command(asked: Command, processes: int | None = None) -> None:
     """
     asked.check()
     place = find_place(os.environ)
-    if place.launcher != "alone" and processes not in (None, place.size):
-        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
-    if place.launcher == "alone" and (processes or 1) > 1:
-        sys.exit(spawn([sys.executable, "-m", "pretrain", "eval", *asked.arguments()], processes or 1))
+    ranks = ranks_to_start(place, processes)
+    if ranks > 1:
+        sys.exit(spawn([sys.executable, "-m", "pretrain", "eval", *asked.arguments()], ranks))
     with join_world(place) as world:
         if asked.is_plain:
             _one(asked, world)

@@ -18,7 +18,7 @@ from pretrain.config.sections import DecoderConfig, GptConfig, ParallelConfig
 from pretrain.decoding import Decoder
 from pretrain.errors import HealthError, UserError
 from pretrain.kept_tokenizer import load_tokenizer
-from pretrain.launch import Place, World, find_place, join_world
+from pretrain.launch import Place, World, find_place, join_world, ranks_to_start
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.restore import RESOLVED_CONFIG, Saved, load_model, open_saved, with_layout
@@ -282,10 +282,9 @@ def spread(place: Place, processes: int | None, arguments: Sequence[str]) -> Non
     Raises:
         UserError: a launcher has started another number of ranks.
     """
-    if place.launcher != "alone" and processes not in (None, place.size):
-        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
-    if place.launcher == "alone" and (processes or 1) > 1:
-        sys.exit(spawn([sys.executable, "-m", "pretrain", "generate", *arguments], processes or 1))
+    ranks = ranks_to_start(place, processes)
+    if ranks > 1:
+        sys.exit(spawn([sys.executable, "-m", "pretrain", "generate", *arguments], ranks))
 
 
 def show(prompts: Sequence[str], texts: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
 """Which rank am I, in a world of how many, and on which device.
 
 A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as
-one rank of `torchrun` (RANK, WORLD_SIZE), or alone. Alone with `--processes N` it starts N ranks of itself on
-this machine (`spawn.py`), which then find themselves in torchrun's variables.
+one rank of `torchrun` (RANK, WORLD_SIZE), or alone, as in a step of one task (`srun --pty bash`, or that of
+`salloc`). Alone with `--processes N` it starts N ranks of itself on this machine (`spawn.py`), which then
+find themselves in torchrun's variables.
 """
 
 import os
@@ -80,6 +81,8 @@ def find_place(environment: Mapping[str, str]) -> Place:
         raise UserError(f"{launcher} should set {', '.join(names)} to integers: {error}") from None
     if not 0 <= rank < size:
         raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
+    if launcher == "srun" and size == 1:
+        return Place(0, 1, 0, "alone")  # nobody is to be met, whether a shell is the task or this command
     return Place(rank, size, local_rank, launcher)
 
 
@@ -91,6 +94,20 @@ def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
                 f"{name}={environment[name]} is set and {other} is not; torchrun sets both; "
                 f"to run without one, unset {name}"
             )
+
+
+def ranks_to_start(place: Place, processes: int | None) -> int:
+    """How many ranks of itself a command with `--processes` starts; 1: none, it does the work itself.
+
+    Raises:
+        UserError: a launcher has started another number of them.
+    """
+    if place.launcher == "alone":
+        return processes or 1
+    if processes not in (None, place.size):
+        ranks = "1 rank" if place.size == 1 else f"{place.size} ranks"
+        raise UserError(f"--processes {processes}: {place.launcher} has started {ranks} already")
+    return 1
 
 
 def choose_device(place: Place) -> torch.device:
@@ -180,7 +197,8 @@ def rendezvous(place: Place, patience: float, given_up: Callable[[], int] = lamb
         share_devices(one_machine=True)
         return Meeting(place.rank, place.size, HashStore(), None)
     if place.launcher == "srun":
-        os.environ.setdefault("MASTER_ADDR", first_host(os.environ))
+        if "MASTER_ADDR" not in os.environ:  # an image has no scontrol to ask
+            os.environ["MASTER_ADDR"] = first_host(os.environ)
         # Below the ports that Linux gives out by itself, from 32,768 on.
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))

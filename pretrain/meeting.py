@@ -201,7 +201,10 @@ def _listening_host(host: str) -> str:
     address = _numeric(host)
     if not _is_loopback(address):
         return address
-    hosts = [_numeric(name) for name in _host_names(os.environ)]
+    names: list[str] = []
+    with suppress(UserError):  # an image has no scontrol to ask
+        names = _host_names(os.environ)
+    hosts = [_numeric(name) for name in names]
     alone = all(_is_loopback(each) for each in hosts) if hosts else is_one_machine(os.environ) is not False
     return address if alone else "0.0.0.0"
 
@@ -306,9 +309,15 @@ def _host_names(environment: Mapping[str, str]) -> list[str]:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     if not nodes:
         return []
-    answer = subprocess.run(
-        ["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False
-    )
+    if not set(nodes) & set(",["):
+        return [nodes]
+    try:
+        command = ["scontrol", "show", "hostnames", nodes]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError(
+            f"there is no scontrol here (in an image?) to tell the first of {nodes}: set MASTER_ADDR to it"
+        ) from None
     if answer.returncode != 0:
         raise UserError(f"scontrol show hostnames {nodes} failed: {answer.stderr.strip()}; set MASTER_ADDR")
     return answer.stdout.split()

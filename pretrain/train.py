@@ -45,7 +45,7 @@ from pretrain.health.beat import last_place, rank_name
 from pretrain.health.finite import require_finite
 from pretrain.health.pulse import Phase
 from pretrain.health.stragglers import Stragglers
-from pretrain.launch import World, find_place, join_world
+from pretrain.launch import World, find_place, join_world, ranks_to_start
 from pretrain.profiling.causes import by_cause, shares
 from pretrain.profiling.profiler import StepProfiler
 from pretrain.restore import RESOLVED_CONFIG
@@ -70,13 +70,12 @@ def train_command(path: str, processes: int | None, overrides: Sequence[str], si
         StoppedEarly: a signal came.
     """
     place = find_place(os.environ)
-    if place.launcher != "alone" and processes not in (None, place.size):
-        raise UserError(f"--processes {processes}: {place.launcher} has started {place.size} ranks already")
-    loaded = load_config(path, overrides, place.size if place.launcher != "alone" else processes or 1)
-    if place.launcher == "alone" and (processes or 1) > 1:
+    ranks = ranks_to_start(place, processes)
+    loaded = load_config(path, overrides, max(ranks, place.size))
+    if ranks > 1:
         command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
         beats = RunFolder(loaded.config.run.dir).heartbeat
-        sys.exit(spawn(command, processes or 1, signals, partial(last_place, beats)))
+        sys.exit(spawn(command, ranks, signals, partial(last_place, beats)))
     with join_world(place, loaded.config.health.join_timeout, signals.pending) as world:
         train(loaded, world, signals)
 
