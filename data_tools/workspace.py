@@ -149,6 +149,20 @@ def open_workspace(
         yield workspace
 
 
+def require_free(directory: Path, plan: dict[str, Any], layout: Layout = SHARDS) -> None:
+    """Refuse an output directory that `open_workspace` refuses for what it holds, without writing.
+
+    Raises UserError if it holds anything else than this build.
+    """
+    if (directory / layout.last).exists():
+        _refuse_unless_same(directory / PLAN_NAME, plan, "a finished build")
+        return
+    _check_foreign(directory, layout)
+    path = Workspace(directory, layout).work / PLAN_NAME
+    if path.exists():
+        _refuse_unless_same(path, plan, "an unfinished build", layout.changeable)
+
+
 @contextlib.contextmanager
 def join_workspace(
     directory: Path, plan: dict[str, Any], part: int, layout: Layout = SHARDS

@@ -1,38 +1,65 @@
 """What is wrong with a job before it waits in a queue for a day to say so itself."""
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pretrain.config.load import LoadedConfig
-from pretrain.config.node import ConfigError, Problem
+from pretrain.config.node import ConfigError, Place, Problem
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config
+from pretrain.config.sections import Config, SlurmConfig
 from pretrain.config.sections.slurm import seconds_of
 from pretrain.config.unreached import unreached
+from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from slurm.measured import step_seconds
+from slurm.mounts import Mounts, training_mounts
 from slurm.tasks import Tasks
 
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "ramfs", "zfs", "f2fs")
 """File systems of one machine."""
 
 
+def together(*checks: Callable[[], object]) -> None:
+    """Make every check, and raise what they found as one.
+
+    Raises:
+        UserError: of one check, or of several; ConfigError where all are.
+    """
+    found: list[UserError] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            found.append(error)
+    if len(found) == 1:
+        raise found[0]
+    if found and all(isinstance(error, ConfigError) for error in found):
+        raise ConfigError(
+            [each for error in found if isinstance(error, ConfigError) for each in error.problems]
+        )
+    if found:
+        raise UserError("\n".join(map(str, found)))
+
+
 def refuse(loaded: LoadedConfig, run: RunFolder) -> None:
-    """Refuse a job that could not go on.
+    """Refuse a training that could not go on.
 
     Raises:
         ConfigError: everything that was found.
     """
-    problems = [
-        Problem(loaded.sources[key], key, text)
-        for key, text in (
-            *_run_folder(loaded.config, run),
-            *_programs(loaded.config),
-            *_time(loaded.config, run),
-        )
-    ]
+    config = loaded.config
+    mounts = training_mounts(config)
+    found = (*_run_folder(config, run), *programs(config.slurm, mounts), *_time(config, run))
+    refuse_keys(found, loaded.sources)
+
+
+def refuse_keys(found: Iterable[tuple[str, str]], sources: Mapping[str, Place]) -> None:
+    """Refuse a config if anything was found, each key with what is wrong, and its place in the files."""
+    other = sources["slurm.container"]  # what cannot be mounted may be named by another file
+    problems = [Problem(sources.get(re.split(r"[:[]", key)[0], other), key, text) for key, text in found]
     if problems:
         raise ConfigError(problems)
 
@@ -55,8 +82,8 @@ def _run_folder(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:
         yield "run.resume", "never: a requeued job must go on from its checkpoints; set slurm.requeue: false"
 
 
-def _programs(config: Config) -> Iterator[tuple[str, str]]:
-    slurm = config.slurm
+def programs(slurm: SlurmConfig, mounts: Mounts) -> Iterator[tuple[str, str]]:
+    """Keys that name what is not there, or what a container cannot be shown."""
     if slurm.container == "none" and slurm.python and shutil.which(slurm.python) is None:
         yield "slurm.python", f"there is no program {slurm.python}"
     image = slurm.container_image
@@ -70,6 +97,7 @@ def _programs(config: Config) -> Iterator[tuple[str, str]]:
         source = mount.partition(":")[0]
         if not Path(source).exists():
             yield "slurm.container_mounts", f"{source} does not exist"
+    yield from mounts.refused
 
 
 def _time(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:

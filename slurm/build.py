@@ -1,20 +1,24 @@
 """`pretrain submit` for work on data: an array of parts, and a job after them for what needs them all."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data_tools.bad_records import parse_bad_records
 from data_tools.builder import BuildOptions
 from data_tools.clean.options import CleanOptions
 from data_tools.images.builder import ImageOptions
-from data_tools.parts import divide_clean, divide_images, divide_text, missing_parts
+from data_tools.parts import Divided, divide, missing_parts
+from data_tools.workspace import require_free
+from pretrain.config.node import Place
 from pretrain.config.sections import SlurmConfig
 from pretrain.tracking.redact import write_new
+from slurm.before import programs, refuse_keys, together
 from slurm.client import sbatch
+from slurm.mounts import Mounts, container_mounts, named_paths
 from slurm.read_job import read_job
-from slurm.render import BuildScript, common_options, mounts, python_of, render, task_options
+from slurm.render import BuildScript, common_options, python_of, render, task_options
 from slurm.sections import (
     BuildSection,
     CleanJob,
@@ -27,6 +31,7 @@ from slurm.sections import (
 from slurm.submission import FOLDER, new_folder
 from slurm.tasks import Tasks
 
+GLOB = frozenset("*?[")
 USELESS = ("nodes", "gpus_per_node", "tasks_per_node", "chain")
 
 
@@ -36,56 +41,66 @@ class _Build:
 
     section: BuildSection
     slurm: SlurmConfig
-    missing: Callable[[int], list[int] | None]
-    """Of so many parts those that have something to do; None if the build is finished."""
+    sources: Mapping[str, Place]
+    options: BuildOptions | ImageOptions | CleanOptions
     command: tuple[str, ...]
     """The arguments of `pretrain` that do it as one process."""
     last: str = "the index"
     """What the job after the parts does."""
 
+    @property
+    def mounts(self) -> Mounts:
+        """What a container of it sees: of a glob, the folder that it is in."""
+        name = self.command[1]
+        own = (("", Path.cwd()), (f"{name}.output", Path(self.section.output).absolute().parent))
+        found = named_paths(self.section, f"{name}.")
+        named = (replace(each, path=_without_glob(each.path)) for each in found)
+        return container_mounts(self.slurm, own, named)
+
 
 def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
     """Send a build of token shards. Raises UserError for the file, the input or the output."""
-    job = read_job(TextJob, path, overrides, cluster, USELESS)
+    job, sources = read_job(TextJob, path, overrides, cluster, USELESS)
     options = _text_options(job.build)
-    missing = lambda parts: missing_parts(divide_text(options), parts)  # noqa: E731
-    _submit(_Build(job.build, job.slurm, missing, _text_command(job.build, job.slurm)), dry_run=dry_run)
+    command = _text_command(job.build, job.slurm)
+    _submit(_Build(job.build, job.slurm, sources, options, command), dry_run=dry_run)
 
 
 def submit_clean(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
     """Send a cleaning of text. Raises UserError for the file, the input or the output."""
-    job = read_job(CleanJob, path, overrides, cluster, USELESS)
+    job, sources = read_job(CleanJob, path, overrides, cluster, USELESS)
     options = _clean_options(job.clean)
-    missing = lambda parts: missing_parts(divide_clean(options), parts)  # noqa: E731
     command = _clean_command(job.clean, job.slurm)
-    _submit(_Build(job.clean, job.slurm, missing, command, "the duplicates"), dry_run=dry_run)
+    _submit(_Build(job.clean, job.slurm, sources, options, command, "the duplicates"), dry_run=dry_run)
 
 
 def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
     """Send a build of image shards. Raises UserError for the file, the input or the output."""
-    job = read_job(ImagesJob, path, overrides, cluster, USELESS)
+    job, sources = read_job(ImagesJob, path, overrides, cluster, USELESS)
     options = _image_options(job.images)
-    missing = lambda parts: missing_parts(divide_images(options), parts)  # noqa: E731
-    _submit(_Build(job.images, job.slurm, missing, _image_command(job.images, job.slurm)), dry_run=dry_run)
+    command = _image_command(job.images, job.slurm)
+    _submit(_Build(job.images, job.slurm, sources, options, command), dry_run=dry_run)
 
 
 def _submit(build: _Build, *, dry_run: bool) -> None:
     """Send the parts with something to do: a build that failed in part is submitted again as it is."""
     output, tasks = build.section.output, build.section.tasks
     folder = Path(f"{output}.{FOLDER}").absolute()
-    parts = list(range(1, tasks + 1))
-    if not dry_run:
-        missing = build.missing(tasks)
-        if missing is None:
-            print(f"{output}: this build is finished; there is nothing to submit")
-            return
-        parts, folder = missing, new_folder(folder, "")
-    array = (("array", ",".join(map(str, parts))),)
-    scripts = {"parts": _script(build, folder, tasks, array), "index": _script(build, folder, None, ())}
-    texts = {name: render("build.sbatch.j2", script) for name, script in scripts.items()}
     if dry_run:
-        sys.stdout.write("\n".join(texts.values()))
+        print("\n".join(_texts(build, folder, list(range(1, tasks + 1))).values()), end="", flush=True)
+    looked: list[Divided[Any]] = []
+    together(
+        lambda: refuse_keys(programs(build.slurm, build.mounts), build.sources),
+        lambda: looked.append(_looked_at(build)),
+    )
+    if dry_run:
         return
+    parts = missing_parts(looked[0], tasks)
+    if parts is None:
+        print(f"{output}: this build is finished; there is nothing to submit")
+        return
+    folder = new_folder(folder, "")
+    texts = _texts(build, folder, parts)
     for name, text in texts.items():
         write_new(folder / f"{name}.sbatch", text)
     after = []
@@ -93,6 +108,31 @@ def _submit(build: _Build, *, dry_run: bool) -> None:
         after = [f"--dependency=afterok:{sbatch(folder / 'parts.sbatch')}", "--kill-on-invalid-dep=yes"]
         print(f"{after[0].rpartition(':')[2]}: {len(parts)} of {tasks} parts have something to do")
     print(f"job {sbatch(folder / 'index.sbatch', *after)} does {build.last} after them; logs in {folder}")
+
+
+def _looked_at(build: _Build) -> Divided[Any]:
+    """Its partitions, found without writing anything. Raises UserError for the input or the output."""
+    divided = divide(build.options)
+    require_free(divided.output, divided.plan, divided.layout)
+    return divided
+
+
+def _texts(build: _Build, folder: Path, parts: list[int]) -> dict[str, str]:
+    array = (("array", ",".join(map(str, parts))),)
+    scripts = {
+        "parts": _script(build, folder, build.section.tasks, array),
+        "index": _script(build, folder, None, ()),
+    }
+    return {name: render("build.sbatch.j2", script) for name, script in scripts.items()}
+
+
+def _without_glob(path: Path) -> Path:
+    """The path, or the folder in which a glob looks."""
+    if path.exists():
+        return path
+    while GLOB & set(str(path)):
+        path = path.parent
+    return path
 
 
 def _script(
@@ -108,7 +148,7 @@ def _script(
         folder=folder,
         log="part-%A-%a.log" if parts else "index-%j.log",
         python=python_of(slurm),
-        mounts=mounts(slurm, directory, folder.parent),
+        mounts=build.mounts.texts,
         variables=(),
         tasks=tasks,
         command=build.command,

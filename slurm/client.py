@@ -31,6 +31,11 @@ class QueuedJob:
         return self.state not in ENDED
 
 
+def is_here() -> bool:
+    """Whether this machine has Slurm's commands."""
+    return shutil.which("scontrol") is not None
+
+
 def call(command: Sequence[str]) -> str:
     """Run a Slurm command.
 

@@ -1,18 +1,25 @@
 """`pretrain submit` for an evaluation: once a run's job has ended, or of each checkpoint as it comes."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 
+from evals.before import definitions, misfits, plain_entry
+from evals.images.options import ImageOptions
+from evals.suite import Entry, load_suite
+from pretrain.config.load import read_config
+from pretrain.config.sections import CnnConfig, Config
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.redact import write_new
+from slurm.before import programs, refuse_keys, together
 from slurm.client import find_job, sbatch
+from slurm.mounts import Mounts, NamedPath, container_mounts, named_paths
 from slurm.read_job import read_job
 from slurm.render import (
     EvaluationScript,
     common_options,
-    mounts,
     python_of,
     render,
     task_options,
@@ -36,12 +43,12 @@ def submit_evaluation(
         overrides: `section.key=value` texts.
         cluster: file that lies under it.
         after: run directory; None: that of the config.
-        dry_run: print the script and send nothing.
+        dry_run: print the script and send nothing; what would be refused is refused after it.
 
     Raises:
         UserError: something is wrong with the file, or no run is named.
     """
-    job = read_job(EvaluationJob, path, overrides, cluster, ("chain",))
+    job, sources = read_job(EvaluationJob, path, overrides, cluster, ("chain",))
     if after is not None and job.evaluation.run is not None:
         raise UserError(f"--after {after}: evaluation.run names {job.evaluation.run} already; leave out one")
     _refuse_beside_suite(path, job.evaluation)
@@ -49,17 +56,75 @@ def submit_evaluation(
     if name is None:
         raise UserError(f"{path}: name the run to evaluate: --after RUN, or evaluation.run")
     run = RunFolder(name)
-    waits = None if job.evaluation.every_checkpoint else _running_job(run)
-    if not dry_run and not submissions(run.path):
-        run.require_run()
-    folder = run.path / FOLDER / "eval-NNNN" if dry_run else new_folder(run.path / FOLDER, "eval-")
-    text = render("evaluate.sbatch.j2", _evaluation_script(job, run, folder))
     if dry_run:
-        sys.stdout.write(text)
+        script = _evaluation_script(job, run, run.path / FOLDER / "eval-NNNN")
+        print(render("evaluate.sbatch.j2", script), end="", flush=True)
+    together(
+        lambda: refuse_keys(programs(job.slurm, _mounts(job, run)), sources),
+        lambda: refuse_keys(_misfits(job.evaluation, run), sources),
+    )
+    if dry_run:
         return
-    write_new(folder / "job.sbatch", text)
+    waits = None if job.evaluation.every_checkpoint else _running_job(run)
+    folder = new_folder(run.path / FOLDER, "eval-")
+    write_new(folder / "job.sbatch", render("evaluate.sbatch.j2", _evaluation_script(job, run, folder)))
     sent = sbatch(folder / "job.sbatch", *([f"--dependency=afterany:{waits}"] if waits else []))
     print(f"job {sent} evaluates {run.path}{f' after job {waits}' if waits else ''}; log in {folder}")
+
+
+def _config_of(run: RunFolder) -> Config | None:
+    """A run's config: as it began with it, or else as it was sent last; None where there is neither."""
+    found = [run.resolved] if run.is_run else [each.config for each in reversed(submissions(run.path))]
+    there = next((path for path in found if path.is_file()), None)
+    return None if there is None else read_config(str(there), saved=True).config
+
+
+def _entries(evaluation: EvaluationSection, config: Config) -> Iterator[tuple[str, Entry]]:
+    """What is scored, each with what stands before its keys. Raises UserError where there is no such task."""
+    if evaluation.suite is None:
+        options = ImageOptions(**{each.name: getattr(evaluation, each.name) for each in fields(ImageOptions)})
+        data, stride = evaluation.data, evaluation.stride
+        yield "evaluation", plain_entry(config.model.kind, data, stride, options)
+        return
+    suite = load_suite(evaluation.suite)
+    if wrong := suite.misfit(config.model.kind):
+        raise UserError(wrong)
+    for number, entry in enumerate(suite.entries):
+        yield f"evaluation.suite: {evaluation.suite}: tasks.{number}", entry
+
+
+def _misfits(evaluation: EvaluationSection, run: RunFolder) -> Iterator[tuple[str, str]]:
+    """Keys, and why this run cannot be scored so; an extractor that is here must be a classifier."""
+    config = _config_of(run)
+    if config is None:
+        run.require_run()
+        return
+    for key, entry in _entries(evaluation, config):
+        yield from ((f"{key}.{name}", text) for name, text in misfits(entry, config))
+        extractor = None if entry.extractor is None else _config_of(RunFolder(entry.extractor))
+        if extractor is not None and not isinstance(extractor, CnnConfig):
+            text = (
+                f"{entry.extractor} is a {extractor.model.kind}, not a classifier of images (model.kind cnn)"
+            )
+            yield f"{key}.extractor", text
+
+
+def _mounts(job: EvaluationJob, run: RunFolder) -> Mounts:
+    """What a container sees: what the file, its suite and the run's config name."""
+    own = (("", Path.cwd()), ("evaluation.run", run.path))
+    return container_mounts(job.slurm, own, _named(job.evaluation, run))
+
+
+def _named(evaluation: EvaluationSection, run: RunFolder) -> Iterator[NamedPath]:
+    yield from named_paths(evaluation, "evaluation.")
+    config = _config_of(run)
+    if config is not None:
+        yield from named_paths(config)
+    with suppress(UserError):  # which `_misfits` tells
+        for entry in load_suite(evaluation.suite).entries if evaluation.suite else ():
+            yield from named_paths(entry, "evaluation.suite: ")
+            for definition in definitions(entry):
+                yield from (NamedPath("evaluation.suite", path.absolute()) for path in definition.files)
 
 
 def _evaluation_script(job: EvaluationJob, run: RunFolder, folder: Path) -> EvaluationScript:
@@ -74,7 +139,7 @@ def _evaluation_script(job: EvaluationJob, run: RunFolder, folder: Path) -> Eval
         folder=folder,
         log="job-%j.log",
         python=python_of(slurm),
-        mounts=mounts(slurm, directory, run.path),
+        mounts=_mounts(job, run).texts,
         variables=variables(slurm),
         run=run.path,
         tasks=tasks,

@@ -1,10 +1,10 @@
 """Reading a file for `pretrain submit` that is no training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pretrain.config.load import read_section
-from pretrain.config.node import ConfigError, Problem
+from pretrain.config.node import ConfigError, Place, Problem
 from pretrain.config.rule import Setup, broken_rules
 from pretrain.config.rules.slurm import RULES
 from slurm.sections import CleanJob, EvaluationJob, ImagesJob, TextJob
@@ -14,8 +14,9 @@ J = TypeVar("J", TextJob, CleanJob, ImagesJob, EvaluationJob)
 
 def read_job(
     top: type[J], path: str, overrides: Sequence[str], cluster: str | None, useless: Sequence[str]
-) -> J:
-    """The file, with the rules of its section `slurm`, and without what a cluster's file says of trainings.
+) -> tuple[J, Mapping[str, Place]]:
+    """The file and the place of each key, with the rules of its section `slurm`, and without what a cluster's
+    file says of trainings.
 
     Args:
         top: its sections.
@@ -33,4 +34,4 @@ def read_job(
     if problems:
         raise ConfigError(problems)
     unset = {key: type(job.slurm).model_fields[key].default for key in useless}
-    return job.model_copy(update={"slurm": job.slurm.model_copy(update=unset)})
+    return job.model_copy(update={"slurm": job.slurm.model_copy(update=unset)}), sources

@@ -31,7 +31,7 @@ class Job:
     """Name of the log in it, with fields of sbatch such as %j."""
     python: str
     mounts: tuple[str, ...]
-    """Folders in a container, as SOURCE:TARGET."""
+    """What a container sees, as SOURCE:TARGET."""
     variables: tuple[tuple[str, str], ...]
     """The environment that is ours; the config's comes after it."""
 
@@ -143,12 +143,3 @@ def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
 def python_of(slurm: SlurmConfig) -> str:
     """The interpreter of a job."""
     return slurm.python or (sys.executable if slurm.container == "none" else "python3")
-
-
-def mounts(slurm: SlurmConfig, *folders: Path) -> tuple[str, ...]:
-    """What a container sees: the config's mounts, and these folders under their own path."""
-    if slurm.container == "none":
-        return ()
-    given = [text if ":" in text else f"{text}:{text}" for text in slurm.container_mounts]
-    ours = [f"{folder}:{folder}" for folder in folders]
-    return tuple(dict.fromkeys([*given, *ours]))

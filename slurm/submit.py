@@ -11,10 +11,11 @@ from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfi
 from pretrain.errors import UserError, machine_error
 from pretrain.folder import RunFolder
 from pretrain.tracking.redact import write_new
-from slurm.before import doubts, refuse
-from slurm.client import find_job, sbatch
+from slurm.before import doubts, refuse, together
+from slurm.client import find_job, is_here, sbatch
 from slurm.measured import signal_seconds
-from slurm.render import TrainingJob, common_options, mounts, python_of, render, task_options, variables
+from slurm.mounts import training_mounts
+from slurm.render import TrainingJob, common_options, python_of, render, task_options, variables
 from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
 
@@ -33,7 +34,7 @@ def submit_command(
         overrides: `section.key=value` texts.
         cluster: file whose section `slurm` lies under the config's; None: the config says it all.
         after: run to evaluate; None: that of the file, or no evaluation.
-        dry_run: print the script and send nothing.
+        dry_run: print the script and send nothing; what would be refused is refused after it.
 
     Raises:
         UserError: the job could not run; everything that is wrong, at once where that can be.
@@ -71,15 +72,17 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
     loaded = load_config(path, overrides, tasks.total, under=cluster)
     run = RunFolder(loaded.config.run.dir)
     if dry_run:
-        sys.stdout.write(
-            render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN"))
-        )
-        return
-    _check_data(loaded, tasks.total)
-    refuse(loaded, run)
-    _refuse_second_job(run)
+        script = render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN"))
+        print(script, end="", flush=True)
+    together(
+        lambda: _check_data(loaded, tasks.total),
+        lambda: refuse(loaded, run),
+        lambda: _refuse_second_job(run),
+    )
     for doubt in doubts(loaded.config, tasks, run):
         print(f"warning: {doubt}", file=sys.stderr)
+    if dry_run:
+        return
     submission = new_submission(run.path)
     job = _send(submission, loaded, tasks)
     print(
@@ -135,7 +138,7 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
         folder=folder,
         log=LOG,
         python=python_of(slurm),
-        mounts=mounts(slurm, directory, run),
+        mounts=training_mounts(config).texts,
         variables=variables(slurm),
         run=run,
         tasks=tasks,
@@ -160,7 +163,7 @@ def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:
 def _refuse_second_job(run: RunFolder) -> None:
     """Two jobs of one run would wait for each other's lock."""
     for submission in submissions(run.path):
-        job = find_job(submission.job) if submission.job else None
+        job = find_job(submission.job) if submission.job and is_here() else None
         if job is not None and job.is_active:
             raise UserError(
                 f"run.dir: job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "

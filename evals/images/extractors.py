@@ -178,16 +178,11 @@ def open_extractor(options: ImageOptions, device: torch.device, say: Callable[[s
         UserError: none or two are named, it cannot be opened, or an option has no effect on it.
         IntegrityError: Inception's file is not the expected one.
     """
-    if (options.extractor is None) == (options.inception_weights is None):
-        what = "both are given" if options.extractor else "a generator's images are compared by features"
-        raise UserError(
-            f"{what}: name one extractor, --extractor RUN of a classifier or --inception-weights FILE"
-        )
+    options.check_extractor()
     if options.inception_weights is not None:
         resize = options.resize or "file"
         return InceptionExtractor(options.inception_weights, options.inception_sha256, resize, device)
-    assert options.extractor is not None
-    options.refuse(("inception_sha256", "resize"), "without --inception-weights")
+    assert options.extractor is not None, "one of them is"
     try:
         saved = load_classifier(options.extractor, device, say)
     except UserError as error:

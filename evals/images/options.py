@@ -37,6 +37,16 @@ class ImageOptions:
             if getattr(self, name) is not None:
                 raise UserError(f"{_option(name)} {getattr(self, name)} has no effect {why}; remove it")
 
+    def check_extractor(self) -> None:
+        """Raise UserError unless one extractor is named, with options that have an effect on it."""
+        if (self.extractor is None) == (self.inception_weights is None):
+            what = "both are given" if self.extractor else "a generator's images are compared by features"
+            raise UserError(
+                f"{what}: name one extractor, --extractor RUN of a classifier or --inception-weights FILE"
+            )
+        if self.extractor is not None:
+            self.refuse(("inception_sha256", "resize"), "without --inception-weights")
+
     def refuse_all(self, why: str) -> None:
         """Raise UserError for the first option that was given."""
         self.refuse([field.name for field in fields(self)], why)

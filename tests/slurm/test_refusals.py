@@ -1,19 +1,23 @@
 """What `pretrain submit` refuses before anything waits in a queue, and the shipped files that it takes."""
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from config_files import REPOSITORY, write_config
+from config_files import REPOSITORY, SMALL, write_config
+from gan_configs import gan_tree
 from text_shards import build_shards
 
 from pretrain.config.load import load_config
+from pretrain.config.resolved import config_to_yaml
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.journal import Journal
 from slurm.before import doubts, refuse
+from slurm.submission import new_submission
 from slurm.submit import submit_command
 from slurm.tasks import Tasks
 
@@ -83,7 +87,8 @@ def test_each_file_is_taken_for_what_it_is(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(UserError, match=r"evaluation\.stride has no effect with evaluation\.suite"):
         asked = ("evaluation.suite=a.yaml", "evaluation.stride=4")
         submit_command(str(evaluation), asked, None, "runs/x", dry_run=True)
-    submit_command(str(evaluation), ("evaluation.suite=a.yaml",), None, "runs/x", dry_run=True)
+    with pytest.raises(UserError, match="x does not exist"):
+        submit_command(str(evaluation), ("evaluation.suite=a.yaml",), None, "runs/x", dry_run=True)
     assert 'pretrain eval "$1" --suite=a.yaml' in capsys.readouterr().out
     with pytest.raises(UserError, match=r"slurm.nodes: has no effect on this job"):
         submit_command(str(build), ("slurm.nodes=2",), None, None, dry_run=True)
@@ -91,15 +96,122 @@ def test_each_file_is_taken_for_what_it_is(tmp_path: Path, capsys: pytest.Captur
         submit_command(str(build), ("build.ouput=x",), None, None, dry_run=True)
 
 
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    changes = {"data__train": str(tmp_path / "no"), "run__resume": "never", "slurm__python": "/no/python"}
+    with pytest.raises(UserError) as refusal:
+        submit(tmp_path, **changes)
+    told = str(refusal.value)
+    for message in ("3 problems", f"{tmp_path}/no", "there is no program /no/python", "a requeued job must"):
+        assert message in told, told
+
+
+@pytest.mark.slow
+def test_a_dry_run_ends_as_the_submission_would(tmp_path: Path, shards: Path) -> None:
+    """The script on stdout is whole, and what is wrong follows on stderr with the same code."""
+    path = write_config(
+        tmp_path / "config.yaml",
+        run__dir=str(tmp_path / "run"),
+        data__train=str(shards),
+        checkpoint__every=50,
+        slurm__container="apptainer",
+        slurm__container_image=str(tmp_path / "no.sif"),
+    )
+    command = [sys.executable, "-m", "pretrain", "submit", path, "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("#!/bin/bash\n") and done.stdout.endswith("finish $? train\n")
+    assert f"slurm.container_image: {tmp_path}/no.sif does not exist" in done.stderr
+    assert done.returncode == 2
+    (tmp_path / "no.sif").touch()
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def sent_run(folder: Path, tree: dict[str, Any]) -> Path:
+    """A run that waits in the queue: nothing of it is there but its submission."""
+    path = folder / "sent.yaml"
+    path.write_text(yaml.safe_dump(tree | {"run": {"dir": str(folder / "run"), "steps": 4}}))
+    submission = new_submission(folder / "run")
+    submission.config.write_text(config_to_yaml(load_config(str(path)).config))
+    return folder / "run"
+
+
+GPT = {key: value for key, value in SMALL.items() if key != "run"}
+SPLIT = GPT | {"data": {"train": "data/small", "validation_fraction": 0.1}}
+GAN = {key: value for key, value in gan_tree(data__train="pictures").items() if key != "run"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "asked", "message"),
+    [
+        (GAN, {}, "evaluation.extractor: a generator's images are compared by features: name one extractor"),
+        (GAN, {"extractor": "cnn"}, "evaluation.extractor: cnn does not exist"),
+        (GAN, {"extractor": "run"}, "evaluation.extractor: run is a gan, not a classifier of images"),
+        (GAN, {"inception_weights": "no.pt"}, "evaluation.inception_weights: no.pt does not exist"),
+        (GAN, {"extractor": "run", "stride": 8}, "evaluation.stride: has no effect on a gan"),
+        (GAN, {"suite": "suite.yaml"}, "task 1, perplexity, is for model.kind gpt or rnn, not gan"),
+        (SPLIT, {"suite": "masked.yaml"}, "task 1, masked, is for model.kind bert, not gpt"),
+        (SPLIT, {"suite": "no.yaml"}, "no.yaml"),
+        (SPLIT, {"suite": "suite.yaml"}, "evaluation.suite: suite.yaml: tasks.0.data: shards does not exist"),
+        (SPLIT, {"samples": 8}, "evaluation.samples: has no effect on a gpt"),
+        (SPLIT, {"data": ["no"]}, "evaluation.data: no does not exist"),
+        (GPT, {}, "evaluation.data: the run has no validation data; name what to score"),
+    ],
+)
+def test_an_evaluation_that_cannot_work_is_not_queued(
+    tmp_path: Path,
+    tree: dict[str, Any],
+    asked: dict[str, Any],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = sent_run(tmp_path, tree)
+    Path("suite.yaml").write_text("tasks: [{task: perplexity, data: shards}]\n")
+    Path("masked.yaml").write_text("tasks: [{task: masked}]\n")
+    Path("job.yaml").write_text(yaml.safe_dump({"evaluation": asked, "slurm": {"nodes": 1}}))
+    for dry_run in (True, False):
+        with pytest.raises(UserError) as refusal:
+            submit_command("job.yaml", (), None, str(run), dry_run=dry_run)
+        assert message in str(refusal.value)
+        assert capsys.readouterr().out.startswith("#!/bin/bash") == dry_run
+    assert [path.name for path in (run / "slurm").iterdir()] == ["0001"]
+
+
+def test_an_evaluation_that_can_work_is_not_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = sent_run(tmp_path, SPLIT)
+    for evaluation in ({}, {"stride": 8}, {"data": ["s3://bucket/shards"]}, {"every_checkpoint": True}):
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump({"evaluation": evaluation, "slurm": {"nodes": 1}}))
+        submit_command(str(path), (), None, str(run), dry_run=True)
+        assert "pretrain eval" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("cluster", CLUSTERS, ids=lambda path: path.stem)
 @pytest.mark.parametrize("config", ["gpt/tiny", "data/build", "data/clean", "data/images", "eval/job"])
 def test_shipped_files_give_legal_scripts(
-    cluster: Path, config: str, capsys: pytest.CaptureFixture[str]
+    cluster: Path,
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Where there is no data, the script is followed by what is refused, as without --dry-run."""
+    monkeypatch.chdir(tmp_path)
     after = "runs/x" if config == "eval/job" else None
     overrides = ("batch.micro_size=1",) if config == "gpt/tiny" else ()
     path = REPOSITORY / "configs" / f"{config}.yaml"
-    submit_command(str(path), overrides, str(cluster), after, dry_run=True)
+    with pytest.raises(
+        UserError,
+        match=r"no such (file or )?directory|nothing there matches|does not exist|not a tokenizer directory",
+    ) as told:
+        submit_command(str(path), overrides, str(cluster), after, dry_run=True)
+    with pytest.raises(UserError) as refused:
+        submit_command(str(path), overrides, str(cluster), after, dry_run=False)
+    assert str(told.value) == str(refused.value)
+    assert not list(tmp_path.iterdir())
     script = capsys.readouterr().out
     section = yaml.safe_load(cluster.read_text())["slurm"]
     assert f"#SBATCH --partition={section['partition']}\n" in script

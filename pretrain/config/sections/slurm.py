@@ -146,8 +146,8 @@ class SlurmConfig(Section):
     container_image: Name | None = None
     """Image: what pyxis calls one (a .sqsh file, or REGISTRY#NAME:TAG), or a .sif file for apptainer."""
     container_mounts: Annotated[tuple[PathText, ...], Texts] = ()
-    """Folders that the container sees under the same path, beside the run folder and the working directory;
-    SOURCE:TARGET for another path."""
+    """What the container sees under the same path, beside the working directory, the run folder and every
+    path that the config names; SOURCE:TARGET for another path."""
     requeue: bool = True
     """The job goes back into the queue when it stops early with a checkpoint, or loses a node."""
     chain: Count | None = None

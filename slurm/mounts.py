@@ -1,0 +1,131 @@
+"""What a container of a job sees: whatever the job's config names on disks, under its own path."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from data_tools.sources import is_remote
+from pretrain.config.sections import Config, Section, SlurmConfig
+from pretrain.config.sections.section import PathText
+
+MADE = ("cache_dir", "output")
+"""Keys of folders that a job makes where they are not there yet."""
+SQLITE = "sqlite:///"
+MEANT = ",:"
+"""What separates paths in the texts that pyxis and apptainer take, which have no way to quote it."""
+
+
+@dataclass(frozen=True)
+class NamedPath:
+    """A path that a config names."""
+
+    key: str
+    path: Path
+    """Absolute."""
+    is_made: bool = False
+    """The job makes it where it is not there."""
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """What is mounted, and what cannot be."""
+
+    texts: tuple[str, ...]
+    """SOURCE:TARGET each."""
+    refused: tuple[tuple[str, str], ...]
+    """Key and why."""
+
+
+def named_paths(section: Section, before: str = "") -> Iterator[NamedPath]:
+    """Every local path in a section and those within it; not the section `slurm`, which is of the host.
+
+    Args:
+        section: a whole config, or a part of one.
+        before: what stands before its keys, such as "data.".
+    """
+    hints = get_type_hints(type(section), include_extras=True)
+    for name in type(section).model_fields:
+        key, value = f"{before}{name}", getattr(section, name)
+        if key == "slurm":
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for number, each in enumerate(values):
+            if isinstance(each, Section):
+                yield from named_paths(each, f"{key}{f'[{number}]' if values is value else ''}.")
+            elif isinstance(each, str) and _is_path(hints[name]) and not is_remote(each):
+                yield NamedPath(key, Path(each).absolute(), name in MADE)
+            elif isinstance(each, str) and name == "uri" and each.startswith(SQLITE):
+                yield NamedPath(key, Path(each.removeprefix(SQLITE)).absolute().parent, is_made=True)
+
+
+def _is_path(hint: object) -> bool:
+    return hint == PathText or any(_is_path(each) for each in get_args(hint))
+
+
+def training_mounts(config: Config) -> Mounts:
+    """What a container of a training sees: working directory, run folder, and what the config names."""
+    own = (("", Path.cwd()), ("run.dir", Path(config.run.dir).absolute()))
+    return container_mounts(config.slurm, own, named_paths(config))
+
+
+def container_mounts(
+    slurm: SlurmConfig, own: Iterable[tuple[str, Path]], named: Iterable[NamedPath]
+) -> Mounts:
+    """The config's mounts, and what the job needs beside them; nothing without a container.
+
+    Args:
+        slurm: the section of the config.
+        own: key and folder, for those that are there when the job is sent.
+        named: what the config names: a folder that is made, by the nearest one above it that is there. What
+            is not there is left out, for others to miss.
+    """
+    if slurm.container == "none":
+        return Mounts((), ())
+    texts = [text if ":" in text else f"{text}:{text}" for text in slurm.container_mounts]
+    seen = [Path(text.split(":")[1]) for text in texts]
+    refused: list[tuple[str, str]] = []
+    ours = [(key, each) for key, path in own for each in (path, path.resolve())]
+    asked = [each for each in named if each.path.exists() or not _is_in(each.path, seen)]
+    for key, path in (*ours, *_parts(asked)):
+        if _is_in(path, seen):
+            continue
+        seen.append(path)
+        if path == Path(path.anchor):
+            text = "no folder above it but / is there to be mounted; make it, or name one that holds it"
+            refused.append((key, f"{text} in slurm.container_mounts"))
+        elif any(letter in str(path) for letter in MEANT):
+            text = f"{path} cannot be mounted in a container: no path with ',' or ':' can; rename it"
+            refused.append((key, text))
+        else:
+            texts.append(f"{path}:{path}")
+    return Mounts(tuple(dict.fromkeys(texts)), tuple(refused))
+
+
+def _is_in(path: Path, folders: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _parts(named: Iterable[NamedPath]) -> Iterator[tuple[str, Path]]:
+    """Folders and files to mount for paths: under the name that is used, and where links lead."""
+    for each in named:
+        path = each.path
+        while each.is_made and not path.exists() and path != path.parent:
+            path = path.parent
+        if not path.exists():
+            continue
+        yield each.key, path
+        yield each.key, path.resolve()
+        if path.is_dir():
+            yield from ((each.key, target) for target in _linked(path))
+
+
+def _linked(folder: Path) -> Iterator[Path]:
+    """Where the links in a folder lead: the folders of what they stand for."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        targets = {Path(entry.path).resolve() for entry in entries if entry.is_symlink()}
+        yield from sorted(
+            {target if target.is_dir() else target.parent for target in targets if target.exists()}
+        )
