@@ -44,10 +44,11 @@ def logs_command(run: str, rank: int | None, lines: int) -> None:
         there = f"there are those of ranks {ranks[0]} to {ranks[-1]}" if ranks else "there are none yet"
         raise UserError(f"{folder.path}: no log of {'the job' if rank is None else f'rank {rank}'}; {there}")
     print(f"==> {found[0]}")
-    print("\n".join(_tail(found[0], lines)))
+    print("\n".join(tail(found[0], lines)))
 
 
-def _tail(path: Path, lines: int) -> list[str]:
+def tail(path: Path, lines: int) -> list[str]:
+    """The last lines of a log."""
     with open(path, "rb") as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - TAIL_BYTES))
