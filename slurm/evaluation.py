@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.redact import write_new
 from slurm.before import programs, refuse_keys, together
-from slurm.client import find_job, sbatch
+from slurm.client import find_job, is_here, sbatch
 from slurm.mounts import Mounts, NamedPath, container_mounts, named_paths
 from slurm.read_job import read_job
 from slurm.render import (
@@ -26,7 +26,7 @@ from slurm.render import (
     variables,
 )
 from slurm.sections import EvaluationJob, EvaluationSection
-from slurm.submission import FOLDER, new_folder, submissions
+from slurm.submission import FOLDER, has_checkpoint, new_folder, submissions
 from slurm.tasks import Tasks
 
 OPTIONS = ("stride", "extractor", "inception_weights", "inception_sha256", "resize", "samples", "seed")
@@ -62,6 +62,7 @@ def submit_evaluation(
     together(
         lambda: refuse_keys(programs(job.slurm, _mounts(job, run)), sources),
         lambda: refuse_keys(_misfits(job.evaluation, run), sources),
+        lambda: _require_checkpoint(job.evaluation, run),
     )
     if dry_run:
         return
@@ -107,6 +108,19 @@ def _misfits(evaluation: EvaluationSection, run: RunFolder) -> Iterator[tuple[st
                 f"{entry.extractor} is a {extractor.model.kind}, not a classifier of images (model.kind cnn)"
             )
             yield f"{key}.extractor", text
+
+
+def _require_checkpoint(evaluation: EvaluationSection, run: RunFolder) -> None:
+    """Refuse a run that has nothing to score, now or once its job has ended."""
+    if evaluation.every_checkpoint or has_checkpoint(run.path) or not run.path.exists():
+        return
+    if submissions(run.path) and not is_here():
+        return  # whether a job is on its way cannot be asked
+    if _running_job(run) is None:
+        raise UserError(
+            f"{run.path}: the run has no checkpoint, and no job of it waits or runs; send one first, or set "
+            "evaluation.every_checkpoint, which waits for checkpoints"
+        )
 
 
 def _mounts(job: EvaluationJob, run: RunFolder) -> Mounts:

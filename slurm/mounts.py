@@ -1,6 +1,7 @@
 """What a container of a job sees: whatever the job's config names on disks, under its own path."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pretrain.config.sections.section import PathText
 
 MADE = ("cache_dir", "output")
 """Keys of folders that a job makes where they are not there yet."""
-SQLITE = "sqlite:///"
+SQLITE = re.compile(r"sqlite(\+\w+)?:///")
 MEANT = ",:"
 """What separates paths in the texts that pyxis and apptainer take, which have no way to quote it."""
 
@@ -57,8 +58,8 @@ def named_paths(section: Section, before: str = "") -> Iterator[NamedPath]:
                 yield from named_paths(each, f"{key}{f'[{number}]' if values is value else ''}.")
             elif isinstance(each, str) and _is_path(hints[name]) and not is_remote(each):
                 yield NamedPath(key, Path(each).absolute(), name in MADE)
-            elif isinstance(each, str) and name == "uri" and each.startswith(SQLITE):
-                yield NamedPath(key, Path(each.removeprefix(SQLITE)).absolute().parent, is_made=True)
+            elif isinstance(each, str) and name == "uri" and (match := SQLITE.match(each)):
+                yield NamedPath(key, Path(each[match.end() :]).absolute().parent, is_made=True)
 
 
 def _is_path(hint: object) -> bool:

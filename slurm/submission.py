@@ -176,6 +176,11 @@ def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:
                 file.write(f"{name} {' '.join(reason.split())}\n")
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a checkpoint was written to its end; it is not verified."""
+    return any(run.glob("checkpoints/step-*/manifest.json"))
+
+
 def saved_step(run: Path) -> int:
     """Steps in the newest checkpoint that was written to its end, 0 if there is none; it is not verified."""
     found = (

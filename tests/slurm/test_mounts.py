@@ -47,7 +47,7 @@ def test_a_training_sees_what_its_config_names(disks: Path) -> None:
             "tokenizer": str(disks / "b/tokenizer"),
             "cache_dir": str(disks / "b/cache/of/shards"),
         },
-        tracking__uri=f"sqlite:///{disks}/d/mlflow.db",
+        tracking__uri=f"sqlite+pysqlite:///{disks}/d/mlflow.db",
         **IMAGE,
     )
     mounts = training_mounts(config)
@@ -154,6 +154,9 @@ def test_an_evaluation_sees_what_the_run_and_the_suite_name(
     )
     submission = new_submission(run)
     submission.config.write_text(config_to_yaml(load_config(config).config))
+    checkpoint = run / "checkpoints/step-000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").touch()
     suite = disks / "c/suite.yaml"
     tasks = [{"task": "perplexity", "name": "mine"}, {"task": "perplexity", "data": [str(disks / "c/real")]}]
     suite.write_text(yaml.safe_dump({"tasks": tasks}))

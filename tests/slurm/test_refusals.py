@@ -127,11 +127,14 @@ def test_a_dry_run_ends_as_the_submission_would(tmp_path: Path, shards: Path) ->
 
 
 def sent_run(folder: Path, tree: dict[str, Any]) -> Path:
-    """A run that waits in the queue: nothing of it is there but its submission."""
+    """A run that has saved once, by its submission's config."""
     path = folder / "sent.yaml"
     path.write_text(yaml.safe_dump(tree | {"run": {"dir": str(folder / "run"), "steps": 4}}))
     submission = new_submission(folder / "run")
     submission.config.write_text(config_to_yaml(load_config(str(path)).config))
+    checkpoint = folder / "run/checkpoints/step-000002"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").touch()
     return folder / "run"
 
 
@@ -187,6 +190,23 @@ def test_an_evaluation_that_can_work_is_not_refused(
         path.write_text(yaml.safe_dump({"evaluation": evaluation, "slurm": {"nodes": 1}}))
         submit_command(str(path), (), None, str(run), dry_run=True)
         assert "pretrain eval" in capsys.readouterr().out
+
+
+def test_a_run_that_has_nothing_to_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no checkpoint, and its job has ended; without Slurm nobody can know that."""
+    run, path = sent_run(tmp_path, SPLIT), tmp_path / "job.yaml"
+    (run / "checkpoints/step-000002/manifest.json").unlink()
+    path.write_text("evaluation: {}\n")
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'JobId=7 JobState=FAILED Reason=None'\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    new_submission(run).sent("7")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+        with pytest.raises(UserError, match="the run has no checkpoint, and no job of it waits or runs"):
+            submit_command(str(path), (), None, str(run), dry_run=True)
+        submit_command(str(path), ("evaluation.every_checkpoint=true",), None, str(run), dry_run=True)
+    monkeypatch.setenv("PATH", str(run))
+    submit_command(str(path), (), None, str(run), dry_run=True)
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS, ids=lambda path: path.stem)
