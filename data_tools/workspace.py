@@ -2,8 +2,8 @@
 
 `DIR/.build` holds the plan (the arguments and a digest of the inputs), a lock that a crash releases,
 temporaries and one result file per finished partition. A build that is killed at any moment is continued by
-the same command; another command is refused. `index.json` is written when all partitions are done, then
-`.build` goes.
+the same command; another command is refused once a partition is finished. `index.json` is written when all
+partitions are done, then `.build` goes.
 """
 
 import contextlib
@@ -118,6 +118,7 @@ def open_workspace(
 ) -> Iterator[Workspace | None]:
     """Take the output directory for this build; None if it already holds exactly this build, finished.
 
+    What an attempt of other arguments left that finished no partition, as one with a typo, is not in the way.
     Raises UserError if it holds anything else, another build is writing it, or it cannot be written.
     """
     workspace = Workspace(directory, layout)
@@ -143,7 +144,7 @@ def open_workspace(
         if restart:
             for old in workspace.work.glob("*.json"):
                 old.unlink()
-        if path.exists():
+        if path.exists() and any(old != path for old in workspace.work.glob("*.json")):
             _refuse_unless_same(path, plan, "an unfinished build", layout.changeable)
         write_atomically(path, json.dumps(plan, indent=1) + "\n")
         yield workspace

@@ -1,6 +1,7 @@
 """A build killed at any moment is continued to the same bytes; nothing foreign is touched."""
 
 import fcntl
+import io
 import json
 import os
 import random
@@ -12,12 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from PIL import Image
 from shard_files import digests, documents
 
 from data_tools import partition
 from data_tools.builder import BuildOptions, build
+from data_tools.clean.cleaner import clean
+from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
+from data_tools.images.builder import ImageOptions, build_images
 
 KILLS = 8
 RUN = """
@@ -28,6 +35,13 @@ if __name__ == "__main__":
     partition.SMALLEST_TARGET = partition.LARGEST_TARGET = 40_000
     build(BuildOptions((sys.argv[1],), sys.argv[2], sys.argv[3], workers=int(sys.argv[4]), block_tokens=4096))
 """
+
+
+def png() -> bytes:
+    """A picture of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def children(pid: int) -> set[int]:
@@ -201,3 +215,32 @@ def test_foreign_directories_are_left_alone(
         build(BuildOptions((source,), byte_path, "s3://bucket/x", workers=1))
     with pytest.raises(UserError, match="lies inside --output"):
         build(BuildOptions((source,), byte_path, str(tmp_path), workers=1))
+
+
+def attempt(kind: str, source: Path, output: Path, tokenizer: str, key: str) -> None:
+    """A command that reads `key`."""
+    inputs, place = (str(source),), str(output)
+    if kind == "build":
+        build(BuildOptions(inputs, tokenizer, place, 1, text_key=key))
+    elif kind == "clean":
+        clean(CleanOptions(inputs, place, 1, text_key=key, quality=(), near=False))
+    else:
+        build_images(ImageOptions(inputs, place, 4, workers=1, image_key=key))
+
+
+@pytest.mark.parametrize("kind", ["build", "clean", "images"])
+def test_an_attempt_that_finished_nothing_is_not_in_the_way(
+    tmp_path: Path, byte_path: str, kind: str
+) -> None:
+    """A typo in an option about reading; what is right afterwards needs no --restart."""
+    table = pyarrow.table({"body": ["text"], "photo": [png()]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    wrong, right = ("phto", "photo") if kind == "images" else ("bdy", "body")
+    for half in ([], [".build/000000-000.abcd.tmp"]):  # the last: of a process that was killed
+        output = tmp_path / f"out{len(half)}"
+        with pytest.raises(UserError, match=f"no column '{wrong}'"):
+            attempt(kind, tmp_path / "a.parquet", output, byte_path, wrong)
+        for name in half:
+            (output / name).write_bytes(b"half")
+        attempt(kind, tmp_path / "a.parquet", output, byte_path, right)
+        assert not (output / ".build").exists()
