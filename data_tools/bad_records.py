@@ -55,6 +55,13 @@ def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:
             raise UserError(f"{record} ({allowed})")
 
 
+def unreadable(record: BadRecord) -> UserError:
+    """The error of a file of records of which not one can be read, whatever number may be skipped."""
+    return UserError(
+        f"{record} (nothing in it can be read, and that is not one bad record: take the file out of --input)"
+    )
+
+
 def write_skipped(directory: Path, skipped: Sequence[BadRecord]) -> None:
     """List the records that a build skipped in `skipped.jsonl`; no file if there are none."""
     if skipped:

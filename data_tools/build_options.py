@@ -9,6 +9,7 @@ import typer
 from data_tools.errors import UserError
 
 if TYPE_CHECKING:
+    from data_tools.left_out import LeftOut
     from data_tools.parts import Options
 
 Given = TypeVar("Given", bound="Options")
@@ -18,6 +19,10 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")]
 RestartOption = Annotated[
     bool, typer.Option("--restart", help="Throw away what is unfinished and had other arguments.")
+]
+AllowLeftOutOption = Annotated[
+    bool,
+    typer.Option("--allow-left-out", help="Go on where more bytes of the input are left out than read."),
 ]
 PartOption = Annotated[
     str | None,
@@ -41,3 +46,9 @@ def whole_or_part(options: Given, whole: Callable[[Given], Report], part: str | 
         raise UserError("interrupted; run the same command again to go on") from None
     typer.echo(f"{options.output}: part {part}: {count} partitions, {before} of them done before")
     return None
+
+
+def print_left_out(left_out: "LeftOut", where: str = "input folders") -> None:
+    """Tell the user what was found there and not read."""
+    if left_out.files:
+        typer.echo(f"{left_out.files:,} files in {where} left out: {left_out}")

@@ -13,6 +13,7 @@ from data_tools.bad_records import BadRecord, check_skipped, write_skipped
 from data_tools.blocks import BLOCK_TOKENS, PartitionWriter
 from data_tools.errors import UserError
 from data_tools.index import Block, Shard, ShardIndex, make_index, token_dtype, write_index
+from data_tools.left_out import LeftOut
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
@@ -42,6 +43,7 @@ class BuildOptions:
     block_tokens: int = BLOCK_TOKENS
     sentences: str = "none"
     restart: bool = False
+    allow_left_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,17 @@ class BuildReport:
 
     index: ShardIndex
     files: int
-    left_out_files: int
+    left_out: LeftOut
     empty_documents: int
     skipped: tuple[BadRecord, ...]
     partitions: int
     resumed: int
     seconds: float
+
+    @property
+    def left_out_files(self) -> int:
+        """Files of input folders that were not read."""
+        return self.left_out.files
 
 
 @dataclass(frozen=True)
@@ -168,7 +175,7 @@ def build(options: BuildOptions) -> BuildReport:
     return BuildReport(
         index=index,
         files=len(inputs.files),
-        left_out_files=inputs.left_out,
+        left_out=inputs.left_out,
         empty_documents=sum(result.empty_documents for result in results),
         skipped=tuple(record for result in results for record in result.skipped),
         partitions=len(partitions),
@@ -184,7 +191,7 @@ def prepare(options: BuildOptions) -> tuple[Inputs, list[Partition], dict[str, A
     """
     _check_options(options)
     tokenizer = Tokenizer.load(options.tokenizer)
-    inputs = find_inputs(list(options.inputs), options.input_format)
+    inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     _check_documents(options, inputs)
     return (
         inputs,

@@ -11,10 +11,12 @@ import typer
 
 from data_tools.bad_records import SKIPPED_NAME, BadRecord, BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.build_options import (
+    AllowLeftOutOption,
     OutputOption,
     PartOption,
     RestartOption,
     WorkersOption,
+    print_left_out,
     whole_or_part,
 )
 from data_tools.clean.cli import clean
@@ -86,9 +88,11 @@ def tokenizer(
     bert: Annotated[
         bool, typer.Option("--bert", help="Add [PAD] [CLS] [SEP] [MASK], which BERT needs.")
     ] = False,
+    allow_left_out: AllowLeftOutOption = False,
 ) -> None:
     """Train a tokenizer that gives every text back byte for byte."""
     from data_tools.records import ReadOptions
+    from data_tools.sources import find_inputs
     from data_tools.train_tokenizer import train_tokenizer, training_texts
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -99,9 +103,15 @@ def tokenizer(
         raise UserError("--input: a byte tokenizer is not trained; leave it out")
     skipped: list[BadRecord] = []
     read, most = ReadOptions(text_key, document.value, line_bytes), parse_bad_records(bad_records)
-    if not inputs and (read, most, input_format) != (ReadOptions(), 0, InputFormat.auto):
+    if not inputs and (read, most, input_format, allow_left_out) != (
+        ReadOptions(),
+        0,
+        InputFormat.auto,
+        False,
+    ):
         raise UserError("options about reading have no effect on a byte tokenizer, which is not trained")
-    texts = training_texts(inputs or [], read, input_format.value, most, skipped)
+    found = find_inputs(inputs or [], input_format.value, allow_left_out)
+    texts = training_texts(found.files, read, most, skipped)
     trained = train_tokenizer(texts, model_type.value, vocab_size, bert=bert)
     try:
         trained.save(output)
@@ -110,6 +120,7 @@ def tokenizer(
     typer.echo(
         f"{output}: {trained.model_type} tokenizer of {trained.vocab_size:,} ids, {trained.fingerprint[:16]}"
     )
+    print_left_out(found.left_out)
     print_skipped(skipped, None)
 
 
@@ -130,6 +141,7 @@ def build(
     ] = Sentences.NONE,
     block_tokens: Annotated[int, typer.Option(help="Tokens per WebDataset sample.")] = 1 << 20,
     restart: RestartOption = False,
+    allow_left_out: AllowLeftOutOption = False,
     part: PartOption = None,
 ) -> None:
     """Turn text into token shards; interrupted, the same command goes on where it was."""
@@ -149,6 +161,7 @@ def build(
         block_tokens=block_tokens,
         sentences=sentences.value,
         restart=restart,
+        allow_left_out=allow_left_out,
     )
     report = whole_or_part(options, run_build, part)
     if report is not None:
@@ -167,8 +180,7 @@ def _print_report(output: Path, report: "BuildReport") -> None:
         typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
     if report.empty_documents:
         typer.echo(f"{report.empty_documents:,} empty documents left out")
-    if report.left_out_files:
-        typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
+    print_left_out(report.left_out)
     print_skipped(report.skipped, output / SKIPPED_NAME)
 
 

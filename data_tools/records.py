@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from data_tools.bad_records import BadRecord
+from data_tools.bad_records import BadRecord, unreadable
 from data_tools.errors import UserError
 from data_tools.partition import Unit
 from data_tools.row_groups import check_once, row_fault, rows_before
@@ -138,7 +138,10 @@ def _guarded_lines(unit: Unit, options: ReadOptions) -> Iterator[Document | BadR
             if text is not None:
                 yield Document(iter((text,)))
     except _damaged() as error:
-        yield BadRecord(unit.file.url, f"line {count + 1}", f"cannot be read to its end: {error}")
+        fault = BadRecord(unit.file.url, f"line {count + 1}", f"cannot be read to its end: {error}")
+        if not count and not unit.start:
+            raise unreadable(fault) from None
+        yield fault
 
 
 Line = tuple[int, bytes | None]
@@ -264,9 +267,12 @@ def _parquet_rows(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRe
             if fault := row_fault(table.metadata, stop, row):
                 yield BadRecord(unit.file.url, f"row {row + 1}", f"the file {fault}: it is damaged")
         except (pyarrow.ArrowException, OSError) as error:
-            yield BadRecord(
+            told = BadRecord(
                 unit.file.url, f"row {row + 1}" if row else "", f"cannot be read to its end: {error}"
             )
+            if not row:
+                raise unreadable(told) from None
+            yield told
 
 
 def _check_column(schema: Any, text_key: str, url: str) -> None:

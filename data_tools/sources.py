@@ -1,7 +1,8 @@
 """Finds and opens the input files: paths, folders, globs and fsspec URLs; plain, .gz or .zst.
 
 The list is in a fixed order (arguments as given, each expanded in sorted order), because the order of the
-files is the order of the documents in the shards.
+files is the order of the documents in the shards. Hidden files of a folder are left out, and files of unknown
+endings but for JSON lines.
 """
 
 import contextlib
@@ -11,18 +12,26 @@ import hashlib
 import io
 import json
 import os
+import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 from data_tools.errors import UserError
+from data_tools.left_out import HIDDEN, LeftOut, check_left_out, ending_of, is_hidden, together
 from data_tools.remote import filesystem_of
 from data_tools.remote_input import RemoteInput
 
 TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 READ_CHUNK = 1 << 20
+SNIFFED = 1 << 16
+"""Bytes of a file's first line that are looked at."""
+LONG_OBJECT = re.compile(rb'\s*\{\s*"')
+REPORTS = frozenset({"build.json", "report.json"})
+"""What `pretrain data clean` writes beside its texts."""
 ZSTD_CHUNK = 1 << 10
 """Compressed bytes that are unpacked at once: 4 of them can stand for 128 KiB, and these for 32 MiB."""
 
@@ -40,10 +49,10 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files to read, in order, and how many files in folders were left out for their ending."""
+    """The files to read, in order, and the files of folders that are not."""
 
     files: tuple[InputFile, ...]
-    left_out: int
+    left_out: LeftOut
 
 
 def is_remote(url: str) -> bool:
@@ -51,11 +60,12 @@ def is_remote(url: str) -> bool:
     return "://" in url
 
 
-def find_inputs(arguments: list[str], input_format: str = "auto") -> Inputs:
+def find_inputs(arguments: list[str], input_format: str = "auto", allow_left_out: bool = False) -> Inputs:
     """Expand the `--input` arguments of a command that reads text.
 
     `input_format` other than "auto" reads every file as that format whatever its ending. Raises UserError for
-    an argument that matches nothing, an unknown ending, a file named twice or not readable.
+    an argument that matches nothing, an unknown ending, a file named twice or not readable, and where more
+    bytes would be left out than read, unless `allow_left_out`.
     """
     known = f"{', '.join(TEXT_FORMATS)} (+ .gz, .zst)"
 
@@ -73,7 +83,9 @@ def find_inputs(arguments: list[str], input_format: str = "auto") -> Inputs:
     ]
     files = tuple(file for inputs in found for file in inputs.files)
     check_readable_once(files)
-    return Inputs(files, sum(inputs.left_out for inputs in found))
+    left_out = together(inputs.left_out for inputs in found)
+    check_left_out(left_out, sum(file.size for file in files), allow_left_out)
+    return Inputs(files, left_out)
 
 
 KindOf = Callable[[str], tuple[str | None, str | None]]
@@ -87,21 +99,30 @@ def find_files(argument: str, kind_of: KindOf, known: str, endings: str) -> Inpu
     these and for an argument that matches nothing.
     """
     files: list[InputFile] = []
-    left_out = 0
-    found, is_folder = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
-    if not found:
+    left_out = LeftOut()
+    found, is_folder, hidden = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
+    if not found and not hidden:
         raise UserError(f"--input {argument}: nothing there matches")
+    if hidden:
+        left_out.add(HIDDEN, sum(hidden), len(hidden))
+    urls = {url for url, _, _ in found}
     for url, size, marker in found:
         kind, compression = kind_of(url)
         if kind is not None:
             files.append(InputFile(url, size, kind, compression, marker))
-        elif is_folder:
-            left_out += 1
-        else:
+        elif not is_folder:
             raise UserError(f"--input {url}: unknown ending; {known}")
+        elif not _is_report(url, urls):
+            left_out.add(ending_of(url), size)
     if not files:
-        raise UserError(f"--input {argument}: no file ends in {endings}")
+        rest = f"; left out: {left_out}" if left_out.files else ""
+        raise UserError(f"--input {argument}: no file ends in {endings}{rest}")
     return Inputs(tuple(files), left_out)
+
+
+def _is_report(url: str, urls: set[str]) -> bool:
+    folder, _, name = url.rpartition("/")
+    return name in REPORTS and all(f"{folder}/{other}" in urls for other in REPORTS)
 
 
 def absolute(url: str) -> str:
@@ -145,6 +166,8 @@ def _format(url: str, input_format: str) -> tuple[str | None, str | None]:
     if compression is not None:
         ending = os.path.splitext(stem)[1]
     kind = TEXT_FORMATS.get(ending.lower()) if input_format == "auto" else input_format
+    if kind is None and _holds_json_lines(url, compression, ending.lower()):
+        kind = "jsonl"
     if kind == "parquet" and compression is not None:
         raise UserError(
             f"--input {url}: parquet compresses its own columns; a compressed parquet file is not read"
@@ -152,17 +175,44 @@ def _format(url: str, input_format: str) -> tuple[str | None, str | None]:
     return kind, compression
 
 
-def _expand_local(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
+def _holds_json_lines(url: str, compression: str | None, ending: str) -> bool:
+    """Whether the first line that is not blank is an object, as in dumps named .json.gz or part-00000.
+
+    A .json that cannot be read counts as one: whoever reads it tells what is wrong with it.
+    """
+    import zstandard
+
+    try:
+        with open_text_bytes(InputFile(url, 0, "jsonl", compression, "")) as stream:
+            head = stream.read(SNIFFED)
+    except (EOFError, OSError, zlib.error, zstandard.ZstdError, UserError):
+        return ending in (".json", ".ndjson")
+    line, end, _ = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    if not end and len(head) == SNIFFED:
+        return LONG_OBJECT.match(line) is not None
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+Found = tuple[list[tuple[str, int, str]], bool, list[int]]
+"""Url, size and marker of each file, whether they are those of a folder, and the sizes of hidden ones."""
+
+
+def _expand_local(argument: str) -> Found:
     path = os.path.expanduser(argument)
     if os.path.isdir(path):
-        return [_describe(name) for name in sorted(_walk(path))], True
+        hidden: list[int] = []
+        return [_describe(name) for name in sorted(_walk(path, hidden))], True, hidden
     if os.path.lexists(path):
-        return [_describe(path)], False
+        return [_describe(path)], False, []
     names = sorted(name for name in glob.glob(path, recursive=True) if not os.path.isdir(name))
-    return [_describe(name) for name in names], False
+    return [_describe(name) for name in names], False, []
 
 
-def _walk(top: str) -> Iterator[str]:
+def _walk(top: str, hidden: list[int]) -> Iterator[str]:
+    """The files below a folder; the sizes of hidden ones, and of all in hidden folders, go to `hidden`."""
     visited = set()
     for folder, folders, names in os.walk(top, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
@@ -170,8 +220,19 @@ def _walk(top: str) -> Iterator[str]:
             folders.clear()
             continue
         visited.add(real)
-        folders.sort()
-        yield from (os.path.join(folder, name) for name in names)
+        for name in filter(is_hidden, folders):
+            for inner, _, inside in os.walk(os.path.join(folder, name)):
+                hidden += [_stored_size(os.path.join(inner, file)) for file in inside]
+        hidden += [_stored_size(os.path.join(folder, name)) for name in filter(is_hidden, names)]
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (os.path.join(folder, name) for name in names if not is_hidden(name))
+
+
+def _stored_size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:  # gone meanwhile: it would not be read in any case
+        return 0
 
 
 def _refuse(error: OSError) -> None:
@@ -188,7 +249,7 @@ def _describe(path: str) -> tuple[str, int, str]:
     return path, found.st_size, str(found.st_mtime_ns)
 
 
-def _expand_remote(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
+def _expand_remote(argument: str) -> Found:
     protocol = argument.split("://", 1)[0]
     try:
         filesystem, path = filesystem_of(argument)
@@ -199,22 +260,33 @@ def _expand_remote(argument: str) -> tuple[list[tuple[str, int, str]], bool]:
         elif filesystem.exists(path):
             found, is_folder = {path: filesystem.info(path)}, False
         else:
-            return [], False
+            return [], False, []
     except UserError as error:
         raise UserError(f"--input {error}") from None
     except Exception as error:  # every fsspec backend has its own exception types
         raise UserError(f"--input {argument}: {type(error).__name__}: {error}") from None
-    files = []
+    files, hidden = [], []
     for name in sorted(found):
         info = found[name]
         if info.get("type") == "directory":
+            continue
+        if is_hidden(_below(path, name)):
+            hidden.append(int(info.get("size") or 0))
             continue
         marks = [
             str(info[key]) for key in ("mtime", "created", "ETag", "LastModified", "etag") if info.get(key)
         ]
         url = name if is_remote(name) else f"{protocol}://{name}"
         files.append((url, int(info.get("size") or 0), "|".join(marks[:1])))
-    return files, is_folder
+    return files, is_folder, hidden
+
+
+def _below(argument: str, name: str) -> str:
+    """The path of a file below a folder, or below that of a pattern; empty where the argument names it."""
+    top = re.split(r"[*?\[]", argument)[0]
+    if top != argument:
+        top = "" if "/." in argument[len(top) - 1 :] else top.rpartition("/")[0]
+    return name.removeprefix(top.rstrip("/") + "/") if top and name != top else ""
 
 
 @contextlib.contextmanager
@@ -257,7 +329,8 @@ class _ZstdFile(io.RawIOBase):
         import zstandard
 
         self._raw = raw
-        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        # As far as zstd goes: Reddit's dumps are made with `--long=31`, and ask for 2 GiB.
+        self._new_frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
         self._frame: Any = None
         self._input = b""
         self._output = memoryview(b"")

@@ -24,7 +24,9 @@ class InputFormat(enum.StrEnum):
 
 
 INPUT = typer.Option(
-    "--input", "-i", help="File, folder, glob or fsspec URL; may be repeated. .txt .jsonl .parquet, .gz .zst"
+    "--input",
+    "-i",
+    help="File, folder, glob or fsspec URL; may be repeated. .txt .parquet, JSON lines, .gz .zst",
 )
 InputOption = Annotated[list[str], INPUT]
 TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]

@@ -13,7 +13,7 @@ from data_tools.errors import UserError
 from data_tools.partition import make_partitions
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, check_read_options, read_documents
-from data_tools.sources import find_inputs
+from data_tools.sources import InputFile
 from data_tools.tokenizer import BERT_PIECES, MODEL_TYPES, Tokenizer, byte_tokenizer
 
 BYTE_VOCAB_SIZE = 257
@@ -27,10 +27,9 @@ SEPARATORS = re.compile("[\n\r\t\x00\u2581\u2585]+")
 
 
 def training_texts(
-    inputs: list[str], options: ReadOptions, input_format: str, most: int, skipped: list[BadRecord]
+    files: tuple[InputFile, ...], options: ReadOptions, most: int, skipped: list[BadRecord]
 ) -> Iterator[str]:
     """The text of the input files in parts. Bad records go to `skipped`; UserError for more than `most`."""
-    files = find_inputs(inputs, input_format).files
     check_read_options(options, files)
     with Progress("reading text", sum(file.size for file in files), "B") as progress:
         for partition in make_partitions(files, options.document):

@@ -164,7 +164,8 @@ def _command(
     every = {"output": build.output, "workers": workers, "bad-records": build.bad_records, **given}
     inputs = (f"--input={text}" for text in build.input)
     options = (f"--{name}={value}" for name, value in every.items() if value is not None)
-    return ("data", name, *inputs, *options)
+    flags = ("--allow-left-out",) if build.allow_left_out else ()
+    return ("data", name, *inputs, *options, *flags)
 
 
 def _text_options(build: TextSection) -> BuildOptions:
@@ -177,6 +178,7 @@ def _text_options(build: TextSection) -> BuildOptions:
         document=build.document,
         input_format=build.input_format,
         sentences=build.sentences,
+        allow_left_out=build.allow_left_out,
     )
 
 
@@ -222,6 +224,7 @@ def _image_options(images: ImagesSection) -> ImageOptions:
         image_key=images.image_key,
         label_key=images.label_key,
         classes=images.classes,
+        allow_left_out=images.allow_left_out,
     )
 
 

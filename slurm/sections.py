@@ -31,6 +31,8 @@ class BuildSection(Section):
     """Processes of a task; null: slurm.cpus_per_task, or 1."""
     bad_records: Name = "stop"
     """stop, or skip:N."""
+    allow_left_out: bool = False
+    """Go on where more bytes of the input are left out than read."""
 
 
 class TextSection(BuildSection):

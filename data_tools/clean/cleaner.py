@@ -18,6 +18,7 @@ from data_tools.clean.options import CleanOptions, check_options
 from data_tools.clean.report import REPORT_NAME, CleanReport, read_report
 from data_tools.clean.writing import WriteJob, WriteResult, Written, parse_written
 from data_tools.index_file import WORK_DIR, write_atomically
+from data_tools.left_out import LeftOut
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import run_tasks
 from data_tools.progress import Progress
@@ -35,7 +36,7 @@ def clean(options: CleanOptions) -> CleanReport:
     Partitions whose input is as it was are not done again. Raises UserError for input that cannot be used
     and for an output directory that holds something else.
     """
-    _, partitions, plan = prepare_clean(options)
+    inputs, partitions, plan = prepare_clean(options)
     directory = Path(options.output)
     try:
         with open_workspace(directory, plan, options.restart, LAYOUT) as workspace:
@@ -44,7 +45,7 @@ def clean(options: CleanOptions) -> CleanReport:
             done = workspace.finished(len(partitions), parser(partitions))
             filtered = run_filters(options, partitions, done)
             written = _without_duplicates(options, workspace, filtered)
-            report = _report(filtered, written)
+            report = _report(inputs.left_out, filtered, written)
             _finish(workspace, report)
             return report
     except OSError as error:
@@ -57,7 +58,7 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, list[Partition], dict[
     Raises UserError for options and input that cannot be used.
     """
     check_options(options)
-    inputs = find_inputs(list(options.inputs), options.input_format)
+    inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
     refuse_inside_output(inputs.files, options.output)
     of_inputs = (
@@ -131,7 +132,9 @@ def _digest(filtered: Sequence[FilterResult]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _report(filtered: Sequence[FilterResult], written: Sequence[WriteResult]) -> CleanReport:
+def _report(
+    left_out: LeftOut, filtered: Sequence[FilterResult], written: Sequence[WriteResult]
+) -> CleanReport:
     removed: Counter[str] = Counter()
     lines: Counter[str] = Counter()
     for result in filtered:
@@ -149,6 +152,7 @@ def _report(filtered: Sequence[FilterResult], written: Sequence[WriteResult]) ->
         empty_documents=sum(result.empty for result in filtered),
         skipped=tuple(record for result in filtered for record in result.skipped),
         partitions=len(filtered),
+        left_out=left_out.kinds,
     )
 
 

@@ -8,10 +8,12 @@ import typer
 
 from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.build_options import (
+    AllowLeftOutOption,
     OutputOption,
     PartOption,
     RestartOption,
     WorkersOption,
+    print_left_out,
     whole_or_part,
 )
 from data_tools.errors import UserError
@@ -66,6 +68,7 @@ def clean(
     line_bytes: LineBytesOption = LINE_BYTES,
     input_format: FormatOption = InputFormat.auto,
     restart: RestartOption = False,
+    allow_left_out: AllowLeftOutOption = False,
     part: PartOption = None,
 ) -> None:
     """Remove poor and duplicate texts; interrupted, the same command goes on where it was."""
@@ -93,6 +96,7 @@ def clean(
         bands=bands,
         rows=rows,
         restart=restart,
+        allow_left_out=allow_left_out,
     )
     report = whole_or_part(options, run_clean, part)
     if report is not None:
@@ -103,10 +107,12 @@ def _print_report(output: Path, report: "CleanReport") -> None:
     from rich.console import Console
 
     from data_tools.clean.report import REPORT_NAME, table
+    from data_tools.left_out import LeftOut
 
     Console().print(table(report, str(output)))
     if report.empty_documents:
         typer.echo(f"{report.empty_documents:,} empty documents left out")
+    print_left_out(LeftOut(report.left_out))
     if not report.kept_documents:
         typer.echo(f"{output}: no document is left")
     print_skipped(report.skipped, output / REPORT_NAME)

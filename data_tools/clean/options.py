@@ -43,6 +43,7 @@ class CleanOptions:
     bands: int = 14
     rows: int = 8
     restart: bool = False
+    allow_left_out: bool = False
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -51,7 +52,7 @@ class CleanOptions:
 
     def plan(self) -> dict[str, Any]:
         """What decides which documents are kept, with the versions of the libraries that judge them."""
-        without = ("inputs", "output", "workers", "max_bad_records", "restart")
+        without = ("inputs", "output", "workers", "max_bad_records", "restart", "allow_left_out")
         kept = {key: value for key, value in asdict(self).items() if key not in without}
         return {
             **kept,

@@ -1,7 +1,7 @@
 """What a cleaning kept and what it removed, and why: as `report.json` and as a table."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.table import Table
@@ -32,6 +32,8 @@ class CleanReport:
     empty_documents: Natural
     skipped: tuple[BadRecord, ...]
     partitions: Natural
+    left_out: dict[str, tuple[Natural, Natural]] = field(default_factory=dict)
+    """Files of input folders that were not read, and their bytes, by ending."""
 
     def to_json(self) -> str:
         """The text of `report.json`."""

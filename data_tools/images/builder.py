@@ -23,11 +23,13 @@ from data_tools.images.index import (
     read_image_index,
     write_image_index,
 )
+from data_tools.images.picture import Picture
 from data_tools.images.pixels import BadImage, Square, encode, read_square
 from data_tools.images.reader import ImageReader
-from data_tools.images.records import ImageColumns, Picture, read_declared, read_labels, read_pictures
+from data_tools.images.records import ImageColumns, read_declared, read_labels, read_pictures
 from data_tools.images.sources import ImageInputs, find_images
 from data_tools.images.writer import ImageWriter
+from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
@@ -54,6 +56,7 @@ class ImageOptions:
     label_key: str = "label"
     classes: str | None = None
     restart: bool = False
+    allow_left_out: bool = False
 
     @property
     def columns(self) -> ImageColumns:
@@ -69,7 +72,7 @@ class ImageReport:
     """
 
     index: ImageIndex
-    left_out_files: int
+    left_out: LeftOut
     enlarged: int
     unconverted: int
     skipped: tuple[BadRecord, ...]
@@ -77,12 +80,18 @@ class ImageReport:
     resumed: int
     seconds: float
 
+    @property
+    def left_out_files(self) -> int:
+        """Files of input folders, and members of tars, that were not read."""
+        return self.left_out.files
+
 
 @dataclass(frozen=True)
 class ImageResult:
     """What one partition gave.
 
     `enlarged` counts images smaller than asked, `unconverted` those whose colours are not sRGB and were kept.
+    bytes: of the image files. left_out: members of tars that were not read.
     """
 
     number: int
@@ -90,6 +99,8 @@ class ImageResult:
     enlarged: int
     unconverted: int
     skipped: tuple[BadRecord, ...]
+    bytes: int
+    left_out: LeftOut
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> "ImageResult":
@@ -101,7 +112,9 @@ class ImageResult:
             for s in value["shards"]
         )
         skipped = tuple(BadRecord(**record) for record in value["skipped"])
-        return cls(value["number"], shards, value["enlarged"], value["unconverted"], skipped)
+        left_out = LeftOut({kind: tuple(counts) for kind, counts in value["left_out"]["kinds"].items()})
+        counts = value["enlarged"], value["unconverted"]
+        return cls(value["number"], shards, *counts, skipped, value["bytes"], left_out)
 
 
 @dataclass(frozen=True)
@@ -113,14 +126,14 @@ class ImageJob:
 
     def __call__(self, partition: Partition, report: Report) -> ImageResult:
         """Write the partition's shards and record it as finished; reports bytes of input done."""
-        options, enlarged, unconverted = self.options, 0, 0
+        options, enlarged, unconverted, size, left_out = self.options, 0, 0, 0, LeftOut()
         workspace = Workspace(Path(options.output))
         writer = ImageWriter(workspace.directory, workspace.work, partition.number, options.encoding)
         numbers = {name: number for number, name in enumerate(self.classes)}
         skipped: list[BadRecord] = []
         for unit in partition.units:
             reported = 0
-            for record in read_pictures(unit, options.columns):
+            for record in read_pictures(unit, options.columns, left_out):
                 try:
                     if isinstance(record, BadRecord):
                         raise _Skip(record)
@@ -133,11 +146,14 @@ class ImageJob:
                 writer.add(encode(square.picture, options.encoding), label)
                 enlarged += square.enlarged
                 unconverted += square.unconverted
+                size += len(record.data)
                 done = min(len(record.data), unit.weight - reported)
                 report(done)
                 reported += done
             report(unit.weight - reported)
-        result = ImageResult(partition.number, writer.close(), enlarged, unconverted, tuple(skipped))
+        result = ImageResult(
+            partition.number, writer.close(), enlarged, unconverted, tuple(skipped), size, left_out
+        )
         workspace.save(partition.number, result)
         return result
 
@@ -191,7 +207,7 @@ def build_images(options: ImageOptions) -> ImageReport:
         raise unfinished(options.output, error) from None
     return ImageReport(
         index=index,
-        left_out_files=inputs.left_out,
+        left_out=together([inputs.left_out, *(result.left_out for result in results)]),
         enlarged=sum(result.enlarged for result in results),
         unconverted=sum(result.unconverted for result in results),
         skipped=tuple(_skipped(results)),
@@ -209,7 +225,7 @@ def prepare_images(
     Raises UserError for options and input that cannot be used.
     """
     _check_options(options)
-    inputs = find_images(options.inputs, options.labels)
+    inputs = find_images(options.inputs, options.labels, options.allow_left_out)
     _check_keys(options, inputs)
     refuse_inside_output(inputs.files, options.output)
     classes = _classes(options, inputs)
@@ -340,8 +356,12 @@ def _finish(
     skipped = _skipped(results)
     if not shards:
         workspace.remove()
-        why = f"; all of its {len(skipped)} records are bad, the first: {skipped[0]}" if skipped else ""
+        rest = together(result.left_out for result in results)
+        why = f"; left out: {rest}" if rest.files else ""
+        why += f"; all of its {len(skipped)} records are bad, the first: {skipped[0]}" if skipped else ""
         raise UserError(f"--input: there is no image in it, so there is nothing to build{why}")
+    of_tars = together(result.left_out for result in results)
+    check_left_out(of_tars, sum(result.bytes for result in results), options.allow_left_out)
     index = make_image_index(
         image_size=options.size,
         channels=options.channels,

@@ -8,10 +8,12 @@ import typer
 
 from data_tools.bad_records import SKIPPED_NAME, BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.build_options import (
+    AllowLeftOutOption,
     OutputOption,
     PartOption,
     RestartOption,
     WorkersOption,
+    print_left_out,
     whole_or_part,
 )
 
@@ -58,6 +60,7 @@ def images(
     image_key: Annotated[str, typer.Option(help="Column (.parquet) that holds the image.")] = "image",
     label_key: Annotated[str, typer.Option(help="Column (.parquet) that holds the class.")] = "label",
     restart: RestartOption = False,
+    allow_left_out: AllowLeftOutOption = False,
     part: PartOption = None,
 ) -> None:
     """Turn images into shards of square ones; interrupted, the same command goes on where it was."""
@@ -76,6 +79,7 @@ def images(
         label_key=label_key,
         classes=classes,
         restart=restart,
+        allow_left_out=allow_left_out,
     )
     report = whole_or_part(options, build_images, part)
     if report is not None:
@@ -98,6 +102,5 @@ def _print_report(output: Path, report: "ImageReport") -> None:
             f"{report.unconverted:,} images have colours that are not sRGB and cannot be converted: their "
             "numbers are taken for sRGB"
         )
-    if report.left_out_files:
-        typer.echo(f"{report.left_out_files:,} files in input folders left out for their ending")
+    print_left_out(report.left_out, "input folders and tars")
     print_skipped(report.skipped, output / SKIPPED_NAME)

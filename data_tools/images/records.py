@@ -5,37 +5,23 @@ class in `KEY.cls`), or a row of parquet (bytes, or a struct with `bytes` as Hug
 label).
 """
 
-import os
-import tarfile
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
-from data_tools.bad_records import BadRecord
+from data_tools.bad_records import BadRecord, unreadable
 from data_tools.errors import UserError
-from data_tools.images.labels import NO_CLASS, check_labels, class_of, declared_classes
-from data_tools.images.pixels import ENDINGS
+from data_tools.images.labels import check_labels, class_of, declared_classes
+from data_tools.images.picture import MAX_BYTES, Picture, too_large
 from data_tools.images.sources import ImageFile
+from data_tools.images.tars import read_samples, read_tar_labels
+from data_tools.left_out import LeftOut
 from data_tools.partition import Unit
 from data_tools.row_groups import check_once, row_fault, rows_before
 from data_tools.sources import open_raw
 
-MAX_BYTES = 256 << 20
-"""Of one image file; anything larger is a bad record."""
-TAR_END = bytes(512)
 ROWS = 64
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image file's bytes; `where` is as in `BadRecord`. `label` None: it has no class."""
-
-    file: str
-    where: str
-    data: bytes
-    label: str | None
 
 
 @dataclass(frozen=True)
@@ -46,15 +32,17 @@ class ImageColumns:
     label: str | None
 
 
-def read_pictures(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRecord]:
-    """Pictures and bad records of one unit, in order.
+def read_pictures(
+    unit: Unit, columns: ImageColumns, left_out: LeftOut | None = None
+) -> Iterator[Picture | BadRecord]:
+    """Pictures and bad records of one unit, in order; members of tars that are neither go to `left_out`.
 
-    Raises UserError for a file that cannot be opened at all.
+    Raises UserError for a file that cannot be opened at all, or of which nothing can be read.
     """
     file = unit.file
     assert isinstance(file, ImageFile)
     if file.format == "tar":
-        return _tar_samples(file, columns.label is not None)
+        return read_samples(file, columns.label is not None, LeftOut() if left_out is None else left_out)
     if file.format == "parquet":
         return _parquet_rows(unit, columns)
     return _whole_file(file)
@@ -67,7 +55,7 @@ def read_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
     if file.format == "image":
         return {file.label} if file.label is not None else set()
     if file.format == "tar":
-        return _tar_labels(file)
+        return read_tar_labels(file)
     return _parquet_labels(file, columns)
 
 
@@ -88,7 +76,7 @@ def read_declared(file: ImageFile, columns: ImageColumns) -> tuple[str, ...]:
 
 def _whole_file(file: ImageFile) -> Iterator[Picture | BadRecord]:
     if file.size > MAX_BYTES:
-        yield BadRecord(file.url, "", _too_large(file.size))
+        yield BadRecord(file.url, "", too_large(file.size))
         return
     try:
         with open_raw(file) as stream:
@@ -97,90 +85,6 @@ def _whole_file(file: ImageFile) -> Iterator[Picture | BadRecord]:
         yield BadRecord(file.url, "", f"cannot be read to its end: {error}")
         return
     yield Picture(file.url, "", data, file.label)
-
-
-def _too_large(size: int) -> str:
-    return f"{size:,} bytes, more than the {MAX_BYTES:,} that one image may have"
-
-
-def _tar_samples(file: ImageFile, with_labels: bool) -> Iterator[Picture | BadRecord]:
-    """Samples in the order of the tar. A tar without its end mark has been cut off: the last is told."""
-    key = ""
-    with open_raw(file) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                for key, members in groupby(tar, key=lambda member: _split(member.name)[0]):
-                    yield _tar_sample(file, tar, key, list(members), with_labels)
-            stream.seek(-min(512, file.size), os.SEEK_END)
-            if stream.read() != TAR_END:
-                yield BadRecord(file.url, f"after sample {key}", "the tar has no end mark: it is cut off")
-        except (tarfile.TarError, OSError) as error:
-            where = f"after sample {key}" if key else ""
-            yield BadRecord(file.url, where, f"cannot be read to its end: {error}")
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Key and ending of a member: the key is the path up to the first dot of the file's name."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, ending = base.partition(".")
-    return folder + slash + stem, ending.lower()
-
-
-def _tar_sample(
-    file: ImageFile, tar: tarfile.TarFile, key: str, members: list[tarfile.TarInfo], with_labels: bool
-) -> Picture | BadRecord:
-    where = f"sample {key}"
-    found = {_split(member.name)[1]: member for member in members}
-    pictures = [member for ending, member in found.items() if f".{ending}" in ENDINGS]
-    if len(pictures) != 1:
-        endings = ", ".join(found) or "nothing"
-        return BadRecord(file.url, where, f"holds {len(pictures)} images instead of one (members: {endings})")
-    if not pictures[0].isreg():
-        return BadRecord(file.url, where, f"{pictures[0].name} is not a plain file")
-    if pictures[0].size > MAX_BYTES:
-        return BadRecord(file.url, where, _too_large(pictures[0].size))
-    label = None
-    if with_labels and "cls" in found:
-        label = _text(tar, found["cls"])
-        if not label:
-            return BadRecord(file.url, where, f"{found['cls'].name} does not hold the name of a class")
-        if label == NO_CLASS:
-            return BadRecord(file.url, where, f"{found['cls'].name} holds {NO_CLASS}, the number of no class")
-    return Picture(file.url, where, _content(tar, pictures[0]), label)
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    data = stream.read() if stream is not None else b""
-    if len(data) != member.size:
-        raise tarfile.ReadError(f"{member.name} is cut off")
-    return data
-
-
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    """The one line of a small member, empty if it is anything else."""
-    if not member.isreg() or member.size > 1024:
-        return ""
-    try:
-        return _content(tar, member).decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return ""
-
-
-def _tar_labels(file: ImageFile) -> set[str]:
-    labels = set()
-    with open_raw(file) as stream:
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                for member in tar:
-                    if _split(member.name)[1] == "cls" and (label := _text(tar, member)) not in (
-                        "",
-                        NO_CLASS,
-                    ):
-                        labels.add(label)
-        except (tarfile.TarError, OSError):  # whoever reads the unit reports the damage as a bad record
-            pass
-    return labels
 
 
 def _parquet_rows(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRecord]:
@@ -203,8 +107,10 @@ def _parquet_rows(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRe
             if fault := row_fault(table.metadata, stop, row):
                 yield BadRecord(url, f"row {row + 1}", f"the file {fault}: it is damaged")
         except (pyarrow.ArrowException, OSError) as error:
-            where = f"row {row + 1}" if row else ""
-            yield BadRecord(url, where, f"cannot be read to its end: {error}")
+            told = BadRecord(url, f"row {row + 1}" if row else "", f"cannot be read to its end: {error}")
+            if not row:
+                raise unreadable(told) from None
+            yield told
 
 
 def _parquet_picture(

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from data_tools.errors import UserError
 from data_tools.images.pixels import ENDINGS
+from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.sources import InputFile, check_readable_once, find_files, is_remote
 
 FORMATS = {**dict.fromkeys(ENDINGS, "image"), ".tar": "tar", ".parquet": "parquet"}
@@ -28,31 +29,36 @@ class ImageFile(InputFile):
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """The files to read, in order, and how many files in folders were left out for their ending."""
+    """The files to read, in order, and the files of folders that are not."""
 
     files: tuple[ImageFile, ...]
-    left_out: int
+    left_out: LeftOut
 
 
-def find_images(arguments: tuple[str, ...], labels: bool) -> ImageInputs:
+def find_images(arguments: tuple[str, ...], labels: bool, allow_left_out: bool = False) -> ImageInputs:
     """Expand the `--input` arguments; `labels` False leaves out what folders say.
 
     Raises UserError for an argument that matches nothing, an unknown ending, a folder with images at two
-    levels or with parts of a data set for classes, a file named twice or not readable.
+    levels or with parts of a data set for classes, a file named twice or not readable, and where more bytes
+    would be left out than read, unless `allow_left_out`.
     """
     files: list[ImageFile] = []
-    left_out = 0
+    left_out: list[LeftOut] = []
     known = ", ".join(FORMATS)
     for argument in arguments:
         found = find_files(argument, _kind_of, f"known are {known}", known)
         plain = [ImageFile(**vars(file), label=None) for file in found.files]
         files += _labelled(argument, plain) if labels else plain
-        left_out += found.left_out
+        left_out.append(found.left_out)
     check_readable_once(files)
-    return ImageInputs(tuple(files), left_out)
+    total = together(left_out)
+    check_left_out(total, sum(file.size for file in files), allow_left_out)
+    return ImageInputs(tuple(files), total)
 
 
 def _kind_of(url: str) -> tuple[str | None, str | None]:
+    if url.lower().endswith((".tar.gz", ".tgz")):  # the stock library reads them too
+        return "tar", None
     return FORMATS.get(os.path.splitext(url)[1].lower()), None
 
 

@@ -63,7 +63,7 @@ def test_a_build_reports_what_it_did(tmp_path: Path, byte_path: str) -> None:
     for expected in (
         "1 documents, 4 tokens, 0.750 bytes per token, 1 shards",
         "1 empty documents left out",
-        "1 files in input folders left out",
+        "1 files in input folders left out: 1 .md (0 B)",
         "1 bad records skipped",
         "a.jsonl, line 3: no key 'text'; its keys are 'txt' (see --text-key)",
     ):
