@@ -33,7 +33,15 @@ COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd
 META = re.compile(r"__[^/]*__($|/)")
 LARGEST_CLASS = 1024
 SHOWN = 10
-DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError)
+DAMAGED = (
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    ValueError,
+    RecursionError,  # of long names of long names
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 class Member(NamedTuple):

@@ -38,6 +38,7 @@ def run(*inputs: Path | str, tokenizer: str, output: Path, **options: Any) -> An
         ("part-00000", LINE * 2),
         ("long.json", b'{"text": "from C4", "more": "' + b"x" * 100_000 + b'"}\n' + LINE),
     ],
+    ids=["gz", "json", "with a mark and blank lines", "zst", "ndjson", "no ending", "long line"],
 )
 def test_json_lines_are_read_whatever_the_ending(
     tmp_path: Path, byte_path: str, name: str, content: bytes

@@ -65,7 +65,10 @@ def values(tmp_path: Path) -> list[int]:
 
 ORDINARY: dict[str, tuple[Members, Mapping[str, tuple[int, int]]]] = {
     "folders": ([("train/", b""), *((f"train/{name}", data) for name, data in TWO)], {}),
-    "dot folders": ([("./", b""), *((f"./{name}", data) for name, data in TWO)], {}),
+    "dot folders": (
+        [("./", b""), ("./__meta__/i.json", b"{}"), *((f"./{name}", data) for name, data in TWO)],
+        {METADATA: (1, 2)},
+    ),
     "metadata": ([("__meta__/info.json", b"{}"), ("__seed__", b"7"), *TWO], {METADATA: (2, 3)}),
     "AppleDouble": (
         [("._000.png", b"123"), TWO[0], ("._000.cls", b"45"), *TWO[1:]],
@@ -178,6 +181,10 @@ def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_at_all_is_not_one_bad_record(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"noise" * 1000)
+    options = ImageOptions((str(tmp_path / "x.parquet"),), str(tmp_path / "rows"), 4, max_bad_records=9)
+    with pytest.raises(UserError, match="that is not one bad record: take the file out of --input"):
+        build_images(options)
     for number, content in enumerate(
         (b"noise" * 1000, b"", gzip.compress(tar_of(TWO))[:20], tar_of(TWO)[:600])
     ):
