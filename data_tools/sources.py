@@ -30,6 +30,7 @@ READ_CHUNK = 1 << 20
 SNIFFED = 1 << 16
 """Bytes of a file's first line that are looked at."""
 LONG_OBJECT = re.compile(rb'\s*\{\s*"')
+IN_FOLDERS = "in folders that a pattern matches"
 REPORTS = frozenset({"build.json", "report.json"})
 """What `pretrain data clean` writes beside its texts."""
 ZSTD_CHUNK = 1 << 10
@@ -99,12 +100,9 @@ def find_files(argument: str, kind_of: KindOf, known: str, endings: str) -> Inpu
     these and for an argument that matches nothing.
     """
     files: list[InputFile] = []
-    left_out = LeftOut()
-    found, is_folder, hidden = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
-    if not found and not hidden:
+    found, is_folder, left_out = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
+    if not found and not left_out.files:
         raise UserError(f"--input {argument}: nothing there matches")
-    if hidden:
-        left_out.add(HIDDEN, sum(hidden), len(hidden))
     urls = {url for url, _, _ in found}
     for url, size, marker in found:
         kind, compression = kind_of(url)
@@ -196,23 +194,30 @@ def _holds_json_lines(url: str, compression: str | None, ending: str) -> bool:
         return False
 
 
-Found = tuple[list[tuple[str, int, str]], bool, list[int]]
-"""Url, size and marker of each file, whether they are those of a folder, and the sizes of hidden ones."""
+Found = tuple[list[tuple[str, int, str]], bool, LeftOut]
+"""Url, size and marker of each file, whether they are those of a folder, and what is not looked at."""
 
 
 def _expand_local(argument: str) -> Found:
     path = os.path.expanduser(argument)
+    left_out = LeftOut()
     if os.path.isdir(path):
-        hidden: list[int] = []
-        return [_describe(name) for name in sorted(_walk(path, hidden))], True, hidden
+        return [_describe(name) for name in sorted(_walk(path, left_out))], True, left_out
     if os.path.lexists(path):
-        return [_describe(path)], False, []
-    names = sorted(name for name in glob.glob(path, recursive=True) if not os.path.isdir(name))
-    return [_describe(name) for name in names], False, []
+        return [_describe(path)], False, left_out
+    matches = sorted(glob.glob(path, recursive=True))
+    names = [name for name in matches if not os.path.isdir(name)]
+    matched = {os.path.normpath(name) for name in names}
+    for folder in (name for name in matches if os.path.isdir(name)):
+        for name in _walk(folder, LeftOut()):
+            if os.path.normpath(name) not in matched:
+                matched.add(os.path.normpath(name))
+                left_out.add(IN_FOLDERS, _stored_size(name))
+    return [_describe(name) for name in names], False, left_out
 
 
-def _walk(top: str, hidden: list[int]) -> Iterator[str]:
-    """The files below a folder; the sizes of hidden ones, and of all in hidden folders, go to `hidden`."""
+def _walk(top: str, left_out: LeftOut) -> Iterator[str]:
+    """The files below a folder; hidden ones, and all in hidden folders, go to `left_out`."""
     visited = set()
     for folder, folders, names in os.walk(top, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
@@ -222,8 +227,10 @@ def _walk(top: str, hidden: list[int]) -> Iterator[str]:
         visited.add(real)
         for name in filter(is_hidden, folders):
             for inner, _, inside in os.walk(os.path.join(folder, name)):
-                hidden += [_stored_size(os.path.join(inner, file)) for file in inside]
-        hidden += [_stored_size(os.path.join(folder, name)) for name in filter(is_hidden, names)]
+                for file in inside:
+                    left_out.add(HIDDEN, _stored_size(os.path.join(inner, file)))
+        for name in filter(is_hidden, names):
+            left_out.add(HIDDEN, _stored_size(os.path.join(folder, name)))
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         yield from (os.path.join(folder, name) for name in names if not is_hidden(name))
 
@@ -260,25 +267,25 @@ def _expand_remote(argument: str) -> Found:
         elif filesystem.exists(path):
             found, is_folder = {path: filesystem.info(path)}, False
         else:
-            return [], False, []
+            return [], False, LeftOut()
     except UserError as error:
         raise UserError(f"--input {error}") from None
     except Exception as error:  # every fsspec backend has its own exception types
         raise UserError(f"--input {argument}: {type(error).__name__}: {error}") from None
-    files, hidden = [], []
+    files, left_out = [], LeftOut()
     for name in sorted(found):
         info = found[name]
         if info.get("type") == "directory":
             continue
         if is_hidden(_below(path, name)):
-            hidden.append(int(info.get("size") or 0))
+            left_out.add(HIDDEN, int(info.get("size") or 0))
             continue
         marks = [
             str(info[key]) for key in ("mtime", "created", "ETag", "LastModified", "etag") if info.get(key)
         ]
         url = name if is_remote(name) else f"{protocol}://{name}"
         files.append((url, int(info.get("size") or 0), "|".join(marks[:1])))
-    return files, is_folder, hidden
+    return files, is_folder, left_out
 
 
 def _below(argument: str, name: str) -> str:

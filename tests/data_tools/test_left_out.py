@@ -133,6 +133,23 @@ def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
     assert images.left_out.kinds == {HIDDEN: (1, 3)}
 
 
+def test_what_lies_in_folders_that_a_pattern_matches_is_told(tmp_path: Path) -> None:
+    for name in ("a.txt", "sub/b.txt", "sub/deep/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("12345")
+    with pytest.raises(
+        UserError, match=r"10 B are left out, .* 2 in folders that a pattern matches \(10 B\)"
+    ):
+        find_inputs([str(tmp_path / "*")])
+    found = find_inputs([str(tmp_path / "*")], allow_left_out=True)
+    assert (len(found.files), found.left_out.files) == (1, 2)
+    for pattern in ("**", "**/*", "**/*.txt"):
+        found = find_inputs([str(tmp_path / pattern)])
+        assert (len(found.files), found.left_out.files) == (3, 0), pattern
+    with pytest.raises(UserError, match=r"s\*: no file ends in .*; left out: 2 in folders"):
+        find_inputs([str(tmp_path / "s*")])
+
+
 def test_reports_of_a_cleaning_are_not_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("word " * 20)
     clean(
