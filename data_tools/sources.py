@@ -77,7 +77,7 @@ def find_inputs(arguments: list[str], input_format: str = "auto", allow_left_out
         find_files(
             argument,
             kind_of,
-            f"known are {known}; or --input-format",
+            f"known are {known}, and JSON lines under any; or --input-format",
             f"{known}; --input-format txt reads any",
         )
         for argument in arguments
