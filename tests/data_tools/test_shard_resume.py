@@ -241,6 +241,7 @@ def test_an_attempt_that_finished_nothing_is_not_in_the_way(
         with pytest.raises(UserError, match=f"no column '{wrong}'"):
             attempt(kind, tmp_path / "a.parquet", output, byte_path, wrong)
         for name in half:
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
             (output / name).write_bytes(b"half")
         attempt(kind, tmp_path / "a.parquet", output, byte_path, right)
         assert not (output / ".build").exists()
