@@ -2,70 +2,24 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
-from config_files import REPOSITORY, SHIPPED
+from config_files import REPOSITORY
+from shown_commands import CONFIGS, PAGES, code, command_lines, parse
 
-from pretrain.cli import app
+from data_tools.tokenizer import SEGMENT_CHARACTERS
 from pretrain.config.load import load_config
 from pretrain.config.node import ConfigError, dotted
 from pretrain.config.schema import every_key
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 FOLDERS = "benchmarks|configs|data_tools|docs|evals|pretrain|slurm|tests"
-LAUNCHERS = {"torchrun", "srun"}
 KEYS = {dotted(path) for path in every_key()}
 OVERRIDE = re.compile(r"([a-z_]+\.[a-z_]+|precision)=.*")
-TREE: Any = typer.main.get_command(app)
-
-
-def code(page: Path) -> Iterator[str]:
-    """Lines of code blocks, with continued lines joined, and code within text."""
-    text = page.read_text(encoding="utf-8")
-    if page.suffix == ".yaml":
-        blocks = ["\n".join(line[4:] for line in text.splitlines() if line.startswith("#   "))]
-    else:
-        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-        blocks += re.findall(r"^ {4,}(\S.*)$", text, re.MULTILINE)
-        blocks += [inline.replace("\n", " ") for inline in re.findall(r"`([^`]+)`", text)]
-    for block in blocks:
-        yield from block.replace("\\\n", " ").splitlines()
-
-
-def command_lines(page: Path) -> Iterator[list[str]]:
-    """Arguments of each `pretrain ...` that a page shows, also behind a launcher."""
-    for line in code(page):
-        words = line.removeprefix("$ ").split()
-        if "pretrain" not in words or words[0] not in {"pretrain", *LAUNCHERS}:
-            continue
-        arguments = shlex.split(line.removeprefix("$ "), comments=True)
-        yield arguments[arguments.index("pretrain") + 1 :]
-
-
-def parse(arguments: list[str]) -> tuple[str, list[str], dict[str, Any]]:
-    """Command, positional arguments and options, as click reads them; required ones may be missing."""
-    command, words = TREE, list(arguments)
-    context = command.context_class(command, info_name="pretrain")
-    while words and not words[0].startswith("-") and hasattr(command, "commands"):
-        word = words.pop(0)
-        assert word in command.commands, f"no command {word!r} in {arguments}"
-        command = command.commands[word]
-        context = command.context_class(command, info_name=word, parent=context)
-    options, rest, _ = command.make_parser(context).parse_args(words)
-    named = {parameter.name for parameter in command.params if parameter.param_type_name == "option"}
-    positional = [value for name, value in options.items() if name not in named and value is not None]
-    flat = [word for value in positional for word in (value if isinstance(value, list | tuple) else [value])]
-    return context.info_name, [*map(str, flat), *rest], {name: options.get(name) for name in named}
-
 
 SHOWN = [
     pytest.param(arguments, id=f"{page.name}: {shlex.join(arguments)[:60]}")
-    for page in (*PAGES, *SHIPPED)
+    for page in (*PAGES, *CONFIGS)
     for arguments in command_lines(page)
 ]
 
@@ -88,6 +42,8 @@ def test_a_shown_run_of_a_shipped_config_is_legal(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     command, positional, options = parse(arguments)
+    for word in [*positional, *map(str, options.values())]:
+        assert not re.fullmatch(r"configs/(?!my)[\w/.-]+\.\w+", word) or Path(word).is_file(), word
     from_a_run = any(word.startswith("model.init_from=") for word in positional)  # test_config_inherit.py
     shipped = bool(positional) and positional[0].startswith("configs/")
     if command in {"train", "check"} and shipped and not from_a_run:
@@ -135,7 +91,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in heading_anchors(file), target
 
 
-@pytest.mark.parametrize("page", [*PAGES, *SHIPPED], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *CONFIGS], ids=lambda page: page.name)
 def test_paths_that_are_named_exist(page: Path) -> None:
     for path in re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w./-]+\w)", page.read_text(encoding="utf-8")):
         near = page.parent / path
@@ -155,3 +111,8 @@ def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     named = {match[1] for line in code(page) if (match := re.fullmatch(r"make (\w+)", line.strip()))}
     assert named <= targets
+
+
+def test_the_length_of_a_segment_is_that_of_the_tokenizer() -> None:
+    page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
+    assert f"Texts longer than {SEGMENT_CHARACTERS} characters" in page
