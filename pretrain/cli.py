@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_tools.cli import app as data_app
+from pretrain.config_command import ConfigCommand
 from pretrain.errors import UserError, machine_error
 from pretrain.leave import complain
 
@@ -52,7 +53,7 @@ class ResizeName(enum.StrEnum):
     antialias = "antialias"
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def check(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -70,7 +71,7 @@ def check(
     check_command(config, overrides or (), processes, show=show, data=data)
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def plan(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -103,7 +104,7 @@ def plan(
     plan_command(config, overrides or (), request)
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def train(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -127,7 +128,7 @@ def train(
         train_command(config, processes, overrides or (), signals)
 
 
-@app.command(name="eval")
+@app.command(name="eval", cls=ConfigCommand)
 def evaluate(
     checkpoint: CheckpointPath,
     overrides: Overrides = None,
@@ -209,7 +210,7 @@ def evaluate(
     evaluate_command(asked, processes)
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def generate(
     checkpoint: CheckpointPath,
     overrides: Overrides = None,
@@ -348,7 +349,7 @@ def quickstart(
     quickstart_command(out)
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def parity(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -370,7 +371,7 @@ def parity(
     parity_command(config, layouts, steps, out, overrides or ())
 
 
-@app.command(name="verify-resume")
+@app.command(name="verify-resume", cls=ConfigCommand)
 def verify_resume(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -388,7 +389,7 @@ def verify_resume(
     verify_resume_command(config, processes, steps, out, overrides or ())
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def submit(
     config: ConfigPath,
     overrides: Overrides = None,

@@ -211,6 +211,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(file: Path) -> None:
         ("model=null", "command line: model: must be a section with keys of its own, got null"),
         ("base=b.yaml", "command line: base: stands in the file, not on the command line"),
         ("data.train=[{path: a, path: b}]", "duplicate key"),
+        (
+            "data.train=[0.3, a, 0.7, b]",
+            "weights belong to their paths: [{path: a, weight: 0.3}, {path: b, weight: 0.7}]",
+        ),
+        (
+            "data.train=0.3 a 0.7 b",
+            "weights belong to their paths: [{path: a, weight: 0.3}, {path: b, weight: 0.7}]",
+        ),
     ],
 )
 def test_a_wrong_override_is_named(file: Path, override: str, problem: str) -> None:

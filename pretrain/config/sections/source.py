@@ -9,11 +9,31 @@ from pretrain.config.sections.section import PathText, Section, TokenCount
 
 def _as_sources(value: Any) -> Any:
     """One path, or a list of paths and mappings, as a tuple of mappings."""
+    if blend := _blend(value):
+        right = ", ".join(f"{{path: {path}, weight: {weight}}}" for weight, path in blend)
+        raise ValueError(f"weights belong to their paths: [{right}]")
     if isinstance(value, str):
         value = [value]
     if isinstance(value, list | tuple):
         return tuple({"path": item} if isinstance(item, str) else item for item in value)
     return value
+
+
+def _blend(value: Any) -> list[tuple[Any, str]]:
+    """Weights and paths of a blend as Megatron writes it, weight before path; empty: it is something else."""
+    if isinstance(value, str):
+        value = value.split() if "." in value.partition(" ")[0] else []  # "12 monkeys" is a path
+    if not isinstance(value, list | tuple):
+        return []
+    pairs = list(zip(value[::2], value[1::2], strict=False))
+    return pairs if all(_is_number(weight) and isinstance(path, str) for weight, path in pairs) else []
+
+
+def _is_number(word: Any) -> bool:
+    try:
+        return not isinstance(word, bool) and float(word) > 0
+    except (TypeError, ValueError):
+        return False
 
 
 class Source(Section):
