@@ -17,6 +17,7 @@ from data_tools.errors import UserError
 from data_tools.partition import Unit
 from data_tools.row_groups import check_once, row_fault, rows_before
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
+from data_tools.typed import json_type
 
 DOCUMENT_KINDS = ("file", "line", "blank-line")
 WHOLE_FILE_BYTES = 4 << 20
@@ -229,7 +230,7 @@ def _text_of_line(line: bytes, is_first: bool, file_format: str, text_key: str) 
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(record, dict):
-        raise ValueError(f"a JSON {type(record).__name__} instead of an object with the key {text_key!r}")
+        raise ValueError(f"{json_type(record)} instead of an object with the key {text_key!r}")
     if text_key not in record:
         found = ", ".join(repr(key) for key in list(record)[:5]) or "none"
         raise ValueError(f"no key {text_key!r}; its keys are {found} (see --text-key)")
@@ -238,7 +239,7 @@ def _text_of_line(line: bytes, is_first: bool, file_format: str, text_key: str) 
 
 def _checked(text: Any, text_key: str) -> str:
     if not isinstance(text, str):
-        raise ValueError(f"{text_key!r} is {type(text).__name__}, not text")
+        raise ValueError(f"{text_key!r} is {json_type(text)}, not text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

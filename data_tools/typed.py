@@ -63,6 +63,23 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def misread(error: Exception) -> str:
+    """What is wrong with a JSON tree whose reading ended so, in words of JSON and not of Python."""
+    if isinstance(error, KeyError):
+        return f"has no key {_short(error.args[0])}"
+    if isinstance(error, TypeError | AttributeError):
+        return "a value is of another type than it must be"
+    return str(error)
+
+
+def json_type(value: Any) -> str:
+    """JSON's name for the type of a value, as in "a number"."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "an array"}
+    return names.get(type(value), "an object")
+
+
 @cache
 def _adapter(kind: type[T]) -> TypeAdapter[T]:
     return TypeAdapter(kind)

@@ -6,6 +6,7 @@ applied, colours are converted to sRGB, and images that are damaged or have numb
 """
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -69,12 +70,10 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
-    except UnidentifiedImageError:
-        raise BadImage(f"not a readable image: it is none of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow raises a dozen types for damaged files
         if "MAX_TEXT" in str(error):
             raise BadImage("its metadata unpack to more than 64 MiB") from None
-        raise BadImage(f"not a readable image: {str(error) or type(error).__name__}") from None
+        raise BadImage(f"not a readable image: {_why(error)}") from None
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -89,6 +88,13 @@ def _refuse_bomb(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise BadImage(f"a decompression bomb: {width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _why(error: Exception) -> str:
+    """What Pillow says, without the names and addresses of Python's objects."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"of no format that is read ({', '.join(FORMATS)}), or damaged at its beginning"
+    return re.sub(r" ?<[^<>]* object at 0x[0-9a-f]+>", "", str(error)) or type(error).__name__
 
 
 def _in_colours(opened: Image.Image, channels: int) -> tuple[Image.Image, bool]:
@@ -152,5 +158,5 @@ def decode(data: bytes, size: int, channels: int) -> Pixels:
     except BadImage:
         raise
     except Exception as error:  # Pillow raises a dozen types for damaged files
-        raise BadImage(f"not a readable image: {str(error) or type(error).__name__}") from None
+        raise BadImage(f"not a readable image: {_why(error)}") from None
     return np.ascontiguousarray(values.transpose(2, 0, 1) if channels == 3 else values[None])

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from data_tools.bounded import parse_json
+from data_tools.typed import misread
 from pretrain.checkpoint import index as index_file
 from pretrain.checkpoint.geometry import Extent, overlap
 from pretrain.checkpoint.index import Index, LogicalTensor
@@ -198,7 +199,7 @@ class Checkpoint:
         try:
             return parse(self.state[key])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise IntegrityError(f"{self.path / STATE}: {key}: {error}") from None
+            raise IntegrityError(f"{self.path / STATE}: {key}: {misread(error)}") from None
 
     def _read_state(self) -> Mapping[str, Any]:
         try:

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from data_tools.bounded import parse_json
-from data_tools.typed import natural
+from data_tools.typed import misread, natural
 from pretrain.checkpoint.geometry import Extent, Shape, tiling_fault
 from pretrain.checkpoint.piece import GROUPS, Group
 from pretrain.checkpoint.tensors import DTYPES
@@ -154,9 +154,7 @@ def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
             raise IntegrityError(f"{where}: is {found}; this program reads {FORMAT} version {VERSION}")
         index = {key: LogicalTensor.from_json(key, item) for key, item in value["tensors"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError(
-            f"{where}: not an index of a checkpoint: {type(error).__name__}: {error}"
-        ) from error
+        raise IntegrityError(f"{where}: not an index of a checkpoint: {misread(error)}") from error
     for key, tensor in index.items():
         for piece in tensor.pieces:
             if PurePosixPath(piece.file).name != piece.file or piece.file in ("", "..", "."):

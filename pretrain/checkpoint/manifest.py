@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_tools.bounded import parse_json
-from data_tools.typed import natural, typed
+from data_tools.typed import misread, natural, typed
 from pretrain.checkpoint.files import FileRecord, file_record, walk
 from pretrain.checkpoint.index import coverage_fault, parse
 from pretrain.checkpoint.layout import INDEX, MANIFEST, STATE, step_name, step_of
@@ -77,7 +77,7 @@ def parse_manifest(text: bytes) -> Manifest:
         files = {name: typed(FileRecord, entry) for name, entry in content["files"].items()}
         step = natural(content["step"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a manifest: {type(error).__name__}: {error}") from error
+        raise ValueError(f"not a manifest: {misread(error)}") from error
     if kind != FORMAT or version != VERSION:
         found = f"{kind!r:.60} version {version!r:.60}"
         raise ValueError(f"is {found}; this program reads {FORMAT} version {VERSION}")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from data_tools.bounded import parse_json
-from data_tools.typed import natural
+from data_tools.typed import misread, natural
 from pretrain.checkpoint.files import DurableFile, FileRecord
 from pretrain.errors import IntegrityError
 
@@ -163,7 +163,7 @@ def read_header(path: Path) -> dict[str, Entry]:
         entries = {name: _entry(value, 8 + length, size) for name, value in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{path}: {foreign(path) or f'header of the safetensors file is broken: {error}'}"
+            f"{path}: {foreign(path) or f'header of the safetensors file is broken: {misread(error)}'}"
         ) from error
     end = 8 + length
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):

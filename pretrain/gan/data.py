@@ -1,5 +1,6 @@
 """The training images of a GAN, checked against its config."""
 
+from pretrain.config.rules.gan import SIZES
 from pretrain.config.sections import GanConfig
 from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageData
@@ -19,10 +20,10 @@ def open_images(config: GanConfig, world_size: int) -> ImageData:
     data = ImageData.open(sources, config.run.seed, config.batch.global_size, size, shards=cache)
     path = config.data.train[0].path
     if data.size != config.model.image_size:
+        fits = f"set model.image_size: {data.size}, or " if data.size in SIZES else ""
         raise UserError(
             f"model.image_size: {config.model.image_size}, but the images of {path} are {data.size} x "
-            f"{data.size}; set model.image_size: {data.size}, or build them with --size "
-            f"{config.model.image_size}"
+            f"{data.size}; {fits}build them with --size {config.model.image_size}"
         )
     if data.samples_per_epoch < 2:
         raise UserError(f"data.train: {path} has one image; a GAN learns what two or more have in common")

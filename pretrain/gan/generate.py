@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from data_tools.progress import Progress
 from pretrain.errors import UserError
@@ -33,6 +34,9 @@ def generate_images(
     """
     target = Path(output or "samples.png")
     one = target.suffix.lower() == ".png"
+    if not one and target.suffix.lower() in Image.registered_extensions() and not target.is_dir():
+        right = target.with_suffix(".png")
+        raise UserError(f"--output {target}: a grid is written as PNG; choose {right}, or a folder")
     if one and count > MOST_IN_A_GRID:
         raise UserError(f"--count {count}: a grid has at most {MOST_IN_A_GRID}; give a folder as --output")
     if not one and target.exists() and (not target.is_dir() or any(target.iterdir())):

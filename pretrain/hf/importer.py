@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from data_tools.bounded import read_json
+from data_tools.typed import misread
 from pretrain.chat.template import FILE, ChatTemplate
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
@@ -144,7 +145,7 @@ def _our_config(
     except UserError as error:
         raise UserError(f"{tensors.folder / 'config.json'}: {error}") from None
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        told = ascii(str(error))[:200]
+        told = ascii(misread(error))[:200]
         raise UserError(f"{tensors.folder / 'config.json'}: a value is of no use: {told}") from None
     dtypes = {tensors.tensors[name].dtype for name in names.values()}
     if strange := dtypes - {"F32", "F16", "BF16"}:

@@ -52,12 +52,14 @@ class Run:
 
 
 def compare_command(paths: Sequence[str], plot: str | None) -> None:
-    """Print, and draw where `plot` names a file.
+    """Print, and draw where `plot` names a file, a PNG.
 
     Raises:
         UserError: one of them is no run; the picture cannot be written.
         IntegrityError: a journal is damaged.
     """
+    if plot is not None and Path(plot).suffix.lower() != ".png":
+        raise UserError(f"--plot {plot}: is drawn as PNG; choose {Path(plot).with_suffix('.png')}")
     runs = _named([_read(path) for path in paths])
     if plot is not None and not Path(plot).absolute().parent.is_dir():
         raise UserError(f"--plot {plot}: its folder {Path(plot).absolute().parent} does not exist")

@@ -97,8 +97,8 @@ def bomb(side: int) -> bytes:
 
 PHOTO = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)))
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "not a readable image"),
-    "text": (b"hello", "not a readable image: it is none of PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM "),
+    "empty": (b"", r"not a readable image: of no format that is read \(PNG, .*\), or damaged at"),
+    "text": (b"hello", r"not a readable image: of no format that is read \(PNG, .*\), or damaged at"),
     "cut off": (PHOTO[: len(PHOTO) // 2], "not a readable image: .*truncated"),
     "header alone": (PHOTO[:30], "not a readable image"),
     "bomb": (bomb(10_000), "a decompression bomb: 10000 x 10000 pixels, more than 89,478,485"),

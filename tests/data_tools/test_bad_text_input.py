@@ -25,10 +25,10 @@ BAD_RECORDS: list[tuple[str, bytes, str]] = [
     ("a.jsonl", GOOD + b'{"text": "\xff"}\n' + GOOD, "line 2: not UTF-8: byte 0xff"),
     ("a.jsonl", GOOD * 2 + b'{"text": \n' + GOOD, "line 3: not JSON"),
     ("a.jsonl", b"[" * 100_000 + b"\n" + GOOD, "line 1: not JSON"),
-    ("a.jsonl", GOOD + b"[1]\n", "line 2: a JSON list instead of an object"),
+    ("a.jsonl", GOOD + b"[1]\n", "line 2: an array instead of an object"),
     ("a.jsonl", GOOD + b'\n\n{"body": "x"}\n', "line 4: no key 'text'; its keys are 'body'"),
-    ("a.jsonl", GOOD + b'{"text": 7}\n', "line 2: 'text' is int, not text"),
-    ("a.jsonl", GOOD + b'{"text": null}\n', "line 2: 'text' is NoneType, not text"),
+    ("a.jsonl", GOOD + b'{"text": 7}\n', "line 2: 'text' is a number, not text"),
+    ("a.jsonl", GOOD + b'{"text": null}\n', "line 2: 'text' is null, not text"),
     ("a.jsonl", GOOD + b'{"text": "\\ud800"}\n', "line 2: 'text' is not valid Unicode"),
     ("a.jsonl.gz", gzip.compress(BIG)[:-3000], r"line \d+: cannot be read to its end"),
     ("a.jsonl.gz", GOOD, "line 1: cannot be read to its end: Not a gzipped file"),
@@ -94,7 +94,7 @@ def test_parquet_rows(tmp_path: Path, byte_path: str) -> None:
     path = tmp_path / "a.parquet"
     table = pyarrow.table({"text": ["one", None, "three"], "n": [1, 2, 3]})
     pyarrow.parquet.write_table(table, path, row_group_size=2)
-    with pytest.raises(UserError, match=r"a\.parquet, row 2: 'text' is NoneType"):
+    with pytest.raises(UserError, match=r"a\.parquet, row 2: 'text' is null, not text"):
         run(path, byte_path, tmp_path / "out")
     assert len(run(path, byte_path, tmp_path / "out", max_bad_records=1).skipped) == 1
     assert documents(tmp_path / "out") == ["one", "three"]
