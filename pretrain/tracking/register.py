@@ -16,7 +16,7 @@ from pretrain.folder import RunFolder
 from pretrain.tracking.record import real_uri
 from pretrain.tracking.redact import one_line, redact
 from pretrain.tracking.registry import ModelVersion, find_version, register_version
-from pretrain.tracking.sync import catch_up
+from pretrain.tracking.sync import catch_up, told_if_slow
 
 NAME = re.compile(r"[\w.\- ]{1,200}")
 """What MLflow takes as the name of a registered model, and all its stores can search for."""
@@ -50,7 +50,8 @@ def register_command(checkpoint: str, name: str, uri: str | None = None, *, weig
     server = real_uri(run, uri or sent.uri)
     version = ModelVersion(name, sent.mlflow_run, f"checkpoints/{path.name}", _tags(opened, weights=weights))
     try:
-        number = find_version(server, version)
+        with told_if_slow(f"MLflow at {redact(server)}"):
+            number = find_version(server, version)
         if number is None:
             with Progress("uploading", sum(file.stat().st_size for file in files), "B") as progress:
                 number = register_version(server, version, path, files, progress.advance)

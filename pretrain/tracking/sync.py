@@ -1,8 +1,11 @@
 """`pretrain sync RUN...`: sends to MLflow what a run still owes it. Doing it twice adds nothing twice."""
 
 import logging
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from data_tools.progress import Progress
@@ -18,6 +21,10 @@ from pretrain.tracking.send import Sender, artifacts
 ATTEMPTS = 4
 BUSY_SECONDS = 600.0
 """How long to wait for the uploader of a run that is at work."""
+SILENT_SECONDS = 60.0
+"""A server that has taken nothing for so long is not tried again."""
+TELL_SECONDS = 5.0
+"""What is waited for longer than this is told."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +89,8 @@ def catch_up(
     require_lines(folder, actual_status(folder))
     goal = (_size(folder.metrics), _size(folder.evaluations))
     marks = {str(below): (path, content_mark(path)) for below, path in artifacts(folder)}
-    deadline = time.monotonic() + busy_seconds
+    began = time.monotonic()
+    told = False
     while True:
         try:
             lock = RunLock.acquire(folder.tracking_lock, patience=0)
@@ -90,7 +98,10 @@ def catch_up(
             servers = read_record(folder).servers
             if uri is None and servers and _has(servers[0], goal, marks):
                 return servers[0], None
-            if time.monotonic() > deadline:
+            if not told and time.monotonic() > began + TELL_SECONDS:
+                told = True
+                _tell(f"{folder.path}: its uploader is at work; waiting for it, {busy_seconds:.0f} s at most")
+            if time.monotonic() > began + busy_seconds:
                 error = f": {servers[0].error}" if uri is None and servers and servers[0].error else ""
                 raise UserError(
                     f"{folder.path}: its uploader is at work (see {folder.tracking_log}){error}; try again "
@@ -102,17 +113,41 @@ def catch_up(
                 return _send(Sender(folder, uri), on_progress, attempts)
 
 
+@contextmanager
+def told_if_slow(waited_for: str) -> Iterator[None]:
+    """Say on stderr what the block waits for, once it has taken `TELL_SECONDS`."""
+    timer = threading.Timer(TELL_SECONDS, _tell, [f"waiting for {waited_for}"])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _send(sender: Sender, on_progress: Callable[[int], None], attempts: int) -> tuple[Sent, int]:
+    server = redact(real_uri(sender.folder, sender.uri))
+    last = time.monotonic()
+
+    def progress(offset: int) -> None:
+        nonlocal last
+        last = time.monotonic()
+        on_progress(offset)
+
     for attempt in range(attempts):
         try:
-            sender.send(on_progress)
+            with told_if_slow(f"MLflow at {server}"):
+                sender.send(progress)
             return sender.sent, sender.values
         except UserError:
             raise
         except Exception as error:  # whatever a server, its client or a network may do
             sender.disconnect(error)
-            if attempt == attempts - 1:
-                server = redact(real_uri(sender.folder, sender.uri))
+            if attempt == attempts - 1 or time.monotonic() - last >= SILENT_SECONDS:
                 raise UserError(
                     f"{sender.folder.path}: MLflow at {server} does not take the metrics: {one_line(error)}"
                 ) from None
