@@ -64,9 +64,7 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
                 if fault := find_damage(opened, data):
                     raise BadImage(f"not a readable image: {fault}")
                 picture, unconverted = _in_colours(opened, channels)
-    except BadImage:
-        raise
-    except MemoryError:
+    except (BadImage, MemoryError, ImportError):  # the last two say nothing of the picture
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
