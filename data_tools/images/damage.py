@@ -22,6 +22,8 @@ NO_BIT = -1
 ZEROS = bytes(32)
 """More than blocks of a JPEG have where zeros mean coefficients."""
 COMPRESSION, JPEG_TABLES = 259, 347
+RUNS = (1, 2)
+"""Codings of a BMP by run lengths: of bytes, of half bytes."""
 DEFLATE, TIFF_JPEG = (8, 32_946), 7
 MAX_STRIP = 1 << 30
 """Bytes that pixels at one place may unpack to: 12 for each of the largest picture."""
@@ -38,6 +40,8 @@ def find_damage(opened: Image.Image, data: bytes) -> str | None:
         return _png(data)
     if opened.format in ("JPEG", "MPO"):
         return _scan_fault(data) or _jpeg_warning(data)
+    if opened.format == "BMP":
+        return _bmp(data)
     if opened.format == "WEBP":
         return _webp(data)
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
@@ -120,6 +124,30 @@ def _shortest_codes(body: bytes) -> dict[int, int]:
         codes[body[place]] = body[place + 17]
         place += 17 + sum(body[place + 1 : place + 17])
     return codes
+
+
+def _bmp(data: bytes) -> str | None:
+    """Why the runs of a run-length coded BMP do not tell every pixel; Pillow makes the others black."""
+    if data[14] < 40:  # a header that knows no runs
+        return None
+    place, width, height, coding = (struct.unpack_from("<i", data, at)[0] for at in (10, 18, 22, 30))
+    if coding not in RUNS:
+        return None
+    column = row = 0
+    while row + (column >= width) < abs(height) and place + 2 <= len(data):
+        count, value = data[place : place + 2]
+        place += 2
+        if count:
+            column += count
+        elif value > 2:  # so many pixels as they are
+            column += value
+            size = value if coding == 1 else (value + 1) // 2
+            place += size + size % 2
+        elif value == 0 and column >= width:
+            column, row = 0, row + 1
+        else:  # the end, a jump, or a line that ends early
+            return f"its runs leave pixels out in line {row + 1} of {abs(height)}"
+    return None
 
 
 def _webp(data: bytes) -> str | None:

@@ -3,6 +3,7 @@
 import io
 import itertools
 import re
+import struct
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -117,6 +118,22 @@ def test_a_jpeg_without_one_of_its_scans_is_bad() -> None:
         pixels(data[: scans[1]] + b"\xff\xd9")  # the means of the blocks are there, but for their last bits
 
 
+def test_a_run_length_coded_bmp_that_leaves_pixels_out_is_bad() -> None:
+    def bmp(runs: bytes) -> bytes:
+        head = struct.pack("<IiiHHIIiiII", 40, 6, 2, 1, 8, 1, len(runs), 0, 0, 2, 0)
+        palette = b"\0\0\0\0\xff\xff\xff\0"
+        return struct.pack("<2sIHHI", b"BM", 62 + len(runs), 0, 0, 62) + head + palette + runs
+
+    line, end, mark = b"\2\1\0\3\1\1\1\0\1\1", b"\0\0", b"\0\1"  # a run of 2, 3 as they are, a run of 1
+    good = (line + end + line + end + mark, line + end + line + mark, line + end + line)
+    for runs in good:
+        assert set(pixels(bmp(runs))) == {255}
+    bad = (line + end + b"\2\1" + bytes(20), b"\2\1" + end + line + mark, b"\0\2\6\1" + line + mark)
+    for runs in bad:
+        with pytest.raises(BadImage, match=r"its runs leave pixels out in line [12] of 2"):
+            pixels(bmp(runs))
+
+
 def test_the_reason_is_told() -> None:
     png = whole("png")
     place = png.index(b"IDAT") + 3_000
@@ -149,5 +166,7 @@ def test_good_pictures_are_good() -> None:
         for lossless in (False, True):
             read_square(encoded(image.convert("RGB"), "WEBP", lossless=lossless), 4, 3)
     read_square(encoded(Image.new("RGB", (6000, 6000), "green"), "WEBP", method=0), 4, 3)
+    core = struct.pack("<2sIHHIIHHHH", b"BM", 30, 0, 0, 26, 12, 1, 1, 1, 24) + b"\x09\x09\x09\0"
+    assert set(pixels(core)) == {9}
     for name in ("png", "jpeg", "jpeg progressive", "gif"):  # something behind the end
         assert pixels(whole(name) + b"and more") == pixels(whole(name))
