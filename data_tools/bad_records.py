@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from data_tools.counts import counted
 from data_tools.errors import UserError
 from data_tools.index_file import write_atomically
 
@@ -73,6 +74,6 @@ def print_skipped(skipped: Sequence[BadRecord], listed: Path | None) -> None:
     """Tell the user how many records were skipped, the first of them, and the file that lists all."""
     if skipped:
         where = f" (all in {listed})" if listed else ""
-        typer.echo(f"{len(skipped):,} bad records skipped{where}:")
+        typer.echo(f"{counted(len(skipped), 'bad record')} skipped{where}:")
         for record in skipped[:10]:
             typer.echo(f"  {record}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from data_tools.counts import counted
 from data_tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,4 +52,4 @@ def whole_or_part(options: Given, whole: Callable[[Given], Report], part: str | 
 def print_left_out(left_out: "LeftOut", where: str = "input folders") -> None:
     """Tell the user what was found there and not read."""
     if left_out.files:
-        typer.echo(f"{left_out.files:,} files in {where} left out: {left_out}")
+        typer.echo(f"{counted(left_out.files, 'file')} in {where} left out: {left_out}")

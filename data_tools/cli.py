@@ -20,6 +20,7 @@ from data_tools.build_options import (
     whole_or_part,
 )
 from data_tools.clean.cli import clean
+from data_tools.counts import counted
 from data_tools.errors import IntegrityError, UserError
 from data_tools.images.cli import images
 from data_tools.records import LINE_BYTES
@@ -170,16 +171,16 @@ def build(
 
 def _print_report(output: Path, report: "BuildReport") -> None:
     index = report.index
-    sentences = "" if index.sentences is None else f"{index.sentences:,} sentences, "
+    sentences = "" if index.sentences is None else f"{counted(index.sentences, 'sentence')}, "
     typer.echo(
-        f"{output}: {index.documents:,} documents, {sentences}{index.tokens:,} tokens, "
-        f"{index.bytes / index.tokens:.3f} bytes per token, {len(index.shards)} shards, "
+        f"{output}: {counted(index.documents, 'document')}, {sentences}{counted(index.tokens, 'token')}, "
+        f"{index.bytes / index.tokens:.3f} bytes per token, {counted(len(index.shards), 'shard')}, "
         f"{report.seconds:.1f} s"
     )
     if report.resumed:
         typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
     if report.empty_documents:
-        typer.echo(f"{report.empty_documents:,} empty documents left out")
+        typer.echo(f"{counted(report.empty_documents, 'empty document')} left out")
     print_left_out(report.left_out)
     print_skipped(report.skipped, output / SKIPPED_NAME)
 
@@ -276,11 +277,11 @@ def _write_documents(path: Path, corpus: Corpus) -> str:
             file.write(json.dumps({"name": name, "text": text}, ensure_ascii=False) + "\n")
             count += 1
             progress.advance(1)
-    return f"{count} documents"
+    return counted(count, "document")
 
 
 def _write_digits(path: Path) -> str:
     from data_tools.images.digits import write_digits
 
     train, test = write_digits(path)
-    return f"{train} images in train/ and {test} in test/, a folder for each digit"
+    return f"{counted(train, 'image')} in train/ and {test} in test/, a folder for each digit"

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_tools.cache import ShardCache
+from data_tools.counts import counted
 from data_tools.progress import amount
 from data_tools.reader import ShardReader
 
@@ -49,7 +50,7 @@ def _per(sentences: int, documents: int) -> str:
 def _shards(reader: ShardReader, most: int = 10) -> Table:
     shards = reader.index.shards
     columns = ("shard", "size", "blocks", "tokens", "documents")
-    table = Table(*columns, title=f"{len(shards)} shards", title_justify="left")
+    table = Table(*columns, title=counted(len(shards), "shard"), title_justify="left")
     for shard in shards[:most]:
         tokens, docs = (sum(getattr(block, key) for block in shard.blocks) for key in ("tokens", "docs"))
         table.add_row(shard.name, amount(shard.size, "B"), str(len(shard.blocks)), f"{tokens:,}", f"{docs:,}")

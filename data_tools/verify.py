@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from data_tools.cache import ShardCache
+from data_tools.counts import counted
 from data_tools.directory import ShardDirectory, open_directory
 from data_tools.errors import IntegrityError, UserError
 from data_tools.index import Block, Shard, ShardIndex, read_index
@@ -67,7 +68,10 @@ def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) ->
         before = verdict.ends_document
     if not before:
         faults.append(f"{index.shards[-1].name}: the last document has no end")
-    counts = f"{len(index.shards)} shards, {index.tokens:,} tokens, {index.documents:,} documents"
+    counts = (
+        f"{counted(len(index.shards), 'shard')}, {counted(index.tokens, 'token')}, "
+        f"{counted(index.documents, 'document')}"
+    )
     return VerifyReport(counts, tuple(faults))
 
 

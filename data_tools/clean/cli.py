@@ -16,6 +16,7 @@ from data_tools.build_options import (
     print_left_out,
     whole_or_part,
 )
+from data_tools.counts import counted
 from data_tools.errors import UserError
 from data_tools.records import LINE_BYTES
 from data_tools.text_options import (
@@ -111,7 +112,7 @@ def _print_report(output: Path, report: "CleanReport") -> None:
 
     Console().print(table(report, str(output)))
     if report.empty_documents:
-        typer.echo(f"{report.empty_documents:,} empty documents left out")
+        typer.echo(f"{counted(report.empty_documents, 'empty document')} left out")
     print_left_out(LeftOut(report.left_out))
     if not report.kept_documents:
         typer.echo(f"{output}: no document is left")

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from data_tools.bad_records import BadRecord
 from data_tools.bounded import SMALL_FILE, read_bytes
+from data_tools.counts import counted
 from data_tools.errors import IntegrityError
 from data_tools.progress import amount
 from data_tools.typed import Natural, parse
@@ -65,5 +66,5 @@ def table(report: CleanReport, title: str) -> Table:
     for name, count in rows.items():
         shown.add_row(name, f"{count:,}", f"{100 * count / max(report.documents, 1):.2f} %")
     for reason, count in report.lines.items():
-        shown.add_row(f"taken out: {reason}", f"{count:,} lines", "")
+        shown.add_row(f"taken out: {reason}", counted(count, "line"), "")
     return shown

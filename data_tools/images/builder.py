@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.bad_records import BadRecord, check_skipped, write_skipped
+from data_tools.counts import are, counted
 from data_tools.directory import open_directory, passing_cache
 from data_tools.errors import UserError
 from data_tools.images.index import (
@@ -356,9 +357,10 @@ def _finish(
     skipped = _skipped(results)
     if not shards:
         workspace.remove()
-        rest = together(result.left_out for result in results)
+        rest, bad = together(result.left_out for result in results), len(skipped)
         why = f"; left out: {rest}" if rest.files else ""
-        why += f"; all of its {len(skipped)} records are bad, the first: {skipped[0]}" if skipped else ""
+        if skipped:
+            why += f"; all of its {counted(bad, 'record')} {are(bad)} bad, the first: {skipped[0]}"
         raise UserError(f"--input: there is no image in it, so there is nothing to build{why}")
     of_tars = together(result.left_out for result in results)
     check_left_out(of_tars, sum(result.bytes for result in results), options.allow_left_out)

@@ -16,6 +16,7 @@ from data_tools.build_options import (
     print_left_out,
     whole_or_part,
 )
+from data_tools.counts import counted
 
 if TYPE_CHECKING:
     from data_tools.images.builder import ImageReport
@@ -88,19 +89,19 @@ def images(
 
 def _print_report(output: Path, report: "ImageReport") -> None:
     index = report.index
-    kinds = f"{len(index.classes):,} classes" if index.classes else "no classes"
+    kinds = counted(len(index.classes), "class") if index.classes else "no classes"
     typer.echo(
-        f"{output}: {index.images:,} images of {index.image_size} x {index.image_size}, {kinds}, "
-        f"{len(index.shards)} shards, {report.seconds:.1f} s"
+        f"{output}: {counted(index.images, 'image')} of {index.image_size} x {index.image_size}, {kinds}, "
+        f"{counted(len(index.shards), 'shard')}, {report.seconds:.1f} s"
     )
     if report.resumed:
         typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
     if report.enlarged:
-        typer.echo(f"{report.enlarged:,} images were smaller than {index.image_size} and have been enlarged")
+        typer.echo(f"{counted(report.enlarged, 'image')} smaller than {index.image_size} enlarged")
     if report.unconverted:
         typer.echo(
-            f"{report.unconverted:,} images have colours that are not sRGB and cannot be converted: their "
-            "numbers are taken for sRGB"
+            f"{counted(report.unconverted, 'image')} with colours that are not sRGB and cannot be converted: "
+            "the numbers are taken for sRGB"
         )
     print_left_out(report.left_out, "input folders and tars")
     print_skipped(report.skipped, output / SKIPPED_NAME)

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from data_tools.cache import ShardCache
+from data_tools.counts import counted
 from data_tools.images.index import image_key
 from data_tools.images.reader import ImageReader
 from data_tools.progress import amount
@@ -55,7 +56,7 @@ def _classes(reader: ImageReader) -> list[Table]:
 def _shards(reader: ImageReader) -> Table:
     shards = reader.index.shards
     columns = ("shard", "size", "images", "first key")
-    table = Table(*columns, title=f"{len(shards)} shards", title_justify="left")
+    table = Table(*columns, title=counted(len(shards), "shard"), title_justify="left")
     for shard in shards[:MOST_ROWS]:
         size, key = amount(shard.size, "B"), image_key(shard.name, 0)
         table.add_row(shard.name, size, f"{len(shard.sizes):,}", key)

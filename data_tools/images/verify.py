@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from data_tools.cache import ShardCache
+from data_tools.counts import counted
 from data_tools.directory import ShardDirectory, open_directory
 from data_tools.images.index import ImageIndex, ImageShard, image_key, read_image_index
 from data_tools.images.pixels import BadImage, decode
@@ -36,7 +37,10 @@ def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = N
             found[number] = shard_faults
     for number in numbers:
         faults += [f"{index.shards[number].name}: {fault}" for fault in found[number]]
-    counts = f"{len(index.shards)} shards, {index.images:,} images, {len(index.classes):,} classes"
+    counts = (
+        f"{counted(len(index.shards), 'shard')}, {counted(index.images, 'image')}, "
+        f"{counted(len(index.classes), 'class')}"
+    )
     return VerifyReport(counts, tuple(faults))
 
 

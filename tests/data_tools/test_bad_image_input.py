@@ -160,7 +160,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "empty": (lambda folder: None, {}, "nothing there matches"),
     "no images": (nothing, {}, r"no file ends in \.png, \.jpg"),
     "two levels": (two_levels, {}, r"top\.png lies directly in it .* or give --labels none"),
-    "all bad": (only_bad, {"max_bad_records": 5}, "all of its 1 records are bad, the first: .*a.png"),
+    "all bad": (only_bad, {"max_bad_records": 5}, "all of its 1 record is bad, the first: .*a.png"),
     "size": (lambda folder: draw(folder, 2), {"size": 0}, "--size 0: pixels a side, from 1 to 4096"),
     "channels": (lambda folder: draw(folder, 2), {"channels": 2}, "--channels 2: 3 for colour or 1 for grey"),
     "key": (lambda folder: draw(folder, 2), {"image_key": "x"}, "--image-key x: has an effect on .parquet"),
@@ -219,7 +219,7 @@ def test_the_command_says_one_line_and_the_right_code(tmp_path: Path) -> None:
     assert "pretrain: error: " in done.stderr and "bad.png: not a readable image" in done.stderr
     done = subprocess.run([*build, "--bad-records", "skip:1"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "4 images of 4 x 4, 2 classes" in done.stdout and "1 bad records skipped" in done.stdout
+    assert "4 images of 4 x 4, 2 classes" in done.stdout and "1 bad record skipped" in done.stdout
     for name in ("inspect", "verify"):
         done = subprocess.run(
             [*command, name, str(tmp_path / "out")], capture_output=True, text=True, check=False

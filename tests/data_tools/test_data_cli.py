@@ -49,7 +49,7 @@ def test_all_commands_without_torch(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert "documents" in result.stdout
-    assert "good; 1 shards" in result.stdout
+    assert "good; 1 shard," in result.stdout
 
 
 def test_a_build_reports_what_it_did(tmp_path: Path, byte_path: str) -> None:
@@ -61,10 +61,10 @@ def test_a_build_reports_what_it_did(tmp_path: Path, byte_path: str) -> None:
     result = call(*arguments, "--bad-records", "skip:5")
     assert result.exit_code == 0
     for expected in (
-        "1 documents, 4 tokens, 0.750 bytes per token, 1 shards",
-        "1 empty documents left out",
-        "1 files in input folders left out: 1 .md (0 B)",
-        "1 bad records skipped",
+        "1 document, 4 tokens, 0.750 bytes per token, 1 shard,",
+        "1 empty document left out",
+        "1 file in input folders left out: 1 .md (0 B)",
+        "1 bad record skipped",
         "a.jsonl, line 3: no key 'text'; its keys are 'txt' (see --text-key)",
     ):
         assert expected in result.output

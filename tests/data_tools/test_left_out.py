@@ -95,7 +95,7 @@ def test_more_left_out_than_read_is_refused_unless_told(tmp_path: Path, byte_pat
         assert "--input: 2 kB are left out, more than the 5 B that are read: 1 .csv (2 kB)" in str(refused)
         allowed = runner.invoke(app, [*command, *arguments, output, "--allow-left-out"])
         assert allowed.exit_code == 0, allowed.exception
-        assert "1 files in input folders left out: 1 .csv (2 kB)" in allowed.output
+        assert "1 file in input folders left out: 1 .csv (2 kB)" in allowed.output
     assert json.loads((tmp_path / "clean" / "report.json").read_text())["left_out"] == {".csv": [1, 2000]}
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.png").write_bytes(b"x" * 10)
