@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_tools.counts import counted
 from evals.setting import one_file
 from pretrain.answers import collect
 from pretrain.checkpoint import Checkpoint
@@ -88,5 +89,6 @@ class LabelledExamples:
         return {
             "data": [{"path": str(Path(data.path).absolute()), "fingerprint": data.fingerprint}],
             "labels": list(data.labels.names),
-            "summary": f"scored {data.path}: {len(data):,} examples of {len(data.labels):,} classes",
+            "summary": f"scored {data.path}: {counted(len(data), 'example')} of "
+            f"{counted(len(data.labels), 'class')}",
         }

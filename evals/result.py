@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from rich.console import Console
 from rich.table import Table
 
+from data_tools.counts import counted
 from data_tools.typed import Natural, parse
 from pretrain.errors import UserError
 from pretrain.folder import write_atomically
@@ -62,7 +63,7 @@ class Result:
         paths = ", ".join(source["path"] for source in spec["data"])
         stride = f", stride {spec['stride']}" if "stride" in spec else ""
         console.print(
-            f"scored {paths} in windows of {spec['sequence_length']} tokens{stride}; "
+            f"scored {paths} in windows of {counted(spec['sequence_length'], 'token')}{stride}; "
             f"{spec['layout']}, {spec['precision']} on {spec['device']}",
             highlight=False,
         )

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.narrow import narrow
@@ -164,10 +165,10 @@ def _summary(
     yield "feed-forward width", f"{derived.ffn_hidden_size(config.model):,}"
     yield "schedule", _schedule(config)
     for stage in stages(config)[:-1]:
-        size = f"{stage.batch.global_size} x {stage.batch.sequence_length} tokens"
+        size = f"{stage.batch.global_size} x {counted(stage.batch.sequence_length, 'token')}"
         yield f"up to step {stage.stop}", f"{size} a step, in micro-batches of {stage.batch.micro_size}"
     tokens, all_tokens = batch.global_size * batch.sequence_length, tokens_until(config, steps)
-    yield "tokens", f"{tokens:,} a step, {all_tokens:,} in {steps:,} steps"
+    yield "tokens", f"{tokens:,} a step, {all_tokens:,} in {counted(steps, 'step')}"
     if training:
         samples = training.samples_per_epoch
         epochs = all_tokens / (samples * batch.sequence_length)
@@ -177,7 +178,7 @@ def _summary(
         yield "one replica", f"processes: {ranks}; the data parallel size follows from --processes"
         return
     replicas = derived.data_parallel_size(config, processes) or 1
-    yield "data parallel size", f"{replicas} = {processes} processes / {ranks} of one replica"
+    yield "data parallel size", f"{replicas} = {counted(processes, 'process')} / {ranks} of one replica"
     count = derived.micro_batches(config, replicas)
     yield "gradient accumulation", f"micro-batches of {batch.micro_size} a step and replica: {count}"
 
@@ -186,11 +187,12 @@ def _schedule(config: TextConfig) -> str:
     schedule = config.schedule
     if isinstance(config, CorpusConfig) and (decay := config.schedule.decay_tokens) is not None:
         return (
-            f"{config.schedule.warmup_tokens or 0:,} tokens of warm-up to {config.optimizer.lr:g}, "
-            f"{schedule.kind} to {derived.min_lr(config):g} until {decay:,} tokens, reached after step "
+            f"{counted(config.schedule.warmup_tokens or 0, 'token')} of warm-up to {config.optimizer.lr:g}, "
+            f"{schedule.kind} to {derived.min_lr(config):g} until {counted(decay, 'token')}, "
+            "reached after step "
             f"{steps_until(config, decay):,}"
         )
-    warmup = f"{schedule.warmup_steps:,} steps of warm-up to {config.optimizer.lr:g}"
+    warmup = f"{counted(schedule.warmup_steps, 'step')} of warm-up to {config.optimizer.lr:g}"
     if schedule.kind == "constant":
         return f"{warmup}, then constant"
     over = "over the last" if schedule.kind == "wsd" else "until step"

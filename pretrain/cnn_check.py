@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from data_tools.counts import counted
 from pretrain.cnn_trainer import open_training_images, open_validation_images
 from pretrain.config import derived
 from pretrain.config.load import LoadedConfig
@@ -34,7 +35,7 @@ def check_images(loaded: LoadedConfig, config: CnnConfig) -> ImageData:
 def summary(config: CnnConfig, processes: int | None, data: ImageData | None) -> Iterator[tuple[str, str]]:
     """Rows of (what, value); without data the model's size is not known."""
     size, steps = config.batch.global_size, config.run.steps
-    yield "images", f"{size:,} a step, {size * steps:,} in {steps:,} steps"
+    yield "images", f"{size:,} a step, {size * steps:,} in {counted(steps, 'step')}"
     if data:
         model = build_cnn(config.model, data.channels, data.size, data.num_classes, config.run.seed)
         yield "parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"

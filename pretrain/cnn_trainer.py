@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from data_tools.counts import counted
 from pretrain.classifier import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
 from pretrain.data.cache import shard_cache
@@ -124,6 +125,7 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
         return (
             f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
-            f"{self.data.samples_per_epoch:,} images of {self.data.num_classes} classes an epoch, "
-            f"{self.micro_batches} micro-batches a step"
+            f"{counted(self.data.samples_per_epoch, 'image')} of "
+            f"{counted(self.data.num_classes, 'class')} an epoch, "
+            f"{counted(self.micro_batches, 'micro-batch')} a step"
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
+from data_tools.counts import are, counted
 from pretrain.config.derived import final_decay
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
@@ -173,7 +174,7 @@ def _length_problem(old: dict[str, object], new: dict[str, object], saved: Colle
     """Another `run.steps` or `schedule.decay_steps` that comes too late, with the way out that there is."""
     done, steps = max(saved, default=0), _number(new, "run.steps")
     if steps is not None and steps < done:
-        text = f"{done} steps are done; set it to {done} or more"
+        text = f"{counted(done, 'step')} {are(done)} done; set it to {done} or more"
         return [_changed("run.steps", old, new, text + _earlier(saved, steps))]
     lengths = [key for key in ("run.steps", "schedule.decay_steps") if not _same(old.get(key), new.get(key))]
     kind, first = new.get("schedule.kind"), min(_decay(old)[0], _decay(new)[0])

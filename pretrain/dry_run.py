@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from data_tools.counts import counted
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, RnnConfig, TextConfig
@@ -31,7 +32,7 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     size = processes or _job_size(load_config(path, overrides).config)
     loaded = load_config(path, overrides, size)
     config = loaded.config
-    print(f"config: no problem found for {size} processes")
+    print(f"config: no problem found for {counted(size, 'process')}")
     from pretrain import cpu_backend
 
     cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
@@ -58,20 +59,26 @@ def _open_data(loaded: LoadedConfig, size: int) -> Callable[[], None]:
         from pretrain.gan.check import check_images
 
         count = check_images(loaded, config, size).samples_per_epoch
-        print(f"data: opened, {count:,} images")
+        print(f"data: opened, {counted(count, 'image')}")
         return lambda: rehearsal.take_step(config, size)
     if isinstance(config, CnnConfig):
         from pretrain.cnn_check import check_images as check_labelled
 
         labelled = check_labelled(loaded, config)
-        print(f"data: opened, {labelled.samples_per_epoch:,} images of {labelled.num_classes} classes")
+        print(
+            f"data: opened, {counted(labelled.samples_per_epoch, 'image')} of "
+            f"{counted(labelled.num_classes, 'class')}"
+        )
         return lambda: rehearsal.take_step(config, size)
     if isinstance(config, FinetuneConfig):
         from pretrain.families.finetune import FinetuneFamily
         from pretrain.finetune_check import check_examples
 
         examples = check_examples(config)
-        print(f"data: opened, {examples.samples_per_epoch:,} examples of {len(examples.data.labels)} classes")
+        print(
+            f"data: opened, {counted(examples.samples_per_epoch, 'example')} of "
+            f"{counted(len(examples.data.labels), 'class')}"
+        )
         return lambda: rehearsal.rehearse(
             config, examples.vocab_size, size, lambda _, layout: FinetuneFamily.of(config, layout, examples)
         )

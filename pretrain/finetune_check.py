@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 
+from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.labelled.data import LabelledTraining
@@ -28,7 +29,7 @@ def summary(
 ) -> Iterator[tuple[str, str]]:
     """Rows of (what, value)."""
     size, steps = config.batch.global_size, config.run.steps
-    yield "examples", f"{size:,} a step, {size * steps:,} in {steps:,} steps"
+    yield "examples", f"{size:,} a step, {size * steps:,} in {counted(steps, 'step')}"
     if training:
         examples = training.samples_per_epoch
         yield "training examples", f"{examples:,}; the run sees them {size * steps / examples:.2f} times"
@@ -37,7 +38,7 @@ def summary(
         replicas = derived.data_parallel_size(config, processes) or 1
         yield (
             "data parallel size",
-            f"{replicas} = {processes} processes / {config.replica_ranks} of one replica",
+            f"{replicas} = {counted(processes, 'process')} / {config.replica_ranks} of one replica",
         )
         count = derived.micro_batches(config, replicas)
         yield (

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_tools.counts import counted
 from data_tools.typed import natural
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
@@ -250,8 +251,9 @@ class GanTrainer:
         size = micro_size(self.config, self.world.size)
         count = self.config.batch.global_size // (size * self.world.size)
         return (
-            f"{self._layout()}, {self.world.device}, {self.data.samples_per_epoch} images an epoch, "
-            f"{count} micro-batches of {size} an update"
+            f"{self._layout()}, {self.world.device}, "
+            f"{counted(self.data.samples_per_epoch, 'image')} an epoch, "
+            f"{counted(count, 'micro-batch')} of {size} an update"
         )
 
     def _layout(self) -> str:

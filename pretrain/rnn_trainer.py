@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_tools.counts import counted
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint, Piece
 from pretrain.config.sections import RnnConfig
@@ -130,5 +131,6 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return (
             f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
-            f"{self.data.samples_per_epoch:,} sequences an epoch, {self.micro_batches} micro-batches a step"
+            f"{counted(self.data.samples_per_epoch, 'sequence')} an epoch, "
+            f"{counted(self.micro_batches, 'micro-batch')} a step"
         )

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data_tools.counts import counted
 from data_tools.typed import natural
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
@@ -217,11 +218,12 @@ class Trainer:
         """Layout, device and sizes, on one line."""
         return (
             f"{self.layout.describe()}, {self.layout.device}, {self.data.samples_per_epoch} samples an "
-            f"epoch, {self._micro_batches()} micro-batches a step"
+            f"epoch, {self._micro_batches()} a step"
         )
 
     def _micro_batches(self) -> str:
-        return ", then ".join(str(each.micro_batches(self.layout.data_size)) for each in self.growing.stages)
+        counts = [each.micro_batches(self.layout.data_size) for each in self.growing.stages]
+        return ", then ".join([*map(str, counts[:-1]), counted(counts[-1], "micro-batch")])
 
     def facts(self) -> dict[str, str]:
         """What the run's status and MLflow's tags say beside the config."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from data_tools.bounded import SMALL_FILE, read_bytes
+from data_tools.counts import counted
 from data_tools.errors import named
 from data_tools.typed import Natural, Seconds, parse
 
@@ -159,6 +160,7 @@ def _summary(found: Sequence[Finding]) -> list[str]:
     kind = f"{found[0].devices} x {found[0].device}" if found[0].devices else "CPU"
     nodes = len({each.host for each in found})
     return [
-        f"{len(found)} ranks on {nodes} nodes, {kind}, at least {free / 2**30:.1f} GiB of memory and "
+        f"{counted(len(found), 'rank')} on {counted(nodes, 'node')}, {kind}, at least "
+        f"{free / 2**30:.1f} GiB of memory and "
         f"{disk / 2**30:.1f} GiB of temporary space free{link}"
     ]

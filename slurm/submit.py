@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_tools.counts import counted
 from pretrain.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
@@ -86,7 +87,8 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
     submission = new_submission(run.path)
     job = _send(submission, loaded, tasks)
     print(
-        f"job {job}: {tasks.nodes} nodes x {tasks.per_node} processes, script and config in "
+        f"job {job}: {counted(tasks.nodes, 'node')} x {counted(tasks.per_node, 'process')}, script "
+        "and config in "
         f"{submission.path}\n"
         f"pretrain status {run.path}   pretrain logs {run.path}   pretrain cancel {run.path}"
     )

@@ -7,6 +7,7 @@ that Slurm took back, such as after the failure of a node. Anything else would f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_tools.counts import counted
 from slurm.submission import Attempt, Phase
 
 AGAIN = 75
@@ -27,7 +28,9 @@ def before(attempts: Sequence[Attempt], max_restarts: int) -> Verdict:
     """Whether the last of the attempts, which has just begun, may go on: code 0 if so."""
     restarts = len(attempts) - 1
     if restarts > max_restarts:
-        return Verdict(STOPPED_BY_VERDICT, f"{max_restarts} restarts were not enough (slurm.max_restarts)")
+        return Verdict(
+            STOPPED_BY_VERDICT, f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
+        )
     # An attempt that only found a bad node has not tried to train.
     tried = [attempt for attempt in attempts[:-1] if attempt.phase != "preflight"] + [attempts[-1]]
     if len(tried) > IN_VAIN and len({attempt.step for attempt in tried[-IN_VAIN - 1 :]}) == 1:
@@ -60,7 +63,9 @@ def after(
             code, said or f"{phase} ended with exit code {code}{_meaning(code)}; see the log above"
         )
     if len(attempts) > max_restarts:
-        return Verdict(STOPPED_BY_VERDICT, f"{max_restarts} restarts were not enough (slurm.max_restarts)")
+        return Verdict(
+            STOPPED_BY_VERDICT, f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
+        )
     return Verdict(AGAIN, said or f"stopped in {phase}; nothing is lost")
 
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from data_tools.counts import counted
 from evals.evaluate import LayoutOf
 from evals.harness.definition import Definition, find_definitions
 from evals.harness.library import confined
@@ -92,7 +93,7 @@ def evaluate_tasks(
         "seed": config.run.seed,
         "versions": {name: version(name) for name in ("pretrain", "torch", "megatron-core", "lm_eval")},
         "summary": f"lm-evaluation-harness {version('lm_eval')} on {', '.join(built)}; {lm.cut:,} contexts "
-        f"cut to {config.batch.sequence_length} tokens; {layout_name}, "
+        f"cut to {counted(config.batch.sequence_length, 'token')}; {layout_name}, "
         f"{config.precision} on {world.device.type}",
     }
     values = {name: value for one in metrics for name, (value, _) in one.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_tools.counts import are, counted
 from data_tools.images.reader import ImageReader
 from data_tools.sources import absolute
 from evals.frechet import frechet_distance
@@ -147,12 +148,14 @@ def _warnings(extractor: Extractor, samples: int, real: int, asked: Comparison) 
     for what, count in (("generated", samples), ("real", real)):
         if count < ENOUGH_SAMPLES:
             found.append(
-                f"{count:,} {what} images are fewer than {ENOUGH_SAMPLES:,}: the Frechet distance comes out "
+                f"{counted(count, f'{what} image')} {are(count)} fewer than {ENOUGH_SAMPLES:,}: "
+                "the Frechet distance comes out "
                 "too large, so compare it only at equal numbers"
             )
         if count < extractor.feature_size:
             found.append(
-                f"{count:,} {what} images are fewer than the {extractor.feature_size:,} features: the "
+                f"{counted(count, f'{what} image')} {are(count)} fewer than the "
+                f"{extractor.feature_size:,} features: the "
                 "covariance is singular"
             )
     if [r.fingerprint for r in asked.training] == [r.fingerprint for r in asked.reference]:

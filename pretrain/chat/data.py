@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from data_tools.counts import counted
 from data_tools.tokenizer import Tokenizer
 from pretrain.chat.conversation import read_conversations
 from pretrain.chat.examples import Example, encode, fitting
@@ -52,11 +53,12 @@ class ChatSequences:
     def describe(self) -> str:
         """Counts, on one line."""
         used = sum(example.size for example in self.examples)
-        counted = sum(int(example.said.sum()) for example in self.examples)
+        answers = sum(int(example.said.sum()) for example in self.examples)
         share = used / (len(self.rows) * self.length)
         return (
-            f"{self.path}: {len(self.examples):,} conversations in {len(self.rows):,} sequences, which they "
-            f"fill to {share:.1%}; {counted:,} tokens of answers"
+            f"{self.path}: {counted(len(self.examples), 'conversation')} in "
+            f"{counted(len(self.rows), 'sequence')}, which they "
+            f"fill to {share:.1%}; {counted(answers, 'token')} of answers"
         )
 
     @cached_property

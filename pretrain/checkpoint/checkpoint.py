@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from data_tools.bounded import parse_json
+from data_tools.counts import counted
 from data_tools.typed import misread
 from pretrain.checkpoint import index as index_file
 from pretrain.checkpoint.geometry import Extent, overlap
@@ -162,7 +163,7 @@ class Checkpoint:
             names = ", ".join(f"{key} {self.index[key].describe}" for key in left[:5])
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             raise UserError(
-                f"{self.path}: holds {len(left)} tensors that the model has not: {names}{more}; "
+                f"{self.path}: holds {counted(len(left), 'tensor')} that the model has not: {names}{more}; "
                 "the checkpoint is of another model, compare its config.yaml with the run's"
             )
 

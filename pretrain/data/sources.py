@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from data_tools.cache import ShardCache
+from data_tools.counts import are, counted
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import TokenConfig
@@ -54,7 +55,8 @@ def open_training(config: TokenConfig) -> tuple[TokenRange, ...]:
     for source in ranges:
         if source.tokens < length + 1:
             raise UserError(
-                f"{source.path}: {source.tokens:,} tokens are fewer than one sequence: batch.sequence_length "
+                f"{source.path}: {counted(source.tokens, 'token')} {are(source.tokens)} fewer than "
+                "one sequence: batch.sequence_length "
                 f"{length:,} needs {length + 1:,}; the longest sequence_length that fits is "
                 f"{max(0, source.tokens - 1):,}"
             )
@@ -97,7 +99,8 @@ def open_whole(
     for reader in readers:
         if len(reader) < 2:
             raise UserError(
-                f"{reader.path}: {key}: {len(reader)} tokens hold no label to score; 2 or more do"
+                f"{reader.path}: {key}: {counted(len(reader), 'token')} without a label to score; "
+                "2 or more do"
             )
     return tuple(TokenRange(reader.path, reader, 0, len(reader)) for reader in readers)
 

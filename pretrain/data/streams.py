@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_tools.counts import are, counted
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import RnnConfig
 from pretrain.data.batch import Batch, Row, make_batch, padding_row
@@ -159,7 +160,8 @@ def _cut(source: TokenRange, number: int, rows: int, length: int) -> Streams:
     steps = (source.tokens - 1) // length // rows
     if not steps:
         raise UserError(
-            f"data.train: {source.path}: {source.tokens:,} tokens are fewer than {rows} streams of "
+            f"data.train: {source.path}: {counted(source.tokens, 'token')} {are(source.tokens)} "
+            f"fewer than {rows} streams of "
             f"batch.sequence_length {length} need, {rows * length + 1:,}; at most "
             f"{(source.tokens - 1) // length} streams fit"
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from data_tools.counts import counted
 from pretrain.config.load import LoadedConfig
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.sections import GanConfig
@@ -36,7 +37,8 @@ def summary(config: GanConfig, processes: int | None, data: ImageData | None) ->
     rounds, size = config.loss.discriminator_steps, config.batch.global_size
     yield (
         "images",
-        f"{rounds * size:,} a step, {rounds * size * config.run.steps:,} in {config.run.steps:,} steps",
+        f"{rounds * size:,} a step, {rounds * size * config.run.steps:,} in "
+        f"{counted(config.run.steps, 'step')}",
     )
     if data:
         epochs = rounds * size * config.run.steps / data.samples_per_epoch

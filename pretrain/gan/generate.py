@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from data_tools.counts import counted
 from data_tools.progress import Progress
 from pretrain.errors import UserError
 from pretrain.gan.restore import SavedGenerator, load_generator
@@ -51,7 +52,7 @@ def generate_images(
         save_png(target, grid(saved.generate(range(count), label)))
     else:
         _write_folder(saved, target, count, label)
-    print(f"{target}: {count} images of {saved.image_size} x {saved.image_size}")
+    print(f"{target}: {counted(count, 'image')} of {saved.image_size} x {saved.image_size}")
 
 
 def _check_label(saved: SavedGenerator, label: int | None) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 from dataclasses import dataclass
 
+from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint
 from pretrain.config import derived
 from pretrain.config.sections import DescentConfig
@@ -57,7 +58,9 @@ def refuse_nonfinite(config: DescentConfig, memory: Memory, what: str, where: st
     if config.health.on_nonfinite == "stop":
         raise HealthError(f"{what}; the weights were not touched{where}")
     if in_a_row > derived.max_skips(config):
-        raise HealthError(f"{what}; {in_a_row} steps in a row, the weights were not touched{where}")
+        raise HealthError(
+            f"{what}; {counted(in_a_row, 'step')} in a row, the weights were not touched{where}"
+        )
     log.warning("%s; this step's update is skipped%s", what, where)
 
 
@@ -65,7 +68,7 @@ def require_rollbacks_left(config: DescentConfig, memory: Memory, spike: int) ->
     """Raise HealthError if step `spike`, from 0, is a spike after `health.max_rollbacks` rollbacks."""
     if memory.rollbacks >= derived.max_rollbacks(config):
         raise HealthError(
-            f"step {spike + 1}: the loss is a spike again after {memory.rollbacks} rollbacks "
+            f"step {spike + 1}: the loss is a spike again after {counted(memory.rollbacks, 'rollback')} "
             "(health.max_rollbacks); the weights were not touched"
         )
 

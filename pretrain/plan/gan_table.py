@@ -3,6 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
+from data_tools.counts import counted
 from pretrain.config.sections import GanConfig
 from pretrain.plan.gan_plan import GanPlan
 from pretrain.plan.hardware import RESERVE, STREAM, Cluster
@@ -48,7 +49,9 @@ def _facts(config: GanConfig, plan: GanPlan, cluster: Cluster) -> Table:
     rows = grid()
     stages = config.parallel
     images = plan.images
-    kind = {1: "grey", 3: "RGB"}[images.channels] + (f", {images.classes} classes" if images.classes else "")
+    kind = {1: "grey", 3: "RGB"}[images.channels] + (
+        f", {counted(images.classes, 'class')}" if images.classes else ""
+    )
     where = "from data.train" if images.known else "assumed: data.train is not here"
     if config.model.conditional and not images.known:
         where += ", nor the number of its classes: none are taken"
@@ -62,7 +65,8 @@ def _facts(config: GanConfig, plan: GanPlan, cluster: Cluster) -> Table:
     )
     rows.add_row(
         "batch",
-        f"{config.batch.global_size:,} images an update, in {plan.micro_batches} micro-batches on each rank; "
+        f"{counted(config.batch.global_size, 'image')} an update, in "
+        f"{counted(plan.micro_batches, 'micro-batch')} on each rank; "
         f"updates of D before one of G: {config.loss.discriminator_steps}",
     )
     return rows
@@ -97,7 +101,7 @@ def _time(config: GanConfig, plan: GanPlan, cluster: Cluster) -> Table:
     days = steps * time.total / DAY
     rows.add_row(
         "whole run",
-        f"{steps * plan.images_per_step:,} images: at least {days:,.2f} days, "
+        f"{counted(steps * plan.images_per_step, 'image')}: at least {days:,.2f} days, "
         f"{days * 24 * cluster.size:,.1f} GPU-hours",
     )
     return rows

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from data_tools.counts import counted
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import tokens_until
 from pretrain.plan.hardware import KERNEL_SECONDS, RESERVE, SPREAD, STREAM, Cluster
@@ -62,7 +63,8 @@ def _facts(config: TextConfig, plan: TextPlan, cluster: Cluster, vocabulary: str
     table.add_row("layout", layout)
     table.add_row(
         "batch",
-        f"{plan.tokens_per_step:,} tokens; {plan.micro_batches} micro-batches of {config.batch.micro_size}",
+        f"{counted(plan.tokens_per_step, 'token')}; {counted(plan.micro_batches, 'micro-batch')} "
+        f"of {config.batch.micro_size}",
     )
     return table
 

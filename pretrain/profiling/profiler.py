@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from data_tools.counts import counted
 from pretrain.config.derived import PROFILED_FROM
 from pretrain.errors import UserError
 from pretrain.health.gather import gather_texts
@@ -129,7 +130,7 @@ def table_of(seconds: list[dict[Cause, float]], idle: list[float], first: int, l
     steps, ranks = last - first + 1, len(seconds)
     whole = sum(sum(each.values()) for each in seconds) or 1.0
     step = whole / ranks / steps * 1e3
-    lines = [f"steps {first:,} to {last:,}, {step:,.1f} ms each; mean of {ranks} ranks"]
+    lines = [f"steps {first:,} to {last:,}, {step:,.1f} ms each; mean of {counted(ranks, 'rank')}"]
     lines.append(f"{'cause':34}{'share':>7}{'ms a step':>11}   least and most of a rank")
 
     def row(name: str, values: list[float]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.layout import checkpoints_folder, step_name
 from pretrain.config.sections import CheckpointConfig, CorpusConfig, ParallelConfig, TextEvalConfig
@@ -64,7 +65,10 @@ def parity_command(
         print(f"left out {line}")
     layers = layers_for(chosen)
     dropout = f", dropout 0 instead of {config.model.dropout}" if config.model.dropout else ""
-    print(f"{layers} layers instead of {config.model.num_layers}{dropout}; {steps} steps; {config.precision}")
+    print(
+        f"{counted(layers, 'layer')} instead of {config.model.num_layers}{dropout}; "
+        f"{counted(steps, 'step')}; {config.precision}"
+    )
     model = with_layers(config, layers).model.model_copy(update={"dropout": 0.0})
     with scratch_folder(config.run.dir, out, "parity") as scratch:
         proof = _Proof(config.model_copy(update={"model": model}), chosen, steps, scratch)
@@ -119,7 +123,8 @@ def _judge(proof: _Proof, curves: dict[str, Curve]) -> None:
     if different:
         raise IntegrityError(_explain(proof, different))
     print(
-        f"{len(proof.layouts)} layout(s) train as one process does: {proof.steps} steps within "
+        f"{counted(len(proof.layouts), 'layout')} trained as one process did: "
+        f"{counted(proof.steps, 'step')} within "
         f"{proof.tolerance:g}, loss {curves[ONE].losses[0]:.4f} to {curves[ONE].losses[-1]:.4f}"
     )
 

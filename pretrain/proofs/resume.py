@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from data_tools.counts import counted
 from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
@@ -86,7 +87,8 @@ def _judge(found: Sequence[Comparison], processes: int, steps: int, scratch: Pat
         firsts = "".join(f"\n  first: {one.first}" for one in different)
         raise IntegrityError(f"resume is not exact: {scratch} holds both runs{firsts}")
     print(
-        f"resume is exact: {2 * steps} steps on {processes} process(es), killed and resumed, are equal in "
+        f"resume is exact: {counted(2 * steps, 'step')} on {counted(processes, 'process')}, killed "
+        "and resumed, are equal in "
         "every bit to the same steps without a stop"
     )
 
@@ -119,7 +121,10 @@ def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> N
         _kill(process)
     if process.returncode != 0:
         _fail(title, process.returncode, log)
-    print(f"{title}: {config.run.steps - first} steps in {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{title}: {counted(config.run.steps - first, 'step')} in {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
 
 
 def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: int) -> _Kill:
@@ -150,7 +155,8 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
         if process.returncode == -signal.SIGKILL and at is not None and at < config.run.steps:
             return _Kill(last_step(run), at)
     raise UserError(
-        f"the run of {config.run.steps} steps was over {ATTEMPTS} times before it could be killed after the "
+        f"the run of {counted(config.run.steps, 'step')} was over {ATTEMPTS} times before it could "
+        "be killed after the "
         f"checkpoint of step {steps}; give more steps with --steps"
     )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from data_tools.counts import counted
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.tracking.journal import curve, read
@@ -78,7 +79,7 @@ def fact(said: str) -> str:
 def learning(run: Path) -> str:
     """First and last loss of a run."""
     losses = [loss for _, loss in curve(read(RunFolder(run).metrics), "loss")]
-    return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses)} steps"
+    return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {counted(len(losses), 'step')}"
 
 
 def picture(run: Path) -> Row:

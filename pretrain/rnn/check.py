@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.sections import RnnConfig
 from pretrain.data.feed import TrainingFeed
@@ -16,7 +17,7 @@ def summary(config: RnnConfig, processes: int | None, data: TrainingFeed | None)
         model = build_rnn(config.model, data.vocab_size, config.run.seed)
         yield "parameters", f"{sum(weight.numel() for weight in model.parameters()):,}"
         yield "vocabulary", f"{data.vocab_size:,} ids"
-    yield "tokens", f"{tokens:,} a step, {tokens * steps:,} in {steps:,} steps"
+    yield "tokens", f"{tokens:,} a step, {tokens * steps:,} in {counted(steps, 'step')}"
     if data:
         epochs = steps * batch.global_size / data.samples_per_epoch
         yield "training sequences", f"{data.samples_per_epoch:,}; the run sees them {epochs:.2f} times"

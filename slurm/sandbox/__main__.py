@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from data_tools.counts import counted
 from data_tools.errors import UserError
 from slurm.sandbox.cluster import Sandbox
 from slurm.sandbox.conf import Shape
@@ -35,7 +36,7 @@ def up(
     sandbox = Sandbox(folder)
     sandbox.up(Shape(nodes, cpus, gpus))
     seconds = time.monotonic() - began
-    print(f"{nodes} nodes are idle after {seconds:.1f} s; state in {folder}", file=sys.stderr)
+    print(f"{counted(nodes, 'node')} idle after {seconds:.1f} s; state in {folder}", file=sys.stderr)
     print(f"export SLURM_CONF={sandbox.conf}")
 
 

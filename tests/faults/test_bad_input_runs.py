@@ -242,9 +242,7 @@ def test_a_wrong_number_of_processes(commands: Commands, run: Path, tmp_path: Pa
         2, "--processes 2: torchrun has started 4 ranks already"
     )
     # Alone, a layout of two ranks says how many processes it wants.
-    commands.run("train", config, "parallel.tensor=2").refused(
-        2, "1 processes are no multiple", "processes 2"
-    )
-    commands.run("eval", run, "parallel.tensor=2").refused(2, "1 processes are no multiple", "processes 2")
+    commands.run("train", config, "parallel.tensor=2").refused(2, "1 process is no multiple", "processes 2")
+    commands.run("eval", run, "parallel.tensor=2").refused(2, "1 process is no multiple", "processes 2")
     many = 8 * (os.cpu_count() or 1)
     assert commands.run("check", config, f"batch.global_size={2 * many}", "--processes", many).code == 0

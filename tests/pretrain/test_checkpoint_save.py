@@ -224,7 +224,7 @@ def test_load_refuses_another_model(tmp_path: Path) -> None:
         checkpoint.load([Piece.whole("layer.weight", torch.zeros(4, 9))])
     with pytest.raises(UserError, match=r"layer\.weight is \[4, 8\] F32.*BF16 in the model: the dtype"):
         checkpoint.load([Piece.whole("layer.weight", torch.zeros(4, 8).bfloat16())])
-    with pytest.raises(UserError, match=r"1 tensors that the model has not: bias \[4\] F32"):
+    with pytest.raises(UserError, match=r"1 tensor that the model has not: bias \[4\] F32"):
         checkpoint.require_all_read(["layer.weight"])
     checkpoint.require_all_read(["layer.weight", "bias"], "weights")
 

@@ -44,7 +44,7 @@ def test_quotes_and_windows_lines_are_taken_as_they_stand(tmp_path: Path) -> Non
         ("a.tsv", TSV.replace("label", "lable", 1), "has no column 'label' (did you mean 'lable'?)"),
         ("a.tsv", "x\ty\n1\t2\n", "has no column 'sentence' (it has: x, y)"),
         ("a.tsv", "sentence\tsentence\tlabel\n", ":1: column 'sentence' stands twice"),
-        ("a.tsv", TSV + "only one\n", ":4: 1 fields, but the first line names 2"),
+        ("a.tsv", TSV + "only one\n", ":4: 1 field, but the first line names 2"),
         ("a.tsv", TSV + " \tyes\n", ":4: column 'sentence' is empty"),
         ("a.tsv", "sentence\tlabel\n", "holds no example"),
         ("a.tsv", "", "has no column 'sentence'"),

@@ -10,6 +10,7 @@ from bert_shards import bert_config, bert_tokenizer, build_bert_shards, prose
 from config_files import small_config
 from text_shards import build_shards
 
+from data_tools.counts import counted
 from pretrain.compatible import compatible
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.rules import violations
@@ -215,4 +216,4 @@ tracking: {{enabled: false}}
 """
     )
     verify_resume_command(str(config), processes, 4, None, [])
-    assert f"resume is exact: 8 steps on {processes} process(es)" in capfd.readouterr().out
+    assert f"resume is exact: 8 steps on {counted(processes, 'process')}," in capfd.readouterr().out

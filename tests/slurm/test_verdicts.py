@@ -30,7 +30,7 @@ def attempts(*steps: int, **last: Any) -> list[Attempt]:
         ((0, 0, 0), 9, 4, "2 restarts in a row made no progress after step 0"),
         ((0, 5, 5, 9), 9, 0, "starting after step 9"),
         ((0, 5, 9, 9, 9), 9, 4, "after step 9"),
-        ((0, 5, 9), 1, 4, "1 restarts were not enough"),
+        ((0, 5, 9), 1, 4, "1 restart did not suffice"),
         ((0, 5, 9), 2, 0, "starting after step 9"),  # its second restart, of two
     ],
 )

@@ -2,6 +2,7 @@
 
 import math
 
+from data_tools.counts import are, counted
 from pretrain.config import derived
 from pretrain.config.rule import (
     PROCESSES,
@@ -187,7 +188,8 @@ PIPELINE_RULES: tuple[TextRule, ...] = (
         applies=lambda s: True,
         holds=lambda s: s.config.model.num_layers % _layer_unit(s) == 0,
         message=lambda s: (
-            f"{s.config.model.num_layers} layers are no multiple of pipeline x virtual_pipeline = "
+            f"{counted(s.config.model.num_layers, 'layer')} {are(s.config.model.num_layers)} no "
+            "multiple of pipeline x virtual_pipeline = "
             f"{s.config.parallel.pipeline} x {s.config.parallel.virtual_pipeline or 1}"
         ),
         remedies={
@@ -244,7 +246,8 @@ BATCH_RULES: tuple[TextRule, ...] = (
         applies=lambda s: s.world_size is not None,
         holds=lambda s: s.data_parallel is not None,
         message=lambda s: (
-            f"{s.world_size} processes are no multiple of tensor x pipeline x context = "
+            f"{counted(s.world_size or 1, 'process')} {are(s.world_size or 1)} no multiple of "
+            "tensor x pipeline x context = "
             f"{s.config.parallel.tensor} x {s.config.parallel.pipeline} x {s.config.parallel.context}"
         ),
         remedies={
@@ -260,7 +263,8 @@ BATCH_RULES: tuple[TextRule, ...] = (
         applies=lambda s: True,
         holds=lambda s: s.config.batch.global_size % _batch_unit(s) == 0,
         message=lambda s: (
-            f"{s.config.batch.global_size} samples are no multiple of micro_size"
+            f"{counted(s.config.batch.global_size, 'sample')} {are(s.config.batch.global_size)} no "
+            "multiple of micro_size"
             + (
                 f" x data parallel size = {s.config.batch.micro_size} x {s.data_parallel}"
                 if s.data_parallel
@@ -279,7 +283,8 @@ BATCH_RULES: tuple[TextRule, ...] = (
         applies=lambda s: True,
         holds=lambda s: s.config.batch.sequence_length % _sequence_unit(s) == 0,
         message=lambda s: (
-            f"{s.config.batch.sequence_length} tokens are no multiple of {_sequence_unit(s)}: context "
+            f"{counted(s.config.batch.sequence_length, 'token')} "
+            f"{are(s.config.batch.sequence_length)} no multiple of {_sequence_unit(s)}: context "
             f"parallelism takes 2 x {s.config.parallel.context} pieces"
             + (
                 f", sequence parallelism context x tensor = "

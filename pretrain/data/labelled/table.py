@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.bounded import open_regular
+from data_tools.counts import counted
 from data_tools.records import LINE_BYTES
 from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError
@@ -94,7 +95,9 @@ def _read_tsv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str
             continue
         fields = line.split("\t")
         if len(fields) != len(names):
-            raise UserError(f"{path}:{number}: {len(fields)} fields, but the first line names {len(names)}")
+            raise UserError(
+                f"{path}:{number}: {counted(len(fields), 'field')}, but the first line names {len(names)}"
+            )
         yield number, [fields[place] for place in places]
 
 
