@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from bert_runs import bert_run
 from chat_runs import gpt_run
 from config_files import REPOSITORY
@@ -144,12 +145,18 @@ class Scene:
         """The script of a job; the image of a container is a stand-in."""
         config, *overrides = positional
         overrides = [re.sub("(container_image)=.*", r"\1=image.sqsh", word) for word in overrides]
-        if "build" in Path(config).name:
-            byte_tokenizer().save(Path("data/tokenizer"))
-        elif options["after"]:
+        if options["after"]:
             give_run(options["after"])
-        elif "configs/data/" not in config:
-            self._give_data(read_config(config, overrides, options["cluster"]).config)
+        elif "configs/data/" in config:
+            [source] = [
+                each["input"] for each in yaml.safe_load(Path(config).read_text()).values() if "input" in each
+            ]
+            give_input(Path(source), images="images" in config)
+            byte_tokenizer().save(Path("data/tokenizer"))
+        else:
+            loaded = read_config(config, overrides, options["cluster"]).config
+            self._give_data(loaded)
+            overrides += fitting(loaded)
         after = ["--after", options["after"]] if options["after"] else []
         call(["submit", config, *overrides, "--cluster", options["cluster"], *after, "--dry-run"])
 
@@ -162,9 +169,7 @@ class Scene:
         self.trained.add(config.run.dir)
         self._give_data(config)
         many = ["--processes", str(options["processes"])] if options.get("processes") else []
-        if getattr(config.data, "validation_fraction", None):
-            many.append("data.validation_fraction=0.1")  # a thousandth of a stand-in is too little
-        call(["check", *positional, *many])
+        call(["check", *positional, *fitting(config), *many])
 
     def _give_data(self, config: Config) -> None:
         """What a config names and the block is not to build: examples, or shards."""
@@ -176,6 +181,11 @@ class Scene:
         for path in (Path(source.path) for source in (*train, *validation)):
             if not self.makes & {"build", "images"} and not path.exists():
                 give_shards(path, config)
+
+
+def fitting(config: Config) -> list[str]:
+    """Overrides for the size of a stand-in: a thousandth of one is too little to validate on."""
+    return ["data.validation_fraction=0.1"] if getattr(config.data, "validation_fraction", None) else []
 
 
 def give_shards(path: Path, config: Config) -> None:
