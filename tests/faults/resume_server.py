@@ -42,8 +42,8 @@ def recording(path: str | None) -> Any:
 
 
 def _recorded(honest: Callable[..., Any], path: str) -> Callable[..., Any]:
-    def recorded(data: Any, step: int, micro_batch: int, rank: int, size: int) -> Any:
-        batch = honest(data, step, micro_batch, rank, size)
+    def recorded(data: Any, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> Any:
+        batch = honest(data, step, micro_batch, rank, size, jumped)
         digests = [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:16] for row in batch.tokens]
         line = json.dumps([step, micro_batch, rank, size, batch.sample_ids, digests])
         with open(path, "a") as file:
