@@ -7,7 +7,10 @@ job is rendered; a run that is scored or drawn from is one that the block has tr
 import json
 import random
 import re
+import shlex
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from glob import glob
 from itertools import pairwise
@@ -257,3 +260,32 @@ def test_a_block_that_does_not_work_would_be_noticed(
 ) -> None:
     with pytest.raises(AssertionError, match=r"unexpected extra|no multiple|no such|not train"):
         test_a_shown_block_works_as_written(list(commands(lines.splitlines())), tmp_path, monkeypatch)
+
+
+OF_MY_RUN = {
+    shlex.join(words): words[1:]
+    for param in BLOCKS
+    for words in param.values[0]
+    if words[0] == "pretrain"
+    and words[1] in {"eval", "generate", "export"}
+    and words[2].startswith("runs/my-run")
+    and not {"--processes", "--tasks", "--inception-weights"} & set(words)
+}
+"""What pages show of a GPT's run, in one process and without packages of its own."""
+
+
+@pytest.mark.slow
+def test_what_is_shown_of_a_run_works_on_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/tiny", "data/test-shards"):
+        give_shards(Path(name), read_config("configs/gpt/tiny.yaml").config)
+    train = ["train", "configs/gpt/tiny.yaml", "run.dir=runs/my-run", "batch.sequence_length=128"]
+    assert len(OF_MY_RUN) >= 12
+    for words in (train, *OF_MY_RUN.values()):
+        arguments = [word.replace("step-00002000", "step-00000020") for word in words]
+        if arguments[0] == "export":
+            arguments[2] = f"exported-{len(arguments)}"
+        command = [sys.executable, "-m", "pretrain", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (arguments, done.stderr[-2000:])
