@@ -150,6 +150,9 @@ class Scene:
         overrides = [re.sub("(container_image)=.*", r"\1=image.sqsh", word) for word in overrides]
         if options["after"]:
             give_run(options["after"])
+            if not Path("data/held-out").exists():
+                build_shards(Path("data/held-out"), [prose(0, 20)])
+            overrides.append("evaluation.data=[data/held-out]")  # the stand-in has nothing to validate on
         elif "configs/data/" in config:
             [source] = [
                 each["input"] for each in yaml.safe_load(Path(config).read_text()).values() if "input" in each
