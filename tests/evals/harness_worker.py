@@ -46,7 +46,7 @@ def ours(asked: dict[str, Any], overrides: list[str], world: World) -> dict[str,
     model = load_model(saved, config, build_layout(world, config.parallel))
     with confined(show=False):
         tasks = {each.name: build_task(each) for each in find_definitions(asked["tasks"], None)}
-        run_harness(CheckpointLM(model, load_tokenizer(saved)), tasks, 0)
+        run_harness(CheckpointLM(model, load_tokenizer(saved.checkpoint)), tasks, 0)
     parallel_state.destroy_model_parallel()
     return {"metrics": result.metrics, "spec": result.spec, "answers": answers_of(tasks)}
 
