@@ -49,10 +49,11 @@ def table(place: Path, which: int) -> None:
 
 
 def tagged(place: Path, which: int) -> None:
-    lines = [
-        f"{word} {'N' if len(word) == 3 else 'O'}" for text in TEXTS[which:] for word in [*text.split(), ""]
+    sentences = [
+        "".join(f"{word} {'N' if len(word) == 3 else 'O'}\n" for word in text.split())
+        for text in TEXTS[which:]
     ]
-    place.write_text("\n".join(lines) + "\n")
+    place.write_text("\n".join(sentences))
 
 
 def conversations(place: Path, which: int) -> None:
