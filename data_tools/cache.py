@@ -226,7 +226,6 @@ class CachedShards(ShardStore):
         self._url, self._cache = url.rstrip("/"), cache
 
     def place(self, shard: ShardFile) -> str:
-        """Its URL."""
         return f"{self._url}/{shard.name}"
 
     def check(self, shard: ShardFile) -> None:
@@ -242,5 +241,4 @@ class CachedShards(ShardStore):
         return self._cache.open(self.place(shard), shard)
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
-        """As `ShardCache.is_gone`."""
         return self._cache.is_gone(shard, inode)

@@ -35,8 +35,7 @@ class ShardFile(Protocol):
     """What every index says of a tar file."""
 
     @property
-    def name(self) -> str:
-        """Plain file name."""
+    def name(self) -> str: ...
 
     @property
     def size(self) -> int:
@@ -210,7 +209,6 @@ class Fields:
         return value
 
     def items(self, key: str) -> list[Any]:
-        """The list under a key."""
         value = self.value[key]
         if not isinstance(value, list):
             self.fail(key, f"is {_short(value)} instead of a list")

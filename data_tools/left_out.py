@@ -26,7 +26,6 @@ class LeftOut:
 
     @property
     def files(self) -> int:
-        """How many."""
         return sum(count for count, _ in self.kinds.values())
 
     @property
@@ -48,7 +47,6 @@ class LeftOut:
 
 
 def together(each: Iterable[LeftOut]) -> LeftOut:
-    """The sum."""
     total = LeftOut()
     for left_out in each:
         for kind, (count, size) in left_out.kinds.items():

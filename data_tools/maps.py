@@ -39,20 +39,16 @@ class LocalShards(ShardStore):
         self._directory = directory
 
     def place(self, shard: ShardFile) -> str:
-        """Its path."""
         return str(self._directory / shard.name)
 
     def check(self, shard: ShardFile) -> None:
-        """As `check_shard_size`."""
         check_shard_size(self._directory, shard)
 
     def open(self, shard: ShardFile) -> BinaryIO:
-        """The file in place."""
         self.check(shard)
         return open(self._directory / shard.name, "rb")
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
-        """Never: nobody makes room here."""
         return False
 
 
@@ -70,7 +66,6 @@ class MappedShards:
         self._inodes: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """Shards in memory now."""
         return len(self._maps)
 
     def find(self, number: int) -> mmap.mmap:

@@ -23,11 +23,9 @@ class RemoteInput(io.RawIOBase):
         self._handle, self._streams = self._told("opened", lambda: _open(url))
 
     def readable(self) -> bool:
-        """Yes."""
         return True
 
     def seekable(self) -> bool:
-        """Yes, forward at least."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -41,11 +39,9 @@ class RemoteInput(io.RawIOBase):
         return int(self._handle.tell())
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position."""
         return self._told("read", lambda: self._seek(offset, whence))
 
     def close(self) -> None:
-        """Let go of the connection."""
         if not self.closed:
             self._handle.close()
         super().close()

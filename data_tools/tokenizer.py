@@ -134,7 +134,6 @@ class Tokenizer:
         return ids
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of several texts."""
         return [self.encode(text) for text in texts]
 
     def encode_array(self, text: str) -> Ids:

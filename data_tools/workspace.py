@@ -55,12 +55,10 @@ class Finished(Protocol):
     """What a finished partition gave; a dataclass, with what its builder counts beside this."""
 
     @property
-    def number(self) -> int:
-        """Of the partition."""
+    def number(self) -> int: ...
 
     @property
-    def shards(self) -> Sequence[ShardFile]:
-        """The shards it wrote."""
+    def shards(self) -> Sequence[ShardFile]: ...
 
 
 Result = TypeVar("Result", bound=Finished)

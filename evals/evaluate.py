@@ -136,7 +136,6 @@ def _open_task(
 
 
 def _score(model: Model, data: ValidationFeed, layout: Layout) -> Totals:
-    """As `score`, with a progress bar on rank 0."""
     if not layout.world.is_first:
         return score(model, data)
     micro_size = model.config.batch.micro_size

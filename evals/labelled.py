@@ -84,7 +84,6 @@ class LabelledExamples:
         }
 
     def spec(self) -> dict[str, Any]:
-        """The file and its classes."""
         data = self.data.data
         return {
             "data": [{"path": str(Path(data.path).absolute()), "fingerprint": data.fingerprint}],

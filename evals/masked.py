@@ -77,12 +77,10 @@ class MaskedTokens:
 
     @classmethod
     def over(cls, sources: tuple[TokenRange, ...], config: BertConfig) -> "MaskedTokens":
-        """Samples of these sources."""
         settings = config.data.model_dump(exclude={"train", "validation", "validation_fraction", "tokenizer"})
         return cls(BertValidationData.over(sources, config), settings)
 
-    def family(self, layout: Layout) -> None:
-        """A pretrained encoder's."""
+    def family(self, layout: Layout) -> None: ...
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Losses, accuracies, baselines and counts."""

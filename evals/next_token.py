@@ -34,8 +34,7 @@ class NextToken:
         """Windows `stride` tokens apart; None: a whole sequence."""
         return cls(ValidationData.over(sources, config, stride), tokenizer)
 
-    def family(self, layout: Layout) -> None:
-        """A decoder's."""
+    def family(self, layout: Layout) -> None: ...
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Perplexities, and what they divide by."""

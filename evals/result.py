@@ -75,8 +75,6 @@ def _number(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Written:
-    """A result in a file."""
-
     checkpoint: str
     step: Natural
     metrics: dict[str, Annotated[int | float, BeforeValidator(_number)]]

@@ -92,7 +92,6 @@ class Entry(Section):
 
     @property
     def images(self) -> ImageOptions:
-        """The options about images."""
         return ImageOptions(**{each.name: getattr(self, each.name) for each in fields(ImageOptions)})
 
     @property
@@ -179,7 +178,6 @@ def _numbered(file: SuiteFile) -> list[tuple[str, Entry]]:
 
 
 def _useless(key: str, entry: Entry, place: Place) -> list[Problem]:
-    """Options without effect."""
     given = entry.model_fields_set - {"task", "name"}
     useless = sorted(name for name in given if name not in _OPTIONS[entry.task] and getattr(entry, name))
     found = [

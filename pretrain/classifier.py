@@ -39,11 +39,9 @@ class Classifier:
         return self.model.head.in_features
 
     def parameters(self) -> Iterator[Parameter]:
-        """Of the model."""
         return self.model.parameters()
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Of the model."""
         return self.model.named_parameters()
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
@@ -54,7 +52,6 @@ class Classifier:
 
     @torch.no_grad()
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """float32 [B, F], on the CPU, of uint8 images [B, C, H, W]."""
         with self._precision():
             return self.model.features(images_BCHW.to(self.device)).float().cpu()
 

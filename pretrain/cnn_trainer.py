@@ -62,17 +62,14 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the training images."""
         return self.data.fingerprint
 
     @property
     def validation_fingerprint(self) -> str:
-        """Of the validation images."""
         return " ".join(source.reader.fingerprint for source in self.validation) or NO_VALIDATION
 
     @property
     def units(self) -> int:
-        """Images of a step."""
         return self.config.batch.global_size
 
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> tuple[Tensor, Tensor]:
@@ -94,7 +91,6 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         return images.to(self.world.device), labels.to(self.world.device)
 
     def losses(self, batch: tuple[Tensor, Tensor], micro_batch: int) -> Tensor:
-        """Cross-entropy."""
         images, labels = batch
         return functional.cross_entropy(self.classifier.logits(images), labels, reduction="sum")
 
@@ -112,7 +108,6 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         }
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
         return {
             **super().state(step),
             "channels": self.data.channels,

@@ -66,11 +66,9 @@ class FinetuneTrainer(Trainer):
         return metrics | {f"validation_{name}": value for name, value in answers.metrics().items()}
 
     def state(self, step: int) -> dict[str, Any]:
-        """As any trainer's, with the classes in the order of their numbers."""
         data = self.data
         assert isinstance(data, LabelledTraining)
         return super().state(step) | {LABELS: list(data.data.labels.names)}
 
     def facts(self) -> dict[str, Any]:
-        """As any trainer's, and whether the weights came along."""
         return super().facts() | {"init": self.finetuning.model.init}

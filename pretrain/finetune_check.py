@@ -27,7 +27,6 @@ def check_examples(config: FinetuneConfig) -> LabelledTraining:
 def summary(
     config: FinetuneConfig, processes: int | None, training: LabelledTraining | None
 ) -> Iterator[tuple[str, str]]:
-    """Rows of (what, value)."""
     size, steps = config.batch.global_size, config.run.steps
     yield "examples", f"{size:,} a step, {size * steps:,} in {counted(steps, 'step')}"
     if training:

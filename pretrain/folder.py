@@ -98,7 +98,6 @@ class RunFolder:
 
     @property
     def heartbeat(self) -> Path:
-        """Folder of the ranks' heartbeats."""
         return self.path / "heartbeat"
 
     @property
@@ -108,7 +107,6 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -128,7 +126,6 @@ class RunFolder:
 
     @property
     def tracking_log(self) -> Path:
-        """The uploader's log."""
         return self.logs / "tracking.log"
 
     @property
@@ -143,7 +140,6 @@ class RunFolder:
 
     @property
     def loss_curve(self) -> Path:
-        """The picture of the loss curve."""
         return self.artifacts / "loss.png"
 
     @property
@@ -152,7 +148,6 @@ class RunFolder:
         return self.artifacts / "accuracy.png"
 
     def rank_log(self, rank: int) -> Path:
-        """Log of one rank."""
         return self.logs / f"rank-{rank:04d}.log"
 
     @property

@@ -204,7 +204,6 @@ class GanTrainer:
         yield from self.generator.pieces_of("ema.generator", self.ema.tensors, "weights")
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
         return {
             "step": step,
             "images": step * self.images_per_step,
@@ -239,7 +238,6 @@ class GanTrainer:
         return checkpoint.step
 
     def facts(self) -> dict[str, str]:
-        """What the run's status and MLflow's tags say beside the config."""
         return {
             "layout": self._layout(),
             "device": self.world.device.type,
@@ -247,7 +245,6 @@ class GanTrainer:
         }
 
     def describe(self) -> str:
-        """For the log."""
         size = micro_size(self.config, self.world.size)
         count = self.config.batch.global_size // (size * self.world.size)
         return (

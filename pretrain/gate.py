@@ -76,7 +76,6 @@ class Gate:
         self._pulse.mark(Phase.REDUCTION)
 
     def mark(self, phase: Phase) -> None:
-        """Another phase begins."""
         self._pulse.mark(phase)
 
     def validated(self, count: int) -> None:

@@ -10,7 +10,6 @@ from pretrain.origin import LEFT_BEHIND
 
 
 def keeps_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether there is one."""
     return any(name.startswith(f"{TOKENIZER_FOLDER}/") for name in checkpoint.files)
 
 

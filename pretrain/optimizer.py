@@ -209,7 +209,6 @@ def class_name(cls: type) -> str:
 
 
 def weight_piece(part: LogicalPart, layout: Layout) -> Piece:
-    """The piece of a model weight."""
     return Piece(
         key=part.key,
         global_shape=part.global_shape,

@@ -56,13 +56,11 @@ class ReplicaTrainer(ABC, Generic[C, B]):
 
     @property
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Of the training data."""
+    def fingerprint(self) -> str: ...
 
     @property
     @abstractmethod
-    def validation_fingerprint(self) -> str:
-        """Of what is validated on."""
+    def validation_fingerprint(self) -> str: ...
 
     @property
     @abstractmethod
@@ -178,7 +176,6 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         }
 
     def files(self) -> dict[str, Path]:
-        """None."""
         return {}
 
     def load(self, checkpoint: Checkpoint) -> int:
@@ -195,7 +192,6 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         return checkpoint.step
 
     def go_back(self, step: int, later: Checkpoint) -> None:
-        """As `AnyTrainer.go_back`."""
         self.memory = go_back(self.memory, step, later)
 
     def facts(self) -> dict[str, str]:

@@ -46,17 +46,14 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
 
     @property
     def fingerprint(self) -> str:
-        """Of the training streams."""
         return self.data.fingerprint
 
     @property
     def validation_fingerprint(self) -> str:
-        """Of the validation lanes."""
         return self.validation.fingerprint if self.validation else NO_VALIDATION
 
     @property
     def units(self) -> int:
-        """Tokens of a step."""
         return self.config.batch.global_size * self.config.batch.sequence_length
 
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> StreamBatch:
@@ -111,7 +108,6 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
             yield Piece("carried_state", shape, (rows.start, 0, 0), box, None, state, "optimizer", True)
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
         return {
             **super().state(step),
             "vocab_size": self.data.vocab_size,
@@ -119,11 +115,9 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         }
 
     def files(self) -> dict[str, Path]:
-        """The tokenizer."""
         return {TOKENIZER_FOLDER: self.data.tokenizer_folder}
 
     def facts(self) -> dict[str, str]:
-        """What the run's status and MLflow's tags say beside the config."""
         return {**super().facts(), "tokenizer_fingerprint": self.data.tokenizer.fingerprint}
 
     def describe(self) -> str:

@@ -164,8 +164,6 @@ class _Values:
 
 
 class _Client:
-    """One connection."""
-
     def __init__(self, server: "_Server", reader: StreamReader, writer: StreamWriter) -> None:
         self._values, self._server = server.values, server
         self._reader, self._writer = reader, writer

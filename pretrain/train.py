@@ -140,8 +140,6 @@ def build_trainer(config: Config, world: World, gate: Gate, own: Checkpoint | No
 
 
 class _Loop:
-    """A trainer in a run."""
-
     def __init__(self, loaded: LoadedConfig, resolved: str, world: World, run: Run) -> None:
         self.config = loaded.config
         self.world = world

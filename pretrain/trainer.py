@@ -136,7 +136,6 @@ class Trainer:
         return {"tokens_per_second": rate, "mfu": rate * flops / self._peak}
 
     def batches(self, step: int) -> list[AnyBatch]:
-        """This rank's micro-batches of step `step`, counted from 0."""
         return self.growing.batches(step, self._jumped(step), self.layout.data_rank, self.layout.data_size)
 
     def _jumped(self, step: int) -> int:
@@ -156,7 +155,6 @@ class Trainer:
 
     @property
     def may_roll_back(self) -> bool:
-        """With health.on_spike: rollback."""
         return self.config.health.on_spike == "rollback"
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
@@ -226,7 +224,6 @@ class Trainer:
         return ", then ".join([*map(str, counts[:-1]), counted(counts[-1], "micro-batch")])
 
     def facts(self) -> dict[str, str]:
-        """What the run's status and MLflow's tags say beside the config."""
         return {
             "layout": self.layout.describe(),
             "device": self.layout.device.type,
@@ -275,5 +272,4 @@ class Trainer:
         return checkpoint.step
 
     def go_back(self, step: int, later: Checkpoint) -> None:
-        """As `AnyTrainer.go_back`."""
         self.memory = go_back(self.memory, step, later)

@@ -37,8 +37,6 @@ USELESS = ("nodes", "gpus_per_node", "tasks_per_node", "chain")
 
 @dataclass(frozen=True)
 class _Build:
-    """Work on data of any kind."""
-
     section: BuildSection
     slurm: SlurmConfig
     sources: Mapping[str, Place]

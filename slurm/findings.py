@@ -57,7 +57,6 @@ class Findings:
 
 
 def write_finding(folder: Path, finding: Finding) -> None:
-    """Replace a rank's file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{finding.rank:04d}.json"
     temporary = path.with_suffix(".tmp")

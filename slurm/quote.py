@@ -5,7 +5,6 @@ import shlex
 
 
 def for_shell(value: object) -> str:
-    """A word for bash."""
     return shlex.quote(str(value))
 
 

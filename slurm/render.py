@@ -141,5 +141,4 @@ def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
 
 
 def python_of(slurm: SlurmConfig) -> str:
-    """The interpreter of a job."""
     return slurm.python or (sys.executable if slurm.container == "none" else "python3")

@@ -52,7 +52,6 @@ class Submission:
 
     @property
     def run(self) -> Path:
-        """The run folder."""
         return self.path.parent.parent
 
     @property
@@ -79,7 +78,6 @@ class Submission:
             return None
 
     def sent(self, job: str) -> None:
-        """Keep the id of the job."""
         path = self.path / "job.json"
         with named(path):
             path.write_text(json.dumps({"job": job, "time": time.time()}) + "\n")
@@ -98,7 +96,6 @@ class Submission:
         return sorted(self.path.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
 
     def attempts(self) -> list[Attempt]:
-        """All attempts so far."""
         found: list[Attempt] = []
         for attempt in self._lines():
             if found and (found[-1].job, found[-1].restart) == (attempt.job, attempt.restart):

@@ -15,7 +15,6 @@ class Tasks:
 
     @property
     def total(self) -> int:
-        """Ranks."""
         return self.nodes * self.per_node
 
 

@@ -48,7 +48,6 @@ def logs_command(run: str, rank: int | None, lines: int) -> None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a log."""
     with open(path, "rb") as file:
         end = file.seek(0, 2)
         file.seek(max(0, end - TAIL_BYTES))

@@ -33,12 +33,10 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """File of its pairs."""
         return f"{self.band:04d}-{self.number:06d}.npy"
 
 
 def slices(bands: int, documents: int) -> list[Slice]:
-    """All ranges of all bands."""
     ranges = -(-documents // AT_ONCE)
     return [Slice(band, number, ranges) for band in range(bands) for number in range(ranges)]
 

@@ -27,7 +27,6 @@ class StoredFile:
 
 
 def store_array(directory: Path, name: str, array: npt.NDArray[Any]) -> StoredFile:
-    """Write an array as .npy."""
     with _whole(directory, name) as file:
         np.save(file, array, allow_pickle=False)
     return describe(directory, name)
@@ -46,7 +45,6 @@ def store_lines(directory: Path, name: str) -> Iterator[Any]:
 
 
 def describe(directory: Path, name: str) -> StoredFile:
-    """A file as it lies there."""
     digest = hashlib.sha256()
     with open(directory / name, "rb") as file:
         while chunk := file.read(CHUNK):

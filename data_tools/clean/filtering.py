@@ -44,7 +44,6 @@ class FilterResult:
 
     @property
     def kept(self) -> int:
-        """Documents that passed."""
         return self.documents - sum(self.removed.values())
 
 
@@ -77,7 +76,6 @@ def sizes_name(number: int) -> str:
 
 
 def keys_name(number: int) -> str:
-    """Their keys."""
     return f"{WORK_DIR}/{number:06d}.keys.npy"
 
 

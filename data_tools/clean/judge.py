@@ -32,7 +32,6 @@ class Words(WordTokenizer):  # type: ignore[misc]
     tokenizers load spaCy."""
 
     def word_tokenize(self, text: str) -> list[str]:
-        """The words of a text."""
         return text.split()
 
     def sent_tokenize(self, text: str) -> list[str]:

@@ -37,7 +37,6 @@ class CleanReport:
     """Files of input folders that were not read, and their bytes, by ending."""
 
     def to_json(self) -> str:
-        """The text of `report.json`."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
@@ -53,7 +52,6 @@ def read_report(directory: Path) -> CleanReport:
 
 
 def table(report: CleanReport, title: str) -> Table:
-    """The report for a person."""
     shown = Table("", "documents", "share", title=title, title_justify="left")
     shown.columns[1].justify = shown.columns[2].justify = "right"
     rows = {

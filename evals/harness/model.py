@@ -47,7 +47,6 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The end of a document."""
         return self._tokenizer.eod_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
@@ -151,7 +150,6 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
 
     @contextmanager
     def _progress(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar on rank 0."""
         if not self._model.layout.world.is_first:
             yield lambda _: None
             return

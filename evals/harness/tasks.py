@@ -41,8 +41,7 @@ def requests_fingerprint(task: Any) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _built(**_: Any) -> None:
-    """The requests are there."""
+def _built(**_: Any) -> None: ...
 
 
 def _unusable(place: str, error: Exception) -> UserError:

@@ -80,7 +80,6 @@ class CnnExtractor:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the classifier."""
         return self._saved.classes
 
     def kernel_scale(self, real_NF: Features) -> float:
@@ -150,7 +149,6 @@ class InceptionExtractor:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """None."""
         return ()
 
     def kernel_scale(self, real_NF: Features) -> float:

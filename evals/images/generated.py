@@ -29,8 +29,7 @@ class ImageGenerator(Protocol):
     """What makes images."""
 
     @property
-    def channels(self) -> int:
-        """3 for colour, 1 for grey."""
+    def channels(self) -> int: ...
 
     @property
     def image_size(self) -> int:

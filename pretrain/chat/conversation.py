@@ -23,7 +23,6 @@ class Message:
     content: str
 
     def to_json(self) -> dict[str, str]:
-        """As a template has it."""
         return asdict(self)
 
 

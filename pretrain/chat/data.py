@@ -51,7 +51,6 @@ class ChatSequences:
         return len(self.rows)
 
     def describe(self) -> str:
-        """Counts, on one line."""
         used = sum(example.size for example in self.examples)
         answers = sum(int(example.said.sum()) for example in self.examples)
         share = used / (len(self.rows) * self.length)
@@ -110,7 +109,6 @@ class ChatTraining(HeldTraining[ChatSequences, Batch]):
     """The training sequences in the order of a run."""
 
     def rows(self, ids: Sequence[int], step: range) -> Batch:
-        """These sequences."""
         return self.data.batch(list(zip(ids, self.places(ids), strict=True)))
 
 
@@ -119,5 +117,4 @@ class ChatValidation(HeldValidation[ChatSequences, Batch]):
     """The sequences of a development file, each once."""
 
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
-        """Sequences by their number."""
         return self.data.batch(rows)

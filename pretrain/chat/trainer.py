@@ -44,10 +44,8 @@ class ChatTrainer(Trainer):
         return model
 
     def files(self) -> Mapping[str, bytes | Path]:
-        """Tokenizer and template."""
         return {**super().files(), FILE: self.opened.template.source.encode()}
 
     def facts(self) -> dict[str, str]:
-        """As any trainer's, and which template the conversations are rendered with."""
         template = hashlib.sha256(self.opened.template.source.encode()).hexdigest()
         return super().facts() | {"chat_template_fingerprint": template}

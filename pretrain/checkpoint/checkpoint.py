@@ -81,7 +81,6 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
         return self._manifest.step
 
     @property

@@ -19,15 +19,13 @@ class CoordinationError(UserError):
 class Coordinator(Protocol):
     """A key-value store that every rank reaches, from any thread."""
 
-    def put(self, key: str, value: bytes) -> None:
-        """Set a key."""
+    def put(self, key: str, value: bytes) -> None: ...
 
     def get(self, key: str, timeout: float) -> bytes:
         """Wait up to `timeout` seconds until a key is set, and return its value; CoordinationError if it is
         not."""
 
-    def delete(self, key: str) -> None:
-        """Forget a key."""
+    def delete(self, key: str) -> None: ...
 
 
 class LocalCoordinator:
@@ -38,20 +36,17 @@ class LocalCoordinator:
         self._changed = threading.Condition()
 
     def put(self, key: str, value: bytes) -> None:
-        """Set a key."""
         with self._changed:
             self._values[key] = value
             self._changed.notify_all()
 
     def get(self, key: str, timeout: float) -> bytes:
-        """Wait for a key."""
         with self._changed:
             if not self._changed.wait_for(lambda: key in self._values, timeout):
                 raise CoordinationError(f"no rank set {key} within {timeout:g} s")
             return self._values[key]
 
     def delete(self, key: str) -> None:
-        """Forget a key."""
         with self._changed:
             self._values.pop(key, None)
 
@@ -59,17 +54,14 @@ class LocalCoordinator:
 class Store(Protocol):
     """What is needed of a `torch.distributed.Store`."""
 
-    def set(self, key: str, value: bytes, /) -> None:
-        """Set a key."""
+    def set(self, key: str, value: bytes, /) -> None: ...
 
-    def get(self, key: str, /) -> bytes:
-        """Value of a key."""
+    def get(self, key: str, /) -> bytes: ...
 
     def wait(self, keys: list[str], timeout: timedelta, /) -> None:
         """Wait until all keys are set; RuntimeError after the timeout."""
 
-    def delete_key(self, key: str, /) -> bool:
-        """Delete a key."""
+    def delete_key(self, key: str, /) -> bool: ...
 
 
 class StoreCoordinator:
@@ -90,14 +82,12 @@ class StoreCoordinator:
         self._prefix = prefix
 
     def put(self, key: str, value: bytes) -> None:
-        """Set a key."""
         try:
             self._store.set(f"{self._prefix}/{key}", value)
         except RuntimeError as error:
             raise CoordinationError(f"cannot set {key}: {_first_line(error)}") from error
 
     def get(self, key: str, timeout: float) -> bytes:
-        """Wait for a key."""
         started = time.monotonic()
         try:
             self._store.wait([f"{self._prefix}/{key}"], timedelta(seconds=timeout))
@@ -108,7 +98,6 @@ class StoreCoordinator:
             raise CoordinationError(f"waiting for {key} failed: {_first_line(error)}") from error
 
     def delete(self, key: str) -> None:
-        """Forget a key."""
         try:
             self._store.delete_key(f"{self._prefix}/{key}")
         except RuntimeError as error:

@@ -126,7 +126,6 @@ def write_durably(path: Path, data: bytes, opener: Callable[[str, int], int] | N
 
 
 def copy_durably(source: Path, target: Path) -> FileRecord:
-    """Copy one file, fsynced."""
     with open(source, "rb") as data, DurableFile(target) as file:
         while chunk := data.read(CHUNK):
             file.write(chunk)

@@ -26,7 +26,6 @@ class StoredPiece:
     extent: Extent
 
     def to_json(self) -> dict[str, Any]:
-        """As in index.json."""
         return {
             "file": self.file,
             "name": self.name,
@@ -63,7 +62,6 @@ class LogicalTensor:
         return f"{list(self.shape)} {self.dtype}"
 
     def to_json(self) -> dict[str, Any]:
-        """As in index.json."""
         return {
             "shape": list(self.shape),
             "dtype": self.dtype,
@@ -133,7 +131,6 @@ def coverage_fault(index: Index) -> str | None:
 
 
 def dump(index: Index) -> bytes:
-    """Content of index.json."""
     tensors = {key: tensor.to_json() for key, tensor in index.items()}
     return (
         json.dumps({"format": FORMAT, "format_version": VERSION, "tensors": tensors}, indent=0).encode()

@@ -56,7 +56,6 @@ def _canonical(content: Mapping[str, Any]) -> bytes:
 
 
 def dump_manifest(step: int, files: Mapping[str, FileRecord]) -> bytes:
-    """Content of manifest.json."""
     content: dict[str, Any] = {
         "format": FORMAT,
         "format_version": VERSION,

@@ -49,12 +49,10 @@ class Verdict:
     """What a person should know besides."""
 
     def dump(self) -> bytes:
-        """For the other ranks."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def parse(cls, text: bytes) -> "Verdict":
-        """Inverse of `dump`."""
         value = json.loads(text)
         return cls(**{**value, "messages": tuple(value["messages"])})
 
@@ -72,7 +70,6 @@ class Team:
     """Keys of this save begin with it."""
 
     def put(self, key: str, value: bytes) -> None:
-        """Tell the others."""
         self.coordinator.put(f"{self.prefix}/{key}", value)
 
     def get(self, key: str) -> bytes:
@@ -94,7 +91,6 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """Of all checkpoints."""
         return checkpoints_folder(self.run_dir)
 
 

@@ -58,7 +58,6 @@ class TensorSource:
 
     @property
     def size(self) -> int:
-        """Bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
     @classmethod

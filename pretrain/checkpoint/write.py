@@ -94,7 +94,6 @@ class Written:
     tensors: Mapping[str, LogicalTensor]
 
     def to_json(self) -> dict[str, Any]:
-        """For rank 0."""
         return {
             "files": {name: [record.size, record.sha256] for name, record in self.files.items()},
             "tensors": {key: tensor.to_json() for key, tensor in self.tensors.items()},
@@ -102,7 +101,6 @@ class Written:
 
     @classmethod
     def from_json(cls, value: Any) -> "Written":
-        """Inverse of `to_json`."""
         files = {name: FileRecord(size, digest) for name, (size, digest) in value["files"].items()}
         tensors = {key: LogicalTensor.from_json(key, item) for key, item in value["tensors"].items()}
         return cls(files, tensors)

@@ -35,7 +35,6 @@ def query_groups(model: TextModelConfig) -> int:
 
 
 def rotary_base(model: TextModelConfig) -> int:
-    """Base of the rotary frequencies."""
     return model.rotary_base or 10_000
 
 
@@ -129,7 +128,6 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them."""
         return self.embedding + self.layers + self.head
 
 

@@ -46,7 +46,6 @@ _TYPES = {"integer": "whole number", "number": "number", "string": "text", "bool
 
 
 def config_page() -> str:
-    """The whole page."""
     return "\n".join([_HEAD, *_page_lines()]) + "\n"
 
 

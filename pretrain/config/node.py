@@ -67,7 +67,6 @@ def dotted(path: KeyPath) -> str:
 
 
 def plain(node: Node) -> Any:
-    """The values alone."""
     if isinstance(node.value, dict):
         return {key: plain(child) for key, child in node.value.items()}
     if isinstance(node.value, list):

@@ -48,7 +48,6 @@ class CorpusSamples(ABC, Generic[B]):
         return self.sources[0].reader.index.vocab_size
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
-        """As `TrainingFeed.batch`."""
         return self.samples(
             micro_batch_samples(
                 step=step,

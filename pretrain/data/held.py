@@ -52,7 +52,6 @@ class HeldTraining(ABC, Generic[H, B]):
         global_size: int,
         micro_size: int,
     ) -> Self:
-        """The order under one seed."""
         order = make_order(seed, [len(data)], [1.0])
         return cls(data, tokenizer, tokenizer_folder, order, global_size, micro_size)
 
@@ -63,7 +62,6 @@ class HeldTraining(ABC, Generic[H, B]):
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples of the file."""
         return len(self.data)
 
     @property
@@ -72,7 +70,6 @@ class HeldTraining(ABC, Generic[H, B]):
         return hashlib.sha256(f"{self.data.fingerprint} {self.order.seed}".encode()).hexdigest()
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
-        """As `TrainingFeed.batch`."""
         ids = micro_batch_samples(
             step=step,
             micro_batch=micro_batch,

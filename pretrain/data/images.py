@@ -46,7 +46,6 @@ class ImageSource:
         self._kept: dict[int, Pixels] = {}
 
     def __len__(self) -> int:
-        """Images in the directory."""
         return len(self.reader)
 
     def pixels(self, number: int) -> Pixels:
@@ -120,7 +119,6 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """3 for colour, 1 for grey."""
         return self.sources[0].reader.index.channels
 
     @property

@@ -31,7 +31,6 @@ class TokenRange:
 
     @property
     def tokens(self) -> int:
-        """Tokens in the range."""
         return self.stop - self.start
 
     def describe(self) -> dict[str, str | int]:

@@ -94,17 +94,14 @@ class StreamData:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that all sources were built with."""
         return self.streams[0].source.reader.tokenizer()
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies; checkpoints take it along."""
         return self.streams[0].source.reader.tokenizer_folder
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
         return self.streams[0].source.reader.index.vocab_size
 
     def rows(self, micro_batch: int, rank: int, size: int) -> range:
@@ -225,12 +222,10 @@ class LaneData:
 
     @property
     def tokens(self) -> int:
-        """Labels that are scored."""
         return sum(lanes.labels[1] - lanes.labels[0] for lanes in self.lanes)
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal samples."""
         return fingerprint_of([lanes.source for lanes in self.lanes])
 
     def batches(self, size: int, micro_size: int) -> int:

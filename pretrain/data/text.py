@@ -70,7 +70,6 @@ class TrainingData(CorpusSamples[Batch]):
         )
 
     def samples(self, sample_ids: Sequence[int]) -> Batch:
-        """The samples with these global indices."""
         if not self.reset_at_document_end:
             stored = self.stored.read(sample_ids)
             if int(stored.max()) < self.vocab_size:  # else row by row, which names the place
@@ -149,7 +148,6 @@ class ValidationData:
 
     @property
     def tokens(self) -> int:
-        """Labels that are scored."""
         return sum(stop - start for start, stop in self.scored)
 
     @property
@@ -159,11 +157,9 @@ class ValidationData:
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal samples."""
         return fingerprint_of(self.sources)
 
     def batches(self, size: int, micro_size: int) -> int:
-        """Micro-batches that each of `size` data-parallel ranks gets."""
         return -(-self.windows // (size * micro_size))
 
     def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[Batch]:

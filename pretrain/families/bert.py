@@ -62,7 +62,6 @@ class BertTotals(Totals):
 
     @property
     def loss(self) -> float:
-        """Nats per chosen position plus nats per pair."""
         return self.mlm_nll / max(self.chosen, 1) + self.nsp_nll / max(self.pairs, 1)
 
     @property
@@ -88,7 +87,6 @@ class BertTotals(Totals):
 
     @property
     def guesses(self) -> tuple[Guess, ...]:
-        """Both accuracies."""
         found = (
             Guess("mlm_accuracy", self.masked, self.masked_right, self.masked_frequent, MLM_CAUSE),
             Guess("nsp_accuracy", self.pairs, self.pairs_right, self.pairs_majority, NSP_CAUSE),
@@ -124,15 +122,12 @@ class BertFamily(Family[BertBatch, LocalBatch]):
     totals = BertTotals
 
     def build(self, vocab_size: int) -> tuple[list[Bert], TransformerConfig]:
-        """See `build_bert`."""
         return build_bert(self.config, self.layout, vocab_size)
 
     def labels(self, batch: BertBatch) -> tuple[float, float]:
-        """Chosen positions, and pairs."""
         return float((batch.loss_mask > 0).sum()), float((batch.next_sentence != NO_LABEL).sum())
 
     def without_labels(self, batch: BertBatch) -> BertBatch:
-        """Nothing is chosen, no pair is judged."""
         return replace(
             batch,
             loss_mask=torch.zeros_like(batch.loss_mask),
@@ -184,7 +179,6 @@ class BertFamily(Family[BertBatch, LocalBatch]):
         return output
 
     def losses(self, output: tuple[Tensor, Tensor | None], local: LocalBatch) -> tuple[Tensor, Tensor]:
-        """Masked tokens, and next sentences."""
         logits_MV, pairs_B2 = output
         if pairs_B2 is None:
             pairs_B2 = logits_MV.new_zeros(len(local.next_sentence), 2)  # for pairs without a label

@@ -29,7 +29,6 @@ class ChatTotals(Totals):
 
     @property
     def loss(self) -> float:
-        """Nats per token."""
         return self.nll / self.tokens
 
     @property

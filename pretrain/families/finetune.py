@@ -32,12 +32,10 @@ class FinetuneTotals(Totals):
 
     @property
     def loss(self) -> float:
-        """Nats per answer."""
         return self.nll / max(self.answers, 1)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Accuracy and its baseline."""
         if not self.answers:
             return {}
         return {
@@ -82,15 +80,12 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
         return cls(config, layout, len(data.data.labels), data.commonest, data.data.tagged)
 
     def build(self, vocab_size: int) -> tuple[list[FinetunedBert], TransformerConfig]:
-        """See `build_finetuned`."""
         return build_finetuned(self.config, self.layout, vocab_size, self.classes, tagged=self.tagged)
 
     def labels(self, batch: LabelledBatch) -> tuple[float]:
-        """Texts or words to answer for."""
         return (float((batch.labels != NO_LABEL).sum()),)
 
     def without_labels(self, batch: LabelledBatch) -> LabelledBatch:
-        """Nothing is asked."""
         return replace(batch, labels=torch.full_like(batch.labels, NO_LABEL))
 
     def localise(self, batch: LabelledBatch) -> LocalLabelled:
@@ -107,12 +102,10 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
         )
 
     def run(self, chunk: FinetunedBert, local: LocalLabelled) -> Tensor:
-        """The last chunk gives logits of the classes."""
         output: Tensor = chunk(local.tokens, local.token_types, local.position_ids, local.attention_mask)
         return output
 
     def losses(self, output: Tensor, local: LocalLabelled) -> tuple[Tensor, Tensor]:
-        """Cross-entropy over the classes."""
         logits, labels = output.flatten(0, -2).float(), local.labels.flatten()
         nll = F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
         asked = labels != NO_LABEL

@@ -29,7 +29,6 @@ class GptTotals(Totals):
 
     @property
     def loss(self) -> float:
-        """Nats per token."""
         return self.nll / self.tokens
 
 
@@ -53,19 +52,15 @@ class GptFamily(Family[Batch, LocalBatch]):
     totals: ClassVar[type[Totals]] = GptTotals
 
     def build(self, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
-        """See `build_gpt`."""
         return build_gpt(self.config, self.layout, vocab_size)
 
     def labels(self, batch: Batch) -> tuple[float]:
-        """Labels that count."""
         return (float((batch.loss_mask > 0).sum()),)
 
     def without_labels(self, batch: Batch) -> Batch:
-        """Nothing counts."""
         return replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))
 
     def localise(self, batch: Batch) -> LocalBatch:
-        """Cut along the sequence."""
         rank, size = self.layout.context_rank, self.layout.parallel.context
         length = batch.tokens.shape[1]
         positions = zigzag_positions(rank, size, length) if size > 1 else slice(None)
@@ -89,7 +84,6 @@ class GptFamily(Family[Batch, LocalBatch]):
         return output
 
     def losses(self, output: Tensor, local: LocalBatch) -> tuple[Tensor, Tensor]:
-        """Where `loss_mask` says so."""
         counts = local.loss_mask > 0
         masked = torch.where(counts, output.float(), 0.0)
         exact = masked.detach().double()

@@ -36,7 +36,6 @@ class Totals(ABC):
     """A subclass's fields are numbers to be summed, in the order of the vectors that its family reports."""
 
     def __add__(self, other: Self) -> Self:
-        """The sums over both."""
         return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property

@@ -29,7 +29,6 @@ class Changes:
     numbers: Tensor
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
-        """The changed images."""
         brightness, saturation, contrast, *places = self.numbers.to(x_BCHW.dtype).unbind(1)
         if "color" in self.kinds:
             x_BCHW = _color(x_BCHW, brightness, saturation, contrast)

@@ -89,7 +89,6 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations."""
         dtype: torch.dtype = self.parameters[0][1].dtype
         return dtype
 

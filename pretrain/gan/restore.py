@@ -34,7 +34,6 @@ class SavedGenerator:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
         return self.config.model.image_size
 
     def generate(self, ids: Sequence[int], label: int | None = None) -> Tensor:

@@ -44,7 +44,6 @@ class GameMemory:
         return loss.kind in TIE and self.steps >= FIRST and self.average < WON * TIE[loss.kind]
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint."""
         return {"average": self.average, "steps": self.steps}
 
     @classmethod

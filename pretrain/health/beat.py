@@ -59,7 +59,6 @@ class Beat:
 
     @property
     def name(self) -> str:
-        """`rank 5 on n2`."""
         return f"rank {self.rank} on {self.host}"
 
     @property

@@ -36,11 +36,9 @@ class Bert(Architecture):
         return f"{self.prefix}ForPreTraining", f"{self.prefix}ForMaskedLM"
 
     def class_of(self, config: Any) -> str:
-        """By `data.nsp`."""
         return self.classes()[0 if config.data.nsp else 1]
 
     def obstacles(self, config: Encoder) -> list[str]:
-        """All that is younger than the original."""
         found = obstacle(config, "norm_position", self.position)
         found += obstacle(config, "position_embedding", "learned")
         found += obstacle(config, "normalization", "layernorm")
@@ -50,7 +48,6 @@ class Bert(Architecture):
         return found + obstacle(config, "bias", True)
 
     def links(self, config: Encoder, vocab_size: int) -> Iterator[Link]:
-        """See `Architecture`."""
         sizes, there = Sizes.of(config.model, vocab_size), "bert.embeddings."
         hidden, length = sizes.hidden, config.batch.sequence_length
         yield vocabulary("embedding.word_embeddings.weight", EMBEDDING, sizes, hidden)
@@ -79,7 +76,6 @@ class Bert(Architecture):
         yield from pair("embedding.embedding_dropout.norm", "bert.embeddings.LayerNorm", hidden)
 
     def _norms(self) -> dict[str, str]:
-        """Of a layer."""
         return {"self_attn_bda.norm": "attention.output.LayerNorm", "mlp_bda.norm": "output.LayerNorm"}
 
     def _layer(self, ours: str, theirs: str, sizes: Sizes) -> Iterator[Link]:
@@ -102,7 +98,6 @@ class Bert(Architecture):
         return {f"{head}decoder.weight": EMBEDDING, f"{head}decoder.bias": f"{head}bias"}
 
     def their_config(self, config: Encoder, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
-        """See `Architecture`."""
         model = config.model
         return {
             "vocab_size": vocab_size,
@@ -160,6 +155,5 @@ class MegatronBert(Bert):
 
 
 def pair(key: str, name: str, *shape: int) -> Iterator[Link]:
-    """Weight and bias."""
     yield same(f"{key}.weight", f"{name}.weight", *shape)
     yield same(f"{key}.bias", f"{name}.bias", shape[0])

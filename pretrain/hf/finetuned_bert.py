@@ -22,11 +22,9 @@ class FinetunedBert(Bert):
         self.labels = labels
 
     def classes(self) -> tuple[str, ...]:
-        """For texts and for words."""
         return f"{self.prefix}ForSequenceClassification", f"{self.prefix}ForTokenClassification"
 
     def class_of(self, config: FinetuneConfig) -> str:
-        """By what has a class."""
         return self.classes()[1 if isinstance(config, TaggerConfig) else 0]
 
     def _heads(self, config: FinetuneConfig, sizes: Sizes) -> Iterator[Link]:

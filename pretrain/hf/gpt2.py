@@ -24,15 +24,12 @@ class Gpt2(Architecture):
     ignored = (".attn.bias", ".attn.masked_bias")
 
     def classes(self) -> tuple[str, ...]:
-        """The model with its head."""
         return ("GPT2LMHeadModel",)
 
     def class_of(self, config: DecoderConfig) -> str:
-        """Always the same."""
         return "GPT2LMHeadModel"
 
     def obstacles(self, config: DecoderConfig) -> list[str]:
-        """All but biases, which may be zero."""
         found = obstacle(config, "position_embedding", "learned")
         found += obstacle(config, "normalization", "layernorm")
         found += obstacle(config, "activation", *THEIR_ACTIVATIONS)
@@ -41,7 +38,6 @@ class Gpt2(Architecture):
         return found
 
     def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[Link]:
-        """See `Architecture`."""
         model, sizes = config.model, Sizes.of(config.model, vocab_size)
         hidden, ffn = sizes.hidden, sizes.ffn
         yield vocabulary("embedding.word_embeddings.weight", "transformer.wte.weight", sizes, hidden)
@@ -71,7 +67,6 @@ class Gpt2(Architecture):
             yield vocabulary("output_layer.weight", "lm_head.weight", sizes, hidden)
 
     def zeros(self, config: DecoderConfig) -> Iterator[tuple[str, Shape]]:
-        """The biases of a model without."""
         hidden, ffn = config.model.hidden_size, ffn_hidden_size(config.model)
         sizes = {"attn.c_attn": 3 * hidden, "attn.c_proj": hidden, "mlp.c_fc": ffn, "mlp.c_proj": hidden}
         for number in range(0 if config.model.bias else config.model.num_layers):
@@ -79,11 +74,9 @@ class Gpt2(Architecture):
                 yield f"transformer.h.{number}.{name}.bias", (size,)
 
     def copies(self, config: DecoderConfig) -> Mapping[str, str]:
-        """The tied head."""
         return {"lm_head.weight": "transformer.wte.weight"} if config.model.tie_embeddings else {}
 
     def their_config(self, config: DecoderConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
-        """See `Architecture`."""
         model = config.model
         return {
             "vocab_size": vocab_size,
@@ -104,7 +97,6 @@ class Gpt2(Architecture):
         }
 
     def our_keys(self, theirs: Any, names: frozenset[str]) -> dict[str, dict[str, Any]]:
-        """See `Architecture`."""
         supports(theirs, theirs.scale_attn_weights, True, key="scale_attn_weights")
         supports(theirs, theirs.scale_attn_by_inverse_layer_idx, False, key="scale_attn_by_inverse_layer_idx")
         supports(theirs, theirs.add_cross_attention, False, key="add_cross_attention")

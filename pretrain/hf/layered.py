@@ -28,7 +28,6 @@ class EveryLayer(torch.nn.Module):
         self.layer, self.count, self.fill = layer, count, fill
 
     def forward(self, hidden_states: Tensor, **more: Any) -> tuple[Tensor, Any]:
-        """As megatron's layer."""
         context = None
         for number in range(self.count):
             self.fill(number)

@@ -46,7 +46,6 @@ class Sizes:
 
     @classmethod
     def of(cls, model: TextModelConfig, vocab_size: int) -> "Sizes":
-        """Those of a model."""
         return cls(
             model.hidden_size,
             ffn_hidden_size(model),
@@ -58,12 +57,10 @@ class Sizes:
 
     @property
     def head(self) -> int:
-        """Size of a head."""
         return self.hidden // self.heads
 
 
 def same(key: str, name: str, *shape: int) -> Link:
-    """The tensor as it is."""
     return Link(key, (name,), (shape,), lambda whole: (whole,), lambda parts: parts[0])
 
 

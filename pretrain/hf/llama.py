@@ -20,21 +20,17 @@ class Llama(Architecture):
     ignored = ("rotary_emb.inv_freq",)
 
     def classes(self) -> tuple[str, ...]:
-        """The model with its head."""
         return ("LlamaForCausalLM",)
 
     def class_of(self, config: DecoderConfig) -> str:
-        """Always the same."""
         return "LlamaForCausalLM"
 
     def obstacles(self, config: DecoderConfig) -> list[str]:
-        """What is not rotary, RMSNorm or SwiGLU."""
         found = obstacle(config, "position_embedding", "rotary")
         found += obstacle(config, "normalization", "rmsnorm")
         return found + obstacle(config, "activation", "swiglu")
 
     def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[Link]:
-        """See `Architecture`."""
         model, sizes = config.model, Sizes.of(config.model, vocab_size)
         hidden = sizes.hidden
         yield vocabulary("embedding.word_embeddings.weight", EMBEDDING, sizes, hidden)
@@ -49,11 +45,9 @@ class Llama(Architecture):
             yield vocabulary("output_layer.weight", HEAD, sizes, hidden)
 
     def copies(self, config: DecoderConfig) -> Mapping[str, str]:
-        """The tied head."""
         return {HEAD: EMBEDDING} if config.model.tie_embeddings else {}
 
     def their_config(self, config: DecoderConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
-        """See `Architecture`."""
         model = config.model
         return {
             "vocab_size": vocab_size,
@@ -74,7 +68,6 @@ class Llama(Architecture):
         }
 
     def our_keys(self, theirs: Any, names: frozenset[str]) -> dict[str, dict[str, Any]]:
-        """See `Architecture`."""
         rope = theirs.rope_parameters
         supports(theirs, theirs.hidden_act, "silu", key="hidden_act")
         supports(theirs, rope.get("rope_type", "default"), "default", key="rope_parameters.rope_type")

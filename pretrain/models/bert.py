@@ -38,7 +38,6 @@ class Bert(Encoder):
     ties_embeddings = True
 
     def build_heads(self, run: BertConfig, rows: int) -> None:
-        """What follows the last layer; `rows` is the padded size of the vocabulary."""
         model = run.model
         whole = copy.copy(self.config)
         whole.sequence_parallel = False

@@ -22,11 +22,9 @@ class KeyValueCache:
 
     @property
     def length(self) -> int:
-        """Tokens in it."""
         return self._layers[0].length
 
     def clear(self) -> None:
-        """Forget all of them."""
         for layer in self._layers:
             layer.length = 0
 

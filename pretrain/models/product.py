@@ -28,7 +28,6 @@ def _onednn_multiplies(dtype: torch.dtype) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b."""
     x_MI = x.flatten(0, -2)
     if not x_MI.numel() or not _onednn_multiplies(x.dtype):  # oneDNN has no sum of nothing
         made_MO = F.linear(x_MI, weight, bias)

@@ -42,7 +42,6 @@ class Recurrence(nn.Module):
 
     @property
     def state_size(self) -> int:
-        """C."""
         return self.input_weight.shape[1] * (2 if self.cell == "lstm" else 1)
 
     def forward(self, inputs_BSH: Tensor, state_BC: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,7 +74,6 @@ class Rnn(nn.Module):
 
     @property
     def vocab_size(self) -> int:
-        """V."""
         return len(self.embedding)
 
     def forward(self, tokens_BS: Tensor, state_BLC: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,6 @@ class GanTime:
 
     @property
     def total(self) -> float:
-        """All of them."""
         return self.compute + self.reduction + self.update
 
 
@@ -74,7 +73,6 @@ class GanPlan:
 
     @property
     def images_per_second(self) -> float:
-        """Of the cluster, at most."""
         return self.images_per_step / self.time.total
 
 

@@ -51,7 +51,6 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """Of both kinds."""
         return self.matmul_flops + self.attention_flops
 
 

@@ -35,7 +35,6 @@ class Layout:
     recompute: str
 
     def applied(self, config: TextConfig, size: int) -> TextConfig:
-        """The config in this layout."""
         ranks = self.tensor * self.pipeline * config.parallel.context
         parallel = config.parallel.model_copy(
             update={

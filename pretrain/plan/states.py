@@ -27,7 +27,6 @@ class States:
 
     @property
     def total(self) -> int:
-        """All three."""
         return self.weights + self.gradients + self.optimizer
 
 

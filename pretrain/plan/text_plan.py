@@ -27,7 +27,6 @@ class StageMemory:
 
     @property
     def total(self) -> int:
-        """All of them."""
         return self.states.total + self.activations + self.buffers
 
 
@@ -58,7 +57,6 @@ class TextPlan:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of the cluster."""
         return self.tokens_per_step / self.time.total
 
 

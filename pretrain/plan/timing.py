@@ -31,7 +31,6 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """All of them."""
         return self.compute + self.waits + self.bubble + self.reduction + self.update
 
     @property

@@ -140,7 +140,6 @@ def without_attention_dropout(stack: ExitStack) -> None:
 
 
 def trace_shallow(config: TextConfig, vocab_size: int, layers: int, *, fused_dropout: bool) -> Trace:
-    """As `trace`, of chunks of one or two layers."""
     config = shallow(config, layers, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     found: dict[Role, ChunkCost] = {}

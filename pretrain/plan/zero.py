@@ -36,7 +36,6 @@ class NetworkMemory:
 
     @property
     def total(self) -> int:
-        """All of them."""
         return self.weights + self.gradients + self.optimizer + self.average
 
 

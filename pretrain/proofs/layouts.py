@@ -26,7 +26,6 @@ class ProofLayout:
 
     @property
     def processes(self) -> int:
-        """Ranks it needs."""
         return self.parallel.ranks * self.data
 
     @property

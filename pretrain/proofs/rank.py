@@ -37,13 +37,11 @@ class Plan:
     """Also save checkpoints before and after every step, in each config's `run.dir`."""
 
     def write(self, path: Path) -> None:
-        """As `read` reads it."""
         with named(path):
             path.write_text(json.dumps(asdict(self)))
 
     @classmethod
     def read(cls, path: str) -> "Plan":
-        """From a file."""
         return cls(**json.loads(Path(path).read_text()))
 
 

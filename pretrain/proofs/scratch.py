@@ -118,7 +118,6 @@ def write_config(folder: Path, name: str, config: CorpusConfig) -> Path:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned plain text."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -25,7 +25,6 @@ class SavedRnn:
 
 
 def dtype_of(config: RnnConfig) -> torch.dtype:
-    """Of the arithmetic."""
     return torch.bfloat16 if config.precision == "bf16" else torch.float32
 
 

@@ -50,7 +50,6 @@ def log_evaluation(
 def record_evaluation(
     run: str | Path, step: int, metrics: Mapping[str, float], artifacts: Sequence[Path] = ()
 ) -> None:
-    """As `log_evaluation`, without sending."""
     folder = RunFolder(run)
     folder.require_run()
     for name, value in metrics.items():

@@ -55,7 +55,6 @@ class Follower:
         return entries
 
     def close(self) -> None:
-        """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

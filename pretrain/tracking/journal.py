@@ -169,7 +169,6 @@ def read(path: Path) -> list[Entry]:
 
 
 def lines_of(path: Path) -> Iterator[Entry]:
-    """As `read`, one line after another."""
     with open_regular(path) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -192,7 +191,6 @@ def curve(entries: list[Entry], name: str) -> Iterator[tuple[int, float]]:
 
 
 def encode(entry: Mapping[str, object]) -> bytes:
-    """One line of strict JSON."""
     try:
         text = json.dumps(entry, allow_nan=False, separators=(",", ":"))
     except ValueError:

@@ -119,7 +119,6 @@ def _absolute(uri: str, record: Record) -> str:
 
 
 def real_uri(folder: RunFolder, uri: str) -> str:
-    """The URI for MLflow."""
     return f"sqlite:///{folder.database}" if uri == LOCAL else uri
 
 

@@ -49,7 +49,6 @@ class Sandbox:
 
     @property
     def nodes(self) -> list[str]:
-        """Names of the nodes."""
         return node_names(Shape(**json.loads((self.folder / MARK).read_text())))
 
     def daemons(self) -> dict[str, Process]:

@@ -32,7 +32,6 @@ def free_ports(count: int) -> list[int]:
 
 
 def node_names(shape: Shape) -> list[str]:
-    """n1, n2 and so on."""
     return [f"n{number}" for number in range(1, shape.nodes + 1)]
 
 
@@ -96,6 +95,5 @@ def gpu_files(folder: Path, shape: Shape) -> list[Path]:
 
 
 def gres_conf(folder: Path, shape: Shape) -> str:
-    """The text of gres.conf."""
     files = gpu_files(folder, shape)
     return "".join(f"NodeName={name} Name=gpu File={file}\n" for name in node_names(shape) for file in files)

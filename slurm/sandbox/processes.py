@@ -50,7 +50,6 @@ def process_of(pid: int) -> Process | None:
 
 
 def remember(path: Path, process: Process) -> None:
-    """Write a process down."""
     path.write_text(json.dumps(asdict(process)) + "\n")
 
 

@@ -119,7 +119,6 @@ class TextConfig(DescentConfig):
 
     @property
     def replica_ranks(self) -> int:
-        """Tensor x pipeline x context."""
         return self.parallel.ranks
 
 

@@ -85,7 +85,6 @@ class Masker:
         return Masked(inputs, np.where(chosen, tokens, 0), chosen, masked)
 
     def _unit_starts(self, tokens: Tokens, free: Flags, keys: Keys) -> Flags:
-        """Where a unit begins."""
         if self.masking == "token":
             return free
         after_special = np.ones_like(free)

@@ -35,8 +35,7 @@ class Segments:
 class Sampler(Protocol):
     """The samples of one source."""
 
-    def __len__(self) -> int:
-        """Samples in an epoch."""
+    def __len__(self) -> int: ...
 
     def __call__(self, index: int, chance: Chance) -> Segments:
         """Sample `index`; whatever is random about it comes from `chance`."""
@@ -79,7 +78,6 @@ class Pairs:
         return self._document_count + (self._stop - self._start - 1) // self._room
 
     def __call__(self, index: int, chance: Chance) -> Segments:
-        """Pair `index`."""
         document, starts, end = self._chunk(index)
         target = self._room
         if chance.happens(self._short_probability):

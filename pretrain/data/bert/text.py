@@ -75,7 +75,6 @@ class BertTrainingData(CorpusSamples[BertBatch]):
         )
 
     def samples(self, sample_ids: Sequence[int]) -> BertBatch:
-        """The samples with these global indices."""
         ids = np.asarray(sample_ids, dtype=np.int64)
         keys = sample_keys(self.order.seed, "training", ids)
         sources, found = self.order.locate(ids)
@@ -127,16 +126,13 @@ class BertValidationData:
 
     @property
     def samples(self) -> int:
-        """Samples that are scored."""
         return sum(self.sizes)
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal samples."""
         return fingerprint_of(self.sources)
 
     def batches(self, size: int, micro_size: int) -> int:
-        """Micro-batches that each of `size` data-parallel ranks gets."""
         return -(-self.samples // (size * micro_size))
 
     def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[BertBatch]:

@@ -28,12 +28,10 @@ class GanShape:
 
     @property
     def size(self) -> int:
-        """Side of an image."""
         return self.model.image_size
 
     @property
     def image_numbers(self) -> int:
-        """Numbers in an image."""
         return self.channels * self.size**2
 
 

@@ -90,11 +90,9 @@ class Layers:
         return nn.Conv2d(in_, out, kernel, stride, padding, bias=bias)
 
     def linear(self, in_: int, out: int, bias: bool = True) -> nn.Module:
-        """A linear layer."""
         return SpectralLinear(in_, out, bias) if self._spectral else nn.Linear(in_, out, bias=bias)
 
     def embedding(self, count: int, size: int) -> nn.Module:
-        """An embedding."""
         return SpectralEmbedding(count, size) if self._spectral else nn.Embedding(count, size)
 
 
