@@ -1,30 +1,26 @@
 """Text to token shards: parallel, interruptible, and the same bytes whatever the number of workers."""
 
-import os
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_tools.bad_records import BadRecord, check_skipped, write_skipped
+from data_tools.bad_records import BadRecord, write_skipped
 from data_tools.blocks import BLOCK_TOKENS, PartitionWriter
+from data_tools.divided import Divided, all_skipped
 from data_tools.errors import UserError
 from data_tools.index import Block, Shard, ShardIndex, make_index, token_dtype, write_index
 from data_tools.left_out import LeftOut
 from data_tools.partition import Partition, make_partitions
-from data_tools.pool import Report, run_tasks
-from data_tools.progress import Progress
+from data_tools.pool import Report
 from data_tools.reader import ShardReader
-from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_options, read_documents
+from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_options, read_partition
 from data_tools.sentences import SentenceMarks, sentences
-from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, is_remote, refuse_inside_output
+from data_tools.sources import Inputs, find_inputs, is_remote, plan_of_inputs, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
-from data_tools.workspace import PLAN_NAME, Workspace, open_workspace, unfinished
-
-REPORT_BYTES = 1 << 16
+from data_tools.workspace import PLAN_NAME, Workspace
 
 
 @dataclass(frozen=True)
@@ -59,11 +55,6 @@ class BuildReport:
     resumed: int
     seconds: float
 
-    @property
-    def left_out_files(self) -> int:
-        """Files of input folders that were not read."""
-        return self.left_out.files
-
 
 @dataclass(frozen=True)
 class PartitionResult:
@@ -93,39 +84,24 @@ class PartitionResult:
 class PartitionJob:
     """Everything a worker needs to turn a partition into shards; called once per partition."""
 
-    directory: str
-    tokenizer_path: str
-    block_tokens: int
-    max_bad_records: int
-    options: ReadOptions
-    sentences: str
+    options: BuildOptions
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Loaded once in each process."""
-        return Tokenizer.load(self.tokenizer_path)
+        return Tokenizer.load(self.options.tokenizer)
 
     def __call__(self, partition: Partition, report: Report) -> PartitionResult:
         """Write the partition's shards and record it as finished; reports bytes of input done."""
-        workspace = Workspace(Path(self.directory))
-        size = (self.tokenizer.vocab_size, self.tokenizer.eod_id, self.block_tokens)
-        keep = self.sentences != "none"
+        options, workspace = self.options, Workspace(Path(self.options.output))
+        size = (self.tokenizer.vocab_size, self.tokenizer.eod_id, options.block_tokens)
+        keep = options.sentences != "none"
         writer = PartitionWriter(workspace.directory, workspace.work, partition.number, *size, sentences=keep)
         counts = _Counts()
         skipped: list[BadRecord] = []
-        for unit in partition.units:
-            reported, start = 0, counts.bytes
-            for record in read_documents(unit, self.options):
-                if isinstance(record, BadRecord):
-                    skipped.append(record)
-                    check_skipped(skipped, self.max_bad_records)
-                    continue
-                self._write(record, writer, counts)
-                done = min(counts.bytes - start, unit.weight)
-                if done - reported > REPORT_BYTES:
-                    report(done - reported)
-                    reported = done
-            report(unit.weight - reported)
+        read, most = _read_options(options), options.max_bad_records
+        for document in read_partition(partition, read, most, skipped, lambda: counts.bytes, report):
+            self._write(document, writer, counts)
         result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **asdict(counts))
         workspace.save(partition.number, result)
         return result
@@ -133,8 +109,8 @@ class PartitionJob:
     def _write(self, document: Document, writer: PartitionWriter, counts: "_Counts") -> None:
         tokens, within_word = 0, False
         marks: SentenceMarks | None = None
-        if self.sentences != "none":
-            marks = SentenceMarks(sentences(document.parts, self.sentences), self.tokenizer)
+        if self.options.sentences != "none":
+            marks = SentenceMarks(sentences(document.parts, self.options.sentences), self.tokenizer)
         for segment in segments(document.parts if marks is None else marks):
             if not tokens:
                 writer.start_document()
@@ -167,25 +143,25 @@ def build(options: BuildOptions) -> BuildReport:
     Raises UserError for input that cannot be used and for an output directory that holds something else.
     """
     start = time.monotonic()
-    inputs, partitions, plan, tokenizer = prepare(options)
-    try:
-        index, results, resumed = _build(options, partitions, plan, tokenizer)
-    except OSError as error:
-        raise unfinished(options.output, error) from None
+    inputs, work, tokenizer = prepare(options)
+    index, results, resumed = work.whole(
+        lambda workspace, results: _finish(workspace, tokenizer, results),
+        lambda directory: ShardReader(directory).index,
+    )
     return BuildReport(
         index=index,
         files=len(inputs.files),
         left_out=inputs.left_out,
         empty_documents=sum(result.empty_documents for result in results),
-        skipped=tuple(record for result in results for record in result.skipped),
-        partitions=len(partitions),
+        skipped=all_skipped(results),
+        partitions=len(work.partitions),
         resumed=resumed,
         seconds=time.monotonic() - start,
     )
 
 
-def prepare(options: BuildOptions) -> tuple[Inputs, list[Partition], dict[str, Any], Tokenizer]:
-    """The input files, their partitions, what must be equal for a build to go on, and the tokenizer.
+def prepare(options: BuildOptions) -> tuple[Inputs, Divided[PartitionResult], Tokenizer]:
+    """The input files, the work on them, and the tokenizer.
 
     Raises UserError for options and input that cannot be used.
     """
@@ -193,26 +169,13 @@ def prepare(options: BuildOptions) -> tuple[Inputs, list[Partition], dict[str, A
     tokenizer = Tokenizer.load(options.tokenizer)
     inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     _check_documents(options, inputs)
-    return (
-        inputs,
-        make_partitions(inputs.files, options.document),
-        _plan(options, inputs, tokenizer),
-        tokenizer,
-    )
+    partitions, plan = make_partitions(inputs.files, options.document), _plan(options, inputs, tokenizer)
+    work = Divided(options, partitions, plan, PartitionResult.parse, PartitionJob(options))
+    return inputs, work, tokenizer
 
 
-def _build(
-    options: BuildOptions, partitions: list[Partition], plan: dict[str, Any], tokenizer: Tokenizer
-) -> tuple[ShardIndex, list[PartitionResult], int]:
-    """The index, the results of all partitions, and how many of them were there before."""
-    directory = Path(options.output)
-    with open_workspace(directory, plan, options.restart) as workspace:
-        if workspace is None:
-            return ShardReader(directory).index, [], len(partitions)
-        done = workspace.finished(len(partitions), PartitionResult.parse)
-        workspace.clean(done)
-        results = run_partitions(options, partitions, done)
-        return _finish(workspace, tokenizer, results), results, len(done)
+def _read_options(options: BuildOptions) -> ReadOptions:
+    return ReadOptions(options.text_key, options.document, options.line_bytes)
 
 
 def _check_options(options: BuildOptions) -> None:
@@ -232,7 +195,7 @@ def _check_options(options: BuildOptions) -> None:
 
 def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
     """Refuse options that would have no effect, and inputs inside the output."""
-    check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
+    check_read_options(_read_options(options), inputs.files)
     formats = {file.format for file in inputs.files}
     if options.sentences == "lines" and options.document == "line" and formats == {"txt"}:
         raise UserError(
@@ -250,10 +213,7 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
     Neither workers nor the bad-record limit changes the shards.
     """
     return {
-        "inputs": [absolute(value) for value in options.inputs],
-        "files": len(inputs.files),
-        "file_bytes": sum(file.size for file in inputs.files),
-        "inputs_sha256": inputs_digest(inputs.files),
+        **plan_of_inputs(options.inputs, inputs.files),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "text_key": options.text_key,
         "document": options.document,
@@ -262,35 +222,6 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
         **({} if options.line_bytes == LINE_BYTES else {"line_bytes": options.line_bytes}),
         **({} if options.sentences == "none" else {"sentences": options.sentences}),
     }
-
-
-def run_partitions(
-    options: BuildOptions, partitions: list[Partition], done: Mapping[int, PartitionResult]
-) -> list[PartitionResult]:
-    """Do the partitions that are not done; all results in the order of the partitions."""
-    read_options = ReadOptions(options.text_key, options.document, options.line_bytes)
-    job = PartitionJob(
-        options.output,
-        options.tokenizer,
-        options.block_tokens,
-        options.max_bad_records,
-        read_options,
-        options.sentences,
-    )
-    results = dict(done)
-    check_skipped(_skipped(results), options.max_bad_records)
-    pending = [partition for partition in partitions if partition.number not in done]
-    in_memory = any(unit.file.url.startswith("memory://") for part in pending for unit in part.units)
-    workers = 1 if in_memory else options.workers or len(os.sched_getaffinity(0))
-    with Progress("building shards", sum(partition.weight for partition in pending), "B") as progress:
-        for result in run_tasks(job, pending, workers, progress.advance):
-            results[result.number] = result
-            check_skipped(_skipped(results), options.max_bad_records)
-    return [results[partition.number] for partition in partitions]
-
-
-def _skipped(results: dict[int, PartitionResult]) -> list[BadRecord]:
-    return [record for number in sorted(results) for record in results[number].skipped]
 
 
 def _count_sentences(shards: list[Shard]) -> int | None:
@@ -319,8 +250,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
         shards=tuple(shards),
         sentences=_count_sentences(shards),
     )
-    skipped = [record for result in results for record in result.skipped]
-    write_skipped(directory, skipped)
+    write_skipped(directory, all_skipped(results))
     shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)
     write_index(directory, index)
     workspace.remove()

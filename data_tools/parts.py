@@ -4,87 +4,24 @@
 done and writes the index. What was done before is not done again.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic
+from typing import Any
 
-from data_tools.builder import BuildOptions, PartitionResult, prepare, run_partitions
-from data_tools.clean.cleaner import LAYOUT, parser, prepare_clean, run_filters
-from data_tools.clean.filtering import FilterResult
+from data_tools.builder import BuildOptions, prepare
+from data_tools.clean.cleaner import prepare_clean
 from data_tools.clean.options import CleanOptions
+from data_tools.divided import Divided, Result
 from data_tools.errors import UserError
-from data_tools.images.builder import ImageJob, ImageOptions, ImageResult, prepare_images, run_images
-from data_tools.partition import Partition
-from data_tools.workspace import SHARDS, Layout, Result, join_workspace, open_workspace, unfinished
-
-
-@dataclass(frozen=True)
-class Divided(Generic[Result]):
-    """A build of text or images, or a cleaning, looked at by its partitions."""
-
-    output: Path
-    restart: bool
-    partitions: list[Partition]
-    plan: dict[str, Any]
-    """What must be equal for the build to be continued."""
-    parse: Callable[[dict[str, Any]], Result]
-    run: Callable[[list[Partition], Mapping[int, Result]], object]
-    """Does partitions; beside them, those that are done."""
-    layout: Layout = SHARDS
-
+from data_tools.images.builder import ImageOptions, prepare_images
+from data_tools.workspace import join_workspace, open_workspace, unfinished
 
 Options = BuildOptions | ImageOptions | CleanOptions
 
 
 def divide(options: Options) -> Divided[Any]:
-    """What these options ask for. Raises UserError as the build does."""
+    """What these options ask for; the parts of a cleaning filter. Raises UserError as the build does."""
     if isinstance(options, BuildOptions):
-        return divide_text(options)
-    return divide_images(options) if isinstance(options, ImageOptions) else divide_clean(options)
-
-
-def divide_text(options: BuildOptions) -> Divided[PartitionResult]:
-    """A build of token shards. Raises UserError as `build` does."""
-    _, partitions, plan, _ = prepare(options)
-    return Divided(
-        Path(options.output),
-        options.restart,
-        partitions,
-        plan,
-        PartitionResult.parse,
-        lambda mine, done: run_partitions(options, mine, done),
-    )
-
-
-def divide_images(options: ImageOptions) -> Divided[ImageResult]:
-    """A build of image shards. Raises UserError as `build_images` does."""
-    _, partitions, plan, classes = prepare_images(options)
-    return Divided(
-        Path(options.output),
-        options.restart,
-        partitions,
-        plan,
-        ImageResult.parse,
-        lambda mine, done: run_images(ImageJob(options, classes), mine, done),
-    )
-
-
-def divide_clean(options: CleanOptions) -> Divided[FilterResult]:
-    """A cleaning: its parts filter, and the cleaning itself, called last, looks for duplicates.
-
-    Raises UserError as `clean` does.
-    """
-    _, partitions, plan = prepare_clean(options)
-    return Divided(
-        Path(options.output),
-        options.restart,
-        partitions,
-        plan,
-        parser(partitions),
-        lambda mine, done: run_filters(options, mine, done),
-        LAYOUT,
-    )
+        return prepare(options)[1]
+    return prepare_images(options)[1] if isinstance(options, ImageOptions) else prepare_clean(options)[1]
 
 
 def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:
@@ -93,7 +30,7 @@ def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:
     Returns None if the build is finished, index and all.
     Raises UserError as the build does.
     """
-    with open_workspace(build.output, build.plan, build.restart, build.layout) as workspace:
+    with open_workspace(build.output, build.plan, build.options.restart, build.layout) as workspace:
         if workspace is None:
             return None
         done = workspace.finished(len(build.partitions), build.parse)

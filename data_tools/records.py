@@ -8,19 +8,20 @@ its place in the order, so that the caller decides whether to stop or to go on.
 import codecs
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from data_tools.bad_records import BadRecord, unreadable
+from data_tools.bad_records import BadRecord, check_skipped, unreadable
 from data_tools.errors import UserError
-from data_tools.partition import Unit
+from data_tools.partition import Partition, Unit
+from data_tools.pool import Report
 from data_tools.row_groups import check_once, row_fault, rows_before
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
 from data_tools.typed import json_type
 
-DOCUMENT_KINDS = ("file", "line", "blank-line")
 WHOLE_FILE_BYTES = 4 << 20
+REPORT_BYTES = 1 << 16
 LINE_BYTES = 32 << 20
 """The limit of a document that is read whole, if no option says another. As JSON it takes 1 GB at worst."""
 
@@ -68,6 +69,35 @@ def read_documents(unit: Unit, options: ReadOptions) -> Iterator[Document | BadR
     if file.format == "txt" and options.document == "file":
         return _whole_file(file)
     return _guarded_lines(unit, options)
+
+
+def read_partition(
+    partition: Partition,
+    options: ReadOptions,
+    most: int,
+    skipped: list[BadRecord],
+    size: Callable[[], int],
+    report: Report,
+) -> Iterator[Document]:
+    """The documents of a partition. Bad records go to `skipped`; raises UserError for more than `most`.
+
+    Args:
+        size: bytes of all text so far, by the caller's count.
+        report: is told bytes of input.
+    """
+    for unit in partition.units:
+        reported, start = 0, size()
+        for record in read_documents(unit, options):
+            if isinstance(record, BadRecord):
+                skipped.append(record)
+                check_skipped(skipped, most)
+                continue
+            yield record
+            done = min(size() - start, unit.weight)
+            if done - reported > REPORT_BYTES:
+                report(done - reported)
+                reported = done
+        report(unit.weight - reported)
 
 
 def _damaged() -> tuple[type[Exception], ...]:

@@ -136,6 +136,16 @@ def inputs_digest(files: Sequence[InputFile]) -> str:
     return digest.hexdigest()
 
 
+def plan_of_inputs(arguments: Sequence[str], files: Sequence[InputFile]) -> dict[str, Any]:
+    """What must be equal of the input for a build to go on."""
+    return {
+        "inputs": [absolute(value) for value in arguments],
+        "files": len(files),
+        "file_bytes": sum(file.size for file in files),
+        "inputs_sha256": inputs_digest(files),
+    }
+
+
 def refuse_inside_output(files: Sequence[InputFile], output: str) -> None:
     """Raise UserError for an input that lies in the directory to be written."""
     folder = Path(output).resolve()

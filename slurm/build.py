@@ -8,8 +8,9 @@ from typing import Any
 from data_tools.bad_records import parse_bad_records
 from data_tools.builder import BuildOptions
 from data_tools.clean.options import CleanOptions
+from data_tools.divided import Divided
 from data_tools.images.builder import ImageOptions
-from data_tools.parts import Divided, divide, missing_parts
+from data_tools.parts import divide, missing_parts
 from data_tools.workspace import require_free
 from pretrain.config.node import Place
 from pretrain.config.sections import SlurmConfig

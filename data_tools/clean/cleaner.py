@@ -2,28 +2,26 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from functools import partial
 
-from data_tools.bad_records import BadRecord, check_skipped
 from data_tools.clean.duplicates import PairJob, kept_documents, removals, slices, store_removals
 from data_tools.clean.filtering import FilterJob, FilterResult, parse_result
 from data_tools.clean.options import CleanOptions, check_options
 from data_tools.clean.report import REPORT_NAME, CleanReport, read_report
 from data_tools.clean.writing import WriteJob, WriteResult, Written, parse_written
+from data_tools.divided import Divided, all_skipped, workers_of
 from data_tools.index_file import WORK_DIR, write_atomically
 from data_tools.left_out import LeftOut
-from data_tools.partition import Partition, make_partitions
+from data_tools.partition import make_partitions
 from data_tools.pool import run_tasks
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, check_read_options
-from data_tools.sources import Inputs, absolute, find_inputs, inputs_digest, refuse_inside_output
+from data_tools.sources import Inputs, find_inputs, plan_of_inputs, refuse_inside_output
 from data_tools.workspace import PLAN_NAME, Layout, Workspace, open_workspace, unfinished
 
 INPUT_KEYS = ("inputs", "files", "file_bytes", "inputs_sha256")
@@ -36,14 +34,14 @@ def clean(options: CleanOptions) -> CleanReport:
     Partitions whose input is as it was are not done again. Raises UserError for input that cannot be used
     and for an output directory that holds something else.
     """
-    inputs, partitions, plan = prepare_clean(options)
-    directory = Path(options.output)
+    inputs, work = prepare_clean(options)
+    directory = work.output
     try:
-        with open_workspace(directory, plan, options.restart, LAYOUT) as workspace:
+        with open_workspace(directory, work.plan, options.restart, LAYOUT) as workspace:
             if workspace is None:
                 return read_report(directory)
-            done = workspace.finished(len(partitions), parser(partitions))
-            filtered = run_filters(options, partitions, done)
+            done = workspace.finished(len(work.partitions), work.parse)
+            filtered = work.run(work.partitions, done)
             written = _without_duplicates(options, workspace, filtered)
             report = _report(inputs.left_out, filtered, written)
             _finish(workspace, report)
@@ -52,8 +50,8 @@ def clean(options: CleanOptions) -> CleanReport:
         raise unfinished(options.output, error) from None
 
 
-def prepare_clean(options: CleanOptions) -> tuple[Inputs, list[Partition], dict[str, Any]]:
-    """The input files, their partitions, and what must be equal for a cleaning to go on.
+def prepare_clean(options: CleanOptions) -> tuple[Inputs, Divided[FilterResult]]:
+    """The input files, and the filtering of them; duplicates are looked for once all of it is done.
 
     Raises UserError for options and input that cannot be used.
     """
@@ -61,43 +59,10 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, list[Partition], dict[
     inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
     refuse_inside_output(inputs.files, options.output)
-    of_inputs = (
-        [absolute(value) for value in options.inputs],
-        len(inputs.files),
-        sum(file.size for file in inputs.files),
-        inputs_digest(inputs.files),
-    )
-    plan = {**dict(zip(INPUT_KEYS, of_inputs, strict=True)), **options.plan()}
-    return inputs, make_partitions(inputs.files, options.document), plan
-
-
-def parser(partitions: Sequence[Partition]) -> Any:
-    """Makes the result of a partition from its JSON; as `parse_result` for one of another input."""
-    return lambda value: parse_result(value, partitions[value["number"]])
-
-
-def run_filters(
-    options: CleanOptions, partitions: Sequence[Partition], done: Mapping[int, FilterResult]
-) -> list[FilterResult]:
-    """Filter the partitions that are not done; all results in the order of the partitions."""
-    results = dict(done)
-    pending = [partition for partition in partitions if partition.number not in done]
-    check_skipped(_skipped(results), options.max_bad_records)
-    with Progress("filtering", sum(partition.weight for partition in pending), "B") as progress:
-        for result in run_tasks(FilterJob(options), pending, workers_of(options, pending), progress.advance):
-            results[result.number] = result
-            check_skipped(_skipped(results), options.max_bad_records)
-    return [results[partition.number] for partition in partitions]
-
-
-def workers_of(options: CleanOptions, pending: Sequence[Partition]) -> int:
-    """Processes; one for inputs that exist in this process alone."""
-    in_memory = any(unit.file.url.startswith("memory://") for part in pending for unit in part.units)
-    return 1 if in_memory else options.workers or len(os.sched_getaffinity(0))
-
-
-def _skipped(results: Mapping[int, FilterResult]) -> list[BadRecord]:
-    return [record for number in sorted(results) for record in results[number].skipped]
+    partitions = make_partitions(inputs.files, options.document)
+    plan = {**plan_of_inputs(options.inputs, inputs.files), **options.plan()}
+    parse = partial(parse_result, partitions)
+    return inputs, Divided(options, partitions, plan, parse, FilterJob(options), "filtering", LAYOUT)
 
 
 def _without_duplicates(
@@ -109,7 +74,7 @@ def _without_duplicates(
     """
     from data_tools.clean.keys import band_count
 
-    directory, workers = workspace.directory, options.workers or len(os.sched_getaffinity(0))
+    directory, workers = workspace.directory, workers_of(options)
     stage = f"{WORK_DIR}/{_digest(filtered)}"
     (directory / stage).mkdir(exist_ok=True)
     parts = slices(band_count(options), kept_documents(filtered))
@@ -150,7 +115,7 @@ def _report(
         exact_duplicates=sum(result.exact for result in written),
         near_duplicates=sum(result.near for result in written),
         empty_documents=sum(result.empty for result in filtered),
-        skipped=tuple(record for result in filtered for record in result.skipped),
+        skipped=all_skipped(filtered),
         partitions=len(filtered),
         left_out=left_out.kinds,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,19 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.bad_records import BadRecord, check_skipped
+from data_tools.bad_records import BadRecord
 from data_tools.clean.files import StoredFile, describe, store_array, store_lines
 from data_tools.clean.options import CleanOptions
 from data_tools.index_file import WORK_DIR
 from data_tools.partition import Partition
 from data_tools.pool import Report
-from data_tools.records import Document, ReadOptions, read_documents
+from data_tools.records import Document, ReadOptions, read_partition
 from data_tools.sources import absolute
 from data_tools.workspace import Workspace
 
 LONGEST = 4 << 20
 """Characters of a document; a longer one is removed, so that memory has a bound."""
-REPORT_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class FilterResult:
         return self.documents - sum(self.removed.values())
 
 
-def parse_result(value: dict[str, Any], partition: Partition) -> FilterResult:
-    """From the JSON of an earlier run.
+def parse_result(partitions: Sequence[Partition], value: dict[str, Any]) -> FilterResult:
+    """The result of one of the partitions, from the JSON of an earlier run.
 
     Raises KeyError, TypeError or ValueError if it is not one, or of another input.
     """
-    if value["inputs"] != inputs_of(partition):
+    if value["inputs"] != inputs_of(partitions[value["number"]]):
         raise ValueError("the input has changed")
     shards = tuple(StoredFile(**file) for file in value["shards"])
     skipped = tuple(BadRecord(**record) for record in value["skipped"])
@@ -97,21 +97,11 @@ class FilterJob:
         """Write what passes, and record the partition as finished; reports bytes of input done."""
         workspace = Workspace(Path(self.options.output))
         tally = _Tally()
+        most = self.options.max_bad_records
         read = ReadOptions(self.options.text_key, self.options.document, self.options.line_bytes)
         with store_lines(workspace.directory, texts_name(partition.number)) as lines:
-            for unit in partition.units:
-                reported, start = 0, tally.bytes
-                for record in read_documents(unit, read):
-                    if isinstance(record, BadRecord):
-                        tally.skipped.append(record)
-                        check_skipped(tally.skipped, self.options.max_bad_records)
-                        continue
-                    self._document(record, tally, lines)
-                    done = min(tally.bytes - start, unit.weight)
-                    if done - reported > REPORT_BYTES:
-                        report(done - reported)
-                        reported = done
-                report(unit.weight - reported)
+            for document in read_partition(partition, read, most, tally.skipped, lambda: tally.bytes, report):
+                self._document(document, tally, lines)
         result = self._finish(workspace, partition, tally)
         workspace.save(partition.number, result)
         return result

@@ -1,9 +1,7 @@
 """Images to image shards: parallel, interruptible, and the same bytes whatever the number of workers."""
 
-import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from data_tools.bad_records import BadRecord, check_skipped, write_skipped
 from data_tools.counts import are, counted
 from data_tools.directory import open_directory, passing_cache
+from data_tools.divided import Divided, all_skipped
 from data_tools.errors import UserError
 from data_tools.images.index import (
     CHANNELS,
@@ -32,10 +31,9 @@ from data_tools.images.sources import ImageInputs, find_images
 from data_tools.images.writer import ImageWriter
 from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.partition import Partition, make_partitions
-from data_tools.pool import Report, run_tasks
-from data_tools.progress import Progress
-from data_tools.sources import absolute, inputs_digest, is_remote, refuse_inside_output
-from data_tools.workspace import PLAN_NAME, Workspace, open_workspace, unfinished
+from data_tools.pool import Report
+from data_tools.sources import is_remote, plan_of_inputs, refuse_inside_output
+from data_tools.workspace import PLAN_NAME, Workspace
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,6 @@ class ImageReport:
     partitions: int
     resumed: int
     seconds: float
-
-    @property
-    def left_out_files(self) -> int:
-        """Files of input folders, and members of tars, that were not read."""
-        return self.left_out.files
 
 
 @dataclass(frozen=True)
@@ -191,37 +184,25 @@ def build_images(options: ImageOptions) -> ImageReport:
     Raises UserError for input that cannot be used and for an output directory that holds something else.
     """
     start = time.monotonic()
-    inputs, partitions, plan, classes = prepare_images(options)
-    directory = Path(options.output)
-    results: list[ImageResult] = []
-    resumed = len(partitions)
-    try:
-        with open_workspace(directory, plan, options.restart) as workspace:
-            if workspace is None:
-                index = ImageReader(directory).index
-            else:
-                done = workspace.finished(len(partitions), ImageResult.parse)
-                workspace.clean(done)
-                results, resumed = run_images(ImageJob(options, classes), partitions, done), len(done)
-                index = _finish(workspace, options, classes, results)
-    except OSError as error:
-        raise unfinished(options.output, error) from None
+    inputs, work, classes = prepare_images(options)
+    index, results, resumed = work.whole(
+        lambda workspace, results: _finish(workspace, options, classes, results),
+        lambda directory: ImageReader(directory).index,
+    )
     return ImageReport(
         index=index,
         left_out=together([inputs.left_out, *(result.left_out for result in results)]),
         enlarged=sum(result.enlarged for result in results),
         unconverted=sum(result.unconverted for result in results),
-        skipped=tuple(_skipped(results)),
-        partitions=len(partitions),
+        skipped=all_skipped(results),
+        partitions=len(work.partitions),
         resumed=resumed,
         seconds=time.monotonic() - start,
     )
 
 
-def prepare_images(
-    options: ImageOptions,
-) -> tuple[ImageInputs, list[Partition], dict[str, Any], tuple[str, ...]]:
-    """The input files, their partitions, what must be equal for a build to go on, and the classes.
+def prepare_images(options: ImageOptions) -> tuple[ImageInputs, Divided[ImageResult], tuple[str, ...]]:
+    """The input files, the work on them, and the classes.
 
     Raises UserError for options and input that cannot be used.
     """
@@ -230,7 +211,9 @@ def prepare_images(
     _check_keys(options, inputs)
     refuse_inside_output(inputs.files, options.output)
     classes = _classes(options, inputs)
-    return inputs, make_partitions(inputs.files, "file"), _plan(options, inputs, classes), classes
+    partitions, plan = make_partitions(inputs.files, "file"), _plan(options, inputs, classes)
+    work = Divided(options, partitions, plan, ImageResult.parse, ImageJob(options, classes))
+    return inputs, work, classes
 
 
 def _check_options(options: ImageOptions) -> None:
@@ -319,33 +302,10 @@ def _plan(options: ImageOptions, inputs: ImageInputs, classes: tuple[str, ...]) 
     """
     kept = ("size", "channels", "encoding", "labels", "image_key", "label_key")
     return {
-        "inputs": [absolute(value) for value in options.inputs],
-        "files": len(inputs.files),
-        "file_bytes": sum(file.size for file in inputs.files),
-        "inputs_sha256": inputs_digest(inputs.files),
+        **plan_of_inputs(options.inputs, inputs.files),
         **{key: value for key, value in asdict(options).items() if key in kept},
         "classes": list(classes),
     }
-
-
-def run_images(
-    job: ImageJob, partitions: list[Partition], done: Mapping[int, ImageResult]
-) -> list[ImageResult]:
-    """Do the partitions that are not done; all results in the order of the partitions."""
-    results, most = dict(done), job.options.max_bad_records
-    check_skipped(_skipped(results.values()), most)
-    pending = [partition for partition in partitions if partition.number not in done]
-    in_memory = any(unit.file.url.startswith("memory://") for part in pending for unit in part.units)
-    workers = 1 if in_memory else job.options.workers or len(os.sched_getaffinity(0))
-    with Progress("building shards", sum(partition.weight for partition in pending), "B") as progress:
-        for result in run_tasks(job, pending, workers, progress.advance):
-            results[result.number] = result
-            check_skipped(_skipped(results.values()), most)
-    return [results[partition.number] for partition in partitions]
-
-
-def _skipped(results: Iterable[ImageResult]) -> list[BadRecord]:
-    return [record for result in sorted(results, key=lambda r: r.number) for record in result.skipped]
 
 
 def _finish(
@@ -354,7 +314,7 @@ def _finish(
     """Write what stands beside the shards; the index comes last and makes the directory readable."""
     directory = workspace.directory
     shards = tuple(shard for result in results for shard in result.shards)
-    skipped = _skipped(results)
+    skipped = all_skipped(results)
     if not shards:
         workspace.remove()
         rest, bad = together(result.left_out for result in results), len(skipped)

@@ -17,7 +17,7 @@ from data_tools.builder import BuildOptions, build
 from data_tools.clean.cleaner import clean
 from data_tools.clean.options import CleanOptions
 from data_tools.images.builder import ImageOptions, build_images
-from data_tools.parts import build_part, divide_text, missing_parts
+from data_tools.parts import build_part, divide, missing_parts
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.errors import UserError
 from pretrain.status import read_status
@@ -267,8 +267,8 @@ def test_shards_by_arrays_are_those_of_one_process(sandbox: Sandbox, tmp_path: P
     assert report.partitions >= 3
     assert (report.documents, report.exact_duplicates, report.near_duplicates) == (600, 498, 0)
     options = BuildOptions(tuple(inputs), text["tokenizer"], text["output"], workers=1)
-    assert missing_parts(divide_text(options), 3) == [1, 2, 3]
-    build_part(divide_text(options), 2, 3)
+    assert missing_parts(divide(options), 3) == [1, 2, 3]
+    build_part(divide(options), 2, 3)
     jobs = {"build": text, "images": pictures, "clean": cleaned}
     for name, section in jobs.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({name: {**section, "tasks": 3}}))

@@ -23,7 +23,7 @@ from data_tools.clean.options import CleanOptions
 from data_tools.clean.report import CleanReport
 from data_tools.embedded import language_reference
 from data_tools.errors import UserError
-from data_tools.parts import build_part, divide_clean, missing_parts
+from data_tools.parts import build_part, divide, missing_parts
 
 RUN = """
 import sys
@@ -159,13 +159,13 @@ def test_two_workers_and_parts_give_the_same_bytes(
     run(inputs, tmp_path / "two", workers=2)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
     options = CleanOptions(tuple(inputs), str(tmp_path / "parts"), workers=1, quality=())
-    assert missing_parts(divide_clean(options), 2) == [1, 2]
-    build_part(divide_clean(options), 1, 2)
-    assert missing_parts(divide_clean(options), 2) == [2]
-    build_part(divide_clean(options), 2, 2)
+    assert missing_parts(divide(options), 2) == [1, 2]
+    build_part(divide(options), 1, 2)
+    assert missing_parts(divide(options), 2) == [2]
+    build_part(divide(options), 2, 2)
     clean(options)
     assert contents(tmp_path / "parts") == contents(tmp_path / "one")
-    assert missing_parts(divide_clean(options), 2) is None
+    assert missing_parts(divide(options), 2) is None
 
 
 @pytest.mark.slow
@@ -191,8 +191,8 @@ def test_only_input_that_has_changed_is_done_again(
 ) -> None:
     inputs, _ = planted
     options = CleanOptions(tuple(inputs), str(tmp_path / "out"), workers=1, quality=())
-    missing_parts(divide_clean(options), 1)
-    total, _ = build_part(divide_clean(options), 1, 1)
+    missing_parts(divide(options), 1)
+    total, _ = build_part(divide(options), 1, 1)
     later = [document(seed) for seed in range(200, 240)]
     write(tmp_path / "b.jsonl", later)
     filtered: list[int] = []

@@ -20,7 +20,7 @@ from data_tools.errors import IntegrityError, UserError
 from data_tools.images.builder import ImageOptions, ImageReport, build_images
 from data_tools.images.reader import ImageReader
 from data_tools.images.verify import verify_images
-from data_tools.parts import build_part, divide_images, missing_parts
+from data_tools.parts import build_part, divide, missing_parts
 
 
 def run(*inputs: Path | str, output: Path, **options: Any) -> ImageReport:
@@ -121,7 +121,7 @@ def test_parts_by_several_processes_are_the_whole(
 ) -> None:
     monkeypatch.setattr(partition, "SMALLEST_TARGET", 1000)
     run(pictures, output=tmp_path / "whole")
-    work = divide_images(ImageOptions((str(pictures),), str(tmp_path / "parts"), 8, workers=1))
+    work = divide(ImageOptions((str(pictures),), str(tmp_path / "parts"), 8, workers=1))
     with pytest.raises(UserError, match="no build was prepared here"):
         build_part(work, 1, 2)
     assert missing_parts(work, 2) == [1, 2]

@@ -47,7 +47,7 @@ def test_json_lines_are_read_whatever_the_ending(
     (tmp_path / "in" / name).write_bytes(content)
     for number, source in enumerate((tmp_path / "in", tmp_path / "in" / name)):
         report = run(source, tokenizer=byte_path, output=tmp_path / f"out{number}")
-        assert report.left_out_files == 0
+        assert report.left_out.files == 0
         assert documents(tmp_path / f"out{number}") == ["from C4", "from C4"]
 
 

@@ -146,7 +146,7 @@ def test_many_small_files_share_shards(tmp_path: Path, byte_path: str) -> None:
     (tmp_path / "in" / "README.md").write_text("left out")
     report = run([tmp_path / "in"], byte_path, tmp_path / "out")
     assert len(report.index.shards) == 1
-    assert (report.files, report.left_out_files) == (300, 1)
+    assert (report.files, report.left_out.files) == (300, 1)
     assert documents(tmp_path / "out") == [f"text {number}" for number in range(300)]
 
 
