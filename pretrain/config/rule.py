@@ -54,6 +54,13 @@ class Setup(Generic[C]):
         return Setup(self.config.model_copy(update={section: changed}), self.world_size)
 
 
+Number = Callable[[Setup[R]], int]
+Message = str | Callable[[Setup[R]], str]
+"""A text with values as in `{batch.global_size}`, or what makes one."""
+Remedies = dict[str, Callable[[Setup[R]], Iterable[float]]]
+"""Key -> values of it that could mend a rule, nearest first."""
+
+
 @dataclass(frozen=True)
 class Rule(Generic[R]):
     """One rule; `holds` and `message` are asked only where `applies`."""
@@ -61,15 +68,19 @@ class Rule(Generic[R]):
     name: str
     key: str
     """The key that the message is about."""
-    applies: Callable[[Setup[R]], bool]
     holds: Callable[[Setup[R]], bool]
-    message: Callable[[Setup[R]], str]
-    remedies: Mapping[str, Callable[[Setup[R]], Iterable[float]]] = field(default_factory=dict)
-    """Key -> values of it that could mend the rule, nearest first."""
+    message: Message[R]
+    applies: Callable[[Setup[R]], bool] = lambda setup: True
+    remedies: Remedies[R] = field(default_factory=dict)
 
     def broken(self, setup: Setup[R]) -> bool:
-        """Whether the setup breaks this rule."""
         return self.applies(setup) and not self.holds(setup)
+
+    def text(self, setup: Setup[R]) -> str:
+        """What is wrong, without suggestions."""
+        if isinstance(self.message, str):
+            return self.message.format(**vars(setup.config))
+        return self.message(setup)
 
 
 def unless(name: str, key: str, useless: Callable[[Setup[R]], bool], message: str) -> Rule[R]:
@@ -79,9 +90,54 @@ def unless(name: str, key: str, useless: Callable[[Setup[R]], bool], message: st
         value = setup.value(key)
         return value is not None and value is not False
 
-    return Rule(
-        name, key, applies=given, holds=lambda setup: not useless(setup), message=lambda setup: message
-    )
+    return Rule(name, key, applies=given, holds=lambda setup: not useless(setup), message=message)
+
+
+def number(key: str) -> Number[Any]:
+    """The whole number of a key; 1 where it is not given."""
+    return lambda setup: int(setup.value(key) or 1)  # type: ignore[call-overload]
+
+
+def multiples(key: str, unit: Number[Any], value: Number[Any] | None = None) -> Remedies[Any]:
+    """Multiples of `unit` for a key that is given, or that counts as `value`."""
+    given = value or number(key)
+    return {key: lambda s: multiples_near(given(s), unit(s)) if value or s.value(key) is not None else ()}
+
+
+def divisors(key: str, whole: Number[Any]) -> Remedies[Any]:
+    """Divisors of `whole` for a key that is given."""
+    given = number(key)
+    return {key: lambda s: divisors_near(given(s), whole(s)) if s.value(key) is not None else ()}
+
+
+def divides(
+    name: str,
+    key: str,
+    whole: str,
+    message: Message[R],
+    *,
+    value: Number[R] | None = None,
+    applies: Callable[[Setup[R]], bool] = lambda setup: True,
+    remedies: Remedies[Any] | None = None,
+) -> Rule[R]:
+    """A rule that the number of `key` divides that of the key `whole`, which counts as `value`."""
+    small, large = number(key), value or number(whole)
+    mend = divisors(key, large) | multiples(whole, small, value) | (remedies or {})
+    return Rule(name, key, lambda s: large(s) % small(s) == 0, message, applies, mend)
+
+
+def multiple_of(
+    name: str,
+    key: str,
+    unit: Number[R],
+    message: Message[R],
+    *,
+    applies: Callable[[Setup[R]], bool] = lambda setup: True,
+    remedies: Remedies[Any] | None = None,
+) -> Rule[R]:
+    """A rule that the number of `key` is a multiple of `unit`."""
+    given, mend = number(key), multiples(key, unit) | (remedies or {})
+    return Rule(name, key, lambda s: given(s) % unit(s) == 0, message, applies, mend)
 
 
 @dataclass(frozen=True)
@@ -118,9 +174,7 @@ def broken_rules(rules: Sequence[Rule[Any]], setup: Setup[Any]) -> list[Violatio
                 key: _nearest_legal(rule, kept, key, remedy(setup), setup)
                 for key, remedy in rule.remedies.items()
             }
-            found.append(
-                Violation(rule.name, rule.key, setup.value(rule.key), rule.message(setup), suggestions)
-            )
+            found.append(Violation(rule.name, rule.key, setup.value(rule.key), rule.text(setup), suggestions))
     return found
 
 

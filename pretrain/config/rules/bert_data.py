@@ -17,7 +17,6 @@ RULES: tuple[Rule[BertConfig], ...] = (
     Rule(
         name="a sample of a BERT holds text",
         key="batch.sequence_length",
-        applies=lambda s: True,
         holds=lambda s: _length(s) >= _shortest(s),
         message=lambda s: (
             f"{_length(s)} leaves no token beside [CLS] and [SEP] "

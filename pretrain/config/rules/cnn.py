@@ -8,7 +8,6 @@ RULES: tuple[Rule[CnnConfig], ...] = (
     Rule(
         name="validation images are not trained on",
         key="data.validation",
-        applies=lambda s: True,
         holds=lambda s: not trained_on(s),
         message=lambda s: (
             f"'{trained_on(s)[0]}' is also in data.train: the accuracy would be that of images seen in "

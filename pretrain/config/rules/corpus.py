@@ -19,7 +19,6 @@ RULES: tuple[Rule[TokenConfig], ...] = (
     Rule(
         name="validation data is not trained on",
         key="data.validation",
-        applies=lambda s: True,
         holds=lambda s: not trained_on(s),
         message=lambda s: (
             f"'{trained_on(s)[0]}' is also in data.train: the score would be that of data seen in training; "

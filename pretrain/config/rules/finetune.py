@@ -7,10 +7,9 @@ ENCODER: tuple[Rule[FinetuneConfig], ...] = (
     Rule(
         name="fine-tuning has whole sequences",
         key="parallel.context",
-        applies=lambda s: True,
         holds=lambda s: s.config.parallel.context == 1,
-        message=lambda s: (
-            f"{s.config.parallel.context} has no place in fine-tuning, where examples are short; set it to "
+        message=(
+            "{parallel.context} has no place in fine-tuning, where examples are short; set it to "
             "1, and use tensor or data parallelism"
         ),
         remedies={"parallel.context": lambda s: [1]},
@@ -29,9 +28,6 @@ RULES: tuple[Rule[FinetuneConfig | ChatConfig], ...] = (
         key="data.validation",
         applies=lambda s: s.config.data.validation is not None,
         holds=lambda s: s.config.data.validation != s.config.data.train,
-        message=lambda s: (
-            f"'{s.config.data.validation}' is also data.train: the score would be that of data seen "
-            "in training"
-        ),
+        message=("'{data.validation}' is also data.train: the score would be that of data seen in training"),
     ),
 )

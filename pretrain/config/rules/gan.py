@@ -1,8 +1,6 @@
 """Rules between keys of a GAN: what DeepSpeed cannot do or would do wrong in silence, and useless keys."""
 
-from collections.abc import Iterable
-
-from pretrain.config.rule import PROCESSES, Rule, Setup, divisors_near, multiples_near, unless
+from pretrain.config.rule import PROCESSES, Rule, Setup, divisors, multiple_of, unless
 from pretrain.config.sections import GanConfig
 
 GanRule = Rule[GanConfig]
@@ -26,15 +24,10 @@ def _share(setup: GanSetup) -> int:
     return setup.config.batch.global_size // (setup.world_size or 1)
 
 
-def _lower_stages(setup: GanSetup) -> Iterable[int]:
-    return range(2, -1, -1)
-
-
 _NETWORKS: tuple[GanRule, ...] = (
     Rule(
         name="image sizes",
         key="model.image_size",
-        applies=lambda s: True,
         holds=lambda s: s.config.model.image_size in SIZES,
         message=lambda s: (
             f"must be {', '.join(map(str, SIZES[:-1]))} or {SIZES[-1]}, got {s.config.model.image_size}"
@@ -51,10 +44,10 @@ _NETWORKS: tuple[GanRule, ...] = (
             s.config.model.max_channels
             >= max(s.config.model.generator_channels, s.config.model.discriminator_channels)
         ),
-        message=lambda s: (
-            f"{s.config.model.max_channels} is less than generator_channels "
-            f"{s.config.model.generator_channels} or discriminator_channels "
-            f"{s.config.model.discriminator_channels}"
+        message=(
+            "{model.max_channels} is less than generator_channels "
+            "{model.generator_channels} or discriminator_channels "
+            "{model.discriminator_channels}"
         ),
     ),
     Rule(
@@ -62,14 +55,14 @@ _NETWORKS: tuple[GanRule, ...] = (
         key="model.max_channels",
         applies=lambda s: s.config.model.architecture == "mlp",
         holds=lambda s: "max_channels" not in s.config.model.model_fields_set,
-        message=lambda s: "has no effect with architecture mlp; remove it",
+        message="has no effect with architecture mlp; remove it",
     ),
     Rule(
         name="modern networks have no normalisation",
         key="model.architecture",
         applies=lambda s: s.config.model.architecture == "modern",
         holds=lambda s: not (s.config.model.batch_norm or s.config.model.spectral_norm),
-        message=lambda s: (
+        message=(
             "modern is without normalisation; remove model.batch_norm and model.spectral_norm, or choose "
             "dcgan or resnet"
         ),
@@ -90,26 +83,23 @@ _NETWORKS: tuple[GanRule, ...] = (
         key="model.batch_norm",
         applies=lambda s: s.config.model.batch_norm,
         holds=lambda s: s.config.batch.global_size > 1,
-        message=lambda s: "one image has no statistics; set batch.global_size to 2 or more",
+        message="one image has no statistics; set batch.global_size to 2 or more",
     ),
 )
 
 _BATCH: tuple[GanRule, ...] = (
-    Rule(
-        name="micro-batches fill the batch",
-        key="batch.global_size",
-        applies=lambda s: s.world_size is not None,
-        holds=lambda s: s.config.batch.global_size % _batch_unit(s) == 0,
-        message=lambda s: (
+    multiple_of(
+        "micro-batches fill the batch",
+        "batch.global_size",
+        _batch_unit,
+        lambda s: (
             f"{s.config.batch.global_size} is no multiple of {_batch_unit(s)} = batch.micro_size "
             f"{s.config.batch.micro_size or 1} x {s.world_size} processes"
         ),
-        remedies={
-            "batch.global_size": lambda s: multiples_near(s.config.batch.global_size, _batch_unit(s)),
-            PROCESSES: lambda s: divisors_near(
-                s.world_size or 1, s.config.batch.global_size // (s.config.batch.micro_size or 1)
-            ),
-        },
+        applies=lambda s: s.world_size is not None,
+        remedies=divisors(
+            PROCESSES, lambda s: s.config.batch.global_size // (s.config.batch.micro_size or 1)
+        ),
     ),
 )
 
@@ -124,14 +114,14 @@ _STAGES: tuple[GanRule, ...] = (
             "through weights that stage 3 has given back by then; use 2 for D (G may stay at 3), or "
             "model.spectral_norm instead of the penalty"
         ),
-        remedies={"parallel.discriminator_stage": _lower_stages},
+        remedies={"parallel.discriminator_stage": lambda s: range(2, -1, -1)},
     ),
     Rule(
         name="bf16 needs ZeRO",
         key="precision",
         applies=lambda s: s.config.precision == "bf16",
         holds=lambda s: min(s.config.parallel.generator_stage, s.config.parallel.discriminator_stage) > 0,
-        message=lambda s: (
+        message=(
             "bf16 at stage 0 would keep no fp32 weights and gradients; set parallel.generator_stage and "
             "parallel.discriminator_stage to 1, 2 or 3, which one process can do too"
         ),
@@ -150,7 +140,7 @@ _LOSS: tuple[GanRule, ...] = (
         key="loss.kind",
         applies=lambda s: s.config.loss.kind == "wasserstein",
         holds=lambda s: bool(s.config.loss.gradient_penalty) or s.config.model.spectral_norm,
-        message=lambda s: (
+        message=(
             "wasserstein has no bound without loss.gradient_penalty (10 is usual) or model.spectral_norm"
         ),
     ),
@@ -163,7 +153,6 @@ _LOSS: tuple[GanRule, ...] = (
     Rule(
         name="each augmentation once",
         key="loss.augment",
-        applies=lambda s: True,
         holds=lambda s: len(set(s.config.loss.augment)) == len(s.config.loss.augment),
         message=lambda s: f"names one twice: {', '.join(s.config.loss.augment)}",
     ),

@@ -38,6 +38,6 @@ RULES: tuple[Rule[DescentConfig], ...] = (
         key="health.on_spike",
         applies=lambda s: s.config.health.on_spike == "rollback",
         holds=lambda s: s.config.checkpoint.every is not None,
-        message=lambda s: "rollback goes back to a checkpoint, and none is saved; set checkpoint.every",
+        message="rollback goes back to a checkpoint, and none is saved; set checkpoint.every",
     ),
 )

@@ -1,6 +1,6 @@
 """Rules between keys of a run whose every rank holds the whole model."""
 
-from pretrain.config.rule import PROCESSES, Rule, Setup, divisors_near, multiples_near
+from pretrain.config.rule import PROCESSES, Rule, Setup, divisors, multiple_of
 from pretrain.config.sections import CnnConfig, RnnConfig
 
 ReplicaConfig = CnnConfig | RnnConfig
@@ -11,31 +11,19 @@ def _unit(setup: Setup[ReplicaConfig]) -> int:
     return setup.config.batch.micro_size * (setup.world_size or 1)
 
 
+def _text(setup: Setup[ReplicaConfig]) -> str:
+    batch, what = setup.config.batch, "images" if isinstance(setup.config, CnnConfig) else "streams"
+    unit = f" x processes = {batch.micro_size} x {setup.world_size}" if setup.world_size else ""
+    return f"{batch.global_size} {what} are no multiple of micro_size{unit or f' {batch.micro_size}'}"
+
+
 RULES: tuple[Rule[ReplicaConfig], ...] = (
-    Rule(
-        name="batch divides into micro-batches on every rank",
-        key="batch.global_size",
-        applies=lambda s: True,
-        holds=lambda s: s.config.batch.global_size % _unit(s) == 0,
-        message=lambda s: (
-            f"{s.config.batch.global_size} {'images' if isinstance(s.config, CnnConfig) else 'streams'} are "
-            "no multiple of micro_size"
-            + (
-                f" x processes = {s.config.batch.micro_size} x {s.world_size}"
-                if s.world_size
-                else f" {s.config.batch.micro_size}"
-            )
-        ),
-        remedies={
-            "batch.global_size": lambda s: multiples_near(s.config.batch.global_size, _unit(s)),
-            "batch.micro_size": lambda s: divisors_near(
-                s.config.batch.micro_size, s.config.batch.global_size // (s.world_size or 1)
-            ),
-            PROCESSES: lambda s: (
-                divisors_near(s.world_size or 1, s.config.batch.global_size // s.config.batch.micro_size)
-                if s.world_size
-                else ()
-            ),
-        },
+    multiple_of(
+        "batch divides into micro-batches on every rank",
+        "batch.global_size",
+        _unit,
+        _text,
+        remedies=divisors("batch.micro_size", lambda s: s.config.batch.global_size // (s.world_size or 1))
+        | divisors(PROCESSES, lambda s: s.config.batch.global_size // s.config.batch.micro_size),
     ),
 )

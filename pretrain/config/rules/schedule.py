@@ -23,7 +23,6 @@ _POSSIBLE: tuple[Rule[DescentConfig], ...] = (
     Rule(
         name="warm-up ends before the decay",
         key="schedule.warmup_steps",
-        applies=lambda s: True,
         holds=lambda s: s.config.schedule.warmup_steps < _warmup_end(s),
         message=lambda s: (
             f"a warm-up of {s.config.schedule.warmup_steps} steps leaves nothing of the schedule: kind "
@@ -65,7 +64,7 @@ _POSSIBLE: tuple[Rule[DescentConfig], ...] = (
         key="schedule.min_lr",
         applies=lambda s: s.config.schedule.min_lr is not None,
         holds=lambda s: derived.min_lr(s.config) <= s.config.optimizer.lr,
-        message=lambda s: f"{s.config.schedule.min_lr} is above optimizer.lr {s.config.optimizer.lr}",
+        message="{schedule.min_lr} is above optimizer.lr {optimizer.lr}",
         remedies={"schedule.min_lr": lambda s: [s.config.optimizer.lr / 10]},
     ),
 )

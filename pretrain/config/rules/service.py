@@ -4,7 +4,7 @@ What is legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain 
 """
 
 from pretrain.config import derived
-from pretrain.config.rule import Rule, multiples_near, unless
+from pretrain.config.rule import Rule, multiple_of, number, unless
 from pretrain.config.rules import slurm
 from pretrain.config.sections import Config
 
@@ -12,19 +12,12 @@ TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "
 
 
 RULES: tuple[Rule[Config], ...] = (
-    Rule(
-        name="kept checkpoints are ones that are written",
-        key="checkpoint.keep_every",
+    multiple_of(
+        "kept checkpoints are ones that are written",
+        "checkpoint.keep_every",
+        number("checkpoint.every"),
+        "{checkpoint.keep_every} is no multiple of checkpoint.every {checkpoint.every}",
         applies=lambda s: bool(s.config.checkpoint.keep_every and s.config.checkpoint.every),
-        holds=lambda s: (s.config.checkpoint.keep_every or 0) % (s.config.checkpoint.every or 1) == 0,
-        message=lambda s: (
-            f"{s.config.checkpoint.keep_every} is no multiple of checkpoint.every {s.config.checkpoint.every}"
-        ),
-        remedies={
-            "checkpoint.keep_every": lambda s: multiples_near(
-                s.config.checkpoint.keep_every or 1, s.config.checkpoint.every or 1
-            )
-        },
     ),
     unless(
         "keeping checkpoints needs checkpoints",
@@ -62,9 +55,9 @@ RULES: tuple[Rule[Config], ...] = (
             (s.config.tracking.uri or "").split(":")[0].split("+")[0] in TRACKING_SCHEMES
             and ":" in (s.config.tracking.uri or "")
         ),
-        message=lambda s: (
-            f"must be a server (http://host:port) or a database (sqlite:///path/mlflow.db), got "
-            f"'{s.config.tracking.uri}'; MLflow has given up plain folders"
+        message=(
+            "must be a server (http://host:port) or a database (sqlite:///path/mlflow.db), got "
+            "'{tracking.uri}'; MLflow has given up plain folders"
         ),
     ),
     *slurm.RULES,

@@ -37,7 +37,7 @@ RULES: tuple[Rule[Config], ...] = (
         key="slurm.container_image",
         applies=lambda s: s.config.slurm.container != "none",
         holds=lambda s: s.config.slurm.container_image is not None,
-        message=lambda s: f"required with container {s.config.slurm.container}",
+        message="required with container {slurm.container}",
     ),
     Rule(
         name="the signal comes within the job",

@@ -41,7 +41,6 @@ TRAINING: tuple[Rule[SourcedConfig | GanConfig], ...] = (
     Rule(
         name="a training source stands once",
         key="data.train",
-        applies=lambda s: True,
         holds=lambda s: not _repeated(s.config.data.train),
         message=lambda s: (
             f"'{_repeated(s.config.data.train)[0]}' is listed twice; add up the weights instead"
@@ -57,14 +56,11 @@ RULES: tuple[Rule[SourcedConfig], ...] = (
         key="data.validation",
         applies=lambda s: s.config.data.validation is not None,
         holds=lambda s: all("weight" not in one.model_fields_set for one in s.config.data.validation or ()),
-        message=lambda s: (
-            "weight has no effect on validation data, where every token is scored once; remove it"
-        ),
+        message=("weight has no effect on validation data, where every token is scored once; remove it"),
     ),
     Rule(
         name="a validation source stands once",
         key="data.validation",
-        applies=lambda s: True,
         holds=lambda s: not _repeated(s.config.data.validation),
         message=lambda s: f"'{_repeated(s.config.data.validation)[0]}' is listed twice",
     ),

@@ -1,10 +1,9 @@
 """Rules of `schedule.sequence_length`, `schedule.batch_size` and of schedules in tokens."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from itertools import pairwise
-from types import MappingProxyType
 
-from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.rule import Remedies, Rule, Setup, unless
 from pretrain.config.rules.text import BATCH_RULES, PIPELINE_RULES
 from pretrain.config.sections import CorpusConfig
 from pretrain.config.stages import Stage, stages
@@ -19,7 +18,7 @@ def _with_batch(setup: CorpusSetup, stage: Stage) -> CorpusSetup:
 def _illegal(setup: CorpusSetup) -> list[str]:
     """What is wrong with the batches of stages before the last, whose batch has rules of its own."""
     return [
-        f"until {stage.stop}: {rule.message(changed)}"
+        f"until {stage.stop}: {rule.text(changed)}"
         for stage in stages(setup.config)[:-1]
         for changed in (_with_batch(setup, stage),)
         for rule in (*PIPELINE_RULES, *BATCH_RULES)
@@ -76,7 +75,7 @@ def _rules(key: str) -> tuple[Rule[CorpusConfig], ...]:
     def rule(
         name: str,
         problems: Callable[[CorpusSetup], list[str]],
-        remedies: Mapping[str, Callable[[CorpusSetup], Iterable[float]]] = MappingProxyType({}),
+        remedies: Remedies[CorpusConfig] | None = None,
     ) -> Rule[CorpusConfig]:
         return Rule(
             name=name if key == "schedule.sequence_length" else f"{key}: {name}",
@@ -84,7 +83,7 @@ def _rules(key: str) -> tuple[Rule[CorpusConfig], ...]:
             applies=lambda s: s.value(key) is not None,
             holds=lambda s: not problems(s),
             message=lambda s: "; ".join(problems(s)),
-            remedies=remedies,
+            remedies=remedies or {},
         )
 
     return (
@@ -131,9 +130,9 @@ _IN_TOKENS: tuple[Rule[CorpusConfig], ...] = (
         key="schedule.warmup_tokens",
         applies=lambda s: s.config.schedule.decay_tokens is not None,
         holds=lambda s: (s.config.schedule.warmup_tokens or 0) < (s.config.schedule.decay_tokens or 1),
-        message=lambda s: (
-            f"a warm-up of {s.config.schedule.warmup_tokens} tokens leaves nothing of the schedule: "
-            f"decay_tokens {s.config.schedule.decay_tokens}"
+        message=(
+            "a warm-up of {schedule.warmup_tokens} tokens leaves nothing of the schedule: "
+            "decay_tokens {schedule.decay_tokens}"
         ),
     ),
 )

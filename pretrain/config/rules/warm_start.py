@@ -9,6 +9,6 @@ RULES: tuple[Rule[GptConfig | BertConfig], ...] = (
         key="model.init_embeddings",
         applies=lambda s: s.config.model.init_embeddings == "random",
         holds=lambda s: s.config.model.init_from is not None,
-        message=lambda s: "random has no effect without model.init_from: everything is drawn then; remove it",
+        message="random has no effect without model.init_from: everything is drawn then; remove it",
     ),
 )
