@@ -21,6 +21,7 @@ from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint, Piece
 from pretrain.checkpoint.tensors import write_tensors
 from pretrain.config.sections import GanConfig
+from pretrain.descent_trainer import load_all
 from pretrain.errors import HealthError, may_be_missing
 from pretrain.folder import RunFolder
 from pretrain.gan.data import open_images
@@ -35,7 +36,6 @@ from pretrain.gan.statistics import measure_statistics
 from pretrain.gan.streams import fixed_latents
 from pretrain.gan.verdicts import GameMemory, are_alike
 from pretrain.gate import Gate
-from pretrain.health.gather import gather_texts
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.launch import World
 from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
@@ -227,10 +227,7 @@ class GanTrainer:
             UserError: it is of another model or other images.
         """
         checkpoint.require_data(self.data.fingerprint, "images")
-        pieces = list(self.pieces())
-        everyone = gather_texts(self.world, "\n".join(sorted({piece.key for piece in pieces})))
-        checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
-        checkpoint.load(pieces)
+        load_all(checkpoint, self.pieces(), self.world)
         for network in self.networks:
             write_back(network.engine)
             network.engine.updates = checkpoint.part(f"{network.engine.name}_updates", natural)

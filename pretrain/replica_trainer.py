@@ -1,66 +1,45 @@
-"""What one step of a run is whose every rank holds the whole model: batches in, gradients, a verdict, an
-update out.
-
-Everything that decides the next step is in the checkpoint or follows from the step number: samples are a
-function of it. So a resumed run is the uninterrupted one. Ranks share the samples of a step.
-"""
+"""A trainer whose every rank holds the whole model; ranks share the samples of a step."""
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
-from data_tools.typed import natural
-from pretrain.any_trainer import StepResult
-from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, Piece
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
+from pretrain.descent_trainer import DescentTrainer, Gradient
 from pretrain.gate import Gate
-from pretrain.health.judge import go_back, judge, refuse_nonfinite, require_rollbacks_left
-from pretrain.health.pulse import Phase
-from pretrain.health.replicas import ReplicaCheck
-from pretrain.health.spikes import Memory
 from pretrain.launch import World
 from pretrain.replicated_adamw import ReplicatedAdamW
-from pretrain.schedule import learning_rate
 
-C = TypeVar("C", CnnConfig, RnnConfig)
+C = TypeVar("C", bound=CnnConfig | RnnConfig)
 B = TypeVar("B")
 """A micro-batch."""
 
 log = logging.getLogger(__name__)
 
 
-class ReplicaTrainer(ABC, Generic[C, B]):
+class ReplicaTrainer(DescentTrainer[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
-    UNIT: str
-    """What a run counts: images or tokens."""
+    optimizer: ReplicatedAdamW
 
     def __init__(self, config: C, world: World, gate: Gate | None, model: Module) -> None:
-        self.config: C = config
-        self.world = world
-        self.gate = gate or Gate(world)
+        super().__init__(config, world, gate)
         self.optimizer = ReplicatedAdamW(config.optimizer, model, world)
         micro_batches = derived.micro_batches(config, world.size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
         self.micro_batches = micro_batches
-        self.memory = Memory()
-        self._replica_check = ReplicaCheck(world)
 
     @property
-    @abstractmethod
-    def fingerprint(self) -> str: ...
-
-    @property
-    @abstractmethod
-    def validation_fingerprint(self) -> str: ...
+    def layout_name(self) -> str:
+        return f"DP{self.world.size}" if self.world.size > 1 else "one process"
 
     @property
     @abstractmethod
@@ -75,41 +54,27 @@ class ReplicaTrainer(ABC, Generic[C, B]):
     def losses(self, batch: B, micro_batch: int) -> Tensor:
         """The sum of the losses of a micro-batch, in nats."""
 
-    def step(self, step: int) -> StepResult:
-        """Optimizer step `step`, counted from 0.
+    def samples(self, step: int) -> range:
+        first = self.samples_before(step)
+        return range(first, first + self.config.batch.global_size)
 
-        Raises:
-            HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
-                before the step then.
-        """
-        size = self.config.batch.global_size
-        first = self._first_sample(step)
-        batches = self.gate.fetch(lambda: self.batches(step))
-        loss, norm = self._backward(batches)
-        verdict = judge(self.config, self.memory, loss, norm)
-        rate = learning_rate(self.config, step)
-        if verdict.update:
-            self.gate.mark(Phase.UPDATE)
-            self.optimizer.update(rate, norm)
-        window = derived.spike_window(self.config)
-        self.memory = self.memory.after(loss, updated=verdict.update, window=window)
-        if not verdict.finite:
-            what = (
-                f"step {step + 1} (samples {first} to {first + size - 1}): loss {loss}, gradient norm {norm}"
-            )
-            refuse_nonfinite(self.config, self.memory, what)
-        metrics = {"loss": loss, "grad_norm": norm, "lr": rate, self.UNIT: (step + 1) * self.units}
-        if self.memory.rollbacks:
-            metrics["rollbacks"] = self.memory.rollbacks
-        return StepResult(loss, metrics, self.units, verdict.update, verdict.spike)
-
-    def _first_sample(self, step: int) -> int:
+    def samples_before(self, step: int) -> int:
         return step * self.config.batch.global_size + self.memory.jumped(step)
 
+    def samples_between(self, first: int, stop: int) -> dict[int, range]:
+        size = self.config.batch.global_size
+        return {0: range(first * size, stop * size)}
+
+    def units_until(self, steps: int) -> int:
+        return steps * self.units
+
     def batches(self, step: int) -> list[B]:
-        """This rank's micro-batches of step `step`, counted from 0."""
         jumped = self.memory.jumped(step)
         return [self.batch(step, index, jumped) for index in range(self.micro_batches)]
+
+    def backward(self, step: int, batches: list[B]) -> Gradient:
+        loss, norm = self._backward(batches)
+        return Gradient(loss, norm, norm)
 
     def _backward(self, batches: Sequence[B]) -> tuple[float, float]:
         """Mean loss of a global batch and the norm of its gradient, left in the parameters."""
@@ -123,82 +88,9 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         dist.all_reduce(total)
         return float(total) / self.units, self.optimizer.reduce()
 
-    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """Images or tokens per second of the whole world."""
-        return {f"{self.UNIT}_per_second": result.units / seconds}
-
     @abstractmethod
     def validate(self, step: int) -> dict[str, float] | None:
         """The journal's line of a validation after `step` steps; None where the config has none."""
 
-    def check_replicas(self, step: int) -> None:
-        """Compare what ranks share after `step` steps; raises HealthError naming what differs."""
-        self._replica_check(step, self.pieces())
-
-    @property
-    def may_roll_back(self) -> bool:
-        """With health.on_spike: rollback."""
-        return self.config.health.on_spike == "rollback"
-
-    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
-        """Go back to a checkpoint and jump over the samples up to step `spike`, from 0; returns steps done.
-
-        Raises HealthError after `health.max_rollbacks` rollbacks.
-        """
-        before = self.memory
-        require_rollbacks_left(self.config, before, spike)
-        done = self.load(checkpoint)
-        size = self.config.batch.global_size
-        self.memory = before.back_to(done, spike, {0: range(done * size, (spike + 1) * size)}, self.memory)
-        skipped = self.memory.skipped[-1]
-        log.warning(
-            "rolled back to %s; samples %d to %d are jumped over",
-            checkpoint.path,
-            skipped.first,
-            skipped.stop - 1,
-        )
-        return done
-
-    def pieces(self) -> Iterator[Piece]:
-        """Every tensor that a checkpoint holds, this rank's parts."""
-        return self.optimizer.pieces()
-
-    def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors."""
-        return {
-            "step": step,
-            "samples": self._first_sample(step),
-            self.UNIT: step * self.units,
-            "updates": self.optimizer.updates,
-            "data_fingerprint": self.fingerprint,
-            "health": self.memory.to_json(),
-            SUSPECT_SINCE: self.memory.suspect_since(step),
-        }
-
     def files(self) -> dict[str, Path]:
         return {}
-
-    def load(self, checkpoint: Checkpoint) -> int:
-        """Take over weights, optimizer state and step; returns the steps done.
-
-        Raises:
-            UserError: it is of another model or other data.
-        """
-        checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
-        checkpoint.require_all_read(piece.key for piece in self.pieces())
-        checkpoint.load(self.pieces())
-        self.optimizer.set_updates(checkpoint.part("updates", natural))
-        self.memory = checkpoint.part("health", Memory.from_json)
-        return checkpoint.step
-
-    def go_back(self, step: int, later: Checkpoint) -> None:
-        self.memory = go_back(self.memory, step, later)
-
-    def facts(self) -> dict[str, str]:
-        """What the run's status and MLflow's tags say beside the config."""
-        return {
-            "layout": f"DP{self.world.size}" if self.world.size > 1 else "one process",
-            "device": self.world.device.type,
-            "data_fingerprint": self.fingerprint,
-            "validation_fingerprint": self.validation_fingerprint,
-        }

@@ -19,7 +19,7 @@ class ReplicatedAdamW:
     def __init__(self, settings: OptimizerConfig, model: Module, world: World) -> None:
         """Make its state, so that a checkpoint can be loaded before the first step."""
         self.world = world
-        self.updates = 0
+        self._updates = 0
         self._clip = settings.clip_grad
         self._named = dict(model.named_parameters())
         parameters = list(self._named.values())
@@ -56,11 +56,16 @@ class ReplicatedAdamW:
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
         self._adam.step()
-        self.updates += 1
+        self._updates += 1
 
-    def set_updates(self, updates: int) -> None:
+    @property
+    def updates(self) -> int:
         """Updates done, Adam's own step count."""
-        self.updates = updates
+        return self._updates
+
+    @updates.setter
+    def updates(self, updates: int) -> None:
+        self._updates = updates
         for state in self._adam.state.values():
             state["step"].fill_(updates)
 
