@@ -99,11 +99,7 @@ def write_result(path: str, result: Result) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write the file of `--json`, all of it or nothing.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write the file of `--json`, all of it or nothing. Raises UserError: the file cannot be written."""
     try:
         write_atomically(Path(path), text)
     except OSError as error:

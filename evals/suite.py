@@ -138,11 +138,7 @@ class Suite:
 
 
 def load_suite(path: str) -> Suite:
-    """Read a suite.
-
-    Raises:
-        ConfigError: everything that is wrong with it, at once.
-    """
+    """Read a suite. Raises ConfigError: everything that is wrong with it, at once."""
     file, sources = read_section(SuiteFile, path)
     place = sources["tasks"]
     problems = [problem for entry in _numbered(file) for problem in _useless(*entry, place)]

@@ -26,11 +26,7 @@ class Task(Protocol):
         """How the model is run; None: as what its `model.kind` is pretrained as."""
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        """Metric name -> value; all ranks call it together.
-
-        Raises:
-            HealthError: the loss is not finite.
-        """
+        """Metric name -> value; all ranks call it together. Raises HealthError: the loss is not finite."""
 
     def spec(self) -> dict[str, Any]:
         """What of the data decides the numbers."""

@@ -156,11 +156,7 @@ class RunFolder:
         return self.resolved.is_file()
 
     def require_run(self) -> None:
-        """Refuse a folder that is no run.
-
-        Raises:
-            UserError: it is not there, or holds no run.
-        """
+        """Refuse a folder that is no run. Raises UserError: it is not there, or holds no run."""
         if not self.is_run:
             what = (
                 "is not a run folder: it has no config.resolved.yaml"
@@ -285,11 +281,7 @@ class RunFolder:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of a run.
-
-    Raises:
-        UserError: it is no YAML mapping.
-    """
+    """A YAML file of a run. Raises UserError: it is no YAML mapping."""
     try:
         tree = yaml.safe_load(read_bytes(path, SMALL_FILE).decode())
     except UnfitFileError as error:

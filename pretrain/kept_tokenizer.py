@@ -14,11 +14,7 @@ def keeps_tokenizer(checkpoint: Checkpoint) -> bool:
 
 
 def tokenizer_folder(checkpoint: Checkpoint) -> Path:
-    """Where it is.
-
-    Raises:
-        UserError: there is none; says what to do.
-    """
+    """Where it is. Raises UserError: there is none; says what to do."""
     if not keeps_tokenizer(checkpoint):
         raise UserError(
             f"{checkpoint.path}: holds no tokenizer{left_behind(checkpoint)}; train it on shards of a "

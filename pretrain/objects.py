@@ -42,11 +42,7 @@ def _object_to_tensor(value: Any, device: torch.device, group: Any) -> tuple[Ten
 
 
 def _tensor_to_object(tensor: Tensor, size: Tensor | int, group: Any) -> Any:
-    """The object that a peer sent.
-
-    Raises:
-        ValueError: what came is no plain data, or too much of it.
-    """
+    """The object that a peer sent. Raises ValueError: what came is no plain data, or too much of it."""
     if not 0 <= int(size) <= min(tensor.numel(), MAX_BYTES):
         raise ValueError(f"a peer sent an object of {int(size):,} bytes; at most {MAX_BYTES:,} are read")
     return _untagged(json.loads(bytes(tensor.cpu().numpy()[: int(size)]).decode()))

@@ -239,11 +239,7 @@ class Run:
                 write_status(self.folder, self._status)
 
     def sync(self) -> None:
-        """Put the journal on the disk; before a checkpoint is saved.
-
-        Raises:
-            OSError: the disk is full.
-        """
+        """Put the journal on the disk; before a checkpoint is saved. Raises OSError: the disk is full."""
         if self._journal is not None:
             self._journal.sync()
 

@@ -51,11 +51,7 @@ class Status:
 
 
 def write_status(folder: RunFolder, status: Status) -> None:
-    """Replace the status.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Replace the status. Raises OSError: it cannot be written."""
     text = redact(json.dumps(asdict(status), indent=1)) + "\n"
     try:
         write_atomically(folder.status, text)
@@ -83,11 +79,7 @@ def _overwrite(path: Path, text: str) -> bool:
 
 
 def read_status(folder: RunFolder) -> Status | None:
-    """The last word of a job, None if there was none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """The last word of a job, None if there was none. Raises UserError: the file is damaged."""
     try:
         return parse(Status, read_bytes(folder.status, SMALL_FILE))
     except FileNotFoundError:

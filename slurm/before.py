@@ -45,11 +45,7 @@ def together(*checks: Callable[[], object]) -> None:
 
 
 def refuse(loaded: LoadedConfig, run: RunFolder) -> None:
-    """Refuse a training that could not go on.
-
-    Raises:
-        ConfigError: everything that was found.
-    """
+    """Refuse a training that could not go on. Raises ConfigError: everything that was found."""
     config = loaded.config
     mounts = training_mounts(config)
     found = (*_run_folder(config, run), *programs(config.slurm, mounts), *_time(config, run))

@@ -128,11 +128,7 @@ def submissions(run: Path) -> list[Submission]:
 
 
 def new_submission(run: Path) -> Submission:
-    """Make the folder of a run's next submission.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Make the folder of a run's next submission. Raises UserError: it cannot be made."""
     return Submission(new_folder(run / FOLDER, ""))
 
 

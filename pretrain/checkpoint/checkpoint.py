@@ -68,11 +68,7 @@ class Checkpoint:
     """A checkpoint folder, open for reading. Its structure is checked; `verify` checks its contents."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open a step folder.
-
-        Raises:
-            IntegrityError: no manifest, or a damaged manifest, index or state.
-        """
+        """Open a step folder. Raises IntegrityError: no manifest, or a damaged manifest, index or state."""
         self.path = Path(path)
         self._manifest: Manifest = read_manifest(self.path)
         self.index: Index = index_file.parse(self.file(INDEX), str(self.path / INDEX))
@@ -121,11 +117,7 @@ class Checkpoint:
         return tuple(key for key, tensor in self.index.items() if group in (None, tensor.group))
 
     def read(self, key: str) -> torch.Tensor:
-        """One whole logical tensor, as a new tensor on the CPU.
-
-        Raises:
-            UserError: there is no such tensor.
-        """
+        """One whole logical tensor, as a new tensor on the CPU. Raises UserError: there is no such tensor."""
         tensor = self._find(key, "")
         piece = Piece.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
         self.load([piece])

@@ -100,11 +100,7 @@ def name_problem(name: str) -> str | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the checkpoint at `path`.
-
-    Raises:
-        IntegrityError: it has none, or it is damaged.
-    """
+    """The manifest of the checkpoint at `path`. Raises IntegrityError: it has none, or it is damaged."""
     where = path / MANIFEST
     try:
         if where.is_symlink():

@@ -192,22 +192,14 @@ class TensorFile:
     """A safetensors file, memory-mapped copy-on-write; tensors are views into the map."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file.
-
-        Raises:
-            IntegrityError: as `read_header`.
-        """
+        """Map the file. Raises IntegrityError: as `read_header`."""
         self.path = path
         self.entries = read_header(path)
         # torch's own map keeps no file descriptor open, so thousands of rank files are no trouble.
         self._bytes = torch.from_file(str(path), shared=False, size=os.stat(path).st_size, dtype=torch.uint8)
 
     def tensor(self, name: str) -> torch.Tensor:
-        """The tensor of that name, without a copy.
-
-        Raises:
-            IntegrityError: there is none.
-        """
+        """The tensor of that name, without a copy. Raises IntegrityError: there is none."""
         if name not in self.entries:
             raise IntegrityError(f"{self.path}: holds no tensor {name!r}")
         entry = self.entries[name]

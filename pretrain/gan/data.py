@@ -9,11 +9,7 @@ from pretrain.gan.settings import micro_size
 
 
 def open_images(config: GanConfig, world_size: int) -> ImageData:
-    """The training images.
-
-    Raises:
-        UserError: they do not fit the model; names both.
-    """
+    """The training images. Raises UserError: they do not fit the model; names both."""
     sources = [(source.path, source.weight) for source in config.data.train]
     size = micro_size(config, world_size)
     cache = shard_cache(config.data)

@@ -95,11 +95,7 @@ class Heart:
         self._count = 0
 
     def beat(self, moment: Moment, limit: float) -> Beat:
-        """Write where the rank is.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write where the rank is. Raises OSError: it cannot be written."""
         self._count += 1
         beat = Beat(
             job=self._job,

@@ -78,11 +78,7 @@ class Architecture(ABC):
 
 
 def supports(config: Any, value: object, *allowed: object, key: str) -> None:
-    """Refuse a value of a transformers config.
-
-    Raises:
-        UserError: it is none of `allowed`.
-    """
+    """Refuse a value of a transformers config. Raises UserError: it is none of `allowed`."""
     if value not in allowed:
         known = ", ".join(str(each) for each in allowed)
         raise UserError(

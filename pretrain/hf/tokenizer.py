@@ -80,11 +80,7 @@ def write_tokenizer(
 
 
 def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    """Render and encode conversations with both.
-
-    Raises:
-        UserError: one gives different ids.
-    """
+    """Render and encode conversations with both. Raises UserError: one gives different ids."""
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder)

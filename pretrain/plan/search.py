@@ -148,11 +148,7 @@ class Search:
 
 
 def search_command(config: TextConfig, vocab_size: int, cluster: Cluster, *, as_json: bool) -> None:
-    """Print the ranking.
-
-    Raises:
-        UserError: no layout is legal and fits.
-    """
+    """Print the ranking. Raises UserError: no layout is legal and fits."""
     search = Search(config, vocab_size, cluster)
     found: list[Found] = []
     out: list[Out] = []

@@ -54,11 +54,7 @@ def compare_runs(one: Path, other: Path) -> list[Comparison]:
 
 
 def newest(run: Path) -> Checkpoint:
-    """The newest good checkpoint of a run, open.
-
-    Raises:
-        IntegrityError: there is none.
-    """
+    """The newest good checkpoint of a run, open. Raises IntegrityError: there is none."""
     path, _ = newest_good(run)
     if path is None:
         raise IntegrityError(f"{run}: has no checkpoint")

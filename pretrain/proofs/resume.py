@@ -106,11 +106,7 @@ def _config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:
 
 
 def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> None:
-    """Train to the end.
-
-    Raises:
-        UserError: the command failed; quotes what it said last.
-    """
+    """Train to the end. Raises UserError: the command failed; quotes what it said last."""
     began = time.monotonic()
     run = Path(config.run.dir)
     first = _first_step(run)
