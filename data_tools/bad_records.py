@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from data_tools.atomic import write_atomically
 from data_tools.counts import counted
 from data_tools.errors import UserError
-from data_tools.index_file import write_atomically
 
 SKIPPED_NAME = "skipped.jsonl"
 BadRecordsOption = Annotated[

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.atomic import sync_folder
 from data_tools.errors import IntegrityError
 from data_tools.index import Block, Shard, token_dtype
-from data_tools.index_file import sync_directory
 from data_tools.tar import TarFileWriter
 from data_tools.tokenizer import Ids
 
@@ -85,7 +85,7 @@ class PartitionWriter:
             self._flush_block()
         if self._tar is not None:
             self._close_shard()
-        sync_directory(self._directory)
+        sync_folder(self._directory)
         return tuple(self._shards)
 
     def _flush_block(self) -> None:

@@ -1,14 +1,12 @@
 """The commands `pretrain data ...`; heavy imports wait until a command runs."""
 
 import enum
-import os
-import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_tools.atomic import in_place_of
 from data_tools.bad_records import SKIPPED_NAME, BadRecord, BadRecordsOption, parse_bad_records, print_skipped
 from data_tools.build_options import (
     AllowLeftOutOption,
@@ -249,16 +247,12 @@ def embedded(
     path = output / (corpus.value if corpus is Corpus.digits else f"{corpus.value}.jsonl")
     if path.exists():
         raise UserError(f"--output {path}: exists; give another directory")
-    half = output / f".{path.name}.{os.getpid()}.tmp"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        written = _write_digits(half) if corpus is Corpus.digits else _write_documents(half, corpus)
-        half.rename(path)
+        with in_place_of(path) as half:
+            written = _write_digits(half) if corpus is Corpus.digits else _write_documents(half, corpus)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(half) if half.is_dir() else half.unlink()
     typer.echo(f"{path}: {written}")
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from data_tools.atomic import write_atomically
 from data_tools.bounded import SMALL_FILE
 from data_tools.cache import CachedShards, ShardCache
 from data_tools.errors import UserError
-from data_tools.index_file import INDEX_BYTES, INDEX_NAME, ShardFile, index_kind, write_atomically
+from data_tools.index_file import INDEX_BYTES, INDEX_NAME, ShardFile, index_kind
 from data_tools.maps import LocalShards, ShardStore
 from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download, fetch

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.atomic import write_atomically
 from data_tools.index_file import (
     FORMAT_VERSION,
     HEX_DIGEST,
@@ -20,7 +21,6 @@ from data_tools.index_file import (
     check_index_size,
     content_fingerprint,
     read_document,
-    write_atomically,
 )
 
 BLOCK_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")

@@ -9,13 +9,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from data_tools.bounded import parse_json, read_bytes
-from data_tools.errors import IntegrityError, UserError, named
+from data_tools.errors import IntegrityError, UserError
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -50,30 +49,6 @@ def content_fingerprint(content: dict[str, Any]) -> str:
     """The sha256 of an index's content (without its own `fingerprint`) in canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content`; a crash leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with named(path), open(temporary, "xb") as file:  # a link that somebody put there is not followed
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def index_kind(directory: str | os.PathLike[str], named: str | None = None) -> str:

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from data_tools.atomic import write_atomically
 from data_tools.bounded import read_bytes, read_json
 from data_tools.errors import IntegrityError, UserError, named
-from data_tools.index_file import write_atomically
 
 FORMAT_VERSION = 1
 MODEL_TYPES = ("bpe", "unigram", "char", "byte")

@@ -18,9 +18,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from data_tools.atomic import write_atomically
 from data_tools.bad_records import SKIPPED_NAME
 from data_tools.errors import UserError, machine_error
-from data_tools.index_file import INDEX_NAME, SHARD_NAME, WORK_DIR, ShardFile, write_atomically
+from data_tools.index_file import INDEX_NAME, SHARD_NAME, WORK_DIR, ShardFile
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

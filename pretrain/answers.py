@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from data_tools.index_file import write_atomically
+from data_tools.atomic import write_atomically
 from pretrain.data.labelled.data import LabelledData, LabelledValidation
 from pretrain.data.labelled.examples import NO_LABEL, Example
 from pretrain.health.gather import gather_pairs

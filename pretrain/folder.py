@@ -6,18 +6,17 @@ RUN/tracking.json  evaluations.jsonl  system.jsonl  artifacts/  profile/  mlflow
 
 import os
 import re
-import secrets
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data_tools import atomic
 from data_tools.bounded import SMALL_FILE, UnfitFileError, read_bytes
 from pretrain.compatible import changed_keys, compatible
-from pretrain.errors import UserError, named
+from pretrain.errors import UserError
 from pretrain.lock import RunLock
 from pretrain.origin import require_same_origin
 from pretrain.tracking.redact import opener_for
@@ -296,19 +295,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by new text: a reader, or a crash, sees the old or the new, never a part.
-
-    Nor a mixture of two: when a job ends, several ranks may say so at once. One with a secret in it is for
-    its owner alone.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with named(path), open(temporary, "x", opener=opener_for(text)) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    """Replace a file by new text, at once; one with a secret in it is for its owner alone."""
+    atomic.write_atomically(path, text, opener=opener_for(text))

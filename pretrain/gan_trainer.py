@@ -6,7 +6,6 @@ number: images, noise and augmentation are functions of these, so a resumed run 
 """
 
 import logging
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_tools.atomic import in_place_of
 from data_tools.counts import counted
 from data_tools.typed import natural
 from pretrain.agree import first_decides
@@ -259,12 +259,7 @@ class GanTrainer:
 def save_network(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a network as a safetensors file; a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with in_place_of(path) as partial:
         write_tensors(
             partial, [(name, tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()]
         )
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

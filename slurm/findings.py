@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from data_tools.atomic import write_atomically
 from data_tools.bounded import SMALL_FILE, read_bytes
 from data_tools.counts import counted
-from data_tools.errors import named
 from data_tools.typed import Natural, Seconds, parse
 
 MAX_SKEW = 2.0
@@ -58,11 +58,7 @@ class Findings:
 
 def write_finding(folder: Path, finding: Finding) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"rank-{finding.rank:04d}.json"
-    temporary = path.with_suffix(".tmp")
-    with named(path):
-        temporary.write_text(json.dumps(asdict(finding)) + "\n")
-    temporary.replace(path)
+    write_atomically(folder / f"rank-{finding.rank:04d}.json", json.dumps(asdict(finding)) + "\n")
 
 
 def read_findings(folder: Path) -> list[Finding]:

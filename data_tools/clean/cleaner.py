@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
+from data_tools.atomic import write_atomically
 from data_tools.clean.duplicates import PairJob, kept_documents, removals, slices, store_removals
 from data_tools.clean.filtering import FilterJob, FilterResult, parse_result
 from data_tools.clean.options import CleanOptions, check_options
 from data_tools.clean.report import REPORT_NAME, CleanReport, read_report
 from data_tools.clean.writing import WriteJob, WriteResult, Written, parse_written
 from data_tools.divided import Divided, all_skipped, workers_of
-from data_tools.index_file import WORK_DIR, write_atomically
+from data_tools.index_file import WORK_DIR
 from data_tools.left_out import LeftOut
 from data_tools.partition import make_partitions
 from data_tools.pool import run_tasks

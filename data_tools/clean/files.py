@@ -2,17 +2,15 @@
 
 import contextlib
 import hashlib
-import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.errors import named
+from data_tools.atomic import replacing
 
 CHUNK = 1 << 20
 
@@ -27,7 +25,7 @@ class StoredFile:
 
 
 def store_array(directory: Path, name: str, array: npt.NDArray[Any]) -> StoredFile:
-    with _whole(directory, name) as file:
+    with replacing(directory / name) as file:
         np.save(file, array, allow_pickle=False)
     return describe(directory, name)
 
@@ -38,7 +36,7 @@ def store_lines(directory: Path, name: str) -> Iterator[Any]:
     import zstandard
 
     with (
-        _whole(directory, name) as file,
+        replacing(directory / name) as file,
         zstandard.ZstdCompressor(write_checksum=True).stream_writer(file, closefd=False) as packed,
     ):
         yield packed
@@ -50,17 +48,3 @@ def describe(directory: Path, name: str) -> StoredFile:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
         return StoredFile(name, file.tell(), digest.hexdigest())
-
-
-@contextlib.contextmanager
-def _whole(directory: Path, name: str) -> Iterator[BinaryIO]:
-    path = directory / name
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with named(path), open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.atomic import write_atomically
 from data_tools.index_file import (
     FORMAT_VERSION,
     HEX_DIGEST,
@@ -21,7 +22,6 @@ from data_tools.index_file import (
     check_index_size,
     content_fingerprint,
     read_document,
-    write_atomically,
 )
 
 ENCODINGS = ("png", "webp")

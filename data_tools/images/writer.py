@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from data_tools.atomic import sync_folder
 from data_tools.images.index import ImageShard, image_key
-from data_tools.index_file import sync_directory
 from data_tools.tar import TarFileWriter
 
 SHARD_BYTES = 256 << 20
@@ -40,7 +40,7 @@ class ImageWriter:
         """Write what is left and return the partition's shards (none if it has no image)."""
         if self._tar is not None:
             self._close_shard()
-        sync_directory(self._directory)
+        sync_folder(self._directory)
         return tuple(self._shards)
 
     def _close_shard(self) -> None:

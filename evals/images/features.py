@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from data_tools.atomic import write_atomically
 from data_tools.bounded import read_bytes, read_json
 from data_tools.images.reader import ImageReader
-from data_tools.index_file import write_atomically
 from data_tools.progress import Progress
 from evals.images.extractors import Extractor
 from pretrain.agree import first_decides

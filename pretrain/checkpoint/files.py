@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.atomic import sync_folder
 from data_tools.typed import Natural
 from pretrain.errors import UserError, named
 
@@ -130,31 +131,6 @@ def copy_durably(source: Path, target: Path) -> FileRecord:
         while chunk := data.read(CHUNK):
             file.write(chunk)
     return file.record
-
-
-def replace_durably(path: Path, data: bytes) -> None:
-    """Put `data` in place of `path`'s content; a crash leaves the old content or the new."""
-    temporary = path.with_name(f".tmp-{path.name}-{secrets.token_hex(4)}")
-    try:
-        write_durably(temporary, data)
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(path: Path) -> None:
-    """Fsync a directory, so that the names in it are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with named(path):
-            os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such operation
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def file_record(path: Path) -> FileRecord:

@@ -45,4 +45,4 @@ def set_aside(folder: Path) -> list[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Folders and files of saves and deletions that did not end."""
-    return sorted([*folder.glob(".tmp-*"), *folder.glob(".trash-*")]) if folder.is_dir() else []
+    return sorted(path for end in (".tmp-*", ".*.tmp", ".trash-*") for path in folder.glob(end))

@@ -18,8 +18,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data_tools.atomic import sync_folder
 from pretrain.checkpoint.coordinator import CoordinationError, Coordinator
-from pretrain.checkpoint.files import remove, sync_folder
+from pretrain.checkpoint.files import remove
 from pretrain.checkpoint.layout import checkpoints_folder, leftovers, step_name
 from pretrain.checkpoint.retention import Retention, drop_later, retire
 from pretrain.checkpoint.write import (

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pretrain.checkpoint.files import remove, sync_folder, told
+from data_tools.atomic import sync_folder
+from pretrain.checkpoint.files import remove, told
 from pretrain.checkpoint.layout import checkpoints_folder, leftovers, set_aside, step_of, steps_in
 from pretrain.checkpoint.manifest import read_manifest
 from pretrain.checkpoint.suspect import suspect_since

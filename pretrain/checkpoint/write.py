@@ -13,12 +13,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from data_tools.atomic import sync_folder, write_atomically
 from pretrain.checkpoint.files import (
     FileRecord,
     copy_durably,
     remove,
-    replace_durably,
-    sync_folder,
     walk,
     write_durably,
 )
@@ -193,7 +192,7 @@ def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
     messages = []
     try:
         if suspect_since(target) is None:
-            replace_durably(folder / LATEST, f"{name}\n".encode())
+            write_atomically(folder / LATEST, f"{name}\n")
         if aside:
             remove(aside)
     except OSError as error:

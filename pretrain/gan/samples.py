@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from data_tools.index_file import write_atomically
+from data_tools.atomic import write_atomically
 
 GAP = 2
 """Pixels between images of a grid."""

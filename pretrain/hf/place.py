@@ -1,12 +1,10 @@
 """The folder that a conversion makes: whole or not at all."""
 
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pretrain.checkpoint.files import sync_folder
+from data_tools.atomic import in_place_of
 from pretrain.errors import UserError
 
 
@@ -22,11 +20,6 @@ def new_folder(path: str) -> Iterator[Path]:
     target = Path(path).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{path}: is there already, and not an empty folder; choose another")
-    temporary = target.with_name(f".tmp-{target.name}-{secrets.token_hex(4)}")
-    temporary.mkdir(parents=True)
-    try:
+    with in_place_of(target) as temporary:  # of an empty folder too
+        temporary.mkdir(parents=True)
         yield temporary
-        temporary.rename(target)  # takes the place of an empty folder
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

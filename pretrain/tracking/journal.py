@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.atomic import write_atomically
 from data_tools.bounded import open_regular
 from pretrain.errors import IntegrityError, named
 
@@ -135,11 +136,12 @@ class Journal:
             entry = decode(line)
             (damaged if entry is None else kept if entry["step"] <= step else later).append(line)
         if later or damaged:
-            _append_lines(self.path.with_name("metrics.superseded.jsonl"), later + damaged)
-            temporary = self.path.with_name(".metrics.jsonl.new")
-            temporary.unlink(missing_ok=True)
-            _append_lines(temporary, kept)
-            os.replace(temporary, self.path)
+            superseded = self.path.with_name("metrics.superseded.jsonl")
+            with named(superseded), open(superseded, "ab") as file:
+                file.writelines(line + b"\n" for line in later + damaged)
+                file.flush()
+                os.fsync(file.fileno())
+            write_atomically(self.path, b"".join(line + b"\n" for line in kept))
             os.close(self._descriptor)
             self._open()
         self._last_step = step
@@ -230,10 +232,3 @@ def _portable(value: object) -> object:
 def _ends_with_newline(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.seek(0, os.SEEK_END) == 0 or (file.seek(-1, os.SEEK_END) >= 0 and file.read() == b"\n")
-
-
-def _append_lines(path: Path, lines: list[bytes]) -> None:
-    with named(path), open(path, "ab") as file:
-        file.writelines(line + b"\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())

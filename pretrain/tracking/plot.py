@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pretrain.errors import named
+from data_tools.atomic import replacing
 from pretrain.tracking.curves import Curves, Points
 from pretrain.tracking.journal import lines_of
 
@@ -106,10 +106,8 @@ def _write(figure: "Figure", picture: Path, legend: str) -> None:
     )
     figure.axes[0].legend(handles, labels, loc=legend)
     picture.parent.mkdir(parents=True, exist_ok=True)
-    temporary = picture.with_name(f".{picture.name}")
-    with named(picture):
-        figure.savefig(temporary, format="png")
-    temporary.replace(picture)
+    with replacing(picture, durable=False) as file:
+        figure.savefig(file, format="png")
 
 
 def running_mean(points: Points) -> Points:

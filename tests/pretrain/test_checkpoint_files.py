@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_tools import index_file
-from data_tools.clean.files import _whole
+from data_tools.atomic import replacing, write_atomically
 from data_tools.tar import TarFileWriter
 from pretrain import folder
 from pretrain.checkpoint import LocalCoordinator, Piece, Saver
@@ -21,7 +20,6 @@ from pretrain.checkpoint.files import (
     FileRecord,
     copy_durably,
     file_record,
-    replace_durably,
     write_durably,
 )
 from pretrain.config.sections import CheckpointConfig
@@ -106,7 +104,7 @@ def write_tar(path: Path) -> None:
 
 
 def write_part_of_a_cleaning(path: Path) -> None:
-    with _whole(path.parent, path.name) as file:
+    with replacing(path) as file:
         file.write(b"a")
 
 
@@ -126,9 +124,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "in parts": write_in_parts,
     "whole": lambda path: write_durably(path, b"a"),
     "copied": copy,
-    "replaced": lambda path: replace_durably(path, b"a"),
     "status": lambda path: folder.write_atomically(path, "a"),
-    "index": lambda path: index_file.write_atomically(path, "a"),
+    "index": lambda path: write_atomically(path, "a"),
     "shard": write_tar,
     "cleaning": write_part_of_a_cleaning,
     "journal": write_journal,
@@ -144,9 +141,7 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(
     WRITERS[writer](path)
     synced, named = disk.when("fsync", path), disk.when("name", path)
     assert synced and all(any(before < place for before in synced) for place in named), disk.calls
-    assert bool(named) == (
-        writer in ("replaced", "status", "index", "shard", "cleaning", "journal wound back")
-    )
+    assert bool(named) == (writer in ("status", "index", "shard", "cleaning", "journal wound back"))
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_counts(

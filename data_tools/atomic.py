@@ -1,0 +1,70 @@
+"""Files that are replaced whole: a reader, or a crash, sees the old content or the new, never a part.
+
+Nor a mixture of two that are written at once: each has a temporary name of its own.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from data_tools.errors import named
+
+Opener = Callable[[str, int], int]
+
+
+@contextmanager
+def in_place_of(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A name beside `path` for a new file or folder, which takes its place when the block ends well.
+
+    `durable`: the new name is on the disk then; whoever writes there takes care of the content.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True, opener: Opener | None = None) -> Iterator[BinaryIO]:
+    """A file to write the new content of `path` to; `durable`: it is on the disk before it gets its name."""
+    with (
+        in_place_of(path, durable=durable) as temporary,
+        named(path),
+        open(temporary, "xb", opener=opener) as file,  # a link that somebody put there is not followed
+    ):
+        yield file
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+
+
+def write_atomically(
+    path: Path, content: str | bytes, *, durable: bool = True, opener: Opener | None = None
+) -> None:
+    """Replace `path` by `content`, in UTF-8 if it is text; `opener` as for `open`."""
+    with replacing(path, durable=durable, opener=opener) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync_folder(path: Path) -> None:
+    """Fsync a directory, so that the names in it are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with named(path):
+            os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such operation
+            raise
+    finally:
+        os.close(descriptor)
