@@ -67,10 +67,8 @@ def evaluate(
 
     Args:
         checkpoint: run directory (its newest good checkpoint) or one step folder in it.
-        world: the ranks.
         stride: tokens that a window moves on; None: a whole sequence, as in the trainer's validation.
         data: shard directories to score in place of the run's validation data.
-        images: options about images.
         overrides: `section.key=value` texts; `evals.setting.OVERRIDES` says which.
         layout_of: makes the groups of ranks, or hands out those that there are.
 

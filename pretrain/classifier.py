@@ -148,7 +148,6 @@ def load_classifier(
 
     Args:
         path: run folder (its newest good checkpoint) or a step folder.
-        device: where it is to work.
         say: told of newer checkpoints that were passed over, and why.
 
     Raises:

@@ -151,7 +151,6 @@ def compatible(old: Config, new: Config, saved: Collection[int] = ()) -> list[st
 
     Args:
         old: what the run began with.
-        new: what it is to go on with.
         saved: steps of which the run has checkpoints.
     """
     problems = [

@@ -20,8 +20,6 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     """Print what was tried, and "this would run".
 
     Args:
-        path: config file.
-        overrides: `section.key=value` texts.
         processes: ranks of the whole job; None: nodes x GPUs of the `slurm` section, or one.
 
     Raises:

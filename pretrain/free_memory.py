@@ -20,11 +20,7 @@ _FILES = {
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes, by the kernel and by all control groups that this process is in; None where nobody says.
-
-    Args:
-        root: where /proc and /sys are.
-    """
+    """Bytes, by the kernel and by all control groups that this process is in; None where nobody says."""
     limits: list[int] = []
     with suppress(OSError):
         limits += [

@@ -92,10 +92,8 @@ def go_on(
     this together.
 
     Args:
-        model: a GPT.
         texts: token ids of each, one or more.
         eod: id of the end of a document.
-        max_tokens: of a continuation.
         sampling: how to draw. Text i goes on with a generator of its own, of seed `sampling.seed` + i.
         cached: keep keys and values of the tokens so far.
         tell: told of each token of the first text as it is drawn, the end excepted.
@@ -179,12 +177,7 @@ def generate_texts(
     """The continuations of several prompts, all ranks together.
 
     Args:
-        checkpoint: as in `open_speaker`.
         prompts: texts to go on from.
-        max_tokens: of a continuation.
-        sampling: how to draw.
-        world: as in `open_speaker`.
-        overrides: as in `open_speaker`.
         cached: as in `go_on`.
 
     Raises:
@@ -204,7 +197,6 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
 
     Args:
         path: resolved config of the checkpoint.
-        overrides: `section.key=value` texts.
         ranks: in the world.
 
     Raises:
@@ -258,12 +250,7 @@ def generate_command(
     """`pretrain generate`: print each prompt and its continuation, as one of many ranks or starting them.
 
     Args:
-        checkpoint: as in `generate_texts`.
-        prompts: as in `generate_texts`.
-        max_tokens: of a continuation.
-        sampling: how to draw.
         processes: ranks to start on this machine.
-        overrides: as in `generate_texts`.
     """
     place = find_place(os.environ)
     options = [f"--max-tokens={max_tokens}", *sampling.options()]

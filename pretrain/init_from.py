@@ -44,7 +44,6 @@ def open_start(
     """What a run starts with.
 
     Args:
-        config: of the run.
         own: the checkpoint of the run itself that it goes on from; None: it is at step 0.
         say: told of checkpoints that were passed over.
         together: so that all ranks start from the same checkpoint of a run that still goes on.
@@ -67,7 +66,6 @@ def find_start(config: TextConfig, say: Callable[[str], None], *, anew: bool = F
     """As `open_start`, where no run has been opened: looks for the run's own checkpoint.
 
     Args:
-        config: of the run.
         say: told of checkpoints that were passed over.
         anew: what is in `run.dir` does not count.
     """
@@ -87,8 +85,6 @@ def require_tokenizer(config: GptConfig | BertConfig, start: Start, fingerprint:
     """Refuse data of another tokenizer than the weights'.
 
     Args:
-        config: of the run.
-        start: what it starts with.
         fingerprint: of the tokenizer of the data.
 
     Raises:

@@ -63,9 +63,7 @@ def load_model(
     """Build the model and fill it with the checkpoint's weights.
 
     Args:
-        saved: where the weights are.
         config: the checkpoint's config with the layout at hand.
-        layout: this rank's place.
         family: how the model is run; None: as what `model.kind` is pretrained as.
 
     Raises:

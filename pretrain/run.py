@@ -103,12 +103,9 @@ class Run:
         """Lock the run folder (rank 0), start the logs, catch signals and start the watch.
 
         Args:
-            config: the config.
             config_text: the config as its user wrote it.
             resolved_text: the config with every key, as YAML.
-            rank: this process's rank.
             together: see the top of this file; not needed for one process.
-            size: number of ranks.
             signals: that are being caught already; None: from now on.
 
         Raises:

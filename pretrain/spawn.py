@@ -51,7 +51,6 @@ def spawn(
 
     Args:
         command: program and arguments.
-        processes: number of ranks.
         signals: being caught so far. If given, ranks begin with signals held back: each takes them once it
             catches them itself, so none is lost while it starts.
         last_place: of a rank and pid, where a rank was that was killed, for the message.

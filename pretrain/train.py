@@ -60,9 +60,7 @@ def train_command(path: str, processes: int | None, overrides: Sequence[str], si
     """`pretrain train`.
 
     Args:
-        path: config file.
         processes: ranks to start on this machine; None: this process alone, or one of a launcher's.
-        overrides: `section.key=value` texts.
         signals: being caught since the command was called.
 
     Raises:
@@ -84,7 +82,6 @@ def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) ->
     """Train to `run.steps`.
 
     Args:
-        loaded: the config.
         world: all its ranks call this together.
         signals: being caught already; None: from now on.
 

@@ -46,9 +46,6 @@ class Trainer(DescentTrainer[TextConfig, AnyBatch]):
         """Build everything.
 
         Args:
-            config: of the run.
-            world: all its ranks.
-            gate: of the run.
             own: the run's own checkpoint, which is loaded next; so `model.init_from` is not read.
         """
         super().__init__(config, world, gate)

@@ -24,8 +24,6 @@ def take_weights(
 
     Args:
         chunks: this rank's bare chunks, initialised.
-        layout: this rank's place.
-        checkpoint: where the weights are.
         keep: beginnings of the names of weights that stay as they are.
 
     Returns:
@@ -55,7 +53,6 @@ def start_from(start: Start, chunks: Sequence[Any], layout: Layout, anew: Sequen
     Args:
         start: what the run starts with; nothing is done where its own checkpoint will be loaded.
         chunks: this rank's bare chunks, initialised.
-        layout: this rank's place.
         anew: beginnings of the names of weights that stay as they were drawn.
 
     Raises:

@@ -39,8 +39,6 @@ def submit_evaluation(
     """Send an evaluation: of every checkpoint as it comes, or of the newest once the run's job has ended.
 
     Args:
-        path: config file.
-        overrides: `section.key=value` texts.
         cluster: file that lies under it.
         after: run directory; None: that of the config.
         dry_run: print the script and send nothing; what would be refused is refused after it.

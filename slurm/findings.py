@@ -74,7 +74,6 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:
     """Find the bad nodes.
 
     Args:
-        folder: where the ranks wrote.
         hosts: all nodes of the job.
     """
     found = read_findings(folder)

@@ -78,7 +78,6 @@ def container_mounts(
     """The config's mounts, and what the job needs beside them; nothing without a container.
 
     Args:
-        slurm: the section of the config.
         own: key and folder, for those that are there when the job is sent.
         named: what the config names: a folder that is made, by the nearest one above it that is there. What
             is not there is left out, for others to miss.

@@ -19,9 +19,6 @@ def read_job(
     file says of trainings.
 
     Args:
-        top: its sections.
-        path: the file.
-        overrides: `section.key=value` texts.
         cluster: file that lies under it.
         useless: keys of `slurm` without effect here; given in the file itself they are refused.
     """

@@ -70,12 +70,7 @@ class EvaluationScript(Job):
 
 
 def render(template: str, job: Job) -> str:
-    """The script.
-
-    Args:
-        template: file in the templates folder.
-        job: what it says.
-    """
+    """The script."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -98,7 +93,6 @@ def common_options(slurm: SlurmConfig, exclude: str | None = None) -> Options:
     """Options of every job, in the order of the section.
 
     Args:
-        slurm: the section of the config.
         exclude: more nodes never to use.
     """
     excluded = ",".join(part for part in (slurm.exclude, exclude) if part)

@@ -32,7 +32,6 @@ def submit_command(
 
     Args:
         path: config file; its sections tell what it is for.
-        overrides: `section.key=value` texts.
         cluster: file whose section `slurm` lies under the config's; None: the config says it all.
         after: run to evaluate; None: that of the file, or no evaluation.
         dry_run: print the script and send nothing; what would be refused is refused after it.
@@ -117,7 +116,6 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
     """What the script of a training says.
 
     Args:
-        config: the config.
         tasks: nodes and processes.
         folder: folder of the submission.
     """

@@ -22,7 +22,6 @@ def tasks_of(slurm: SlurmConfig, replica_ranks: int) -> Tasks:
     """Nodes and processes of a training job.
 
     Args:
-        slurm: the section of the config.
         replica_ranks: ranks that hold one replica of the model.
 
     Raises:

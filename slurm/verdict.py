@@ -50,7 +50,6 @@ def after(
     """What follows the last attempt.
 
     Args:
-        attempts: all so far.
         max_restarts: `slurm.max_restarts`.
         phase: what it was doing.
         code: exit code of that.

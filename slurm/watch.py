@@ -24,9 +24,7 @@ def logs_command(run: str, rank: int | None, lines: int) -> None:
     """Print the end of a run's log.
 
     Args:
-        run: run folder.
         rank: whose log; None: the job's own, with what all ranks printed.
-        lines: how many lines.
 
     Raises:
         UserError: there is none.
@@ -58,7 +56,6 @@ def cancel_command(run: str, *, now: bool) -> None:
     """End the jobs of a run: those that train save a checkpoint first, and none comes back.
 
     Args:
-        run: run folder.
         now: do not wait for a checkpoint; ranks have Slurm's KillWait to save one.
 
     Raises:

@@ -93,8 +93,6 @@ def removals(folder: Path, parts: Sequence[Slice], exact: bool) -> Removals:
     """Of all documents that pairs join, directly or through others, the first stays.
 
     Args:
-        folder: where the pairs are.
-        parts: all slices.
         exact: whether band 0 is that of whole texts.
     """
     from scipy.sparse import coo_array

@@ -41,8 +41,6 @@ def evaluate_tasks(
     """Score a checkpoint, all ranks together.
 
     Args:
-        path: step folder.
-        world: the ranks.
         tasks: task files, or names of tasks in `folder`.
         folder: as for `find_definitions`.
         overrides: `section.key=value` texts; `evals.setting.LAYOUT_OVERRIDES` says which.

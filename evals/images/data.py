@@ -19,7 +19,6 @@ def image_data(
 
     Args:
         checkpoint: its folder; of a GAN or a classifier.
-        overrides: `section.key=value` texts.
         data: what `--data` names.
         key: has an effect beside `CACHE_KEYS`.
         why: where others have none, and what has.

@@ -60,8 +60,6 @@ def fitting(path: str, examples: Sequence[Example], length: int, *, truncate: bo
     """Those that fit into a sequence.
 
     Args:
-        path: the file, for messages.
-        examples: as they are.
         length: `batch.sequence_length`.
         truncate: cut off the ends of those that do not fit, and leave out those with no answer left.
 

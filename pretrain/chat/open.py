@@ -25,10 +25,6 @@ class OpenedChat:
 def open_chat(config: ChatConfig, start: Start) -> OpenedChat:
     """Read everything that a config names.
 
-    Args:
-        config: of the run.
-        start: what it starts with.
-
     Raises:
         UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.
     """

@@ -34,10 +34,8 @@ def answer(
     """What the assistant says next in each conversation; all ranks together.
 
     Args:
-        speaker: the model.
         template: its template, the one that it was trained with.
         conversations: from their first message to a user's.
-        max_tokens: of an answer.
         sampling: how to draw; conversation i with seed + i.
         tell: told of conversations that the model does not see whole, and of answers that were cut off.
         hear: told of each token of the first answer as it is drawn.
@@ -69,8 +67,6 @@ def chat_command(
     Args:
         checkpoint: run directory (its newest good checkpoint) or one step folder in it.
         prompts: what a user says, each in a conversation of its own; none: standard input.
-        max_tokens: of an answer.
-        sampling: how to draw.
         processes: ranks to start on this machine.
         overrides: as in `pretrain.generate.open_speaker`.
 

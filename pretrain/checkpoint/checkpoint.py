@@ -163,7 +163,6 @@ class Checkpoint:
 
         Args:
             fingerprint: of the samples and their order that `data.train` gives now.
-            what: to call it in the message.
 
         Raises:
             UserError: the checkpoint says another one.

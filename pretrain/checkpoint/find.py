@@ -49,7 +49,6 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
     last the newest.
 
     Args:
-        run_dir: the run.
         doubted: why checkpoints, by their steps, are to be passed over if there is an earlier one.
 
     Raises:

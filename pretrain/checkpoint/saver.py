@@ -102,8 +102,6 @@ class Saver:
         Args:
             run_dir: on a file system that all ranks share.
             settings: section `checkpoint` of the config.
-            rank: of this process.
-            world_size: number of processes that save together.
             coordinator: reaches all of them; each Saver in its life wants keys of its own there.
             say: told, in the calling thread and on rank 0 alone, of saves that failed and of what was tidied
                 up.

@@ -110,8 +110,6 @@ def write_sources(
     """As `write_tensors`; each tensor is made, written and let go before the next.
 
     Args:
-        path: of the new file.
-        sources: what to write.
         advance: called with the bytes of each tensor that is written.
     """
     if sys.byteorder != "little":

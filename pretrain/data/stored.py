@@ -28,7 +28,6 @@ class StoredSamples:
         """Set up from the indices of the shards alone.
 
         Args:
-            sources: where the samples are.
             order: which sample has which index.
             sequence_length: S, tokens from one sample of a source to the next; a sample has one more.
         """

@@ -112,8 +112,6 @@ def assemble(engine: Engine, parts: Sequence[Fragment], tensors: Sequence[Tensor
     """Whole tensors from all ranks' fragments of them; all ranks call this together.
 
     Args:
-        engine: the network.
-        parts: this rank's fragments of it.
         tensors: one of each fragment's extent, such as its master.
 
     Returns:

@@ -25,7 +25,6 @@ def generate_images(
     Args:
         checkpoint: run folder or step folder.
         output: a `.png` file for a grid, anything else is a folder; None: samples.png.
-        count: images.
         label: class of all of them; None: all classes in turn.
         seed: of the noise.
         average: draw from the moving average of the weights.

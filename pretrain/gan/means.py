@@ -20,7 +20,6 @@ class Means:
     """The numbers of one update; the first of them is its loss.
 
     Args:
-        loss: its name, for messages.
         update: number of the update, counted from 0.
         world: all its ranks add, send and take together.
         micro_batches: of the update, over all ranks.

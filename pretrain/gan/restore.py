@@ -64,7 +64,6 @@ def load_generator(
 
     Args:
         path: run folder (its newest good checkpoint) or a step folder.
-        device: where it is to work.
         seed: of the images to make.
         say: told of newer checkpoints that were passed over, and why.
         average: the moving average of its weights, else the weights themselves.

@@ -37,7 +37,6 @@ def draw(seed: int, who: Who, update: int, size: int, latent_size: int) -> Draw:
     """The numbers of a global batch.
 
     Args:
-        seed: of the run.
         who: whose update it is.
         update: its number, counted from 0.
         size: images in the global batch.

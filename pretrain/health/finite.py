@@ -16,7 +16,6 @@ def require_finite(world: World, step: int, pieces: Iterable[Piece]) -> None:
     """Refuse to save numbers that are not finite; all ranks call this together.
 
     Args:
-        world: all ranks.
         step: optimizer steps done, for the message.
         pieces: what this rank holds; it looks at those it owns.
 

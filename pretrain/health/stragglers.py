@@ -22,7 +22,6 @@ class Stragglers:
     """Own times of all ranks over the last steps.
 
     Args:
-        size: number of ranks.
         name: of a rank, with its host.
     """
 

@@ -59,7 +59,6 @@ class Architecture(ABC):
         """Arguments of the transformers config class.
 
         Args:
-            config: ours.
             vocab_size: ids of the tokenizer, without padding.
             ids: `eos` and, for a BERT, `pad`; empty without a tokenizer.
         """

@@ -43,7 +43,6 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
 
     Args:
         checkpoint: run folder (its newest good checkpoint) or one step folder in it.
-        output: the new folder.
         shard_bytes: bytes of a file of weights, except of a tensor that is larger; None: 2 GB.
         tokenizer: whether the tokenizer goes with it.
 

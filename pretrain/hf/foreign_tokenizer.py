@@ -57,7 +57,6 @@ def find_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
     """The tokenizer, or why there is none.
 
     Args:
-        folder: of transformers.
         vocab_size: rows of the embedding.
 
     Raises:

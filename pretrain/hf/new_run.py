@@ -44,7 +44,6 @@ def write_run(
     Args:
         run: an empty folder.
         origin: where the weights come from, for its reader.
-        config: of the run.
         vocab_size: ids of the tokenizer, without padding.
         weights: all logical tensors, made one by one.
         tokenizer: goes into the checkpoint.

@@ -94,7 +94,6 @@ def build_bert(config: BertConfig, layout: Layout, vocab_size: int) -> tuple[lis
 
     Args:
         config: the run's config.
-        layout: this rank's place.
         vocab_size: ids of the tokenizer, without padding.
     """
     return build_chunks(functools.partial(Bert, true_vocab_size=vocab_size), config, layout)

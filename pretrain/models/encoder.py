@@ -158,7 +158,6 @@ def build_chunks(
     Args:
         make: makes a chunk: the class, with what it needs beside the places that are given here.
         config: the run's config.
-        layout: this rank's place.
     """
     megatron = transformer_config(config, layout.device)
     chunks = [

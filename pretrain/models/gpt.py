@@ -49,7 +49,6 @@ def build_gpt(config: DecoderConfig, layout: Layout, vocab_size: int) -> tuple[l
 
     Args:
         config: the run's config.
-        layout: this rank's place.
         vocab_size: ids of the tokenizer, without padding.
     """
     model = config.model

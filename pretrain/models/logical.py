@@ -57,7 +57,6 @@ def logical_parts(chunks: Sequence[torch.nn.Module], layout: Layout) -> Iterator
 
     Args:
         chunks: bare model chunks of this rank.
-        layout: this rank's place.
 
     Yields:
         Parts in the order of the parameters.

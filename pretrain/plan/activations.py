@@ -14,7 +14,6 @@ def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batche
     """Bytes at the worst moment of a step, the inputs of all its micro-batches among them.
 
     Args:
-        config: the run's.
         traced: what its chunks cost.
         stage: pipeline stage, from 0.
         micro_batches: of one step and replica.

@@ -62,8 +62,6 @@ def trace_gan(config: GanConfig, shape: GanShape, size: int) -> GanTrace:
 
     Args:
         config: must fit the world (`config.rules`).
-        shape: of the images.
-        size: of the world.
     """
     images = micro_size(config, size)
     batch = config.batch.model_copy(update={"global_size": images * size, "micro_size": images})

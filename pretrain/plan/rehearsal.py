@@ -36,7 +36,6 @@ def rehearse(
     Args:
         config: must fit the world (`config.rules`).
         vocab_size: ids of the tokenizer, without padding.
-        size: of the world.
         family: makes the model family of a rank.
     """
     pipeline = config.parallel.pipeline
@@ -71,7 +70,6 @@ def take_step(config: CnnConfig | GanConfig | RnnConfig, size: int) -> None:
 
     Args:
         config: must fit the world (`config.rules`).
-        size: of the world.
     """
     from pretrain.train import build_trainer
 

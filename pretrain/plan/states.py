@@ -58,7 +58,6 @@ def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int) -> St
         config: must fit the world (`config.rules`).
         vocab_size: ids of the tokenizer, without padding.
         rank: in megatron-core's order: tensor fastest, then context, data, pipeline.
-        size: of the world.
     """
     with fake_world(rank, size, Kind.meta) as world:
         model = Model(config, build_layout(world, config.parallel), vocab_size, training=True)

@@ -83,9 +83,7 @@ def plan_text(
     """Plan a config that fits the cluster (`config.rules`).
 
     Args:
-        config: the run's.
         vocab_size: ids of the tokenizer, without padding.
-        cluster: where it is to run.
         traced: what micro-batches cost, where that is known.
         held: what stages hold, where that is known.
     """

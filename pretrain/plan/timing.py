@@ -66,8 +66,6 @@ def step_time(
     """Estimate a step.
 
     Args:
-        config: the run's.
-        cluster: where it runs.
         work: of one micro-batch on each pipeline stage.
         states: of the stage that holds most.
         traffic: of the step.

@@ -48,8 +48,6 @@ def step_traffic(
     """All groups of more than one rank.
 
     Args:
-        config: the run's.
-        cluster: where it runs.
         traced: what micro-batches cost.
         states: of the stage that holds most.
         work: of all micro-batches of a step on the busiest stage.

@@ -49,11 +49,9 @@ def parity_command(
     """Prove that this config trains the same in several layouts.
 
     Args:
-        path: config file.
         layouts: names joined by commas; None: the config's own and every one that splits one thing in two.
         steps: optimizer steps of each.
         out: where the scratch folder is made; None: beside `run.dir`.
-        overrides: `section.key=value` texts.
 
     Raises:
         UserError: the config, its data or a layout's name are wrong, or a run failed.
@@ -160,7 +158,6 @@ def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], 
     Args:
         before: both runs' checkpoints of step 0.
         after: and of step 1.
-        config: of the runs.
 
     Returns:
         A sentence: initial weights are compared first, then gradients (Adam's first moments after one

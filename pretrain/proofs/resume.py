@@ -49,11 +49,9 @@ def verify_resume_command(
     """Prove that this config resumes exactly.
 
     Args:
-        path: config file.
         processes: ranks; None: as few as the config's layout needs.
         steps: steps before the checkpoint from which the killed run resumes; as many again follow it.
         out: where the scratch folder is made; None: beside `run.dir`.
-        overrides: `section.key=value` texts.
 
     Raises:
         UserError: the config or its data are wrong, or a run failed.

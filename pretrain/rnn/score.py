@@ -33,7 +33,6 @@ def losses(model: Rnn, batch: StreamBatch, state_BLC: Tensor) -> tuple[Tensor, T
     """Read a batch.
 
     Args:
-        model: on its device.
         batch: on the CPU.
         state_BLC: after the batch before; rows that are fresh start without one.
 
@@ -62,7 +61,6 @@ def score_lanes(
     """Loss of every label of `data`, each once, over all ranks together; the same on every rank.
 
     Args:
-        model: on its device.
         data: the same on every rank.
         world: all its ranks call this together.
         micro_size: lanes that are read together.

@@ -32,9 +32,7 @@ def log_evaluation(
     A result that MLflow has already, with the same name, step and value, is not added again.
 
     Args:
-        run: run folder.
         step: the checkpoint's step.
-        metrics: numbers by name.
         artifacts: files that are copied into the run folder and sent too.
 
     Returns:

@@ -69,7 +69,6 @@ class Journal:
 
         Args:
             step: optimizer steps done; may not go down (`truncate_after` winds back).
-            metrics: numbers by name.
             when: unix seconds; None: now.
 
         Raises:

@@ -37,7 +37,6 @@ def require_checkpoints_lines(path: Path, step: int) -> bool:
     """Refuse to go on from a checkpoint with a journal that has lost lines of the steps before.
 
     Args:
-        path: of the journal.
         step: of the checkpoint; 0: of none.
 
     Returns:
@@ -60,7 +59,6 @@ def require_lines(folder: RunFolder, status: Status | None, entries: Iterable[En
     """Refuse a run whose journal has lost lines of steps that `status.json` says are done.
 
     Args:
-        folder: of the run.
         status: read before the journal was.
         entries: its lines; None: read them here.
 

@@ -53,7 +53,6 @@ class Sender:
     """Brings one server up to date with one run folder. The caller holds `folder.tracking_lock`.
 
     Args:
-        folder: the run.
         uri: tracking URI; None: the run's own (`record.choose_uri`).
 
     Raises (constructor):

@@ -33,7 +33,6 @@ def sync_command(runs: Sequence[str], uri: str | None = None) -> None:
     """Bring MLflow up to date with runs, and say what was sent.
 
     Args:
-        runs: run folders.
         uri: another server than the runs' own; None: their own.
 
     Raises:

@@ -40,7 +40,6 @@ def slurm_conf(folder: Path, shape: Shape, ports: list[int]) -> str:
 
     Args:
         folder: state folder of the sandbox.
-        shape: what it looks like.
         ports: one for slurmctld and one for each node. Jobs count from the first too: ranks meet at a port
             that follows from the job's id, and those of two sandboxes on one machine must not.
     """

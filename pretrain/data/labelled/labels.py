@@ -33,7 +33,6 @@ def training_labels(path: str, found: Iterable[str], given: Sequence[str] | None
     """The classes of a training file.
 
     Args:
-        path: the file, for messages.
         found: the label of every example.
         given: the classes that the config lists, None: those that are found, sorted.
 

@@ -26,7 +26,6 @@ def open_examples(
     """What a fine-tuning run trains on and is judged by.
 
     Args:
-        config: of the run.
         tokenizer_folder: of the pretrained model.
 
     Raises:
@@ -47,7 +46,6 @@ def open_labelled(
     """Training and development examples, the latter None where the config names none.
 
     Args:
-        config: of the run.
         tokenizer: of the pretrained model.
         where: its folder, for messages.
 

@@ -41,7 +41,6 @@ def shape_of(model: GanModelConfig, loss: GanLossConfig, channels: int, classes:
     Args:
         model: the config's section.
         loss: decides whether D's answer has a bias.
-        channels: of the images.
         classes: of the images; used by a conditional model alone.
     """
     head_bias = loss.kind not in DIFFERENCES
