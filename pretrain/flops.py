@@ -4,13 +4,11 @@ import torch
 
 from pretrain.config import derived
 from pretrain.config.sections import BertConfig, Config, TextConfig
+from pretrain.plan.hardware import GPUS
 
 PEAK_BF16_FLOPS = {
-    "A100": 312e12,
     "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
+    **{name.partition("-")[0].upper(): gpu.peak for name, gpu in GPUS.items() if name != "cpu"},
 }
 """Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets; the first name that a device's name
 contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""

@@ -46,6 +46,16 @@ class Opened:
     """Writes the configs of a resume; call it once nothing can refuse the job any more."""
 
 
+class _Below:
+    """An attribute that is a path below `path`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "RunFolder", owner: object) -> Path:
+        return folder.path / self.name
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Names in a run folder."""
@@ -55,96 +65,40 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         object.__setattr__(self, "path", Path(path).expanduser().absolute())
 
-    @property
-    def config(self) -> Path:
-        """The config as its user wrote it."""
-        return self.path / "config.yaml"
-
-    @property
-    def resolved(self) -> Path:
-        """The config with every key; written last, so its presence marks a run."""
-        return self.path / "config.resolved.yaml"
-
-    @property
-    def status(self) -> Path:
-        """How the run is or ended (`pretrain.status`)."""
-        return self.path / "status.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The journal: one JSON object a line (`pretrain.tracking.journal`)."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def system(self) -> Path:
-        """How busy the machine was (`pretrain.tracking.system`)."""
-        return self.path / "system.jsonl"
-
-    @property
-    def evaluations(self) -> Path:
-        """Results of evaluations, in the journal's format (`pretrain.tracking.evaluations`)."""
-        return self.path / "evaluations.jsonl"
-
-    @property
-    def tracking(self) -> Path:
-        """What the uploader has sent where."""
-        return self.path / "tracking.json"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the ranks' logs and the uploader's."""
-        return self.path / "logs"
-
-    @property
-    def heartbeat(self) -> Path:
-        return self.path / "heartbeat"
-
-    @property
-    def profile(self) -> Path:
-        """Folder of traces and of the tables made of them (`pretrain.profiling`)."""
-        return self.path / "profile"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def artifacts(self) -> Path:
-        """Folder of loss curves, samples and other files that MLflow gets."""
-        return self.path / "artifacts"
-
-    @property
-    def lock(self) -> Path:
-        """File whose kernel lock rank 0 holds."""
-        return self.path / "lock"
-
-    @property
-    def tracking_lock(self) -> Path:
-        """File whose kernel lock the one uploader of this run holds."""
-        return self.logs / "tracking.lock"
-
-    @property
-    def tracking_log(self) -> Path:
-        return self.logs / "tracking.log"
-
-    @property
-    def database(self) -> Path:
-        """MLflow's database where no tracking URI is set."""
-        return self.path / "mlflow.db"
-
-    @property
-    def mlflow_artifacts(self) -> Path:
-        """MLflow's artifacts where no tracking URI is set."""
-        return self.path / "mlartifacts"
-
-    @property
-    def loss_curve(self) -> Path:
-        return self.artifacts / "loss.png"
-
-    @property
-    def accuracy_curves(self) -> Path:
-        """The picture of the accuracies, for models that have any."""
-        return self.artifacts / "accuracy.png"
+    config = _Below("config.yaml")
+    """The config as its user wrote it."""
+    resolved = _Below("config.resolved.yaml")
+    """The config with every key; written last, so its presence marks a run."""
+    status = _Below("status.json")
+    """How the run is or ended (`pretrain.status`)."""
+    metrics = _Below("metrics.jsonl")
+    """The journal: one JSON object a line (`pretrain.tracking.journal`)."""
+    system = _Below("system.jsonl")
+    """How busy the machine was (`pretrain.tracking.system`)."""
+    evaluations = _Below("evaluations.jsonl")
+    """Results of evaluations, in the journal's format (`pretrain.tracking.evaluations`)."""
+    tracking = _Below("tracking.json")
+    """What the uploader has sent where."""
+    logs = _Below("logs")
+    """Folder of the ranks' logs and the uploader's."""
+    heartbeat = _Below("heartbeat")
+    profile = _Below("profile")
+    """Folder of traces and of the tables made of them (`pretrain.profiling`)."""
+    checkpoints = _Below("checkpoints")
+    artifacts = _Below("artifacts")
+    """Folder of loss curves, samples and other files that MLflow gets."""
+    lock = _Below("lock")
+    """File whose kernel lock rank 0 holds."""
+    tracking_lock = _Below("logs/tracking.lock")
+    """File whose kernel lock the one uploader of this run holds."""
+    tracking_log = _Below("logs/tracking.log")
+    database = _Below("mlflow.db")
+    """MLflow's database where no tracking URI is set."""
+    mlflow_artifacts = _Below("mlartifacts")
+    """MLflow's artifacts where no tracking URI is set."""
+    loss_curve = _Below("artifacts/loss.png")
+    accuracy_curves = _Below("artifacts/accuracy.png")
+    """The picture of the accuracies, for models that have any."""
 
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank:04d}.log"
