@@ -80,7 +80,8 @@ class MaskedTokens:
         settings = config.data.model_dump(exclude={"train", "validation", "validation_fraction", "tokenizer"})
         return cls(BertValidationData.over(sources, config), settings)
 
-    def family(self, layout: Layout) -> None: ...
+    def family(self, layout: Layout) -> None:
+        """As `model.kind` is pretrained."""
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Losses, accuracies, baselines and counts."""

@@ -34,7 +34,8 @@ class NextToken:
         """Windows `stride` tokens apart; None: a whole sequence."""
         return cls(ValidationData.over(sources, config, stride), tokenizer)
 
-    def family(self, layout: Layout) -> None: ...
+    def family(self, layout: Layout) -> None:
+        """As `model.kind` is pretrained."""
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Perplexities, and what they divide by."""
@@ -61,6 +62,6 @@ class NextToken:
                 for source, labels in zip(data.sources, data.scored, strict=True)
             ],
             "stride": data.windows_of[0].stride,
-            "windows": data.windows,
+            "windows": data.samples,
             "reset_at_document_end": data.reset_at_document_end,
         }

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from data_tools.tokenizer import Tokenizer
-from pretrain.data.order import SampleOrder, micro_batch_samples
+from pretrain.data.order import InSteps, SampleOrder
 from pretrain.data.sources import TokenRange
 
 B = TypeVar("B")
 
 
 @dataclass(frozen=True)
-class CorpusSamples(ABC, Generic[B]):
+class CorpusSamples(InSteps, ABC, Generic[B]):
     """The training samples of a run. Immutable: what comes next is known from the step alone."""
 
     sources: tuple[TokenRange, ...]
@@ -48,17 +48,7 @@ class CorpusSamples(ABC, Generic[B]):
         return self.sources[0].reader.index.vocab_size
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
-        return self.samples(
-            micro_batch_samples(
-                step=step,
-                micro_batch=micro_batch,
-                rank=rank,
-                size=size,
-                global_size=self.global_size,
-                micro_size=self.micro_size,
-                skipped=self.skipped + jumped,
-            )
-        )
+        return self.samples(self.ids(step, micro_batch, rank, size, self.skipped + jumped))
 
     @abstractmethod
     def samples(self, sample_ids: Sequence[int]) -> B:

@@ -5,7 +5,7 @@ The order is the keyed permutation that all training uses, so what comes next is
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -13,7 +13,8 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from data_tools.tokenizer import Tokenizer
-from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.order import InSteps, SampleOrder, make_order
+from pretrain.data.scored import InTurn
 
 
 class Held(Protocol):
@@ -32,7 +33,7 @@ B = TypeVar("B")
 
 
 @dataclass(frozen=True)
-class HeldTraining(ABC, Generic[H, B]):
+class HeldTraining(InSteps, ABC, Generic[H, B]):
     """The samples of a training file in the order of a run."""
 
     data: H
@@ -70,15 +71,7 @@ class HeldTraining(ABC, Generic[H, B]):
         return hashlib.sha256(f"{self.data.fingerprint} {self.order.seed}".encode()).hexdigest()
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
-        ids = micro_batch_samples(
-            step=step,
-            micro_batch=micro_batch,
-            rank=rank,
-            size=size,
-            global_size=self.global_size,
-            micro_size=self.micro_size,
-            skipped=jumped,
-        )
+        ids = self.ids(step, micro_batch, rank, size, jumped)
         first = jumped + step * self.global_size
         return self.rows(list(ids), range(first, first + self.global_size))
 
@@ -94,7 +87,7 @@ class HeldTraining(ABC, Generic[H, B]):
 
 
 @dataclass(frozen=True)
-class HeldValidation(ABC, Generic[H, B]):
+class HeldValidation(InTurn[B], Generic[H, B]):
     """The samples of a development file, each once, in its order."""
 
     data: H
@@ -104,16 +97,12 @@ class HeldValidation(ABC, Generic[H, B]):
         """Equal fingerprints give equal samples."""
         return self.data.fingerprint
 
-    def batches(self, size: int, micro_size: int) -> int:
-        """Micro-batches that each of `size` data-parallel ranks gets."""
-        return -(-len(self.data) // (size * micro_size))
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return (len(self.data),)
 
-    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[B]:
-        """Those of one rank: as many on every rank, all of `micro_size` rows, some of them padding."""
-        for micro_batch in range(self.batches(size, micro_size)):
-            first = (micro_batch * size + rank) * micro_size
-            there = range(first, first + micro_size)
-            yield self.rows([(index, index if index < len(self.data) else None) for index in there])
+    def these(self, numbers: range) -> B:
+        return self.rows([(index, index if index < len(self.data) else None) for index in numbers])
 
     @abstractmethod
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> B:

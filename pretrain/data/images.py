@@ -17,7 +17,7 @@ from torch import Tensor
 from data_tools.cache import ShardCache
 from data_tools.images.pixels import Pixels
 from data_tools.images.reader import ImageReader
-from pretrain.data.order import SampleOrder, make_order, micro_batch_samples
+from pretrain.data.order import InSteps, SampleOrder, make_order
 from pretrain.errors import UserError
 
 CACHE_BYTES = 256 << 20
@@ -72,7 +72,7 @@ class ImageSource:
 
 
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(InSteps):
     """The training images of a run. Immutable: what comes next is known from the step alone."""
 
     sources: tuple[ImageSource, ...]
@@ -138,16 +138,7 @@ class ImageData:
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int) -> ImageBatch:
         """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`."""
-        return self.images(
-            micro_batch_samples(
-                step=step,
-                micro_batch=micro_batch,
-                rank=rank,
-                size=size,
-                global_size=self.global_size,
-                micro_size=self.micro_size,
-            )
-        )
+        return self.images(self.ids(step, micro_batch, rank, size))
 
     def images(self, sample_ids: Sequence[int]) -> ImageBatch:
         """The samples with these global indices."""

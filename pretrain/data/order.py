@@ -66,8 +66,20 @@ def make_order(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Sam
     return SampleOrder(seed, tuple(sizes), make_blend(weights))
 
 
+class InSteps:
+    """What is asked for in micro-batches of a step."""
+
+    global_size: int
+    micro_size: int
+
+    def ids(self, step: int, micro_batch: int, rank: int, size: int, skipped: int = 0) -> range:
+        """Global sample indices of a micro-batch: see `micro_batch_samples`."""
+        return micro_batch_samples(
+            step, micro_batch, rank, size, self.global_size, self.micro_size, skipped=skipped
+        )
+
+
 def micro_batch_samples(
-    *,
     step: int,
     micro_batch: int,
     rank: int,

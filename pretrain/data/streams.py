@@ -27,7 +27,8 @@ from pretrain.config.sections import RnnConfig
 from pretrain.data.batch import Batch, Row, make_batch, padding_row
 from pretrain.data.blend import make_blend
 from pretrain.data.order import micro_batch_samples
-from pretrain.data.sources import TokenRange, fingerprint_of, open_training, open_validation
+from pretrain.data.scored import OfShards
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed
 
@@ -107,14 +108,7 @@ class StreamData:
     def rows(self, micro_batch: int, rank: int, size: int) -> range:
         """Rows of every batch that are micro-batch `micro_batch` of rank `rank` of `size`."""
         batch = self.config.batch
-        return micro_batch_samples(
-            step=0,
-            micro_batch=micro_batch,
-            rank=rank,
-            size=size,
-            global_size=batch.global_size,
-            micro_size=batch.micro_size,
-        )
+        return micro_batch_samples(0, micro_batch, rank, size, batch.global_size, batch.micro_size)
 
     def batch(self, position: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> StreamBatch:
         """Micro-batch `micro_batch` of global batch `position` (both from 0) for rank `rank` of `size`.
@@ -191,21 +185,11 @@ class Lanes:
 
 
 @dataclass(frozen=True)
-class LaneData:
+class LaneData(OfShards):
     """Every label of the validation sources, scored once."""
 
     lanes: tuple[Lanes, ...]
     vocab_size: int
-
-    @classmethod
-    def from_config(cls, config: RnnConfig, tokenizer_fingerprint: str | None = None) -> "LaneData | None":
-        """The validation data of a config, None when it has none.
-
-        tokenizer_fingerprint: what the model was trained with; by default that of `data.train`. Raises
-        UserError or IntegrityError naming the path.
-        """
-        sources = open_validation(config, tokenizer_fingerprint)
-        return None if sources is None else cls.over(sources, config)
 
     @classmethod
     def over(cls, sources: tuple[TokenRange, ...], config: RnnConfig) -> "LaneData":

@@ -6,10 +6,9 @@ Both are pure functions of the config and the shards. A sample of a source is S 
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,8 @@ from pretrain.data.batch import (
 )
 from pretrain.data.corpus import CorpusSamples
 from pretrain.data.order import make_order
-from pretrain.data.sources import TokenRange, fingerprint_of, open_training, open_validation
+from pretrain.data.scored import InTurn, OfShards
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.data.stored import StoredSamples
 from pretrain.data.windows import Windows
 
@@ -105,25 +105,13 @@ class TrainingData(CorpusSamples[Batch]):
 
 
 @dataclass(frozen=True)
-class ValidationData:
+class ValidationData(OfShards, InTurn[Batch]):
     """Every label of the validation sources, scored once: see `pretrain.data.windows`."""
 
     sources: tuple[TokenRange, ...]
     windows_of: tuple[Windows, ...]
     sequence_length: int
     reset_at_document_end: bool
-
-    @classmethod
-    def from_config(
-        cls, config: GptConfig, tokenizer_fingerprint: str | None = None
-    ) -> "ValidationData | None":
-        """The validation data of a config, None when it has none.
-
-        tokenizer_fingerprint: what the model was trained with; by default that of `data.train`. Raises
-        UserError or IntegrityError naming the path.
-        """
-        sources = open_validation(config, tokenizer_fingerprint)
-        return None if sources is None else cls.over(sources, config)
 
     @classmethod
     def over(
@@ -142,9 +130,8 @@ class ValidationData:
         return cls(sources, windows, length, config.data.reset_at_document_end)
 
     @property
-    def windows(self) -> int:
-        """Windows in all sources together."""
-        return sum(len(windows) for windows in self.windows_of)
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(windows) for windows in self.windows_of)
 
     @property
     def tokens(self) -> int:
@@ -159,26 +146,16 @@ class ValidationData:
     def fingerprint(self) -> str:
         return fingerprint_of(self.sources)
 
-    def batches(self, size: int, micro_size: int) -> int:
-        return -(-self.windows // (size * micro_size))
-
-    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[Batch]:
-        """The micro-batches of data-parallel rank `rank`: as many on every rank, all of `micro_size` rows.
-
-        Windows go to the ranks in turn, in order; rows beyond the last window are padding.
-        """
-        for micro_batch in range(self.batches(size, micro_size)):
-            first = (micro_batch * size + rank) * micro_size
-            rows = [self._row(window) for window in range(first, first + micro_size)]
-            yield make_batch(rows, self.sequence_length, self.sources[0].reader.index.vocab_size)
+    def these(self, numbers: range) -> Batch:
+        rows = [self._row(number) for number in numbers]
+        return make_batch(rows, self.sequence_length, self.sources[0].reader.index.vocab_size)
 
     def _row(self, index: int) -> Row:
-        if index >= self.windows:
+        found = self.find(index)
+        if found is None:
             return padding_row(self.reset_at_document_end)
-        ends = list(accumulate(len(windows) for windows in self.windows_of))
-        source = next(k for k, end in enumerate(ends) if index < end)
-        windows = self.windows_of[source]
-        window = windows[index - ends[source] + len(windows)]
+        source, place = found
+        window = self.windows_of[source][place]
         return self.sources[source].row(
             index,
             window.start,

@@ -159,14 +159,7 @@ class Game:
         """This rank's samples of an update, a range for each micro-batch."""
         size, world = self._config.batch.global_size, self._world
         return [
-            micro_batch_samples(
-                step=update,
-                micro_batch=index,
-                rank=world.rank,
-                size=world.size,
-                global_size=size,
-                micro_size=self._micro_size,
-            )
+            micro_batch_samples(update, index, world.rank, world.size, size, self._micro_size)
             for index in range(size // (self._micro_size * world.size))
         ]
 

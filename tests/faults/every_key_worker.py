@@ -73,7 +73,7 @@ def of_a_trainer(trainer: Trainer) -> dict[str, Any]:
         "micro_batches": [list(batch.tokens.shape) for batch in batches],
         "tokens": [hashlib.sha256(batch.tokens.numpy().tobytes()).hexdigest() for batch in batches],
         "samples_per_epoch": trainer.data.samples_per_epoch,
-        "windows": trainer.validation.windows if trainer.validation else None,
+        "windows": trainer.validation.samples if trainer.validation else None,
         "optimizer": type(trainer.optimizer._megatron).__name__,
         "overlap": trainer.model.wrapped[0].ddp_config.overlap_grad_reduce,
     }

@@ -176,7 +176,7 @@ def test_validation_scores_every_label_once(
             windows += [i for i in batch.sample_ids if i != PADDING_SAMPLE]
             padding = [i == PADDING_SAMPLE for i in batch.sample_ids]
             assert not batch.loss_mask[padding].any()
-    assert sorted(windows) == list(range(data.windows))
+    assert sorted(windows) == list(range(data.samples))
     assert scored == Counter(token for stream in streams for token in stream[1:].tolist())
     assert data.tokens == sum(scored.values()) == sum(len(stream) - 1 for stream in streams)
 
@@ -210,7 +210,7 @@ def test_max_windows_keeps_that_many_sequences_of_each_source(
     assert sources is not None
     data = ValidationData.over(sources, config, stride)
     assert data.tokens == 6 * SEQUENCE
-    assert data.windows == (6 if stride is None else 2 * (1 + math.ceil(2 * SEQUENCE / 5)))
+    assert data.samples == (6 if stride is None else 2 * (1 + math.ceil(2 * SEQUENCE / 5)))
 
 
 def test_a_source_shorter_than_a_sequence_is_refused(shards: Path) -> None:

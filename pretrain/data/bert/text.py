@@ -6,9 +6,8 @@ masks) follows from the seed and its global index, so another epoch makes others
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
 
@@ -22,7 +21,8 @@ from pretrain.data.bert.pairs import Pairs, Sampler, Stretches
 from pretrain.data.bert.rows import BertRow, make_bert_batch, room
 from pretrain.data.corpus import CorpusSamples
 from pretrain.data.order import make_order
-from pretrain.data.sources import TokenRange, fingerprint_of, open_training, open_validation
+from pretrain.data.scored import InTurn, OfShards
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.errors import UserError
 
 VALIDATION_SEED = 0
@@ -88,29 +88,17 @@ class BertTrainingData(CorpusSamples[BertBatch]):
 
 
 @dataclass(frozen=True)
-class BertValidationData:
+class BertValidationData(OfShards, InTurn[BertBatch]):
     """Every sample of the validation sources, once."""
 
     sources: tuple[TokenRange, ...]
     samplers: tuple[Sampler, ...]
-    sizes: tuple[int, ...]
+    counts: tuple[int, ...]
     """Samples of each source that are scored."""
     masker: Masker
     frequent_token: int
     sequence_length: int
     seed: int
-
-    @classmethod
-    def from_config(
-        cls, config: BertConfig, tokenizer_fingerprint: str | None = None
-    ) -> "BertValidationData | None":
-        """The validation data of a config, None when it has none.
-
-        tokenizer_fingerprint: what the model was trained with; by default that of `data.train`. Raises
-        UserError or IntegrityError naming the path.
-        """
-        sources = open_validation(config, tokenizer_fingerprint)
-        return None if sources is None else cls.over(sources, config)
 
     @classmethod
     def over(
@@ -125,34 +113,23 @@ class BertValidationData:
         return cls(sources, samplers, sizes, masker, frequent, config.batch.sequence_length, seed)
 
     @property
-    def samples(self) -> int:
-        return sum(self.sizes)
+    def sizes(self) -> tuple[int, ...]:
+        return self.counts
 
     @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.sources)
 
-    def batches(self, size: int, micro_size: int) -> int:
-        return -(-self.samples // (size * micro_size))
-
-    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[BertBatch]:
-        """The micro-batches of data-parallel rank `rank`: as many on every rank, all of `micro_size` rows.
-
-        Samples go to the ranks in turn; rows beyond the last one are padding.
-        """
-        for micro_batch in range(self.batches(size, micro_size)):
-            first = (micro_batch * size + rank) * micro_size
-            numbers = range(first, first + micro_size)
-            keys = sample_keys(self.seed, "validation", numbers)
-            rows = [self._row(number, key) for number, key in zip(numbers, keys.tolist(), strict=True)]
-            yield make_bert_batch(rows, keys, self.sequence_length, self.masker, self.frequent_token)
+    def these(self, numbers: range) -> BertBatch:
+        keys = sample_keys(self.seed, "validation", numbers)
+        rows = [self._row(number, key) for number, key in zip(numbers, keys.tolist(), strict=True)]
+        return make_bert_batch(rows, keys, self.sequence_length, self.masker, self.frequent_token)
 
     def _row(self, number: int, key: int) -> BertRow | None:
-        if number >= self.samples:
+        found = self.find(number)
+        if found is None:
             return None
-        ends = list(accumulate(self.sizes))
-        source = next(k for k, end in enumerate(ends) if number < end)
-        place = number - ends[source] + self.sizes[source]
+        source, place = found
         # The first few samples are to stand for all: they are spread over the source.
         spread = place * len(self.samplers[source]) // self.sizes[source]
         return BertRow(number, self.sources[source], self.samplers[source](spread, Chance(key)))
