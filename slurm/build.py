@@ -23,11 +23,8 @@ from slurm.render import BuildScript, common_options, python_of, render, task_op
 from slurm.sections import (
     BuildSection,
     CleanJob,
-    CleanSection,
     ImagesJob,
-    ImagesSection,
     TextJob,
-    TextSection,
 )
 from slurm.submission import FOLDER, new_folder
 from slurm.tasks import Tasks
@@ -60,25 +57,24 @@ class _Build:
 def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
     """Send a build of token shards. Raises UserError for the file, the input or the output."""
     job, sources = read_job(TextJob, path, overrides, cluster, USELESS)
-    options = _text_options(job.build)
-    command = _text_command(job.build, job.slurm)
+    options, command = BuildOptions(**_options(job.build)), _command("build", job.build, job.slurm)
     _submit(_Build(job.build, job.slurm, sources, options, command), dry_run=dry_run)
 
 
 def submit_clean(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
     """Send a cleaning of text. Raises UserError for the file, the input or the output."""
     job, sources = read_job(CleanJob, path, overrides, cluster, USELESS)
-    options = _clean_options(job.clean)
-    command = _clean_command(job.clean, job.slurm)
+    options, command = CleanOptions(**_options(job.clean)), _command("clean", job.clean, job.slurm)
     _submit(_Build(job.clean, job.slurm, sources, options, command, "the duplicates"), dry_run=dry_run)
 
 
 def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
     """Send a build of image shards. Raises UserError for the file, the input or the output."""
     job, sources = read_job(ImagesJob, path, overrides, cluster, USELESS)
-    options = _image_options(job.images)
-    command = _image_command(job.images, job.slurm)
-    _submit(_Build(job.images, job.slurm, sources, options, command), dry_run=dry_run)
+    build, (encoding, labels) = job.images, (job.images.format, job.images.labels == "auto")
+    options = ImageOptions(**_options(build, "format", "labels"), encoding=encoding, labels=labels)
+    command = _command("images", build, job.slurm)
+    _submit(_Build(build, job.slurm, sources, options, command), dry_run=dry_run)
 
 
 def _submit(build: _Build, *, dry_run: bool) -> None:
@@ -155,86 +151,28 @@ def _script(
     )
 
 
-def _command(
-    name: str, build: BuildSection, slurm: SlurmConfig, given: Mapping[str, object]
-) -> tuple[str, ...]:
-    """A build as a command line; keys without a value are left out."""
-    workers = build.workers or slurm.cpus_per_task or 1
-    every = {"output": build.output, "workers": workers, "bad-records": build.bad_records, **given}
-    inputs = (f"--input={text}" for text in build.input)
-    options = (f"--{name}={value}" for name, value in every.items() if value is not None)
-    flags = ("--allow-left-out",) if build.allow_left_out else ()
-    return ("data", name, *inputs, *options, *flags)
+def _command(name: str, build: BuildSection, slurm: SlurmConfig) -> tuple[str, ...]:
+    """A build as a command line; keys without a value, and flags that are off by default, are left out."""
+    own = build.model_dump(exclude={"input", "output", "tasks", "workers", "bad_records"})
+    words = [f"--input={text}" for text in build.input]
+    words += [f"--output={build.output}", f"--workers={build.workers or slurm.cpus_per_task or 1}"]
+    words += [f"--bad-records={build.bad_records}"]
+    for key, value in own.items():
+        option = key.replace("_", "-")
+        if isinstance(value, bool):
+            words += (
+                []
+                if value == type(build).model_fields[key].default
+                else [f"--{'' if value else 'no-'}{option}"]
+            )
+        elif isinstance(value, tuple):
+            words += [f"--{option}={each}" for each in value or ("none",)]
+        elif value is not None:
+            words.append(f"--{option}={value}")
+    return ("data", name, *words)
 
 
-def _text_options(build: TextSection) -> BuildOptions:
-    return BuildOptions(
-        inputs=build.input,
-        tokenizer=build.tokenizer,
-        output=build.output,
-        max_bad_records=parse_bad_records(build.bad_records),
-        text_key=build.text_key,
-        document=build.document,
-        input_format=build.input_format,
-        sentences=build.sentences,
-        allow_left_out=build.allow_left_out,
-    )
-
-
-def _text_command(build: TextSection, slurm: SlurmConfig) -> tuple[str, ...]:
-    given = {
-        "tokenizer": build.tokenizer,
-        "text-key": build.text_key,
-        "document": build.document,
-        "input-format": build.input_format,
-        "sentences": build.sentences,
-    }
-    return _command("build", build, slurm, given)
-
-
-def _clean_options(clean: CleanSection) -> CleanOptions:
-    same = clean.model_dump(exclude={"input", "tasks", "workers", "bad_records"})
-    most = parse_bad_records(clean.bad_records)
-    return CleanOptions(inputs=clean.input, max_bad_records=most, **same)
-
-
-def _clean_command(clean: CleanSection, slurm: SlurmConfig) -> tuple[str, ...]:
-    given = {
-        name.replace("_", "-"): getattr(clean, name)
-        for name in (
-            *("text_key", "document", "input_format", "min_words", "max_words", "min_line_words"),
-            *("min_sentences", "language", "language_share", "bands", "rows"),
-        )
-    }
-    quality = (f"--quality={name}" for name in clean.quality or ("none",))
-    flags = (f"--{'' if on else 'no-'}{name}" for name, on in (("exact", clean.exact), ("near", clean.near)))
-    return (*_command("clean", clean, slurm, given), *quality, *flags)
-
-
-def _image_options(images: ImagesSection) -> ImageOptions:
-    return ImageOptions(
-        inputs=images.input,
-        output=images.output,
-        size=images.size,
-        channels=images.channels,
-        encoding=images.format,
-        max_bad_records=parse_bad_records(images.bad_records),
-        labels=images.labels == "auto",
-        image_key=images.image_key,
-        label_key=images.label_key,
-        classes=images.classes,
-        allow_left_out=images.allow_left_out,
-    )
-
-
-def _image_command(images: ImagesSection, slurm: SlurmConfig) -> tuple[str, ...]:
-    given = {
-        "size": images.size,
-        "channels": images.channels,
-        "format": images.format,
-        "labels": images.labels,
-        "classes": images.classes,
-        "image-key": images.image_key,
-        "label-key": images.label_key,
-    }
-    return _command("images", images, slurm, given)
+def _options(build: BuildSection, *without: str) -> dict[str, Any]:
+    """The arguments of a builder that go by the names of the section's keys."""
+    same = build.model_dump(exclude={"input", "tasks", "workers", "bad_records", *without})
+    return {"inputs": build.input, "max_bad_records": parse_bad_records(build.bad_records), **same}

@@ -35,17 +35,22 @@ class BuildSection(Section):
     """Go on where more bytes of the input are left out than read."""
 
 
-class TextSection(BuildSection):
-    """What `pretrain data build` is given; its options of the same names say more."""
+class ReadingSection(BuildSection):
+    """What those are given that read text."""
 
-    tokenizer: PathText
-    """Tokenizer directory."""
     text_key: Name = "text"
     """Key (.jsonl) or column (.parquet) that holds the text."""
     document: Literal["file", "line", "blank-line"] = "file"
     """What a document is in .txt."""
     input_format: Literal["auto", "txt", "jsonl", "parquet"] = "auto"
     """Read every file as this."""
+
+
+class TextSection(ReadingSection):
+    """What `pretrain data build` is given; its options of the same names say more."""
+
+    tokenizer: PathText
+    """Tokenizer directory."""
     sentences: Literal["none", "split", "lines"] = "none"
     """Keep where sentences begin, for BERT."""
 
@@ -57,15 +62,9 @@ class TextJob(Section):
     slurm: SlurmConfig = SlurmConfig()
 
 
-class CleanSection(BuildSection):
+class CleanSection(ReadingSection):
     """What `pretrain data clean` is given; its options of the same names say more."""
 
-    text_key: Name = "text"
-    """Key (.jsonl) or column (.parquet) that holds the text."""
-    document: Literal["file", "line", "blank-line"] = "file"
-    """What a document is in .txt."""
-    input_format: Literal["auto", "txt", "jsonl", "parquet"] = "auto"
-    """Read every file as this."""
     quality: Annotated[tuple[Literal["c4", "gopher", "repetition", "fineweb"], ...], Texts] = (
         "gopher",
         "repetition",
