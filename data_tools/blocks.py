@@ -54,7 +54,6 @@ class PartitionWriter:
         self._blocks: list[Block] = []
 
     def start_document(self) -> None:
-        """Note that a document begins with the next token."""
         if self._used == self._block_tokens:
             self._flush_block()
         self._docs.append(self._used)

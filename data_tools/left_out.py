@@ -20,7 +20,6 @@ class LeftOut:
     kinds: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, kind: str, size: int, count: int = 1) -> None:
-        """Count `count` more of `size` bytes together."""
         files, total = self.kinds.get(kind, (0, 0))
         self.kinds[kind] = (files + count, total + size)
 

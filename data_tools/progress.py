@@ -71,7 +71,6 @@ class Progress:
             self._live.stop()
 
     def advance(self, count: float = 1) -> None:
-        """Note that `count` more units are done."""
         self._done += count
         if self._live is not None and self._task is not None:
             self._live.advance(self._task, count)

@@ -56,7 +56,6 @@ class ShardReader:
         return ShardReader, (self.path, self._cache)
 
     def __len__(self) -> int:
-        """Tokens in the whole directory."""
         return self.index.tokens
 
     @property

@@ -73,7 +73,6 @@ class Workspace:
         self.work = directory / WORK_DIR
 
     def save(self, number: int, result: "DataclassInstance") -> None:
-        """Record that a partition is finished."""
         write_atomically(self.work / f"{number:06d}.json", json.dumps(asdict(result)))
 
     def finished(self, partitions: int, parse: Callable[[dict[str, Any]], Result]) -> dict[int, Result]:
@@ -103,7 +102,6 @@ class Workspace:
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Delete the working folder."""
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _has(self, shard: ShardFile) -> bool:

@@ -65,11 +65,9 @@ class Answers:
         return cls(config, ChatValidation(sequences), tokenizer.vocab_size, digest)
 
     def family(self, layout: Layout) -> ChatFamily:
-        """A decoder whose loss is of answers alone."""
         return ChatFamily(self.config, layout, self.vocab_size)
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        """Perplexity, accuracy, loss and counts."""
         assert isinstance(totals, ChatTotals), "its family says so"
         if not math.isfinite(totals.nll):
             raise HealthError(
@@ -88,7 +86,6 @@ class Answers:
         }
 
     def spec(self) -> dict[str, Any]:
-        """The file, and how it was made into sequences."""
         sequences = self.data.data
         return {
             "data": [{"path": str(Path(sequences.path).absolute()), "fingerprint": sequences.fingerprint}],

@@ -61,11 +61,9 @@ class LabelledExamples:
         return cls(config, training, data)
 
     def family(self, layout: Layout) -> FinetuneFamily:
-        """An encoder with its new head."""
         return FinetuneFamily.of(self.config, layout, self.training)
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        """Accuracy, its baseline, F1 and loss."""
         assert isinstance(totals, FinetuneTotals), "its family says so"
         if not math.isfinite(totals.nll):
             raise HealthError(

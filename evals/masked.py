@@ -84,7 +84,6 @@ class MaskedTokens:
         """As `model.kind` is pretrained."""
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        """Losses, accuracies, baselines and counts."""
         assert isinstance(totals, BertTotals), "its family says so"
         return masked_metrics(totals)
 

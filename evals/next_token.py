@@ -38,7 +38,6 @@ class NextToken:
         """As `model.kind` is pretrained."""
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        """Perplexities, and what they divide by."""
         assert isinstance(totals, GptTotals), "its family says so"
         if totals.tokens != self.data.tokens:
             raise RuntimeError(f"scored {totals.tokens} labels of {self.data.tokens}")

@@ -96,7 +96,6 @@ class Entry(Section):
 
     @property
     def overrides(self) -> list[str]:
-        """The options that are keys of a config."""
         return [] if self.max_windows is None else [f"eval.max_windows={self.max_windows}"]
 
     @property
@@ -105,7 +104,6 @@ class Entry(Section):
         return (*self.data, *(value for name in _PATHS if (value := getattr(self, name)) is not None))
 
     def metric(self, name: str) -> str:
-        """What a metric of this entry is called in MLflow."""
         return name if self.name is None else f"{self.name}/{name}"
 
 

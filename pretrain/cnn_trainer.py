@@ -107,7 +107,6 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         }
 
     def describe(self) -> str:
-        """Layout, device and sizes, on one line."""
         parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
         return (
             f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "

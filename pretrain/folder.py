@@ -105,7 +105,6 @@ class RunFolder:
 
     @property
     def is_run(self) -> bool:
-        """Whether the folder holds a run."""
         return self.resolved.is_file()
 
     def require_run(self) -> None:

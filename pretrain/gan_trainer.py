@@ -73,7 +73,6 @@ class GanTrainer:
 
     @property
     def networks(self) -> tuple[Network, Network]:
-        """Generator and discriminator."""
         return self.generator, self.discriminator
 
     @property
@@ -120,13 +119,11 @@ class GanTrainer:
             )
 
     def _report(self, message: str) -> None:
-        """Stop, or warn, as the config says."""
         if self.config.health.on_collapse == "stop":
             raise HealthError(message)
         log.warning("%s", message)
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """Real images per second of the whole world."""
         return {"images_per_second": result.units / seconds}
 
     def validate(self, step: int) -> dict[str, float] | None:
@@ -217,7 +214,6 @@ class GanTrainer:
         }
 
     def files(self) -> dict[str, Path]:
-        """None: the networks need nothing but the config."""
         return {}
 
     def load(self, checkpoint: Checkpoint) -> int:

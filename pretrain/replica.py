@@ -28,7 +28,6 @@ class Replica(DistributedDataParallel):  # type: ignore[misc]
 
     @torch.no_grad()
     def complete(self) -> None:
-        """Zero the gradients of what no micro-batch has used."""
         while self._stale:
             unused: Any = self._stale.pop()
             unused.main_grad.zero_()

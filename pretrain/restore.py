@@ -53,7 +53,6 @@ def open_saved(
 
 
 def with_layout(config: TextConfig, parallel: ParallelConfig) -> TextConfig:
-    """The same model and data on another layout."""
     return config.model_copy(update={"parallel": parallel})
 
 

@@ -121,7 +121,6 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         return {**super().facts(), "tokenizer_fingerprint": self.data.tokenizer.fingerprint}
 
     def describe(self) -> str:
-        """Layout, device and sizes, on one line."""
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return (
             f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "

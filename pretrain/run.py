@@ -259,7 +259,6 @@ class Run:
         return number
 
     def stop_text(self, step: int, signal: int) -> str:
-        """What a signal does to the run, as a message begins."""
         return f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps}"
 
     def stopped(self, step: int, signal: int, saved: bool = True) -> StoppedEarly:

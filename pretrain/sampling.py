@@ -19,7 +19,6 @@ class Sampling:
     seed: int = 1234
 
     def options(self) -> list[str]:
-        """The same on a command line."""
         if self.greedy:
             return ["--greedy"]
         given = {"temperature": self.temperature, "top-k": self.top_k, "top-p": self.top_p, "seed": self.seed}

@@ -33,7 +33,6 @@ class Signals:
         return self._pending
 
     def note(self, number: int) -> None:
-        """Take in a signal that another rank got."""
         self._pending = number
 
     def wait(self, seconds: float) -> None:
@@ -43,7 +42,6 @@ class Signals:
                 self._pending = number if number in HANDLED else self._pending
 
     def wake(self) -> None:
-        """End a `wait` in another thread."""
         with suppress(BlockingIOError):
             self._sender.send(_WAKE)
 

@@ -59,7 +59,6 @@ class StoreServer:
         self._process.stdin.flush()
 
     def close(self) -> None:
-        """End it; nothing happens if it has ended."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.kill()
@@ -285,7 +284,6 @@ class _Server:
         self._told = False
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """One connection, to its end."""
         writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await _Client(self, reader, writer).serve()

@@ -152,7 +152,6 @@ class Trainer(DescentTrainer[TextConfig, AnyBatch]):
         }
 
     def describe(self) -> str:
-        """Layout, device and sizes, on one line."""
         return (
             f"{self.layout.describe()}, {self.layout.device}, {self.data.samples_per_epoch} samples an "
             f"epoch, {self._micro_batches()} a step"

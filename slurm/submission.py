@@ -56,7 +56,6 @@ class Submission:
 
     @property
     def script(self) -> Path:
-        """The script as it was sent."""
         return self.path / SCRIPT
 
     @property
@@ -88,7 +87,6 @@ class Submission:
         return (self.path / "cancelled").exists()
 
     def cancel(self) -> None:
-        """Let it end for good at its next stop."""
         (self.path / "cancelled").touch()
 
     def logs(self) -> list[Path]:
@@ -149,7 +147,6 @@ def new_folder(parent: Path, prefix: str) -> Path:
 
 
 def bad_nodes(run: Path) -> dict[str, str]:
-    """Nodes that were found bad, and why."""
     try:
         text = read_bytes(run / FOLDER / "exclude", SMALL_FILE).decode(errors="replace")
     except FileNotFoundError:
@@ -160,7 +157,6 @@ def bad_nodes(run: Path) -> dict[str, str]:
 
 
 def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:
-    """Add nodes to those that were found bad."""
     known = bad_nodes(run)
     path = run / FOLDER / "exclude"
     with named(path), open(path, "a") as file:

@@ -39,7 +39,6 @@ class Words(WordTokenizer):  # type: ignore[misc]
         return list(sentences([text], "split"))
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Where each sentence begins and ends."""
         return list(pairwise(accumulate(map(len, self.sent_tokenize(text)), initial=0)))
 
 
@@ -53,13 +52,11 @@ class C4Lines(C4QualityFilter):  # type: ignore[misc]
         self.counts: Counter[str] = Counter()
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Take lines out of a document, or remove it."""
         self.counts.clear()
         verdict: bool | tuple[bool, str] = super().filter(doc)
         return verdict
 
     def stat_update(self, *labels: str, value: int = 1, unit: str | None = None) -> None:
-        """Count what happens to a line."""
         for label in labels:
             self.counts[label] += value
 

@@ -232,7 +232,6 @@ def _check_options(options: ImageOptions) -> None:
 
 
 def _check_keys(options: ImageOptions, inputs: ImageInputs) -> None:
-    """Refuse options that would have no effect."""
     if any(file.format == "parquet" for file in inputs.files):
         return
     for name, value, default in (

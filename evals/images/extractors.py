@@ -69,11 +69,9 @@ class CnnExtractor:
         self._saved.require_pixels(reader, key)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """float32 [B, F], on the CPU."""
         return self._saved.classifier.features(images_BCHW)
 
     def classes(self, features_NF: Tensor) -> Tensor:
-        """int64 [N]."""
         head = self._saved.classifier.model.head
         with torch.no_grad():
             return functional.linear(features_NF, head.weight.cpu(), head.bias.cpu()).argmax(1)
@@ -131,7 +129,6 @@ class InceptionExtractor:
 
     @torch.no_grad()
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """float32 [B, 2048], on the CPU."""
         images = images_BCHW.to(self._device)
         if images.shape[1] == 1:
             images = images.expand(-1, 3, -1, -1)

@@ -62,7 +62,6 @@ class ChatSequences:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal sequences."""
         digest = hashlib.sha256(f"{self.length} {self.rows}".encode())
         for example in self.examples:
             digest.update(len(example.tokens).to_bytes(8, "little"))

@@ -36,7 +36,6 @@ class ChatTrainer(Trainer):
         return training, validation
 
     def build_model(self) -> Model:
-        """The GPT with the weights that it starts from."""
         vocab_size = self.data.vocab_size
         family = ChatFamily(self.chat, self.layout, vocab_size)
         model = Model(self.config, self.layout, vocab_size, training=True, family=family)

@@ -49,7 +49,6 @@ class DurableFile:
         self._hasher: ThreadPoolExecutor | None = None
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes."""
         view = memoryview(data).cast("B")
         self._size += len(view)
         while view:

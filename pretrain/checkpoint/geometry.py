@@ -43,7 +43,6 @@ class Extent:
 
     @property
     def size(self) -> int:
-        """Elements covered."""
         start, stop = self.range
         return stop - start
 

@@ -78,7 +78,6 @@ class Team:
         return self.coordinator.get(f"{self.prefix}/{key}", self.timeout)
 
     def forget(self, key: str) -> None:
-        """Delete a message that was read."""
         self.coordinator.delete(f"{self.prefix}/{key}")
 
 

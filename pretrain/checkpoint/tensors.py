@@ -62,7 +62,6 @@ class TensorSource:
 
     @classmethod
     def of(cls, name: str, tensor: torch.Tensor) -> "TensorSource":
-        """One that is there already."""
         return cls(name, tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
 

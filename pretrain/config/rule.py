@@ -39,14 +39,12 @@ class Setup(Generic[C]):
         return derived.data_parallel_size(self.config, self.world_size)
 
     def value(self, key: str) -> object:
-        """The value of a dotted key."""
         value: object = self.world_size if key == PROCESSES else self.config
         for part in [] if key == PROCESSES else key.split("."):
             value = getattr(value, "async_" if part == "async" else part)
         return value
 
     def replaced(self, key: str, value: float) -> "Setup[C]":
-        """The same setup with another value of one key."""
         if key == PROCESSES:
             return Setup(self.config, int(value))
         section, name = key.split(".")
@@ -153,7 +151,6 @@ class Violation:
 
     @property
     def text(self) -> str:
-        """The message with its suggestions."""
         parts = [
             f"{key} {' or '.join(map(str, values))}" for key, values in self.suggestions.items() if values
         ]

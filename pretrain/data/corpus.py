@@ -29,22 +29,18 @@ class CorpusSamples(InSteps, ABC, Generic[B]):
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples in all sources together."""
         return sum(self.order.sizes)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that all sources were built with."""
         return self.sources[0].reader.tokenizer()
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer lies; checkpoints take it along."""
         return self.sources[0].reader.tokenizer_folder
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
         return self.sources[0].reader.index.vocab_size
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:

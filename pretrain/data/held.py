@@ -58,7 +58,6 @@ class HeldTraining(InSteps, ABC, Generic[H, B]):
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
         return self.tokenizer.vocab_size
 
     @property
@@ -94,7 +93,6 @@ class HeldValidation(InTurn[B], Generic[H, B]):
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal samples."""
         return self.data.fingerprint
 
     @property

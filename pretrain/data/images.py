@@ -58,7 +58,6 @@ class ImageSource:
         return found
 
     def take(self, numbers: Sequence[int]) -> ImageBatch:
-        """The images of these numbers."""
         return _stack([(self, number) for number in numbers])
 
     def micro_batches(self, rank: int, size: int, micro_size: int, count: int) -> Iterator[ImageBatch]:
@@ -114,7 +113,6 @@ class ImageData(InSteps):
 
     @property
     def samples_per_epoch(self) -> int:
-        """Images in all sources together."""
         return sum(self.order.sizes)
 
     @property
@@ -141,7 +139,6 @@ class ImageData(InSteps):
         return self.images(self.ids(step, micro_batch, rank, size))
 
     def images(self, sample_ids: Sequence[int]) -> ImageBatch:
-        """The samples with these global indices."""
         sources, found = self.order.locate(np.asarray(sample_ids, dtype=np.int64))
         return _stack(
             [(self.sources[k], number) for k, number in zip(sources.tolist(), found.tolist(), strict=True)]

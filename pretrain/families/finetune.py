@@ -76,7 +76,6 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
 
     @classmethod
     def of(cls, config: FinetuneConfig, layout: Layout, data: LabelledTraining) -> "FinetuneFamily":
-        """With the classes of the training data."""
         return cls(config, layout, len(data.data.labels), data.commonest, data.data.tagged)
 
     def build(self, vocab_size: int) -> tuple[list[FinetunedBert], TransformerConfig]:

@@ -173,5 +173,4 @@ class Engine:
                 parameter.requires_grad_(True)
 
     def close(self) -> None:
-        """Remove the engine's hooks."""
         self._engine.destroy()

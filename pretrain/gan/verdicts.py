@@ -35,7 +35,6 @@ class GameMemory:
     steps: Natural = 0
 
     def after(self, loss_d: float) -> "GameMemory":
-        """The memory with one more step."""
         average = loss_d if self.steps == 0 else DECAY * self.average + (1 - DECAY) * loss_d
         return GameMemory(average, self.steps + 1)
 

@@ -76,7 +76,6 @@ class Board:
             return None
 
     def ask_to_stop(self, number: int) -> None:
-        """Tell all ranks of a signal."""
         self._stop.write_text(str(number))
 
     def asked_to_stop(self) -> int:

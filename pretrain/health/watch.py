@@ -87,7 +87,6 @@ class Watch:
         self.close()
 
     def close(self) -> None:
-        """Say that this rank ends, and watch no more."""
         if not self._ending.is_set():
             self._pulse.mark(Phase.ENDED)
             self._ending.set()

@@ -91,7 +91,6 @@ class TensorFolder:
             self.tensors[name] = Found(folder / PICKLES[0], tuple(tensor.shape), dtype)
 
     def read(self, name: str) -> Tensor:
-        """A tensor, as a view into its file."""
         if name in self._loaded:
             return self._loaded[name]
         return self._files[self.tensors[name].file].tensor(name)

@@ -42,12 +42,10 @@ class Run:
         return next((unit for unit in UNITS if unit in self.curves.names), None)
 
     def last(self, name: str) -> float | None:
-        """The last value of a metric of the journal."""
         value = self.curves.last(name)
         return int(value) if value is not None and name in ("step", *UNITS) else value
 
     def best(self, name: str) -> float | None:
-        """The smallest value of a metric of the journal."""
         return min(self.curves.values(name).tolist(), default=None)
 
 

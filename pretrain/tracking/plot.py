@@ -86,7 +86,6 @@ def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
 
 
 def _figure(title: str, what: str) -> tuple["Figure", "Axes"]:
-    """An empty picture over steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -45,5 +45,4 @@ class RedactingFormatter(logging.Formatter):
     """Formats a record, traceback and all, and redacts the result."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One or more lines of text."""
         return redact(super().format(record))

@@ -40,7 +40,6 @@ class System:
         self._network = psutil.net_io_counters()
 
     def look(self) -> None:
-        """Write a line, if it is time for one."""
         now = time.monotonic()
         if self._last is not None and now - self._last < INTERVAL:
             return

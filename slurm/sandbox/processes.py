@@ -24,11 +24,9 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
         return start_time(self.pid) == self.started
 
     def send(self, number: int) -> None:
-        """Send a signal; nothing happens if it has ended."""
         if self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -44,7 +42,6 @@ def start_time(pid: int) -> int | None:
 
 
 def process_of(pid: int) -> Process | None:
-    """The running process of that pid."""
     started = start_time(pid)
     return None if started is None else Process(pid, started)
 
