@@ -1,99 +1,21 @@
-"""Which keys of a config may change when a run is resumed, and why; everything else must agree.
+"""Which keys of a config may change when a run is resumed, and why: `config.sections` says it beside each.
 
-One table decides. A key that no rule names must agree, so that a new key is safe until somebody has thought
-about it. Paths of data may change because the fingerprints of what they hold are compared instead
-(`pretrain.run`). The lengths of a run and of its decay may change as long as no step that is done would have
-had another learning rate.
+The lengths of a run and of its decay may change as long as no step that is done would have had another
+learning rate.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from typing import get_args
+
+from pydantic.fields import FieldInfo
 
 from data_tools.counts import are, counted
 from pretrain.config.derived import final_decay
 from pretrain.config.node import dotted
-from pretrain.config.schema import leaf_keys
-from pretrain.config.sections import KINDS
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a resume may do to the keys that match a pattern."""
-
-    pattern: str
-    may_change: bool
-    reason: str
-    kept: str = ""
-    """Where a path may become another path: why it may not come or go."""
-
-
-SCORES = "validation losses of one run must be comparable"
-
-RULES = (
-    Rule("run.dir", True, "a run folder may be moved"),
-    Rule("run.resume", True, "says how to start, not what to train"),
-    Rule("run.steps", True, "as long as the learning rates of steps that are done do not depend on it"),
-    Rule("run.seed", False, "decides the initial weights, the order of samples and dropout"),
-    Rule("model.init_from", True, "that run may be moved: its id is compared"),
-    Rule("model.*", False, "the checkpoint holds another model"),
-    Rule("batch.micro_size", True, "the loss is weighted by tokens, however a batch is cut"),
-    Rule(
-        "batch.global_size", False, "step t covers samples t*G to (t+1)*G: samples would be lost or repeated"
-    ),
-    Rule(
-        "batch.sequence_length", False, "samples are cut at this length: the order of the data would change"
-    ),
-    Rule("parallel.*", True, "any layout loads a checkpoint of any other"),
-    Rule("optimizer.*", False, "the optimizer's state was made with these"),
-    Rule(
-        "schedule.sequence_length.*.micro_size",
-        True,
-        "the loss is weighted by tokens, however a batch is cut",
-    ),
-    Rule("schedule.sequence_length*", False, "samples would be lost or repeated"),
-    Rule("schedule.batch_size*", False, "samples would be lost or repeated"),
-    Rule("schedule.decay_steps", True, "as long as the learning rates of steps that are done stay"),
-    Rule("schedule.*", False, "the learning rate would jump"),
-    Rule("loss.*", False, "decides what both networks are trained to do"),
-    Rule("data.text", False, "other columns are other examples"),
-    Rule("data.text_pair", False, "other columns are other examples"),
-    Rule("data.label", False, "another column has other classes"),
-    Rule("data.labels*", False, "the order of the classes decides what each output means"),
-    Rule("data.word_column", False, "other columns are other examples"),
-    Rule("data.label_column", False, "another column has other classes"),
-    Rule("data.prompt", False, "other keys are other conversations"),
-    Rule("data.response", False, "other keys are other conversations"),
-    Rule("data.messages", False, "other keys are other conversations"),
-    Rule("data.chat_template", True, "the file may be moved: what it makes of the conversations is compared"),
-    Rule("data.too_long", False, "decides which tokens are trained on"),
-    Rule("data.packing", False, "other sequences are other samples"),
-    Rule("data.train.*.path", True, "shards may be moved: their fingerprint is compared"),
-    Rule("data.train.*.weight", False, "the mix of sources decides the order of samples"),
-    Rule("data.train", True, "a file of examples may be moved: its fingerprint is compared"),
-    Rule("data.validation", True, "a file of examples may be moved: its fingerprint is compared", SCORES),
-    Rule("data.validation.*", True, "shards may be moved: their fingerprint is compared", SCORES),
-    Rule("data.validation_fraction", False, "decides which part of a source is trained on"),
-    Rule("data.tokenizer", True, "the tokenizer may be moved: its fingerprint is compared"),
-    Rule("data.cache_dir", True, "where shards are kept changes none of them"),
-    Rule("data.cache_bytes", True, "how many shards are kept changes none of them"),
-    Rule("data.shift", False, "changes what training images look like"),
-    Rule("data.reset_at_document_end", False, "changes what attention sees"),
-    Rule("data.nsp", False, "another task has other samples and another head"),
-    Rule("data.mask_probability", False, "decides which tokens are predicted"),
-    Rule("data.masking", False, "decides which tokens are predicted"),
-    Rule("data.max_span", False, "decides which tokens are predicted"),
-    Rule("data.short_sequence_probability", False, "decides the segments of each sample"),
-    Rule("precision", False, "changes the arithmetic in mid-run"),
-    Rule("train.*", True, "says what to measure, not what to train"),
-    Rule("checkpoint.*", True, "says when to save, not what to train"),
-    Rule("eval.max_windows", False, SCORES),
-    Rule("eval.*", True, "says when to validate and what to draw, not what to train"),
-    Rule("tracking.*", True, "says where metrics go, not what to train"),
-    Rule("health.*", True, "says what to do about bad numbers, not what to train"),
-    Rule("slurm.*", True, "says where a run runs, not what to train"),
-)
+from pretrain.config.schema import is_list, keys_of, leaf_keys, section_of
+from pretrain.config.sections import KINDS, Section
+from pretrain.config.sections.resume import Resume
 
 ABSENT = "(absent)"
 Config = Mapping[str, object]
@@ -115,12 +37,32 @@ def _leaves(prefix: str, tree: object) -> list[tuple[str, object]]:
     return [leaf for key, value in items for leaf in _leaves(f"{prefix}.{key}" if prefix else key, value)]
 
 
-def rule_for(key: str) -> Rule:
-    """The first rule that matches a dotted key; a key without one must agree."""
-    for rule in RULES:
-        if fnmatchcase(key, rule.pattern):
-            return rule
-    return Rule(key, False, "not known to be safe to change")
+def rule_for(kind: str, key: str) -> Resume:
+    """What a resume may do to a dotted key of a kind; a key of which nothing is said must agree."""
+    found = _find(KINDS[kind], key.split(".")) if kind in KINDS else None
+    return found or Resume(False, "not known to be safe to change")
+
+
+def _find(section: type[Section], path: Sequence[str]) -> Resume | None:
+    field = keys_of(section).get(path[0])
+    if field is None:
+        return section.RESUME
+    found, inner = said(field), section_of(field)
+    if found is None and inner is not None:
+        rest = path[2 if is_list(field) else 1 :]
+        found = _find(inner, rest) if rest else inner.RESUME
+    return found or section.RESUME
+
+
+def said(field: FieldInfo) -> Resume | None:
+    """What stands beside a field, or within its type."""
+
+    def search(metadata: Iterable[object], annotation: object) -> Resume | None:
+        own = next((each for each in metadata if isinstance(each, Resume)), None)
+        parts = (search(getattr(part, "__metadata__", ()), part) for part in get_args(annotation))
+        return own or next((part for part in parts if part), None)
+
+    return search(field.metadata, field.annotation)
 
 
 def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
@@ -156,14 +98,13 @@ def compatible(old: Config, new: Config, saved: Collection[int] = ()) -> list[st
     problems = [
         f"{key}: {before!r} in the run, {after!r} now ({reason})"
         for key, (before, after) in changed_keys(old, new).items()
-        if (reason := _reason(key, before, after))
+        if (reason := _reason(rule_for(str(flatten(new).get("model.kind")), key), before, after))
     ]
     return problems + _length_problem(flatten(old), flatten(new), saved)
 
 
-def _reason(key: str, before: object, after: object) -> str:
+def _reason(rule: Resume, before: object, after: object) -> str:
     """Why a key may not change so; "" if it may."""
-    rule = rule_for(key)
     if not rule.may_change:
         return rule.reason
     return rule.kept if {type(before), type(after)} != {str} or ABSENT in (before, after) else ""

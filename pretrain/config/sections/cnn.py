@@ -1,13 +1,14 @@
 """A run that trains a convolutional classifier of images."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pretrain.config.sections.common import ModelConfig
 from pretrain.config.sections.descent import DescentConfig
 from pretrain.config.sections.images import ImageDataConfig
-from pretrain.config.sections.section import Count, MicroSize, Section, Width
+from pretrain.config.sections.resume import SCORED_SHARDS, must_agree
+from pretrain.config.sections.section import GlobalSize, MicroSize, Section, Width
 from pretrain.config.sections.source import Sources
 
 
@@ -28,7 +29,7 @@ class CnnModelConfig(ModelConfig):
 class CnnBatchConfig(Section):
     """How many images a step sees. Gradient accumulation follows from these and the world size."""
 
-    global_size: Count
+    global_size: GlobalSize
     """Images per optimizer step over all ranks; a multiple of micro_size x processes."""
     micro_size: MicroSize = 1
     """Images per forward pass of one rank."""
@@ -37,10 +38,10 @@ class CnnBatchConfig(Section):
 class CnnDataConfig(ImageDataConfig):
     """Where labelled images come from. A path may stand for a list of one source of weight 1."""
 
-    validation: Sources | None = None
+    validation: Annotated[Sources | None, SCORED_SHARDS] = None
     """Shard directories to validate on, built with `--classes` of the training shards. Weights mean nothing
     here and are refused: every image is scored once."""
-    shift: int = Field(0, ge=0, le=64)
+    shift: Annotated[int, must_agree("changes what training images look like")] = Field(0, ge=0, le=64)
     """Training images are moved by up to this many pixels in each direction, drawn anew every time; what
     comes in at the edges is black."""
 

@@ -1,9 +1,10 @@
 """What every run has, whatever it trains."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pretrain.config.sections.resume import may_change, must_agree
 from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathText, Section
 from pretrain.config.sections.slurm import SlurmConfig
 
@@ -11,19 +12,25 @@ from pretrain.config.sections.slurm import SlurmConfig
 class RunConfig(Section):
     """What a run is called, how long it goes on and where it lives."""
 
-    dir: PathText
+    dir: Annotated[PathText, may_change("a run folder may be moved")]
     """Run folder: config, metrics, logs and checkpoints. Relative to the working directory."""
-    seed: int = Field(1234, ge=0, lt=2**32)
+    seed: Annotated[int, must_agree("decides the initial weights, the order of samples and dropout")] = Field(
+        1234, ge=0, lt=2**32
+    )
     """Seed of the initial weights, the order of samples and dropout."""
-    steps: Count
+    steps: Annotated[
+        Count, may_change("as long as the learning rates of steps that are done do not depend on it")
+    ]
     """Optimizer steps of the whole run, counted from the first start, not from a resume."""
-    resume: Literal["auto", "never"] = "auto"
+    resume: Annotated[Literal["auto", "never"], may_change("says how to start, not what to train")] = "auto"
     """auto: go on from the newest good checkpoint in `run.dir`. never: start at step 0; refused where
     the folder holds checkpoints already."""
 
 
 class ModelConfig(Section):
     """What is trained."""
+
+    RESUME = must_agree("the checkpoint holds another model")
 
     kind: str
     """Model family; it decides which other keys there are."""
@@ -32,6 +39,8 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """What a job finds out about its own speed."""
 
+    RESUME = may_change("says what to measure, not what to train")
+
     profile: Count | None = None
     """Steps to profile in each job, from its fifth on: a trace of every rank and a table of where the time
     went, in RUN/profile; null: none."""
@@ -39,6 +48,8 @@ class TrainConfig(Section):
 
 class CheckpointConfig(Section):
     """When checkpoints are written and which are kept. The last step is always saved."""
+
+    RESUME = may_change("says when to save, not what to train")
 
     every: Count | None = None
     """Steps between checkpoints; null: only at the end of the run."""
@@ -55,12 +66,16 @@ class CheckpointConfig(Section):
 class EvalConfig(Section):
     """Validation during training."""
 
+    RESUME = may_change("says when to validate and what to draw, not what to train")
+
     every: Count | None = None
     """Steps between validations; null: only at the end, where there is validation data."""
 
 
 class TrackingConfig(Section):
     """MLflow. metrics.jsonl in the run folder is written in any case."""
+
+    RESUME = may_change("says where metrics go, not what to train")
 
     enabled: bool = True
     """Send metrics to MLflow while training; when false, `pretrain sync` can do so later."""
@@ -73,6 +88,8 @@ class TrackingConfig(Section):
 
 class HealthConfig(Section):
     """What to do about replicas that drift apart and ranks that hang. A stopped run ends with exit code 4."""
+
+    RESUME = may_change("says what to do about bad numbers, not what to train")
 
     hang_timeout: float | None = Field(None, ge=0, le=LARGEST_COUNT)
     """Seconds that one phase of a step may last, or that a rank may give no sign of life, before the run
@@ -90,7 +107,7 @@ class Config(Section):
 
     run: RunConfig
     model: ModelConfig
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Annotated[Literal["fp32", "bf16"], must_agree("changes the arithmetic in mid-run")] = "fp32"
     """Arithmetic of forward and backward; master weights and optimizer states are fp32 in both."""
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -1,16 +1,19 @@
 """What runs have that minimise one loss with AdamW along a schedule."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pretrain.config.sections.common import Config
 from pretrain.config.sections.loss_health import LossHealthConfig
+from pretrain.config.sections.resume import OPTIMIZER, may_change, must_agree
 from pretrain.config.sections.section import LARGEST_COUNT, Count, Section
 
 
 class OptimizerConfig(Section):
     """AdamW (Loshchilov & Hutter 2019)."""
+
+    RESUME = OPTIMIZER
 
     lr: float = Field(gt=0)
     """Peak learning rate."""
@@ -29,13 +32,17 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """Learning rate over steps: linear warm-up, then a decay to `min_lr`."""
 
+    RESUME = must_agree("the learning rate would jump")
+
     kind: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
     """Shape after the warm-up; wsd is warm-up, stable, decay (Hu et al. 2024)."""
     warmup_steps: int = Field(0, ge=0, le=LARGEST_COUNT)
     """Steps of linear warm-up from 0."""
     min_lr: float | None = Field(None, ge=0)
     """Learning rate at the end of the decay; null: a tenth of `optimizer.lr`. Not with kind: constant."""
-    decay_steps: Count | None = None
+    decay_steps: Annotated[
+        Count | None, may_change("as long as the learning rates of steps that are done stay")
+    ] = None
     """cosine, linear: the step at which `min_lr` is reached, null: `run.steps`. wsd: length of the final
     decay, null: a tenth of `run.steps`. Not with kind: constant."""
 

@@ -6,7 +6,8 @@ from pydantic import BeforeValidator, Field
 
 from pretrain.config.sections.common import Config, EvalConfig, HealthConfig, ModelConfig
 from pretrain.config.sections.images import ImageDataConfig
-from pretrain.config.sections.section import Count, MicroSize, Section, Width
+from pretrain.config.sections.resume import LAYOUT, OPTIMIZER, must_agree
+from pretrain.config.sections.section import Count, GlobalSize, MicroSize, Section, Width
 
 Stage = Literal[0, 1, 2, 3]
 Augmentation = Literal["color", "translation", "cutout"]
@@ -60,7 +61,7 @@ class GanModelConfig(ModelConfig):
 class GanBatchConfig(Section):
     """How many images a step sees. Gradient accumulation follows from these and the number of processes."""
 
-    global_size: Count
+    global_size: GlobalSize
     """Images per update over all processes; a multiple of micro_size x processes."""
     micro_size: MicroSize | None = None
     """Images per forward pass of one process; null: all of its share at once."""
@@ -68,6 +69,8 @@ class GanBatchConfig(Section):
 
 class GanParallelConfig(Section):
     """DeepSpeed's ZeRO (Rajbhandari et al. 2020), chosen for each network."""
+
+    RESUME = LAYOUT
 
     generator_stage: Stage = 0
     """What of G is sharded over the processes: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights
@@ -80,6 +83,8 @@ class GanParallelConfig(Section):
 
 class GanOptimizerConfig(Section):
     """Adam (Kingma & Ba 2015), one for each network, at a constant rate."""
+
+    RESUME = OPTIMIZER
 
     lr: float = Field(gt=0)
     """Learning rate of G, and of D where it has none of its own."""
@@ -97,6 +102,8 @@ class GanOptimizerConfig(Section):
 
 class GanLossConfig(Section):
     """The game and what keeps it stable."""
+
+    RESUME = must_agree("decides what both networks are trained to do")
 
     kind: Literal["minimax", "non_saturating", "hinge", "wasserstein", "relativistic"] = "non_saturating"
     """minimax, non_saturating: Goodfellow et al. 2014. hinge: Lim & Ye 2017. wasserstein: Arjovsky et al.

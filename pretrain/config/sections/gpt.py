@@ -1,7 +1,8 @@
 """A run that trains a GPT."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pretrain.config.sections.resume import SAME_RUN, must_agree
 from pretrain.config.sections.section import PathText
 from pretrain.config.sections.text import CorpusConfig, TextConfig, TextDataConfig, TextModelConfig
 
@@ -20,7 +21,7 @@ class GptModelConfig(DecoderModelConfig):
 
     kind: Literal["gpt"]
     """Model family."""
-    init_from: PathText | None = None
+    init_from: Annotated[PathText | None, SAME_RUN] = None
     """Run folder, or one checkpoint of it, of the GPT whose weights the run starts with; what is not given
     here is as in that run. null: weights drawn from `run.seed`."""
     init_embeddings: Literal["pretrained", "random"] = "pretrained"
@@ -31,7 +32,7 @@ class GptModelConfig(DecoderModelConfig):
 class GptDataConfig(TextDataConfig):
     """Where tokens come from. A path may stand for a list of one source of weight 1."""
 
-    reset_at_document_end: bool = False
+    reset_at_document_end: Annotated[bool, must_agree("changes what attention sees")] = False
     """Attention does not cross document ends, and positions start again at each document."""
 
 

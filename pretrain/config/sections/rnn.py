@@ -6,7 +6,14 @@ from pydantic import Field
 
 from pretrain.config.sections.common import ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, Layers, MicroSize, Section, Width
+from pretrain.config.sections.section import (
+    GlobalSize,
+    Layers,
+    MicroSize,
+    Section,
+    SequenceLength,
+    Width,
+)
 from pretrain.config.sections.text import TextDataConfig, TextEvalConfig
 
 
@@ -31,12 +38,12 @@ class RnnModelConfig(ModelConfig):
 class RnnBatchConfig(Section):
     """How much text a step sees. Gradient accumulation follows from these and the world size."""
 
-    global_size: Count
+    global_size: GlobalSize
     """Streams that are read side by side over all ranks, each going on where it was in the step before; a
     multiple of micro_size x processes."""
     micro_size: MicroSize = 1
     """Streams per forward pass of one rank."""
-    sequence_length: Count
+    sequence_length: SequenceLength
     """Tokens of a stream per step. Gradients go back no further; the state of the layers goes on (truncated
     back-propagation through time, Williams & Peng 1990)."""
 

@@ -1,8 +1,10 @@
 """What every section of a config is built from."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from pretrain.config.sections.resume import Resume, may_change, must_agree
 
 LARGEST_COUNT = 2**31 - 1
 """No count in a config exceeds this; it keeps arithmetic on them far from 64 bits."""
@@ -38,8 +40,18 @@ Count = Annotated[int, Field(gt=0, le=LARGEST_COUNT)]
 Layers = Annotated[int, Field(gt=0, le=MOST_LAYERS)]
 Width = Annotated[int, Field(gt=0, le=2**22)]
 """Of a layer: a matrix of twice this width has fewer bytes than a 64-bit integer can count."""
-MicroSize = Annotated[int, Field(gt=0, le=1_000_000)]
+MicroSize = Annotated[
+    int,
+    Field(gt=0, le=1_000_000),
+    may_change("the loss is weighted by tokens, however a batch is cut"),
+]
 """Samples of one forward pass, which are listed one by one."""
+GlobalSize = Annotated[
+    Count, must_agree("step t covers samples t*G to (t+1)*G: samples would be lost or repeated")
+]
+SequenceLength = Annotated[
+    Count, must_agree("samples are cut at this length: the order of the data would change")
+]
 TokenCount = Annotated[int, Field(gt=0, le=2**53)]
 """Tokens of a whole run: whole numbers that a float holds exactly."""
 PathText = Annotated[str, AfterValidator(_plain_path)]
@@ -49,6 +61,8 @@ Name = Annotated[str, AfterValidator(_plain_text)]
 class Section(BaseModel):
     """A frozen section that refuses unknown keys."""
 
+    RESUME: ClassVar[Resume | None] = None
+    """What a resume may do to keys that say nothing of it themselves."""
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )

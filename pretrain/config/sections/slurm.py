@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
+from pretrain.config.sections.resume import may_change
 from pretrain.config.sections.section import Count, Name, PathText, Section, Texts
 
 TIME = re.compile(r"((\d+)-)?(\d+(:\d+){0,2})")
@@ -102,6 +103,8 @@ Assignment = Annotated[Name, AfterValidator(_assignment)]
 
 class SlurmConfig(Section):
     """How `pretrain submit` runs a config on a Slurm cluster. `pretrain train` by itself reads none of it."""
+
+    RESUME = may_change("says where a run runs, not what to train")
 
     partition: Name | None = None
     """Partition; null: the cluster's default."""

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from pretrain.config.sections.resume import SAME_SHARDS, may_change, must_agree
 from pretrain.config.sections.section import PathText, Section, TokenCount
 
 
@@ -39,9 +40,9 @@ def _is_number(word: Any) -> bool:
 class Source(Section):
     """One shard directory of a blend."""
 
-    path: PathText
+    path: Annotated[PathText, SAME_SHARDS]
     """Shard directory, made by `pretrain data build` or `pretrain data images`."""
-    weight: float = Field(1.0, gt=0)
+    weight: Annotated[float, must_agree("the mix of sources decides the order of samples")] = Field(1.0, gt=0)
     """Share of the samples, relative to the other sources."""
 
 
@@ -53,7 +54,9 @@ class ShardDataConfig(Section):
 
     train: Sources
     """Shard directory or its URL, or a list of {path, weight}."""
-    cache_dir: PathText | None = None
+    cache_dir: Annotated[PathText | None, may_change("where shards are kept changes none of them")] = None
     """Local folder for shards that are named by a URL (`s3://...`), shared by the processes of a node."""
-    cache_bytes: TokenCount | None = None
+    cache_bytes: Annotated[TokenCount | None, may_change("how many shards are kept changes none of them")] = (
+        None
+    )
     """Bytes of shards kept there, of which those that were opened longest ago make room; null: 64 GiB."""

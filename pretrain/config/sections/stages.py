@@ -5,11 +5,14 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from pretrain.config.sections.descent import ScheduleConfig
+from pretrain.config.sections.resume import SAMPLES
 from pretrain.config.sections.section import Count, MicroSize, Section, TokenCount
 
 
 class StageConfig(Section):
     """Steps at the beginning of a run whose batches are smaller than `batch` says."""
+
+    RESUME = SAMPLES
 
     until: Count
     """The last step of the stage; below `run.steps`."""
@@ -23,6 +26,8 @@ class StageConfig(Section):
 
 class BatchStageConfig(Section):
     """Steps at the beginning of a run that see fewer samples than `batch` says."""
+
+    RESUME = SAMPLES
 
     until: Count
     """The last step of the stage; below `run.steps`."""

@@ -1,12 +1,22 @@
 """What runs have that train a transformer on text, on megatron-core."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pretrain.config.sections.common import EvalConfig, ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.section import Count, Layers, MicroSize, PathText, Section, Width
+from pretrain.config.sections.resume import LAYOUT, SCORED_SHARDS, SCORES, may_change, must_agree
+from pretrain.config.sections.section import (
+    Count,
+    GlobalSize,
+    Layers,
+    MicroSize,
+    PathText,
+    Section,
+    SequenceLength,
+    Width,
+)
 from pretrain.config.sections.source import ShardDataConfig, Sources
 from pretrain.config.sections.stages import CorpusScheduleConfig
 
@@ -53,17 +63,19 @@ class TextModelConfig(ModelConfig):
 class BatchConfig(Section):
     """How many samples a step sees. Gradient accumulation follows from these and the world size."""
 
-    global_size: Count
+    global_size: GlobalSize
     """Samples per optimizer step over all ranks; a multiple of micro_size x data parallel size."""
     micro_size: MicroSize = 1
     """Samples per forward pass of one rank."""
-    sequence_length: Count
+    sequence_length: SequenceLength
     """Tokens per sample; a multiple of 2 x `parallel.context`, and of context x tensor with
     `parallel.sequence`."""
 
 
 class ParallelConfig(Section):
     """How a model and its batch are laid over the ranks; data parallelism takes what is left."""
+
+    RESUME = LAYOUT
 
     tensor: Count = 1
     """Tensor parallel size (Shoeybi et al. 2019)."""
@@ -93,20 +105,24 @@ class ParallelConfig(Section):
 class TextDataConfig(ShardDataConfig):
     """Where tokens come from. A path may stand for a list of one source of weight 1."""
 
-    validation: Sources | None = None
+    validation: Annotated[Sources | None, SCORED_SHARDS] = None
     """Shard directories to validate on; null: split `validation_fraction` off the end of each source in
     `train`. Weights mean nothing here and are refused: every token is scored once."""
-    validation_fraction: float | None = Field(None, gt=0, lt=1)
+    validation_fraction: Annotated[
+        float | None, must_agree("decides which part of a source is trained on")
+    ] = Field(None, gt=0, lt=1)
     """Share of each training source, at its end, that is held out; the cut falls on a document's start
     where there is one. Only without `validation`."""
-    tokenizer: PathText | None = None
+    tokenizer: Annotated[
+        PathText | None, may_change("the tokenizer may be moved: its fingerprint is compared")
+    ] = None
     """Tokenizer directory the shards must have been built with; null: the one the shards carry."""
 
 
 class TextEvalConfig(EvalConfig):
     """Validation during training."""
 
-    max_windows: Count | None = None
+    max_windows: Annotated[Count | None, must_agree(SCORES)] = None
     """Validate on the first this many sequences of each source; null: on all of them."""
 
 
