@@ -27,11 +27,12 @@ def describe(directory: str, documents: int = 5, cache: ShardCache | None = None
 def _counts(reader: ShardReader) -> Table:
     index, tokenizer = reader.index, reader.tokenizer()
     table = Table(title=f"{reader.path}", show_header=False, title_justify="left")
-    sentences = {} if index.sentences is None else {"sentences": _per(index.sentences, index.documents)}
+    count = index.sentences
+    each = "" if count is None else f"{count:,} ({count / index.documents:,.1f} a document)"
     rows = {
         "tokens": f"{index.tokens:,} ({index.dtype})",
         "documents": f"{index.documents:,} ({index.tokens / index.documents:,.1f} tokens each)",
-        **sentences,
+        **({"sentences": each} if each else {}),
         "text": f"{amount(index.bytes, 'B')}, {index.words:,} words",
         "bytes per token": f"{index.bytes / index.tokens:.3f}",
         "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, end of document {index.eod_id}",
@@ -41,10 +42,6 @@ def _counts(reader: ShardReader) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
-
-
-def _per(sentences: int, documents: int) -> str:
-    return f"{sentences:,} ({sentences / documents:,.1f} a document)"
 
 
 def _shards(reader: ShardReader, most: int = 10) -> Table:

@@ -160,7 +160,7 @@ def _content_faults(file: BinaryIO, shard: Shard, index: ShardIndex) -> tuple[li
                 faults.append(f"block {block.key}: {error}")
                 continue
             if number == 0:
-                starts = ends = _begins(docs)
+                starts = ends = bool(len(docs) and docs[0] == 0)
             faults += [
                 f"block {block.key}: {fault}" for fault in _block_faults(block, tokens, docs, index, ends)
             ]
@@ -170,10 +170,6 @@ def _content_faults(file: BinaryIO, shard: Shard, index: ShardIndex) -> tuple[li
 
 def _parts(block: Block) -> tuple[str, ...]:
     return ("docs", "tokens") if block.sents is None else ("docs", "sents", "tokens")
-
-
-def _begins(docs: "np.ndarray[Any, np.dtype[Any]]") -> bool:
-    return bool(len(docs) and docs[0] == 0)
 
 
 def member_places(file: BinaryIO, expected: list[str]) -> dict[str, tuple[int, int]]:

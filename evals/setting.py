@@ -158,11 +158,11 @@ def _defaults(
         defaults["data.tokenizer"] = None  # the checkpoint carries its own
     if corpus and other_data:
         defaults["eval.max_windows"] = None
-    return [f"{key}={_yaml(value)}" for key, value in defaults.items() if key not in given]
-
-
-def _yaml(value: object) -> str:
-    return "null" if value is None else str(value).lower()
+    return [
+        f"{key}={'null' if value is None else str(value).lower()}"
+        for key, value in defaults.items()
+        if key not in given
+    ]
 
 
 def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_tools.counts import counted
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig, RnnConfig, TextConfig
+from pretrain.config.sections import CnnConfig, FinetuneConfig, GanConfig, RnnConfig, TextConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 
@@ -27,7 +27,8 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     """
     # Before torch is imported: what runs here needs no GPU.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    size = processes or _job_size(load_config(path, overrides).config)
+    slurm = load_config(path, overrides).config.slurm
+    size = processes or (slurm.nodes or 0) * (slurm.gpus_per_node or 0) or 1
     loaded = load_config(path, overrides, size)
     config = loaded.config
     print(f"config: no problem found for {counted(size, 'process')}")
@@ -41,11 +42,6 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
     rehearse()
     print("this would run")
-
-
-def _job_size(config: Config) -> int:
-    slurm = config.slurm
-    return slurm.nodes * slurm.gpus_per_node if slurm.nodes and slurm.gpus_per_node else 1
 
 
 def _open_data(loaded: LoadedConfig, size: int) -> Callable[[], None]:

@@ -88,7 +88,8 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
     server = None
     try:
         address = _Address.of(os.environ)
-        server = address.serve(secret) if _holds_store(rank) else None
+        # `spawn` holds the store itself, so that no rank can lose the port.
+        server = address.serve(secret) if rank == 0 and not os.environ.get(HELD) else None
         store = _connect(address, secret, wait)
         try:
             _wait_for_all(store, rank, size, wait)
@@ -228,11 +229,6 @@ def is_one_machine(environment: Mapping[str, str]) -> bool | None:
     if "LOCAL_WORLD_SIZE" in environment:
         return environment["LOCAL_WORLD_SIZE"] == environment.get("WORLD_SIZE")
     return True if environment.get("MASTER_ADDR") in ("127.0.0.1", "::1", "localhost") else None
-
-
-def _holds_store(rank: int) -> bool:
-    """Whether a rank does; `spawn` does it itself, so that no rank can lose the port."""
-    return rank == 0 and not os.environ.get(HELD)
 
 
 def _connect(address: _Address, secret: bytes, wait: _Wait) -> Store:

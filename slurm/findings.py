@@ -78,7 +78,11 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:
     """
     found = read_findings(folder)
     silent = {host: "did not answer" for host in hosts if not any(each.host == host for each in found)}
-    alone = {each.host: f"rank {each.rank}: {each.error}" for each in found if each.error and not _met(each)}
+    alone = {
+        each.host: f"rank {each.rank}: {each.error}"
+        for each in found
+        if each.error and each.matmul_seconds is None
+    }
     differing, undecided = _differences(found)
     bad = _slow(found) | _skewed(found) | differing | silent | alone
     if not bad:
@@ -92,11 +96,6 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:
     return Findings(
         bad, tuple(undecided), tuple(f"preflight: {line}" for line in (*_summary(found), *lines, *undecided))
     )
-
-
-def _met(finding: Finding) -> bool:
-    """Whether a rank had gone through all that it can find alone."""
-    return finding.matmul_seconds is not None
 
 
 def _differences(found: Sequence[Finding]) -> tuple[dict[str, str], list[str]]:

@@ -139,7 +139,8 @@ def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdi
         status = actual_status(folder)
         if status is not None and verdict.code != CANCELLED:
             if status.state != "failed":
-                write_status(folder, _failed(status, verdict))
+                said = replace(status, state="failed", reason=verdict.reason, exit_code=verdict.code)
+                write_status(folder, replace(said, time=time.time()))
             _send(folder)
     except (OSError, UserError) as error:
         _say(f"the run's status cannot be written: {error}")
@@ -153,10 +154,6 @@ def _note(submission: Submission, attempt: Attempt) -> None:
         submission.note(attempt)
     except OSError as error:
         _say(f"how this attempt ended is not noted: {machine_error(error) or error}")
-
-
-def _failed(status: Status, verdict: Verdict) -> Status:
-    return replace(status, state="failed", time=time.time(), reason=verdict.reason, exit_code=verdict.code)
 
 
 def _send(folder: RunFolder) -> None:

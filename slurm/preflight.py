@@ -45,7 +45,7 @@ def look(finding: Finding, device: torch.device, gpus: int | None) -> Finding:
         free, _ = torch.cuda.mem_get_info(device)
         name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
     else:
-        free, name, count = _free_memory(), "cpu", 0
+        free, name, count = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "cpu", 0
     seen = replace(
         finding,
         device=name,
@@ -117,10 +117,6 @@ def code_fingerprint() -> str:
 def _versions() -> dict[str, str]:
     facts = environment_facts()
     return {name: value for name, value in facts.items() if name == "python" or name.startswith("version.")}
-
-
-def _free_memory() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _matmul(device: torch.device) -> float:

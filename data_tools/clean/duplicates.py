@@ -61,9 +61,8 @@ class PairJob:
 
     def _read(self, partition: int, part: Slice) -> Pairs:
         """The keys of one partition in the slice, [3, documents]."""
-        from data_tools.clean.keys import load_keys
-
-        stored = load_keys(Path(self.directory) / keys_name(partition))[:, part.band]
+        path = Path(self.directory) / keys_name(partition)
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)[:, part.band]  # read as it is touched
         edges = [(edge << 64) // part.ranges for edge in (part.number, part.number + 1)]
         first, last = (
             len(stored[0]) if edge >> 64 else int(stored[0].searchsorted(np.uint64(edge))) for edge in edges

@@ -6,7 +6,6 @@ probability that their similarity decides. A partition's are stored band by band
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +75,3 @@ def sorted_keys(raw: bytes | bytearray, bands: int) -> Keys:
 def band_count(options: CleanOptions) -> int:
     """Keys of a document. The first is that of the whole text, if exact duplicates are looked for."""
     return options.exact + (options.bands if options.near else 0)
-
-
-def load_keys(path: Path) -> Any:
-    """A partition's keys, on the disk until they are touched."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)

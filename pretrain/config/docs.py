@@ -67,7 +67,9 @@ def _table(title: str, sections: Mapping[str, type[Section]], text: str | None =
     """One section, with the keys of all kinds; a key that kinds define differently has a row for each."""
     yield f"## {title}\n"
     if not any(issubclass(section, Config) for section in sections.values()):
-        for words in [text] if text else dict.fromkeys(map(_about, sections.values())):
+        for words in (
+            [text] if text else dict.fromkeys(_sentence(inspect.getdoc(each)) for each in sections.values())
+        ):
             yield f"{words}\n"
     yield "| key | value | default | meaning | kinds |"
     yield "|---|---|---|---|---|"
@@ -80,10 +82,6 @@ def _table(title: str, sections: Mapping[str, type[Section]], text: str | None =
         whose = ", ".join(kinds) if len(kinds) < len(KINDS) and kinds != [""] else ""
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (*row, whose)) + " |"
     yield ""
-
-
-def _about(section: type[Section]) -> str:
-    return _sentence(inspect.getdoc(section))
 
 
 def _rows(section: type[Section]) -> Iterator[tuple[str, ...]]:

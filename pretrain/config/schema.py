@@ -217,7 +217,7 @@ def _wrong_value(top: type[Section], detail: dict[str, Any]) -> str:
     if kind == "literal_error":
         section = section_at(top, detail["loc"][:-1])
         field = keys_of(section)[detail["loc"][-1]] if section else None
-        choices = [str(choice) for choice in _choices(field)]
+        choices = [str(choice) for choice in (get_args(field.annotation) if field else ())]
         meant = nearest_name(value, choices) if isinstance(value, str) else None
         return f"must be {' or '.join(choices)}{got}" + (f" (did you mean '{meant}'?)" if meant else "")
     if kind in _BOUNDS:
@@ -253,10 +253,6 @@ def _hint(kind: str, value: Any) -> str:
     if isinstance(value, int | float) and kind == "string_type":
         return f' (write "{show(value)}" in quotation marks)'
     return ""
-
-
-def _choices(field: FieldInfo | None) -> tuple[Any, ...]:
-    return get_args(field.annotation) if field else ()
 
 
 def show(value: Any) -> str:

@@ -146,15 +146,12 @@ class Engine:
         if last:
             self._done = 0
             if self.stage == 0:
-                self._judge(self._plain_norm())
+                gradients = [p.grad for _, p in self.parameters if p.grad is not None]
+            self._judge(float(torch.nn.utils.get_total_norm(gradients)))
         self._engine.step()
         if last and self.stage > 0:
             overflow = getattr(self.zero, "overflow", False)
             self._judge(math.inf if overflow else float(self._engine.get_global_grad_norm()))
-
-    def _plain_norm(self) -> float:
-        gradients = [p.grad for _, p in self.parameters if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
 
     def _judge(self, norm: float) -> None:
         self.gradient_norm = norm

@@ -42,14 +42,12 @@ class SavedGenerator:
         A conditional G makes images of class `label`, or its classes in turn.
         """
         size = self.config.model.latent_size
-        latents = torch.stack([torch.randn(size, generator=self._random(number)) for number in ids])
+        seeds = [stream_seed(self.seed, "generated", number) for number in ids]
+        latents = torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(n)) for n in seeds])
         labels = None
         if self.classes:
             labels = torch.tensor([number % self.classes if label is None else label for number in ids])
         return pixels(sample(self.network, latents, labels))
-
-    def _random(self, number: int) -> torch.Generator:
-        return torch.Generator().manual_seed(stream_seed(self.seed, "generated", number))
 
 
 def load_generator(

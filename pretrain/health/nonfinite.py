@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pretrain.data.feed import AnyBatch
 from pretrain.health.gather import gather_texts
@@ -88,7 +87,7 @@ def _look(model: Model, batches: Sequence[AnyBatch], local: LocalLoss) -> Eviden
     weights, reduced = {}, []
     largest = ("", -1.0)
     for part in logical_parts(model.chunks, model.layout):
-        bad = _count_bad(part.view(part.parameter.view(-1)))
+        bad = int((~torch.isfinite(part.view(part.parameter.view(-1)))).sum())
         if bad:
             weights[part.key] = bad
         gradient = part.view(part.parameter.main_grad.view(-1))  # type: ignore[attr-defined]
@@ -102,10 +101,6 @@ def _look(model: Model, batches: Sequence[AnyBatch], local: LocalLoss) -> Eviden
         if not is_finite(loss)
     ]
     return Evidence(model.layout.data_rank, weights, losses, reduced[:_SHOWN], None if reduced else largest)
-
-
-def _count_bad(tensor: Tensor) -> int:
-    return int((~torch.isfinite(tensor)).sum())
 
 
 def describe(everyone: Sequence[Evidence], *, repeats: bool) -> str:

@@ -149,7 +149,8 @@ class Watch:
         if not (self._lost or own.overdue or self._neighbour_is_lost()):
             self._survey = None
             return
-        beats, now = self._everyone(), time.monotonic()
+        beats = {rank: self._read(rank) for rank in range(self._job.size)}
+        now = time.monotonic()
         dead = [rank for rank, beat in beats.items() if beat is not None and not beat.ended and is_dead(beat)]
         if self._survey is None and not dead:
             self._survey = now, beats
@@ -173,9 +174,6 @@ class Watch:
             return now - self._neighbour_seen > phase_limit(self._job.timeout, self._pulse.now, None)
         silent = now - self._neighbour_seen > patience(self._job.timeout)
         return not beat.ended and (silent or is_dead(beat))
-
-    def _everyone(self) -> dict[int, Beat | None]:
-        return {rank: self._read(rank) for rank in range(self._job.size)}
 
     def _silent(self, before: dict[int, Beat | None], beats: dict[int, Beat | None]) -> list[int]:
         return [

@@ -21,7 +21,6 @@ from pretrain.config.sections import (
     DecoderConfig,
     FinetuneConfig,
     GptConfig,
-    TextConfig,
 )
 from pretrain.errors import IntegrityError, UserError
 from pretrain.hf.architecture import Architecture
@@ -70,7 +69,7 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
         if own is not None:
             own.save(folder / OURS)
             if tokenizer:
-                begins = not _resets(saved.config)
+                begins = not (isinstance(saved.config, GptConfig) and saved.config.data.reset_at_document_end)
                 template = template_of(saved.checkpoint)
                 length = saved.config.batch.sequence_length
                 write_tokenizer(folder, own, length, begins=begins, template=template)
@@ -86,10 +85,6 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
-
-
-def _resets(config: TextConfig) -> bool:
-    return isinstance(config, GptConfig) and config.data.reset_at_document_end
 
 
 def _write_weights(saved: Saved, architecture: Architecture, folder: Path, most: int) -> int:

@@ -97,15 +97,10 @@ def trace(config: TextConfig, vocab_size: int, *, fused_dropout: bool) -> Trace:
             dropout, and the fallback keeps all scores.
     """
     one = trace_shallow(config, vocab_size, 1, fused_dropout=fused_dropout)
-    layers = layers_per_chunk(config)
+    layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
     if layers == 1:
         return one
     return one.extended(trace_shallow(config, vocab_size, 2, fused_dropout=fused_dropout), layers - 1)
-
-
-def layers_per_chunk(config: TextConfig) -> int:
-    """Transformer layers of each model chunk."""
-    return config.model.num_layers // (config.parallel.pipeline * (config.parallel.virtual_pipeline or 1))
 
 
 def _chunks(config: TextConfig) -> int:

@@ -6,13 +6,9 @@ from itertools import pairwise
 from pretrain.config.rule import Remedies, Rule, Setup, unless
 from pretrain.config.rules.text import BATCH_RULES, PIPELINE_RULES
 from pretrain.config.sections import CorpusConfig
-from pretrain.config.stages import Stage, stages
+from pretrain.config.stages import stages
 
 CorpusSetup = Setup[CorpusConfig]
-
-
-def _with_batch(setup: CorpusSetup, stage: Stage) -> CorpusSetup:
-    return Setup(setup.config.model_copy(update={"batch": stage.batch}), setup.world_size)
 
 
 def _illegal(setup: CorpusSetup) -> list[str]:
@@ -20,7 +16,7 @@ def _illegal(setup: CorpusSetup) -> list[str]:
     return [
         f"until {stage.stop}: {rule.text(changed)}"
         for stage in stages(setup.config)[:-1]
-        for changed in (_with_batch(setup, stage),)
+        for changed in (Setup(setup.config.model_copy(update={"batch": stage.batch}), setup.world_size),)
         for rule in (*PIPELINE_RULES, *BATCH_RULES)
         if rule.key.startswith("batch.") and rule.broken(changed)
     ]
