@@ -6,7 +6,6 @@ stride exp(validation loss) of the trainer at that step is the token perplexity 
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from evals.labelled import LabelledExamples
 from evals.masked import MaskedTokens
 from evals.next_token import NextToken
 from evals.recurrent import evaluate_rnn
-from evals.result import Result
+from evals.result import Result, spec_of
 from evals.setting import evaluation_config
 from evals.task import Task
 from pretrain.agree import first_decides
@@ -50,6 +49,7 @@ from pretrain.model import Model
 from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
 from pretrain.scoring import score
 
+LIBRARIES = ("pretrain", "torch", "megatron-core")
 LayoutOf = Callable[[World, ParallelConfig], Layout]
 
 
@@ -146,9 +146,7 @@ def _spec(
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {
-        "task": task.NAME,
-        "definitions": dict(task.DEFINITIONS),
-        "checkpoint_fingerprint": opened.fingerprint,
+        **spec_of(task.NAME, task.DEFINITIONS, opened, layout.world, LIBRARIES),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "sequence_length": config.batch.sequence_length,
         **task.spec(),
@@ -156,9 +154,6 @@ def _spec(
         "precision": config.precision,
         "layout": layout.describe(),
         "parallel": config.parallel.model_dump(),
-        "processes": layout.world.size,
         "micro_size": config.batch.micro_size,
-        "device": layout.device.type,
         "seed": config.run.seed,
-        "versions": {name: version(name) for name in ("pretrain", "torch", "megatron-core")},
     }

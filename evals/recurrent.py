@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import astuple
-from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.progress import Progress
@@ -10,7 +9,7 @@ from data_tools.sources import absolute
 from evals.images.options import ImageOptions
 from evals.perplexity import DEFINITIONS as PERPLEXITIES
 from evals.perplexity import perplexities, standard_error
-from evals.result import Result
+from evals.result import Result, spec_of
 from evals.setting import recurrent_config
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
@@ -65,9 +64,7 @@ def evaluate_rnn(
     ranges = [(each.source.reader, *each.labels) for each in lanes.lanes]
     size = first_decides(world, lambda: astuple(text_size(ranges, saved.tokenizer)))
     spec = {
-        "task": "perplexity",
-        "definitions": DEFINITIONS,
-        "checkpoint_fingerprint": saved.checkpoint.fingerprint,
+        **spec_of("perplexity", DEFINITIONS, saved.checkpoint, world),
         "tokenizer_fingerprint": fingerprint,
         "data": [
             {
@@ -81,11 +78,8 @@ def evaluate_rnn(
         "max_windows": config.eval.max_windows,
         "sequence_length": config.batch.sequence_length,
         "precision": config.precision,
-        "processes": world.size,
         "micro_size": micro_size,
-        "device": world.device.type,
         "seed": config.run.seed,
-        "versions": {name: version(name) for name in ("pretrain", "torch")},
         "summary": f"scored {', '.join(each.source.path for each in lanes.lanes)} in "
         f"{sum(each.count for each in lanes.lanes)} lanes; {config.precision} on {world.device.type}",
     }

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,10 @@ from rich.table import Table
 
 from data_tools.counts import counted
 from data_tools.typed import Natural, parse
+from pretrain.checkpoint import Checkpoint
 from pretrain.errors import UserError
 from pretrain.folder import write_atomically
+from pretrain.launch import World
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,24 @@ class Result:
             f"{spec['layout']}, {spec['precision']} on {spec['device']}",
             highlight=False,
         )
+
+
+def spec_of(
+    task: str,
+    definitions: Mapping[str, str],
+    checkpoint: Checkpoint,
+    world: World,
+    libraries: Sequence[str] = ("pretrain", "torch"),
+) -> dict[str, Any]:
+    """What every spec begins with; `libraries` are those whose version may decide numbers."""
+    return {
+        "task": task,
+        "definitions": dict(definitions),
+        "checkpoint_fingerprint": checkpoint.fingerprint,
+        "processes": world.size,
+        "device": world.device.type,
+        "versions": {name: version(name) for name in libraries},
+    }
 
 
 def _number(value: Any) -> Any:

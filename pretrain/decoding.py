@@ -10,7 +10,6 @@ Shape legend: B texts, S columns, K columns with those of the cache, V vocabular
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -67,9 +66,7 @@ class Decoder:
             self._stack.callback(hook.remove)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 from contextlib import ExitStack, suppress
-from types import FrameType, TracebackType
+from types import FrameType
 
 HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 _WAKE = b"\0"
@@ -61,9 +61,7 @@ class Signals:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._undo.close()
         self._receiver.close()
         self._sender.close()

@@ -14,7 +14,7 @@ from evals.evaluate import LayoutOf
 from evals.harness.definition import Definition, find_definitions
 from evals.harness.library import confined
 from evals.harness.tasks import FEWSHOT_SEED, build_task, metrics_of, requests_fingerprint
-from evals.result import Result
+from evals.result import Result, spec_of
 from evals.setting import LAYOUT_OVERRIDES, evaluation_config
 from pretrain.agree import first_decides
 from pretrain.checkpoint import open_checkpoint
@@ -25,6 +25,7 @@ from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import World
 from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
 
+LIBRARIES = ("pretrain", "torch", "megatron-core", "lm_eval")
 BOOTSTRAPS = 1000
 """Draws for the standard error of a metric that has no formula for it."""
 _NOT_GENERATING = ("virtual_pipeline", "context", "sequence")
@@ -73,10 +74,9 @@ def evaluate_tasks(
         world, lambda: [metrics_of(each, built[each.name], answer[each.name]) for each in definitions]
     )
     layout_name = layout.describe()
+    meanings = {name: meaning for one in metrics for name, (_, meaning) in one.items()}
     spec = {
-        "task": "harness",
-        "definitions": {name: meaning for one in metrics for name, (_, meaning) in one.items()},
-        "checkpoint_fingerprint": opened.fingerprint,
+        **spec_of("harness", meanings, opened, world, LIBRARIES),
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "tasks": {each.name: _task_spec(each, built[each.name]) for each in definitions},
         "contexts_cut": lm.cut,
@@ -85,11 +85,8 @@ def evaluate_tasks(
         "precision": config.precision,
         "layout": layout_name,
         "parallel": config.parallel.model_dump(),
-        "processes": world.size,
         "micro_size": config.batch.micro_size,
-        "device": world.device.type,
         "seed": config.run.seed,
-        "versions": {name: version(name) for name in ("pretrain", "torch", "megatron-core", "lm_eval")},
         "summary": f"lm-evaluation-harness {version('lm_eval')} on {', '.join(built)}; {lm.cut:,} contexts "
         f"cut to {counted(config.batch.sequence_length, 'token')}; {layout_name}, "
         f"{config.precision} on {world.device.type}",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.cache import ShardCache
@@ -11,7 +10,7 @@ from data_tools.progress import Progress
 from data_tools.sources import absolute
 from evals.images.data import image_data
 from evals.images.options import ImageOptions
-from evals.result import Result
+from evals.result import Result, spec_of
 from pretrain.classifier import SavedClassifier, Scores, load_classifier, score_images
 from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageSource, open_images
@@ -59,17 +58,12 @@ def evaluate_classifier(
     }
     paths = [absolute(source.reader.path) for source in sources]
     spec = {
-        "task": "accuracy",
-        "definitions": DEFINITIONS,
-        "checkpoint_fingerprint": saved.checkpoint.fingerprint,
+        **spec_of("accuracy", DEFINITIONS, saved.checkpoint, world),
         "data": [
             {"path": path, "fingerprint": source.reader.fingerprint, "images": len(source)}
             for path, source in zip(paths, sources, strict=True)
         ],
         "precision": saved.config.precision,
-        "processes": world.size,
-        "device": world.device.type,
-        "versions": {name: version(name) for name in ("pretrain", "torch")},
         "summary": f"scored {', '.join(paths)}; {saved.config.precision} on {world.device.type}",
     }
     return Result(str(saved.checkpoint.path), saved.checkpoint.step, metrics, spec)

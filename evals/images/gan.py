@@ -1,7 +1,6 @@
 """The distance of a GAN's images to real ones, in the features of Inception or of a classifier."""
 
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.sources import absolute
@@ -9,7 +8,7 @@ from evals.images.data import image_data
 from evals.images.extractors import open_extractor
 from evals.images.generated import Comparison, compare, definitions
 from evals.images.options import DEFAULT_SEED, ImageOptions
-from evals.result import Result
+from evals.result import Result, spec_of
 from pretrain.data.cache import shard_cache
 from pretrain.data.images import open_images
 from pretrain.errors import UserError
@@ -18,6 +17,7 @@ from pretrain.gan.restore import load_generator
 from pretrain.launch import World
 
 MOST_SHOWN_CLASSES = 20
+LIBRARIES = ("pretrain", "torch", "numpy")
 
 
 def evaluate_gan(
@@ -56,16 +56,11 @@ def evaluate_gan(
     metrics, compared = compare(comparison, world, say)
     sets = ", ".join(absolute(reader.path) for reader in reference)
     spec = {
-        "task": extractor.frechet_name,
-        "definitions": definitions(extractor),
-        "checkpoint_fingerprint": generator.checkpoint.fingerprint,
+        **spec_of(extractor.frechet_name, definitions(extractor), generator.checkpoint, world, LIBRARIES),
         "generator": "moving average",
         "seed": seed,
         "data": compared["reference"],
         **compared,
-        "processes": world.size,
-        "device": world.device.type,
-        "versions": {name: version(name) for name in ("pretrain", "torch", "numpy")},
         "summary": f"{compared['samples']:,} generated images (seed {seed}) against "
         f"{compared['reference_images']:,} of {sets}{_class_counts(compared['classes'])}",
     }

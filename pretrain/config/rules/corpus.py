@@ -4,6 +4,8 @@ from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.rules.sources import trained_on
 from pretrain.config.sections import TokenConfig
 
+WINDOWS = "validating windows needs data"
+
 
 def _no_validation(setup: Setup[TokenConfig]) -> bool:
     return setup.config.data.validation is None and setup.config.data.validation_fraction is None
@@ -25,16 +27,13 @@ RULES: tuple[Rule[TokenConfig], ...] = (
             f"use validation_fraction to hold out a part"
         ),
     ),
-    unless(
-        "validating needs data",
-        "eval.every",
-        _no_validation,
-        "has no effect without validation data; set data.validation or data.validation_fraction",
-    ),
-    unless(
-        "validating windows needs data",
-        "eval.max_windows",
-        _no_validation,
-        "has no effect without validation data; set data.validation or data.validation_fraction",
+    *(
+        unless(
+            name,
+            key,
+            _no_validation,
+            "has no effect without validation data; set data.validation or data.validation_fraction",
+        )
+        for name, key in (("validating needs data", "eval.every"), (WINDOWS, "eval.max_windows"))
     ),
 )

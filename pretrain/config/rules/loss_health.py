@@ -15,17 +15,14 @@ RULES: tuple[Rule[DescentConfig], ...] = (
         lambda s: s.config.health.on_nonfinite != "skip",
         "has no effect with on_nonfinite stop; remove it, or set on_nonfinite: skip",
     ),
-    unless(
-        "a spike window needs verdicts",
-        "health.spike_window",
-        _spikes_ignored,
-        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
-    ),
-    unless(
-        "a spike threshold needs verdicts",
-        "health.spike_threshold",
-        _spikes_ignored,
-        "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
+    *(
+        unless(
+            f"a spike {what} needs verdicts",
+            f"health.spike_{what}",
+            _spikes_ignored,
+            "has no effect with on_spike ignore; remove it, or set on_spike to report or rollback",
+        )
+        for what in ("window", "threshold")
     ),
     unless(
         "max_rollbacks needs rollbacks",

@@ -15,10 +15,6 @@ def _warmup_end(setup: Setup[DescentConfig]) -> int:
     return config.run.steps if config.schedule.kind == "constant" else derived.decay_steps(config)
 
 
-def _constant(setup: Setup[DescentConfig]) -> bool:
-    return setup.config.schedule.kind == "constant"
-
-
 _POSSIBLE: tuple[Rule[DescentConfig], ...] = (
     Rule(
         name="warm-up ends before the decay",
@@ -69,19 +65,14 @@ _POSSIBLE: tuple[Rule[DescentConfig], ...] = (
     ),
 )
 
-_USELESS: tuple[Rule[DescentConfig], ...] = (
+_USELESS: tuple[Rule[DescentConfig], ...] = tuple(
     unless(
-        "a constant schedule has no min_lr",
-        "schedule.min_lr",
-        _constant,
+        f"a constant schedule has no {what}",
+        key,
+        lambda s: s.config.schedule.kind == "constant",
         "has no effect with kind constant; remove it, or set kind to cosine, linear or wsd",
-    ),
-    unless(
-        "a constant schedule has no decay",
-        "schedule.decay_steps",
-        _constant,
-        "has no effect with kind constant; remove it, or set kind to cosine, linear or wsd",
-    ),
+    )
+    for what, key in (("min_lr", "schedule.min_lr"), ("decay", "schedule.decay_steps"))
 )
 
 RULES: tuple[Rule[DescentConfig], ...] = (*_POSSIBLE, *_USELESS)
