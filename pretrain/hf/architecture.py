@@ -30,13 +30,16 @@ class Architecture(ABC):
     ignored: ClassVar[tuple[str, ...]] = ()
     """Ends of the names of buffers that old versions saved, and that hold no weights."""
 
-    @abstractmethod
-    def classes(self) -> tuple[str, ...]:
-        """Names in transformers of the classes with this layout."""
+    prefix: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]]
+    """Behind `prefix`, the names in transformers of the classes with this layout."""
 
-    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.prefix + head for head in self.heads)
+
     def class_of(self, config: Any) -> str:
         """The one of them that a config of ours is."""
+        return self.classes()[0]
 
     @abstractmethod
     def obstacles(self, config: Any) -> list[str]:

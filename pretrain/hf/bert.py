@@ -13,7 +13,7 @@ from pretrain.hf.architecture import (
     obstacle,
     supports,
 )
-from pretrain.hf.link import Link, Sizes, qkv, same, vocabulary
+from pretrain.hf.link import Link, Sizes, pair, qkv, same, vocabulary
 from pretrain.models.encoder import TOKEN_TYPES
 
 Encoder: TypeAlias = BertConfig | FinetuneConfig
@@ -27,13 +27,9 @@ class Bert(Architecture):
     kind = "bert"
     base = "bert."
     ignored = ("embeddings.position_ids",)
-    prefix = "Bert"
+    prefix, heads = "Bert", ("ForPreTraining", "ForMaskedLM")
     position = "post"
     """`model.norm_position`."""
-
-    def classes(self) -> tuple[str, ...]:
-        """With both heads, and with that of masked tokens alone."""
-        return f"{self.prefix}ForPreTraining", f"{self.prefix}ForMaskedLM"
 
     def class_of(self, config: Any) -> str:
         return self.classes()[0 if config.data.nsp else 1]
@@ -152,8 +148,3 @@ class MegatronBert(Bert):
 
     def _norms(self) -> dict[str, str]:
         return {"input_layernorm": "attention.ln", "pre_mlp_layernorm": "ln"}
-
-
-def pair(key: str, name: str, *shape: int) -> Iterator[Link]:
-    yield same(f"{key}.weight", f"{name}.weight", *shape)
-    yield same(f"{key}.bias", f"{name}.bias", shape[0])

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pretrain.config.sections import FinetuneConfig, TaggerConfig
-from pretrain.hf.bert import Bert, Encoder, MegatronBert, pair
-from pretrain.hf.link import Link, Sizes
+from pretrain.hf.bert import Bert, Encoder, MegatronBert
+from pretrain.hf.link import Link, Sizes, pair
 
 ONE_OF_THEM = "single_label_classification"
 """What transformers calls a text that has one class."""
@@ -18,11 +18,10 @@ class FinetunedBert(Bert):
         labels: the classes, in the order of their numbers.
     """
 
+    heads = ("ForSequenceClassification", "ForTokenClassification")
+
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = labels
-
-    def classes(self) -> tuple[str, ...]:
-        return f"{self.prefix}ForSequenceClassification", f"{self.prefix}ForTokenClassification"
 
     def class_of(self, config: FinetuneConfig) -> str:
         return self.classes()[1 if isinstance(config, TaggerConfig) else 0]

@@ -13,21 +13,16 @@ from pretrain.hf.architecture import (
     obstacle,
     supports,
 )
-from pretrain.hf.link import Link, Shape, Sizes, fused_qkv, same, transposed, vocabulary
+from pretrain.hf.link import Link, Shape, Sizes, fused_qkv, pair, same, transposed, vocabulary
 
 
 class Gpt2(Architecture):
     """`GPT2LMHeadModel`; its linear layers hold their weights transposed."""
 
     kind = "gpt"
+    prefix, heads = "GPT2", ("LMHeadModel",)
     base = "transformer."
     ignored = (".attn.bias", ".attn.masked_bias")
-
-    def classes(self) -> tuple[str, ...]:
-        return ("GPT2LMHeadModel",)
-
-    def class_of(self, config: DecoderConfig) -> str:
-        return "GPT2LMHeadModel"
 
     def obstacles(self, config: DecoderConfig) -> list[str]:
         found = obstacle(config, "position_embedding", "learned")
@@ -45,14 +40,14 @@ class Gpt2(Architecture):
         yield same("embedding.position_embeddings.weight", "transformer.wpe.weight", length, hidden)
         for number in range(model.num_layers):
             ours, theirs = f"decoder.layers.{number}.", f"transformer.h.{number}."
-            yield from _norm(f"{ours}input_layernorm", f"{theirs}ln_1", hidden)
+            yield from pair(f"{ours}input_layernorm", f"{theirs}ln_1", hidden)
             yield fused_qkv(
                 f"{ours}self_attention.linear_qkv.weight", f"{theirs}attn.c_attn.weight", sizes, bias=False
             )
             yield transposed(
                 f"{ours}self_attention.linear_proj.weight", f"{theirs}attn.c_proj.weight", hidden, hidden
             )
-            yield from _norm(f"{ours}pre_mlp_layernorm", f"{theirs}ln_2", hidden)
+            yield from pair(f"{ours}pre_mlp_layernorm", f"{theirs}ln_2", hidden)
             yield transposed(f"{ours}mlp.linear_fc1.weight", f"{theirs}mlp.c_fc.weight", ffn, hidden)
             yield transposed(f"{ours}mlp.linear_fc2.weight", f"{theirs}mlp.c_proj.weight", hidden, ffn)
             if model.bias:
@@ -62,7 +57,7 @@ class Gpt2(Architecture):
                 yield same(f"{ours}self_attention.linear_proj.bias", f"{theirs}attn.c_proj.bias", hidden)
                 yield same(f"{ours}mlp.linear_fc1.bias", f"{theirs}mlp.c_fc.bias", ffn)
                 yield same(f"{ours}mlp.linear_fc2.bias", f"{theirs}mlp.c_proj.bias", hidden)
-        yield from _norm("decoder.final_layernorm", "transformer.ln_f", hidden)
+        yield from pair("decoder.final_layernorm", "transformer.ln_f", hidden)
         if not model.tie_embeddings:
             yield vocabulary("output_layer.weight", "lm_head.weight", sizes, hidden)
 
@@ -113,8 +108,3 @@ class Gpt2(Architecture):
             "tie_embeddings": theirs.tie_word_embeddings,
         }
         return {"model": model, "batch": {"sequence_length": theirs.n_positions}}
-
-
-def _norm(key: str, name: str, hidden: int) -> Iterator[Link]:
-    for kind in ("weight", "bias"):
-        yield same(f"{key}.{kind}", f"{name}.{kind}", hidden)

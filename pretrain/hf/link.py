@@ -3,7 +3,7 @@
 Shape legend: H hidden, F feed-forward width, N heads, G key/value heads, D head size, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,3 +121,8 @@ def fused_qkv(key: str, name: str, sizes: Sizes, *, bias: bool) -> Link:
 
     shape = (3 * sizes.hidden,) if bias else (sizes.hidden, 3 * sizes.hidden)
     return Link(key, (name,), (shape,), split, join)
+
+
+def pair(key: str, name: str, *shape: int) -> Iterator[Link]:
+    yield same(f"{key}.weight", f"{name}.weight", *shape)
+    yield same(f"{key}.bias", f"{name}.bias", shape[0])

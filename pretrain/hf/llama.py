@@ -16,14 +16,9 @@ class Llama(Architecture):
     """`LlamaForCausalLM`."""
 
     kind = "gpt"
+    prefix, heads = "Llama", ("ForCausalLM",)
     base = "model."
     ignored = ("rotary_emb.inv_freq",)
-
-    def classes(self) -> tuple[str, ...]:
-        return ("LlamaForCausalLM",)
-
-    def class_of(self, config: DecoderConfig) -> str:
-        return "LlamaForCausalLM"
 
     def obstacles(self, config: DecoderConfig) -> list[str]:
         found = obstacle(config, "position_embedding", "rotary")
