@@ -91,8 +91,7 @@ class MappedShards:
 def check_shard_size(directory: Path, shard: ShardFile) -> None:
     """Check that a shard is a plain file of the size in the index.
 
-    Raises:
-        IntegrityError: it is missing, a link, unreadable, or has another size.
+    Raises IntegrityError: it is missing, a link, unreadable, or has another size.
     """
     path = directory / shard.name
     remedy = "copy the shard again or build the directory again"

@@ -160,8 +160,7 @@ class ShardReader:
 def own_tokenizer(directory: ShardDirectory, index: ShardIndex) -> Tokenizer:
     """The tokenizer that shards carry.
 
-    Raises:
-        IntegrityError: it is missing, damaged, or not the one that the shards were built with.
+    Raises IntegrityError: it is missing, damaged, or not the one that the shards were built with.
     """
     path = directory.local / "tokenizer"
     try:

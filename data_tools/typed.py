@@ -30,8 +30,7 @@ def parse(kind: type[T], text: bytes | str) -> T:
 def typed(kind: type[T], tree: Any) -> T:
     """The dataclass of a JSON tree.
 
-    Raises:
-        ValueError: a key is missing or unknown, or a value is of another type or out of range; names it.
+    Raises ValueError: a key is missing or unknown, or a value is of another type or out of range; names it.
     """
     if not isinstance(tree, dict):
         raise ValueError("it is no object")

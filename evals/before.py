@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 def plain_entry(kind: str, data: tuple[str, ...], stride: int | None, images: ImageOptions) -> Entry:
     """What `pretrain eval` scores of a kind with these options and no suite.
 
-    Raises:
-        UserError: it scores none of the kind.
+    Raises UserError: it scores none of the kind.
     """
     task = only_task(kind).entries[0].task
     return Entry.model_construct(task=task, data=data, stride=stride, **vars(images))

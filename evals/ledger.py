@@ -34,8 +34,7 @@ LAYOUT = ("parallel.", "batch.micro_size", "data.cache_")
 def key_of(entry: Entry, checkpoint: Path, overrides: Sequence[str]) -> str:
     """What decides a result as a short text: checkpoint, data, options.
 
-    Raises:
-        UserError, IntegrityError: something that is to be read is not there.
+    Raises UserError, IntegrityError: something that is to be read is not there.
     """
     decisive = sorted(each for each in overrides if not each.startswith(LAYOUT))
     identity: list[Any] = [open_checkpoint(checkpoint).fingerprint]
@@ -64,8 +63,7 @@ def find(run: RunFolder, entry: Entry, step: int, key: str) -> Result | None:
 def keep(run: RunFolder, entry: Entry, result: Result, key: str) -> None:
     """Put a result into the run folder, from where MLflow gets it; one that is there already, not again.
 
-    Raises:
-        UserError: the folder cannot be written.
+    Raises UserError: the folder cannot be written.
     """
     file = _file(run, entry, result.step, key)
     try:

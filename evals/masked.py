@@ -38,8 +38,7 @@ DEFINITIONS = {
 def masked_metrics(totals: BertTotals) -> dict[str, float]:
     """Metric name -> value, as DEFINITIONS says; only those that there is something to take a mean of.
 
-    Raises:
-        HealthError: the loss is not finite.
+    Raises HealthError: the loss is not finite.
     """
     if not math.isfinite(totals.loss):
         raise HealthError(

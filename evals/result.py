@@ -105,8 +105,7 @@ class _Written:
 def require_writable(path: str) -> None:
     """Refuse a result file that cannot be written, before the hours of scoring.
 
-    Raises:
-        UserError: its folder is not there, or it is a folder itself.
+    Raises UserError: its folder is not there, or it is a folder itself.
     """
     if Path(path).is_dir():
         raise UserError(f"--json {path}: is a folder; give the name of a file")

@@ -97,8 +97,7 @@ def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str
 def one_file(paths: Sequence[str], validation: str | None) -> str:
     """What is scored of a fine-tuned model: the file of `--data`, or else that of `data.validation`.
 
-    Raises:
-        UserError: there is neither, or more than one.
+    Raises UserError: there is neither, or more than one.
     """
     if len(paths) > 1:
         raise UserError(f"--data {paths[1]}: one file at a time; the tasks of a suite have one each")

@@ -77,8 +77,7 @@ def _type_as_on_cuda(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
 def require_tested_megatron() -> None:
     """Refuse any megatron-core but the one that the patches and the private names we use were tested with.
 
-    Raises:
-        RuntimeError: another version is installed.
+    Raises RuntimeError: another version is installed.
     """
     found = version("megatron-core")
     if found != TESTED_MEGATRON:

@@ -117,9 +117,8 @@ class DescentTrainer(ABC, Generic[C, B]):
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.
 
-        Raises:
-            HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
-                before the step then.
+        Raises HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
+        before the step then.
         """
         batches = self.gate.fetch(lambda: self.batches(step))
         found = self.backward(step, batches)
@@ -204,8 +203,7 @@ class DescentTrainer(ABC, Generic[C, B]):
     def load(self, checkpoint: Checkpoint) -> int:
         """Take over weights, optimizer state and step from a checkpoint of any layout.
 
-        Raises:
-            UserError: it is of another model or other data.
+        Raises UserError: it is of another model or other data.
         """
         checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
         load_all(checkpoint, self.pieces(), self.world)

@@ -44,8 +44,7 @@ class StoppedEarly(UserError):
 def may_be_missing(*, unless: bool) -> Iterator[None]:
     """Where a file beside the checkpoints is written: a full disk costs the file and not the run.
 
-    Raises:
-        OSError: it cannot be written, and `unless`: no later one takes its place.
+    Raises OSError: it cannot be written, and `unless`: no later one takes its place.
     """
     try:
         yield

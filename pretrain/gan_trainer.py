@@ -129,8 +129,7 @@ class GanTrainer:
     def validate(self, step: int) -> dict[str, float] | None:
         """Write a grid of samples, and after the last step G and its average; judge whether samples differ.
 
-        Raises:
-            HealthError: they do not, and the config says to stop.
+        Raises HealthError: they do not, and the config says to stop.
         """
         folder = RunFolder(self.config.run.dir)
         average, last = self.average(), self.final()
@@ -180,8 +179,7 @@ class GanTrainer:
     def check_replicas(self, step: int) -> None:
         """Compare what ranks share after `step` steps.
 
-        Raises:
-            HealthError: two ranks hold different bits of the same tensor.
+        Raises HealthError: two ranks hold different bits of the same tensor.
         """
         computed = [piece for network in self.networks for piece in network.computed()]
         self._replica_check(step, [*self.pieces(), *computed])
@@ -219,8 +217,7 @@ class GanTrainer:
     def load(self, checkpoint: Checkpoint) -> int:
         """Take over everything from a checkpoint of any number of processes and any stages.
 
-        Raises:
-            UserError: it is of another model or other images.
+        Raises UserError: it is of another model or other images.
         """
         checkpoint.require_data(self.data.fingerprint, "images")
         load_all(checkpoint, self.pieces(), self.world)

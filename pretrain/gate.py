@@ -81,8 +81,7 @@ class Gate:
     def validated(self, count: int) -> None:
         """So many parts of the validation are done.
 
-        Raises:
-            Interrupted: a signal came to some rank; the validation is given up.
+        Raises Interrupted: a signal came to some rank; the validation is given up.
         """
         self._pulse.mark(Phase.VALIDATION, part=self._pulse.now.part + count)
         signal = largest(self._world, self._pending())

@@ -266,8 +266,7 @@ def spread(place: Place, processes: int | None, arguments: Sequence[str]) -> Non
     """Start the ranks of `pretrain generate` and exit with their code, where this process is alone and more
     are wanted.
 
-    Raises:
-        UserError: a launcher has started another number of ranks.
+    Raises UserError: a launcher has started another number of ranks.
     """
     ranks = ranks_to_start(place, processes)
     if ranks > 1:

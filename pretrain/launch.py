@@ -64,8 +64,7 @@ class World:
 def find_place(environment: Mapping[str, str]) -> Place:
     """Read rank and size from the launcher's variables.
 
-    Raises:
-        UserError: the variables contradict one another.
+    Raises UserError: the variables contradict one another.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
@@ -99,8 +98,7 @@ def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
 def ranks_to_start(place: Place, processes: int | None) -> int:
     """How many ranks of itself a command with `--processes` starts; 1: none, it does the work itself.
 
-    Raises:
-        UserError: a launcher has started another number of them.
+    Raises UserError: a launcher has started another number of them.
     """
     if place.launcher == "alone":
         return processes or 1
@@ -113,8 +111,7 @@ def ranks_to_start(place: Place, processes: int | None) -> int:
 def choose_device(place: Place) -> torch.device:
     """One GPU per rank where there are GPUs, else the CPU.
 
-    Raises:
-        UserError: more ranks than GPUs on this machine.
+    Raises UserError: more ranks than GPUs on this machine.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")

@@ -130,8 +130,7 @@ def _is_for_console(record: logging.LogRecord) -> bool:
 def setup_logging(path: Path, rank: int, console: Console | None = None) -> Iterator[None]:
     """Send log records to a rank's file (appending) and to a console; put everything back at the end.
 
-    Raises:
-        OSError: the file cannot be opened.
+    Raises OSError: the file cannot be opened.
     """
     file = _FileHandler(path)
     file.setFormatter(_RankFormatter(rank))

@@ -19,8 +19,7 @@ MAX_BYTES = 64 * 2**20
 def install() -> None:
     """Replace the two; once per process, before the first group.
 
-    Raises:
-        RuntimeError: this torch has not the functions that the tested one has.
+    Raises RuntimeError: this torch has not the functions that the tested one has.
     """
     if not (callable(getattr(c10d, "_object_to_tensor", None)) and hasattr(c10d, "_tensor_to_object")):
         raise RuntimeError(f"torch {torch.__version__} sends objects in another way than the tested version")
@@ -33,8 +32,7 @@ def install() -> None:
 def _object_to_tensor(value: Any, device: torch.device, group: Any) -> tuple[Tensor, Tensor]:
     """The bytes of an object and how many they are, as torch's own function gives them.
 
-    Raises:
-        TypeError: it is no plain data.
+    Raises TypeError: it is no plain data.
     """
     raw = json.dumps(_tagged(value)).encode()
     sent = torch.frombuffer(bytearray(raw), dtype=torch.uint8).clone().to(device)  # torch will resize it

@@ -76,7 +76,6 @@ def load_model(
 def saved_labels(checkpoint: Checkpoint) -> tuple[str, ...]:
     """The classes of a fine-tuned BERT, in the order of their numbers; empty where it is none.
 
-    Raises:
-        IntegrityError: they are no names.
+    Raises IntegrityError: they are no names.
     """
     return checkpoint.part(LABELS, names) if LABELS in checkpoint.state else ()

@@ -30,8 +30,7 @@ def checked_sampling(
 ) -> Sampling:
     """How to draw, from the options that were given.
 
-    Raises:
-        UserError: an option is out of range, or has no effect.
+    Raises UserError: an option is out of range, or has no effect.
     """
     drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--seed": seed}
     useless = [name for name, value in drawing.items() if value is not None]

@@ -27,8 +27,7 @@ def new_secret() -> str:
 def job_secret(environment: Mapping[str, str]) -> bytes:
     """The secret that this job's ranks share.
 
-    Raises:
-        UserError: it is too short, others can read its file, or there can be no file.
+    Raises UserError: it is too short, others can read its file, or there can be no file.
     """
     given = environment.get(VARIABLE)
     if given is None:

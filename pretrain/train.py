@@ -290,8 +290,7 @@ class _Loop:
     def keep(self, step: int, saves: bool, last: bool) -> None:
         """Compare replicas and save after `step` steps, where it is their turn.
 
-        Raises:
-            UserError: saving has failed too often, or for the `last` time.
+        Raises UserError: saving has failed too often, or for the `last` time.
         """
         if self.should_compare(step, saves):
             self.run.pulse.mark(Phase.COMPARISON)

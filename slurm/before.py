@@ -25,8 +25,7 @@ LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "ramfs", "z
 def together(*checks: Callable[[], object]) -> None:
     """Make every check, and raise what they found as one.
 
-    Raises:
-        UserError: of one check, or of several; ConfigError where all are.
+    Raises UserError: of one check, or of several; ConfigError where all are.
     """
     found: list[UserError] = []
     for check in checks:

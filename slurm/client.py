@@ -69,9 +69,8 @@ def sbatch(script: Path, *options: str) -> str:
 def scancel(*arguments: str) -> None:
     """Cancel or signal a job.
 
-    Raises:
-        UserError: Slurm says why it could not. (Of array tasks, scancel 22.05 fails without a word, having
-            done what it was asked.)
+    Raises UserError: Slurm says why it could not. (Of array tasks, scancel 22.05 fails without a word, having
+    done what it was asked.)
     """
     done = subprocess.run(["scancel", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0 and done.stderr.strip():

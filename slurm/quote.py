@@ -11,8 +11,7 @@ def for_shell(value: object) -> str:
 def for_sbatch(value: object) -> str:
     """A word in an #SBATCH line: a backslash counts within quotation marks too, a space only there is kept.
 
-    Raises:
-        ValueError: the value has a line's end, after which sbatch reads no more of it.
+    Raises ValueError: the value has a line's end, after which sbatch reads no more of it.
     """
     text = str(value)
     if re.search(r"[\x00-\x1f\x7f]", text):

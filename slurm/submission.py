@@ -133,8 +133,7 @@ def new_submission(run: Path) -> Submission:
 def new_folder(parent: Path, prefix: str) -> Path:
     """Make the next numbered folder: 0001, 0002 and so on, after a prefix.
 
-    Raises:
-        UserError: it cannot be made.
+    Raises UserError: it cannot be made.
     """
     found = (re.fullmatch(rf"{re.escape(prefix)}(\d{{4,}})", path.name) for path in parent.glob("*"))
     number = max((int(match[1]) for match in found if match), default=0) + 1

@@ -51,8 +51,7 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
 
     Resizing is bicubic with antialiasing, over the area of the crop. Of an animation it is the first frame.
 
-    Raises:
-        BadImage: the bytes are not an image, are damaged, or mean nothing as 8-bit colours.
+    Raises BadImage: the bytes are not an image, are damaged, or mean nothing as 8-bit colours.
     """
     try:
         with warnings.catch_warnings():

@@ -28,8 +28,7 @@ class Example:
 def read_examples(definition: Definition) -> dict[str, list[Example]]:
     """The examples of each split.
 
-    Raises:
-        UserError: a file holds none, a line is no JSON object, or lacks a field that the task names.
+    Raises UserError: a file holds none, a line is no JSON object, or lacks a field that the task names.
     """
     found: dict[str, list[Example]] = {}
     for split, paths in definition.data.items():

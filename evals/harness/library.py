@@ -23,8 +23,7 @@ _SETTINGS = {
 def require_harness() -> None:
     """Keep the harness off the network and quiet; before anything of it is imported.
 
-    Raises:
-        UserError: it is not installed.
+    Raises UserError: it is not installed.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(

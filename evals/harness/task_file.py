@@ -30,8 +30,7 @@ class TaskFile:
 def read_task_file(path: Path) -> TaskFile:
     """Read a task file and what it includes; its own keys win.
 
-    Raises:
-        UserError: the file is not there, is empty, is no YAML mapping or would run code.
+    Raises UserError: the file is not there, is empty, is no YAML mapping or would run code.
     """
     keys: dict[str, Any] = {}
     files: list[Path] = []

@@ -16,8 +16,7 @@ FEWSHOT_SEED = 1234
 def build_task(definition: Definition) -> Any:
     """A `ConfigurableTask` of the harness with every request built.
 
-    Raises:
-        UserError: something is wrong with the definition or an example.
+    Raises UserError: something is wrong with the definition or an example.
     """
     examples = read_examples(definition)
     if definition.settings.get("output_type", "generate_until") == "generate_until":
@@ -99,8 +98,7 @@ def _check_answers(definition: Definition, task: Any, examples: dict[str, list[E
 def metrics_of(definition: Definition, task: Any, found: dict[str, Any]) -> dict[str, tuple[float, str]]:
     """Metric -> value and definition, from what the harness has found of one task.
 
-    Raises:
-        UserError: a metric that the task names has no value for its kind of output.
+    Raises UserError: a metric that the task names has no value for its kind of output.
     """
     documents = found["sample_len"]
     result: dict[str, tuple[float, str]] = {}

@@ -62,8 +62,7 @@ def compare(
 
     say: told of warnings, on rank 0.
 
-    Raises:
-        UserError: images of another size or channels, or too few of them.
+    Raises UserError: images of another size or channels, or too few of them.
     """
     _require_fits(asked)
     extractor, cache = asked.extractor, asked.cache

@@ -25,8 +25,7 @@ class OpenedChat:
 def open_chat(config: ChatConfig, start: Start) -> OpenedChat:
     """Read everything that a config names.
 
-    Raises:
-        UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.
+    Raises UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.
     """
     template = _template(config, start.checkpoint)
     folder = tokenizer_folder(start.checkpoint)

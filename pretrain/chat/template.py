@@ -102,8 +102,7 @@ class ChatTemplate:
     def answers(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """The ids of a whole conversation, and which of them the assistant says, with the ends of its turns.
 
-        Raises:
-            UserError: the template does not say where an answer begins or ends.
+        Raises UserError: the template does not say where an answer begins or ends.
         """
         ids = self.tokens(tokenizer, messages, answer=False)
         said = [False] * len(ids)

@@ -88,8 +88,7 @@ class Checkpoint:
     def config_text(self) -> str:
         """The resolved config of the run that wrote it; the config as written where that was not stored.
 
-        Raises:
-            IntegrityError: it holds neither.
+        Raises IntegrityError: it holds neither.
         """
         name = "config.resolved.yaml" if "config.resolved.yaml" in self._manifest.files else "config.yaml"
         return self.file(name).decode()
@@ -102,8 +101,7 @@ class Checkpoint:
     def file(self, name: str) -> bytes:
         """Content of one of `files`.
 
-        Raises:
-            IntegrityError: the checkpoint does not hold it, or it cannot be read.
+        Raises IntegrityError: the checkpoint does not hold it, or it cannot be read.
         """
         if name not in self._manifest.files:
             raise IntegrityError(f"{self.path}: holds no {name}; it holds {', '.join(self.files)}")
@@ -147,8 +145,7 @@ class Checkpoint:
     def require_all_read(self, keys: Iterable[str], group: Group | None = None) -> None:
         """Refuse a model that leaves out part of the checkpoint; `keys` are those of all ranks together.
 
-        Raises:
-            UserError: names the tensors that nobody asked for.
+        Raises UserError: names the tensors that nobody asked for.
         """
         if left := self.unread(keys, group):
             names = ", ".join(f"{key} {self.index[key].describe}" for key in left[:5])
@@ -266,8 +263,7 @@ def _may_meet(a: Extent, b: Extent) -> bool:
 def open_checkpoint(path: Path | str) -> Checkpoint:
     """Open a step folder for reading; `resolve` finds and verifies it first.
 
-    Raises:
-        IntegrityError: no manifest, or a damaged manifest, index or state.
+    Raises IntegrityError: no manifest, or a damaged manifest, index or state.
     """
     return Checkpoint(path)
 

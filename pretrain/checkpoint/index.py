@@ -97,9 +97,8 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
     """One index from what each writer (named for the message) wrote; every element must be in exactly one
     piece.
 
-    Raises:
-        IntegrityError: writers disagree on a tensor, or its pieces leave a hole or overlap. That is a defect
-            of the layout's description, and must not become a checkpoint.
+    Raises IntegrityError: writers disagree on a tensor, or its pieces leave a hole or overlap. That is a
+    defect of the layout's description, and must not become a checkpoint.
     """
     merged: dict[str, LogicalTensor] = {}
     pieces: dict[str, list[StoredPiece]] = {}
@@ -141,8 +140,7 @@ def dump(index: Index) -> bytes:
 def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
     """Read index.json.
 
-    Raises:
-        IntegrityError: it is not one, is of another version, or names a file outside of the checkpoint.
+    Raises IntegrityError: it is not one, is of another version, or names a file outside of the checkpoint.
     """
     try:
         value = parse_json(text)

@@ -141,8 +141,7 @@ class Entry:
 def read_header(path: Path) -> dict[str, Entry]:
     """Parse and check a file's header against the size of the file.
 
-    Raises:
-        IntegrityError: the file is not safetensors, or is cut off; names the file, and a pickle as such.
+    Raises IntegrityError: the file is not safetensors, or is cut off; names the file, and a pickle as such.
     """
     size = os.stat(path).st_size
     with open(path, "rb") as file:

@@ -52,8 +52,7 @@ class SaveJob:
     ) -> "SaveJob":
         """Keep the pieces that the rank owns and that hold anything; check the names of the files.
 
-        Raises:
-            ValueError: a file's name has no place in a checkpoint.
+        Raises ValueError: a file's name has no place in a checkpoint.
         """
         for name in files:
             problem = "which is written by the save itself" if name in OWN_FILES else name_problem(name)
@@ -203,8 +202,7 @@ def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
 def require_space(folder: Path, step: int, needed: int) -> None:
     """Refuse a save that cannot fit.
 
-    Raises:
-        OSError: less than `needed` bytes are free where `folder` lies.
+    Raises OSError: less than `needed` bytes are free where `folder` lies.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -10,8 +10,7 @@ from pretrain.data.text import TrainingData, ValidationData
 def open_data(config: TokenConfig) -> tuple[TrainingFeed, ValidationFeed | None]:
     """Training samples, and what is validated on if there is anything.
 
-    Raises:
-        UserError, IntegrityError: the shards are not there, damaged or of no use; names the path.
+    Raises UserError, IntegrityError: the shards are not there, damaged or of no use; names the path.
     """
     if isinstance(config, BertConfig):
         return BertTrainingData.from_config(config), BertValidationData.from_config(config)

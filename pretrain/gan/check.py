@@ -16,8 +16,7 @@ from pretrain.models.gan.build import parameter_counts, shape_of
 def check_images(loaded: LoadedConfig, config: GanConfig, processes: int | None) -> ImageData:
     """Open the images that a config names.
 
-    Raises:
-        ConfigError: they are missing or do not fit; IntegrityError: they are damaged.
+    Raises ConfigError: they are missing or do not fit; IntegrityError: they are damaged.
     """
     try:
         return open_images(config, processes or 1)

@@ -30,8 +30,7 @@ def import_deepspeed(device: torch.device) -> Any:
     Its all-reduce through shared memory is switched off: it is compiled at the first use, by a compiler that
     a cluster's nodes may not have, and ranks that die leave its memory behind.
 
-    Raises:
-        UserError: another version than the one whose private names we use were tested with.
+    Raises UserError: another version than the one whose private names we use were tested with.
     """
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ["LOCAL_RANK"] = str(device.index or 0)  # the device that it takes
@@ -124,8 +123,7 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add one micro-batch's gradient of its mean loss; the last one of an update is reduced over ranks.
 
-        Raises:
-            RuntimeError: a second backward pass before `step`.
+        Raises RuntimeError: a second backward pass before `step`.
         """
         if self._awaits_step:
             raise RuntimeError(
@@ -137,8 +135,7 @@ class Engine:
     def step(self) -> None:
         """End a micro-batch; after the last one, update the weights.
 
-        Raises:
-            HealthError: the gradient is not finite; the weights are as before then.
+        Raises HealthError: the gradient is not finite; the weights are as before then.
         """
         self._awaits_step = False
         self._done += 1

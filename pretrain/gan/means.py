@@ -50,8 +50,7 @@ class Means:
     def take(self) -> Sequence[float]:
         """The means, the same on every rank.
 
-        Raises:
-            HealthError: on every rank, if the loss is not finite; the message names the ranks of it.
+        Raises HealthError: on every rank, if the loss is not finite; the message names the ranks of it.
         """
         if self._sending is not None:
             self._sending.wait()

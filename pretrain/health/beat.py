@@ -123,8 +123,7 @@ class Heart:
 def read_beat(folder: Path, rank: int, job: str | None = None) -> Beat | None:
     """The heartbeat of a rank; None if there is none, or none of this job.
 
-    Raises:
-        OSError: it cannot be read.
+    Raises OSError: it cannot be read.
     """
     try:
         beat = parse(Beat, read_bytes(path_of(folder, rank), 8 * _BYTES))

@@ -9,8 +9,7 @@ from pretrain.errors import UserError
 def require_transformers(command: str) -> None:
     """Refuse a command without transformers, and keep it off the network and quiet.
 
-    Raises:
-        UserError: it is not installed.
+    Raises UserError: it is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
         raise UserError(f"{command} needs the package transformers: pip install 'pretrain[hf]'")

@@ -12,8 +12,7 @@ from pretrain.errors import UserError
 def new_folder(path: str) -> Iterator[Path]:
     """A folder to fill, which gets its name when the `with` block ends well, and goes when it does not.
 
-    Raises:
-        UserError: there is something under the name already.
+    Raises UserError: there is something under the name already.
     """
     if "\0" in path:
         raise UserError(f"path {path!r} holds a NUL byte")

@@ -170,8 +170,7 @@ def _model(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]
 def prove(tokenizer: Tokenizer, library: Any) -> None:
     """Encode some thousand texts with both.
 
-    Raises:
-        UserError: one gives different ids, or does not come back.
+    Raises UserError: one gives different ids, or does not come back.
     """
     library.encode_special_tokens = True
     for text in (*_trials(tokenizer), *trial_texts([])):

@@ -43,8 +43,7 @@ class Request:
 def plan_command(path: str, overrides: Sequence[str], request: Request) -> None:
     """Print the plan of a config.
 
-    Raises:
-        UserError: the config does not fit the cluster, or there is nothing to plan.
+    Raises UserError: the config does not fit the cluster, or there is nothing to plan.
     """
     # Before torch is imported: a plan is the same with and without GPUs in the machine that makes it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

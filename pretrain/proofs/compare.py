@@ -40,8 +40,7 @@ class Comparison:
 def compare_runs(one: Path, other: Path) -> list[Comparison]:
     """Curves and newest checkpoints of two runs; equal where every `differing` is 0.
 
-    Raises:
-        IntegrityError: one has no journal or no good checkpoint.
+    Raises IntegrityError: one has no journal or no good checkpoint.
     """
     curves = [_compare_curves(one, other, metric) for metric in CURVES]
     pair = newest(one), newest(other)

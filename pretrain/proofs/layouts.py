@@ -104,8 +104,7 @@ def problems(config: CorpusConfig, layout: ProofLayout) -> list[str]:
 def asked_layouts(config: CorpusConfig, text: str) -> list[ProofLayout]:
     """The layouts of a comma-separated list.
 
-    Raises:
-        UserError: one is not understood, is given twice, or breaks a rule in this config.
+    Raises UserError: one is not understood, is given twice, or breaks a rule in this config.
     """
     layouts = [parse_layout(name, config.parallel) for name in text.split(",")]
     layers = layers_for(layouts)

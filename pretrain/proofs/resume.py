@@ -124,8 +124,7 @@ def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> N
 def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: int) -> _Kill:
     """Train and end all ranks with SIGKILL at a random moment after the checkpoint of `steps`.
 
-    Raises:
-        UserError: the run failed, or was over each time before it could be killed.
+    Raises UserError: the run failed, or was over each time before it could be killed.
     """
     run = Path(config.run.dir)
     for hurry in range(1, ATTEMPTS + 1):  # a run of short steps is over soon after the checkpoint

@@ -36,8 +36,7 @@ S = TypeVar("S", StageConfig, BatchStageConfig)
 def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
     """A new folder beside `run.dir`, or in `out`; removed in the end, kept and named if the proof failed.
 
-    Raises:
-        UserError: it cannot be made.
+    Raises UserError: it cannot be made.
     """
     parent = Path(out) if out is not None else RunFolder(run_dir).path.parent
     try:
@@ -58,8 +57,7 @@ def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
 def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> CorpusConfig:
     """The user's config, with its data at hand.
 
-    Raises:
-        UserError: the config or its data are wrong, or a launcher has started this process as a rank.
+    Raises UserError: the config or its data are wrong, or a launcher has started this process as a rank.
     """
     launcher = find_place(os.environ).launcher
     if launcher != "alone":

@@ -26,8 +26,7 @@ FAMILIES: dict[str, Callable[[Kitchen], list[Row]]] = {"GPT": gpt, "BERT": bert,
 def quickstart_command(out: str) -> None:
     """Run every family and close with a table of what was done and how to look at it.
 
-    Raises:
-        UserError: the folder is not empty, or a command failed.
+    Raises UserError: the folder is not empty, or a command failed.
     """
     if not CONFIGS.is_dir():
         raise UserError(f"{CONFIGS} is missing: run the quickstart from a clone of the repository")

@@ -31,8 +31,7 @@ def dtype_of(config: RnnConfig) -> torch.dtype:
 def load_rnn(path: Path, device: torch.device) -> SavedRnn:
     """Open a verified step folder.
 
-    Raises:
-        UserError, IntegrityError: the run trained something else, or the folder is damaged.
+    Raises UserError, IntegrityError: the run trained something else, or the folder is damaged.
     """
     checkpoint = open_checkpoint(path)
     loaded = read_config(str(path / RESOLVED_CONFIG)).config

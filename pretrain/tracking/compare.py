@@ -137,8 +137,7 @@ def _number(value: float | None) -> str:
 def draw(runs: Sequence[Run], picture: Path) -> None:
     """Losses as a PNG of 1600 x 900 pixels: over tokens or images where all runs count the same, or steps.
 
-    Raises:
-        UserError: no run has a loss; the file cannot be written.
+    Raises UserError: no run has a loss; the file cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

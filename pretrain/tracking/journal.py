@@ -113,8 +113,7 @@ class Journal:
     def sync(self) -> None:
         """Put every line on the disk: a checkpoint must not outlive the lines of its steps.
 
-        Raises:
-            OSError: lines are still waiting for room on the disk.
+        Raises OSError: lines are still waiting for room on the disk.
         """
         self._flush()
         if self._refusal is not None:

@@ -75,8 +75,7 @@ def read_record(folder: RunFolder) -> Record:
 def write_sent(folder: RunFolder, sent: Sent, is_own: bool = True) -> None:
     """Put one server's entry into the record; the run's own server comes first.
 
-    Raises:
-        OSError: it cannot be written.
+    Raises OSError: it cannot be written.
     """
     servers = [sent if other.uri == sent.uri else other for other in read_record(folder).servers]
     if sent not in servers:

@@ -25,8 +25,7 @@ class ModelVersion:
 def find_version(uri: str, version: ModelVersion) -> str | None:
     """The number of a version of the same checkpoint, None if there is none.
 
-    Raises:
-        Exception: whatever mlflow raises where a server is down, slow or refuses.
+    Raises Exception: whatever mlflow raises where a server is down, slow or refuses.
     """
     for found in connect(uri).search_model_versions(f"name = '{version.name}'"):
         if all(found.tags.get(tag) == version.tags[tag] for tag in IDENTITY):

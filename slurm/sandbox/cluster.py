@@ -59,8 +59,7 @@ class Sandbox:
     def up(self, shape: Shape) -> None:
         """Start a cluster; returns once all nodes are idle.
 
-        Raises:
-            UserError: not root; it is up already; the folder holds other things; a daemon does not start.
+        Raises UserError: not root; it is up already; the folder holds other things; a daemon does not start.
         """
         if os.geteuid() != 0:
             raise UserError("the sandbox needs root: each node has its own hostname and /etc/hosts")
@@ -86,8 +85,7 @@ class Sandbox:
     def down(self) -> None:
         """End every process of the cluster and of its jobs. The folder stays, for its logs.
 
-        Raises:
-            UserError: the folder holds no sandbox.
+        Raises UserError: the folder holds no sandbox.
         """
         if not (self.folder / MARK).is_file():
             raise UserError(f"{self.folder}: there is no sandbox here")

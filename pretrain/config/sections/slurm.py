@@ -83,8 +83,7 @@ def _assignment(text: str) -> str:
 def seconds_of(time: str) -> int:
     """Seconds of a time limit as Slurm writes it: M, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
 
-    Raises:
-        ValueError: it is none of these.
+    Raises ValueError: it is none of these.
     """
     match = TIME.fullmatch(time)
     if match is None:

@@ -55,8 +55,7 @@ def read_table(path: str, texts: Sequence[str], label: str) -> list[TextRow]:
 def read_lines(path: str) -> Iterator[tuple[int, str]]:
     """Line numbers, from 1, and lines without their ends.
 
-    Raises:
-        UserError: the file cannot be read, or is not UTF-8 text.
+    Raises UserError: the file cannot be read, or is not UTF-8 text.
     """
     for number, line in enumerate(_raw_lines(path), 1):
         if len(line) > LINE_BYTES:
@@ -123,8 +122,7 @@ def no_key(names: Sequence[str], column: str) -> str:
 def read_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers, from 1, and objects of a .jsonl.
 
-    Raises:
-        UserError: the file cannot be read, or a line is no object.
+    Raises UserError: the file cannot be read, or a line is no object.
     """
     for number, line in read_lines(path):
         if not line.strip():
