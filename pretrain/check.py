@@ -132,15 +132,15 @@ def check_data(loaded: LoadedConfig, *, anew: bool = False) -> "TrainingFeed":
 
 
 def _together(loaded: LoadedConfig, problems: Sequence[tuple[str, UserError]]) -> UserError:
-    first = loaded.sources["data.train"]
-    joined = ConfigError(
-        [
-            Problem(loaded.sources.get(key, first), key, str(error).removeprefix(f"{key}: "))
-            for key, error in problems
-        ]
-    )
+    joined = ConfigError([_at_its_line(loaded, key, error) for key, error in problems])
     damaged = all(isinstance(error, IntegrityError) for _, error in problems)
     return IntegrityError(str(joined)) if damaged else joined
+
+
+def _at_its_line(loaded: LoadedConfig, key: str, error: UserError) -> Problem:
+    if error.key is not None and error.key in loaded.sources:
+        return Problem(loaded.sources[error.key], error.key, error.text)
+    return Problem(loaded.sources.get(key, loaded.sources["data.train"]), key, str(error))
 
 
 def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:

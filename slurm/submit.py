@@ -168,6 +168,7 @@ def _refuse_second_job(run: RunFolder) -> None:
         job = find_job(submission.job) if submission.job and is_here() else None
         if job is not None and job.is_active:
             raise UserError(
-                f"run.dir: job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
-                "first, or choose another run.dir"
+                f"job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
+                "first, or choose another run.dir",
+                "run.dir",
             )

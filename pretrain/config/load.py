@@ -5,7 +5,8 @@ a file are reported together, each as `file:line: section.key: what is wrong`.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from pretrain.config.rules import violations
 from pretrain.config.schema import MISSING, kind_of, leaf_keys, nearest_name, problems_of, show
 from pretrain.config.sections import KINDS, Config, Section
 from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
-from pretrain.errors import UserError
+from pretrain.errors import IntegrityError, UserError
 
 S = TypeVar("S", bound=Section)
 MAX_BYTES = 1 << 20
@@ -37,6 +38,22 @@ class LoadedConfig:
     sources: Mapping[str, Place]
     """Dotted key -> place of its value, for every key; `default` where nobody wrote it."""
     path: str
+
+    @contextmanager
+    def at_its_line(self) -> Iterator[None]:
+        """Give an error about a key the place where the key is written.
+
+        Raises:
+            ConfigError: for a UserError that names a key of the config; damage stays an IntegrityError.
+        """
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except UserError as error:
+            if error.key is None or error.key not in self.sources:
+                raise
+            raise ConfigError([Problem(self.sources[error.key], error.key, error.text)]) from None
 
 
 @dataclass(frozen=True)
