@@ -1,12 +1,18 @@
 """A run that trains a GAN on DeepSpeed."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from pretrain.config.sections.common import Config, EvalConfig, HealthConfig, ModelConfig
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.section import Count, MicroSize, Section, Width
+from pretrain.gan_losses import LOSSES, published
+
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSSES)]
 
 Stage = Literal[0, 1, 2, 3]
 Augmentation = Literal["color", "translation", "cutout"]
@@ -98,9 +104,7 @@ class GanOptimizerConfig(Section):
 class GanLossConfig(Section):
     """The game and what keeps it stable."""
 
-    kind: Literal["minimax", "non_saturating", "hinge", "wasserstein", "relativistic"] = "non_saturating"
-    """minimax, non_saturating: Goodfellow et al. 2014. hinge: Lim & Ye 2017. wasserstein: Arjovsky et al.
-    2017. relativistic: RpGAN, each real image against a generated one (Jolicoeur-Martineau 2019)."""
+    kind: LossName = Field("non_saturating", description=published())
     discriminator_steps: int = Field(1, ge=1, le=100)
     """Updates of D, each on images of its own, before one of G."""
     gradient_penalty: float = Field(0.0, ge=0)
