@@ -41,3 +41,8 @@ def summary(config: CnnConfig, processes: int | None, data: ImageData | None) ->
             "gradient accumulation",
             f"micro-batches of {config.batch.micro_size} a step and process: {count}",
         )
+
+
+def contents(data: ImageData) -> str:
+    """What was opened."""
+    return f"{counted(data.samples_per_epoch, 'image')} of {counted(data.num_classes, 'class')}"

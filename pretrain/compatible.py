@@ -15,7 +15,7 @@ from data_tools.counts import are, counted
 from pretrain.config.derived import final_decay
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
-from pretrain.config.sections import KINDS
+from pretrain.kinds import RECORDS, kind_named
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
 @cache
 def _defaults(kind: str) -> Mapping[str, object]:
     """The keys of a kind that need not be given, with their defaults."""
-    if kind not in KINDS:
+    if kind not in RECORDS:
         return {}
-    fields = {dotted(path): field for path, field in leaf_keys(KINDS[kind])}
+    fields = {dotted(path): field for path, field in leaf_keys(kind_named(kind).config)}
     return {key: field.get_default() for key, field in fields.items() if not field.is_required()}
 
 

@@ -75,6 +75,7 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
     commonest: int
     tagged: bool
     totals = FinetuneTotals
+    reads_numbers = True
 
     @classmethod
     def of(cls, config: FinetuneConfig, layout: Layout, data: LabelledTraining) -> "FinetuneFamily":
@@ -88,6 +89,13 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
     def labels(self, batch: LabelledBatch) -> tuple[float]:
         """Texts or words to answer for."""
         return (float((batch.labels != NO_LABEL).sum()),)
+
+    def dummy_batch(self) -> LabelledBatch:
+        """Of the first class."""
+        batch = self.config.batch
+        ids = torch.zeros(batch.micro_size, batch.sequence_length, dtype=torch.int64)
+        labels = ids if self.tagged else ids[:, 0]
+        return LabelledBatch(ids, ids, torch.ones_like(ids, dtype=torch.bool), labels, tuple(range(len(ids))))
 
     def without_labels(self, batch: LabelledBatch) -> LabelledBatch:
         """Nothing is asked."""

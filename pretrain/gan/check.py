@@ -40,3 +40,8 @@ def summary(config: GanConfig, processes: int | None, data: ImageData | None) ->
         micro = micro_size(config, processes)
         count = size // (micro * processes)
         yield "gradient accumulation", f"micro-batches of {micro} an update and process: {count}"
+
+
+def contents(data: ImageData) -> str:
+    """What was opened."""
+    return counted(data.samples_per_epoch, "image")

@@ -10,8 +10,9 @@ from pretrain.config.load import load_config, read_config
 from pretrain.config.node import ConfigError, Place
 from pretrain.config.resolved import config_to_yaml, resolved_values
 from pretrain.config.schema import leaf_keys
-from pretrain.config.sections import KINDS, GptConfig
+from pretrain.config.sections import GptConfig
 from pretrain.errors import IntegrityError, UserError
+from pretrain.kinds import RECORDS
 
 VALID = """\
 run:
@@ -64,7 +65,7 @@ def test_every_problem_is_reported_at_once_and_at_its_line(file: Path) -> None:
     text = text.replace("kind: gpt", "kind: gtp\n  kind: gpt") + "shedule:\n  kind: cosine\nprecision: f32\n"
     assert problems(file, text, "model.dropout=high") == [
         "a.yaml:3: run.steps: must be a whole number, got 100.0 (write 100)",
-        f"a.yaml:5: model.kind: must be {' or '.join(KINDS)}, got 'gtp' (did you mean 'gpt'?)",
+        f"a.yaml:5: model.kind: must be {' or '.join(RECORDS)}, got 'gtp' (did you mean 'gpt'?)",
         "a.yaml:6: model.kind: duplicate key; it was given in line 5 already",
         "a.yaml:8: model.hiden_size: unknown key 'hiden_size' (did you mean 'hidden_size'?)",
         "a.yaml:15: shedule: unknown section or key 'shedule' (did you mean 'schedule'?)",

@@ -11,14 +11,15 @@ def _unit(setup: Setup[ReplicaConfig]) -> int:
     return setup.config.batch.micro_size * (setup.world_size or 1)
 
 
-RULES: tuple[Rule[ReplicaConfig], ...] = (
-    Rule(
+def rules(samples: str) -> tuple[Rule[ReplicaConfig], ...]:
+    """They call what a batch consists of by the name `samples`."""
+    rule = Rule(
         name="batch divides into micro-batches on every rank",
         key="batch.global_size",
         applies=lambda s: True,
         holds=lambda s: s.config.batch.global_size % _unit(s) == 0,
         message=lambda s: (
-            f"{s.config.batch.global_size} {'images' if isinstance(s.config, CnnConfig) else 'streams'} are "
+            f"{s.config.batch.global_size} {samples} are "
             "no multiple of micro_size"
             + (
                 f" x processes = {s.config.batch.micro_size} x {s.world_size}"
@@ -37,5 +38,5 @@ RULES: tuple[Rule[ReplicaConfig], ...] = (
                 else ()
             ),
         },
-    ),
-)
+    )
+    return (rule,)
