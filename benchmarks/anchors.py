@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from measure import Report, Table, main
 
 from pretrain.config.sections import GptConfig
+from pretrain.families.gpt import GptFamily
 from pretrain.flops import flops_per_token
 from pretrain.plan.hardware import make_cluster
 from pretrain.plan.text_plan import plan_text
@@ -113,7 +114,7 @@ def measure(quick: bool) -> Report:
     rows = []
     for anchor in ANCHORS[:1] if quick else ANCHORS:
         cluster = make_cluster(anchor.gpu, anchor.gpus, None, None, None)
-        plan = plan_text(anchor.config(), anchor.vocabulary, cluster)
+        plan = plan_text(anchor.config(), anchor.vocabulary, cluster, GptFamily)
         seconds, figure = anchor.published()
         planned = plan.time.total
         gpus = f"{anchor.gpus:,} {anchor.gpu.partition('-')[0].upper()}"

@@ -18,10 +18,10 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 from data_tools.builder import BuildOptions, build
 from data_tools.embedded import language_reference
 from data_tools.train_tokenizer import train_tokenizer
+from pretrain.bert.trainer import BertTrainer
 from pretrain.config.sections import BertConfig
 from pretrain.data.bert.text import BertTrainingData
 from pretrain.launch import Place, join_world
-from pretrain.trainer import Trainer
 
 VOCAB, BATCH, SEQUENCE, BATCHES_A_TURN = 2000, 64, 128, 40
 MASKINGS = ("token", "whole_word", "span")
@@ -60,7 +60,7 @@ def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, join_world(Place(0, 1, 0, "alone")) as world:
         folder = Path(name)
         make_shards(folder)
-        trainer = Trainer(config_of(folder, "token"), world)
+        trainer = BertTrainer(config_of(folder, "token"), world)
         numbers = iter(range(1 << 40))
         turns = {"training step": lambda: timed(lambda: [trainer.step(next(numbers)) for _ in range(steps)])}
         for masking in MASKINGS:

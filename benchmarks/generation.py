@@ -16,6 +16,7 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.sections import GptConfig, ParallelConfig
+from pretrain.families.gpt import GptFamily
 from pretrain.generate import generate
 from pretrain.hf.exporter import export_command
 from pretrain.hf.known import architecture_of
@@ -102,7 +103,8 @@ def measure(quick: bool) -> Report:
         theirs = transformers.LlamaForCausalLM.from_pretrained(folder / "out").eval()
         with join_world(Place(0, 1, 0, "alone")) as world:
             saved = open_saved(folder / "run")
-            ours: Model = load_model(saved, saved.config, build_layout(world, ParallelConfig()))
+            layout = build_layout(world, ParallelConfig())
+            ours: Model = load_model(saved, saved.config, layout, GptFamily(saved.config, layout))
             for case, prompts in cases.items():
                 turns = {
                     "ours": lambda prompts=prompts: generate(ours, prompts, EOD, count, GREEDY),

@@ -66,11 +66,11 @@ def our_tree(case: Case, folder: Path, shards: Path) -> dict[str, Any]:
 def our_step(case: Case, folder: Path, shards: Path, stack: ExitStack) -> Callable[[], object]:
     """The step of our trainer in a world of one."""
     from pretrain.config.sections import GptConfig
+    from pretrain.gpt.trainer import GptTrainer
     from pretrain.launch import Place, join_world
-    from pretrain.trainer import Trainer
 
     world = stack.enter_context(join_world(Place(0, 1, 0, "alone")))
-    trainer = Trainer(GptConfig.model_validate(our_tree(case, folder, shards)), world)
+    trainer = GptTrainer(GptConfig.model_validate(our_tree(case, folder, shards)), world)
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))
 

@@ -28,13 +28,13 @@ from pretrain.agree import first_decides
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.gate import Gate
+from pretrain.gpt.trainer import GptTrainer
 from pretrain.health.pulse import Phase, Pulse
 from pretrain.health.spikes import Memory, spike_limit
 from pretrain.health.watch import Watch
 from pretrain.launch import join_world
 from pretrain.run import Run
 from pretrain.spawn import spawn
-from pretrain.trainer import Trainer
 
 RANKS, WARM_UP, CHECKPOINT_EVERY = 2, 20, 100
 PARTS = (
@@ -56,7 +56,7 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
     loaded = load_config(str(config), [f"run.steps={steps + WARM_UP}"], RANKS)
     with join_world() as world:
         gate = Gate(world)
-        trainer = Trainer(loaded.config, world, gate)
+        trainer = GptTrainer(loaded.config, world, gate)
         text = config.read_text()
         resolved = config_to_yaml(loaded.config)
         with Run.open(
@@ -72,7 +72,7 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
             answer.write_text(json.dumps(found))
 
 
-def heartbeats(trainer: Trainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
+def heartbeats(trainer: GptTrainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
     """The thread's share of time, and the ratio of step times with and without heartbeats."""
     watch = run._watch
     assert watch is not None
@@ -109,7 +109,7 @@ def beat_until(watch: Watch, stop: threading.Event, beats: bool) -> None:
             watch._tick()
 
 
-def train(trainer: Trainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
+def train(trainer: GptTrainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
     """The loop; median seconds a step of the step itself, of each part, and of the uploader's CPU."""
     seconds: dict[str, list[float]] = {name: [] for name in ("step", *PARTS)}
     memory = Memory(tuple(float(i) for i in range(64)))

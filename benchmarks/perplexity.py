@@ -19,6 +19,7 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 
 from pretrain.config.sections import GptConfig, ParallelConfig
 from pretrain.data.text import ValidationData
+from pretrain.families.gpt import GptFamily
 from pretrain.launch import Place, join_world
 from pretrain.layout import build_layout
 from pretrain.restore import load_model, open_saved
@@ -65,7 +66,7 @@ def measure(quick: bool) -> Report:
             layout = build_layout(world, ParallelConfig())
             for size in (8, 1):
                 config, data = data_of(saved.config, shards, windows, size)
-                ours = load_model(saved, config, layout)
+                ours = load_model(saved, config, layout, GptFamily(config, layout))
                 batches = [(batch.tokens, batch.labels) for batch in data.micro_batches(0, 1, size)]
                 turns = {
                     "ours": lambda ours=ours, data=data: score(ours, data).loss,

@@ -22,8 +22,8 @@ from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint import Saver, StoreCoordinator, verify
 from pretrain.checkpoint.piece import Piece
 from pretrain.config.sections import CheckpointConfig
+from pretrain.gpt.trainer import GptTrainer
 from pretrain.launch import Place, join_world
-from pretrain.trainer import Trainer
 
 THREADS, STEPS_BETWEEN = 2, 3
 FULL = ("model.num_layers=16", "model.hidden_size=512", "model.num_attention_heads=8")
@@ -34,7 +34,7 @@ SHAPE = ("batch.global_size=1", "batch.micro_size=1", "batch.sequence_length=128
 class Bench:
     """A trainer with a synchronous and an asynchronous saver, and what each round found."""
 
-    def __init__(self, folder: Path, trainer: Trainer) -> None:
+    def __init__(self, folder: Path, trainer: GptTrainer) -> None:
         self.folder, self.trainer, self.step = folder, trainer, 0
         world = trainer.layout.world
         self.savers = {
@@ -106,7 +106,7 @@ def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, join_world(Place(0, 1, 0, "alone")) as world:
         folder = Path(name)
         shards = random_shards(folder / "shards", byte_tokenizer(), 1 << 20)
-        trainer = Trainer(gpt_config(folder, shards, *SHAPE, *(SMALL if quick else FULL)).config, world)
+        trainer = GptTrainer(gpt_config(folder, shards, *SHAPE, *(SMALL if quick else FULL)).config, world)
         bench = Bench(folder, trainer)
         for _ in range(2):
             bench.train()

@@ -24,8 +24,8 @@ from saving import SMALL, THREADS, Bench
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint.piece import Piece
+from pretrain.gpt.trainer import GptTrainer
 from pretrain.launch import Place, join_world
-from pretrain.trainer import Trainer
 
 BILLION = ("model.num_layers=20", "model.hidden_size=2048", "model.num_attention_heads=16")
 SHAPE = ("batch.global_size=1", "batch.micro_size=1", "batch.sequence_length=32")
@@ -82,7 +82,7 @@ def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory() as name, join_world(Place(0, 1, 0, "alone")) as world:
         folder = Path(name)
         shards = random_shards(folder / "shards", byte_tokenizer(), 1 << 20)
-        trainer = Trainer(gpt_config(folder, shards, *SHAPE, *(SMALL if quick else BILLION)).config, world)
+        trainer = GptTrainer(gpt_config(folder, shards, *SHAPE, *(SMALL if quick else BILLION)).config, world)
         bench = LargeBench(folder, trainer)
         bench.train()
         held = resident("VmRSS")

@@ -53,8 +53,8 @@ def our_step(
     seat: Seat, folder: Path, shape: Settings, precision: str, overrides: tuple[str, ...], stack: ExitStack
 ) -> Step:
     """The step of our trainer."""
+    from pretrain.gpt.trainer import GptTrainer
     from pretrain.launch import Place, join_world
-    from pretrain.trainer import Trainer
 
     own = Path(tempfile.mkdtemp(dir=folder))
     loaded = gpt_config(
@@ -72,7 +72,7 @@ def our_step(
     )
     meet(seat)
     place = Place(seat.rank, seat.size, seat.rank, "alone" if seat.size == 1 else "torchrun")
-    trainer = Trainer(loaded.config, stack.enter_context(join_world(place)))
+    trainer = GptTrainer(loaded.config, stack.enter_context(join_world(place)))
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))
 

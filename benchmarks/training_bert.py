@@ -58,11 +58,11 @@ def bert_config(folder: Path, precision: str) -> Any:
 
 def our_step(_: Seat, folder: Path, precision: str, stack: ExitStack) -> Step:
     """The step of our trainer in a world of one."""
+    from pretrain.bert.trainer import BertTrainer
     from pretrain.launch import Place, join_world
-    from pretrain.trainer import Trainer
 
     config = bert_config(folder, precision)
-    trainer = Trainer(config, stack.enter_context(join_world(Place(0, 1, 0, "alone"))))
+    trainer = BertTrainer(config, stack.enter_context(join_world(Place(0, 1, 0, "alone"))))
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))
 

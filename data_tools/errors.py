@@ -30,9 +30,20 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, text: str = "", key: str | None = None) -> None:
+        """Make an error.
+
+        Args:
+            text: what is wrong.
+            key: of the config, dotted, that it is wrong with; None: with none, or with one that is not known.
+        """
+        super().__init__(text)
+        self.text = text
+        self.key = key
+
     def __str__(self) -> str:
-        """The message, as `printable`."""
-        return printable(super().__str__())
+        """The message, its key before it, as `printable`."""
+        return printable(self.text if self.key is None else f"{self.key}: {self.text}")
 
 
 class IntegrityError(UserError):

@@ -2,13 +2,16 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_tools.tokenizer import Tokenizer
+from evals.model import evaluate_model
 from evals.perplexity import standard_error
+from evals.request import EvalRequest
+from evals.result import Result
 from evals.setting import one_file
 from pretrain.chat.data import ChatSequences, ChatValidation
 from pretrain.chat.saved import template_of
@@ -17,6 +20,7 @@ from pretrain.config.sections import ChatConfig
 from pretrain.errors import HealthError, IntegrityError
 from pretrain.families.chat import ChatFamily, ChatTotals
 from pretrain.families.totals import Totals
+from pretrain.launch import World
 from pretrain.layout import Layout
 from pretrain.model import Model
 
@@ -48,7 +52,7 @@ class Answers:
 
     @classmethod
     def over(
-        cls, paths: Sequence[str], opened: Checkpoint, config: ChatConfig, tokenizer: Tokenizer
+        cls, opened: Checkpoint, config: ChatConfig, tokenizer: Tokenizer, request: EvalRequest
     ) -> "Answers":
         """The conversations of `--data`, or else of `data.validation`.
 
@@ -59,7 +63,7 @@ class Answers:
         template = template_of(opened)
         if template is None:
             raise IntegrityError(f"{opened.path}: the checkpoint holds no chat template")
-        file = one_file(paths, config.data.validation)
+        file = one_file(request.data, config.data.validation)
         digest = hashlib.sha256(template.source.encode()).hexdigest()
         sequences = ChatSequences.read(file, config, tokenizer, template)
         return cls(config, ChatValidation(sequences), tokenizer.vocab_size, digest)
@@ -95,3 +99,8 @@ class Answers:
             "chat_template_sha256": self.template,
             "summary": f"scored {sequences.path}: the answers of {len(sequences.examples):,} conversations",
         }
+
+
+def evaluate_chat(path: Path, world: World, request: EvalRequest) -> Result:
+    """Perplexity of answers; see `evaluate_model`."""
+    return evaluate_model(path, world, request, ChatConfig, Answers.over)

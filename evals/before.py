@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from data_tools.sources import is_remote
 from evals.images.options import ImageOptions
+from evals.scored import evaluation_of
 from evals.suite import Entry, only_task
-from pretrain.config.sections import ChatConfig, Config, FinetuneConfig, GanConfig, GptConfig
+from pretrain.config.sections import Config
 from pretrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,13 +32,17 @@ def misfits(entry: Entry, config: Config) -> Iterator[tuple[str, str]]:
         except UserError as error:
             yield "tasks", str(error)
         return
-    kind = config.model.kind
-    if entry.stride is not None and not isinstance(config, GptConfig):
+    evaluation, kind = evaluation_of(config), config.model.kind
+    if entry.stride is not None and "stride" not in evaluation.options:
         yield "stride", f"has no effect on a {kind}; remove it"
-    yield from _images(entry) if isinstance(config, GanConfig) else _useless(entry, kind)
-    if isinstance(config, ChatConfig | FinetuneConfig) and len(entry.data) > 1:
+    for name, value in vars(entry.images).items():
+        if value is not None and name not in evaluation.options:
+            yield name, f"has no effect on a {kind}; remove it"
+    if "extractor" in evaluation.options:
+        yield from _images(entry)
+    if evaluation.one_file and len(entry.data) > 1:
         yield "data", f"{entry.data[1]}: one file at a time; the tasks of a suite have one each"
-    if not entry.data and not _validates(config):
+    if not entry.data and not evaluation.scores_training and not _validates(config):
         yield "data", "the run has no validation data; name what to score"
     for key in ("data", "extractor", "inception_weights"):
         given = getattr(entry, key) or ()
@@ -53,16 +58,8 @@ def _images(entry: Entry) -> Iterator[tuple[str, str]]:
         yield "extractor", str(error)
 
 
-def _useless(entry: Entry, kind: str) -> Iterator[tuple[str, str]]:
-    for name, value in vars(entry.images).items():
-        if value is not None:
-            yield name, f"has no effect on a {kind}; remove it"
-
-
 def _validates(config: Config) -> bool:
-    """Whether there is something to score without naming it."""
-    if isinstance(config, GanConfig):
-        return True  # its training images
+    """Whether the config names something to score."""
     data = getattr(config, "data", None)
     return any(getattr(data, key, None) is not None for key in ("validation", "validation_fraction"))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.evaluate import evaluate, say
+from evals.evaluate import evaluate
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
+from evals.request import say
 from evals.result import Result, require_writable, write_result
 from evals.several import Order, Which, evaluate_several
 from pretrain.errors import UserError
@@ -41,7 +42,7 @@ class Command:
     which: Which = "newest"
     """Checkpoints of the run."""
     overrides: tuple[str, ...] = ()
-    """`section.key=value` texts; `evals.setting.OVERRIDES` says which."""
+    """`section.key=value` texts; the kind's `Evaluation.keys` says which."""
     tasks: tuple[str, ...] = ()
     """Tasks of lm-evaluation-harness: task files, or names of tasks in `task_folder`."""
     task_folder: str | None = None

@@ -1,12 +1,16 @@
 """The task of a fine-tuned BERT: a class for each text, or for each word, of a file with the right ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_tools.counts import counted
+from data_tools.tokenizer import Tokenizer
+from evals.model import evaluate_model
+from evals.request import EvalRequest
+from evals.result import Result
 from evals.setting import one_file
 from pretrain.answers import collect
 from pretrain.checkpoint import Checkpoint
@@ -16,6 +20,7 @@ from pretrain.data.labelled.open import open_examples
 from pretrain.errors import HealthError, UserError
 from pretrain.families.finetune import FinetuneFamily, FinetuneTotals
 from pretrain.families.totals import Totals
+from pretrain.launch import World
 from pretrain.layout import Layout
 from pretrain.model import Model
 from pretrain.restore import TOKENIZER_FOLDER, saved_labels
@@ -42,13 +47,15 @@ class LabelledExamples:
     data: LabelledValidation
 
     @classmethod
-    def over(cls, paths: Sequence[str], checkpoint: Checkpoint, config: FinetuneConfig) -> "LabelledExamples":
+    def over(
+        cls, checkpoint: Checkpoint, config: FinetuneConfig, tokenizer: Tokenizer, request: EvalRequest
+    ) -> "LabelledExamples":
         """The examples of `--data`, or else of `data.validation`.
 
         Raises UserError: there is no such file, something is wrong with it, or the training file shows other
         classes than the model has.
         """
-        file = one_file(paths, config.data.validation)
+        file = one_file(request.data, config.data.validation)
         config = config.model_copy(update={"data": config.data.model_copy(update={"validation": file})})
         training, data = open_examples(config, checkpoint.path / TOKENIZER_FOLDER)
         assert data is not None, "the config names it"
@@ -89,3 +96,8 @@ class LabelledExamples:
             "summary": f"scored {data.path}: {counted(len(data), 'example')} of "
             f"{counted(len(data.labels), 'class')}",
         }
+
+
+def evaluate_finetuned(path: Path, world: World, request: EvalRequest) -> Result:
+    """Accuracy; see `evaluate_model`."""
+    return evaluate_model(path, world, request, FinetuneConfig, LabelledExamples.over)

@@ -17,10 +17,10 @@ from data_tools.index_file import INDEX_BYTES, INDEX_NAME
 from data_tools.remote import fetch
 from data_tools.sources import is_remote
 from evals.result import Result
+from evals.scored import evaluation_of
 from evals.suite import Entry
 from pretrain.checkpoint import open_checkpoint, resolve
 from pretrain.config.load import read_config
-from pretrain.config.sections import ChatConfig, FinetuneConfig
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.restore import RESOLVED_CONFIG
@@ -105,16 +105,8 @@ def _data_of(checkpoint: Path, overrides: Sequence[str], *, other_data: bool) ->
     other_data: what is scored is named beside it.
     """
     given = [each for each in overrides if each.startswith("data.")]
-    config: Any = read_config(str(checkpoint / RESOLVED_CONFIG), given, saved=True).config
-    if isinstance(config, FinetuneConfig):  # the training file says which classes there are
-        scored = None if other_data else config.data.validation
-        return [config.data.train, *([scored] if scored else [])]
-    if other_data:
-        return []
-    if isinstance(config, ChatConfig):
-        return [config.data.validation] if config.data.validation else []
-    named = getattr(config.data, "validation", None) or config.data.train
-    return [source.path for source in named]
+    config = read_config(str(checkpoint / RESOLVED_CONFIG), given, saved=True).config
+    return list(evaluation_of(config).reads(config, other_data))
 
 
 def _fingerprint(path: str) -> str:

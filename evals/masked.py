@@ -3,15 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from data_tools.sources import absolute
+from data_tools.tokenizer import Tokenizer
+from evals.model import evaluate_model, open_sources
+from evals.request import EvalRequest
+from evals.result import Result
+from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import BertConfig
 from pretrain.data.bert.text import BertValidationData
-from pretrain.data.sources import TokenRange
 from pretrain.errors import HealthError
-from pretrain.families.bert import BertTotals
+from pretrain.families.bert import BertFamily, BertTotals
 from pretrain.families.totals import Totals
+from pretrain.launch import World
 from pretrain.layout import Layout
 from pretrain.model import Model
 
@@ -70,17 +76,23 @@ class MaskedTokens:
 
     NAME: ClassVar[str] = "masked"
     DEFINITIONS: ClassVar[Mapping[str, str]] = DEFINITIONS
+    config: BertConfig
     data: BertValidationData
     settings: Mapping[str, Any]
     """How tokens are chosen."""
 
     @classmethod
-    def over(cls, sources: tuple[TokenRange, ...], config: BertConfig) -> "MaskedTokens":
+    def over(
+        cls, opened: Checkpoint, config: BertConfig, tokenizer: Tokenizer, request: EvalRequest
+    ) -> "MaskedTokens":
+        """Samples of the shards of `--data`, or else of the run's validation data."""
+        sources = open_sources(config, tokenizer, request)
         settings = config.data.model_dump(exclude={"train", "validation", "validation_fraction", "tokenizer"})
-        return cls(BertValidationData.over(sources, config), settings)
+        return cls(config, BertValidationData.over(sources, config), settings)
 
-    def family(self, layout: Layout) -> None:
-        """As `model.kind` is pretrained."""
+    def family(self, layout: Layout) -> BertFamily:
+        """A pretrained encoder's."""
+        return BertFamily(self.config, layout)
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         assert isinstance(totals, BertTotals), "its family says so"
@@ -92,4 +104,10 @@ class MaskedTokens:
             "data": [{"path": absolute(source.path), **source.describe()} for source in self.data.sources],
             "samples": self.data.samples,
             "masking": {"seed": self.data.seed, **self.settings},
+            "max_windows": self.config.eval.max_windows,
         }
+
+
+def evaluate_bert(path: Path, world: World, request: EvalRequest) -> Result:
+    """Accuracies; see `evaluate_model`."""
+    return evaluate_model(path, world, request, BertConfig, MaskedTokens.over)

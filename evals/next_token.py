@@ -2,18 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from data_tools.sources import absolute
 from data_tools.tokenizer import Tokenizer
+from evals.model import evaluate_model, open_sources
 from evals.perplexity import DEFINITIONS, perplexities, standard_error
+from evals.request import EvalRequest
+from evals.result import Result
 from evals.text import TextSize, text_size
 from pretrain.agree import first_decides
+from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import GptConfig
-from pretrain.data.sources import TokenRange
 from pretrain.data.text import ValidationData
-from pretrain.families.gpt import GptTotals
+from pretrain.families.gpt import GptFamily, GptTotals
 from pretrain.families.totals import Totals
+from pretrain.launch import World
 from pretrain.layout import Layout
 from pretrain.model import Model
 
@@ -24,18 +29,21 @@ class NextToken:
 
     NAME: ClassVar[str] = "perplexity"
     DEFINITIONS: ClassVar[Mapping[str, str]] = DEFINITIONS
+    config: GptConfig
     data: ValidationData
     tokenizer: Tokenizer
 
     @classmethod
     def over(
-        cls, sources: tuple[TokenRange, ...], config: GptConfig, tokenizer: Tokenizer, stride: int | None
+        cls, opened: Checkpoint, config: GptConfig, tokenizer: Tokenizer, request: EvalRequest
     ) -> "NextToken":
-        """Windows `stride` tokens apart; None: a whole sequence."""
-        return cls(ValidationData.over(sources, config, stride), tokenizer)
+        """Windows `--stride` tokens apart, or a whole sequence."""
+        sources = open_sources(config, tokenizer, request)
+        return cls(config, ValidationData.over(sources, config, request.stride), tokenizer)
 
-    def family(self, layout: Layout) -> None:
-        """As `model.kind` is pretrained."""
+    def family(self, layout: Layout) -> GptFamily:
+        """A decoder's."""
+        return GptFamily(self.config, layout)
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         assert isinstance(totals, GptTotals), "its family says so"
@@ -63,4 +71,10 @@ class NextToken:
             "stride": data.windows_of[0].stride,
             "windows": data.samples,
             "reset_at_document_end": data.reset_at_document_end,
+            "max_windows": self.config.eval.max_windows,
         }
+
+
+def evaluate_gpt(path: Path, world: World, request: EvalRequest) -> Result:
+    """Perplexity; see `evaluate_model`."""
+    return evaluate_model(path, world, request, GptConfig, NextToken.over)

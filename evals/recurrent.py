@@ -1,14 +1,13 @@
 """The perplexity of a recurrent model, over lanes of text that are read from front to back."""
 
-from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
 from data_tools.progress import Progress
 from data_tools.sources import absolute
-from evals.images.options import ImageOptions
 from evals.perplexity import DEFINITIONS as PERPLEXITIES
 from evals.perplexity import perplexities, standard_error
+from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from evals.setting import recurrent_config
 from evals.text import TextSize, text_size
@@ -29,23 +28,13 @@ DEFINITIONS = {name: text for name, text in PERPLEXITIES.items() if name != "win
 }
 
 
-def evaluate_rnn(
-    path: Path,
-    world: World,
-    *,
-    stride: int | None,
-    data: Sequence[str],
-    images: ImageOptions,
-    overrides: Sequence[str],
-) -> Result:
+def evaluate_rnn(path: Path, world: World, request: EvalRequest) -> Result:
     """Score a recurrent model, all ranks together; the same result on every rank.
 
-    Raises UserError for options without effect and for shards of another tokenizer.
+    Raises UserError for shards of another tokenizer.
     """
-    images.refuse_all("on a recurrent model")
-    if stride is not None:
-        raise UserError(f"--stride {stride} has no effect on a recurrent model, whose state has no window")
-    config = recurrent_config(path / RESOLVED_CONFIG, overrides, data=data)
+    data = request.data
+    config = recurrent_config(path / RESOLVED_CONFIG, request.overrides, data=data)
     saved = load_rnn(path, world.device)
     fingerprint = saved.tokenizer.fingerprint
     if data:

@@ -4,57 +4,23 @@ What the model is and what it was trained on comes from the checkpoint. The layo
 over: evaluation starts from one rank per replica, and `parallel.*` overrides say otherwise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data_tools.sources import is_remote
+from evals.scored import evaluation_of
 from pretrain.config import derived
-from pretrain.config.load import read_config
+from pretrain.config.evaluation import LAYOUT, SHARDS
+from pretrain.config.load import LoadedConfig, read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.rules.remote import CACHE_OF_NOTHING
 from pretrain.config.schema import nearest_name
-from pretrain.config.sections import (
-    ChatConfig,
-    Config,
-    CorpusConfig,
-    FinetuneConfig,
-    ParallelConfig,
-    RnnConfig,
-    TextConfig,
-)
+from pretrain.config.sections import Config, ParallelConfig, RnnConfig, TextConfig
 from pretrain.errors import UserError
-
-REPLACED = ("data.train", "data.validation")
-"""Keys of a run on shards that `--data` stands for."""
-LAYOUT_OVERRIDES = (
-    "parallel.tensor",
-    "parallel.pipeline",
-    "parallel.virtual_pipeline",
-    "parallel.context",
-    "parallel.sequence",
-    "batch.micro_size",
-)
-"""Keys that say how an evaluation is spread over ranks."""
-OVERRIDES = (
-    *LAYOUT_OVERRIDES,
-    "eval.max_windows",
-    "data.train",
-    "data.validation",
-    "data.cache_dir",
-    "data.cache_bytes",
-)
-"""Keys that have an effect on an evaluation; all others belong to the training that is done."""
-FINETUNED_OVERRIDES = (*LAYOUT_OVERRIDES, "data.train", "data.validation")
-"""Those of a fine-tuned BERT, whose training file says which classes there are."""
-CHAT_OVERRIDES = (
-    *LAYOUT_OVERRIDES,
-    *(f"data.{key}" for key in ("validation", "prompt", "response", "messages", "too_long")),
-)
-"""Those of a GPT that was fine-tuned on conversations."""
 
 
 def evaluation_config(
@@ -71,12 +37,7 @@ def evaluation_config(
     known: keys that have an effect; None: those of its kind. Raises UserError with everything that is
     wrong with the overrides.
     """
-    saved = read_config(str(path), saved=True).config
-    given = _given(overrides, _known(saved) if known is None else known, bool(data), _replaced(saved))
-    corpus = isinstance(saved, CorpusConfig)
-    layout = ParallelConfig().model_dump()
-    layers = [*overrides, *_defaults(given, bool(data), layout, corpus=corpus)]
-    loaded = read_config(str(path), layers, saved=True)
+    loaded = _read(path, overrides, data, known, on_layout=True)
     config = _fit_batch(narrow(loaded.config, TextConfig, "this evaluation"), world_size)
     if found := _broken(config, world_size, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
@@ -85,9 +46,7 @@ def evaluation_config(
 
 def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str]) -> RnnConfig:
     """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides nothing."""
-    known = [key for key in OVERRIDES if not key.startswith("parallel.")]
-    given = _given(overrides, known, bool(data), REPLACED)
-    loaded = read_config(str(path), [*overrides, *_defaults(given, bool(data), {}, corpus=True)])
+    loaded = _read(path, overrides, data)
     config = narrow(loaded.config, RnnConfig, "this evaluation")
     if found := _broken(config, None, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
@@ -106,15 +65,26 @@ def one_file(paths: Sequence[str], validation: str | None) -> str:
     return paths[0] if paths else str(validation)
 
 
-def _known(config: Config) -> Sequence[str]:
-    if isinstance(config, ChatConfig):
-        return CHAT_OVERRIDES
-    return FINETUNED_OVERRIDES if isinstance(config, FinetuneConfig) else OVERRIDES
+def _read(
+    path: Path,
+    overrides: Sequence[str],
+    data: Sequence[str],
+    known: Sequence[str] | None = None,
+    *,
+    on_layout: bool = False,
+) -> LoadedConfig:
+    """The config with the overrides, and with what does not hold any more put back to its default.
 
-
-def _replaced(config: Config) -> Sequence[str]:
-    """Keys that `--data` stands for."""
-    return REPLACED if isinstance(config, CorpusConfig) else REPLACED[1:]
+    Arguments and errors as of `evaluation_config`; `on_layout`: of a model that is laid out over ranks.
+    """
+    evaluation = evaluation_of(read_config(str(path), saved=True).config)
+    keys = evaluation.keys if known is None else known
+    given = _given(overrides, keys, bool(data), evaluation.stands_for)
+    layout = ParallelConfig().model_dump() if on_layout else {}
+    defaults: dict[str, object] = {f"parallel.{key}": value for key, value in layout.items()}
+    defaults |= dict.fromkeys((*evaluation.forgets, *(evaluation.forgets_with_data if data else ())))
+    layers = [f"{key}={_yaml(value)}" for key, value in defaults.items() if key not in given]
+    return read_config(str(path), [*overrides, *layers], saved=True)
 
 
 def _given(
@@ -143,25 +113,13 @@ def _broken(config: Config, world_size: int | None, data: Sequence[str]) -> list
 
 def _settable(violation: Violation) -> Violation:
     """The violation with those of its remedies that an evaluation has: the model is as it is."""
-    keys = {*OVERRIDES, PROCESSES}
+    keys = {*LAYOUT, *SHARDS, PROCESSES}
     remedies = {key: values for key, values in violation.suggestions.items() if key in keys}
     return replace(violation, suggestions=remedies)
 
 
-def _defaults(
-    given: Sequence[str], other_data: bool, layout: Mapping[str, object], *, corpus: bool
-) -> list[str]:
-    """Overrides that put the checkpoint's layout, and limits that do not hold, back to their defaults."""
-    defaults: dict[str, object] = {f"parallel.{key}": value for key, value in layout.items()}
-    if corpus:
-        defaults["data.tokenizer"] = None  # the checkpoint carries its own
-    if corpus and other_data:
-        defaults["eval.max_windows"] = None
-    return [
-        f"{key}={'null' if value is None else str(value).lower()}"
-        for key, value in defaults.items()
-        if key not in given
-    ]
+def _yaml(value: object) -> str:
+    return "null" if value is None else str(value).lower()
 
 
 def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:

@@ -8,8 +8,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
-from evals.evaluate import LayoutOf, evaluate, say
+from evals.evaluate import evaluate
 from evals.ledger import find, keep, key_of
+from evals.request import LayoutOf, say
 from evals.result import Result, write_text
 from evals.suite import Entry, Suite, load_suite, named_tasks, only_task
 from pretrain.agree import first_decides

@@ -8,23 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from evals.images.options import ImageOptions
+from evals.scored import evaluation_named, kinds_with
 from pretrain.config.load import read_section
 from pretrain.config.node import ConfigError, Place, Problem
 from pretrain.config.sections import Section
 from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathText
-from pretrain.errors import UserError
 
-TASKS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "perplexity": ("gpt", "rnn"),
-        "masked": ("bert",),
-        "answers": ("gpt-chat",),
-        "accuracy": ("cnn", "bert-classifier", "bert-tagger"),
-        "images": ("gan",),
-        "harness": ("gpt", "gpt-chat"),
-    }
-)
-"""Task -> the kinds of models that it is for."""
 _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "perplexity": ("data", "stride", "max_windows"),
@@ -125,11 +114,11 @@ class Suite:
     def misfit(self, kind: str) -> str | None:
         """Why a checkpoint of a kind cannot be scored with this suite; None if it can."""
         for number, entry in enumerate(self.entries, start=1):
-            if kind not in TASKS[entry.task]:
-                fits = [task for task, kinds in TASKS.items() if kind in kinds]
+            if kind not in kinds_with(entry.task):
+                fits = [task for task in _OPTIONS if kind in kinds_with(task)]
                 return (
                     f"{self.path}: task {number}, {entry.task}, is for model.kind "
-                    f"{' or '.join(TASKS[entry.task])}, not {kind}"
+                    f"{' or '.join(kinds_with(entry.task))}, not {kind}"
                     + (f"; for {kind} there is {' and '.join(fits)}" if fits else "")
                 )
         return None
@@ -160,11 +149,7 @@ def named_tasks(tasks: tuple[str, ...], folder: str | None) -> Suite:
 
 def only_task(kind: str) -> Suite:
     """What `pretrain eval` scores of a kind when no suite is given; raises UserError if there is nothing."""
-    found = [task for task, kinds in TASKS.items() if kind in kinds]
-    if not found:
-        known = ", ".join(dict.fromkeys(name for kinds in TASKS.values() for name in kinds))
-        raise UserError(f"pretrain eval scores no {kind}; it scores: {known}")
-    return Suite(None, (Entry.model_validate({"task": found[0]}),))
+    return Suite(None, (Entry.model_validate({"task": evaluation_named(kind).tasks[0]}),))
 
 
 def _numbered(file: SuiteFile) -> list[tuple[str, Entry]]:

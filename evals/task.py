@@ -22,8 +22,8 @@ class Task(Protocol):
     def data(self) -> ValidationFeed:
         """Validation data of the model's kind."""
 
-    def family(self, layout: Layout) -> Family[Any, Any] | None:
-        """How the model is run; None: as what its `model.kind` is pretrained as."""
+    def family(self, layout: Layout) -> Family[Any, Any]:
+        """How the model is run."""
 
     def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
         """Metric name -> value; all ranks call it together. Raises HealthError: the loss is not finite."""

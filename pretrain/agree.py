@@ -37,7 +37,7 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
             answer = json.dumps({"value": decide()})
         except UserError as error:
             kind = "IntegrityError" if isinstance(error, IntegrityError) else "UserError"
-            answer = json.dumps({"error": kind, "message": str(error)})
+            answer = json.dumps({"error": kind, "message": error.text, "key": error.key})
         except BaseException as error:
             refused = machine_error(error)
             failure = None if refused else error
@@ -49,7 +49,7 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
         raise failure
     outcome = json.loads(text)
     if "error" in outcome:
-        raise _KINDS[outcome["error"]](outcome["message"])
+        raise _KINDS[outcome["error"]](outcome["message"], outcome.get("key"))
     value: T = outcome["value"]
     return value
 

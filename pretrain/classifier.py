@@ -126,9 +126,10 @@ class SavedClassifier:
         found = (reader.index.image_size, reader.index.channels)
         if found != (self.image_size, self.channels):
             raise UserError(
-                f"{key}: {reader.path}: images of {found[0]} x {found[0]} in {found[1]} channels; the "
+                f"{reader.path}: images of {found[0]} x {found[0]} in {found[1]} channels; the "
                 f"classifier {self.checkpoint.path} was trained on {self.image_size} x {self.image_size} in "
-                f"{self.channels}"
+                f"{self.channels}",
+                key,
             )
 
     def require_fits(self, reader: ImageReader, key: str) -> None:
@@ -136,8 +137,9 @@ class SavedClassifier:
         self.require_pixels(reader, key)
         if reader.index.classes != self.classes:
             raise UserError(
-                f"{key}: {reader.path}: its {len(reader.index.classes)} classes are not the "
-                f"{len(self.classes)} of the classifier; build it with --classes of the training shards"
+                f"{reader.path}: its {len(reader.index.classes)} classes are not the "
+                f"{len(self.classes)} of the classifier; build it with --classes of the training shards",
+                key,
             )
 
 

@@ -8,8 +8,8 @@ Exit codes: 0 done; 2 wrong usage, config or input; 3 integrity failure; 4 stopp
 import enum
 import io
 import sys
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,6 +17,9 @@ from data_tools.cli import app as data_app
 from pretrain.config_command import ConfigCommand
 from pretrain.errors import UserError, machine_error
 from pretrain.leave import complain
+
+if TYPE_CHECKING:
+    from pretrain.kind import Kind
 
 app = typer.Typer(
     name="pretrain",
@@ -98,9 +101,10 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Tell memory, time and cost on a cluster; needs no GPU."""
-    from pretrain.plan.command import Request, plan_command
+    from pretrain.plan.command import plan_command
+    from pretrain.plan.request import PlanRequest
 
-    request = Request(gpu, gpus, nodes, per_node, network, vocab_size, tokens, search, json)
+    request = PlanRequest(gpu, gpus, nodes, per_node, network, vocab_size, tokens, search, json)
     plan_command(config, overrides or (), request)
 
 
@@ -251,53 +255,49 @@ def generate(
     ] = False,
 ) -> None:
     """Generate text, or a GAN's images, from a checkpoint."""
-    drawing = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p}
-    text = {
-        "--prompt": prompt or None,
-        "--max-tokens": max_tokens,
-        "--greedy": greedy or None,
-        "--chat": chat or None,
-        "--processes": processes,
-        **dict.fromkeys(overrides or (), True),
-        **drawing,
-    }
-    images = {"--output": output, "--count": count, "--class": label, "--raw": raw or None}
-    from pretrain.saved_kind import saved_kind
+    from pretrain.generate_request import GenerateRequest
+    from pretrain.kinds import every_kind
 
-    kind = saved_kind(checkpoint)
-    _refuse_given(text if kind == "gan" else images, kind)
-    if kind == "gan":
-        from pretrain.gan.generate import generate_images
-
-        generate_images(
-            checkpoint, output, count or 64, label, 1234 if seed is None else seed, average=not raw
-        )
-        return
-    if not prompt and not chat:
-        raise UserError("--prompt is missing: the text to go on from")
-    from pretrain.sampling import checked_sampling
-
-    sampling = checked_sampling(greedy, temperature, top_k, top_p, seed)
-    most = 100 if max_tokens is None else max_tokens
-    if kind == "rnn":
-        layout = {"--processes": processes, **dict.fromkeys(overrides or (), True)}
-        _refuse_given({"--chat": chat or None, **layout}, kind)
-        from pretrain.rnn.generate import generate_command as generate_recurrently
-
-        generate_recurrently(checkpoint, prompt or (), most, sampling)
-        return
-    if chat:
-        from pretrain.chat.talk import chat_command as command
-    else:
-        from pretrain.generate import generate_command as command
-    command(checkpoint, prompt or (), most, sampling, processes=processes, overrides=overrides or ())
+    request = GenerateRequest(
+        checkpoint=checkpoint,
+        prompt=tuple(prompt or ()) or None,
+        max_tokens=max_tokens,
+        greedy=greedy or None,
+        chat=chat or None,
+        processes=processes,
+        overrides=tuple(overrides or ()) or None,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        output=output,
+        count=count,
+        label=label,
+        raw=raw or None,
+    )
+    kind = _kind_saved_in(checkpoint, request.refuse_whatever_the_kind)
+    if kind.generation is None:
+        drawn = " or ".join(each.name for each in every_kind() if each.generation)
+        raise UserError(f"{checkpoint}: generating is for model.kind {drawn}; this config has {kind.name}")
+    request.refuse_all_but(kind.generation.options, kind.name)
+    kind.generation.run(request)
 
 
-def _refuse_given(options: Mapping[str, object], kind: str | None) -> None:
-    """Refuse options that were given (that are not None), since they do nothing for this kind of model."""
-    for name, value in options.items():
-        if value is not None:
-            raise UserError(f"{name} has no effect on a checkpoint of model.kind {kind}; remove it")
+def _kind_saved_in(checkpoint: str, refuse: Callable[[], None] = lambda: None) -> "Kind[Any, Any]":
+    """The kind of a run folder or a step folder; raises UserError where it is neither, what `refuse` does
+    first."""
+    from pretrain.config.load import saved_kind
+    from pretrain.kinds import kind_named
+
+    if "\0" in checkpoint:
+        raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
+    name = saved_kind(checkpoint)
+    if name is None:
+        refuse()
+        from pretrain.checkpoint import resolve
+
+        raise UserError(f"{resolve(checkpoint)}: holds no config, so nobody knows what it is")
+    return kind_named(name)
 
 
 @app.command()
@@ -312,20 +312,17 @@ def export(
     ] = True,
 ) -> None:
     """Write a GPT or a BERT as transformers loads it, proven by its logits; or a GAN's generator."""
-    from pretrain.saved_kind import saved_kind
+    from pretrain.kinds import every_kind
 
-    if saved_kind(checkpoint) == "gan":
-        wrong = "--shard-size" if shard_size is not None else None if tokenizer else "--no-tokenizer"
-        if wrong:
-            raise UserError(f"{wrong} has no effect on a checkpoint of model.kind gan; remove it")
-        from pretrain.gan.export import export_generator
-
-        export_generator(checkpoint, output)
-        return
-    from pretrain.hf.exporter import export_command
-
+    kind = _kind_saved_in(checkpoint)
+    if kind.export is None:
+        known = " or ".join(each.name for each in every_kind() if each.export)
+        raise UserError(f"{checkpoint}: this command is for model.kind {known}; this config has {kind.name}")
+    given = {"--shard-size": shard_size is not None, "--no-tokenizer": not tokenizer}
+    for name in (name for name, there in given.items() if there and name not in kind.export.options):
+        raise UserError(f"{name} has no effect on a checkpoint of model.kind {kind.name}; remove it")
     size = None if shard_size is None else shard_size * 1_000_000
-    export_command(checkpoint, output, size, tokenizer=tokenizer)
+    kind.export.run(checkpoint, output, size, tokenizer)
 
 
 @app.command(name="import")

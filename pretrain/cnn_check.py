@@ -6,10 +6,8 @@ from data_tools.counts import counted
 from pretrain.cnn_trainer import open_training_images, open_validation_images
 from pretrain.config import derived
 from pretrain.config.load import LoadedConfig
-from pretrain.config.node import ConfigError, Problem
 from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageData
-from pretrain.errors import IntegrityError, UserError
 from pretrain.models.cnn import build_cnn
 
 
@@ -20,15 +18,10 @@ def check_images(loaded: LoadedConfig, config: CnnConfig) -> ImageData:
         ConfigError: they are missing or do not fit the model or one another.
         IntegrityError: they are damaged.
     """
-    try:
+    with loaded.at_its_line():
         data = open_training_images(config)
         open_validation_images(config, data)
         build_cnn(config.model, data.channels, data.size, data.num_classes, config.run.seed)
-    except IntegrityError:
-        raise
-    except UserError as error:
-        key, _, text = str(error).partition(": ")
-        raise ConfigError([Problem(loaded.sources[key], key, text)]) from None
     return data
 
 
@@ -48,3 +41,8 @@ def summary(config: CnnConfig, processes: int | None, data: ImageData | None) ->
             "gradient accumulation",
             f"micro-batches of {config.batch.micro_size} a step and process: {count}",
         )
+
+
+def contents(data: ImageData) -> str:
+    """What was opened."""
+    return f"{counted(data.samples_per_epoch, 'image')} of {counted(data.num_classes, 'class')}"

@@ -33,7 +33,8 @@ def open_training_images(config: CnnConfig) -> ImageData:
     data = ImageData.open(sources, config.run.seed, batch.global_size, batch.micro_size, shards=cache)
     if data.num_classes < 2:
         what = f"all of class {data.classes[0]!r}" if data.num_classes else "without labels"
-        raise UserError(f"data.train: {sources[0][0]}: its images are {what}; a classifier needs two classes")
+        text = f"{sources[0][0]}: its images are {what}; a classifier needs two classes"
+        raise UserError(text, "data.train")
     return data
 
 

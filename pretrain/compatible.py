@@ -14,8 +14,9 @@ from data_tools.counts import are, counted
 from pretrain.config.derived import final_decay
 from pretrain.config.node import dotted
 from pretrain.config.schema import is_list, keys_of, leaf_keys, section_of
-from pretrain.config.sections import KINDS, Section
 from pretrain.config.sections.resume import Resume
+from pretrain.config.sections.section import Section
+from pretrain.kinds import RECORDS, kind_named
 
 ABSENT = "(absent)"
 Config = Mapping[str, object]
@@ -39,7 +40,7 @@ def _leaves(prefix: str, tree: object) -> list[tuple[str, object]]:
 
 def rule_for(kind: str, key: str) -> Resume:
     """What a resume may do to a dotted key of a kind; a key of which nothing is said must agree."""
-    found = _find(KINDS[kind], key.split(".")) if kind in KINDS else None
+    found = _find(kind_named(kind).config, key.split(".")) if kind in RECORDS else None
     return found or Resume(False, "not known to be safe to change")
 
 
@@ -82,9 +83,9 @@ def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
 @cache
 def _defaults(kind: str) -> Mapping[str, object]:
     """The keys of a kind that need not be given, with their defaults."""
-    if kind not in KINDS:
+    if kind not in RECORDS:
         return {}
-    fields = {dotted(path): field for path, field in leaf_keys(KINDS[kind])}
+    fields = {dotted(path): field for path, field in leaf_keys(kind_named(kind).config)}
     return {key: field.get_default() for key, field in fields.items() if not field.is_required()}
 
 

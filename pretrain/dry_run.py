@@ -5,15 +5,16 @@ a layout that a model can not be built in, a step that does not run.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.counts import counted
-from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, FinetuneConfig, GanConfig, RnnConfig, TextConfig
+from pretrain.config.sections import Config
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.kinds import kind_of
 
 
 def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) -> None:
@@ -35,59 +36,24 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     from pretrain import cpu_backend
 
     cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
-    rehearse = _open_data(loaded, size)
+    kind = kind_of(config)
+    data = kind.open_data(loaded, config, size)
+    print(f"data: opened, {kind.contents(data)}")
     _require_writable(Path(config.run.dir))
     changes = RunFolder(config.run.dir).require_fit(config_to_yaml(config), config.run.resume)
     there = "goes on with the run in it" if RunFolder(config.run.dir).is_run else "is new"
     print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
-    rehearse()
+    kind.rehearse(config, data, size)
     print("this would run")
 
 
-def _open_data(loaded: LoadedConfig, size: int) -> Callable[[], None]:
-    """Open the data as training does; returns what tries the model that goes with it."""
-    from pretrain.plan import rehearsal
-
-    config = loaded.config
-    if isinstance(config, GanConfig):
-        from pretrain.gan.check import check_images
-
-        count = check_images(loaded, config, size).samples_per_epoch
-        print(f"data: opened, {counted(count, 'image')}")
-        return lambda: rehearsal.take_step(config, size)
-    if isinstance(config, CnnConfig):
-        from pretrain.cnn_check import check_images as check_labelled
-
-        labelled = check_labelled(loaded, config)
-        print(
-            f"data: opened, {counted(labelled.samples_per_epoch, 'image')} of "
-            f"{counted(labelled.num_classes, 'class')}"
-        )
-        return lambda: rehearsal.take_step(config, size)
-    if isinstance(config, FinetuneConfig):
-        from pretrain.families.finetune import FinetuneFamily
-        from pretrain.finetune_check import check_examples
-
-        examples = check_examples(config)
-        print(
-            f"data: opened, {counted(examples.samples_per_epoch, 'example')} of "
-            f"{counted(len(examples.data.labels), 'class')}"
-        )
-        return lambda: rehearsal.rehearse(
-            config, examples.vocab_size, size, lambda _, layout: FinetuneFamily.of(config, layout, examples)
-        )
-    from pretrain.check import check_data
-
-    vocabulary = check_data(loaded).vocab_size
-    print(f"data: opened, {vocabulary:,} ids")
-    if isinstance(config, RnnConfig):
-        return lambda: rehearsal.take_step(config, size)
-    assert isinstance(config, TextConfig), config.model.kind
-    return lambda: rehearsal.rehearse(config, vocabulary, size)
+def _job_size(config: Config) -> int:
+    slurm = config.slurm
+    return slurm.nodes * slurm.gpus_per_node if slurm.nodes and slurm.gpus_per_node else 1
 
 
 def _require_writable(folder: Path) -> None:
     """The nearest folder that exists must take new files."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"run.dir: {folder} can not be made: {there} is no folder that takes new files")
+        raise UserError(f"{folder} can not be made: {there} is no folder that takes new files", "run.dir")

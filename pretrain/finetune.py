@@ -42,7 +42,7 @@ class FinetuneTrainer(Trainer):
         data = self.data
         assert isinstance(data, LabelledTraining)
         family = FinetuneFamily.of(self.finetuning, self.layout, data)
-        model = Model(self.config, self.layout, data.vocab_size, training=True, family=family)
+        model = Model(self.config, self.layout, data.vocab_size, family, training=True)
         start = require_start(self.start)
         if self.finetuning.model.init == "pretrained" and not start.is_own:
             checkpoint = start.checkpoint

@@ -44,3 +44,10 @@ def summary(
             "gradient accumulation",
             f"micro-batches of {config.batch.micro_size} a step and replica: {count}",
         )
+
+
+def contents(training: LabelledTraining) -> str:
+    """What was opened."""
+    return (
+        f"{counted(training.samples_per_epoch, 'example')} of {counted(len(training.data.labels), 'class')}"
+    )

@@ -161,8 +161,9 @@ class RunFolder:
             foreign.append("checkpoints of a run whose config.resolved.yaml is gone")
         if foreign:
             raise UserError(
-                f"run.dir: {self.path} holds no run but other things "
-                f"({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); choose a new or an empty folder"
+                f"{self.path} holds no run but other things "
+                f"({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); choose a new or an empty folder",
+                "run.dir",
             )
 
     @property
@@ -203,17 +204,18 @@ class RunFolder:
         if self._begun:
             if problems := self.misfits(resolved_text):
                 raise UserError(
-                    f"run.dir: {self.path} holds another run; it differs where that matters:\n  "
+                    f"{self.path} holds another run; it differs where that matters:\n  "
                     + "\n  ".join(problems)
-                    + "\nChoose another run.dir, or set these keys back."
+                    + "\nChoose another run.dir, or set these keys back.",
+                    "run.dir",
                 )
             changes = changed_keys(read_yaml(self.resolved), yaml.safe_load(resolved_text))
             if SOURCE in changes and self.checkpoints.is_dir() and any(self.checkpoints.glob("step-*")):
                 require_same_origin(self.path, changes[SOURCE][1])
         if resume == "never" and any(self.checkpoints.glob("step-*")):
             raise UserError(
-                f"run.resume: never, but {self.checkpoints} holds checkpoints; "
-                "choose another run.dir, or delete them"
+                f"never, but {self.checkpoints} holds checkpoints; choose another run.dir, or delete them",
+                "run.resume",
             )
         return changes
 

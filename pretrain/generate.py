@@ -14,9 +14,10 @@ from pretrain.checkpoint import resolve
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.schema import nearest_name
-from pretrain.config.sections import DecoderConfig, GptConfig, ParallelConfig
+from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.decoding import Decoder
 from pretrain.errors import HealthError, UserError
+from pretrain.families.gpt import GptFamily
 from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import Place, World, find_place, join_world, ranks_to_start
 from pretrain.layout import build_layout
@@ -71,8 +72,7 @@ def generate(
     A text begins as a document does: after the end of another. Where attention was reset at the ends of
     documents, the model never saw that end together with what follows it.
     """
-    config = model.config
-    alone = isinstance(config, GptConfig) and config.data.reset_at_document_end
+    alone = model.config.resets_at_document_end
     texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
     return go_on(model, texts, eod, max_tokens, sampling, cached=cached)
 
@@ -154,7 +154,9 @@ def open_speaker(
     require(saved)
     parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
     tokenizer = load_tokenizer(saved.checkpoint)
-    model = load_model(saved, with_layout(config, parallel), build_layout(world, parallel))
+    layout = build_layout(world, parallel)
+    spread_out = with_layout(config, parallel)
+    model = load_model(saved, spread_out, layout, GptFamily(spread_out, layout))
     return Speaker(saved, model, tokenizer)
 
 

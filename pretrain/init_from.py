@@ -96,14 +96,16 @@ def require_tokenizer(config: GptConfig | BertConfig, start: Start, fingerprint:
     ours, anew = fingerprint[:16], "or learn the embedding anew with model.init_embeddings: random"
     if theirs is None:
         raise UserError(
-            f"model.init_from: {where} holds no tokenizer{left_behind(start.checkpoint)}, so its ids are "
+            f"{where} holds no tokenizer{left_behind(start.checkpoint)}, so its ids are "
             f"not known to mean what those of data.train do, built with {ours}; import it with its "
-            f"tokenizer, {anew}"
+            f"tokenizer, {anew}",
+            "model.init_from",
         )
     if theirs != fingerprint:
         raise UserError(
-            f"model.init_from: {where} was trained with tokenizer {str(theirs)[:16]}, and data.train was "
-            f"built with {ours}; build the shards with {where}/{TOKENIZER_FOLDER}, {anew}"
+            f"{where} was trained with tokenizer {str(theirs)[:16]}, and data.train was "
+            f"built with {ours}; build the shards with {where}/{TOKENIZER_FOLDER}, {anew}",
+            "model.init_from",
         )
 
 

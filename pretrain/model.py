@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pretrain.config.sections import TextConfig
 from pretrain.data.feed import AnyBatch
-from pretrain.families import family_of
 from pretrain.families.family import Family
 from pretrain.families.totals import Totals
 from pretrain.layout import Layout, world_sum
@@ -66,15 +65,15 @@ class Model:
         config: TextConfig,
         layout: Layout,
         vocab_size: int,
+        family: Family[Any, Any],
         *,
         training: bool,
-        family: Family[Any, Any] | None = None,
     ) -> None:
         self.config = config
         self.layout = layout
         # megatron's layers take their random streams from its tracker even where they do not use them.
         seed_step(config.run.seed, 0, layout)
-        self.family = family or family_of(config, layout)
+        self.family = family
         self.chunks, self.megatron = self.family.build(vocab_size)
         wrapped: list[Any] = list(self.chunks)
         if config.precision == "bf16":

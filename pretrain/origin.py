@@ -26,9 +26,10 @@ def require_same_origin(run: Path, source: object) -> None:
     found = _id_of(Path(str(source))) if source is not None else None
     if found is None or found != began.get(RUN):
         raise UserError(
-            f"model.init_from: {source!r} is not known to be the run that {run} began with "
+            f"{source!r} is not known to be the run that {run} began with "
             f"({began.get(CHECKPOINT, 'none')}); set the path back: that run was read at step 0 alone, and "
-            "may be gone. To start from another one, choose another run.dir"
+            "may be gone. To start from another one, choose another run.dir",
+            "model.init_from",
         )
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
@@ -17,6 +17,7 @@ from pretrain.model import Model
 from pretrain.models.logical import logical_parts
 from pretrain.optimizer import weight_piece
 
+T = TypeVar("T", bound=TextConfig)
 RESOLVED_CONFIG = "config.resolved.yaml"
 LABELS = "labels"
 """Under which the state of a fine-tuned BERT has its classes, in the order of their numbers."""
@@ -52,23 +53,21 @@ def open_saved(
     return Saved(checkpoint, config, checkpoint.part("vocab_size", natural))
 
 
-def with_layout(config: TextConfig, parallel: ParallelConfig) -> TextConfig:
+def with_layout(config: T, parallel: ParallelConfig) -> T:
     return config.model_copy(update={"parallel": parallel})
 
 
-def load_model(
-    saved: Saved, config: TextConfig, layout: Layout, family: Family[Any, Any] | None = None
-) -> Model:
+def load_model(saved: Saved, config: TextConfig, layout: Layout, family: Family[Any, Any]) -> Model:
     """Build the model and fill it with the checkpoint's weights.
 
     Args:
         config: the checkpoint's config with the layout at hand.
-        family: how the model is run; None: as what `model.kind` is pretrained as.
+        family: how the model is run.
 
     Raises:
         UserError: the checkpoint is of another model.
     """
-    model = Model(config, layout, saved.vocab_size, training=False, family=family)
+    model = Model(config, layout, saved.vocab_size, family, training=False)
     saved.checkpoint.load(weight_piece(part, layout) for part in logical_parts(model.chunks, layout))
     return model
 

@@ -8,10 +8,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pretrain.agree import first_decides
 from pretrain.any_trainer import AnyTrainer, StepResult
@@ -28,15 +28,6 @@ from pretrain.checkpoint import (
 )
 from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import (
-    ChatConfig,
-    CnnConfig,
-    Config,
-    FinetuneConfig,
-    GanConfig,
-    RnnConfig,
-    TextConfig,
-)
 from pretrain.config.unreached import unreached
 from pretrain.errors import HealthError, OutputError, UserError
 from pretrain.folder import RunFolder
@@ -45,6 +36,7 @@ from pretrain.health.beat import last_place, rank_name
 from pretrain.health.finite import require_finite
 from pretrain.health.pulse import Phase
 from pretrain.health.stragglers import Stragglers
+from pretrain.kinds import kind_of
 from pretrain.launch import World, find_place, join_world, ranks_to_start
 from pretrain.profiling.causes import by_cause, shares
 from pretrain.profiling.profiler import StepProfiler
@@ -54,6 +46,9 @@ from pretrain.signals import Signals
 from pretrain.spawn import spawn
 
 log = logging.getLogger(__name__)
+
+BuildTrainer = Callable[[Any, World, Gate, Checkpoint | None], AnyTrainer]
+"""Makes a run's trainer on this rank, as `Kind.trainer`."""
 
 
 def train_command(path: str, processes: int | None, overrides: Sequence[str], signals: Signals) -> None:
@@ -101,43 +96,13 @@ def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) ->
         signals,
     )
     with run:
-        _Loop(loaded, resolved, world, run).go()
-
-
-def build_trainer(config: Config, world: World, gate: Gate, own: Checkpoint | None = None) -> AnyTrainer:
-    """The trainer of a config's `model.kind`; each brings its own libraries with it.
-
-    `own` is the run's checkpoint that will be loaded: `model.init_from` is not needed any more then.
-    """
-    if isinstance(config, FinetuneConfig):
-        from pretrain.finetune import FinetuneTrainer
-
-        return FinetuneTrainer(config, world, gate, own)
-    if isinstance(config, ChatConfig):
-        from pretrain.chat.trainer import ChatTrainer
-
-        return ChatTrainer(config, world, gate, own)
-    if isinstance(config, TextConfig):
-        from pretrain.trainer import Trainer
-
-        return Trainer(config, world, gate, own)
-    if isinstance(config, GanConfig):
-        from pretrain.gan_trainer import GanTrainer
-
-        return GanTrainer(config, world, gate)
-    if isinstance(config, CnnConfig):
-        from pretrain.cnn_trainer import CnnTrainer
-
-        return CnnTrainer(config, world, gate)
-    if isinstance(config, RnnConfig):
-        from pretrain.rnn_trainer import RnnTrainer
-
-        return RnnTrainer(config, world, gate)
-    raise TypeError(type(config).__name__)
+        _Loop(loaded, resolved, world, run, kind_of(loaded.config).trainer).go()
 
 
 class _Loop:
-    def __init__(self, loaded: LoadedConfig, resolved: str, world: World, run: Run) -> None:
+    def __init__(
+        self, loaded: LoadedConfig, resolved: str, world: World, run: Run, build: BuildTrainer
+    ) -> None:
         self.config = loaded.config
         self.world = world
         self.run = run
@@ -145,7 +110,7 @@ class _Loop:
         # The checkpoint to go on from, and the later one passed over for skipped updates.
         found, self.gone_back_from = first_decides(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
-        self.trainer = build_trainer(loaded.config, world, self.gate, self.found)
+        self.trainer = build(self.config, world, self.gate, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0

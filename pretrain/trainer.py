@@ -1,6 +1,7 @@
 """The trainer of transformers, whose model is laid over the ranks by megatron-core."""
 
 import logging
+from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,32 +11,28 @@ from data_tools.counts import counted
 from pretrain.agree import first_decides
 from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import Checkpoint
-from pretrain.config.narrow import narrow
-from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig, TextConfig
+from pretrain.config.sections import TextConfig
 from pretrain.config.stages import samples_between, samples_until, tokens_until
 from pretrain.data.feed import NO_VALIDATION, AnyBatch, TrainingFeed, ValidationFeed
 from pretrain.data.growing import grow
-from pretrain.data.kinds import open_data
 from pretrain.descent_trainer import DescentTrainer, Gradient
 from pretrain.flops import flops_per_token, peak_flops
 from pretrain.gate import Gate
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.plateau import Plateau
-from pretrain.init_from import open_start, require_tokenizer
+from pretrain.init_from import open_start
 from pretrain.launch import World
 from pretrain.layout import build_layout
 from pretrain.model import Model, seed_step
-from pretrain.models.logical import VOCABULARY
 from pretrain.optimizer import Optimizer
 from pretrain.restore import TOKENIZER_FOLDER
 from pretrain.scoring import score
-from pretrain.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
 
 class Trainer(DescentTrainer[TextConfig, AnyBatch]):
-    """Model, optimizer and data of one run on this rank."""
+    """Model, optimizer and data of one run on this rank; a subclass says what is read and what is built."""
 
     UNIT = "tokens"
     optimizer: Optimizer
@@ -61,18 +58,13 @@ class Trainer(DescentTrainer[TextConfig, AnyBatch]):
         self._peak = peak * world.size if peak else None
         self._stage = self.growing.stage(0)
 
+    @abstractmethod
     def open_data(self) -> tuple[TrainingFeed, ValidationFeed | None]:
         """The training and validation data of the config."""
-        return open_data(narrow(self.config, CorpusConfig, "training"))
 
+    @abstractmethod
     def build_model(self) -> Model:
         """The model of the config, with its initial weights or those of the run that it starts from."""
-        model = Model(self.config, self.layout, self.data.vocab_size, training=True)
-        if self.start is not None and isinstance(self.config, GptConfig | BertConfig):
-            require_tokenizer(self.config, self.start, self.data.tokenizer.fingerprint)
-            anew = self.config.model.init_embeddings == "random"
-            start_from(self.start, model.chunks, self.layout, VOCABULARY if anew else ())
-        return model
 
     @property
     def fingerprint(self) -> str:

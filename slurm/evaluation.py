@@ -9,9 +9,10 @@ from evals.before import definitions, misfits, plain_entry
 from evals.images.options import ImageOptions
 from evals.suite import Entry, load_suite
 from pretrain.config.load import read_config
-from pretrain.config.sections import CnnConfig, Config
+from pretrain.config.sections import Config
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.kinds import kind_of
 from pretrain.tracking.redact import write_new
 from slurm.before import programs, refuse_keys, together
 from slurm.client import find_job, is_here, sbatch
@@ -101,11 +102,16 @@ def _misfits(evaluation: EvaluationSection, run: RunFolder) -> Iterator[tuple[st
     for key, entry in _entries(evaluation, config):
         yield from ((f"{key}.{name}", text) for name, text in misfits(entry, config))
         extractor = None if entry.extractor is None else _config_of(RunFolder(entry.extractor))
-        if extractor is not None and not isinstance(extractor, CnnConfig):
+        if extractor is not None and not _is_extractor(extractor):
             text = (
                 f"{entry.extractor} is a {extractor.model.kind}, not a classifier of images (model.kind cnn)"
             )
             yield f"{key}.extractor", text
+
+
+def _is_extractor(config: Config) -> bool:
+    evaluation = kind_of(config).evaluation
+    return evaluation is not None and evaluation.is_extractor
 
 
 def _require_checkpoint(evaluation: EvaluationSection, run: RunFolder) -> None:

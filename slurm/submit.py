@@ -8,7 +8,7 @@ from data_tools.counts import counted
 from pretrain.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import CnnConfig, Config, FinetuneConfig, GanConfig
+from pretrain.config.sections import Config
 from pretrain.errors import UserError, machine_error
 from pretrain.folder import RunFolder
 from pretrain.tracking.redact import write_new
@@ -75,7 +75,7 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
         script = render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN"))
         print(script, end="", flush=True)
     together(
-        lambda: _check_data(loaded, tasks.total),
+        lambda: check_data(loaded, tasks.total),
         lambda: refuse(loaded, run),
         lambda: _refuse_second_job(run),
     )
@@ -91,25 +91,6 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
         f"{submission.path}\n"
         f"pretrain status {run.path}   pretrain logs {run.path}   pretrain cancel {run.path}"
     )
-
-
-def _check_data(loaded: LoadedConfig, processes: int) -> None:
-    """Open what a config names, as `pretrain check` does for its kind."""
-    config = loaded.config
-    if isinstance(config, GanConfig):
-        from pretrain.gan.check import check_images
-
-        check_images(loaded, config, processes)
-    elif isinstance(config, CnnConfig):
-        from pretrain.cnn_check import check_images as check_labelled_images
-
-        check_labelled_images(loaded, config)
-    elif isinstance(config, FinetuneConfig):
-        from pretrain.finetune_check import check_examples
-
-        check_examples(config)
-    else:
-        check_data(loaded)
 
 
 def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
@@ -166,6 +147,7 @@ def _refuse_second_job(run: RunFolder) -> None:
         job = find_job(submission.job) if submission.job and is_here() else None
         if job is not None and job.is_active:
             raise UserError(
-                f"run.dir: job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
-                "first, or choose another run.dir"
+                f"job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
+                "first, or choose another run.dir",
+                "run.dir",
             )

@@ -13,7 +13,6 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
 from evals.harness.sampling import Generation, parse_generation
-from pretrain.config.sections import GptConfig
 from pretrain.continuations import Continuation, score_continuations
 from pretrain.errors import HealthError, UserError
 from pretrain.generate import go_on
@@ -40,7 +39,7 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         config = model.config
         self._model, self._tokenizer = model, tokenizer
-        alone = isinstance(config, GptConfig) and config.data.reset_at_document_end
+        alone = config.resets_at_document_end
         self._prefix = [] if alone else [tokenizer.eod_id]
         self.max_length = config.batch.sequence_length
         self.cut = 0

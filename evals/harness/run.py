@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.counts import counted
-from evals.evaluate import LayoutOf
 from evals.harness.definition import Definition, find_definitions
 from evals.harness.library import confined
 from evals.harness.tasks import FEWSHOT_SEED, build_task, metrics_of, requests_fingerprint
+from evals.request import LayoutOf
 from evals.result import Result, spec_of
-from evals.setting import LAYOUT_OVERRIDES, evaluation_config
+from evals.setting import evaluation_config
 from pretrain.agree import first_decides
 from pretrain.checkpoint import open_checkpoint
+from pretrain.config.evaluation import LAYOUT
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.errors import UserError
+from pretrain.families.gpt import GptFamily
 from pretrain.kept_tokenizer import load_tokenizer
 from pretrain.launch import World
 from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
@@ -44,7 +46,7 @@ def evaluate_tasks(
     Args:
         tasks: task files, or names of tasks in `folder`.
         folder: as for `find_definitions`.
-        overrides: `section.key=value` texts; `evals.setting.LAYOUT_OVERRIDES` says which.
+        overrides: `section.key=value` texts; `pretrain.config.evaluation.LAYOUT` says which.
         layout_of: makes the groups of ranks, or hands out those that there are.
 
     Returns:
@@ -56,9 +58,7 @@ def evaluate_tasks(
     """
     definitions = find_definitions(tasks, folder)
     opened = open_checkpoint(path)
-    found = evaluation_config(
-        path / RESOLVED_CONFIG, overrides, world.size, data=tasks, known=LAYOUT_OVERRIDES
-    )
+    found = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, data=tasks, known=LAYOUT)
     config = narrow(found, DecoderConfig, "lm-evaluation-harness")
     with confined(show=world.is_first):
         built = {definition.name: build_task(definition) for definition in definitions}
@@ -67,7 +67,8 @@ def evaluate_tasks(
         layout = layout_of(world, config.parallel)
         from evals.harness.model import CheckpointLM
 
-        model = load_model(Saved(opened, config, tokenizer.vocab_size), config, layout)
+        saved = Saved(opened, config, tokenizer.vocab_size)
+        model = load_model(saved, config, layout, GptFamily(config, layout))
         lm = CheckpointLM(model, tokenizer)
         answer = run_harness(lm, built, BOOTSTRAPS if world.is_first else 0)["results"]
     metrics = first_decides(

@@ -9,7 +9,7 @@ from data_tools.images.reader import ImageReader
 from data_tools.progress import Progress
 from data_tools.sources import absolute
 from evals.images.data import image_data
-from evals.images.options import ImageOptions
+from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from pretrain.classifier import SavedClassifier, Scores, load_classifier, score_images
 from pretrain.data.cache import shard_cache
@@ -25,24 +25,14 @@ DEFINITIONS = {
 }
 
 
-def evaluate_classifier(
-    path: Path,
-    world: World,
-    *,
-    stride: int | None,
-    data: Sequence[str],
-    images: ImageOptions,
-    overrides: Sequence[str],
-) -> Result:
+def evaluate_classifier(path: Path, world: World, request: EvalRequest) -> Result:
     """Score a classifier, all ranks together; the same result on every rank and number of ranks.
 
-    Raises UserError for options without effect and for images of another size or other classes.
+    Raises UserError for overrides without effect and for images of another size or other classes.
     """
-    images.refuse_all("on a classifier")
-    if stride is not None:
-        raise UserError(f"--stride {stride} has no effect on a classifier; remove it")
+    data = request.data
     about = image_data(
-        path, overrides, data, None, "a classifier's accuracy; for other images give --data DIR"
+        path, request.overrides, data, None, "a classifier's accuracy; for other images give --data DIR"
     )
     saved = load_classifier(path, world.device)
     sources = [ImageSource(reader) for reader in _open(saved, data, shard_cache(about))]

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_tools.sources import is_remote
+from pretrain.config.evaluation import CACHE
 from pretrain.config.load import read_config
-from pretrain.config.sections import CnnConfig, GanConfig, ImageDataConfig
+from pretrain.config.sections import ImageDataConfig
 from pretrain.errors import UserError
 from pretrain.restore import RESOLVED_CONFIG
-
-CACHE_KEYS = ("data.cache_dir", "data.cache_bytes")
 
 
 def image_data(
@@ -20,7 +20,7 @@ def image_data(
     Args:
         checkpoint: its folder; of a GAN or a classifier.
         data: what `--data` names.
-        key: has an effect beside `CACHE_KEYS`.
+        key: has an effect beside `CACHE`.
         why: where others have none, and what has.
 
     Raises:
@@ -28,14 +28,14 @@ def image_data(
     """
     given = [override.partition("=")[0] for override in overrides]
     for name, override in zip(given, overrides, strict=True):
-        if name not in (key, *CACHE_KEYS):
+        if name not in (key, *CACHE):
             raise UserError(f"{override}: has no effect on {why}")
-    config = read_config(str(checkpoint / RESOLVED_CONFIG), list(overrides)).config
-    assert isinstance(config, GanConfig | CnnConfig)
-    found, validation = config.data, getattr(config.data, "validation", None)
+    config: Any = read_config(str(checkpoint / RESOLVED_CONFIG), list(overrides)).config
+    found: ImageDataConfig = config.data
+    validation = getattr(found, "validation", None)
     sources = (*found.train, *(validation or ()))
     if not any(map(is_remote, (*data, *(source.path for source in sources)))):
-        for name in CACHE_KEYS:
+        for name in CACHE:
             if name in given:
                 raise UserError(f"{name}: has no effect on shards that are not named by a URL; remove it")
     return found

@@ -181,7 +181,7 @@ def open_extractor(options: ImageOptions, device: torch.device, say: Callable[[s
     try:
         saved = load_classifier(options.extractor, device, say)
     except UserError as error:
-        raise type(error)(f"--extractor: {error}") from None
+        raise type(error)(str(error), "--extractor") from None
     return CnnExtractor(saved, saved.checkpoint.path.resolve().parent.parent.name)
 
 

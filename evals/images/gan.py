@@ -1,17 +1,16 @@
 """The distance of a GAN's images to real ones, in the features of Inception or of a classifier."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_tools.sources import absolute
 from evals.images.data import image_data
 from evals.images.extractors import open_extractor
 from evals.images.generated import Comparison, compare, definitions
-from evals.images.options import DEFAULT_SEED, ImageOptions
+from evals.images.options import DEFAULT_SEED
+from evals.request import EvalRequest, say
 from evals.result import Result, spec_of
 from pretrain.data.cache import shard_cache
 from pretrain.data.images import open_images
-from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.gan.restore import load_generator
 from pretrain.launch import World
@@ -20,24 +19,14 @@ MOST_SHOWN_CLASSES = 20
 LIBRARIES = ("pretrain", "torch", "numpy")
 
 
-def evaluate_gan(
-    path: Path,
-    world: World,
-    *,
-    stride: int | None,
-    data: Sequence[str],
-    images: ImageOptions,
-    overrides: Sequence[str],
-    say: Callable[[str], None],
-) -> Result:
+def evaluate_gan(path: Path, world: World, request: EvalRequest) -> Result:
     """Compare a GAN's images with real ones, all ranks together; the same result on any number of ranks.
 
     The real images are those of `--data`, or else those that the GAN was trained on. Raises UserError for
-    options without effect and for images or an extractor that do not fit.
+    overrides without effect and for images or an extractor that do not fit.
     """
-    if stride is not None:
-        raise UserError(f"--stride {stride} has no effect on a GAN; remove it")
-    about = image_data(path, overrides, data, "data.train", "a GAN's images; data.train=DIR has")
+    images, data = request.images, request.data
+    about = image_data(path, request.overrides, data, "data.train", "a GAN's images; data.train=DIR has")
     seed = DEFAULT_SEED if images.seed is None else images.seed
     generator = load_generator(path, world.device, seed)
     extractor = open_extractor(images, world.device, say)

@@ -135,8 +135,9 @@ def _require_fits(asked: Comparison) -> None:
             found = (reader.index.image_size, reader.index.channels)
             if found != (made.image_size, made.channels):
                 raise UserError(
-                    f"{key}: {reader.path}: images of {found[0]} x {found[0]} in {found[1]} channels; the "
-                    f"generator makes {made.image_size} x {made.image_size} in {made.channels}"
+                    f"{reader.path}: images of {found[0]} x {found[0]} in {found[1]} channels; the "
+                    f"generator makes {made.image_size} x {made.image_size} in {made.channels}",
+                    key,
                 )
             asked.extractor.require_fits(reader, key)
 

@@ -49,10 +49,15 @@ class ImageOptions:
 
     def refuse_all(self, why: str) -> None:
         """Raise UserError for the first option that was given."""
-        self.refuse([field.name for field in fields(self)], why)
+        self.refuse(fields_of(self), why)
 
 
 NO_IMAGE_OPTIONS = ImageOptions()
+
+
+def fields_of(options: ImageOptions) -> list[str]:
+    """Names of all options."""
+    return [field.name for field in fields(options)]
 
 
 def _option(name: str) -> str:

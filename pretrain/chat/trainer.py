@@ -38,7 +38,7 @@ class ChatTrainer(Trainer):
     def build_model(self) -> Model:
         vocab_size = self.data.vocab_size
         family = ChatFamily(self.chat, self.layout, vocab_size)
-        model = Model(self.config, self.layout, vocab_size, training=True, family=family)
+        model = Model(self.config, self.layout, vocab_size, family, training=True)
         start_from(require_start(self.start), model.chunks, self.layout)
         return model
 

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.schema import ORDER, is_list, keys_of, section_of, show
-from pretrain.config.sections import KINDS, BatchStageConfig, Config, Section, Source, StageConfig
+from pretrain.config.sections import BatchStageConfig, Config, Section, Source, StageConfig
+from pretrain.kinds import RECORDS, configs
 
 PAGE = "docs/config.md"
 _HEAD = """# Config keys
@@ -50,9 +51,9 @@ def config_page() -> str:
 
 
 def _page_lines() -> Iterator[str]:
-    yield from _table("Keys outside of sections", dict(KINDS))
+    yield from _table("Keys outside of sections", configs())
     for name in ORDER:
-        sections = {kind: keys_of(config).get(name) for kind, config in KINDS.items()}
+        sections = {kind: keys_of(config).get(name) for kind, config in configs().items()}
         classes = {kind: section_of(field) for kind, field in sections.items() if field is not None}
         found = {kind: section for kind, section in classes.items() if section is not None}
         if found:
@@ -79,7 +80,7 @@ def _table(title: str, sections: Mapping[str, type[Section]], text: str | None =
             rows.setdefault(row, []).append(kind)
     names = list(dict.fromkeys(row[0] for row in rows))
     for row, kinds in sorted(rows.items(), key=lambda item: names.index(item[0][0])):
-        whose = ", ".join(kinds) if len(kinds) < len(KINDS) and kinds != [""] else ""
+        whose = ", ".join(kinds) if len(kinds) < len(RECORDS) and kinds != [""] else ""
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in (*row, whose)) + " |"
     yield ""
 

@@ -5,36 +5,19 @@ that says otherwise is refused, since the weights would not mean the same. A run
 own takes them from itself: the run that it started from may be gone.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from data_tools.bounded import SMALL_FILE, read_bytes
 from pretrain.config.node import Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.schema import keys_of, show
-from pretrain.config.sections import (
-    KINDS,
-    DecoderModelConfig,
-    EncoderModelConfig,
-    FinetuneConfig,
-    TextModelConfig,
-)
 from pretrain.config.yaml_text import parse_yaml
 from pretrain.errors import UserError
+from pretrain.kinds import RECORDS, kind_named
 
 RESOLVED_CONFIG = "config.resolved.yaml"
 """In a run folder and in each checkpoint: every key with its value."""
 OWN = ("kind", "init_from", "init", "init_embeddings", "dropout")
 """Keys of `model` that a run decides for itself."""
-SOURCES: Mapping[str, tuple[tuple[str, ...], type[TextModelConfig]]] = MappingProxyType(
-    {
-        kind: (("bert",), EncoderModelConfig)
-        for kind, config in KINDS.items()
-        if kind == "bert" or issubclass(config, FinetuneConfig)
-    }
-    | {"gpt": (("gpt",), DecoderModelConfig), "gpt-chat": (("gpt", "gpt-chat"), DecoderModelConfig)}
-)
-"""Kind that may start from another run -> the kinds of that, and the section whose keys it takes over."""
 INIT_FROM = ("model", "init_from")
 
 
@@ -42,14 +25,16 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     """The config with the keys of the run that it starts from; what is wrong goes to `problems`."""
     model = mapping(mapping(tree).get("model", Node({}, tree.place)))
     kind, source = model.get("kind"), model.get("init_from")
-    if kind is None or str(kind.value) not in SOURCES or source is None:
+    name = "" if kind is None else str(kind.value)
+    inherits = kind_named(name).inherits if name in RECORDS else None
+    if inherits is None or source is None:
         return tree
     if not isinstance(source.value, str):
         return tree  # starts from no run, or is reported by its type
-    wanted, section = SOURCES[str(kind.value)]
+    wanted, section = inherits.kinds, inherits.section
     where, run_dir = source.value, find(tree, ("run", "dir"))[0].value
-    if isinstance(run_dir, str) and goes_on(run_dir, str(kind.value)):
-        where, wanted = str(Path(run_dir).expanduser()), (str(kind.value),)
+    if isinstance(run_dir, str) and goes_on(run_dir, name):
+        where, wanted = str(Path(run_dir).expanduser()), (name,)
     path = Path(where) / RESOLVED_CONFIG
     if not path.is_file() and set(keys_of(section)) - set(OWN) <= set(model):
         return tree  # complete without the run

@@ -5,7 +5,8 @@ a file are reported together, each as `file:line: section.key: what is wrong`.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,13 +15,14 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from data_tools.bounded import open_regular
-from pretrain.config.inherit import INIT_FROM, with_inherited
+from pretrain.config.inherit import INIT_FROM, RESOLVED_CONFIG, with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.rules import violations
 from pretrain.config.schema import MISSING, kind_of, leaf_keys, nearest_name, problems_of, show
-from pretrain.config.sections import KINDS, Config, Section
+from pretrain.config.sections import Config, Section
 from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
-from pretrain.errors import UserError
+from pretrain.errors import IntegrityError, UserError
+from pretrain.kinds import kind_named
 
 S = TypeVar("S", bound=Section)
 MAX_BYTES = 1 << 20
@@ -37,6 +39,22 @@ class LoadedConfig:
     sources: Mapping[str, Place]
     """Dotted key -> place of its value, for every key; `default` where nobody wrote it."""
     path: str
+
+    @contextmanager
+    def at_its_line(self) -> Iterator[None]:
+        """Give an error about a key the place where the key is written.
+
+        Raises:
+            ConfigError: for a UserError that names a key of the config; damage stays an IntegrityError.
+        """
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except UserError as error:
+            if error.key is None or error.key not in self.sources:
+                raise
+            raise ConfigError([Problem(self.sources[error.key], error.key, error.text)]) from None
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,7 @@ def read_config(
             raise ConfigError(problems)
         values["model"]["kind"] = kind
     assert kind is not None, "nothing is wrong with it"
-    config = _validated(KINDS[kind], tree, values, problems, path)
+    config: Config = _validated(kind_named(kind).config, tree, values, problems, path)
     return LoadedConfig(config, text, _sources(tree, type(config)), path)
 
 
@@ -98,6 +116,14 @@ def read_section(
     """
     tree, _, problems = _read_tree(path, overrides, under)
     return _validated(top, tree, plain(tree), problems, path), _sources(tree, top)
+
+
+def saved_kind(path: str | Path) -> str | None:
+    """`model.kind` of a run folder or step folder; None where it is neither."""
+    file = Path(path) / RESOLVED_CONFIG
+    if "\0" in str(path) or not file.is_file():
+        return None
+    return read_config(str(file), saved=True).config.model.kind
 
 
 def sections_in(path: str) -> frozenset[str]:

@@ -2,8 +2,9 @@
 
 from typing import TypeVar
 
-from pretrain.config.sections import KINDS, Config
+from pretrain.config.sections import Config
 from pretrain.errors import UserError
+from pretrain.kinds import configs
 
 C = TypeVar("C", bound=Config)
 
@@ -13,5 +14,5 @@ def narrow(config: Config, wanted: type[C] | tuple[type[C], ...], what: str) -> 
     `model.kind`."""
     if isinstance(config, wanted):
         return config
-    kinds = " or ".join(kind for kind, known in KINDS.items() if issubclass(known, wanted))
+    kinds = " or ".join(kind for kind, known in configs().items() if issubclass(known, wanted))
     raise UserError(f"{what} is for model.kind {kinds}; this config has {config.model.kind}")

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from pretrain.config.node import KeyPath, Node, Problem, dotted, find
-from pretrain.config.sections import KINDS, Config, Section
+from pretrain.config.sections import Config, Section
+from pretrain.kinds import RECORDS, configs
 
 MISSING = "required, and missing"
 
@@ -60,8 +61,13 @@ def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
     """The fields of a section by the name they have in a file."""
     keys = {field.alias or name: field for name, field in section.model_fields.items()}
     if issubclass(section, Config):
-        return {name: keys[name] for name in sorted(keys, key=ORDER.index)}
+        return {name: keys[name] for name in sorted(keys, key=_place)}
     return keys
+
+
+def _place(section: str) -> int:
+    """Where a section is written; one that few kinds have, before what all have."""
+    return ORDER.index(section if section in ORDER else "loss")
 
 
 def leaf_keys(section: type[Section], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
@@ -77,7 +83,7 @@ def leaf_keys(section: type[Section], prefix: KeyPath = ()) -> Iterator[tuple[Ke
 def every_key() -> dict[KeyPath, tuple[FieldInfo, ...]]:
     """The keys of all kinds, each with its fields: one, or several where the kinds define it differently."""
     found: dict[KeyPath, list[FieldInfo]] = {}
-    for config in KINDS.values():
+    for config in configs().values():
         for path, field in leaf_keys(config):
             found.setdefault(path, []).append(field)
     return {path: tuple(fields) for path, fields in found.items()}
@@ -86,7 +92,7 @@ def every_key() -> dict[KeyPath, tuple[FieldInfo, ...]]:
 def kinds_with(path: KeyPath) -> list[str]:
     """The kinds whose configs have a key or section."""
     found = []
-    for kind, config in KINDS.items():
+    for kind, config in configs().items():
         section = section_at(config, path[:-1])
         if section is not None and path[-1] in keys_of(section):
             found.append(kind)
@@ -100,13 +106,13 @@ def kind_of(tree: Any) -> tuple[str | None, str | None]:
     """
     model = tree.get("model") if isinstance(tree, dict) else None
     if not isinstance(model, dict) or "kind" not in model:
-        return next(iter(KINDS)), None  # reported as missing
+        return next(iter(RECORDS)), None  # reported as missing
     asked = model["kind"]
-    if isinstance(asked, str) and asked in KINDS:
+    if isinstance(asked, str) and asked in RECORDS:
         return asked, None
-    meant = nearest_name(asked, KINDS) if isinstance(asked, str) else None
+    meant = nearest_name(asked, RECORDS) if isinstance(asked, str) else None
     hint = f" (did you mean '{meant}'?)" if meant else ""
-    return meant, f"must be {' or '.join(KINDS)}, got {show(asked)}{hint}"
+    return meant, f"must be {' or '.join(RECORDS)}, got {show(asked)}{hint}"
 
 
 def section_at(top: type[Section], path: KeyPath) -> type[Section] | None:

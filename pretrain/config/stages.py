@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pretrain.config.sections import BatchConfig, CorpusConfig, TextConfig
+from pretrain.config.sections import BatchConfig, TextConfig
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,14 @@ class Stage:
 
 def stages(config: TextConfig) -> tuple[Stage, ...]:
     """Those of `schedule.sequence_length` or `schedule.batch_size`, and the one of `batch`, up to the end."""
-    if not isinstance(config, CorpusConfig):
-        return (Stage(0, None, config.batch),)
+    schedule = config.corpus_schedule
     found, first, skipped = list[Stage](), 0, 0
-    for smaller in config.schedule.batch_size or ():
+    for smaller in schedule.batch_size or ():
         batch = config.batch.model_copy(update={"global_size": smaller.global_size})
         found.append(Stage(first, smaller.until, batch, skipped))
         skipped += (smaller.until - first) * smaller.global_size
         first = smaller.until
-    growing = config.schedule.sequence_length or ()
+    growing = schedule.sequence_length or ()
     for order, given in enumerate(growing):
         batch = BatchConfig(
             sequence_length=given.sequence_length,

@@ -59,8 +59,9 @@ def make_blend(weights: Sequence[float | Fraction]) -> Blend:
         asked = ", ".join(str(weight) for weight in weights)
         nearest = ", ".join(f"{float(share):.5g}" for share in _nearest_shares(shares))
         raise UserError(
-            f"data.train: the weights {asked} have no common denominator up to {MAX_PERIOD:,} "
-            f"(theirs is {period:,}); the nearest usable ones are {nearest}"
+            f"the weights {asked} have no common denominator up to {MAX_PERIOD:,} (theirs is {period:,}); "
+            f"the nearest usable ones are {nearest}",
+            "data.train",
         )
     pattern, ordinal = _schedule([int(share * period) for share in shares], period)
     return Blend(pattern, ordinal, np.bincount(pattern, minlength=len(shares)).astype(np.int64))
@@ -70,7 +71,7 @@ def exact_shares(weights: Sequence[float | Fraction]) -> list[Fraction]:
     """Weights as exact fractions of their sum: 0.1 is a tenth, not its nearest binary number."""
     for weight in weights:
         if not (math.isfinite(weight) and weight > 0):
-            raise UserError(f"data.train: a weight must be positive and finite, not {weight}")
+            raise UserError(f"a weight must be positive and finite, not {weight}", "data.train")
     exact = [weight if isinstance(weight, Fraction) else Fraction(str(float(weight))) for weight in weights]
     total = sum(exact)
     return [weight / total for weight in exact]

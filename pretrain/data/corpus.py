@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.data.order import InSteps, SampleOrder
@@ -45,6 +45,10 @@ class CorpusSamples(InSteps, ABC, Generic[B]):
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> B:
         return self.samples(self.ids(step, micro_batch, rank, size, self.skipped + jumped))
+
+    @abstractmethod
+    def resized(self, config: Any) -> Self:
+        """The same sources, in the samples of another config of the kind."""
 
     @abstractmethod
     def samples(self, sample_ids: Sequence[int]) -> B:

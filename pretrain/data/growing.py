@@ -10,12 +10,10 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pretrain.config.sections import BertConfig, CorpusConfig, GptConfig, TextConfig
+from pretrain.config.sections import TextConfig
 from pretrain.config.stages import Stage, stages
-from pretrain.data.bert.text import BertTrainingData
 from pretrain.data.corpus import CorpusSamples
 from pretrain.data.feed import TrainingFeed
-from pretrain.data.text import TrainingData
 
 
 @dataclass(frozen=True)
@@ -63,26 +61,17 @@ class GrowingFeed:
 def grow(config: TextConfig, last: TrainingFeed) -> GrowingFeed:
     """The data of all stages of a run; `last` are the samples of the last one."""
     found = stages(config)
-    if isinstance(config, CorpusConfig) and config.schedule.batch_size:
-        return GrowingFeed(found, tuple(_of_size(last, stage) for stage in found))
-    feeds = [_resized(last, _of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
+    if len(found) == 1:
+        return GrowingFeed(found, (last,))
+    if not isinstance(last, CorpusSamples):
+        raise TypeError(f"{type(last).__name__} has no stages")
+    if config.corpus_schedule.batch_size:
+        same_order = (
+            replace(last, global_size=stage.batch.global_size, skipped=stage.skipped) for stage in found
+        )
+        return GrowingFeed(found, tuple(same_order))
+    feeds = [last.resized(_of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
     return GrowingFeed(found, (*feeds, last))
-
-
-def _of_size(feed: TrainingFeed, stage: Stage) -> TrainingFeed:
-    """The same order of samples, as the stage takes them."""
-    if isinstance(feed, CorpusSamples):
-        return replace(feed, global_size=stage.batch.global_size, skipped=stage.skipped)
-    raise TypeError(f"{type(feed).__name__} has no stages")
-
-
-def _resized(feed: TrainingFeed, config: TextConfig) -> TrainingFeed:
-    """The same sources, in samples of another config."""
-    if isinstance(feed, TrainingData) and isinstance(config, GptConfig):
-        return TrainingData.over(feed.sources, config)
-    if isinstance(feed, BertTrainingData) and isinstance(config, BertConfig):
-        return BertTrainingData.over(feed.sources, config)
-    raise TypeError(f"{type(feed).__name__} has no stages")
 
 
 def _of_stage(config: TextConfig, stage: Stage, number: int) -> TextConfig:

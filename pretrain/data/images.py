@@ -165,7 +165,7 @@ def open_images(
         try:
             readers.append(ImageReader(path, shards))
         except UserError as error:
-            raise type(error)(f"{key}: {error}") from None
+            raise type(error)(str(error), key) from None
     first = like or readers[0]
     for reader in readers:
         require_alike(reader, first, key)
@@ -178,11 +178,13 @@ def require_alike(reader: ImageReader, first: ImageReader, key: str) -> None:
     for what, option in (("image_size", "--size"), ("channels", "--channels")):
         if getattr(mine, what) != getattr(theirs, what):
             raise UserError(
-                f"{key}: {reader.path}: {what} is {getattr(mine, what)}, that of {first.path} is "
-                f"{getattr(theirs, what)}; build it with {option} {getattr(theirs, what)}"
+                f"{reader.path}: {what} is {getattr(mine, what)}, that of {first.path} is "
+                f"{getattr(theirs, what)}; build it with {option} {getattr(theirs, what)}",
+                key,
             )
     if mine.classes != theirs.classes:
         raise UserError(
-            f"{key}: {reader.path}: its {len(mine.classes)} classes are not the {len(theirs.classes)} of "
-            f"{first.path}; build it with --classes {first.path}"
+            f"{reader.path}: its {len(mine.classes)} classes are not the {len(theirs.classes)} of "
+            f"{first.path}; build it with --classes {first.path}",
+            key,
         )

@@ -134,7 +134,7 @@ def _reader(path: str, key: str, cache: ShardCache | None) -> ShardReader:
     try:
         return ShardReader(path, cache)
     except UserError as error:
-        raise type(error)(f"{key}: {error}") from None
+        raise type(error)(str(error), key) from None
 
 
 def _check_tokenizers(readers: Iterable[ShardReader], expected: str, whose: str) -> None:

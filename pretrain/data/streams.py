@@ -139,9 +139,10 @@ def _places(weights: list[float], rows: int) -> tuple[tuple[int, int], ...]:
     if len(weights) > 1 and rows % blend.period:
         near = [each for each in (rows // blend.period, -(-rows // blend.period)) if each]
         raise UserError(
-            f"data.train: {rows} streams cannot be shared out by the weights "
+            f"{rows} streams cannot be shared out by the weights "
             f"{', '.join(map(str, weights))}: batch.global_size must be a multiple of {blend.period}, "
-            "such as " + " or ".join(str(each * blend.period) for each in near)
+            "such as " + " or ".join(str(each * blend.period) for each in near),
+            "data.train",
         )
     sources, streams = blend.locate(np.arange(rows))
     return tuple(zip(sources.tolist(), streams.tolist(), strict=True))
@@ -151,10 +152,11 @@ def _cut(source: TokenRange, number: int, rows: int, length: int) -> Streams:
     steps = (source.tokens - 1) // length // rows
     if not steps:
         raise UserError(
-            f"data.train: {source.path}: {counted(source.tokens, 'token')} {are(source.tokens)} "
+            f"{source.path}: {counted(source.tokens, 'token')} {are(source.tokens)} "
             f"fewer than {rows} streams of "
             f"batch.sequence_length {length} need, {rows * length + 1:,}; at most "
-            f"{(source.tokens - 1) // length} streams fit"
+            f"{(source.tokens - 1) // length} streams fit",
+            "data.train",
         )
     return Streams(source, number, rows, steps, source.tokens - 1 - rows * steps * length)
 

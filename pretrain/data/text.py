@@ -69,6 +69,10 @@ class TrainingData(CorpusSamples[Batch]):
             reset_at_document_end=reset,
         )
 
+    def resized(self, config: GptConfig) -> "TrainingData":
+        """As `CorpusSamples.resized`."""
+        return self.over(self.sources, config)
+
     def samples(self, sample_ids: Sequence[int]) -> Batch:
         if not self.reset_at_document_end:
             stored = self.stored.read(sample_ids)

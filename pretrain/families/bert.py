@@ -120,12 +120,33 @@ class BertFamily(Family[BertBatch, LocalBatch]):
     config: BertConfig
     layout: Layout
     totals = BertTotals
+    reads_numbers = True
 
     def build(self, vocab_size: int) -> tuple[list[Bert], TransformerConfig]:
         return build_bert(self.config, self.layout, vocab_size)
 
     def labels(self, batch: BertBatch) -> tuple[float, float]:
         return float((batch.loss_mask > 0).sum()), float((batch.next_sentence != NO_LABEL).sum())
+
+    def dummy_batch(self) -> BertBatch:
+        """The share of the tokens that is to be predicted is spread evenly."""
+        rows, length = self.config.batch.micro_size, self.config.batch.sequence_length
+        ids = torch.zeros(rows, length, dtype=torch.int64)
+        chosen = torch.zeros(rows, length)
+        count = max(1, round(self.config.data.mask_probability * length))
+        chosen[:, torch.linspace(0, length - 1, count).long()] = 1
+        pairs = self.config.data.nsp
+        return BertBatch(
+            tokens=ids,
+            token_types=ids,
+            labels=ids,
+            loss_mask=chosen,
+            masked=chosen > 0,
+            padding_mask=torch.ones(rows, length, dtype=torch.bool),
+            next_sentence=torch.full((rows,), 0 if pairs else NO_LABEL),
+            sample_ids=tuple(range(rows)),
+            frequent_token=0,
+        )
 
     def without_labels(self, batch: BertBatch) -> BertBatch:
         return replace(

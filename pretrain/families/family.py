@@ -1,13 +1,14 @@
 """What the loop over micro-batches asks of a model family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from pretrain.families.totals import Totals
+from pretrain.layout import Layout
 
 B = TypeVar("B")
 """What a family is fed: one micro-batch of a data parallel rank, on the CPU."""
@@ -20,6 +21,8 @@ class Family(ABC, Generic[B, L]):
 
     totals: ClassVar[type[Totals]]
     """Its fields name the numbers of a report."""
+    reads_numbers: ClassVar[bool] = False
+    """Whether `localise` looks at the numbers of a batch, which tensors without numbers have not."""
 
     @abstractmethod
     def build(self, vocab_size: int) -> tuple[Sequence[Any], TransformerConfig]:
@@ -32,6 +35,10 @@ class Family(ABC, Generic[B, L]):
     @abstractmethod
     def labels(self, batch: B) -> tuple[float, ...]:
         """How many labels each of the family's losses has in a micro-batch."""
+
+    @abstractmethod
+    def dummy_batch(self) -> B:
+        """One micro-batch of full rows, for its shapes alone."""
 
     @abstractmethod
     def without_labels(self, batch: B) -> B:
@@ -53,3 +60,7 @@ class Family(ABC, Generic[B, L]):
             The sum of each loss over its labels, [losses] float32, to be divided by the global batch's number
             of them, and a report, [fields of `totals`] float64, without gradient.
         """
+
+
+FamilyOf = Callable[[Any, Layout], Family[Any, Any]]
+"""Makes the family of a config on this rank."""

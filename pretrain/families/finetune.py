@@ -73,6 +73,7 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
     commonest: int
     tagged: bool
     totals = FinetuneTotals
+    reads_numbers = True
 
     @classmethod
     def of(cls, config: FinetuneConfig, layout: Layout, data: LabelledTraining) -> "FinetuneFamily":
@@ -83,6 +84,13 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
 
     def labels(self, batch: LabelledBatch) -> tuple[float]:
         return (float((batch.labels != NO_LABEL).sum()),)
+
+    def dummy_batch(self) -> LabelledBatch:
+        """Of the first class."""
+        batch = self.config.batch
+        ids = torch.zeros(batch.micro_size, batch.sequence_length, dtype=torch.int64)
+        labels = ids if self.tagged else ids[:, 0]
+        return LabelledBatch(ids, ids, torch.ones_like(ids, dtype=torch.bool), labels, tuple(range(len(ids))))
 
     def without_labels(self, batch: LabelledBatch) -> LabelledBatch:
         return replace(batch, labels=torch.full_like(batch.labels, NO_LABEL))

@@ -8,7 +8,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from pretrain.config.sections import DecoderConfig
-from pretrain.data.batch import Batch
+from pretrain.data.batch import Batch, every_label, plain_positions
 from pretrain.families.family import Family
 from pretrain.families.totals import Totals
 from pretrain.layout import Layout
@@ -56,6 +56,14 @@ class GptFamily(Family[Batch, LocalBatch]):
 
     def labels(self, batch: Batch) -> tuple[float]:
         return (float((batch.loss_mask > 0).sum()),)
+
+    def dummy_batch(self) -> Batch:
+        """Of one document each."""
+        rows, length = self.config.batch.micro_size, self.config.batch.sequence_length
+        ids = torch.zeros(rows, length, dtype=torch.int64)
+        documents = ids if self.config.resets_at_document_end else None
+        labels, positions = every_label(rows, length), plain_positions(rows, length)
+        return Batch(ids, ids, labels, positions, documents, tuple(range(rows)))
 
     def without_labels(self, batch: Batch) -> Batch:
         return replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 from data_tools.counts import counted
 from pretrain.config.load import LoadedConfig
-from pretrain.config.node import ConfigError, Problem
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageData
-from pretrain.errors import IntegrityError, UserError
 from pretrain.gan.data import open_images
 from pretrain.gan.settings import micro_size
 from pretrain.models.gan.build import parameter_counts, shape_of
@@ -18,13 +16,8 @@ def check_images(loaded: LoadedConfig, config: GanConfig, processes: int | None)
 
     Raises ConfigError: they are missing or do not fit; IntegrityError: they are damaged.
     """
-    try:
+    with loaded.at_its_line():
         return open_images(config, processes or 1)
-    except IntegrityError:
-        raise
-    except UserError as error:
-        key, _, text = str(error).partition(": ")
-        raise ConfigError([Problem(loaded.sources[key], key, text)]) from None
 
 
 def summary(config: GanConfig, processes: int | None, data: ImageData | None) -> Iterator[tuple[str, str]]:
@@ -46,3 +39,8 @@ def summary(config: GanConfig, processes: int | None, data: ImageData | None) ->
         micro = micro_size(config, processes)
         count = size // (micro * processes)
         yield "gradient accumulation", f"micro-batches of {micro} an update and process: {count}"
+
+
+def contents(data: ImageData) -> str:
+    """What was opened."""
+    return counted(data.samples_per_epoch, "image")

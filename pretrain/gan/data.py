@@ -18,14 +18,16 @@ def open_images(config: GanConfig, world_size: int) -> ImageData:
     if data.size != config.model.image_size:
         fits = f"set model.image_size: {data.size}, or " if data.size in SIZES else ""
         raise UserError(
-            f"model.image_size: {config.model.image_size}, but the images of {path} are {data.size} x "
-            f"{data.size}; {fits}build them with --size {config.model.image_size}"
+            f"{config.model.image_size}, but the images of {path} are {data.size} x {data.size}; {fits}build "
+            f"them with --size {config.model.image_size}",
+            "model.image_size",
         )
     if data.samples_per_epoch < 2:
-        raise UserError(f"data.train: {path} has one image; a GAN learns what two or more have in common")
+        raise UserError(f"{path} has one image; a GAN learns what two or more have in common", "data.train")
     if config.model.conditional and data.num_classes < 2:
         raise UserError(
-            f"model.conditional: {path} has {'one class' if data.num_classes else 'no labels'}; set "
-            "model.conditional: false, or build images from a folder per class"
+            f"{path} has {'one class' if data.num_classes else 'no labels'}; set model.conditional: false, "
+            "or build images from a folder per class",
+            "model.conditional",
         )
     return data

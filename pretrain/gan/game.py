@@ -17,12 +17,12 @@ from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch, ImageData
 from pretrain.data.order import micro_batch_samples
 from pretrain.gan.augment import Changes
-from pretrain.gan.losses import USES_REALS, discriminator_loss, generator_loss
 from pretrain.gan.means import Means
 from pretrain.gan.network_pieces import Network
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
+from pretrain.gan_losses import LOSSES
 from pretrain.launch import World
 from pretrain.models.gan.spectral import advance
 
@@ -75,6 +75,7 @@ class Game:
             HealthError: loss or gradient is not finite; D is as before then.
         """
         loss, engine = self._config.loss, self._discriminator
+        game = LOSSES[loss.kind]
         if self._config.model.spectral_norm:
             advance(engine.module, weights=self._whole_discriminator() if engine.stage == 3 else None)
         due = is_due(loss, update)
@@ -87,7 +88,7 @@ class Game:
             both = None if labels is None else torch.cat([labels, labels])
             answers = engine.forward(changes(torch.cat([real, fake])), both)
             real_answers, fake_answers = answers.chunk(2)
-            value = discriminator_loss(loss, real_answers, fake_answers)
+            value = game.of_discriminator(real_answers, fake_answers)
             extra = value.new_zeros(())
             if due:
                 extra = self._penalty(micro.numbers, real, fake, labels)
@@ -117,24 +118,23 @@ class Game:
         Raises:
             HealthError: loss or gradient is not finite; G is as before then.
         """
-        loss, engine = self._config.loss, self._generator
-        compares = loss.kind in USES_REALS
+        engine, game = self._generator, LOSSES[self._config.loss.kind]
         means = self._means("loss_g", update)
         with self._discriminator.frozen() as judge:
             for micro in self._micro_batches("generator", update):
                 real: Tensor | None = None
                 labels: Tensor | None = None
-                if compares or self._config.model.conditional:
+                if game.compares or self._config.model.conditional:
                     ahead = (discriminator_update - update) * self._config.batch.global_size
                     samples = range(micro.samples.start + ahead, micro.samples.stop + ahead)
                     real, labels = self._images(samples)
                 fake = engine.forward(self._noise(micro.numbers), labels)
                 fake_answers = judge(self._changes(micro.numbers.fake_changes)(fake), labels)
                 real_answers = None
-                if compares and real is not None:
+                if game.compares and real is not None:
                     with torch.no_grad():
                         real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
-                value = generator_loss(loss, fake_answers, real_answers)
+                value = game.of_generator(fake_answers, real_answers)
                 means.add(value)
                 if micro.last:
                     means.send()

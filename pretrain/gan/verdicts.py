@@ -1,6 +1,5 @@
 """Verdicts on a game: D has won for good, or G makes the same image again and again."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +8,8 @@ from pydantic import FiniteFloat
 
 from data_tools.typed import Natural, typed
 from pretrain.config.sections import GanLossConfig
+from pretrain.gan_losses import LOSSES
 
-TIE = {
-    "minimax": 2 * math.log(2),
-    "non_saturating": 2 * math.log(2),
-    "hinge": 2.0,
-    "relativistic": math.log(2),
-}
-"""D's loss where it cannot tell; a Wasserstein loss has no such number."""
 WON = 0.01
 """D has won where the average of its loss is below this share of a tie."""
 DECAY = 0.99
@@ -40,7 +33,8 @@ class GameMemory:
 
     def has_ended(self, loss: GanLossConfig) -> bool:
         """Whether D has won for so long that G learns nothing any more."""
-        return loss.kind in TIE and self.steps >= FIRST and self.average < WON * TIE[loss.kind]
+        tie = LOSSES[loss.kind].tie
+        return tie is not None and self.steps >= FIRST and self.average < WON * tie
 
     def to_json(self) -> dict[str, Any]:
         return {"average": self.average, "steps": self.steps}

@@ -7,9 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from pretrain.config.sections import TextConfig
+from torch import Tensor
+
+from pretrain.config.sections import DecoderConfig, TextConfig
+from pretrain.data.batch import plain_positions
 from pretrain.errors import UserError
+from pretrain.families.family import Family
 from pretrain.hf.link import Link, Shape
+from pretrain.layout import Layout
 
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "gelu",
@@ -24,7 +29,15 @@ class Architecture(ABC):
     """One layout of weights."""
 
     kind: ClassVar[str]
-    """Our `model.kind`."""
+    """Our `model.kind`, as which it is read."""
+    holds: ClassVar[type[TextConfig]]
+    """Our configs whose weights may have this layout."""
+    reads_padding: ClassVar[bool] = False
+    """Whether the model is told which tokens are padding, and of which segment each is."""
+    generates: ClassVar[bool] = False
+    """Whether the model continues texts."""
+    labels: tuple[str, ...] | None = None
+    """The classes of a fine-tuned model, in the order of their numbers; None: it is none."""
     base: ClassVar[str]
     """What names begin with where the model has a head, and leave out where a base model was saved."""
     ignored: ClassVar[tuple[str, ...]] = ()
@@ -44,6 +57,22 @@ class Architecture(ABC):
     @abstractmethod
     def obstacles(self, config: Any) -> list[str]:
         """Keys of a config of ours that the layout has no place for, as `model.key: value`."""
+
+    @abstractmethod
+    def family(self, config: Any, layout: Layout) -> Family[Any, Any]:
+        """How our model is run."""
+
+    @abstractmethod
+    def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
+        """Logits of our model: [rows, V] of the tokens, or [B, classes] of texts, and, of a BERT with pairs,
+        [B, 2].
+
+        Args:
+            chunk: the whole model.
+            tokens_BS: ids.
+            types_BS: segment of each.
+            real_BS: which of them count; the others are padding.
+        """
 
     @abstractmethod
     def links(self, config: Any, vocab_size: int) -> Iterator[Link]:
@@ -77,6 +106,29 @@ class Architecture(ABC):
         Raises:
             UserError: it has an option that ours has not.
         """
+
+
+class Decoder(Architecture):
+    """A GPT, whatever it was trained on."""
+
+    kind = "gpt"
+    holds = DecoderConfig
+    generates = True
+
+    def family(self, config: DecoderConfig, layout: Layout) -> Family[Any, Any]:
+        """One that predicts the next token."""
+        from pretrain.families.gpt import GptFamily
+
+        return GptFamily(config, layout)
+
+    def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
+        """Of every token."""
+        return [chunk(tokens_BS, plain_positions(*tokens_BS.shape), None).flatten(0, 1)]
+
+
+def of_real_tokens(logits: Tensor, real_BS: Tensor) -> Tensor:
+    """[B, S, V] -> [M, V], positions first; [B, classes], of whole texts, as they are."""
+    return logits if logits.dim() == 2 else logits.transpose(0, 1)[real_BS.t()]
 
 
 def supports(config: Any, value: object, *allowed: object, key: str) -> None:

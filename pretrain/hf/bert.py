@@ -1,10 +1,14 @@
 """BERT's layouts: the original, with norms after the sums, and Megatron's, with norms before sublayers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
+
+from torch import Tensor
 
 from pretrain.config.derived import ffn_hidden_size, query_groups
-from pretrain.config.sections import BertConfig, FinetuneConfig
+from pretrain.config.sections import BertConfig, FinetuneConfig, TextConfig
+from pretrain.data.batch import plain_positions
+from pretrain.families.family import Family
 from pretrain.hf.architecture import (
     THEIR_ACTIVATIONS,
     Architecture,
@@ -14,6 +18,7 @@ from pretrain.hf.architecture import (
     supports,
 )
 from pretrain.hf.link import Link, Sizes, pair, qkv, same, vocabulary
+from pretrain.layout import Layout
 from pretrain.models.encoder import TOKEN_TYPES
 
 Encoder: TypeAlias = BertConfig | FinetuneConfig
@@ -25,6 +30,8 @@ class Bert(Architecture):
     """`BertForPreTraining`; without next sentences `BertForMaskedLM`."""
 
     kind = "bert"
+    holds: ClassVar[type[TextConfig]] = BertConfig
+    reads_padding = True
     base = "bert."
     ignored = ("embeddings.position_ids",)
     prefix, heads = "Bert", ("ForPreTraining", "ForMaskedLM")
@@ -33,6 +40,19 @@ class Bert(Architecture):
 
     def class_of(self, config: Any) -> str:
         return self.classes()[0 if config.data.nsp else 1]
+
+    def family(self, config: Any, layout: Layout) -> Family[Any, Any]:
+        """One that predicts masked tokens."""
+        from pretrain.families.bert import BertFamily
+
+        return BertFamily(config, layout)
+
+    def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
+        """Of real tokens, and of pairs."""
+        positions, mask = plain_positions(*tokens_BS.shape), real_BS[:, None, None]
+        flat = real_BS.t().flatten().nonzero()[:, 0]
+        logits_MV, pairs_B2 = chunk(tokens_BS, types_BS, positions, mask, flat)
+        return [logits_MV] if pairs_B2 is None else [logits_MV, pairs_B2]
 
     def obstacles(self, config: Encoder) -> list[str]:
         found = obstacle(config, "norm_position", self.position)

@@ -15,13 +15,7 @@ from data_tools.progress import Progress, amount
 from pretrain.chat.saved import template_of
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.tensors import DTYPES, TensorSource
-from pretrain.config.sections import (
-    ChatConfig,
-    CorpusConfig,
-    DecoderConfig,
-    FinetuneConfig,
-    GptConfig,
-)
+from pretrain.config.sections import ChatConfig, CorpusConfig, FinetuneConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.known import architecture_of
@@ -52,11 +46,11 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
     require_transformers("pretrain export")
     saved = open_saved(checkpoint, _say, (CorpusConfig, ChatConfig, FinetuneConfig))
     labels = saved_labels(saved.checkpoint)
-    if isinstance(saved.config, FinetuneConfig) and not labels:
+    architecture = architecture_of(saved.config, labels)
+    if architecture.labels == ():
         raise UserError(
             f"{saved.checkpoint.path}: its state.json does not name the classes; train on for a step"
         )
-    architecture = architecture_of(saved.config, labels)
     own = load_tokenizer(saved.checkpoint) if keeps_tokenizer(saved.checkpoint) else None
     if own is not None and tokenizer and (reason := why_not(own)):
         raise UserError(f"{saved.checkpoint.path}: {reason}; --no-tokenizer exports without it")
@@ -69,13 +63,12 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
         if own is not None:
             own.save(folder / OURS)
             if tokenizer:
-                begins = not (isinstance(saved.config, GptConfig) and saved.config.data.reset_at_document_end)
+                begins = not saved.config.resets_at_document_end
                 template = template_of(saved.checkpoint)
                 length = saved.config.batch.sequence_length
                 write_tokenizer(folder, own, length, begins=begins, template=template)
         class_name = architecture.class_of(saved.config)
-        read, classes = saved.checkpoint.read, len(labels)
-        difference = prove(saved.config, saved.vocab_size, read, folder, class_name, classes)
+        difference = prove(architecture, saved.config, saved.vocab_size, saved.checkpoint.read, folder)
     with_tokenizer = "with tokenizer" if own is not None and tokenizer else "without tokenizer"
     print(
         f"{output}: {class_name} of step {saved.checkpoint.step}, {with_tokenizer}, largest file "
@@ -122,7 +115,7 @@ def _write_config(saved: Saved, architecture: Architecture, ids: Mapping[str, in
     arguments = architecture.their_config(saved.config, saved.vocab_size, ids)
     dtype = "bfloat16" if saved.config.precision == "bf16" else "float32"
     kind(**arguments, architectures=[class_name], dtype=dtype).save_pretrained(folder)
-    if isinstance(saved.config, DecoderConfig) and ids:
+    if architecture.generates and ids:
         eod = ids["eos"]
         generation = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
             bos_token_id=eod, eos_token_id=eod, pad_token_id=eod

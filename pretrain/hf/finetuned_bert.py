@@ -3,9 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pretrain.config.sections import FinetuneConfig, TaggerConfig
+from torch import Tensor
+
+from pretrain.config.sections import FinetuneConfig
+from pretrain.data.batch import plain_positions
+from pretrain.families.family import Family
+from pretrain.hf.architecture import of_real_tokens
 from pretrain.hf.bert import Bert, Encoder, MegatronBert
 from pretrain.hf.link import Link, Sizes, pair
+from pretrain.layout import Layout
 
 ONE_OF_THEM = "single_label_classification"
 """What transformers calls a text that has one class."""
@@ -18,16 +24,28 @@ class FinetunedBert(Bert):
         labels: the classes, in the order of their numbers.
     """
 
+    holds = FinetuneConfig
     heads = ("ForSequenceClassification", "ForTokenClassification")
 
     def __init__(self, labels: tuple[str, ...]) -> None:
-        self.labels = labels
+        self.labels: tuple[str, ...] = labels
+
+    def family(self, config: FinetuneConfig, layout: Layout) -> Family[Any, Any]:
+        """One that puts texts or words into classes."""
+        from pretrain.families.finetune import FinetuneFamily
+
+        return FinetuneFamily(config, layout, len(self.labels), commonest=0, tagged=config.tagged)
+
+    def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
+        """Of texts, or of real tokens."""
+        positions, mask = plain_positions(*tokens_BS.shape), real_BS[:, None, None]
+        return [of_real_tokens(chunk(tokens_BS, types_BS, positions, mask), real_BS)]
 
     def class_of(self, config: FinetuneConfig) -> str:
-        return self.classes()[1 if isinstance(config, TaggerConfig) else 0]
+        return self.classes()[1 if config.tagged else 0]
 
     def _heads(self, config: FinetuneConfig, sizes: Sizes) -> Iterator[Link]:
-        if not isinstance(config, TaggerConfig):
+        if not config.tagged:
             yield from pair("pooler", "bert.pooler.dense", sizes.hidden, sizes.hidden)
         yield from pair("classes", "classifier", len(self.labels), sizes.hidden)
 
@@ -35,12 +53,12 @@ class FinetunedBert(Bert):
         """None: there is no head over the vocabulary."""
         return {}
 
-    def their_config(self, config: Encoder, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
+    def their_config(self, config: Any, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
         """See `Architecture`; with the names of the classes."""
         numbered = dict(enumerate(self.labels))
         found = super().their_config(config, vocab_size, ids)
         found |= {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}
-        return found if isinstance(config, TaggerConfig) else found | {"problem_type": ONE_OF_THEM}
+        return found if config.tagged else found | {"problem_type": ONE_OF_THEM}
 
 
 class FinetunedMegatronBert(FinetunedBert, MegatronBert):

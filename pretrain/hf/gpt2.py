@@ -7,7 +7,7 @@ from pretrain.config.derived import ffn_hidden_size, query_groups
 from pretrain.config.sections import DecoderConfig
 from pretrain.hf.architecture import (
     THEIR_ACTIVATIONS,
-    Architecture,
+    Decoder,
     activation,
     common_dropout,
     obstacle,
@@ -16,10 +16,9 @@ from pretrain.hf.architecture import (
 from pretrain.hf.link import Link, Shape, Sizes, fused_qkv, pair, same, transposed, vocabulary
 
 
-class Gpt2(Architecture):
+class Gpt2(Decoder):
     """`GPT2LMHeadModel`; its linear layers hold their weights transposed."""
 
-    kind = "gpt"
     prefix, heads = "GPT2", ("LMHeadModel",)
     base = "transformer."
     ignored = (".attn.bias", ".attn.masked_bias")

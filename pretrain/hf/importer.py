@@ -20,7 +20,6 @@ from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.rules import violations
-from pretrain.config.sections import KINDS
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.foreign_tokenizer import FoundTokenizer, find_tokenizer
@@ -31,6 +30,7 @@ from pretrain.hf.new_run import write_run
 from pretrain.hf.place import new_folder
 from pretrain.hf.proof import prove
 from pretrain.hf.shards import TensorFolder
+from pretrain.kinds import kind_named
 
 NO_DATA = "imported-without-data"
 """Stands for the shards of a run that was trained elsewhere."""
@@ -67,7 +67,7 @@ def import_command(folder: str, output: str) -> None:
         vocab_size = their_config.vocab_size
         write_run(run, folder, config, vocab_size, weights, found.tokenizer, template, found.files)
         checkpoint = open_checkpoint(run / CHECKPOINTS / step_name(0))
-        difference = prove(config, vocab_size, checkpoint.read, source, class_name)
+        difference = prove(architecture, config, vocab_size, checkpoint.read, source)
     what = "with" if found.tokenizer else "without"
     print(
         f"{output}: {class_name} as model.kind {config.model.kind}, {what} tokenizer; logits differ by "
@@ -163,7 +163,7 @@ def _our_config(
     }
     where = f"{tensors.folder / 'config.json'}: as a config of ours"
     try:
-        config = KINDS[architecture.kind].model_validate(tree)
+        config = kind_named(architecture.kind).config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{where}, {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

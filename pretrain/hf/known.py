@@ -1,6 +1,6 @@
 """The layouts that are known, and which of them a config is of."""
 
-from pretrain.config.sections import ChatConfig, FinetuneConfig, TextConfig
+from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.bert import Bert, MegatronBert
@@ -21,15 +21,13 @@ def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Archite
     Raises:
         UserError: there is none; names the keys in the way of the nearest.
     """
-    kind = "gpt" if isinstance(config, ChatConfig) else config.model.kind
-    candidates = tuple(known for known in ARCHITECTURES if known.kind == kind)
-    if isinstance(config, FinetuneConfig):
-        candidates = FinetunedBert(labels), FinetunedMegatronBert(labels)
+    known = (*ARCHITECTURES, FinetunedBert(labels), FinetunedMegatronBert(labels))
+    candidates = [each for each in known if isinstance(config, each.holds)]
     if not candidates:
-        kinds = " and ".join(sorted({known.kind for known in ARCHITECTURES}))
+        kinds = " and ".join(sorted({each.kind for each in ARCHITECTURES}))
         raise UserError(f"pretrain export writes model.kind {kinds}; this is {config.model.kind}")
-    obstacles = {known: known.obstacles(config) for known in candidates}
-    best = min(candidates, key=lambda known: len(obstacles[known]))
+    obstacles = {each: each.obstacles(config) for each in candidates}
+    best = min(candidates, key=lambda each: len(obstacles[each]))
     if obstacles[best]:
         raise UserError(
             f"no model of transformers that is known here is like this one; {best.class_of(config)} is "

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from pretrain.config.sections import ParallelConfig, TextConfig
-from pretrain.families import family_of
-from pretrain.families.family import Family
+from pretrain.families.family import FamilyOf
 from pretrain.launch import World
-from pretrain.layout import Layout, build_layout
+from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.models.logical import LogicalPart, logical_parts
 
@@ -40,7 +39,7 @@ def build_layered(
     vocab_size: int,
     read: Read,
     world: World,
-    family: Callable[[Any, Layout], Family[Any, Any]] = family_of,
+    family: FamilyOf,
 ) -> Model:
     """The model of a config in one process and in fp32, for scoring.
 
@@ -57,7 +56,7 @@ def build_layered(
     parallel = ParallelConfig()
     single = config.model_copy(update={"model": one, "precision": "fp32", "parallel": parallel})
     layout = build_layout(world, parallel)
-    model = Model(single, layout, vocab_size, training=False, family=family(single, layout))
+    model = Model(single, layout, vocab_size, family(single, layout), training=False)
     parts = list(logical_parts(model.chunks, model.layout))
     _fill([part for part in parts if FIRST not in part.key], read, 0)
     layer = [part for part in parts if FIRST in part.key]

@@ -5,17 +5,16 @@ from typing import Any
 
 from pretrain.config.derived import ffn_hidden_size, query_groups, rotary_base
 from pretrain.config.sections import DecoderConfig
-from pretrain.hf.architecture import Architecture, obstacle, supports
+from pretrain.hf.architecture import Decoder, obstacle, supports
 from pretrain.hf.link import Link, Sizes, gated, qkv, same, vocabulary
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 
-class Llama(Architecture):
+class Llama(Decoder):
     """`LlamaForCausalLM`."""
 
-    kind = "gpt"
     prefix, heads = "Llama", ("ForCausalLM",)
     base = "model."
     ignored = ("rotary_emb.inv_freq",)

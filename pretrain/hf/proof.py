@@ -6,7 +6,6 @@ time (`layered`), theirs is mapped from its files.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +13,26 @@ import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
-from pretrain.config.sections import BertConfig, FinetuneConfig, TaggerConfig, TextConfig
+from pretrain.config.sections import TextConfig
 from pretrain.errors import IntegrityError
-from pretrain.families import family_of
-from pretrain.families.finetune import FinetuneFamily
+from pretrain.hf.architecture import Architecture, of_real_tokens
 from pretrain.hf.layered import Read, build_layered
 from pretrain.launch import Place, join_world
-from pretrain.layout import Layout
 
 TOLERANCE = 1e-5
 """Largest difference of two logits, relative to the largest logit where that is above 1."""
 ROWS, LENGTH, SEED = 2, 32, 20_240
 
 
-def prove(
-    config: TextConfig, vocab_size: int, read: Read, folder: Path, class_name: str, classes: int = 0
-) -> float:
+def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read: Read, folder: Path) -> float:
     """Compare the two models on random tokens.
 
     Args:
+        architecture: the layout that the two have in common.
         config: of our model.
         vocab_size: ids of the tokenizer, without padding.
         read: gives our weights.
         folder: what transformers loads.
-        class_name: of the transformers model.
-        classes: of a fine-tuned BERT.
 
     Returns:
         The largest difference, as `TOLERANCE` counts it.
@@ -51,21 +45,17 @@ def prove(
     tokens_BS = torch.randint(0, vocab_size, (ROWS, length), generator=generator)
     types_BS = (torch.arange(length) > length // 2).long().expand(ROWS, -1)
     real_BS = torch.arange(length) < torch.tensor([[length], [max(1, length - length // 4)]])
-    bert = isinstance(config, BertConfig | FinetuneConfig)
     inputs = {"input_ids": tokens_BS}
-    if bert:
+    if architecture.reads_padding:
         inputs |= {"token_type_ids": types_BS, "attention_mask": real_BS.long()}
-    family = partial(_finetuned, classes) if isinstance(config, FinetuneConfig) else family_of
+    class_name = architecture.class_of(config)
     with torch.no_grad():
-        theirs = _their_logits(folder, class_name, inputs, real_BS if bert else None)
+        theirs = _their_logits(folder, class_name, inputs, real_BS if architecture.reads_padding else None)
         with join_world(Place(0, 1, 0, "alone")) as world, _own_groups():
-            chunk = build_layered(config, vocab_size, read, world, family).chunks[0]
-            ours = _our_logits(config, chunk, tokens_BS, types_BS, real_BS)
-    return _difference([each[..., : max(vocab_size, classes)] for each in ours], theirs, folder)
-
-
-def _finetuned(classes: int, config: FinetuneConfig, layout: Layout) -> FinetuneFamily:
-    return FinetuneFamily(config, layout, classes, commonest=0, tagged=isinstance(config, TaggerConfig))
+            chunk = build_layered(config, vocab_size, read, world, architecture.family).chunks[0]
+            ours = architecture.logits(chunk, tokens_BS, types_BS, real_BS)
+    width = max(vocab_size, len(architecture.labels or ()))
+    return _difference([each[..., :width] for each in ours], theirs, folder)
 
 
 @contextmanager
@@ -75,23 +65,6 @@ def _own_groups() -> Iterator[None]:
         yield
     finally:
         parallel_state.destroy_model_parallel()
-
-
-def _our_logits(config: TextConfig, chunk: Any, tokens: Tensor, types: Tensor, real: Tensor) -> list[Tensor]:
-    """Arranged as `_their_logits` does; those of the vocabulary with its padding."""
-    positions = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
-    if isinstance(config, FinetuneConfig):
-        return [_of_real_tokens(chunk(tokens, types, positions, real[:, None, None]), real)]
-    if isinstance(config, BertConfig):
-        flat = real.t().flatten().nonzero()[:, 0]
-        logits_MV, pairs_B2 = chunk(tokens, types, positions, real[:, None, None], flat)
-        return [logits_MV] if pairs_B2 is None else [logits_MV, pairs_B2]
-    return [chunk(tokens, positions, None).flatten(0, 1)]
-
-
-def _of_real_tokens(logits: Tensor, real_BS: Tensor) -> Tensor:
-    """[B, S, V] -> [M, V], positions first; [B, classes], of whole texts, as they are."""
-    return logits if logits.dim() == 2 else logits.transpose(0, 1)[real_BS.t()]
 
 
 def _their_logits(
@@ -118,7 +91,7 @@ def _their_logits(
     if real_BS is None:
         return [answer.logits.flatten(0, 1)]
     logits_BSV = answer.prediction_logits if "prediction_logits" in answer else answer.logits
-    logits = [_of_real_tokens(logits_BSV, real_BS)]
+    logits = [of_real_tokens(logits_BSV, real_BS)]
     return [*logits, answer.seq_relationship_logits] if "seq_relationship_logits" in answer else logits
 
 

@@ -52,8 +52,9 @@ def build_cnn(config: CnnModelConfig, channels: int, size: int, classes: int, se
     if size % (1 << config.stages):
         most = (size & -size).bit_length() - 1
         raise UserError(
-            f"model.stages: {config.stages} stages do not halve images of {size} x {size} pixels evenly; "
-            + (f"at most {most} do" if most else f"build the images with an even --size, such as {size + 1}")
+            f"{config.stages} stages do not halve images of {size} x {size} pixels evenly; "
+            + (f"at most {most} do" if most else f"build the images with an even --size, such as {size + 1}"),
+            "model.stages",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "cnn"))

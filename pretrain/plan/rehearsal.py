@@ -8,27 +8,26 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pretrain.config.sections import CnnConfig, GanConfig, RnnConfig, TextConfig
+from pretrain.any_trainer import AnyTrainer
+from pretrain.config.sections import Config, TextConfig
 from pretrain.errors import HealthError
-from pretrain.families import family_of
-from pretrain.families.family import Family
+from pretrain.families.family import FamilyOf
 from pretrain.gate import Gate
-from pretrain.layout import Layout, build_layout
+from pretrain.launch import World
+from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.optimizer import Optimizer
 from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.samples import local_micro_batch
 from pretrain.plan.trace import shallow
 
-T = TypeVar("T", bound=TextConfig)
+W = TypeVar("W", bound=Config)
 
 FEW = 2
 """Samples of a rank in a step with numbers; batch normalisation needs two."""
 
 
-def rehearse(
-    config: T, vocab_size: int, size: int, family: Callable[[T, Layout], Family[Any, Any]] = family_of
-) -> None:
+def rehearse(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> None:
     """Build a transformer's ranks and run steps of its schedule, and say so.
 
     A chat's model is tried with a GPT's loss: its own picks tokens by their numbers.
@@ -43,7 +42,7 @@ def rehearse(
         # The others of a stage have the same shapes: other parts of the same tensors, or other samples.
         with fake_world(stage * size // pipeline, size, Kind.meta) as world:
             layout = build_layout(world, config.parallel)
-            model = Model(config, layout, vocab_size, training=True, family=family(config, layout))
+            model = Model(config, layout, vocab_size, family(config, layout), training=True)
             Optimizer(config, model)
     print(f"model: built for {pipeline} of {size} ranks; the others have the same shapes")
     # The first, one in the middle and the last: those between are alike.
@@ -52,35 +51,30 @@ def rehearse(
         print(f"schedule: one step of stage {stage}, forward and backward")
 
 
-def _run_schedule(
-    config: T, vocab_size: int, stage: int, family: Callable[[T, Layout], Family[Any, Any]]
-) -> None:
+def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: FamilyOf) -> None:
     """One step of a stage: with one layer in each chunk and two chunks at most, since more are alike, and as
     many micro-batches as there are stages."""
     config = shallow(config, 1, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     with fake_world(stage * size // pipeline, size, Kind.fake) as world:
         layout = build_layout(world, config.parallel)
-        model = Model(config, layout, vocab_size, training=True, family=family(config, layout))
+        model = Model(config, layout, vocab_size, family(config, layout), training=True)
         model.rehearse([local_micro_batch(model)] * pipeline)
 
 
-def take_step(config: CnnConfig | GanConfig | RnnConfig, size: int) -> None:
+def take_step(config: W, size: int, build: Callable[[W, World, Gate], AnyTrainer]) -> None:
     """Take the first step of rank 0 with real numbers and few samples, and say so.
 
     Args:
         config: must fit the world (`config.rules`).
+        build: makes the trainer.
     """
-    from pretrain.train import build_trainer
-
-    few = min(FEW, config.batch.micro_size or FEW)
-    batch = config.batch.model_copy(update={"micro_size": few, "global_size": few * size})
+    whole: Any = config  # which kinds of configs have a batch, no class says
+    few = min(FEW, whole.batch.micro_size or FEW)
+    batch = whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})
     config = config.model_copy(update={"batch": batch})
-    if isinstance(config, RnnConfig):  # so few rows need not be what the weights of several sources want
-        data = config.data.model_copy(update={"train": config.data.train[:1]})
-        config = config.model_copy(update={"data": data})
     with fake_world(0, size, Kind.real) as world:
-        trainer = build_trainer(config, world, Gate(world))
+        trainer = build(config, world, Gate(world))
         print(f"model: built for {trainer.facts()['layout']}; ranks are alike")
         with suppress(HealthError):  # a verdict on numbers, and those of the other ranks are missing
             trainer.step(0)

@@ -13,6 +13,7 @@ from rich.table import Table
 from pretrain.config.rules import violations
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
+from pretrain.families.family import FamilyOf
 from pretrain.plan.hardware import Cluster
 from pretrain.plan.states import States
 from pretrain.plan.text_plan import held_by_stage, plan_text
@@ -81,10 +82,11 @@ class Out:
 class Search:
     """Tries layouts; what several have in common is traced once."""
 
-    def __init__(self, config: TextConfig, vocab_size: int, cluster: Cluster) -> None:
+    def __init__(self, config: TextConfig, vocab_size: int, cluster: Cluster, family: FamilyOf) -> None:
         self.config = config
         self.vocab_size = vocab_size
         self.cluster = cluster
+        self.family = family
         self._traces: dict[tuple[int, int, str, int, int], Trace] = {}
         self._held: dict[tuple[int, int], tuple[States, ...]] = {}
 
@@ -109,12 +111,12 @@ class Search:
             return Out(layout, broken[0].message, broken[0].rule)
         key = layout.tensor, layout.pipeline
         if key not in self._held:
-            self._held[key] = held_by_stage(config, self.vocab_size, self.cluster.size)
+            self._held[key] = held_by_stage(config, self.vocab_size, self.cluster.size, self.family)
         states = max(held.total for held in self._held[key])
         if states > self.cluster.usable:
             return self._too_large(layout, states, "weights, gradients and optimizer states alone")
         traced = self._trace(layout, config)
-        plan = plan_text(config, self.vocab_size, self.cluster, traced, self._held[key])
+        plan = plan_text(config, self.vocab_size, self.cluster, self.family, traced, self._held[key])
         if plan.fullest.total > self.cluster.usable:
             return self._too_large(layout, plan.fullest.total, "with activations")
         return Found(layout, plan.fullest.total / 1e9, plan.time.total, plan.mfu)
@@ -141,15 +143,18 @@ class Search:
         if key not in self._traces:
             alike = replace(layout, pipeline=stages, virtual_pipeline=None, micro_size=samples)
             fused = self.cluster.name != "cpu"
+            small = alike.applied(config, self.cluster.size)
             self._traces[key] = trace_shallow(
-                alike.applied(config, self.cluster.size), self.vocab_size, layers, fused_dropout=fused
+                small, self.vocab_size, self.family, layers, fused_dropout=fused
             )
         return self._traces[key]
 
 
-def search_command(config: TextConfig, vocab_size: int, cluster: Cluster, *, as_json: bool) -> None:
+def search_command(
+    config: TextConfig, vocab_size: int, cluster: Cluster, family: FamilyOf, *, as_json: bool
+) -> None:
     """Print the ranking. Raises UserError: no layout is legal and fits."""
-    search = Search(config, vocab_size, cluster)
+    search = Search(config, vocab_size, cluster, family)
     found: list[Found] = []
     out: list[Out] = []
     console = Console(stderr=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.config.sections import TextConfig
+from pretrain.families.family import FamilyOf
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.optimizer import Optimizer
@@ -51,14 +52,16 @@ def storages_of(tensors: Sequence[torch.Tensor]) -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in found}
 
 
-def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int) -> States:
+def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int, family: FamilyOf) -> States:
     """What rank `rank` of `size` holds.
 
     Args:
         config: must fit the world (`config.rules`).
         vocab_size: ids of the tokenizer, without padding.
         rank: in megatron-core's order: tensor fastest, then context, data, pipeline.
+        family: makes the model's family.
     """
     with fake_world(rank, size, Kind.meta) as world:
-        model = Model(config, build_layout(world, config.parallel), vocab_size, training=True)
+        layout = build_layout(world, config.parallel)
+        model = Model(config, layout, vocab_size, family(config, layout), training=True)
         return held_states(model, Optimizer(config, model))

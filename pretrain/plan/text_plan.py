@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pretrain.config import derived
 from pretrain.config.sections import TextConfig
+from pretrain.families.family import FamilyOf
 from pretrain.flops import flops_per_token
 from pretrain.plan.activations import peak_activations
 from pretrain.plan.hardware import Cluster
@@ -60,14 +61,14 @@ class TextPlan:
         return self.tokens_per_step / self.time.total
 
 
-def held_by_stage(config: TextConfig, vocab_size: int, size: int) -> tuple[States, ...]:
+def held_by_stage(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> tuple[States, ...]:
     """What the first rank of each pipeline stage holds in a world of `size`.
 
     Stages between the first and the last are alike, so one of them is built.
     """
     pipeline = config.parallel.pipeline
     built = {
-        stage: rank_states(config, vocab_size, stage * size // pipeline, size)
+        stage: rank_states(config, vocab_size, stage * size // pipeline, size, family)
         for stage in {0, min(1, pipeline - 1), pipeline - 1}
     }
     return tuple(built[stage] if stage in built else built[1] for stage in range(pipeline))
@@ -77,6 +78,7 @@ def plan_text(
     config: TextConfig,
     vocab_size: int,
     cluster: Cluster,
+    family: FamilyOf,
     traced: Trace | None = None,
     held: tuple[States, ...] | None = None,
 ) -> TextPlan:
@@ -84,10 +86,11 @@ def plan_text(
 
     Args:
         vocab_size: ids of the tokenizer, without padding.
+        family: makes the model's family.
         traced: what micro-batches cost, where that is known.
         held: what stages hold, where that is known.
     """
-    traced = traced or trace(config, vocab_size, fused_dropout=cluster.name != "cpu")
+    traced = traced or trace(config, vocab_size, family, fused_dropout=cluster.name != "cpu")
     pipeline, size = config.parallel.pipeline, cluster.size
     replicas = size // config.replica_ranks
     micro_batches = config.batch.global_size // (config.batch.micro_size * replicas)
@@ -98,7 +101,7 @@ def plan_text(
             peak_activations(config, traced, stage, micro_batches),
             traced.buffers,
         )
-        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size))
+        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size, family))
     )
     work = [stage_work(config, traced, stage) for stage in range(pipeline)]
     largest = max((stage.states for stage in stages), key=lambda states: states.parameters)

@@ -16,6 +16,7 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from pretrain.config.sections import TextConfig
+from pretrain.families.family import FamilyOf
 from pretrain.layout import build_layout
 from pretrain.model import Model, forward_step
 from pretrain.models.transformer import parameter_dtype
@@ -87,20 +88,22 @@ class Trace:
         )
 
 
-def trace(config: TextConfig, vocab_size: int, *, fused_dropout: bool) -> Trace:
+def trace(config: TextConfig, vocab_size: int, family: FamilyOf, *, fused_dropout: bool) -> Trace:
     """Run each kind of chunk.
 
     Args:
         config: the run's; `config.rules` hold.
         vocab_size: ids of the tokenizer, without padding.
+        family: makes the model's family.
         fused_dropout: whether attention keeps no dropout mask, as on a GPU; torch's kernel for CPUs has no
             dropout, and the fallback keeps all scores.
     """
-    one = trace_shallow(config, vocab_size, 1, fused_dropout=fused_dropout)
+    one = trace_shallow(config, vocab_size, family, 1, fused_dropout=fused_dropout)
     layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
     if layers == 1:
         return one
-    return one.extended(trace_shallow(config, vocab_size, 2, fused_dropout=fused_dropout), layers - 1)
+    two = trace_shallow(config, vocab_size, family, 2, fused_dropout=fused_dropout)
+    return one.extended(two, layers - 1)
 
 
 def _chunks(config: TextConfig) -> int:
@@ -134,7 +137,9 @@ def without_attention_dropout(stack: ExitStack) -> None:
     stack.enter_context(patch.object(F, "scaled_dot_product_attention", fused))
 
 
-def trace_shallow(config: TextConfig, vocab_size: int, layers: int, *, fused_dropout: bool) -> Trace:
+def trace_shallow(
+    config: TextConfig, vocab_size: int, family: FamilyOf, layers: int, *, fused_dropout: bool
+) -> Trace:
     config = shallow(config, layers, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     found: dict[Role, ChunkCost] = {}
@@ -147,7 +152,8 @@ def trace_shallow(config: TextConfig, vocab_size: int, layers: int, *, fused_dro
             world = stack.enter_context(fake_world(stage * size // pipeline, size, Kind.fake))
             if fused_dropout:
                 without_attention_dropout(stack)
-            model = Model(config, build_layout(world, config.parallel), vocab_size, training=True)
+            layout = build_layout(world, config.parallel)
+            model = Model(config, layout, vocab_size, family(config, layout), training=True)
             local = local_micro_batch(model)
             inputs = bytes_of(local)
             hidden = _hidden(model).untyped_storage().nbytes()

@@ -19,9 +19,10 @@ from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
 from pretrain.errors import UserError, named
+from pretrain.gate import Gate
+from pretrain.kinds import kind_of
 from pretrain.launch import World, join_world
 from pretrain.leave import complain, leave_after
-from pretrain.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 def _train(world: World, name: str, config_path: str, plan: Plan) -> Curve:
     config = narrow(load_config(config_path, (), world.size).config, CorpusConfig, "this proof")
-    trainer = Trainer(config, world)
+    trainer = kind_of(config).trainer(config, world, Gate(world), None)
     saver = Saver(
         config.run.dir,
         CheckpointConfig(keep_last=plan.steps + 1),

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,8 +64,11 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
     if launcher != "alone":
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
-    check_data(loaded, anew=True)
-    return narrow(loaded.config, CorpusConfig, "this proof")
+    config = narrow(loaded.config, CorpusConfig, "this proof")
+    with tempfile.TemporaryDirectory() as anew:  # a proof begins at step 0, whatever is in run.dir
+        run = config.run.model_copy(update={"dir": str(anew)})
+        check_data(replace(loaded, config=config.model_copy(update={"run": run})))
+    return config
 
 
 def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:

@@ -21,6 +21,7 @@ def by_definition(world: World, checkpoint: str, stride: int, windows: int) -> d
     from pretrain.checkpoint import resolve
     from pretrain.config.sections import ParallelConfig
     from pretrain.data.sources import open_validation
+    from pretrain.kinds import kind_of
     from pretrain.layout import build_layout
     from pretrain.restore import load_model, open_saved, with_layout
 
@@ -28,7 +29,8 @@ def by_definition(world: World, checkpoint: str, stride: int, windows: int) -> d
     config = with_layout(saved.config, ParallelConfig())
     sources = open_validation(config)
     assert sources is not None
-    model = load_model(saved, config, build_layout(world, config.parallel))
+    layout = build_layout(world, config.parallel)
+    model = load_model(saved, config, layout, kind_of(config).family(config, layout))
     model.wrapped[0].eval()
     length = config.batch.sequence_length
     source = sources[0]

@@ -30,6 +30,7 @@ from evals.setting import evaluation_config
 from pretrain.checkpoint import resolve
 from pretrain.config.load import load_config
 from pretrain.kept_tokenizer import load_tokenizer
+from pretrain.kinds import kind_of
 from pretrain.launch import World, join_world
 from pretrain.layout import build_layout
 from pretrain.restore import load_model, open_saved
@@ -43,7 +44,8 @@ def ours(asked: dict[str, Any], overrides: list[str], world: World) -> dict[str,
     parallel_state.destroy_model_parallel()
     saved = open_saved(path)
     config = evaluation_config(path / "config.resolved.yaml", overrides, world.size, data=asked["tasks"])
-    model = load_model(saved, config, build_layout(world, config.parallel))
+    layout = build_layout(world, config.parallel)
+    model = load_model(saved, config, layout, kind_of(config).family(config, layout))
     with confined(show=False):
         tasks = {each.name: build_task(each) for each in find_definitions(asked["tasks"], None)}
         run_harness(CheckpointLM(model, load_tokenizer(saved.checkpoint)), tasks, 0)

@@ -18,6 +18,7 @@ from megatron.core import parallel_state
 from pretrain.config.load import read_config
 from pretrain.config.sections import GptConfig
 from pretrain.errors import HealthError, UserError
+from pretrain.gpt.trainer import GptTrainer
 from pretrain.health.spikes import Memory, SkippedRange
 from pretrain.launch import World, join_world
 from pretrain.models.transformer import transformer_config
@@ -51,7 +52,7 @@ def observe(config: GptConfig, world: World, health: bool) -> dict[str, Any]:
     if parallel.tensor * parallel.pipeline * parallel.context > 1:
         return seen
     try:
-        trainer = Trainer(config, world)
+        trainer = GptTrainer(config, world)
         seen |= of_a_trainer(trainer)
         if health:
             seen |= of_health(trainer)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from pretrain.gan import game
 from pretrain.gan.engine import Engine
 from pretrain.gan.network_pieces import Network
+from pretrain.gan_losses import GanLoss
 from pretrain.models.gan import batch_norm
 
 
@@ -91,23 +92,23 @@ def power_iteration_in_every_micro_batch() -> Any:
 
 def nan_gradient() -> Any:
     """A loss that is finite and has no finite gradient: DeepSpeed skips such an update without a word."""
-    honest = game.discriminator_loss
+    honest = GanLoss.of_discriminator
 
     def broken(loss: Any, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         return honest(loss, real, fake) + (real * 0).sqrt().mean()
 
-    return mock.patch.object(game, "discriminator_loss", broken)
+    return mock.patch.object(GanLoss, "of_discriminator", broken)
 
 
 def nan_loss_on_one_rank() -> Any:
     """The last rank's images give D a loss that is no number."""
-    honest = game.discriminator_loss
+    honest = GanLoss.of_discriminator
 
     def broken(loss: Any, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
         value = honest(loss, real, fake)
         return value * float("nan") if dist.get_rank() == dist.get_world_size() - 1 else value
 
-    return mock.patch.object(game, "discriminator_loss", broken)
+    return mock.patch.object(GanLoss, "of_discriminator", broken)
 
 
 def buffers_left_out() -> Any:

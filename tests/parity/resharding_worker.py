@@ -47,12 +47,14 @@ def main() -> None:
     from megatron.core import parallel_state
 
     from pretrain.config.load import load_config
-    from pretrain.trainer import Trainer
+    from pretrain.gate import Gate
+    from pretrain.kinds import kind_of
 
     with join_world() as world:
         curves: dict[str, Any] = {}
         for name, overrides in asked["layouts"].items():
-            trainer = Trainer(load_config(asked["config"], overrides, world.size).config, world)
+            config = load_config(asked["config"], overrides, world.size).config
+            trainer: Any = kind_of(config).trainer(config, world, Gate(world), None)
             if "load" in asked:
                 curves[name] = {other: go_on(asked, other, trainer) for other in asked["load"]}
             else:

@@ -21,11 +21,12 @@ def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
     from mutations import mutated
 
     from pretrain.config.load import load_config
-    from pretrain.trainer import Trainer
+    from pretrain.gate import Gate
+    from pretrain.kinds import kind_of
 
     loaded = load_config(run["config"], run["overrides"], world.size)
     with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
-        trainer = Trainer(loaded.config, world)
+        trainer: Any = kind_of(loaded.config).trainer(loaded.config, world, Gate(world), None)
         results, between = [], []
         for step in range(steps):
             results.append(trainer.step(step))

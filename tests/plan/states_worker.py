@@ -18,6 +18,7 @@ def held(world: World, vocabulary: int, path: str, overrides: list[str]) -> dict
     from pretrain.config.load import load_config
     from pretrain.config.narrow import narrow
     from pretrain.config.sections import TextConfig
+    from pretrain.kinds import kind_of
     from pretrain.layout import build_layout
     from pretrain.model import Model
     from pretrain.optimizer import Optimizer
@@ -27,7 +28,7 @@ def held(world: World, vocabulary: int, path: str, overrides: list[str]) -> dict
     config = narrow(load_config(path, overrides, world.size).config, TextConfig, "this test")
     layout = build_layout(world, config.parallel)
     with Ledger() as ledger:
-        model = Model(config, layout, vocabulary, training=True)
+        model = Model(config, layout, vocabulary, kind_of(config).family(config, layout), training=True)
         optimizer = Optimizer(config, model)
         gc.collect()
         states = asdict(held_states(model, optimizer))

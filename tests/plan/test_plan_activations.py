@@ -8,6 +8,7 @@ from test_plan_states import BF16, CP, DO, LLAMA, PP, SP, TP, VPP, write_config
 from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import TextConfig
+from pretrain.kinds import kind_of
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.plan.activations import peak_activations
@@ -45,10 +46,13 @@ def test_predicted_activations_are_those_of_the_whole_schedule(tmp_path: Path, k
         config = narrow(load_config(path, _once([*SIZES, *overrides]), size).config, TextConfig, "this test")
         pipeline = config.parallel.pipeline
         micro_batches = 2 * pipeline if config.parallel.virtual_pipeline else max(2, pipeline)
-        traced = trace(config, 300, fused_dropout=True)
+        family = kind_of(config).family
+        assert family is not None
+        traced = trace(config, 300, family, fused_dropout=True)
         for stage in range(pipeline):
             with fake_world(stage * size // pipeline, size, Kind.fake) as world:
-                model = Model(config, build_layout(world, config.parallel), 300, training=True)
+                layout = build_layout(world, config.parallel)
+                model = Model(config, layout, 300, family(config, layout), training=True)
                 model.forget_gradients()
                 with Ledger() as ledger:
                     model.rehearse([local_micro_batch(model) for _ in range(micro_batches)])

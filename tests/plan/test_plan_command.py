@@ -11,14 +11,15 @@ from loopback import serve
 from text_shards import build_shards
 
 from pretrain.errors import UserError
-from pretrain.plan.command import Request, plan_command
+from pretrain.plan.command import plan_command
 from pretrain.plan.hardware import GPUS, make_cluster
+from pretrain.plan.request import PlanRequest
 
 
-def request(**changes: object) -> Request:
+def request(**changes: object) -> PlanRequest:
     given: dict[str, object] = {"gpu": "h100-80g", "gpus": 8, "nodes": None, "per_node": None}
     given |= {"network_gbit": None, "vocab_size": 300, "tokens": None, "search": False, "json": True}
-    return Request(**{**given, **changes})  # type: ignore[arg-type]
+    return PlanRequest(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def test_a_plan_for_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

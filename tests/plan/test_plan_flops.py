@@ -11,6 +11,7 @@ from pretrain.config.load import load_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import TextConfig
 from pretrain.flops import flops_per_token
+from pretrain.kinds import kind_of
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.plan.fake_world import Kind, fake_world
@@ -31,7 +32,8 @@ def test_flops_are_those_of_a_counted_step(tmp_path: Path, kind: str, overrides:
     sizes = [f"batch.sequence_length={LENGTH}", "model.vocab_multiple=4"]
     config = narrow(load_config(path, [*sizes, *overrides], 1).config, TextConfig, "this test")
     with fake_world(0, 1, Kind.fake) as world, sdpa_kernel(SDPBackend.MATH):
-        model = Model(config, build_layout(world, config.parallel), 300, training=True)
+        layout = build_layout(world, config.parallel)
+        model = Model(config, layout, 300, kind_of(config).family(config, layout), training=True)
         local = [local_micro_batch(model)] * 2
         with FlopCounterMode(display=False) as counter, Ledger() as ledger:
             model.rehearse(local)

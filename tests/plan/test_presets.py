@@ -9,6 +9,7 @@ from config_files import REPOSITORY
 from pretrain.config.load import load_config, read_config
 from pretrain.config.narrow import narrow
 from pretrain.config.sections import TextConfig
+from pretrain.kinds import kind_of
 from pretrain.layout import build_layout
 from pretrain.model import Model
 from pretrain.models.logical import logical_parts
@@ -78,7 +79,7 @@ def test_every_preset_fits_on_cards_of_80_gb(name: str) -> None:
     vocabulary, _, worlds = PRESETS[name]
     config = narrow(load_config(path_of(name), (), worlds[0]).config, TextConfig, "this test")
     cluster = make_cluster("h100-80g", worlds[0], None, None, None)
-    assert plan_text(config, vocabulary, cluster).fullest.total <= cluster.usable
+    assert plan_text(config, vocabulary, cluster, kind_of(config).family).fullest.total <= cluster.usable
 
 
 def path_of(name: str) -> str:
@@ -104,6 +105,6 @@ def test_every_rank_is_built_and_the_sum_is_the_published_size(name: str) -> Non
     for rank in range(config.replica_ranks):
         with fake_world(rank, config.replica_ranks, Kind.meta) as world:
             layout = build_layout(world, config.parallel)
-            model = Model(config, layout, vocabulary, training=False)
+            model = Model(config, layout, vocabulary, kind_of(config).family(config, layout), training=False)
             found += sum(part.size for part in logical_parts(model.chunks, layout) if part.primary)
     assert found == parameters

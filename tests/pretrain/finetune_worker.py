@@ -17,6 +17,7 @@ def make(world: World, folder: Path, config_path: str, overrides: list[str]) -> 
     from pretrain.config.load import read_config
     from pretrain.config.resolved import config_to_yaml
     from pretrain.config.sections import TextConfig
+    from pretrain.kinds import kind_of
     from pretrain.layout import build_layout
     from pretrain.model import Model
     from pretrain.models.logical import logical_parts
@@ -28,7 +29,9 @@ def make(world: World, folder: Path, config_path: str, overrides: list[str]) -> 
     (folder / "config.resolved.yaml").write_text(resolved)
     vocab_size = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["vocab_size"]
     layout = build_layout(world, config.parallel)
-    model = Model(config, layout, vocab_size, training=True)
+    family = kind_of(config).family
+    assert family is not None
+    model = Model(config, layout, vocab_size, family(config, layout), training=True)
     saver = Saver(folder, config.checkpoint, 0, 1, StoreCoordinator(world.store))
     saver.save(
         7,

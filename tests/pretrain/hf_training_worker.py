@@ -103,10 +103,12 @@ tracking: {{enabled: false}}
 def train_plainly(model: Any, config_path: Path) -> list[float]:
     """The steps in transformers and torch alone, on the same batches; the losses."""
     from pretrain.config.load import load_config
-    from pretrain.data.kinds import open_data
+    from pretrain.data.bert.text import BertTrainingData
+    from pretrain.data.text import TrainingData
 
     config: Any = load_config(str(config_path)).config
-    data: Any = open_data(config)[0]
+    bert = config.model.kind == "bert"
+    data: Any = (BertTrainingData if bert else TrainingData).from_config(config)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -115,7 +117,7 @@ def train_plainly(model: Any, config_path: Path) -> list[float]:
     for step in range(STEPS):
         batch = data.batch(step, 0, 0, 1)
         labels = batch.labels.masked_fill(batch.loss_mask == 0, -100)
-        if config.model.kind == "bert":
+        if bert:
             loss = model(
                 input_ids=batch.tokens,
                 attention_mask=batch.padding_mask.long(),
@@ -145,8 +147,9 @@ def train_on_ranks(plan: dict[str, Any]) -> None:
     from pretrain.config.load import load_config
     from pretrain.config.resolved import config_to_yaml
     from pretrain.config.sections import CheckpointConfig
+    from pretrain.gate import Gate
+    from pretrain.kinds import kind_of
     from pretrain.launch import join_world
-    from pretrain.trainer import Trainer
 
     found = {}
     with join_world() as world:
@@ -154,7 +157,7 @@ def train_on_ranks(plan: dict[str, Any]) -> None:
             for layout, keys in LAYOUTS.items():
                 name = f"{Path(path).stem}-{layout}"
                 config: Any = load_config(path, keys, world.size).config
-                trainer = Trainer(config, world)
+                trainer: Any = kind_of(config).trainer(config, world, Gate(world), None)
                 found[name] = [trainer.step(step).loss for step in range(STEPS)]
                 coordinator = StoreCoordinator(PrefixStore(name, world.store))
                 run = Path(plan["folder"]) / name

@@ -7,6 +7,7 @@ Argument: {"train": [[config, overrides], ...]} trains each as `pretrain train` 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from pretrain.launch import World, join_world
@@ -19,13 +20,14 @@ def save(world: World, folder: Path, config_path: str, overrides: list[str]) -> 
     from pretrain.config.load import load_config
     from pretrain.config.resolved import config_to_yaml
     from pretrain.config.sections import TextConfig
-    from pretrain.trainer import Trainer
+    from pretrain.gate import Gate
+    from pretrain.kinds import kind_of
 
     config = load_config(config_path, overrides, world.size).config
     assert isinstance(config, TextConfig)
     # A run that still goes on may save while ranks look: each would find another newest checkpoint.
     with patch("pretrain.init_from.resolve", resolve if world.is_first else AssertionError("rank 0 chooses")):
-        trainer = Trainer(config, world)
+        trainer: Any = kind_of(config).trainer(config, world, Gate(world), None)
     coordinator = StoreCoordinator(PrefixStore(folder.name, world.store))
     saver = Saver(folder, config.checkpoint, world.rank, world.size, coordinator)
     resolved = config_to_yaml(config)

@@ -56,6 +56,7 @@ def main() -> None:
         sys.path.append(str(Path(__file__).parents[1]))
         from config_files import small_config
 
+        from pretrain.families.gpt import GptFamily
         from pretrain.layout import build_layout
         from pretrain.model import Model
         from pretrain.optimizer import Optimizer
@@ -63,7 +64,8 @@ def main() -> None:
         if world.rank == 1:
             send_pickles(asked["evil"])
         config = small_config(model__num_layers=1)
-        Optimizer(config, Model(config, build_layout(world, config.parallel), 257, training=True))
+        layout = build_layout(world, config.parallel)
+        Optimizer(config, Model(config, layout, 257, GptFamily(config, layout), training=True))
         barrier()
 
 

@@ -6,8 +6,8 @@ import pytest
 from gan_configs import gan_config
 
 from pretrain.config.rule import PROCESSES, Setup
-from pretrain.config.rules import RULES, gan, violations
-from pretrain.config.sections import GanConfig
+from pretrain.config.rules import gan, violations
+from pretrain.gan.kind import GAN
 
 # rule -> changes of the small config, world size, a legal value of a key that must be suggested (or None),
 # words of the message
@@ -104,7 +104,7 @@ def test_remote_shards_have_the_rules_of_tokens() -> None:
 
 def test_every_rule_has_a_case() -> None:
     assert set(BROKEN) == {rule.name for rule in gan.RULES}
-    assert len({rule.name for rule in RULES[GanConfig]}) == len(RULES[GanConfig])
+    assert len({rule.name for rule in GAN.rules}) == len(GAN.rules)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -1,5 +1,6 @@
 """Reading a config file: what is refused, at which line, in which words; overrides, bases and sources."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from pretrain.config.load import load_config, read_config
 from pretrain.config.node import ConfigError, Place
 from pretrain.config.resolved import config_to_yaml, resolved_values
 from pretrain.config.schema import leaf_keys
-from pretrain.config.sections import KINDS, GptConfig
-from pretrain.errors import UserError
+from pretrain.config.sections import GptConfig
+from pretrain.errors import IntegrityError, UserError
+from pretrain.kinds import RECORDS
 
 VALID = """\
 run:
@@ -63,7 +65,7 @@ def test_every_problem_is_reported_at_once_and_at_its_line(file: Path) -> None:
     text = text.replace("kind: gpt", "kind: gtp\n  kind: gpt") + "shedule:\n  kind: cosine\nprecision: f32\n"
     assert problems(file, text, "model.dropout=high") == [
         "a.yaml:3: run.steps: must be a whole number, got 100.0 (write 100)",
-        f"a.yaml:5: model.kind: must be {' or '.join(KINDS)}, got 'gtp' (did you mean 'gpt'?)",
+        f"a.yaml:5: model.kind: must be {' or '.join(RECORDS)}, got 'gtp' (did you mean 'gpt'?)",
         "a.yaml:6: model.kind: duplicate key; it was given in line 5 already",
         "a.yaml:8: model.hiden_size: unknown key 'hiden_size' (did you mean 'hidden_size'?)",
         "a.yaml:15: shedule: unknown section or key 'shedule' (did you mean 'schedule'?)",
@@ -304,6 +306,19 @@ def test_awkward_texts_survive_a_round_trip(tmp_path: Path) -> None:
         assert loaded.config.tracking.experiment == name
         (tmp_path / "b.yaml").write_text(config_to_yaml(loaded.config))
         assert read_config(str(tmp_path / "b.yaml")).config == loaded.config
+
+
+def test_an_error_about_a_key_gets_its_line_and_others_stay_as_they_are(tmp_path: Path) -> None:
+    """A message is never taken apart: a text with a colon in it is no key."""
+    path = write_config(tmp_path / "a.yaml")
+    loaded = load_config(path)
+    with pytest.raises(ConfigError, match=rf"^{path}:\d+: optimizer\.lr: too: large$"), loaded.at_its_line():
+        raise UserError("too: large", "optimizer.lr")
+    for error in (UserError("a disk: is full"), UserError("b: c", "--data"), IntegrityError("d", "run.dir")):
+        with pytest.raises(type(error)) as caught, loaded.at_its_line():
+            raise error
+        assert caught.value is error
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "run.dir: d"
 
 
 def test_small_has_every_required_key_and_every_key_has_a_docstring() -> None:

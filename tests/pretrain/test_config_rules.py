@@ -12,8 +12,9 @@ from pretrain.config import derived
 from pretrain.config.load import load_config
 from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Setup
-from pretrain.config.rules import RULES, violations
+from pretrain.config.rules import violations
 from pretrain.config.sections import GptConfig
+from pretrain.gpt.kind import GPT
 
 # rule -> changes of the small config, world size, a legal value of a key that must be suggested (or None)
 BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] = {
@@ -223,8 +224,8 @@ LEGAL: list[tuple[dict[str, Any], int | None]] = [
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(BROKEN) == {rule.name for rule in RULES[GptConfig]}
-    assert len({rule.name for rule in RULES[GptConfig]}) == len(RULES[GptConfig])
+    assert set(BROKEN) == {rule.name for rule in GPT.rules}
+    assert len({rule.name for rule in GPT.rules}) == len(GPT.rules)
 
 
 @pytest.mark.parametrize("name", BROKEN)

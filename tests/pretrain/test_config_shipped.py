@@ -11,14 +11,15 @@ from pretrain.config.load import read_config
 from pretrain.config.node import ConfigError, dotted
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.schema import keys_of, leaf_keys, nearest_name, section_at
-from pretrain.config.sections import KINDS, GptConfig
+from pretrain.config.sections import GptConfig
+from pretrain.kinds import configs
 
 KEY = re.compile(r"^( *)(?:- )?([a-z_0-9]+):", re.MULTILINE)
 
 
 def misspelt(text: str) -> list[tuple[str, str, str]]:
     """(key, text with one letter of it changed, changed key) for every key of a config."""
-    every = {key for kind in KINDS.values() for path, _ in leaf_keys(kind) for key in path}
+    every = {key for kind in configs().values() for path, _ in leaf_keys(kind) for key in path}
     changed = []
     for number, match in enumerate(KEY.finditer(text)):
         key = match[2]

@@ -18,13 +18,13 @@ from data_tools.train_tokenizer import train_tokenizer
 from evals.setting import evaluation_config
 from pretrain.check import check_command
 from pretrain.checkpoint import open_checkpoint, resolve
+from pretrain.config.load import saved_kind
 from pretrain.config.sections import TextConfig
 from pretrain.dry_run import dry_run_command
 from pretrain.errors import UserError
 from pretrain.generate import layout_for
 from pretrain.proofs.scratch import load_for_proof
 from pretrain.restore import open_saved
-from pretrain.saved_kind import saved_kind
 
 WORKER = Path(__file__).with_name("init_from_worker.py")
 TEXT = [f"a text of words that come again, number {number}, and again. " * 4 for number in range(30)]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from pretrain.trainer import Trainer
+    from pretrain.gpt.trainer import GptTrainer
 
     folder = tmp_path_factory.mktemp("replica")
     build_shards(folder / "shards", [f"document {number} " * 40 for number in range(30)])
@@ -24,7 +24,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     data = config.data.model_copy(update={"train": sources})
     batch = config.batch.model_copy(update={"micro_size": 4})  # two micro-batches a step
     with join_world(Place(0, 1, 0, "alone")) as world:
-        yield Trainer(config.model_copy(update={"data": data, "batch": batch}), world)
+        yield GptTrainer(config.model_copy(update={"data": data, "batch": batch}), world)
 
 
 def gradients(trainer: Any, before: float) -> list[torch.Tensor]:

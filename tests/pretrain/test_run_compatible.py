@@ -20,8 +20,9 @@ from pretrain.config.node import dotted
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.rules import violations
 from pretrain.config.schema import is_list, keys_of, leaf_keys, section_of
-from pretrain.config.sections import KINDS, Config, GptConfig, Section
+from pretrain.config.sections import Config, GptConfig, Section
 from pretrain.config.sections.resume import Resume
+from pretrain.kinds import RECORDS, kind_named
 from pretrain.schedule import learning_rate
 
 
@@ -133,7 +134,7 @@ def config(kind: str = "gpt", **changes: Any) -> Config:
             tree.setdefault(section, {})[name] = value
         else:
             tree[section] = value
-    return KINDS[kind].model_validate(tree)
+    return kind_named(kind).config.model_validate(tree)
 
 
 def compatible(old: Config, new: Config, saved: list[int]) -> list[str]:
@@ -167,7 +168,7 @@ def two_values(annotation: Any) -> tuple[Any, ...]:
 
 def changes_of(kind: str) -> Iterator[tuple[str, list[Config]]]:
     """Every key of a kind, as it is written, with configs that differ in that key alone."""
-    for path, field in leaf_keys(KINDS[kind]):
+    for path, field in leaf_keys(kind_named(kind).config):
         key, name = dotted(path), "__".join(map(str, path))
         if key in (*HAVE_TESTS_OF_THEIR_OWN, *ONE_KIND) and not is_list(field):
             continue
@@ -188,7 +189,7 @@ def changes_of(kind: str) -> Iterator[tuple[str, list[Config]]]:
             yield f"{key}.0.{one}", [config(kind, **{name: [entry]}) for entry in held]
 
 
-CASES = {f"{kind} {key}": (key, configs) for kind in KINDS for key, configs in changes_of(kind)}
+CASES = {f"{kind} {key}": (key, configs) for kind in RECORDS for key, configs in changes_of(kind)}
 
 
 def test_every_key_of_every_kind_has_a_verdict() -> None:
@@ -207,8 +208,10 @@ def rules(section: type[Section]) -> Iterator[Resume | None]:
 
 
 def test_every_rule_decides_about_a_key() -> None:
-    decided = {rule_for(kind, key) for kind in KINDS for key in STATED}
-    assert [rule for kind in KINDS.values() for rule in rules(kind) if rule and rule not in decided] == []
+    decided = {rule_for(kind, key) for kind in RECORDS for key in STATED}
+    assert [
+        rule for kind in RECORDS for rule in rules(kind_named(kind).config) if rule and rule not in decided
+    ] == []
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -233,7 +236,7 @@ def test_a_run_from_before_there_was_a_key_goes_on() -> None:
     assert table.compatible({**old, "eval": {}}, written(config("gpt")), [50]) == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gan"])
+@pytest.mark.parametrize("kind", [kind for kind in RECORDS if kind != "gan"])
 def test_validation_may_be_moved_and_not_begin_or_end(kind: str) -> None:
     def data(first: str | None, then: str | None) -> list[str]:
         file = kind in ("gpt-chat", "bert-classifier", "bert-tagger")
@@ -327,7 +330,7 @@ LENGTHS: list[tuple[str, Any, Any, Any, Any, list[int], str]] = [
             "run.steps: 20 in the run, 15 now (20 steps are done; set it to 20 or more; to go on from step "
             "10, remove the checkpoints after step-00000010)",
         )
-        for kind in KINDS
+        for kind in RECORDS
     ),
     ("gan", None, 20, None, 15, [15], ""),
 ]

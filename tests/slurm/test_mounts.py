@@ -8,7 +8,8 @@ import yaml
 from config_files import small_config, write_config
 
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import KINDS, Section, SlurmConfig
+from pretrain.config.sections import Section, SlurmConfig
+from pretrain.kinds import kind_named
 from slurm.mounts import NamedPath, container_mounts, named_paths, training_mounts
 from slurm.submission import new_submission
 from slurm.submit import submit_command
@@ -98,7 +99,7 @@ def test_what_is_made_on_no_disk_that_is_here_is_refused() -> None:
 )
 def test_each_kind_of_config(kind: str, keys: str) -> None:
     """Every key of a path, from a config in which each holds its own name (the sources of shards aside)."""
-    config = _filled(KINDS[kind])
+    config = _filled(kind_named(kind).config)
     found = {each.key: each.path.name for each in named_paths(config)}
     assert set(found) == set(f"run.dir {keys}".split())
     assert all(name == key.rpartition(".")[2] for key, name in found.items())

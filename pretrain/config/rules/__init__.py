@@ -1,20 +1,13 @@
 """All rules between keys; `violations` reports every one that a config breaks, all together."""
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
 from pretrain.config.rules import (
-    bert_data,
-    chat,
-    cnn,
     corpus,
     finetune,
-    gan,
     loss_health,
     remote,
-    replicas,
     schedule,
     service,
     sources,
@@ -23,20 +16,12 @@ from pretrain.config.rules import (
     text_useless,
     warm_start,
 )
-from pretrain.config.sections import (
-    BertConfig,
-    ChatConfig,
-    ClassifierConfig,
-    CnnConfig,
-    Config,
-    GanConfig,
-    GptConfig,
-    RnnConfig,
-    TaggerConfig,
-)
+from pretrain.config.sections import Config
+from pretrain.kinds import kind_of
 
-_DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
-_CORPUS: tuple[Rule[Any], ...] = (
+DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
+"""Of every run that minimises one loss."""
+CORPUS: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
     *sources.RULES,
@@ -44,30 +29,18 @@ _CORPUS: tuple[Rule[Any], ...] = (
     *corpus.RULES,
     *stages.RULES,
     *warm_start.RULES,
-    *_DESCENT,
+    *DESCENT,
 )
-_FINETUNE: tuple[Rule[Any], ...] = (
+"""Of a transformer on token shards."""
+FINETUNE: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
     *finetune.RULES,
-    *_DESCENT,
+    *DESCENT,
 )
-
-RULES: Mapping[type[Config], Sequence[Rule[Any]]] = MappingProxyType(
-    {
-        GptConfig: _CORPUS,
-        BertConfig: (*_CORPUS, *bert_data.RULES),
-        GanConfig: (*gan.RULES, *sources.TRAINING, *remote.RULES, *service.RULES),
-        CnnConfig: (*replicas.RULES, *cnn.RULES, *sources.RULES, *remote.RULES, *_DESCENT),
-        RnnConfig: (*replicas.RULES, *corpus.RULES, *sources.RULES, *remote.RULES, *_DESCENT),
-        ClassifierConfig: (*_FINETUNE, *finetune.ENCODER),
-        TaggerConfig: (*_FINETUNE, *finetune.ENCODER),
-        ChatConfig: (*_FINETUNE, *chat.RULES),
-    }
-)
-"""Class of a config -> its rules."""
+"""Of a transformer that is fine-tuned."""
 
 
 def violations(config: Config, world_size: int | None) -> list[Violation]:
     """Every rule that the config breaks; `world_size` None leaves out the rules that depend on it."""
-    return broken_rules(RULES[type(config)], Setup(config, world_size))
+    return broken_rules(kind_of(config).rules, Setup(config, world_size))

@@ -2,6 +2,7 @@
 
 from pretrain.config.rule import PROCESSES, Rule, Setup, divisors, multiple_of, unless
 from pretrain.config.sections import GanConfig
+from pretrain.gan_losses import LOSSES
 
 GanRule = Rule[GanConfig]
 GanSetup = Setup[GanConfig]
@@ -138,10 +139,11 @@ _LOSS: tuple[GanRule, ...] = (
     Rule(
         name="wasserstein needs a Lipschitz bound",
         key="loss.kind",
-        applies=lambda s: s.config.loss.kind == "wasserstein",
+        applies=lambda s: LOSSES[s.config.loss.kind].needs_bound,
         holds=lambda s: bool(s.config.loss.gradient_penalty) or s.config.model.spectral_norm,
-        message=(
-            "wasserstein has no bound without loss.gradient_penalty (10 is usual) or model.spectral_norm"
+        message=lambda s: (
+            f"{s.config.loss.kind} has no bound without loss.gradient_penalty (10 is usual) or "
+            "model.spectral_norm"
         ),
     ),
     unless(

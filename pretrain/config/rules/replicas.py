@@ -11,19 +11,21 @@ def _unit(setup: Setup[ReplicaConfig]) -> int:
     return setup.config.batch.micro_size * (setup.world_size or 1)
 
 
-def _text(setup: Setup[ReplicaConfig]) -> str:
-    batch, what = setup.config.batch, "images" if isinstance(setup.config, CnnConfig) else "streams"
-    unit = f" x processes = {batch.micro_size} x {setup.world_size}" if setup.world_size else ""
-    return f"{batch.global_size} {what} are no multiple of micro_size{unit or f' {batch.micro_size}'}"
+def rules(samples: str) -> tuple[Rule[ReplicaConfig], ...]:
+    """They call what a batch consists of by the name `samples`."""
 
+    def text(setup: Setup[ReplicaConfig]) -> str:
+        batch = setup.config.batch
+        unit = f" x processes = {batch.micro_size} x {setup.world_size}" if setup.world_size else ""
+        return f"{batch.global_size} {samples} are no multiple of micro_size{unit or f' {batch.micro_size}'}"
 
-RULES: tuple[Rule[ReplicaConfig], ...] = (
-    multiple_of(
-        "batch divides into micro-batches on every rank",
-        "batch.global_size",
-        _unit,
-        _text,
-        remedies=divisors("batch.micro_size", lambda s: s.config.batch.global_size // (s.world_size or 1))
-        | divisors(PROCESSES, lambda s: s.config.batch.global_size // s.config.batch.micro_size),
-    ),
-)
+    return (
+        multiple_of(
+            "batch divides into micro-batches on every rank",
+            "batch.global_size",
+            _unit,
+            text,
+            remedies=divisors("batch.micro_size", lambda s: s.config.batch.global_size // (s.world_size or 1))
+            | divisors(PROCESSES, lambda s: s.config.batch.global_size // s.config.batch.micro_size),
+        ),
+    )

@@ -1,12 +1,10 @@
 """Every key of a config file: its type, its default and what it means.
 
 Each class is one section of the YAML file. The docstring under a field is the documentation of its key.
-Which sections and keys there are depends on `model.kind`; `KINDS` says how.
+Which sections and keys there are depends on `model.kind`; the record of each
+kind (`pretrain.kinds`) says how.
 Rules that concern one key stand here; rules between keys stand in `pretrain.config.rules`.
 """
-
-from collections.abc import Mapping
-from types import MappingProxyType
 
 from pretrain.config.sections.bert import BertConfig, BertDataConfig, BertModelConfig, EncoderModelConfig
 from pretrain.config.sections.chat import ChatConfig, ChatDataConfig, ChatModelConfig
@@ -65,25 +63,10 @@ from pretrain.config.sections.text import (
     TextModelConfig,
 )
 
-KINDS: Mapping[str, type[Config]] = MappingProxyType(
-    {
-        "gpt": GptConfig,
-        "gpt-chat": ChatConfig,
-        "bert": BertConfig,
-        "bert-classifier": ClassifierConfig,
-        "bert-tagger": TaggerConfig,
-        "gan": GanConfig,
-        "cnn": CnnConfig,
-        "rnn": RnnConfig,
-    }
-)
-"""`model.kind` -> what a config of that kind holds."""
-
 TokenConfig = CorpusConfig | RnnConfig
 """What reads token shards."""
 
 __all__ = [
-    "KINDS",
     "LARGEST_COUNT",
     "BatchConfig",
     "BatchStageConfig",

@@ -80,6 +80,11 @@ class FinetuneConfig(TextConfig):
     model: FinetuneModelConfig
     data: LabelledDataConfig
 
+    @property
+    def tagged(self) -> bool:
+        """Whether words are put into classes, not texts."""
+        return False
+
 
 class ClassifierConfig(FinetuneConfig):
     """A run that trains a classifier of texts."""
@@ -93,3 +98,8 @@ class TaggerConfig(FinetuneConfig):
 
     model: TaggerModelConfig
     data: TaggerDataConfig
+
+    @property
+    def tagged(self) -> bool:
+        """Words are."""
+        return True

@@ -1,6 +1,6 @@
 """A run that trains a GAN on DeepSpeed."""
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -8,6 +8,12 @@ from pretrain.config.sections.common import Config, EvalConfig, HealthConfig, Mo
 from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.resume import LAYOUT, OPTIMIZER, must_agree
 from pretrain.config.sections.section import Count, GlobalSize, MicroSize, Section, Width
+from pretrain.gan_losses import LOSSES, published
+
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSSES)]
 
 Stage = Literal[0, 1, 2, 3]
 Augmentation = Literal["color", "translation", "cutout"]
@@ -105,9 +111,7 @@ class GanLossConfig(Section):
 
     RESUME = must_agree("decides what both networks are trained to do")
 
-    kind: Literal["minimax", "non_saturating", "hinge", "wasserstein", "relativistic"] = "non_saturating"
-    """minimax, non_saturating: Goodfellow et al. 2014. hinge: Lim & Ye 2017. wasserstein: Arjovsky et al.
-    2017. relativistic: RpGAN, each real image against a generated one (Jolicoeur-Martineau 2019)."""
+    kind: LossName = Field("non_saturating", description=published())
     discriminator_steps: int = Field(1, ge=1, le=100)
     """Updates of D, each on images of its own, before one of G."""
     gradient_penalty: float = Field(0.0, ge=0)

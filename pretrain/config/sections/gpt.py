@@ -47,3 +47,8 @@ class GptConfig(CorpusConfig, DecoderConfig):
 
     model: GptModelConfig
     data: GptDataConfig
+
+    @property
+    def resets_at_document_end(self) -> bool:
+        """With `data.reset_at_document_end`."""
+        return self.data.reset_at_document_end

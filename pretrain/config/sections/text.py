@@ -137,6 +137,16 @@ class TextConfig(DescentConfig):
     def replica_ranks(self) -> int:
         return self.parallel.ranks
 
+    @property
+    def resets_at_document_end(self) -> bool:
+        """Whether a document is seen without what stands before it."""
+        return False
+
+    @property
+    def corpus_schedule(self) -> CorpusScheduleConfig:
+        """What a schedule says of batches that grow and of lengths in tokens; here it cannot say anything."""
+        return CorpusScheduleConfig()
+
 
 class CorpusConfig(TextConfig):
     """A run that trains on token shards."""
@@ -144,3 +154,8 @@ class CorpusConfig(TextConfig):
     data: TextDataConfig
     schedule: CorpusScheduleConfig = CorpusScheduleConfig()
     eval: TextEvalConfig = TextEvalConfig()
+
+    @property
+    def corpus_schedule(self) -> CorpusScheduleConfig:
+        """Its own."""
+        return self.schedule

@@ -74,6 +74,10 @@ class BertTrainingData(CorpusSamples[BertBatch]):
             frequent_token=most_frequent_token(sources, masker.special),
         )
 
+    def resized(self, config: BertConfig) -> "BertTrainingData":
+        """As `CorpusSamples.resized`."""
+        return self.over(self.sources, config)
+
     def samples(self, sample_ids: Sequence[int]) -> BertBatch:
         ids = np.asarray(sample_ids, dtype=np.int64)
         keys = sample_keys(self.order.seed, "training", ids)

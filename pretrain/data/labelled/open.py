@@ -98,7 +98,7 @@ def _encode(
         path=path,
         examples=examples,
         labels=labels,
-        tagged=isinstance(config, TaggerConfig),
+        tagged=config.tagged,
         pad=special.pad,
         width_unit=WIDTH_UNIT * config.parallel.tensor,
         length=length,

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pretrain.config.sections.gan import GanLossConfig, GanModelConfig
+from pretrain.gan_losses import LOSSES
 from pretrain.models.gan.batch_norm import BatchNorm
 from pretrain.models.gan.dcgan import DcganDiscriminator, DcganGenerator
 from pretrain.models.gan.mlp import MlpDiscriminator, MlpGenerator
@@ -27,8 +28,6 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "resnet": ResnetDiscriminator,
     "modern": ModernDiscriminator,
 }
-DIFFERENCES = ("wasserstein", "relativistic")
-"""Losses that see only differences of D's answers."""
 RECTIFIER = math.sqrt(2)
 """Gain of a layer that a rectifier follows (He et al. 2015); others say their own (`shape.with_gain`)."""
 FIRST_ITERATIONS = 15
@@ -43,7 +42,7 @@ def shape_of(model: GanModelConfig, loss: GanLossConfig, channels: int, classes:
         loss: decides whether D's answer has a bias.
         classes: of the images; used by a conditional model alone.
     """
-    head_bias = loss.kind not in DIFFERENCES
+    head_bias = not LOSSES[loss.kind].sees_differences
     return GanShape(model, channels, classes if model.conditional else 0, head_bias)
 
 

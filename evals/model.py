@@ -1,0 +1,104 @@
+"""Score a transformer on megatron-core, on any layout.
+
+The weights, the windows and the forward pass are those of the trainer's validation, so with the default
+stride exp(validation loss) of the trainer at that step is the token perplexity here.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_tools.progress import Progress
+from data_tools.tokenizer import Tokenizer
+from evals.request import EvalRequest
+from evals.result import Result, spec_of
+from evals.setting import evaluation_config
+from evals.task import Task
+from pretrain.checkpoint import Checkpoint, open_checkpoint
+from pretrain.config.narrow import narrow
+from pretrain.config.sections import CorpusConfig, TextConfig
+from pretrain.data.cache import shard_cache
+from pretrain.data.feed import ValidationFeed
+from pretrain.data.sources import TokenRange, open_validation, open_whole
+from pretrain.errors import UserError
+from pretrain.families.totals import Totals
+from pretrain.kept_tokenizer import load_tokenizer
+from pretrain.launch import World
+from pretrain.layout import Layout
+from pretrain.model import Model
+from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
+from pretrain.scoring import score
+
+LIBRARIES = ("pretrain", "torch", "megatron-core")
+C = TypeVar("C", bound=TextConfig)
+OpenTask = Callable[[Checkpoint, C, Tokenizer, EvalRequest], Task]
+"""What a model is for, on the data of a request or those of its run."""
+
+
+def evaluate_model(
+    path: Path, world: World, request: EvalRequest, kind: type[C], open_task: OpenTask[C]
+) -> Result:
+    """Score a checkpoint, all ranks together.
+
+    Args:
+        path: verified step folder.
+        kind: of the checkpoint's config.
+        open_task: opens the data.
+
+    Returns:
+        The result, on every rank.
+
+    Raises:
+        UserError, IntegrityError: the overrides, the checkpoint or the data are wrong.
+        HealthError: the loss is not finite.
+    """
+    opened = open_checkpoint(path)
+    tokenizer = load_tokenizer(opened)
+    found = evaluation_config(path / RESOLVED_CONFIG, request.overrides, world.size, data=request.data)
+    config = narrow(found, kind, "this evaluation")
+    task = open_task(opened, config, tokenizer, request)
+    layout = request.layout_of(world, config.parallel)
+    saved = Saved(opened, config, tokenizer.vocab_size)
+    model = load_model(saved, config, layout, task.family(layout))
+    metrics = task.metrics(_score(model, task.data, layout), model)
+    return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, layout))
+
+
+def open_sources(config: CorpusConfig, tokenizer: Tokenizer, request: EvalRequest) -> tuple[TokenRange, ...]:
+    """The shards of `--data`, or else the run's validation data.
+
+    Raises:
+        UserError: there are none.
+    """
+    if request.data:
+        return open_whole(request.data, tokenizer.fingerprint, "--data", shard_cache(config.data))
+    found = open_validation(config, tokenizer.fingerprint)
+    if found is None:
+        raise UserError("the run has no validation data; name shards to score with --data DIR")
+    return found
+
+
+def _score(model: Model, data: ValidationFeed, layout: Layout) -> Totals:
+    """As `score`, with a progress bar on rank 0."""
+    if not layout.world.is_first:
+        return score(model, data)
+    micro_size = model.config.batch.micro_size
+    with Progress("scoring", data.batches(layout.data_size, micro_size), "micro-batches") as progress:
+        return score(model, data, progress.advance)
+
+
+def _spec(
+    opened: Checkpoint, config: TextConfig, task: Task, tokenizer: Tokenizer, layout: Layout
+) -> dict[str, Any]:
+    """Everything needed to get the same numbers again."""
+    return {
+        **spec_of(task.NAME, task.DEFINITIONS, opened, layout.world, LIBRARIES),
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "sequence_length": config.batch.sequence_length,
+        **task.spec(),
+        "precision": config.precision,
+        "layout": layout.describe(),
+        "parallel": config.parallel.model_dump(),
+        "micro_size": config.batch.micro_size,
+        "seed": config.run.seed,
+    }

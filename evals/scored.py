@@ -1,0 +1,27 @@
+"""What is scored of a kind of model."""
+
+from typing import Any
+
+from pretrain.config.sections import Config
+from pretrain.errors import UserError
+from pretrain.kind import Evaluation
+from pretrain.kinds import RECORDS, every_kind, kind_named
+
+
+def evaluation_of(config: Config) -> Evaluation[Any]:
+    """How a config's kind is scored. Raises UserError where it is not."""
+    return evaluation_named(config.model.kind)
+
+
+def evaluation_named(kind: str) -> Evaluation[Any]:
+    """As `evaluation_of`, of a `model.kind`."""
+    found = kind_named(kind).evaluation if kind in RECORDS else None
+    if found is None:
+        known = ", ".join(each.name for each in every_kind() if each.evaluation)
+        raise UserError(f"pretrain eval scores no {kind}; it scores: {known}")
+    return found
+
+
+def kinds_with(task: str) -> tuple[str, ...]:
+    """The kinds of models that a task of a suite is for."""
+    return tuple(each.name for each in every_kind() if each.evaluation and task in each.evaluation.tasks)

@@ -1,0 +1,1 @@
+"""BERTs: pretrained on token shards, fine-tuned on labelled texts and words."""

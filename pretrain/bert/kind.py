@@ -1,0 +1,195 @@
+"""What is asked of a BERT, pretrained or fine-tuned on labelled texts and words."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.config import evaluation
+from pretrain.config.rules import CORPUS, FINETUNE, bert_data, finetune
+from pretrain.config.sections import (
+    BertConfig,
+    ClassifierConfig,
+    EncoderModelConfig,
+    FinetuneConfig,
+    TaggerConfig,
+)
+from pretrain.kind import Evaluation, Export, Inheritance, Kind, Planning
+
+if TYPE_CHECKING:
+    from evals.request import EvalRequest
+    from evals.result import Result
+    from pretrain.any_trainer import AnyTrainer
+    from pretrain.checkpoint import Checkpoint
+    from pretrain.config.load import LoadedConfig
+    from pretrain.data.feed import TrainingFeed
+    from pretrain.data.labelled.data import LabelledTraining
+    from pretrain.families.bert import BertFamily
+    from pretrain.gate import Gate
+    from pretrain.launch import World
+    from pretrain.layout import Layout
+    from pretrain.plan.hardware import Cluster
+    from pretrain.plan.request import PlanRequest
+
+PUBLISHED_VOCABULARY = 30_522
+"""Ids of the original's tokenizer."""
+
+
+def _trainer(config: BertConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
+    from pretrain.bert.trainer import BertTrainer
+
+    return BertTrainer(config, world, gate, own)
+
+
+def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> "TrainingFeed":
+    from pretrain.corpus_check import open_corpus
+    from pretrain.data.bert.text import BertTrainingData, BertValidationData
+
+    def both(config: BertConfig) -> BertTrainingData:
+        training, _ = BertTrainingData.from_config(config), BertValidationData.from_config(config)
+        return training
+
+    return open_corpus(loaded, config, both)
+
+
+def _summary(
+    config: BertConfig, processes: int | None, data: "TrainingFeed | None"
+) -> Iterable[tuple[str, str]]:
+    from pretrain.transformer_check import summary
+
+    return summary(config, processes, data)
+
+
+def _contents(data: "TrainingFeed") -> str:
+    from pretrain.token_check import contents
+
+    return contents(data)
+
+
+def _family(config: BertConfig, layout: "Layout") -> "BertFamily":
+    from pretrain.families.bert import BertFamily
+
+    return BertFamily(config, layout)
+
+
+def _rehearse(config: BertConfig, data: "TrainingFeed", size: int) -> None:
+    from pretrain.plan.rehearsal import rehearse
+
+    rehearse(config, data.vocab_size, size, _family)
+
+
+def _plan(config: BertConfig, request: "PlanRequest", cluster: "Cluster") -> None:
+    from pretrain.plan.text_command import show_text_plan
+
+    show_text_plan(config, request, cluster, _family, PUBLISHED_VOCABULARY)
+
+
+def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+    from evals.masked import evaluate_bert
+
+    return evaluate_bert(path, world, request)
+
+
+def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bool) -> None:
+    from pretrain.hf.exporter import export_command
+
+    export_command(checkpoint, folder, shard_bytes, tokenizer=tokenizer)
+
+
+def _finetune_trainer(
+    config: FinetuneConfig, world: "World", gate: "Gate", own: "Checkpoint | None"
+) -> "AnyTrainer":
+    from pretrain.finetune import FinetuneTrainer
+
+    return FinetuneTrainer(config, world, gate, own)
+
+
+def _open_examples(
+    loaded: "LoadedConfig", config: FinetuneConfig, processes: int | None
+) -> "LabelledTraining":
+    from pretrain.finetune_check import check_examples
+
+    return check_examples(config)
+
+
+def _finetune_summary(
+    config: FinetuneConfig, processes: int | None, data: "LabelledTraining | None"
+) -> Iterable[tuple[str, str]]:
+    from pretrain.finetune_check import summary
+
+    return summary(config, processes, data)
+
+
+def _examples(data: "LabelledTraining") -> str:
+    from pretrain.finetune_check import contents
+
+    return contents(data)
+
+
+def _rehearse_finetuning(config: FinetuneConfig, data: "LabelledTraining", size: int) -> None:
+    from pretrain.families.finetune import FinetuneFamily
+    from pretrain.plan.rehearsal import rehearse
+
+    rehearse(config, data.vocab_size, size, lambda config, layout: FinetuneFamily.of(config, layout, data))
+
+
+def _score_finetuned(path: Path, world: "World", request: "EvalRequest") -> "Result":
+    from evals.labelled import evaluate_finetuned
+
+    return evaluate_finetuned(path, world, request)
+
+
+def _labelled_files(config: FinetuneConfig, named: bool) -> list[str]:
+    """The training file says which classes there are."""
+    scored = None if named else config.data.validation
+    return [config.data.train, *([scored] if scored else [])]
+
+
+_EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
+_FROM_BERT = Inheritance(("bert",), EncoderModelConfig)
+
+BERT = Kind(
+    name="bert",
+    title="a bert",
+    config=BertConfig,
+    rules=(*CORPUS, *bert_data.RULES),
+    inherits=_FROM_BERT,
+    trainer=_trainer,
+    open_data=_open,
+    summary=_summary,
+    contents=_contents,
+    rehearse=_rehearse,
+    family=_family,
+    planning=Planning(_plan, frozenset({"--search", "--vocab-size", "--tokens"})),
+    evaluation=Evaluation(
+        score=_score,
+        tasks=("masked",),
+        reads=evaluation.scored_shards,
+        keys=(*evaluation.LAYOUT, *evaluation.SHARDS),
+        stands_for=("data.train", "data.validation"),
+        forgets=("data.tokenizer",),
+        forgets_with_data=("eval.max_windows",),
+    ),
+    export=_EXPORT,
+)
+CLASSIFIER = Kind(
+    name="bert-classifier",
+    title="a bert-classifier",
+    config=ClassifierConfig,
+    rules=(*FINETUNE, *finetune.ENCODER),
+    inherits=_FROM_BERT,
+    trainer=_finetune_trainer,
+    open_data=_open_examples,
+    summary=_finetune_summary,
+    contents=_examples,
+    rehearse=_rehearse_finetuning,
+    evaluation=Evaluation(
+        score=_score_finetuned,
+        tasks=("accuracy",),
+        reads=_labelled_files,
+        keys=(*evaluation.LAYOUT, "data.train", "data.validation"),
+        one_file=True,
+    ),
+    export=_EXPORT,
+)
+TAGGER = replace(CLASSIFIER, name="bert-tagger", title="a bert-tagger", config=TaggerConfig)

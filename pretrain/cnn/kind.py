@@ -1,0 +1,78 @@
+"""What is asked of a classifier of images."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.config import evaluation
+from pretrain.config.rules import DESCENT, cnn, remote, replicas, sources
+from pretrain.config.sections import CnnConfig
+from pretrain.kind import Evaluation, Kind
+
+if TYPE_CHECKING:
+    from evals.request import EvalRequest
+    from evals.result import Result
+    from pretrain.any_trainer import AnyTrainer
+    from pretrain.checkpoint import Checkpoint
+    from pretrain.config.load import LoadedConfig
+    from pretrain.data.images import ImageData
+    from pretrain.gate import Gate
+    from pretrain.launch import World
+
+
+def _trainer(
+    config: CnnConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
+) -> "AnyTrainer":
+    from pretrain.cnn_trainer import CnnTrainer
+
+    return CnnTrainer(config, world, gate)
+
+
+def _open(loaded: "LoadedConfig", config: CnnConfig, processes: int | None) -> "ImageData":
+    from pretrain.cnn_check import check_images
+
+    return check_images(loaded, config)
+
+
+def _summary(config: CnnConfig, processes: int | None, data: "ImageData | None") -> Iterable[tuple[str, str]]:
+    from pretrain.cnn_check import summary
+
+    return summary(config, processes, data)
+
+
+def _contents(data: "ImageData") -> str:
+    from pretrain.cnn_check import contents
+
+    return contents(data)
+
+
+def _rehearse(config: CnnConfig, data: "ImageData", size: int) -> None:
+    from pretrain.plan.rehearsal import take_step
+
+    take_step(config, size, _trainer)
+
+
+def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+    from evals.images.accuracy import evaluate_classifier
+
+    return evaluate_classifier(path, world, request)
+
+
+CNN = Kind(
+    name="cnn",
+    title="a classifier",
+    config=CnnConfig,
+    rules=(*replicas.rules("images"), *cnn.RULES, *sources.RULES, *remote.RULES, *DESCENT),
+    trainer=_trainer,
+    open_data=_open,
+    summary=_summary,
+    contents=_contents,
+    rehearse=_rehearse,
+    evaluation=Evaluation(
+        score=_score,
+        tasks=("accuracy",),
+        reads=evaluation.scored_shards,
+        keys=evaluation.CACHE,
+        is_extractor=True,
+    ),
+)

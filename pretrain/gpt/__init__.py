@@ -1,0 +1,1 @@
+"""GPTs: pretrained on token shards, fine-tuned on conversations."""

@@ -1,0 +1,182 @@
+"""What is asked of a GPT, pretrained or fine-tuned on conversations."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.config import evaluation
+from pretrain.config.rules import CORPUS, FINETUNE, chat
+from pretrain.config.sections import ChatConfig, DecoderConfig, DecoderModelConfig, GptConfig, TextConfig
+from pretrain.generate_request import OF_TEXT, GenerateRequest
+from pretrain.kind import Evaluation, Export, Generation, Inheritance, Kind, Planning
+
+if TYPE_CHECKING:
+    from evals.request import EvalRequest
+    from evals.result import Result
+    from pretrain.any_trainer import AnyTrainer
+    from pretrain.chat.data import ChatTraining
+    from pretrain.checkpoint import Checkpoint
+    from pretrain.config.load import LoadedConfig
+    from pretrain.data.feed import TrainingFeed
+    from pretrain.families.gpt import GptFamily
+    from pretrain.gate import Gate
+    from pretrain.launch import World
+    from pretrain.layout import Layout
+    from pretrain.plan.hardware import Cluster
+    from pretrain.plan.request import PlanRequest
+
+PUBLISHED_VOCABULARY = 50_257
+"""Ids of GPT-2's tokenizer."""
+
+
+def _trainer(config: GptConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
+    from pretrain.gpt.trainer import GptTrainer
+
+    return GptTrainer(config, world, gate, own)
+
+
+def _chat_trainer(config: ChatConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
+    from pretrain.chat.trainer import ChatTrainer
+
+    return ChatTrainer(config, world, gate, own)
+
+
+def _open(loaded: "LoadedConfig", config: GptConfig, processes: int | None) -> "TrainingFeed":
+    from pretrain.corpus_check import open_corpus
+    from pretrain.data.text import TrainingData, ValidationData
+
+    def both(config: GptConfig) -> TrainingData:
+        training, _ = TrainingData.from_config(config), ValidationData.from_config(config)
+        return training
+
+    return open_corpus(loaded, config, both)
+
+
+def _open_chat(loaded: "LoadedConfig", config: ChatConfig, processes: int | None) -> "ChatTraining":
+    from pretrain.chat.open import open_chat
+    from pretrain.corpus_check import say
+    from pretrain.init_from import find_start, require_start
+
+    return open_chat(config, require_start(find_start(config, say))).training
+
+
+def _summary(
+    config: TextConfig, processes: int | None, data: "TrainingFeed | None"
+) -> Iterable[tuple[str, str]]:
+    from pretrain.transformer_check import summary
+
+    return summary(config, processes, data)
+
+
+def _contents(data: "TrainingFeed") -> str:
+    from pretrain.token_check import contents
+
+    return contents(data)
+
+
+def _family(config: DecoderConfig, layout: "Layout") -> "GptFamily":
+    from pretrain.families.gpt import GptFamily
+
+    return GptFamily(config, layout)
+
+
+def _rehearse(config: DecoderConfig, data: "TrainingFeed", size: int) -> None:
+    """A chat's model with a GPT's loss: its own picks tokens by their numbers."""
+    from pretrain.plan.rehearsal import rehearse
+
+    rehearse(config, data.vocab_size, size, _family)
+
+
+def _plan(config: GptConfig, request: "PlanRequest", cluster: "Cluster") -> None:
+    from pretrain.plan.text_command import show_text_plan
+
+    show_text_plan(config, request, cluster, _family, PUBLISHED_VOCABULARY)
+
+
+def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+    from evals.next_token import evaluate_gpt
+
+    return evaluate_gpt(path, world, request)
+
+
+def _score_chat(path: Path, world: "World", request: "EvalRequest") -> "Result":
+    from evals.answers import evaluate_chat
+
+    return evaluate_chat(path, world, request)
+
+
+def _chat_reads(config: ChatConfig, named: bool) -> list[str]:
+    return [config.data.validation] if config.data.validation and not named else []
+
+
+def _generate(request: GenerateRequest) -> None:
+    prompts, sampling = request.texts(), request.sampling()
+    if request.chat:
+        from pretrain.chat.talk import chat_command as command
+    else:
+        from pretrain.generate import generate_command as command
+    most = request.tokens
+    overrides = request.overrides or ()
+    command(request.checkpoint, prompts, most, sampling, processes=request.processes, overrides=overrides)
+
+
+def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bool) -> None:
+    from pretrain.hf.exporter import export_command
+
+    export_command(checkpoint, folder, shard_bytes, tokenizer=tokenizer)
+
+
+_GENERATION = Generation(_generate, OF_TEXT | {"chat", "processes", "overrides"})
+_EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
+
+GPT = Kind(
+    name="gpt",
+    title="a gpt",
+    config=GptConfig,
+    rules=CORPUS,
+    inherits=Inheritance(("gpt",), DecoderModelConfig),
+    trainer=_trainer,
+    open_data=_open,
+    summary=_summary,
+    contents=_contents,
+    rehearse=_rehearse,
+    family=_family,
+    planning=Planning(_plan, frozenset({"--search", "--vocab-size", "--tokens"})),
+    evaluation=Evaluation(
+        score=_score,
+        tasks=("perplexity", "harness"),
+        reads=evaluation.scored_shards,
+        keys=(*evaluation.LAYOUT, *evaluation.SHARDS),
+        stands_for=("data.train", "data.validation"),
+        forgets=("data.tokenizer",),
+        forgets_with_data=("eval.max_windows",),
+        options=frozenset({"stride"}),
+    ),
+    generation=_GENERATION,
+    export=_EXPORT,
+)
+CHAT = Kind(
+    name="gpt-chat",
+    title="a gpt-chat",
+    config=ChatConfig,
+    rules=(*FINETUNE, *chat.RULES),
+    inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
+    trainer=_chat_trainer,
+    open_data=_open_chat,
+    summary=_summary,
+    contents=_contents,
+    rehearse=_rehearse,
+    family=_family,
+    evaluation=Evaluation(
+        score=_score_chat,
+        tasks=("answers", "harness"),
+        reads=_chat_reads,
+        keys=(
+            *evaluation.LAYOUT,
+            *(f"data.{key}" for key in ("validation", "prompt", "response", "messages", "too_long")),
+        ),
+        one_file=True,
+    ),
+    generation=_GENERATION,
+    export=_EXPORT,
+)

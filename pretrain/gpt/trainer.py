@@ -1,0 +1,18 @@
+"""Pretraining a GPT."""
+
+from pretrain.config.sections import GptConfig
+from pretrain.corpus_trainer import CorpusTrainer
+from pretrain.data.text import TrainingData, ValidationData
+from pretrain.families.gpt import GptFamily
+
+
+class GptTrainer(CorpusTrainer[GptConfig]):
+    """A trainer on windows of text."""
+
+    def open_data(self) -> tuple[TrainingData, ValidationData | None]:
+        """The shards of the config."""
+        return TrainingData.from_config(self.corpus), ValidationData.from_config(self.corpus)
+
+    def family(self) -> GptFamily:
+        """A decoder that predicts the next token."""
+        return GptFamily(self.corpus, self.layout)

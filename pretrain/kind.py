@@ -1,0 +1,140 @@
+"""What is asked of a kind of model. One record a kind (`pretrain/FAMILY/kind.py`) holds all the answers.
+
+Members are functions that import their libraries when they are called: a record costs no more than the
+config that it names, and `pretrain check --no-data` needs no torch.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from evals.request import EvalRequest
+    from evals.result import Result
+    from pretrain.any_trainer import AnyTrainer
+    from pretrain.checkpoint import Checkpoint
+    from pretrain.config.load import LoadedConfig
+    from pretrain.config.rule import Rule
+    from pretrain.config.sections import Config, TextModelConfig
+    from pretrain.families.family import Family
+    from pretrain.gate import Gate
+    from pretrain.generate_request import GenerateRequest
+    from pretrain.launch import World
+    from pretrain.layout import Layout
+    from pretrain.plan.hardware import Cluster
+    from pretrain.plan.request import PlanRequest
+
+C = TypeVar("C", bound="Config")
+D = TypeVar("D")
+"""The training data of a kind, opened."""
+
+
+@dataclass(frozen=True)
+class Inheritance:
+    """How a run of a kind starts from another run (`model.init_from`)."""
+
+    kinds: tuple[str, ...]
+    """Kinds that it may start from, the one that it is made for first."""
+    section: "type[TextModelConfig]"
+    """Whose keys are taken over from that run."""
+
+
+@dataclass(frozen=True)
+class Planning:
+    """`pretrain plan` of a kind."""
+
+    show: "Callable[[Any, PlanRequest, Cluster], None]"
+    """Prints the plan of a config of the kind. The rules between keys hold, except in a search for layouts
+    that they allow."""
+    options: frozenset[str] = frozenset()
+    """Options with an effect, of those that not every plan has: --search, --vocab-size, --tokens."""
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[C]):
+    """`pretrain eval` of a kind."""
+
+    score: "Callable[[Path, World, EvalRequest], Result]"
+    """Scores a verified step folder, all ranks together."""
+    tasks: tuple[str, ...]
+    """Tasks of a suite (`evals.suite`) that the kind has; the first is what is scored without a suite."""
+    reads: Callable[[C, bool], Iterable[str]]
+    """Directories and files whose contents decide the numbers, of a config; with True: beside the data that
+    is named to be scored."""
+    keys: tuple[str, ...]
+    """Keys of the config that have an effect on it (`pretrain.config.evaluation`)."""
+    stands_for: tuple[str, ...] = ("data.validation",)
+    """Keys that --data stands for, which have no effect beside it."""
+    forgets: tuple[str, ...] = ()
+    """Keys that do not hold any more: they are put back to null."""
+    forgets_with_data: tuple[str, ...] = ()
+    """Keys that do not hold for data of --data."""
+    options: frozenset[str] = frozenset()
+    """Options with an effect, of those that not every kind has: `stride` and the fields of `ImageOptions`."""
+    one_file: bool = False
+    """Whether one file is scored at a time."""
+    scores_training: bool = False
+    """Whether there is something to score where the config names no validation data."""
+    is_extractor: bool = False
+    """Whether its features can compare images (`pretrain eval GAN --extractor RUN`)."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """`pretrain generate` of a kind."""
+
+    run: "Callable[[GenerateRequest], None]"
+    """Draws from a checkpoint and prints or writes what was drawn."""
+    options: frozenset[str]
+    """Fields of `GenerateRequest` that have an effect."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """`pretrain export` of a kind."""
+
+    run: Callable[[str, str, int | None, bool], None]
+    """Writes a new folder: (checkpoint, folder, bytes of the largest file, whether with its tokenizer)."""
+    options: frozenset[str] = frozenset()
+    """Options with an effect, of --shard-size and --no-tokenizer."""
+
+
+@dataclass(frozen=True)
+class Kind(Generic[C, D]):
+    """A kind of model: what its config is, and what each command does with it."""
+
+    name: str
+    """`model.kind`."""
+    title: str
+    """In messages: "--stride has no effect on TITLE"."""
+    config: type[C]
+    """What a config holds."""
+    rules: "Sequence[Rule[Any]]"
+    """Rules between its keys."""
+    trainer: "Callable[[C, World, Gate, Checkpoint | None], AnyTrainer]"
+    """Model, optimizer and data of a run on this rank. The checkpoint is the run's own, which is loaded next:
+    `model.init_from` is not read then."""
+    open_data: "Callable[[LoadedConfig, C, int | None], D]"
+    """Opens everything that a config names, as a training on so many processes does; None: not known.
+
+    Raises ConfigError with every problem, IntegrityError where all are damage."""
+    summary: Callable[[C, int | None, D | None], Iterable[tuple[str, str]]]
+    """Rows of (what, value) of `pretrain check`: what follows from a config for so many processes; None: not
+    known, data not opened."""
+    contents: Callable[[D], str]
+    """What was opened, in a few words, for the dry run."""
+    rehearse: Callable[[C, D, int], None]
+    """Builds the model and takes a step of one rank of so many, without a GPU, and says so."""
+    family: "Callable[[C, Layout], Family[Any, Any]] | None" = None
+    """How the loop on megatron-core runs it as it is planned; None: it has a loop of its own."""
+    inherits: Inheritance | None = None
+    """None: it starts from random weights alone."""
+    planning: Planning | None = None
+    """None: there is no plan of it."""
+    evaluation: Evaluation[C] | None = None
+    """None: `pretrain eval` does not score it."""
+    generation: Generation | None = None
+    """None: nothing can be drawn from it."""
+    export: Export | None = None
+    """None: nobody else reads it."""

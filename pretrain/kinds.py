@@ -1,0 +1,55 @@
+"""The kinds of models, by `model.kind`: the one place that names them all.
+
+A kind is a folder with a record (`pretrain.kind.Kind`) and one line here. Commands, Slurm jobs, evaluations
+and the reading of configs ask the record, and nobody asks which kind it is; what the record hands out knows
+nothing of this table. It holds names, so that a command loads the records, and what they import, of the kinds
+that it meets alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pretrain.config.sections import Config
+    from pretrain.kind import Kind
+
+RECORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "gpt": "pretrain.gpt.kind:GPT",
+        "gpt-chat": "pretrain.gpt.kind:CHAT",
+        "bert": "pretrain.bert.kind:BERT",
+        "bert-classifier": "pretrain.bert.kind:CLASSIFIER",
+        "bert-tagger": "pretrain.bert.kind:TAGGER",
+        "gan": "pretrain.gan.kind:GAN",
+        "cnn": "pretrain.cnn.kind:CNN",
+        "rnn": "pretrain.rnn.kind:RNN",
+    }
+)
+"""`model.kind` -> module and name of its record."""
+
+
+@cache
+def kind_named(name: str) -> "Kind[Any, Any]":
+    """The record of a `model.kind` that there is."""
+    module, _, attribute = RECORDS[name].partition(":")
+    found: Kind[Any, Any] = getattr(import_module(module), attribute)
+    assert found.name == name, f"{RECORDS[name]} is the record of {found.name}, not of {name}"
+    return found
+
+
+def kind_of(config: "Config") -> "Kind[Any, Any]":
+    """The record of a config's kind."""
+    return kind_named(config.model.kind)
+
+
+def every_kind() -> Iterator["Kind[Any, Any]"]:
+    """All records, in order."""
+    return map(kind_named, RECORDS)
+
+
+def configs() -> Mapping[str, type["Config"]]:
+    """`model.kind` -> what a config of that kind holds."""
+    return {kind.name: kind.config for kind in every_kind()}

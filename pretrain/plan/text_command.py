@@ -1,0 +1,55 @@
+"""`pretrain plan` of a transformer: its plan on one layout, or the layouts that fit, ranked."""
+
+import time
+
+from data_tools.directory import open_directory, passing_cache
+from data_tools.index import read_index
+from pretrain.config.sections import CorpusConfig
+from pretrain.errors import UserError
+from pretrain.families.family import FamilyOf
+from pretrain.plan.hardware import Cluster
+from pretrain.plan.request import PlanRequest, print_json
+from pretrain.plan.search import search_command
+from pretrain.plan.table import print_text_plan
+from pretrain.plan.text_plan import plan_text
+
+
+def show_text_plan(
+    config: CorpusConfig, request: PlanRequest, cluster: Cluster, family: FamilyOf, assumed: int
+) -> None:
+    """Print it.
+
+    Args:
+        config: of the run; it fits the cluster (`config.rules`), except in a search.
+        request: what is asked.
+        cluster: where it is to run.
+        family: makes the model's family.
+        assumed: ids of the published tokenizer, for configs whose data is not here yet.
+
+    Raises:
+        UserError: no layout fits.
+    """
+    began = time.perf_counter()
+    vocabulary, where = _vocabulary(config, request, assumed)
+    if request.search:
+        search_command(config, vocabulary, cluster, family, as_json=request.json)
+        return
+    found = plan_text(config, vocabulary, cluster, family)
+    if request.json:
+        more = {"vocabulary": vocabulary, "seconds_to_plan": time.perf_counter() - began}
+        print_json(found, more, cluster)
+    else:
+        print_text_plan(config, found, cluster, f"{vocabulary:,} ids, {where}", request.tokens)
+
+
+def _vocabulary(config: CorpusConfig, request: PlanRequest, assumed: int) -> tuple[int, str]:
+    """Ids of the tokenizer, and where the number comes from."""
+    if request.vocab_size is not None:
+        return request.vocab_size, "from --vocab-size"
+    path = config.data.train[0].path
+    try:
+        with passing_cache(path) as cache:
+            place = open_directory(path, cache)
+            return read_index(place.local, place.named).vocab_size, "from data.train"
+    except UserError:
+        return assumed, "assumed: data.train is not here; --vocab-size says otherwise"

@@ -1,0 +1,98 @@
+"""What is asked of a recurrent language model."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pretrain.config import evaluation
+from pretrain.config.rules import DESCENT, corpus, remote, replicas, sources
+from pretrain.config.sections import RnnConfig
+from pretrain.generate_request import OF_TEXT, GenerateRequest
+from pretrain.kind import Evaluation, Generation, Kind
+
+if TYPE_CHECKING:
+    from evals.request import EvalRequest
+    from evals.result import Result
+    from pretrain.any_trainer import AnyTrainer
+    from pretrain.checkpoint import Checkpoint
+    from pretrain.config.load import LoadedConfig
+    from pretrain.data.feed import TrainingFeed
+    from pretrain.gate import Gate
+    from pretrain.launch import World
+
+
+def _trainer(
+    config: RnnConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
+) -> "AnyTrainer":
+    from pretrain.rnn_trainer import RnnTrainer
+
+    return RnnTrainer(config, world, gate)
+
+
+def _open(loaded: "LoadedConfig", config: RnnConfig, processes: int | None) -> "TrainingFeed":
+    from pretrain.data.streams import LaneData, StreamData
+    from pretrain.token_check import open_tokens
+
+    def both(config: RnnConfig) -> StreamData:
+        training, _ = StreamData.from_config(config), LaneData.from_config(config)
+        return training
+
+    return open_tokens(loaded, config, both)
+
+
+def _summary(
+    config: RnnConfig, processes: int | None, data: "TrainingFeed | None"
+) -> Iterable[tuple[str, str]]:
+    from pretrain.rnn.check import summary
+
+    return summary(config, processes, data)
+
+
+def _contents(data: "TrainingFeed") -> str:
+    from pretrain.token_check import contents
+
+    return contents(data)
+
+
+def _rehearse(config: RnnConfig, data: "TrainingFeed", size: int) -> None:
+    """With one source: so few rows need not be what the weights of several want."""
+    from pretrain.plan.rehearsal import take_step
+
+    alone = config.data.model_copy(update={"train": config.data.train[:1]})
+    take_step(config.model_copy(update={"data": alone}), size, _trainer)
+
+
+def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+    from evals.recurrent import evaluate_rnn
+
+    return evaluate_rnn(path, world, request)
+
+
+def _generate(request: GenerateRequest) -> None:
+    prompts, sampling = request.texts(), request.sampling()
+    from pretrain.rnn.generate import generate_command
+
+    generate_command(request.checkpoint, prompts, request.tokens, sampling)
+
+
+RNN = Kind(
+    name="rnn",
+    title="a recurrent model",
+    config=RnnConfig,
+    rules=(*replicas.rules("streams"), *corpus.RULES, *sources.RULES, *remote.RULES, *DESCENT),
+    trainer=_trainer,
+    open_data=_open,
+    summary=_summary,
+    contents=_contents,
+    rehearse=_rehearse,
+    evaluation=Evaluation(
+        score=_score,
+        tasks=("perplexity",),
+        reads=evaluation.scored_shards,
+        keys=("batch.micro_size", *evaluation.SHARDS),
+        stands_for=("data.train", "data.validation"),
+        forgets=("data.tokenizer",),
+        forgets_with_data=("eval.max_windows",),
+    ),
+    generation=Generation(_generate, OF_TEXT),
+)

@@ -1,0 +1,1 @@
+"""Polynomials of one variable: the smallest family of models there is, for tests/test_extension.py."""

@@ -1,0 +1,78 @@
+"""Fitting a polynomial, with what other models have that every rank holds whole."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretrain.data.feed import NO_VALIDATION
+from pretrain.data.order import micro_batch_samples
+from pretrain.errors import UserError
+from pretrain.gate import Gate
+from pretrain.launch import World
+from pretrain.replica_trainer import ReplicaTrainer
+
+from .config import PolynomialConfig
+
+
+def read_points(config: PolynomialConfig) -> Tensor:
+    """[points, 2]; raises UserError where the file is none of points."""
+    try:
+        rows = [
+            [float(word) for word in line.split()]
+            for line in Path(config.data.train).read_text().splitlines()
+        ]
+        return torch.tensor(rows).view(-1, 2)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{config.data.train}: {error}", "data.train") from None
+
+
+class PolynomialTrainer(ReplicaTrainer[Any, Tensor]):
+    """Model, optimizer and points of one run on this rank."""
+
+    UNIT = "points"
+
+    def __init__(self, config: PolynomialConfig, world: World, gate: Gate) -> None:
+        self.points = read_points(config)
+        self.model = torch.nn.Linear(config.model.degree, 1)
+        torch.nn.init.zeros_(self.model.weight)
+        torch.nn.init.zeros_(self.model.bias)
+        super().__init__(config, world, gate, self.model)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
+
+    @property
+    def validation_fingerprint(self) -> str:
+        return NO_VALIDATION
+
+    @property
+    def units(self) -> int:
+        return int(self.config.batch.global_size)
+
+    def batch(self, step: int, micro_batch: int, jumped: int = 0) -> Tensor:
+        batch = self.config.batch
+        samples = micro_batch_samples(
+            step=step,
+            micro_batch=micro_batch,
+            rank=self.world.rank,
+            size=self.world.size,
+            global_size=batch.global_size,
+            micro_size=batch.micro_size,
+            skipped=jumped,
+        )
+        return self.points[[sample % len(self.points) for sample in samples]]
+
+    def losses(self, batch: Tensor, micro_batch: int) -> Tensor:
+        x_B, y_B = batch.T
+        powers_BD = torch.stack([x_B**power for power in range(1, self.config.model.degree + 1)], 1)
+        return (self.model(powers_BD)[:, 0] - y_B).square().sum()
+
+    def validate(self, step: int) -> None:
+        return None
+
+    def describe(self) -> str:
+        return f"{self.facts()['layout']}, a polynomial of degree {self.config.model.degree}"
