@@ -77,7 +77,7 @@ class Entry(Section):
     tasks: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
     """harness: task files, or names of tasks in `task_folder`."""
     task_folder: PathText | None = None
-    """harness: folder of task files; null: configs/eval/tasks."""
+    """harness: folder of task files; null: configs/eval/tasks, or the presets of that name."""
 
     @property
     def images(self) -> ImageOptions:

@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 
 app.add_typer(data_app, name="data")
+configs_app = typer.Typer(help="List the configs that come with the package, or copy one to edit.")
+app.add_typer(configs_app, name="configs")
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Config file (YAML).")]
 CheckpointPath = Annotated[
@@ -54,6 +56,29 @@ class ResizeName(enum.StrEnum):
 
     file = "file"
     antialias = "antialias"
+
+
+@configs_app.callback(invoke_without_command=True)
+def configs(context: typer.Context) -> None:
+    """List the configs that come with the package, or copy one to edit."""
+    if context.invoked_subcommand is None:
+        from pretrain.commands.configs import list_command
+
+        list_command()
+
+
+@configs_app.command(name="copy")
+def copy_config(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Preset, such as gpt3-1.3b or gpt/tiny.")],
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="TARGET", help="New file, or a folder; default: NAME.yaml in this one."),
+    ] = None,
+) -> None:
+    """Write a preset to edit, with the files that it names; nothing is overwritten."""
+    from pretrain.commands.configs import copy_command
+
+    copy_command(name, target)
 
 
 @app.command(cls=ConfigCommand)

@@ -12,7 +12,10 @@ from config_files import REPOSITORY
 
 from pretrain.cli import app
 
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
 CONFIGS = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 LAUNCHERS = {"torchrun", "srun"}
 LOOP = re.compile(r"for (\w+) in (.*?); do (.*?); done")

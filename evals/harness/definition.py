@@ -11,11 +11,12 @@ from typing import Any
 
 from evals.harness.library import require_harness
 from evals.harness.task_file import TaskFile, read_task_file
+from pretrain.config.presets import presets_folder
 from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError
 
 FOLDER = "configs/eval/tasks"
-"""Where names of tasks are looked up."""
+"""Where names of tasks are looked up; where there is no such folder, in the presets'."""
 SUFFIXES = (".yaml", ".yml")
 _REFUSED: Mapping[str, str] = {
     "group": "is a list of tasks; name each of them with --tasks",
@@ -66,7 +67,7 @@ def find_definitions(tasks: Sequence[str], folder: str | None) -> tuple[Definiti
 
     Args:
         tasks: task files, or names of tasks in `folder`.
-        folder: where to look for names; None: `FOLDER`.
+        folder: where to look for names; None: `FOLDER`, or where that is missing, the presets' own.
 
     Raises:
         UserError: one is not there, is wrong, or needs data that are not local.
@@ -74,12 +75,19 @@ def find_definitions(tasks: Sequence[str], folder: str | None) -> tuple[Definiti
     require_harness()
     found: dict[str, Definition] = {}
     for task in tasks:
-        file = read_task_file(Path(task)) if _is_path(task) else _named(task, Path(folder or FOLDER))
+        file = (
+            read_task_file(Path(task)) if _is_path(task) else _named(task, Path(folder or _default_folder()))
+        )
         definition = _settle(file)
         if definition.name in found:
             raise UserError(f"{file.path}: task '{definition.name}' is asked for twice")
         found[definition.name] = definition
     return tuple(found.values())
+
+
+def _default_folder() -> Path:
+    here = Path(FOLDER)
+    return here if here.is_dir() else presets_folder() / "eval" / "tasks"
 
 
 def _is_path(task: str) -> bool:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from data_tools.bounded import open_regular
 from pretrain.config.inherit import INIT_FROM, RESOLVED_CONFIG, with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
+from pretrain.config.presets import copy_hint
 from pretrain.config.rules import violations
 from pretrain.config.schema import MISSING, kind_of, leaf_keys, nearest_name, problems_of, show
 from pretrain.config.sections import Config, Section
@@ -219,8 +220,10 @@ def _similar_file(path: str) -> str:
         names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     except OSError:
         names = []
-    meant = nearest_name(Path(path).name, names)
-    return f" (did you mean '{folder / meant}'?)" if meant else ""
+    if meant := nearest_name(Path(path).name, names):
+        return f" (did you mean '{folder / meant}'?)"
+    hint = copy_hint(path)
+    return f"; it is a preset: `{hint}` writes it here" if hint else ""
 
 
 def _read_base(path: str, file: _File, problems: list[Problem]) -> _File | None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pretrain.quickstart.kitchen import CONFIGS, Kitchen, Row, fact, learning, picture, shown
+from pretrain.quickstart.kitchen import Kitchen, Row, fact, learning, picture
 
 VOCAB_SIZE = 2048
 
@@ -14,7 +14,6 @@ def bert(kitchen: Kitchen) -> list[Row]:
         kitchen.path(name)
         for name in ("english", "english-tokenizer", "english-shards", "bert", "masked.json")
     )
-    config = CONFIGS / "bert" / "quickstart.yaml"
     said, seconds = kitchen.run("data", "embedded", "--corpus", "english", "--output", text)
     rows = [Row("text", f"Python's language reference and docstrings, {fact(said)}", seconds)]
     said, seconds = kitchen.run(
@@ -27,9 +26,8 @@ def bert(kitchen: Kitchen) -> list[Row]:
         *("--tokenizer", tokenizer, "--output", shards),
     )
     rows.append(Row("shards", fact(said).rpartition(", ")[0], seconds))
-    _, seconds = kitchen.run(
-        "train", shown(config), "--processes", "2", f"run.dir={run}", f"data.train={shards}"
-    )
+    config = kitchen.preset("bert/quickstart", "bert")
+    _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
     rows.append(Row("training", learning(Path(run)), seconds))
     _, seconds = kitchen.run("eval", run, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]

@@ -18,7 +18,7 @@ from pretrain.folder import RunFolder
 from pretrain.quickstart.bert import bert
 from pretrain.quickstart.gan import gan
 from pretrain.quickstart.gpt import gpt
-from pretrain.quickstart.kitchen import CONFIGS, Kitchen, Row
+from pretrain.quickstart.kitchen import Kitchen, Row
 
 FAMILIES: dict[str, Callable[[Kitchen], list[Row]]] = {"GPT": gpt, "BERT": bert, "GAN": gan}
 
@@ -28,8 +28,6 @@ def quickstart_command(out: str) -> None:
 
     Raises UserError: the folder is not empty, or a command failed.
     """
-    if not CONFIGS.is_dir():
-        raise UserError(f"{CONFIGS} is missing: run the quickstart from a clone of the repository")
     folder = _make_folder(out)
     console = Console()
     table = Table(title="quickstart", title_justify="left")

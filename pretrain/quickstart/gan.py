@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pretrain.quickstart.kitchen import CONFIGS, Kitchen, Row, fact, learning, shown
+from pretrain.quickstart.kitchen import Kitchen, Row, fact, learning, shown
 
 SIZE = ("--size", "16", "--channels", "1")
 
@@ -22,13 +22,12 @@ def gan(kitchen: Kitchen) -> list[Row]:
         )
         rows.append(Row(f"shards: {part}", fact(said).rpartition(", ")[0], seconds))
     _, seconds = kitchen.run(
-        *("train", shown(CONFIGS / "cnn" / "digits.yaml"), f"run.dir={judge}"),
+        *("train", kitchen.preset("cnn/digits", "digits-cnn"), f"run.dir={judge}"),
         *(f"data.train={train}", f"data.validation={test}"),
     )
     rows.append(Row("classifier", learning(Path(judge)), seconds))
-    _, seconds = kitchen.run(
-        "train", shown(CONFIGS / "gan" / "quickstart.yaml"), f"run.dir={run}", f"data.train={train}"
-    )
+    config = kitchen.preset("gan/quickstart", "gan")
+    _, seconds = kitchen.run("train", config, f"run.dir={run}", f"data.train={train}")
     rows.append(Row("training", f"sample grids in {run}", seconds))
     _, seconds = kitchen.run("eval", run, "--extractor", judge, "--data", test, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]

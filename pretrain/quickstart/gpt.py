@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pretrain.errors import named
-from pretrain.quickstart.kitchen import CONFIGS, Kitchen, Row, fact, learning, picture, shown
+from pretrain.quickstart.kitchen import Kitchen, Row, fact, learning, picture
 from pretrain.tracking.evaluations import log_picture
 
 PROMPT = "def __init__(self"
@@ -17,7 +17,6 @@ def gpt(kitchen: Kitchen) -> list[Row]:
     text, tokenizer, shards, run, result = (
         str(out / name) for name in ("text", "tokenizer", "shards", "gpt", "perplexity.json")
     )
-    config = CONFIGS / "gpt" / "quickstart.yaml"
     _, seconds = kitchen.run("data", "embedded", "--corpus", "stdlib", "--output", text)
     rows = [Row("text", "the source of Python's standard library", seconds)]
     said, seconds = kitchen.run(
@@ -29,9 +28,8 @@ def gpt(kitchen: Kitchen) -> list[Row]:
         "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
     )
     rows.append(Row("shards", fact(said).rpartition(", ")[0], seconds))  # without its own seconds
-    _, seconds = kitchen.run(
-        "train", shown(config), "--processes", "2", f"run.dir={run}", f"data.train={shards}"
-    )
+    config = kitchen.preset("gpt/quickstart", "gpt")
+    _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
     rows.append(Row("training", learning(Path(run)), seconds))
     _, seconds = kitchen.run("eval", run, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]

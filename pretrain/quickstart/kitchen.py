@@ -16,8 +16,6 @@ from pretrain.folder import RunFolder
 from pretrain.tracking.journal import curve, read
 from pretrain.tracking.plot import plot_loss_curve
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
 
 @dataclass(frozen=True)
 class Row:
@@ -60,6 +58,12 @@ class Kitchen:
             error.exit_code = done.returncode
             raise error
         return done.stdout, time.perf_counter() - began
+
+    def preset(self, name: str, copy: str) -> str:
+        """A preset's copy in the folder, to edit afterwards; `copy` is its name without `.yaml`."""
+        path = self.path(f"{copy}.yaml")
+        self.run("configs", "copy", name, path)
+        return path
 
     def path(self, name: str) -> str:
         """A name in the folder, as commands are given it."""

@@ -143,6 +143,17 @@ def test_a_name_is_found_and_a_wrong_one_gets_the_nearest(tmp_path: Path) -> Non
         find_definitions(["mine", str(tmp_path / "mine.yaml")], str(tmp_path))
 
 
+def test_without_a_folder_of_ones_own_the_presets_tasks_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    [found] = find_definitions(["example_choice"], None)
+    assert found.file.path == REPOSITORY / "configs/eval/tasks/example_choice.yaml"
+    (tmp_path / "configs/eval/tasks").mkdir(parents=True)
+    with pytest.raises(UserError, match="no task file in configs/eval/tasks defines it"):
+        find_definitions(["example_choice"], None)
+
+
 def test_a_file_of_the_harness_may_be_included_with_its_functions(tmp_path: Path) -> None:
     row = {"activity_label": "Cooking", "ctx_a": "She takes a pan.", "ctx_b": "she", "label": "1"}
     rows = json.dumps(row | {"endings": ["flies away.", "heats it."]})

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from config_files import REPOSITORY
 from shown_commands import CONFIGS, PAGES, code, command_lines, parse
 
@@ -100,10 +101,22 @@ def test_paths_that_are_named_exist(page: Path) -> None:
         assert near.exists() or (REPOSITORY / path).exists(), path
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_every_page_is_linked_from_the_readme_of_its_folder_or_one_above() -> None:
     for page in PAGES[1:]:
-        assert f"({page.relative_to(REPOSITORY)})" in readme, page.name
+        readmes = [folder / "README.md" for folder in page.parents if REPOSITORY in (folder, *folder.parents)]
+        above = next(path for path in readmes if path.exists() and path != page)
+        link = page.relative_to(above.parent)
+        assert f"({link})" in above.read_text(encoding="utf-8"), page.name
+
+
+def test_hooks_are_the_first_steps_of_make_check() -> None:
+    recipe = re.search(r"^check: install\n((?:\t.*\n)+)", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert recipe
+    steps = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    [repository] = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"  # nothing is downloaded
+    assert [hook["entry"] for hook in repository["hooks"]] == steps[:3]
+    assert all(hook["language"] == "system" and not hook["pass_filenames"] for hook in repository["hooks"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

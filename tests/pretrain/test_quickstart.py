@@ -99,9 +99,9 @@ def test_the_bert_and_the_gan_have_learnt(finished: Finished) -> None:
 @pytest.mark.slow
 def test_it_shows_each_command_as_a_user_would_type_it(finished: Finished) -> None:
     shown = re.findall(r"^\$ pretrain (\w+)", finished.output, re.MULTILINE)
-    assert shown[:6] == ["data", "data", "data", "train", "eval", "generate"]
-    assert shown[6:11] == ["data", "data", "data", "train", "eval"]
-    assert shown[11:] == ["data", "data", "data", "train", "train", "eval", "generate"]
+    assert shown[:7] == ["data", "data", "data", "configs", "train", "eval", "generate"]
+    assert shown[7:13] == ["data", "data", "data", "configs", "train", "eval"]
+    assert shown[13:] == [*["data"] * 3, "configs", "train", "configs", "train", "eval", "generate"]
 
 
 @pytest.mark.slow

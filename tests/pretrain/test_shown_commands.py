@@ -118,6 +118,8 @@ class Scene:
             return
         if arguments[0] == "data":
             self._data(name, arguments)
+        elif arguments[0] == "configs":
+            call(arguments)
         elif name == "submit":
             self._submit(positional, options)
         elif name == "plan":
