@@ -9,7 +9,6 @@ import ipaddress
 import os
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import NoReturn
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from data_tools import children
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.health.beat import some_ranks
 from pretrain.secret import VARIABLE, job_secret
@@ -313,7 +313,7 @@ def _host_names(environment: Mapping[str, str]) -> list[str]:
         return [nodes]
     try:
         command = ["scontrol", "show", "hostnames", nodes]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        answer = children.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError(
             f"there is no scontrol here (in an image?) to tell the first of {nodes}: set MASTER_ADDR to it"
