@@ -191,7 +191,7 @@ def test_those_who_wait_on_when_the_first_rank_has_gone(number: int, kind: type[
     store = connected(server.port, secret)
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(come)
-        store.wait(["meeting/joined"], timedelta(seconds=60))
+        store.wait(["meeting/0/joined"], timedelta(seconds=60))
         signals[0] = number
         server.close()
         waits.result()

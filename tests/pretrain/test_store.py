@@ -148,15 +148,15 @@ def test_a_stranger_is_no_rank(secret: bytes, monkeypatch: pytest.MonkeyPatch) -
                 break
             except DistError:
                 continue
-        stranger.set("meeting/joined", "1 ")
+        stranger.set("meeting/0/joined", "1:0:0 ")
         with pytest.raises(DistError):
-            stranger.add("meeting/count", 1)
+            stranger.add("meeting/0/count", 1)
         return meet(1, 2, 60, lambda: 0)
 
     with ThreadPoolExecutor(1) as pool:
         second = pool.submit(come)
         meetings = [meet(0, 2, 60, lambda: 0), second.result()]
-    assert sorted(meetings[0].store.get("meeting/joined").split()) == [b"0", b"1"]
+    assert sorted(meetings[0].store.get("meeting/0/joined").split()) == [b"0:0:0", b"1:0:0"]
     for meeting in reversed(meetings):
         meeting.part(20)
 
