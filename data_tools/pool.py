@@ -1,10 +1,11 @@
 """Runs independent tasks in worker processes that never outlive their parent.
 
-A worker has a pipe of its own and nothing else in common with the others. When the parent is killed, the pipe
-ends and the worker with it, so a build that is started again meets no left-over writers.
+A worker has a pipe of its own and nothing else in common with the others. The kernel kills it when the parent
+is gone (`tie.py`), so a build that is started again meets no left-over writers.
 """
 
 import multiprocessing
+import os
 import signal
 import time
 import traceback
@@ -14,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from data_tools.errors import UserError, machine_error
+from data_tools.tie import tie_to
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -39,7 +41,9 @@ def run_tasks(
     try:
         for _ in range(min(workers, len(tasks))):
             ours, theirs = context.Pipe()
-            process: BaseProcess = context.Process(target=_serve, args=(theirs, function), daemon=True)
+            process: BaseProcess = context.Process(
+                target=_serve, args=(os.getpid(), theirs, function), daemon=True
+            )
             process.start()
             theirs.close()
             processes.append(process)
@@ -93,8 +97,9 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
     return kind, value
 
 
-def _serve(connection: Connection, function: Callable[[Any, Report], Any]) -> None:
+def _serve(parent: int, connection: Connection, function: Callable[[Any, Report], Any]) -> None:
     """The life of a worker: task in, reports and result out, until the pipe ends."""
+    tie_to(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its workers
     try:
         while True:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from data_tools import children
 from pretrain.errors import UserError
 from pretrain.free_memory import available_memory
 
@@ -239,7 +240,7 @@ def _exchange() -> Finding:
     with tempfile.TemporaryDirectory() as folder:
         code = "import sys; from pretrain.doctor import exchange_as_rank; exchange_as_rank(*sys.argv[1:])"
         ranks = [
-            subprocess.Popen(
+            children.start(
                 [sys.executable, "-c", code, str(rank), os.path.join(folder, "store")],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

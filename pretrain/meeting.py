@@ -2,24 +2,30 @@
 
 Only ranks that know the job's secret are let in (`store.py`). Every rank leaves its number in the store. So
 those who wait can say who has not come, and a signal calls the wait off.
+
+torchrun may start the ranks of a node again at any time, before or after those of other nodes, and its agents
+count their restarts each for itself. So it is not counted here either: the store of an attempt is that of its
+rank 0, and a meeting in it that holds ranks of two starts of one node is given up for the next one.
 """
 
 import errno
 import ipaddress
+import itertools
 import os
 import re
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import NoReturn
 
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from data_tools import children
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.health.beat import some_ranks
 from pretrain.secret import VARIABLE, job_secret
@@ -40,7 +46,11 @@ FAILED_PART_SECONDS = 2.0
 """As long where it has an error to tell."""
 HELD = "PRETRAIN_STORE_IS_HELD"
 """Set by `spawn`, which holds the store itself."""
-_JOINED, _COUNT, _COMPLETE = "meeting/joined", "meeting/count", "meeting/complete"
+_PORT = "pretrain/port"
+"""Where the agent's store says at which port the ranks' own is."""
+_JOINED, _COUNT, _OUTCOME = "joined", "count", "outcome"
+"""Of one meeting."""
+_COMPLETE, _MIXED = "complete", "mixed"
 _LEFT = "meeting/left"
 
 
@@ -88,13 +98,8 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
     server = None
     try:
         address = _Address.of(os.environ)
-        # `spawn` holds the store itself, so that no rank can lose the port.
-        server = address.serve(secret) if rank == 0 and not os.environ.get(HELD) else None
-        store = _connect(address, secret, wait)
-        try:
-            _wait_for_all(store, rank, size, wait)
-        except dist.DistError:
-            wait.is_over()
+        server = address.serve(secret) if _holds_store(rank) else None
+        store = _find_all(address, secret, rank, size, wait)
         store.set_timeout(STORE_TIMEOUT)
         return Meeting(rank, size, store, server)
     except BaseException as error:
@@ -176,21 +181,17 @@ class _Address:
         family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
         server = StoreServer(socket.create_server(place, family=family, backlog=socket.SOMAXCONN), secret)
         if self.agent is not None:
-            self.agent.set(_port_key(), str(server.port))
+            self.agent.set(_PORT, str(server.port))
         return server
 
     def find(self) -> tuple[str, int] | None:
-        """Host and port of the store, None while it is not known."""
+        """Host and port of the store, None while it is not known; of an earlier attempt's until rank 0 is
+        started again."""
         if self.agent is None:
             return self.host, self.port
-        if not self.agent.check([_port_key()]):
+        if not self.agent.check([_PORT]):
             return None
-        return self.host, int(self.agent.get(_port_key()))
-
-
-def _port_key() -> str:
-    """torchrun starts all ranks again after a failure."""
-    return f"pretrain/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/port"
+        return self.host, int(self.agent.get(_PORT))
 
 
 def _listening_host(host: str) -> str:
@@ -231,8 +232,30 @@ def is_one_machine(environment: Mapping[str, str]) -> bool | None:
     return True if environment.get("MASTER_ADDR") in ("127.0.0.1", "::1", "localhost") else None
 
 
-def _connect(address: _Address, secret: bytes, wait: _Wait) -> Store:
-    """Connect to the store once it is there, in a way that ends on a signal, as torch's own does not."""
+def _holds_store(rank: int) -> bool:
+    """Whether a rank does; `spawn` does it itself, so that no rank can lose the port."""
+    return rank == 0 and not os.environ.get(HELD)
+
+
+def _find_all(address: _Address, secret: bytes, rank: int, size: int, wait: _Wait) -> Store:
+    """The store in which all ranks have met."""
+    earlier: set[str] = set()
+    while True:
+        prefix, store = _connect(address, secret, wait, earlier)
+        try:
+            if _wait_for_all(store, rank, size, wait):
+                return store
+        except dist.DistError:
+            wait.is_over()
+        earlier.add(prefix)
+
+
+def _connect(address: _Address, secret: bytes, wait: _Wait, earlier: set[str]) -> tuple[str, Store]:
+    """Connect to the store once it is there, in a way that ends on a signal, as torch's own does not.
+
+    Returns:
+        The prefix of its keys, none of the `earlier` attempts', and the store with that prefix.
+    """
     while True:
         place = address.find()
         with suppress(OSError, dist.DistError):  # not there yet, or it has gone since
@@ -240,9 +263,10 @@ def _connect(address: _Address, secret: bytes, wait: _Wait) -> Store:
                 with socket.create_connection(place, timeout=CONNECT_SECONDS) as connection:
                     prefix = _introduce(connection, secret)
                     host, port = connection.getpeername()[:2]
-                patience = timedelta(seconds=CONNECT_SECONDS)
-                found = TCPStore(host, port, wait_for_workers=False, timeout=patience)
-                return PrefixStore(prefix, found)
+                if prefix not in earlier:
+                    patience = timedelta(seconds=CONNECT_SECONDS)
+                    found = TCPStore(host, port, wait_for_workers=False, timeout=patience)
+                    return prefix, PrefixStore(prefix, found)
         wait.pause(lambda: [0])
 
 
@@ -256,16 +280,36 @@ def _introduce(connection: socket.socket, secret: bytes) -> str:
         ) from None
 
 
-def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> None:
-    store.append(_JOINED, f"{rank} ")  # type: ignore[attr-defined]
-    if store.add(_COUNT, 1) == size:
-        store.set(_COMPLETE, "1")
-    while not store.check([_COMPLETE]):
-        wait.pause(lambda: _missing(store, size))
+def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> bool:
+    """Meet in this store; False if all others have met here with an earlier start of this rank."""
+    node, start = (os.environ.get(name, "0") for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT"))
+    for number in itertools.count():
+        meeting = PrefixStore(f"meeting/{number}", store)
+        meeting.append(_JOINED, f"{rank}:{node}:{start} ")  # type: ignore[attr-defined]
+        place = meeting.add(_COUNT, 1)
+        if place == size:
+            meeting.set(_OUTCOME, _MIXED if _is_mixed(_joined(meeting), size) else _COMPLETE)
+        while not meeting.check([_OUTCOME]):
+            wait.pause(partial(_missing, meeting, size))
+        if meeting.get(_OUTCOME).decode() == _COMPLETE:
+            return place <= size
+    raise AssertionError
 
 
-def _missing(store: Store, size: int) -> list[int]:
-    there = {int(rank) for rank in store.get(_JOINED).decode().split()}
+def _joined(meeting: Store) -> list[tuple[int, str, str]]:
+    """Rank, node and number of the start of each who has come."""
+    entries = (entry.split(":") for entry in meeting.get(_JOINED).decode().split())
+    return [(int(rank), node, start) for rank, node, start in entries]
+
+
+def _is_mixed(joined: list[tuple[int, str, str]], size: int) -> bool:
+    """Whether some of those who came have been started again since."""
+    starts = {(node, start) for _, node, start in joined}
+    return len(starts) > len({node for node, _ in starts}) or len({rank for rank, *_ in joined}) < size
+
+
+def _missing(meeting: Store, size: int) -> list[int]:
+    there = {rank for rank, *_ in _joined(meeting)}
     return [rank for rank in range(size) if rank not in there]
 
 
@@ -309,7 +353,7 @@ def _host_names(environment: Mapping[str, str]) -> list[str]:
         return [nodes]
     try:
         command = ["scontrol", "show", "hostnames", nodes]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        answer = children.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError(
             f"there is no scontrol here (in an image?) to tell the first of {nodes}: set MASTER_ADDR to it"

@@ -1,11 +1,9 @@
 """Run a command as N ranks on this machine: `pretrain train CONFIG --processes N`.
 
 The parent holds the store through which the ranks meet (so no port can be lost to a race), passes signals
-on, ends all ranks as soon as one fails, and shows what the first one to fail said. Ranks of a parent that is
-killed are killed by the kernel.
+on, ends all ranks as soon as one fails, and shows what the first one to fail said.
 """
 
-import ctypes
 import os
 import signal
 import socket
@@ -17,9 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from data_tools.children import Child
 from pretrain.errors import HealthError
 from pretrain.health.beat import process_state
 from pretrain.meeting import HELD
+from pretrain.relay import Relay
 from pretrain.secret import VARIABLE, new_secret
 from pretrain.signals import HANDLED, Signals
 from pretrain.store import StoreServer
@@ -30,13 +30,11 @@ GRACE_SECONDS = 20.0
 AGREED = (2, 3, 4, 75)
 """Exit codes of what all ranks raise together."""
 
-PR_SET_PDEATHSIG = 1
-
 
 @dataclass
 class _Rank:
     rank: int
-    process: subprocess.Popen[bytes]
+    process: Child
     errors: IO[bytes] | None
     """Where the standard error of a rank other than 0 goes."""
 
@@ -62,40 +60,25 @@ def spawn(
     secret = new_secret()
     store = StoreServer(socket.create_server(("127.0.0.1", 0), backlog=socket.SOMAXCONN), secret.encode())
     ranks: list[_Rank] = []
-    early: list[int] = []
-
-    def forward(number: int, _frame: object) -> None:
-        # Threads take signals too, so one may come although this thread holds them back.
-        if len(ranks) < processes:
-            early.append(number)
-            return
-        for each in ranks:
-            if each.process.poll() is None:
-                each.process.send_signal(number)
-
-    previous = {number: signal.signal(number, forward) for number in HANDLED}
     try:
-        # A child is born with its parent's mask; a signal that it got before would be lost.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
-        for rank in range(processes):
-            ranks.append(_start(command, rank, processes, store.port, secret))
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if signals is not None and signals.pending():
-            early.append(signals.pending())
-        for number in early[-1:]:
-            forward(number, None)
-        return _wait(ranks, last_place)
+        with Relay() as relay:
+            # A child is born with its parent's mask; a signal that it got before would be lost.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
+            for rank in range(processes):
+                ranks.append(_start(relay, command, rank, processes, store.port, secret))
+            if signals is not None and signals.pending():
+                relay.send(signals.pending())
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return _wait(ranks, last_place)
     finally:
         for each in ranks:
             if each.process.poll() is None:
                 each.process.kill()
                 each.process.wait()
         store.close()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
-def _start(command: Sequence[str], rank: int, processes: int, port: int, secret: str) -> _Rank:
+def _start(relay: Relay, command: Sequence[str], rank: int, processes: int, port: int, secret: str) -> _Rank:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {
         "OMP_NUM_THREADS": str(threads),
@@ -108,26 +91,9 @@ def _start(command: Sequence[str], rank: int, processes: int, port: int, secret:
         HELD: "True",  # the parent holds the store; rank 0 must not
         VARIABLE: secret,
     }
-    parent = os.getpid()
     errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank
-    process = subprocess.Popen(
-        list(command),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=None if rank == 0 else subprocess.DEVNULL,
-        stderr=errors,
-        preexec_fn=lambda: _die_with_parent(parent),
-        start_new_session=True,  # a terminal's ctrl-C reaches the parent alone, which passes it on
-    )
-    return _Rank(rank, process, errors)
-
-
-def _die_with_parent(parent: int) -> None:
-    """A parent that is killed leaves no ranks behind (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it was killed before the call above
+    stdout = None if rank == 0 else subprocess.DEVNULL
+    return _Rank(rank, relay.start(command, env=environment, stdout=stdout, stderr=errors), errors)
 
 
 def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:

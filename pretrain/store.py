@@ -41,12 +41,14 @@ class StoreServer:
 
     def __init__(self, listener: socket.socket, secret: bytes) -> None:
         """Serve; takes the listening socket over."""
+        from data_tools import children  # here, since the process itself runs this file alone
+
         self.port: int = listener.getsockname()[1]
         # What ends a job is sent to all of its processes; this one is to be the last.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             with listener:
-                self._process = subprocess.Popen(
+                self._process = children.start(
                     [sys.executable, "-I", "-S", __file__, str(listener.fileno())],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,

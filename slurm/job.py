@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_tools import children
 from data_tools.errors import UserError, machine_error
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import Status, actual_status, read_status, write_status
@@ -166,7 +167,7 @@ def _send(folder: RunFolder) -> None:
     command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
     try:
         with open(folder.tracking_log, "ab") as output:
-            subprocess.run(command, stdout=output, stderr=output, timeout=SEND_SECONDS, check=False)
+            children.run(command, stdout=output, stderr=output, timeout=SEND_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         _say(f"MLflow has not heard of it ({error}); `pretrain sync {folder.path}` tells it")
 
@@ -231,7 +232,7 @@ def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]
     command = ["scontrol", "show", "node", "--oneliner", ",".join(gone)]
     unknown = f"whether {', '.join(gone)} is down is not known"
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        answer = children.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:  # in a container there may be no scontrol
         _say(f"{unknown}: {error}")
         return

@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from data_tools import children
+from data_tools.children import Child
 from pretrain.errors import UserError
 
 SECONDS = 10
@@ -28,7 +30,7 @@ class Renderer:
     def __init__(self, source: str, where: str, seconds: int = SECONDS) -> None:
         """Start it. Raises UserError for what is no template; `where` is for messages."""
         self._where, self._seconds = where, seconds
-        self._process = subprocess.Popen(
+        self._process = children.start(
             [sys.executable, "-m", "pretrain.chat.renderer", str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -62,7 +64,7 @@ class Renderer:
         return answer["text"]
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: Child) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()

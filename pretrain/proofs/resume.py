@@ -8,7 +8,6 @@ rate and every tensor of the last checkpoints, optimizer state included, are com
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from data_tools.children import Child
 from data_tools.counts import counted
 from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
@@ -27,6 +27,7 @@ from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import Comparison, compare_runs, last_step
 from pretrain.proofs.layouts import own_layout
 from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
+from pretrain.relay import Relay
 
 ATTEMPTS = 6
 """A run that ends before it could be killed is started anew this often."""
@@ -108,13 +109,14 @@ def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> N
     began = time.monotonic()
     run = Path(config.run.dir)
     first = _first_step(run)
-    process, log = _start(scratch, config, processes)
-    try:
-        _follow(process, run, f"training, {title}", first, config.run.steps, lambda: False)
-    finally:
-        _kill(process)
-    if process.returncode != 0:
-        _fail(title, process.returncode, log)
+    with Relay() as relay:
+        process, log = _start(relay, scratch, config, processes)
+        try:
+            _follow(process, run, f"training, {title}", first, config.run.steps, lambda: False)
+        finally:
+            _kill(process)
+    if code := relay.code(process):
+        _fail(relay, title, code, log)
     print(
         f"{title}: {counted(config.run.steps - first, 'step')} in {time.monotonic() - began:.0f} s",
         flush=True,
@@ -129,20 +131,21 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
     run = Path(config.run.dir)
     for hurry in range(1, ATTEMPTS + 1):  # a run of short steps is over soon after the checkpoint
         shutil.rmtree(run, ignore_errors=True)
-        process, log = _start(scratch, config, processes)
         target = random.randint(steps, steps + steps // 2 // hurry)
         saved = run / "checkpoints" / f"step-{steps:08d}"
 
         def due(target: int = target, saved: Path = saved) -> bool:
             return last_step(run) >= target and saved.exists()
 
-        try:
-            _follow(process, run, "training, to be killed", 0, target, due)
-            time.sleep(random.random() * 0.05 / hurry)
-        finally:
-            _kill(process)
-        if process.returncode not in (0, -signal.SIGKILL):
-            _fail("the run to be killed", process.returncode, log)
+        with Relay() as relay:
+            process, log = _start(relay, scratch, config, processes)
+            try:
+                _follow(process, run, "training, to be killed", 0, target, due)
+                time.sleep(random.random() * 0.05 / hurry)
+            finally:
+                _kill(process)
+        if relay.number or process.returncode not in (0, -signal.SIGKILL):
+            _fail(relay, "the run to be killed", relay.code(process), log)
         found, _ = newest_good(run)
         at = step_of(found.name) if found is not None else None
         if process.returncode == -signal.SIGKILL and at is not None and at < config.run.steps:
@@ -154,18 +157,16 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
     )
 
 
-def _start(scratch: Path, config: CorpusConfig, processes: int) -> tuple["subprocess.Popen[bytes]", Path]:
+def _start(relay: Relay, scratch: Path, config: CorpusConfig, processes: int) -> tuple[Child, Path]:
     """Start `pretrain train`; the parent of several ranks takes them along when it is killed."""
     name = Path(config.run.dir).name
     path, log = write_config(scratch, name, config), scratch / f"{name}.log"
     command = [sys.executable, "-m", "pretrain", "train", "--processes", str(processes), "--", str(path)]
     with open(log, "ab") as output:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output), log
+        return relay.start(command, stdout=output, stderr=output), log
 
 
-def _follow(
-    process: "subprocess.Popen[bytes]", run: Path, title: str, first: int, last: int, due: Callable[[], bool]
-) -> None:
+def _follow(process: Child, run: Path, title: str, first: int, last: int, due: Callable[[], bool]) -> None:
     """Show the steps as they come until the process ends or `due` says so."""
     shown = first
     with Progress(title, total=last - first, unit="step") as progress:
@@ -182,12 +183,15 @@ def _first_step(run: Path) -> int:
     return (step_of(found.name) or 0) if found is not None else 0
 
 
-def _kill(process: "subprocess.Popen[bytes]") -> None:
+def _kill(process: Child) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
 
 
-def _fail(title: str, code: int, log: Path) -> NoReturn:
+def _fail(relay: Relay, title: str, code: int, log: Path) -> NoReturn:
     said = "\n  ".join(log.read_text(errors="replace").splitlines()[-12:])
-    raise UserError(f"{title}: `pretrain train` ended with exit code {code}:\n  {said}")
+    error = UserError(f"{relay.why}{title}: `pretrain train` ended with exit code {code}:\n  {said}")
+    if relay.number:
+        error.exit_code = code
+    raise error

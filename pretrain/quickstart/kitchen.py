@@ -13,6 +13,7 @@ from rich.console import Console
 from data_tools.counts import counted
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.relay import Relay
 from pretrain.tracking.journal import curve, read
 from pretrain.tracking.plot import plot_loss_curve
 
@@ -40,24 +41,25 @@ class Kitchen:
             What it printed, and its seconds.
 
         Raises:
-            UserError: it failed; its own message has been shown.
+            UserError: it failed, its own message has been shown; or a signal came.
         """
         line = f"$ pretrain {shlex.join(arguments)}"
         self.console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
         began = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "pretrain", *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=False,
-            env={**os.environ, "COLUMNS": str(self.console.width)},  # tables as wide as they are here
-        )
-        self.console.print(done.stdout, markup=False, highlight=False, soft_wrap=True)
-        if done.returncode != 0:
-            error = UserError(f"the command above ended with exit code {done.returncode}")
-            error.exit_code = done.returncode
+        with Relay() as relay:
+            child = relay.start(
+                [sys.executable, "-m", "pretrain", *arguments],
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "COLUMNS": str(self.console.width)},  # tables as wide as they are here
+            )
+            said = child.communicate()[0]
+        self.console.print(said, markup=False, highlight=False, soft_wrap=True)
+        if code := relay.code(child):
+            error = UserError(f"{relay.why}the command above ended with exit code {code}")
+            error.exit_code = code
             raise error
-        return done.stdout, time.perf_counter() - began
+        return said, time.perf_counter() - began
 
     def preset(self, name: str, copy: str) -> str:
         """A preset's copy in the folder, to edit afterwards; `copy` is its name without `.yaml`."""

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+from data_tools import children
+from data_tools.children import Child
 from pretrain.folder import RunFolder
 from pretrain.secret import VARIABLE as SECRET
 from pretrain.tracking.record import Sent, read_record
@@ -26,7 +28,7 @@ class Background:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._starts = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._last_look = time.monotonic()
         self._last_error: str | None = None
         self._start()
@@ -44,13 +46,13 @@ class Background:
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
             with open(self._folder.tracking_log, "ab") as output:
-                self._process = subprocess.Popen(
+                # It tells how the run ended, although that was a kill; it ends with the run (`uploader.py`).
+                self._process = children.start_to_outlive(
                     [sys.executable, "-m", "pretrain.tracking.uploader", str(self._folder.path)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
                     env=environment,
-                    start_new_session=True,  # ctrl-C is for the trainer
                 )
         except OSError as error:
             log.warning("the MLflow uploader cannot be started: %s", error)

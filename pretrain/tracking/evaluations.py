@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_tools import children
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.tracking.journal import Journal
@@ -101,14 +102,13 @@ def _send(folder: RunFolder) -> bool:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     try:
         with open(folder.tracking_log, "ab") as output:
-            answer = subprocess.run(
+            answer = children.run(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=environment,
                 timeout=SEND_SECONDS,
-                check=False,
             )
         if answer.returncode == 0:
             return True

@@ -9,6 +9,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from data_tools import children
+
 PACKAGES = (
     "pretrain",
     "torch",
@@ -59,14 +61,13 @@ def git_commit() -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        answer = subprocess.run(
+        answer = children.run(
             # With its locks, a `git` that is ended (no time, a full disk) would leave one in the checkout.
             ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             timeout=5,
             stdin=subprocess.DEVNULL,
-            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

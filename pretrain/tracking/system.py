@@ -10,6 +10,7 @@ import time
 
 import psutil
 
+from data_tools import children
 from pretrain.errors import IntegrityError
 from pretrain.folder import RunFolder
 from pretrain.tracking.journal import Journal, read
@@ -76,7 +77,7 @@ class System:
             return {}
         query = ["nvidia-smi", f"--query-gpu=index,{','.join(GPU)}", "--format=csv,noheader,nounits"]
         try:
-            answer = subprocess.run(
+            answer = children.run(
                 query, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL, check=True
             )
         except (OSError, subprocess.SubprocessError):

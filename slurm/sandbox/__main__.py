@@ -1,6 +1,7 @@
 """`python -m slurm.sandbox up|down|status`."""
 
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,8 @@ def up(
     began = time.monotonic()
     require_packages(folder.with_name(f"{folder.name}.apt.log"), install=install)
     sandbox = Sandbox(folder)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # daemons outlive this command once they are all up
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     sandbox.up(Shape(nodes, cpus, gpus))
     seconds = time.monotonic() - began
     print(f"{counted(nodes, 'node')} idle after {seconds:.1f} s; state in {folder}", file=sys.stderr)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from data_tools import children
 from data_tools.errors import UserError
 from data_tools.private import make_private_folder
 from slurm.sandbox.conf import Shape, free_ports, gpu_files, gres_conf, node_names, slurm_conf
@@ -108,7 +109,7 @@ class Sandbox:
     def on_node(self, name: str, command: Sequence[str]) -> None:
         """Run a command in a node's namespaces, such as a mount that only this node shall see."""
         pid = str(self.daemons()[name].pid)
-        subprocess.run(["nsenter", "--target", pid, "--mount", "--uts", *command], check=True)
+        children.run(["nsenter", "--target", pid, "--mount", "--uts", *command], check=True)
 
     def job_processes(self) -> list[tuple[Process, str]]:
         """Processes of jobs, slurmstepd included, and the name of each one's command."""
@@ -127,7 +128,7 @@ class Sandbox:
         Raises:
             UserError: it failed.
         """
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        done = children.run(command, env=self.environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise UserError(f"`{' '.join(command)}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout.rstrip("\n")
@@ -181,14 +182,13 @@ class Sandbox:
         if program is None:
             raise UserError(f"the sandbox needs {command[0]}; --install installs it")
         with open(self.folder / "log" / f"{name}.start", "ab") as output:
-            started = subprocess.Popen(
+            started = children.start_to_outlive(  # until `down`
                 [program, *command[1:]],
                 env=self.environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
             )
         process = process_of(started.pid)
         if process is None:
@@ -198,12 +198,11 @@ class Sandbox:
     def _await_idle(self, count: int) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
-            answer = subprocess.run(
+            answer = children.run(
                 ["sinfo", "--noheader", "--partition=main", "--states=idle", "--format=%D"],
                 env=self.environment,
                 capture_output=True,
                 text=True,
-                check=False,
             )
             if answer.stdout.split() == [str(count)]:
                 return

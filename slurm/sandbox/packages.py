@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
+from data_tools import children
 from data_tools.errors import UserError
 from data_tools.private import open_private
 
@@ -57,6 +57,6 @@ def require_packages(log: Path, *, install: bool) -> None:
             ["apt-get", "update", "-qq"],
             ["apt-get", "install", "-yqq", "--no-install-recommends", *missing],
         ):
-            done = subprocess.run(command, env=environment, stdout=output, stderr=output, check=False)
+            done = children.run(command, env=environment, stdout=output, stderr=output)
             if done.returncode != 0:
                 raise UserError(f"--install: `{' '.join(command)}` ended with {done.returncode}; see {log}")

@@ -89,11 +89,11 @@ def test_a_signal_while_ranks_are_started_reaches_all() -> None:
     """Threads take it, though the main thread holds it back."""
     honest = spawn_module._start
 
-    def start(command: Any, rank: int, *more: Any) -> Any:
+    def start(relay: Any, command: Any, rank: int, *more: Any) -> Any:
         if rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
-        return honest(command, rank, *more)
+        return honest(relay, command, rank, *more)
 
     wait = "import signal; signal.sigwait([signal.SIGTERM]); raise SystemExit(75)"
     with mock.patch.object(spawn_module, "_start", start), Signals() as signals:

@@ -22,7 +22,7 @@ from ranks import run_ranks
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
 from pretrain.errors import UserError
-from pretrain.meeting import meet
+from pretrain.meeting import Meeting, meet
 from pretrain.secret import job_secret, new_secret
 from pretrain.store import Impostor, StoreServer, knock
 
@@ -140,20 +140,23 @@ def test_a_stranger_is_no_rank(secret: bytes, monkeypatch: pytest.MonkeyPatch) -
     port = free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(meet, 0, 2, 60, lambda: 0)
+
+    def come() -> Meeting:
         while True:
             try:
                 stranger = connect(port)
                 break
             except DistError:
                 continue
-        stranger.set("meeting/joined", "1 ")
+        stranger.set("meeting/0/joined", "1:0:0 ")
         with pytest.raises(DistError):
-            stranger.add("meeting/count", 1)
-        second = pool.submit(meet, 1, 2, 60, lambda: 0)
-        meetings = [first.result(), second.result()]
-    assert sorted(meetings[0].store.get("meeting/joined").split()) == [b"0", b"1"]
+            stranger.add("meeting/0/count", 1)
+        return meet(1, 2, 60, lambda: 0)
+
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(come)
+        meetings = [meet(0, 2, 60, lambda: 0), second.result()]
+    assert sorted(meetings[0].store.get("meeting/0/joined").split()) == [b"0:0:0", b"1:0:0"]
     for meeting in reversed(meetings):
         meeting.part(20)
 
