@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from pretrain.check import check_data
 from pretrain.config import derived
 from pretrain.config.load import load_config
@@ -28,6 +30,8 @@ from pretrain.config.stages import tokens_until
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.launch import find_place
+from pretrain.products.choice import available_here
+from pretrain.products.settle import decide
 
 S = TypeVar("S", StageConfig, BatchStageConfig)
 
@@ -56,7 +60,7 @@ def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
 
 
 def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> CorpusConfig:
-    """The user's config, with its data at hand.
+    """The user's config, with its data at hand. From here on all runs of the proof multiply alike.
 
     Raises:
         UserError: the config or its data are wrong, or a launcher has started this process as a rank.
@@ -66,6 +70,9 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
     check_data(loaded, anew=True)
+    if not torch.cuda.is_available():
+        settled = decide(available_here()).put_in_force()
+        print(f"products on the CPU: {settled.choice.text}", flush=True)
     return narrow(loaded.config, CorpusConfig, "this proof")
 
 
