@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FACT = "cpu_products"
 """Of a run's status."""
+BEFORE = "onednn"
+"""What every run on a CPU took before there was a choice."""
 _PAIRS = tuple((kind, name) for kind in TYPES for name in METHODS)
 
 log = logging.getLogger(__name__)
@@ -105,23 +107,27 @@ def as_begun(settled: Settled, folder: "RunFolder", together: Callable[[Callable
     """
     text = together(lambda: _recorded(folder))
     now = settled.choice.text
-    if text in ("", now):
-        how = f"as {VARIABLE} says" if settled.asked else "as measured"
-        log.info("products on the CPU: %s (%s)", now, "as the run began" if text else how)
-        return settled
-    differ = "from here on numbers differ from those of an uninterrupted run in their last digits"
-    if settled.asked:
-        log.warning("products on the CPU: %s, but the run began with %s; %s", now, text, differ)
+    if not text:
+        log.info(
+            "products on the CPU: %s (%s)", now, f"as {VARIABLE} says" if settled.asked else "as measured"
+        )
         return settled
     try:
         begun = parse(text, settled.available)
     except UserError:
+        begun = None
+    if begun == settled.choice:
+        log.info("products on the CPU: %s (as the run began)", now)
+        return settled
+    if begun is None or settled.asked:
+        why = "" if settled.asked else ", which not every rank has here"
         log.warning(
-            "products on the CPU: %s, for the run began with %s, which not every rank has here; %s",
-            *(now, text, differ),
+            "products on the CPU: %s, but the run began with %s%s; from here on numbers differ from those of "
+            "an uninterrupted run in their last digits",
+            *(now, text, why),
         )
         return settled
-    log.info("products on the CPU: %s, as the run began; measured here: %s", text, now)
+    log.info("products on the CPU: %s, as the run began; measured here: %s", begun.text, now)
     return replace(settled, choice=begun).put_in_force()
 
 
@@ -129,4 +135,7 @@ def _recorded(folder: "RunFolder") -> str:
     from pretrain.status import read_status  # which nothing needs that only joins a world
 
     status = read_status(folder)
-    return status.facts.get(FACT, "") if status else ""
+    if status is None:
+        return ""
+    # Runs on a CPU that do not say it are older than the choice.
+    return status.facts.get(FACT, BEFORE if status.facts.get("device") == "cpu" else "")

@@ -22,7 +22,7 @@ from pretrain.models.product import linear
 from pretrain.products import settle, trial
 from pretrain.products.choice import CLASSES, VARIABLE, Choice, available_here, in_force, parse
 from pretrain.products.method import Torch, Widened
-from pretrain.products.settle import FACT, Settled, as_begun
+from pretrain.products.settle import BEFORE, FACT, Settled, as_begun
 from pretrain.products.trial import GAIN, Trial, cache_file, known_trial, machine, measure
 
 WORKER = Path(__file__).with_name("products_worker.py")
@@ -246,7 +246,7 @@ def test_all_ranks_take_what_rank_0_decides_among_what_all_have(
 def recorded(folder: Path, text: str) -> RunFolder:
     """A run that began with this choice."""
     with open_run(config_for(folder, None, enabled=False)) as run:
-        run.begin(0, {FACT: text})
+        run.begin(0, {FACT: text} if text != BEFORE else {"device": "cpu"})
     return RunFolder(folder)
 
 
@@ -262,6 +262,7 @@ def recorded(folder: Path, text: str) -> RunFolder:
             "as the run began; measured here: fp32=torch",
         ),
         ("fp32=onednn,bf16=torch", True, "fp32=torch,bf16=torch", "but the run began with fp32=onednn"),
+        (BEFORE, False, "fp32=onednn,bf16=torch", "as the run began; measured here: fp32=torch"),
         ("fp32=torch,bf16=onednn", False, "fp32=torch,bf16=torch", "not every rank has here"),
     ],
 )
@@ -281,7 +282,9 @@ def test_a_resume_takes_what_the_run_began_with_or_tells(
     assert found.choice.text == now
     (line,) = [record for record in caplog.records if "products on the CPU" in record.message]
     assert said in line.message
-    assert ("last digits" in line.message) == (line.levelname == "WARNING") == (now != (began or now))
+    assert (
+        ("last digits" in line.message) == (line.levelname == "WARNING") == (began not in ("", BEFORE, now))
+    )
 
 
 def run_small(folder: Path, steps: int) -> list[float]:
