@@ -6,6 +6,7 @@ So none runs under what another one patches. A contender of several processes ta
 import math
 import multiprocessing
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ THREADS, WARM_UP = 2, 3
 """Threads of a contender, all its processes together, and steps before the first turn."""
 
 Step = Callable[[], object]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,15 @@ class _Running:
         return seconds
 
 
-def race(contenders: Mapping[str, Contender], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step of each contender in each round, the median of `steps`."""
-    running = {name: _start(contender) for name, contender in contenders.items()}
+def race(
+    contenders: Mapping[str, Contender], rounds: int, steps: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds a step of each contender in each round, the median of `steps`.
+
+    With `time.process_time` as the clock each process has one thread: threads that wait for one another burn
+    time too.
+    """
+    running = {name: _start(contender, clock) for name, contender in contenders.items()}
     turns = {name: lambda each=each: each.turn(steps) for name, each in running.items()}
     found = take_turns(turns, rounds)  # type: ignore[arg-type]
     for each in running.values():
@@ -75,13 +83,13 @@ def race(contenders: Mapping[str, Contender], rounds: int, steps: int) -> dict[s
     return found
 
 
-def _start(contender: Contender) -> _Running:
+def _start(contender: Contender, clock: Clock) -> _Running:
     context = multiprocessing.get_context("spawn")
     port, running = _free_port(), _Running()
     for rank in range(contender.processes):
         ours, theirs = context.Pipe()
         seat = Seat(rank, contender.processes, port)
-        process = context.Process(target=_serve, args=(theirs, seat, contender), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, seat, contender, clock), daemon=True)
         process.start()
         theirs.close()
         running.processes.append(process)
@@ -91,9 +99,9 @@ def _start(contender: Contender) -> _Running:
     return running
 
 
-def _serve(connection: Connection, seat: Seat, contender: Contender) -> None:
+def _serve(connection: Connection, seat: Seat, contender: Contender, clock: Clock) -> None:
     """A process: the number of steps in, seconds a step out, until a zero."""
-    torch.set_num_threads(THREADS // seat.size)
+    torch.set_num_threads(THREADS // seat.size if clock is time.perf_counter else 1)
     torch.manual_seed(0)
     with ExitStack() as stack:
         step = contender.make_step(seat, *contender.arguments, stack)
@@ -101,7 +109,7 @@ def _serve(connection: Connection, seat: Seat, contender: Contender) -> None:
             step()
         connection.send(None)
         while steps := connection.recv():
-            connection.send(median(timed(step) for _ in range(steps)))
+            connection.send(median(timed(step, clock) for _ in range(steps)))
 
 
 def _free_port() -> int:

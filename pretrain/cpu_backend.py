@@ -101,7 +101,7 @@ def install() -> bool:
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _use_cpu_generator()
     _keep_freed_memory()
-    _use_onednn()
+    _use_products()
     torch.Tensor.type = _type_as_on_cuda  # type: ignore[method-assign, assignment]
     for name in MODULES_THAT_NAME_CUDA:
         vars(import_module(f"megatron.core.{name}"))["torch"] = _CpuTorch()
@@ -124,7 +124,7 @@ def _keep_freed_memory() -> None:
     mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
 
 
-def _use_onednn() -> None:
+def _use_products() -> None:
     """Let megatron's parallel layers take the products of `models.product`."""
     from megatron.core.tensor_parallel import layers
 

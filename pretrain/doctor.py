@@ -76,6 +76,7 @@ def examine() -> Iterator[Finding]:
     if _importable("torch"):
         yield from _accelerators()
         yield from _backends()
+        yield _products()
     if _importable("megatron"):
         yield _optimizers()
     yield from _resources()
@@ -164,6 +165,21 @@ def _backends() -> Iterator[Finding]:
         yield Finding(
             "gloo", "missing", "bad", "processes can not talk on the CPU; install another build of torch"
         )
+
+
+def _products() -> Finding:
+    """Which method multiplies with weights on the CPU, and what it takes of torch's own time."""
+    from pretrain.products.choice import VARIABLE, available_here
+    from pretrain.products.settle import decide
+    from pretrain.products.trial import known_trial
+
+    what, settled = "products on the CPU", decide(available_here())
+    if settled.asked:
+        return Finding(what, settled.choice.text, "ok", f"as {VARIABLE} says")
+    trial = known_trial()
+    name = f"{trial.machine['processor']} (family {trial.machine['family']}, {trial.machine['instructions']})"
+    took = f"measured in {trial.took * 1e3:,.0f} ms; of torch's own time {trial.shares()}"
+    return Finding(what, f"{settled.choice.text} on {name}", "ok", took)
 
 
 def _optimizers() -> Finding:

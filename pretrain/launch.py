@@ -9,7 +9,7 @@ find themselves in torchrun's variables.
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -29,6 +29,7 @@ from pretrain.meeting import (
     is_one_machine,
     meet,
 )
+from pretrain.products.settle import Settled, settled
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -54,6 +55,8 @@ class World:
     device: torch.device
     store: Store
     """Key-value store of all ranks, for what must not be a collective."""
+    products: Settled | None = None
+    """How all ranks multiply with weights; None on GPUs."""
 
     @property
     def is_first(self) -> bool:
@@ -144,7 +147,7 @@ def join_world(
         for tensors on the host.
 
     Raises:
-        UserError, HealthError, StoppedEarly: see `meeting.meet`.
+        UserError, HealthError, StoppedEarly: see `meeting.meet`, and `products.settle.settled`.
     """
     place = place or find_place(os.environ)
     device = choose_device(place)
@@ -160,7 +163,10 @@ def join_world(
     )
     patience = PART_SECONDS
     try:
-        yield World(place.rank, place.size, place.local_rank, device, PrefixStore("pretrain", meeting.store))
+        store = PrefixStore("pretrain", meeting.store)
+        choosing = settled(place.rank, place.size) if device.type == "cpu" else nullcontext()
+        with choosing as products:
+            yield World(place.rank, place.size, place.local_rank, device, store, products)
     except Exception as error:
         # Others may end without a word, and what this rank has to say must not wait for them.
         patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS

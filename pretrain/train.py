@@ -38,6 +38,7 @@ from pretrain.health.pulse import Phase
 from pretrain.health.stragglers import Stragglers
 from pretrain.kinds import kind_of
 from pretrain.launch import World, find_place, join_world, ranks_to_start
+from pretrain.products.settle import FACT, as_begun
 from pretrain.profiling.causes import by_cause, shares
 from pretrain.profiling.profiler import StepProfiler
 from pretrain.restore import RESOLVED_CONFIG
@@ -107,6 +108,8 @@ class _Loop:
         self.world = world
         self.run = run
         self.gate = Gate(world, run.pulse, run.pending)
+        together = partial(first_decides, world)
+        self.products = world.products and as_begun(world.products, run.folder, together)
         # The checkpoint to go on from, and the later one passed over for skipped updates.
         found, self.gone_back_from = first_decides(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
@@ -139,7 +142,8 @@ class _Loop:
         """From the newest good checkpoint, or step 0, to the end."""
         done, run_id = self.resume()
         gone_back_from = self.gone_back_from
-        self.run.begin(done, self.trainer.facts(), run_id, other_course=gone_back_from is not None)
+        facts = self.trainer.facts() | ({FACT: self.products.choice.text} if self.products else {})
+        self.run.begin(done, facts, run_id, other_course=gone_back_from is not None)
         self.run.pulse.spent()  # the start is no step's
         log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
         for key, text in unreached(self.config):

@@ -1,9 +1,9 @@
-"""Products with weights; on a CPU by oneDNN, which takes half the time of torch's own in fp32.
+"""Products with weights; on a CPU by the method that is chosen for them (`pretrain.products`).
 
-torch gives products in fp32 to MKL, which runs its AVX2 code on processors that are not Intel's and reads
-weights slowly where there are few rows. On an AMD EPYC with AVX-512 oneDNN is twice as fast in training and
-three times for a single token. Products in bf16 go to oneDNN in torch as well. Precision is the same: sums
-are in fp32. Their order depends on the shapes and on the processor, with oneDNN as with MKL.
+torch gives products in fp32 to MKL. On an AMD EPYC with AVX-512, where MKL runs its AVX2 code, oneDNN is
+twice as fast in training and three times for a single token; on an Intel Xeon, and on an EPYC without
+AVX-512, it is slower. So it is measured. Precision is the same: sums are in fp32. Their order depends on the
+method, on the shapes and on the processor.
 
 Shape legend: M rows, I inputs, O outputs of this rank.
 """
@@ -17,36 +17,50 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.flop_counter import mm_flop, register_flop_formula
 
-_onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None: a build without oneDNN
+from pretrain.products.choice import FEW_ROWS, in_force
+from pretrain.products.method import METHODS, Method, onednn
 
 
-def _onednn_multiplies(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has a product of this type here: in bf16 not on processors without AVX-512."""
-    return _onednn is not None and (
-        dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+def _method(rows_MI: Tensor, other: Tensor, work: str) -> Method:
+    """The method of a product; torch's own where an operand is empty, for oneDNN has no sum of nothing."""
+    if not rows_MI.numel() or not other.numel():
+        return METHODS["torch"]
+    return in_force().method(rows_MI.dtype, work)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x_MI = x.flatten(0, -2)
-    if not x_MI.numel() or not _onednn_multiplies(x.dtype):  # oneDNN has no sum of nothing
-        made_MO = F.linear(x_MI, weight, bias)
-    else:
-        made_MO = _onednn(x_MI, weight, bias, "none", [], "")
-    # A view, but not one that autograd knows: it forbids to write into views that a function has made.
-    made: Tensor = torch.ops.aten._unsafe_view(made_MO, (*x.shape[:-1], weight.shape[0]))
-    return made
+    method = _method(x_MI, weight, "few" if len(x_MI) <= FEW_ROWS else "forward")
+    return _shaped(method.forward(x_MI, weight, bias), x)
+
+
+def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    """gradient W."""
+    gradient_MO = gradient.flatten(0, -2)
+    method = _method(gradient_MO, weight, "input_gradient")
+    return _shaped(method.input_gradient(gradient_MO, weight), gradient)
+
+
+def _shaped(made: Tensor, like: Tensor) -> Tensor:
+    """A view, but not one that autograd knows: it forbids to write into views that a function has made."""
+    shaped: Tensor = torch.ops.aten._unsafe_view(made, (*like.shape[:-1], made.shape[-1]))
+    return shaped
+
+
+def _weight_gradient(gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
+    """[O, I]."""
+    return _method(gradient_MO, x_MI, "weight_gradient").weight_gradient(gradient_MO, x_MI)
 
 
 def _count(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
-    """Operations of `_product`, for torch's counter, which does not know it."""
+    """Operations of oneDNN's product, for torch's counter, which does not know it."""
     *rows, inputs = x_shape
     flops: int = mm_flop((torch.Size(rows).numel(), inputs), (inputs, weight_shape[0]))
     return flops
 
 
-if _onednn is not None:
-    register_flop_formula(_onednn)(_count)
+if onednn is not None:
+    register_flop_formula(onednn)(_count)
 
 
 class _Linear(torch.autograd.Function):
@@ -79,7 +93,7 @@ class _Linear(torch.autograd.Function):
         if of_weight and ctx.gather:
             x = _gathered(x, ctx.group)
         if of_x:
-            x_gradient = _product(gradient, weight.t())
+            x_gradient = _input_gradient(gradient, weight)
             if ctx.gather:
                 whole = x_gradient
                 x_gradient = torch.empty_like(ctx.saved_tensors[0])
@@ -102,17 +116,6 @@ def _gathered(local: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     whole = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
     dist.all_gather_into_tensor(whole, local.contiguous(), group=group)
     return whole
-
-
-def _weight_gradient(gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-    """[O, I]."""
-    if gradient_MO.dtype != torch.float32:
-        return gradient_MO.t() @ x_MI
-    (rows, outputs), inputs = gradient_MO.shape, x_MI.shape[1]
-    # oneDNN's first operand is copied where it is transposed: whichever way copies less.
-    if inputs * (rows + outputs) < rows * outputs:
-        return _product(x_MI.t(), gradient_MO.t()).t()
-    return _product(gradient_MO.t(), x_MI.t())
 
 
 def linear_on_cpu(
@@ -147,5 +150,5 @@ def linear_on_cpu(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, [..., I] to [..., O], by what is fastest on the device."""
+    """x W^T + b, [..., I] to [..., O], by the method that is chosen for it on a CPU."""
     return (linear_on_cpu if x.device.type == "cpu" else F.linear)(x, weight, bias)

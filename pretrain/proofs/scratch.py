@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from pretrain.check import check_data
 from pretrain.config import derived
 from pretrain.config.load import load_config
@@ -29,6 +31,8 @@ from pretrain.config.stages import tokens_until
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.launch import find_place
+from pretrain.products.choice import available_here
+from pretrain.products.settle import decide
 
 S = TypeVar("S", StageConfig, BatchStageConfig)
 
@@ -56,7 +60,7 @@ def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
 
 
 def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> CorpusConfig:
-    """The user's config, with its data at hand.
+    """The user's config, with its data at hand. From here on all runs of the proof multiply alike.
 
     Raises UserError: the config or its data are wrong, or a launcher has started this process as a rank.
     """
@@ -68,6 +72,9 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
     with tempfile.TemporaryDirectory() as anew:  # a proof begins at step 0, whatever is in run.dir
         run = config.run.model_copy(update={"dir": str(anew)})
         check_data(replace(loaded, config=config.model_copy(update={"run": run})))
+    if not torch.cuda.is_available():
+        settled = decide(available_here()).put_in_force()
+        print(f"products on the CPU: {settled.choice.text}", flush=True)
     return config
 
 

@@ -85,7 +85,8 @@ def test_shares_are_of_the_whole() -> None:
 
 
 @pytest.mark.slow
-def test_a_profile_of_two_tensor_parallel_ranks(tmp_path: Path) -> None:
+def test_a_profile_of_two_tensor_parallel_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRETRAIN_CPU_PRODUCTS", "onednn")
     config = {
         "run": {"dir": str(tmp_path / "run"), "steps": 8},
         "model": {"kind": "gpt", "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2},
