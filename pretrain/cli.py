@@ -303,7 +303,7 @@ def generate(
     kind = _kind_saved_in(checkpoint, request.refuse_whatever_the_kind)
     if kind.generation is None:
         drawn = " or ".join(each.name for each in every_kind() if each.generation)
-        raise UserError(f"{checkpoint}: generating is for model.kind {drawn}; this config has {kind.name}")
+        raise UserError(f"{checkpoint}: this command is for model.kind {drawn}; this config has {kind.name}")
     request.refuse_all_but(kind.generation.options, kind.name)
     kind.generation.run(request)
 

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.live import Live
@@ -13,15 +14,12 @@ PLAIN_INTERVAL = 10.0
 LIVE_INTERVAL = 0.25
 """Seconds between updates of the live line."""
 
-SHOWN: tuple[tuple[str, str, str], ...] = (
-    ("loss", "loss", "{:.4f}"),
-    ("lr", "lr", "{:.3g}"),
-    ("grad_norm", "grad norm", "{:.3g}"),
-    ("tokens_per_second", "tokens/s", "{:,.0f}"),
-    ("images_per_second", "images/s", "{:,.0f}"),
-    ("mfu", "MFU", "{:.1%}"),
+RATE = "_per_second"
+"""End of the name of a rate: every training step has one, of whatever its kind of model counts."""
+FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"loss": ("loss", "{:.4f}"), "lr": ("lr", "{:.3g}"), "grad_norm": ("grad norm", "{:.3g}")}
 )
-"""Metric, label and format, in the order of the line."""
+"""Metric -> label and format, in the order of the line; the rate and its share of the peak follow."""
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +76,17 @@ class TrainingProgress:
             self._live.stop()
 
 
+def shown(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """What is worth a place on a line: label and value; the label of a rate ends with "/s"."""
+    for name, (label, form) in FORMATS.items():
+        if name in metrics:
+            yield label, form.format(metrics[name])
+    for name in (name for name in metrics if name.endswith(RATE)):
+        yield f"{name.removesuffix(RATE)}/s", f"{metrics[name]:,.0f}"
+    if "mfu" in metrics:
+        yield "MFU", f"{metrics['mfu']:.1%}"
+
+
 def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """Any metrics: `step 200/2,000  validation_loss 2.1034`."""
     return "  ".join(
@@ -88,10 +97,8 @@ def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
 def step_line(step: int, steps: int, metrics: Mapping[str, float], seconds_left: float | None) -> str:
     """The line: `step 120/2,000  loss 3.2145  lr 0.00098  grad norm 0.87  12,345 tokens/s  ETA 0:03:12`."""
     parts = [f"step {step:,}/{steps:,}"]
-    for name, label, form in SHOWN:
-        if name in metrics:
-            value = form.format(metrics[name])
-            parts.append(f"{value} {label}" if label.endswith("/s") else f"{label} {value}")
+    for label, value in shown(metrics):
+        parts.append(f"{value} {label}" if label.endswith("/s") else f"{label} {value}")
     if seconds_left is not None:
         parts.append(f"ETA {duration(seconds_left)}")
     return "  ".join(parts)

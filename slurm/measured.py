@@ -6,10 +6,9 @@ from statistics import median
 
 from pretrain.config.sections import Config
 from pretrain.folder import RunFolder
+from pretrain.progress import RATE
 from pretrain.tracking.journal import Entry, decode
 
-RATES = ("tokens_per_second", "images_per_second")
-"""Metrics that every training step has one of."""
 LAST_BYTES = 1 << 16
 SAVED = re.compile(r"saved \S+: .* in ([\d.]+) s ")
 SMALLEST_SIGNAL = 120
@@ -51,7 +50,7 @@ def signal_seconds(config: Config, run: RunFolder) -> int:
 def _last_entries(run: RunFolder) -> list[Entry]:
     """The last training steps in the journal."""
     found = (decode(line) for line in _tail(run.metrics).splitlines())
-    return [each for each in found if each and "time" in each and any(rate in each for rate in RATES)]
+    return [each for each in found if each and "time" in each and any(name.endswith(RATE) for name in each)]
 
 
 def _tail(path: object, size: int = LAST_BYTES) -> bytes:

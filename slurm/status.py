@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pretrain.folder import RunFolder, read_yaml
-from pretrain.progress import SHOWN, duration
+from pretrain.progress import duration, shown
 from pretrain.status import Status, actual_status, read_status
 from pretrain.tracking.reach import require_last_line
 from slurm.client import QueuedJob, is_here
-from slurm.measured import RATES, last_entry, step_seconds
+from slurm.measured import last_entry, step_seconds
 from slurm.submission import Submission, bad_nodes, saved_step, submissions
 from slurm.watch import job_of, tail
 
@@ -90,13 +90,8 @@ def _progress(folder: RunFolder, status: Status | None, job: QueuedJob | None) -
     config = read_yaml(folder.resolved)
     step, steps = int(entry["step"]), int(config["run"]["steps"])
     yield "step", f"{step:,}/{steps:,}, {duration(time.time() - entry['time'])} ago"
-    for name, label, form in SHOWN:
-        if name in entry:
-            yield (
-                (label, form.format(entry[name]))
-                if name not in RATES
-                else ("rate", f"{entry[name]:,.0f} {label}")
-            )
+    for label, value in shown(entry):
+        yield ("rate", f"{value} {label}") if label.endswith("/s") else (label, value)
     is_running = status is not None and status.state == "running"
     has_stepped = status is not None and is_running and entry["time"] >= status.started
     saved, seconds = saved_step(folder.path), step_seconds(folder)

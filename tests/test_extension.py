@@ -143,6 +143,8 @@ def test_it_trains_on_ranks_and_resumes(product: Path) -> None:
     assert sorted(losses) == list(range(1, 10))
     assert losses[9] < losses[1] / 2
     assert lines[-1]["points"] == 72
+    told = answer(product, "status", "run")
+    assert "state finished" in told and "step 9/9" in told and "points/s" in told
 
 
 @pytest.mark.parametrize("command", ["plan", "eval", "generate", "export"])

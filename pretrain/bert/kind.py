@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config import evaluation
+from pretrain.config.evaluation import LAYOUT
 from pretrain.config.rules import CORPUS, FINETUNE, bert_data, finetune
 from pretrain.config.sections import (
     BertConfig,
@@ -14,7 +14,8 @@ from pretrain.config.sections import (
     FinetuneConfig,
     TaggerConfig,
 )
-from pretrain.kind import Evaluation, Export, Inheritance, Kind, Planning
+from pretrain.kind import Evaluation, Inheritance, Kind, Planning
+from pretrain.token_kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
@@ -52,20 +53,6 @@ def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> 
     return open_corpus(loaded, config, both)
 
 
-def _summary(
-    config: BertConfig, processes: int | None, data: "TrainingFeed | None"
-) -> Iterable[tuple[str, str]]:
-    from pretrain.transformer_check import summary
-
-    return summary(config, processes, data)
-
-
-def _contents(data: "TrainingFeed") -> str:
-    from pretrain.token_check import contents
-
-    return contents(data)
-
-
 def _family(config: BertConfig, layout: "Layout") -> "BertFamily":
     from pretrain.families.bert import BertFamily
 
@@ -88,12 +75,6 @@ def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
     from evals.masked import evaluate_bert
 
     return evaluate_bert(path, world, request)
-
-
-def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bool) -> None:
-    from pretrain.hf.exporter import export_command
-
-    export_command(checkpoint, folder, shard_bytes, tokenizer=tokenizer)
 
 
 def _finetune_trainer(
@@ -145,7 +126,6 @@ def _labelled_files(config: FinetuneConfig, named: bool) -> list[str]:
     return [config.data.train, *([scored] if scored else [])]
 
 
-_EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
 _FROM_BERT = Inheritance(("bert",), EncoderModelConfig)
 
 BERT = Kind(
@@ -156,21 +136,13 @@ BERT = Kind(
     inherits=_FROM_BERT,
     trainer=_trainer,
     open_data=_open,
-    summary=_summary,
-    contents=_contents,
+    summary=summary,
+    contents=contents,
     rehearse=_rehearse,
     family=_family,
-    planning=Planning(_plan, frozenset({"--search", "--vocab-size", "--tokens"})),
-    evaluation=Evaluation(
-        score=_score,
-        tasks=("masked",),
-        reads=evaluation.scored_shards,
-        keys=(*evaluation.LAYOUT, *evaluation.SHARDS),
-        stands_for=("data.train", "data.validation"),
-        forgets=("data.tokenizer",),
-        forgets_with_data=("eval.max_windows",),
-    ),
-    export=_EXPORT,
+    planning=Planning(_plan, PLAN_OPTIONS),
+    evaluation=evaluation(_score, ("masked",)),
+    export=EXPORT,
 )
 CLASSIFIER = Kind(
     name="bert-classifier",
@@ -187,9 +159,9 @@ CLASSIFIER = Kind(
         score=_score_finetuned,
         tasks=("accuracy",),
         reads=_labelled_files,
-        keys=(*evaluation.LAYOUT, "data.train", "data.validation"),
+        keys=(*LAYOUT, "data.train", "data.validation"),
         one_file=True,
     ),
-    export=_EXPORT,
+    export=EXPORT,
 )
 TAGGER = replace(CLASSIFIER, name="bert-tagger", title="a bert-tagger", config=TaggerConfig)

@@ -1,14 +1,14 @@
 """What is asked of a GPT, pretrained or fine-tuned on conversations."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config import evaluation
+from pretrain.config.evaluation import LAYOUT
 from pretrain.config.rules import CORPUS, FINETUNE, chat
-from pretrain.config.sections import ChatConfig, DecoderConfig, DecoderModelConfig, GptConfig, TextConfig
+from pretrain.config.sections import ChatConfig, DecoderConfig, DecoderModelConfig, GptConfig
 from pretrain.generate_request import OF_TEXT, GenerateRequest
-from pretrain.kind import Evaluation, Export, Generation, Inheritance, Kind, Planning
+from pretrain.kind import Evaluation, Generation, Inheritance, Kind, Planning
+from pretrain.token_kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
@@ -60,20 +60,6 @@ def _open_chat(loaded: "LoadedConfig", config: ChatConfig, processes: int | None
     return open_chat(config, require_start(find_start(config, say))).training
 
 
-def _summary(
-    config: TextConfig, processes: int | None, data: "TrainingFeed | None"
-) -> Iterable[tuple[str, str]]:
-    from pretrain.transformer_check import summary
-
-    return summary(config, processes, data)
-
-
-def _contents(data: "TrainingFeed") -> str:
-    from pretrain.token_check import contents
-
-    return contents(data)
-
-
 def _family(config: DecoderConfig, layout: "Layout") -> "GptFamily":
     from pretrain.families.gpt import GptFamily
 
@@ -120,14 +106,7 @@ def _generate(request: GenerateRequest) -> None:
     command(request.checkpoint, prompts, most, sampling, processes=request.processes, overrides=overrides)
 
 
-def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bool) -> None:
-    from pretrain.hf.exporter import export_command
-
-    export_command(checkpoint, folder, shard_bytes, tokenizer=tokenizer)
-
-
 _GENERATION = Generation(_generate, OF_TEXT | {"chat", "processes", "overrides"})
-_EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
 
 GPT = Kind(
     name="gpt",
@@ -137,23 +116,14 @@ GPT = Kind(
     inherits=Inheritance(("gpt",), DecoderModelConfig),
     trainer=_trainer,
     open_data=_open,
-    summary=_summary,
-    contents=_contents,
+    summary=summary,
+    contents=contents,
     rehearse=_rehearse,
     family=_family,
-    planning=Planning(_plan, frozenset({"--search", "--vocab-size", "--tokens"})),
-    evaluation=Evaluation(
-        score=_score,
-        tasks=("perplexity", "harness"),
-        reads=evaluation.scored_shards,
-        keys=(*evaluation.LAYOUT, *evaluation.SHARDS),
-        stands_for=("data.train", "data.validation"),
-        forgets=("data.tokenizer",),
-        forgets_with_data=("eval.max_windows",),
-        options=frozenset({"stride"}),
-    ),
+    planning=Planning(_plan, PLAN_OPTIONS),
+    evaluation=evaluation(_score, ("perplexity", "harness"), options=frozenset({"stride"})),
     generation=_GENERATION,
-    export=_EXPORT,
+    export=EXPORT,
 )
 CHAT = Kind(
     name="gpt-chat",
@@ -163,8 +133,8 @@ CHAT = Kind(
     inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
     trainer=_chat_trainer,
     open_data=_open_chat,
-    summary=_summary,
-    contents=_contents,
+    summary=summary,
+    contents=contents,
     rehearse=_rehearse,
     family=_family,
     evaluation=Evaluation(
@@ -172,11 +142,11 @@ CHAT = Kind(
         tasks=("answers", "harness"),
         reads=_chat_reads,
         keys=(
-            *evaluation.LAYOUT,
+            *LAYOUT,
             *(f"data.{key}" for key in ("validation", "prompt", "response", "messages", "too_long")),
         ),
         one_file=True,
     ),
     generation=_GENERATION,
-    export=_EXPORT,
+    export=EXPORT,
 )

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config import evaluation
 from pretrain.config.rules import DESCENT, corpus, remote, replicas, sources
 from pretrain.config.sections import RnnConfig
 from pretrain.generate_request import OF_TEXT, GenerateRequest
-from pretrain.kind import Evaluation, Generation, Kind
+from pretrain.kind import Generation, Kind
+from pretrain.token_kind import contents, evaluation
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
@@ -48,12 +48,6 @@ def _summary(
     return summary(config, processes, data)
 
 
-def _contents(data: "TrainingFeed") -> str:
-    from pretrain.token_check import contents
-
-    return contents(data)
-
-
 def _rehearse(config: RnnConfig, data: "TrainingFeed", size: int) -> None:
     """With one source: so few rows need not be what the weights of several want."""
     from pretrain.plan.rehearsal import take_step
@@ -83,16 +77,8 @@ RNN = Kind(
     trainer=_trainer,
     open_data=_open,
     summary=_summary,
-    contents=_contents,
+    contents=contents,
     rehearse=_rehearse,
-    evaluation=Evaluation(
-        score=_score,
-        tasks=("perplexity",),
-        reads=evaluation.scored_shards,
-        keys=("batch.micro_size", *evaluation.SHARDS),
-        stands_for=("data.train", "data.validation"),
-        forgets=("data.tokenizer",),
-        forgets_with_data=("eval.max_windows",),
-    ),
+    evaluation=evaluation(_score, ("perplexity",), layout=("batch.micro_size",)),
     generation=Generation(_generate, OF_TEXT),
 )
