@@ -23,7 +23,9 @@ from pretrain.checkpoint.files import (
     write_durably,
 )
 from pretrain.config.sections import CheckpointConfig
+from pretrain.gan_trainer import save_network
 from pretrain.tracking.journal import Journal
+from slurm.findings import Finding, write_finding
 
 SIZES = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 4097)
 
@@ -142,6 +144,25 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(
     synced, named = disk.when("fsync", path), disk.when("name", path)
     assert synced and all(any(before < place for before in synced) for place in named), disk.calls
     assert bool(named) == (writer in ("status", "index", "shard", "cleaning", "journal wound back"))
+
+
+REPLACED: dict[str, Callable[[Path], object]] = {
+    **{name: WRITERS[name] for name in ("status", "index", "cleaning", "journal wound back")},
+    "a rank's finding": lambda path: write_finding(path.parent, Finding(0, "n1")),
+    "a generator": lambda path: save_network(path, {"w": torch.zeros(2)}),
+}
+
+
+@pytest.mark.parametrize("writer", REPLACED)
+def test_a_name_is_on_the_disk_with_what_it_names(
+    writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the content, then the name, then the folder in which the name is; nothing else stays there."""
+    disk, path = Disk(monkeypatch), tmp_path / "rank-0000.json"
+    REPLACED[writer](path)
+    content, named = disk.when("fsync", path), disk.when("name", path)
+    assert content and named and content[0] < named[-1] < disk.when("fsync", tmp_path)[-1], disk.calls
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_counts(
