@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from data_tools.counts import counted
-from data_tools.errors import UserError
+from data_tools.errors import UserError, printable
 from data_tools.index_file import write_atomically
 
 SKIPPED_NAME = "skipped.jsonl"
@@ -76,4 +76,4 @@ def print_skipped(skipped: Sequence[BadRecord], listed: Path | None) -> None:
         where = f" (all in {listed})" if listed else ""
         typer.echo(f"{counted(len(skipped), 'bad record')} skipped{where}:")
         for record in skipped[:10]:
-            typer.echo(f"  {record}")
+            typer.echo(f"  {printable(str(record))}")

@@ -9,13 +9,13 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from data_tools.bounded import parse_json, read_bytes
 from data_tools.errors import IntegrityError, UserError, named
+from data_tools.names import storable, temporary_name
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -54,11 +54,14 @@ def content_fingerprint(content: dict[str, Any]) -> str:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content`; a crash leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    """Replace `path` by `content`; a crash leaves the old file or the new one.
+
+    A byte of a file's name that is no UTF-8 stands in a text as \\udcNN, which is how JSON writes it too.
+    """
+    temporary = path.with_name(temporary_name(path.name))
     try:
         with named(path), open(temporary, "xb") as file:  # a link that somebody put there is not followed
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.write(storable(content).encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -26,7 +26,7 @@ def describe(directory: str, documents: int = 5, cache: ShardCache | None = None
 
 def _counts(reader: ShardReader) -> Table:
     index, tokenizer = reader.index, reader.tokenizer()
-    table = Table(title=f"{reader.path}", show_header=False, title_justify="left")
+    table = Table(title=Text(reader.path), show_header=False, title_justify="left")
     sentences = {} if index.sentences is None else {"sentences": _per(index.sentences, index.documents)}
     rows = {
         "tokens": f"{index.tokens:,} ({index.dtype})",

@@ -1,11 +1,11 @@
 """The folder that a conversion makes: whole or not at all."""
 
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_tools.names import temporary_name
 from pretrain.checkpoint.files import sync_folder
 from pretrain.errors import UserError
 
@@ -22,7 +22,7 @@ def new_folder(path: str) -> Iterator[Path]:
     target = Path(path).absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{path}: is there already, and not an empty folder; choose another")
-    temporary = target.with_name(f".tmp-{target.name}-{secrets.token_hex(4)}")
+    temporary = target.with_name(temporary_name(target.name))
     temporary.mkdir(parents=True)
     try:
         yield temporary
