@@ -7,6 +7,8 @@ can spell it (\\udce9), and some parsers do not read it back.
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _FOREIGN = re.compile(r"[\udc80-\udcff]")
 _AWAY = {0xDC00 + byte: 0x10DC00 + byte for byte in range(0x80, 0x100)}
@@ -40,3 +42,15 @@ def temporary_name(name: str) -> str:
     mark = f".{secrets.token_hex(4)}.tmp"
     kept = os.fsencode(name)[: LONGEST - len(mark) - 1]
     return f".{os.fsdecode(kept)}{mark}"
+
+
+@contextmanager
+def utf8_alias(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The path of a file to read, for a library that takes UTF-8 alone, as torch does: Linux has another name
+    for an open file."""
+    name = os.fspath(path)
+    if not is_foreign(name):
+        yield name
+        return
+    with open(name, "rb") as file:
+        yield f"/proc/self/fd/{file.fileno()}"

@@ -30,6 +30,7 @@ from pretrain.config.stages import stages, steps_until, tokens_until
 from pretrain.config.unreached import unreached
 from pretrain.errors import IntegrityError, UserError
 from pretrain.folder import RunFolder
+from pretrain.tracking.record import unfit
 
 if TYPE_CHECKING:
     from pretrain.data.feed import TrainingFeed
@@ -44,6 +45,7 @@ def check_command(
     """
     loaded = load_config(path, overrides, processes)
     config = loaded.config
+    require_fit(loaded)
     if isinstance(config, GanConfig):
         from pretrain.gan.check import check_images, summary
 
@@ -76,6 +78,14 @@ def check_command(
     for text in RunFolder(config.run.dir).misfits(config_to_yaml(config)):
         print(f"note: run.dir: {config.run.dir} holds another run, training would be refused: {text}")
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
+
+
+def require_fit(loaded: LoadedConfig) -> None:
+    """Refuse a run folder that MLflow cannot keep the run in. Raises ConfigError."""
+    tracking = loaded.config.tracking
+    reason = unfit(RunFolder(loaded.config.run.dir), tracking.uri) if tracking.enabled else None
+    if reason:
+        raise ConfigError([Problem(loaded.sources["run.dir"], "run.dir", reason)])
 
 
 def check_data(loaded: LoadedConfig, *, anew: bool = False) -> "TrainingFeed":

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from data_tools.bounded import SMALL_FILE, UnfitFileError, read_bytes
+from data_tools.names import storable
 from pretrain.compatible import changed_keys, compatible
 from pretrain.errors import UserError, named
 from pretrain.lock import RunLock
@@ -312,12 +313,12 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file by new text: a reader, or a crash, sees the old or the new, never a part.
 
     Nor a mixture of two: when a job ends, several ranks may say so at once. One with a secret in it is for
-    its owner alone.
+    its owner alone. A byte of a file's name that is no UTF-8 is spelt out, as JSON does.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with named(path), open(temporary, "x", opener=opener_for(text)) as file:
-            file.write(text)
+        with named(path), open(temporary, "x", encoding="utf-8", opener=opener_for(text)) as file:
+            file.write(storable(text))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

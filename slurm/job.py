@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_tools.errors import UserError, machine_error
+from data_tools.names import storable
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import Status, actual_status, read_status, write_status
 from pretrain.tracking.record import read_record, state_word
@@ -257,7 +258,7 @@ def _max_restarts(submission: Submission) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"pretrain job: {text}", flush=True)
+    print(f"pretrain job: {storable(text)}", flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -146,5 +146,5 @@ def test_a_file_may_have_the_longest_name(tmp_path: Path, name: str) -> None:
 def test_a_name_that_is_too_long_is_no_reason_to_go_on(tmp_path: Path, byte_path: str) -> None:
     (tmp_path / "a.txt").write_text("hello")
     output = str(tmp_path / ("n" * 256))
-    with pytest.raises(UserError, match="File name too long$"):
+    with pytest.raises(UserError, match=r"File name too long$"):
         build(BuildOptions((str(tmp_path / "a.txt"),), byte_path, output, workers=1))
