@@ -5,7 +5,6 @@ Nor a mixture of two that are written at once: each has a temporary name of its 
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_tools.errors import named
+from data_tools.names import storable, temporary_name
 
 Opener = Callable[[str, int], int]
 
@@ -23,7 +23,7 @@ def in_place_of(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     `durable`: the new name is on the disk then; whoever writes there takes care of the content.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         yield temporary
         os.replace(temporary, path)
@@ -52,9 +52,12 @@ def replacing(path: Path, *, durable: bool = True, opener: Opener | None = None)
 def write_atomically(
     path: Path, content: str | bytes, *, durable: bool = True, opener: Opener | None = None
 ) -> None:
-    """Replace `path` by `content`, in UTF-8 if it is text; `opener` as for `open`."""
+    """Replace `path` by `content`, in UTF-8 if it is text; `opener` as for `open`.
+
+    A byte of a file's name that is no UTF-8 stands in a text as \\udcNN, which is how JSON writes it too.
+    """
     with replacing(path, durable=durable, opener=opener) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(storable(content).encode() if isinstance(content, str) else content)
 
 
 def sync_folder(path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from data_tools.atomic import write_atomically
 from data_tools.counts import counted
-from data_tools.errors import UserError
+from data_tools.errors import UserError, printable
 
 SKIPPED_NAME = "skipped.jsonl"
 BadRecordsOption = Annotated[
@@ -76,4 +76,4 @@ def print_skipped(skipped: Sequence[BadRecord], listed: Path | None) -> None:
         where = f" (all in {listed})" if listed else ""
         typer.echo(f"{counted(len(skipped), 'bad record')} skipped{where}:")
         for record in skipped[:10]:
-            typer.echo(f"  {record}")
+            typer.echo(f"  {printable(str(record))}")

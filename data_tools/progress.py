@@ -4,6 +4,7 @@ import sys
 import time
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     ProgressColumn,
@@ -54,7 +55,13 @@ class Progress:
         self._live: RichProgress | None = None
         self._task: TaskID | None = None
         if sys.stderr.isatty():
-            columns = (SpinnerColumn(), TextColumn(title), BarColumn(), _Rate(unit), TimeRemainingColumn())
+            columns = (
+                SpinnerColumn(),
+                TextColumn(escape(title)),
+                BarColumn(),
+                _Rate(unit),
+                TimeRemainingColumn(),
+            )
             self._live = RichProgress(*columns, console=Console(stderr=True), transient=True)
             self._task = self._live.add_task(title, total=total)
 

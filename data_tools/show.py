@@ -26,7 +26,7 @@ def describe(directory: str, documents: int = 5, cache: ShardCache | None = None
 
 def _counts(reader: ShardReader) -> Table:
     index, tokenizer = reader.index, reader.tokenizer()
-    table = Table(title=f"{reader.path}", show_header=False, title_justify="left")
+    table = Table(title=Text(f"{reader.path}"), show_header=False, title_justify="left")
     count = index.sentences
     each = "" if count is None else f"{count:,} ({count / index.documents:,.1f} a document)"
     rows = {

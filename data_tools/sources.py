@@ -54,6 +54,8 @@ class Inputs:
 
     files: tuple[InputFile, ...]
     left_out: LeftOut
+    of_folder: bool = False
+    """They are all files of one folder, which was named."""
 
 
 def is_remote(url: str) -> bool:
@@ -115,7 +117,7 @@ def find_files(argument: str, kind_of: KindOf, known: str, endings: str) -> Inpu
     if not files:
         rest = f"; left out: {left_out}" if left_out.files else ""
         raise UserError(f"--input {argument}: no file ends in {endings}{rest}")
-    return Inputs(tuple(files), left_out)
+    return Inputs(tuple(files), left_out, is_folder)
 
 
 def _is_report(url: str, urls: set[str]) -> bool:
@@ -215,7 +217,7 @@ def _expand_local(argument: str) -> Found:
         return [_describe(name) for name in sorted(_walk(path, left_out))], True, left_out
     if os.path.lexists(path):
         return [_describe(path)], False, left_out
-    matches = sorted(glob.glob(path, recursive=True))
+    matches = sorted(glob.glob(_pattern(path), recursive=True))
     names = [name for name in matches if not os.path.isdir(name)]
     matched = {os.path.normpath(name) for name in names}
     for folder in (name for name in matches if os.path.isdir(name)):
@@ -224,6 +226,15 @@ def _expand_local(argument: str) -> Found:
                 matched.add(os.path.normpath(name))
                 left_out.add(IN_FOLDERS, _stored_size(name))
     return [_describe(name) for name in names], False, left_out
+
+
+def _pattern(path: str) -> str:
+    """A glob in which a folder that is there under just this name, as data[1], means itself."""
+    folder, rest = os.path.dirname(path), os.path.basename(path)
+    while folder not in ("", os.sep) and not os.path.isdir(folder):
+        folder, last = os.path.dirname(folder), os.path.basename(folder)
+        rest = os.path.join(last, rest)
+    return os.path.join(glob.escape(folder), rest)
 
 
 def _walk(top: str, left_out: LeftOut) -> Iterator[str]:
@@ -270,12 +281,12 @@ def _expand_remote(argument: str) -> Found:
     protocol = argument.split("://", 1)[0]
     try:
         filesystem, path = filesystem_of(argument)
-        if any(mark in path for mark in "*?["):
-            found, is_folder = filesystem.glob(path, detail=True), False
-        elif filesystem.isdir(path):
+        if filesystem.isdir(path):
             found, is_folder = filesystem.find(path, detail=True), True
         elif filesystem.exists(path):
             found, is_folder = {path: filesystem.info(path)}, False
+        elif any(mark in path for mark in "*?["):
+            found, is_folder = filesystem.glob(path, detail=True), False
         else:
             return [], False, LeftOut()
     except UserError as error:
@@ -287,7 +298,7 @@ def _expand_remote(argument: str) -> Found:
         info = found[name]
         if info.get("type") == "directory":
             continue
-        if is_hidden(_below(path, name)):
+        if is_hidden(_below(path, name, is_folder)):
             left_out.add(HIDDEN, int(info.get("size") or 0))
             continue
         marks = [
@@ -298,12 +309,14 @@ def _expand_remote(argument: str) -> Found:
     return files, is_folder, left_out
 
 
-def _below(argument: str, name: str) -> str:
+def _below(path: str, name: str, is_folder: bool) -> str:
     """The path of a file below a folder, or below that of a pattern; empty where the argument names it."""
-    top = re.split(r"[*?\[]", argument)[0]
-    if top != argument:
-        top = "" if "/." in argument[len(top) - 1 :] else top.rpartition("/")[0]
-    return name.removeprefix(top.rstrip("/") + "/") if top and name != top else ""
+    if is_folder:
+        return name.removeprefix(path.rstrip("/") + "/")
+    before = re.split(r"[*?\[]", path)[0]
+    if name == path or "/." in path[len(before) - 1 :]:
+        return ""
+    return name.removeprefix(before.rpartition("/")[0] + "/")
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ Such a file lies where others can write, or was cut by a crash; what comes out o
 """
 
 import json
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from data_tools.bounded import parse_json
+from data_tools.names import is_foreign, masked, storable, unmasked
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -36,14 +37,30 @@ def typed(kind: type[T], tree: Any) -> T:
         raise ValueError("it is no object")
     if unknown := sorted(tree.keys() - {each.name for each in fields(kind)}):
         raise ValueError(f"unknown key {unknown[0][:60]!r}")
+    text = json.dumps(tree, ensure_ascii=False)
+    foreign = is_foreign(text)  # pydantic reads no such byte, even spelt out
     try:
         # As JSON, where a list may be a tuple; strict, so that "5" or true is no number.
-        found: T = _adapter(kind).validate_json(json.dumps(tree), strict=True)
+        found: T = _adapter(kind).validate_json(storable(masked(text) if foreign else text), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise ValueError(f"{place}: {first['msg']}, got {_short(first['input'])}") from None
-    return found
+    return _unmasked(found) if foreign else found
+
+
+def _unmasked(value: Any) -> Any:
+    """The value with every text in it `unmasked`."""
+    if isinstance(value, str):
+        return unmasked(value)
+    if isinstance(value, dict):
+        return {_unmasked(key): _unmasked(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_unmasked, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {each.name: _unmasked(getattr(value, each.name)) for each in fields(value)}
+        return replace(value, **changed)
+    return value
 
 
 def natural(value: Any) -> int:

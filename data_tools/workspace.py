@@ -7,6 +7,7 @@ partitions are done, then `.build` goes.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -184,9 +185,8 @@ def join_workspace(
 
 def unfinished(output: str, error: OSError) -> UserError:
     """The message of a build that the machine ends."""
-    return UserError(
-        f"--output {output}: {machine_error(error) or error}; run the same command again to go on"
-    )
+    again = "" if error.errno == errno.ENAMETOOLONG else "; run the same command again to go on"
+    return UserError(f"--output {output}: {machine_error(error) or error}{again}")
 
 
 def _check_foreign(directory: Path, layout: Layout) -> None:

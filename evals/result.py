@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from data_tools.counts import counted
 from data_tools.typed import Natural, parse
@@ -50,7 +51,7 @@ class Result:
     def show(self, console: Console) -> None:
         """Print every metric with its value and definition, then what was scored."""
         definitions = self.spec["definitions"]
-        table = Table(title=f"{self.checkpoint} (step {self.step:,})", title_justify="left")
+        table = Table(title=Text(f"{self.checkpoint} (step {self.step:,})"), title_justify="left")
         table.add_column("metric", no_wrap=True)
         table.add_column("value", justify="right", no_wrap=True)
         table.add_column("definition")
@@ -58,9 +59,9 @@ class Result:
             table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.6g}", definitions[name])
         console.print(table)
         for name in sorted(set(definitions) - set(self.metrics)):
-            console.print(f"{name}: {definitions[name]}", highlight=False)
+            console.print(f"{name}: {definitions[name]}", markup=False, highlight=False)
         if "summary" in self.spec:
-            console.print(self.spec["summary"], highlight=False)
+            console.print(self.spec["summary"], markup=False, highlight=False)
             return
         spec = self.spec
         paths = ", ".join(source["path"] for source in spec["data"])
@@ -68,6 +69,7 @@ class Result:
         console.print(
             f"scored {paths} in windows of {counted(spec['sequence_length'], 'token')}{stride}; "
             f"{spec['layout']}, {spec['precision']} on {spec['device']}",
+            markup=False,
             highlight=False,
         )
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.node import ConfigError, Problem
 from pretrain.config.resolved import config_to_yaml, resolved_values
 from pretrain.config.schema import show as as_yaml
 from pretrain.config.unreached import unreached
 from pretrain.folder import RunFolder
 from pretrain.kinds import kind_of
+from pretrain.tracking.record import unfit
 
 
 def check_command(
@@ -23,6 +25,7 @@ def check_command(
     """
     loaded = load_config(path, overrides, processes)
     config = loaded.config
+    require_fit(loaded)
     opened = check_data(loaded, processes) if data else None
     rows = list(kind_of(config).summary(config, processes, opened))
     if show:
@@ -34,6 +37,14 @@ def check_command(
     for text in RunFolder(config.run.dir).misfits(config_to_yaml(config)):
         print(f"note: run.dir: {config.run.dir} holds another run, training would be refused: {text}")
     print(f"{path}: no problem found" + ("" if data else "; the data was not looked at"))
+
+
+def require_fit(loaded: LoadedConfig) -> None:
+    """Refuse a run folder that MLflow cannot keep the run in. Raises ConfigError."""
+    tracking = loaded.config.tracking
+    reason = unfit(RunFolder(loaded.config.run.dir), tracking.uri) if tracking.enabled else None
+    if reason:
+        raise ConfigError([Problem(loaded.sources["run.dir"], "run.dir", reason)])
 
 
 def check_data(loaded: LoadedConfig, processes: int | None = None) -> Any:

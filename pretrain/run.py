@@ -51,6 +51,7 @@ from pretrain.tracking.datasets import datasets_of
 from pretrain.tracking.facts import environment_facts
 from pretrain.tracking.journal import Journal
 from pretrain.tracking.reach import last_step, require_checkpoints_lines
+from pretrain.tracking.record import unfit
 
 Together = Callable[[Callable[[], str]], str]
 """Called by every rank; rank 0 acts, and all ranks get its answer or raise its error."""
@@ -129,6 +130,9 @@ class Run:
         return run
 
     def _open_folder(self, config_text: str, resolved_text: str) -> str:
+        tracking = self._config.tracking
+        if tracking.enabled and (reason := unfit(self.folder, tracking.uri)):
+            raise UserError(f"run.dir: {reason}")
         opened = self.folder.create_or_open(config_text, resolved_text, self._config.run.resume)
         self._stack.callback(opened.lock.release)
         self._changes = opened.changes

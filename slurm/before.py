@@ -14,8 +14,10 @@ from pretrain.config.sections.slurm import seconds_of
 from pretrain.config.unreached import unreached
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.tracking.record import unfit
 from slurm.measured import step_seconds
 from slurm.mounts import Mounts, training_mounts
+from slurm.quote import unfit_for_sbatch
 from slurm.tasks import Tasks
 
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "ramfs", "zfs", "f2fs")
@@ -51,6 +53,21 @@ def refuse(loaded: LoadedConfig, run: RunFolder) -> None:
     refuse_keys(found, loaded.sources)
 
 
+def require_names(folders: Mapping[str, Path], sources: Mapping[str, Place]) -> None:
+    """Refuse folders that sbatch cannot take, before a script names them.
+
+    Args:
+        folders: by key, those that logs are to be in.
+        sources: places of the keys.
+
+    Raises:
+        ConfigError: for one, or for the working directory.
+    """
+    found = [(key, unfit_for_sbatch(path, has_log=True)) for key, path in folders.items()]
+    found.append(("", unfit_for_sbatch(Path.cwd(), has_log=False)))
+    refuse_keys([(key, text) for key, text in found if text], sources)
+
+
 def refuse_keys(found: Iterable[tuple[str, str]], sources: Mapping[str, Place]) -> None:
     """Refuse a config if anything was found, each key with what is wrong, and its place in the files."""
     other = sources["slurm.container"]  # what cannot be mounted may be named by another file
@@ -71,6 +88,8 @@ def doubts(config: Config, tasks: Tasks, run: RunFolder) -> Iterator[str]:
 
 
 def _run_folder(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:
+    if config.tracking.enabled and (reason := unfit(run, config.tracking.uri)):
+        yield "run.dir", reason
     for text in run.misfits(config_to_yaml(config)):
         yield "run.dir", f"{run.path} holds another run: {text}"
     if config.run.resume == "never" and config.slurm.requeue:

@@ -14,12 +14,19 @@ from data_tools.parts import divide, missing_parts
 from data_tools.workspace import require_free
 from pretrain.config.node import Place
 from pretrain.config.sections import SlurmConfig
-from pretrain.tracking.redact import write_new
-from slurm.before import programs, refuse_keys, together
+from slurm.before import programs, refuse_keys, require_names, together
 from slurm.client import sbatch
 from slurm.mounts import Mounts, container_mounts, named_paths
 from slurm.read_job import read_job
-from slurm.render import BuildScript, common_options, python_of, render, task_options
+from slurm.render import (
+    BuildScript,
+    common_options,
+    python_of,
+    render,
+    show_script,
+    task_options,
+    write_script,
+)
 from slurm.sections import (
     BuildSection,
     CleanJob,
@@ -81,8 +88,9 @@ def _submit(build: _Build, *, dry_run: bool) -> None:
     """Send the parts with something to do: a build that failed in part is submitted again as it is."""
     output, tasks = build.section.output, build.section.tasks
     folder = Path(f"{output}.{FOLDER}").absolute()
+    require_names({f"{build.command[1]}.output": folder}, build.sources)
     if dry_run:
-        print("\n".join(_texts(build, folder, list(range(1, tasks + 1))).values()), end="", flush=True)
+        show_script("\n".join(_texts(build, folder, list(range(1, tasks + 1))).values()))
     looked: list[Divided[Any]] = []
     together(
         lambda: refuse_keys(programs(build.slurm, build.mounts), build.sources),
@@ -97,7 +105,7 @@ def _submit(build: _Build, *, dry_run: bool) -> None:
     folder = new_folder(folder, "")
     texts = _texts(build, folder, parts)
     for name, text in texts.items():
-        write_new(folder / f"{name}.sbatch", text)
+        write_script(folder / f"{name}.sbatch", text)
     after = []
     if parts:
         after = [f"--dependency=afterok:{sbatch(folder / 'parts.sbatch')}", "--kill-on-invalid-dep=yes"]
@@ -123,9 +131,7 @@ def _texts(build: _Build, folder: Path, parts: list[int]) -> dict[str, str]:
 
 def _without_glob(path: Path) -> Path:
     """The path, or the folder in which a glob looks."""
-    if path.exists():
-        return path
-    while GLOB & set(str(path)):
+    while GLOB & set(str(path)) and not path.exists():
         path = path.parent
     return path
 

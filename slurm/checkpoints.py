@@ -4,6 +4,7 @@ Prints its path and notes it in FOLDER/scored; prints nothing where the run is s
 once the run has ended and all are scored. Imports no torch.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     if found is not None:
         with open(scored, "a") as file:
             file.write(f"{found.name}\n")
-        print(found)
+        sys.stdout.buffer.write(os.fsencode(found) + b"\n")  # as it is on the disk, for bash to take
         return 0
     return 1 if over else 0
 

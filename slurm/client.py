@@ -50,7 +50,7 @@ def call(command: Sequence[str]) -> str:
             f"{command[0]}: there is no Slurm on this machine; `pretrain submit --dry-run` prints the "
             "script, and `python -m slurm.sandbox up` starts a small cluster here"
         )
-    done = children.run(command, capture_output=True, text=True)
+    done = children.run(command, capture_output=True, text=True, errors="surrogateescape")
     if done.returncode != 0:
         said = done.stderr.strip() or done.stdout.strip()
         raise UserError(f"{command[0]} ended with {done.returncode}: {said}")
@@ -72,7 +72,7 @@ def scancel(*arguments: str) -> None:
     Raises UserError: Slurm says why it could not. (Of array tasks, scancel 22.05 fails without a word, having
     done what it was asked.)
     """
-    done = children.run(["scancel", *arguments], capture_output=True, text=True)
+    done = children.run(["scancel", *arguments], capture_output=True, text=True, errors="surrogateescape")
     if done.returncode != 0 and done.stderr.strip():
         raise UserError(f"scancel ended with {done.returncode}: {done.stderr.strip()}")
 

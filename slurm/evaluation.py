@@ -13,8 +13,7 @@ from pretrain.config.sections import Config
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.kinds import kind_of
-from pretrain.tracking.redact import write_new
-from slurm.before import programs, refuse_keys, together
+from slurm.before import programs, refuse_keys, require_names, together
 from slurm.client import find_job, is_here, sbatch
 from slurm.mounts import Mounts, NamedPath, container_mounts, named_paths
 from slurm.read_job import read_job
@@ -23,8 +22,10 @@ from slurm.render import (
     common_options,
     python_of,
     render,
+    show_script,
     task_options,
     variables,
+    write_script,
 )
 from slurm.sections import EvaluationJob, EvaluationSection
 from slurm.submission import FOLDER, has_checkpoint, new_folder, submissions
@@ -55,9 +56,10 @@ def submit_evaluation(
     if name is None:
         raise UserError(f"{path}: name the run to evaluate: --after RUN, or evaluation.run")
     run = RunFolder(name)
+    require_names({"evaluation.run": run.path}, sources)
     if dry_run:
         script = _evaluation_script(job, run, run.path / FOLDER / "eval-NNNN")
-        print(render("evaluate.sbatch.j2", script), end="", flush=True)
+        show_script(render("evaluate.sbatch.j2", script))
     together(
         lambda: refuse_keys(programs(job.slurm, _mounts(job, run)), sources),
         lambda: refuse_keys(_misfits(job.evaluation, run), sources),
@@ -67,7 +69,7 @@ def submit_evaluation(
         return
     waits = None if job.evaluation.every_checkpoint else _running_job(run)
     folder = new_folder(run.path / FOLDER, "eval-")
-    write_new(folder / "job.sbatch", render("evaluate.sbatch.j2", _evaluation_script(job, run, folder)))
+    write_script(folder / "job.sbatch", render("evaluate.sbatch.j2", _evaluation_script(job, run, folder)))
     sent = sbatch(folder / "job.sbatch", *([f"--dependency=afterany:{waits}"] if waits else []))
     print(f"job {sent} evaluates {run.path}{f' after job {waits}' if waits else ''}; log in {folder}")
 

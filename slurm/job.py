@@ -19,6 +19,7 @@ from pathlib import Path
 
 from data_tools import children
 from data_tools.errors import UserError, machine_error
+from data_tools.names import storable
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import Status, actual_status, read_status, write_status
 from pretrain.tracking.record import read_record, state_word
@@ -255,7 +256,7 @@ def _max_restarts(submission: Submission) -> int:
 
 
 def _say(text: str) -> None:
-    print(f"pretrain job: {text}", flush=True)
+    print(f"pretrain job: {storable(text)}", flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

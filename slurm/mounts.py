@@ -1,7 +1,6 @@
 """What a container of a job sees: whatever the job's config names on disks, under its own path."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,12 +10,14 @@ from typing import get_args, get_type_hints
 from data_tools.sources import is_remote
 from pretrain.config.sections import Config, Section, SlurmConfig
 from pretrain.config.sections.section import PathText
+from pretrain.tracking.database import database_path
 
 MADE = ("cache_dir", "output")
 """Keys of folders that a job makes where they are not there yet."""
-SQLITE = re.compile(r"sqlite(\+\w+)?:///")
-MEANT = ",:"
-"""What separates paths in the texts that pyxis and apptainer take, which have no way to quote it."""
+MEANT = {"pyxis": ',:"$`', "apptainer": ",:^"}
+"""What the programs of containers take for their own in a path to mount, and have no way to quote. pyxis
+writes it into a script of bash, in quotation marks (pyxis_slurmstepd.c); apptainer takes it apart by a
+pattern in which ^ is no part of a path (pkg/util/bind)."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def named_paths(section: Section, before: str = "") -> Iterator[NamedPath]:
                 yield from named_paths(each, f"{key}{f'[{number}]' if values is value else ''}.")
             elif isinstance(each, str) and _is_path(hints[name]) and not is_remote(each):
                 yield NamedPath(key, Path(each).absolute(), name in MADE)
-            elif isinstance(each, str) and name == "uri" and (match := SQLITE.match(each)):
-                yield NamedPath(key, Path(each[match.end() :]).absolute().parent, is_made=True)
+            elif isinstance(each, str) and name == "uri" and (database := database_path(each)):
+                yield NamedPath(key, database.absolute().parent, is_made=True)
 
 
 def _is_path(hint: object) -> bool:
@@ -96,9 +97,13 @@ def container_mounts(
         if path == Path(path.anchor):
             text = "no folder above it but / is there to be mounted; make it, or name one that holds it"
             refused.append((key, f"{text} in slurm.container_mounts"))
-        elif any(letter in str(path) for letter in MEANT):
-            text = f"{path} cannot be mounted in a container: no path with ',' or ':' can; rename it"
+        elif found := [letter for letter in MEANT[slurm.container] if letter in str(path)]:
+            text = f"{slurm.container} cannot mount a path with {found[0]!r} in it: {path}; rename it"
             refused.append((key, text))
+        elif slurm.container == "apptainer" and str(path) != str(path).strip():
+            refused.append(
+                (key, f"apptainer cannot mount a path that ends in a blank: {str(path)!r}; rename it")
+            )
         else:
             texts.append(f"{path}:{path}")
     return Mounts(tuple(dict.fromkeys(texts)), tuple(refused))

@@ -33,6 +33,16 @@ def for_option(text: str) -> str:
     return f"{name}{found}{for_sbatch(value)}" if found else for_sbatch(name)
 
 
+def unfit_for_sbatch(path: object, *, has_log: bool) -> str | None:
+    """Why no job can run in a folder, or have its log there, in words; None where it can."""
+    text = str(path)
+    if found := re.search(r"[\x00-\x1f\x7f]", text):
+        return f"sbatch takes no path with {found[0]!r} in it: {text!r}; rename the folder"
+    if has_log and "\\" in text:  # it stands for "no fields in this name", and goes
+        return f"sbatch writes no log under a path with a backslash in it: {text!r}; rename the folder"
+    return None
+
+
 def for_comment(text: object) -> str:
-    """A comment's line: what is not printable would end it."""
+    """A comment's line, or a job's name: what is not printable would end it."""
     return "".join(character if character.isprintable() else "?" for character in str(text))

@@ -1,5 +1,6 @@
 """From a job's description to the script that sbatch takes, by the templates beside this file."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from pretrain.config.sections import SlurmConfig
+from pretrain.tracking.redact import write_new
 from slurm.quote import for_comment, for_file_name, for_option, for_sbatch, for_shell
 from slurm.tasks import Tasks
 
@@ -67,6 +69,18 @@ class EvaluationScript(Job):
     every_checkpoint: bool
     pause: int = 15
     """Seconds between looks for a new checkpoint."""
+
+
+def show_script(text: str) -> None:
+    """Print it, names of files as they are on the disk: what is printed can be saved and sent."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(text))
+    sys.stdout.flush()
+
+
+def write_script(path: Path, text: str) -> None:
+    """Write it, names of files as they are on the disk. Raises FileExistsError."""
+    write_new(path, text, "surrogateescape")
 
 
 def render(template: str, job: Job) -> str:

@@ -12,11 +12,21 @@ from pretrain.config.sections import Config
 from pretrain.errors import UserError, machine_error
 from pretrain.folder import RunFolder
 from pretrain.tracking.redact import write_new
-from slurm.before import doubts, refuse, together
+from slurm.before import doubts, refuse, require_names, together
 from slurm.client import find_job, is_here, sbatch
 from slurm.measured import signal_seconds
 from slurm.mounts import training_mounts
-from slurm.render import TrainingJob, common_options, python_of, render, task_options, variables
+from slurm.quote import for_comment
+from slurm.render import (
+    TrainingJob,
+    common_options,
+    python_of,
+    render,
+    show_script,
+    task_options,
+    variables,
+    write_script,
+)
 from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
 
@@ -71,9 +81,9 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
     tasks = tasks_of(read.config.slurm, read.config.replica_ranks)
     loaded = load_config(path, overrides, tasks.total, under=cluster)
     run = RunFolder(loaded.config.run.dir)
+    require_names({"run.dir": run.path}, loaded.sources)
     if dry_run:
-        script = render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN"))
-        print(script, end="", flush=True)
+        show_script(render("train.sbatch.j2", training_job(loaded.config, tasks, run.path / FOLDER / "NNNN")))
     together(
         lambda: check_data(loaded, tasks.total),
         lambda: refuse(loaded, run),
@@ -128,9 +138,10 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
 
 
 def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:
-    write_new(submission.config, f"# {loaded.path}, with every key\n" + config_to_yaml(loaded.config))
+    title = for_comment(f"# {loaded.path}, with every key")
+    write_new(submission.config, f"{title}\n{config_to_yaml(loaded.config)}")
     script = render("train.sbatch.j2", training_job(loaded.config, tasks, submission.path))
-    write_new(submission.script, script)
+    write_script(submission.script, script)
     job = sbatch(submission.script)
     try:
         submission.sent(job)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from data_tools.bad_records import BadRecord
 from data_tools.bounded import SMALL_FILE, read_bytes
@@ -52,7 +53,7 @@ def read_report(directory: Path) -> CleanReport:
 
 
 def table(report: CleanReport, title: str) -> Table:
-    shown = Table("", "documents", "share", title=title, title_justify="left")
+    shown = Table("", "documents", "share", title=Text(title), title_justify="left")
     shown.columns[1].justify = shown.columns[2].justify = "right"
     rows = {
         f"read, {amount(report.bytes, 'B')}": report.documents,

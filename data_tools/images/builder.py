@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,7 @@ def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
     for name in found:
         if not CLASS_NAME.fullmatch(name):
             raise UserError(f"--input: {name!r} cannot name a class: 1 to 255 printable characters")
+    _refuse_twins(found)
     if listed:
         if others := sorted(found.difference(listed)):
             raise UserError(
@@ -275,6 +277,18 @@ def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
+
+
+def _refuse_twins(classes: set[str]) -> None:
+    """Refuse two names that are one to a reader: macOS takes letters with accents apart, others do not."""
+    seen: dict[str, str] = {}
+    for name in sorted(classes):
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            raise UserError(
+                f"--input: two classes look the same, {other!a} and {name!a}: one name in two "
+                "spellings of Unicode; give both the same"
+            )
 
 
 def _listed(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def _counts(reader: ImageReader) -> Table:
     index = reader.index
     stored = sum(sum(shard.sizes) for shard in index.shards)
     colours = "colour" if index.channels == 3 else "grey"
-    table = Table(title=f"{reader.path}", show_header=False, title_justify="left")
+    table = Table(title=Text(reader.path), show_header=False, title_justify="left")
     rows = {
         "images": f"{index.images:,} ({amount(stored / index.images, 'B')} each)",
         "pixels": f"{index.image_size} x {index.image_size}, {colours}, {index.encoding}",

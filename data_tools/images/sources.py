@@ -48,7 +48,7 @@ def find_images(arguments: tuple[str, ...], labels: bool, allow_left_out: bool =
     for argument in arguments:
         found = find_files(argument, _kind_of, f"known are {known}", known)
         plain = [ImageFile(**vars(file), label=None) for file in found.files]
-        files += _labelled(argument, plain) if labels else plain
+        files += _labelled(argument, plain, found.of_folder) if labels else plain
         left_out.append(found.left_out)
     check_readable_once(files)
     total = together(left_out)
@@ -62,12 +62,12 @@ def _kind_of(url: str) -> tuple[str | None, str | None]:
     return FORMATS.get(os.path.splitext(url)[1].lower()), None
 
 
-def _labelled(argument: str, files: list[ImageFile]) -> list[ImageFile]:
+def _labelled(argument: str, files: list[ImageFile], of_folder: bool) -> list[ImageFile]:
     pictures = [file for file in files if file.format == "image"]
-    if not is_remote(argument) and os.path.isdir(os.path.expanduser(argument)):
+    if of_folder and not is_remote(argument):
         top = os.path.expanduser(argument)
         folders = {file.url: _first_folder(os.path.relpath(file.url, top)) for file in pictures}
-    elif is_remote(argument) and not any(mark in argument for mark in "*?["):
+    elif of_folder:
         top = argument.rstrip("/") + "/"
         folders = {file.url: _first_folder(file.url.removeprefix(top)) for file in pictures}
     else:

@@ -9,6 +9,7 @@ import time
 from datetime import timedelta
 from typing import Any, Protocol
 
+from data_tools.names import storable
 from pretrain.errors import UserError
 
 
@@ -83,15 +84,15 @@ class StoreCoordinator:
 
     def put(self, key: str, value: bytes) -> None:
         try:
-            self._store.set(f"{self._prefix}/{key}", value)
+            self._store.set(self._name(key), value)
         except RuntimeError as error:
             raise CoordinationError(f"cannot set {key}: {_first_line(error)}") from error
 
     def get(self, key: str, timeout: float) -> bytes:
         started = time.monotonic()
         try:
-            self._store.wait([f"{self._prefix}/{key}"], timedelta(seconds=timeout))
-            return bytes(self._store.get(f"{self._prefix}/{key}"))
+            self._store.wait([self._name(key)], timedelta(seconds=timeout))
+            return bytes(self._store.get(self._name(key)))
         except RuntimeError as error:
             if time.monotonic() - started >= 0.9 * timeout:
                 raise CoordinationError(f"no rank set {key} within {timeout:g} s") from error
@@ -99,9 +100,13 @@ class StoreCoordinator:
 
     def delete(self, key: str) -> None:
         try:
-            self._store.delete_key(f"{self._prefix}/{key}")
+            self._store.delete_key(self._name(key))
         except RuntimeError as error:
             raise CoordinationError(f"cannot delete {key}: {_first_line(error)}") from error
+
+    def _name(self, key: str) -> str:
+        """The key in the store, which is UTF-8 there: folders are parts of keys, and need not be."""
+        return storable(f"{self._prefix}/{key}")
 
 
 def _first_line(error: Exception) -> str:

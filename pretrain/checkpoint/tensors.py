@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from data_tools.bounded import parse_json
+from data_tools.names import utf8_alias
 from data_tools.typed import misread, natural
 from pretrain.checkpoint.files import DurableFile, FileRecord
 from pretrain.errors import IntegrityError
@@ -192,7 +193,8 @@ class TensorFile:
         self.path = path
         self.entries = read_header(path)
         # torch's own map keeps no file descriptor open, so thousands of rank files are no trouble.
-        self._bytes = torch.from_file(str(path), shared=False, size=os.stat(path).st_size, dtype=torch.uint8)
+        with utf8_alias(path) as name:
+            self._bytes = torch.from_file(name, shared=False, size=os.stat(path).st_size, dtype=torch.uint8)
 
     def tensor(self, name: str) -> torch.Tensor:
         """The tensor of that name, without a copy. Raises IntegrityError: there is none."""

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from data_tools.bounded import open_regular
+from data_tools.names import is_foreign, masked, storable, unmasked
 from pretrain.config.inherit import INIT_FROM, RESOLVED_CONFIG, with_inherited
 from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
 from pretrain.config.presets import copy_hint
@@ -105,7 +106,7 @@ def read_config(
         values["model"]["kind"] = kind
     assert kind is not None, "nothing is wrong with it"
     config: Config = _validated(kind_named(kind).config, tree, values, problems, path)
-    return LoadedConfig(config, text, _sources(tree, type(config)), path)
+    return LoadedConfig(config, storable(text), _sources(tree, type(config)), path)
 
 
 def read_section(
@@ -267,10 +268,13 @@ def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
             problems.append(Problem(place, key, "duplicate key; it is given twice"))
             continue
         try:
-            node, end, found = parse_yaml(value, lambda line: place)
+            node, end, found = _parse_value(value, place)
         except ConfigError as error:
             problems += [Problem(place, key, f"{one.text}, in {show(value)}") for one in error.problems]
             continue
+        if isinstance(node.value, str) and "\n" in value.strip() and "\n" not in node.value:
+            text = f"YAML makes {show(node.value)} of {show(value)}; write \\n in double quotation marks"
+            problems.append(Problem(place, key, text))
         if end < len(value.rstrip()):
             problems.append(
                 Problem(place, key, f"{show(value)} is cut short by YAML; put it in quotation marks")
@@ -281,6 +285,21 @@ def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
             node = Node({part: node}, place)
         layer = merge(layer, node)
     return layer
+
+
+def _parse_value(text: str, place: Place) -> tuple[Node, int, list[Problem]]:
+    """As `parse_yaml`; bytes of a file's name that are no UTF-8 come through, which no YAML text may hold."""
+    node, end, problems = parse_yaml(masked(text), lambda line: place)
+    return _unmasked(node) if is_foreign(text) else node, end, problems
+
+
+def _unmasked(node: Node) -> Node:
+    value = node.value
+    if isinstance(value, dict):
+        return Node({key: _unmasked(child) for key, child in value.items()}, node.place)
+    if isinstance(value, list):
+        return Node([_unmasked(child) for child in value], node.place)
+    return Node(unmasked(value), node.place) if isinstance(value, str) else node
 
 
 def _as_comments(title: str, text: str) -> str:

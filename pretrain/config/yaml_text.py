@@ -154,8 +154,6 @@ class _Reader:
             case "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             case _:
-                if _CONTROL.search(text):
-                    self.note(place.line, f"text holds a control character: {_shown(text)}", key)
                 return text
 
 

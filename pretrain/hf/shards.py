@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from data_tools.bounded import read_json
+from data_tools.names import utf8_alias
 from pretrain.checkpoint.tensors import DTYPES, TensorFile, TensorSource, write_sources
 from pretrain.errors import IntegrityError, UserError, named
 
@@ -143,7 +144,8 @@ def _load_pickles(folder: Path) -> Mapping[str, Tensor]:
     for name in names:
         path = folder / name
         try:
-            weights |= torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            with utf8_alias(path) as name:
+                weights |= torch.load(name, map_location="cpu", weights_only=True, mmap=True)
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read: {error.strerror or error}") from None
         except Exception as error:

@@ -190,4 +190,4 @@ def _print(found: list[Found], out: list[Out]) -> None:
     reasons = Counter(each.kind for each in out)
     for kind, count in reasons.most_common():
         example = next(each for each in out if each.kind == kind)
-        console.print(f"out, {count}: {kind}. Such as {example.layout}: {example.reason}")
+        console.print(f"out, {count}: {kind}. Such as {example.layout}: {example.reason}", markup=False)

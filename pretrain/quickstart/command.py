@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
@@ -19,6 +20,7 @@ from pretrain.quickstart.bert import bert
 from pretrain.quickstart.gan import gan
 from pretrain.quickstart.gpt import gpt
 from pretrain.quickstart.kitchen import Kitchen, Row
+from pretrain.tracking.database import database_uri
 
 FAMILIES: dict[str, Callable[[Kitchen], list[Row]]] = {"GPT": gpt, "BERT": bert, "GAN": gan}
 
@@ -36,7 +38,7 @@ def quickstart_command(out: str) -> None:
     began = time.perf_counter()
     for family, cook in FAMILIES.items():
         for row in cook(Kitchen(folder, console)):
-            table.add_row(family, row.what, row.result, f"{row.seconds:.0f}")
+            table.add_row(family, row.what, Text(row.result), f"{row.seconds:.0f}")
             family = ""
         table.add_section()
     table.add_row("", "all", "", f"{time.perf_counter() - began:.0f}")
@@ -45,7 +47,9 @@ def quickstart_command(out: str) -> None:
     for name in ("gpt", "bert", "gan"):
         database = RunFolder(folder / name).database
         console.print(
-            f"  mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{database}')}", soft_wrap=True
+            f"  mlflow ui --backend-store-uri {shlex.quote(database_uri(database))}",
+            markup=False,
+            soft_wrap=True,
         )
     console.print("Then bring your own text: docs/data.md", highlight=False)
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from data_tools.errors import printable
 from pretrain.compatible import flatten
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, read_yaml
@@ -20,6 +22,8 @@ from pretrain.tracking.reach import require_lines
 NONE = "-"
 UNITS = ("tokens", "images")
 METRICS = (*UNITS, "loss", "validation_loss")
+LONGEST_LABEL = 60
+"""Characters, which leave room for the curves."""
 OWN = ("run.dir", "tracking.", "slurm.", "checkpoint.")
 """Keys that say nothing of what was trained."""
 
@@ -65,9 +69,9 @@ def compare_command(paths: Sequence[str], plot: str | None) -> None:
     rows = _rows(runs)
     table.add_column("", min_width=max(len(title) for title, _ in rows))  # names stay whole, to be searched
     for run in runs:
-        table.add_column(run.name, justify="right", overflow="fold")
+        table.add_column(Text(run.name), justify="right", overflow="fold")
     for title, cells in rows:
-        table.add_row(title, *cells)
+        table.add_row(title, *map(Text, cells))  # rich would read brackets in a value as markup
     Console(soft_wrap=True).print(table)
     if plot is not None:
         draw(runs, Path(plot))
@@ -86,7 +90,7 @@ def _read(path: str) -> Run:
             if name not in ("step", "time") and line["step"] >= evaluations.get(name, (-1, 0.0))[0]:
                 evaluations[name] = (int(line["step"]), value)
     return Run(
-        folder.path.name,
+        printable(folder.path.name),
         flatten(read_yaml(folder.resolved)),
         status.state if status else "not started",
         Curves(lines_of(folder.metrics) if folder.metrics.exists() else [], METRICS.__contains__),
@@ -149,7 +153,7 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
     axes = figure.add_subplot()
     drawn = False
     for number, run in enumerate(runs):
-        for name, style, label in (("loss", "-", None), ("validation_loss", "o--", run.name)):
+        for name, style, label in (("loss", "-", None), ("validation_loss", "o--", _legend(run.name))):
             points = run.curves.over(name, unit or "step")
             if not len(points):
                 continue
@@ -158,7 +162,7 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
             faint = 0.5 if name == "loss" else 1.0
             axes.plot(*line.T, style, color=f"C{number % 10}", alpha=faint, markersize=4, label=label)
         if not len(run.curves.over("validation_loss", unit or "step")):
-            axes.plot([], [], color=f"C{number % 10}", label=run.name)
+            axes.plot([], [], color=f"C{number % 10}", label=_legend(run.name))
     if not drawn:
         raise UserError("--plot: no run has a loss yet")
     axes.set(xlabel=unit or "step", ylabel="loss: line training (running mean), points validation")
@@ -168,3 +172,10 @@ def draw(runs: Sequence[Run], picture: Path) -> None:
         figure.savefig(picture, format="png")
     except OSError as error:
         raise UserError(f"--plot {picture}: cannot be written: {error.strerror}") from None
+
+
+def _legend(name: str) -> str:
+    """A name for matplotlib, which sets what stands between two $ as a formula, and leaves out what begins
+    with an underscore."""
+    shown = name if len(name) <= LONGEST_LABEL else f"...{name[-LONGEST_LABEL:]}"
+    return "\N{ZERO WIDTH SPACE}" * shown.startswith("_") + shown.replace("$", r"\$")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data_tools.atomic import replacing
+from data_tools.errors import printable
 from pretrain.tracking.curves import Curves, Points
 from pretrain.tracking.journal import lines_of
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_POINTS = 5000
+LONGEST_TITLE = 80
+"""Characters, which are as wide as the picture."""
 LOSSES = {
     "loss": ("training loss", "tab:blue"),
     "loss_g": ("generator", "tab:green"),
@@ -92,7 +95,9 @@ def _figure(title: str, what: str) -> tuple["Figure", "Axes"]:
     figure = Figure(figsize=(10, 5.625), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set(xlabel="step", ylabel=what, title=title)
+    axes.set(xlabel="step", ylabel=what)
+    shown = printable(title)
+    axes.set_title(shown if len(shown) <= LONGEST_TITLE else f"...{shown[-LONGEST_TITLE:]}", parse_math=False)
     axes.grid(alpha=0.25)
     return figure, axes
 

@@ -4,14 +4,18 @@ It saves work and tells people; correctness does not rest on it: an uploader ask
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from data_tools.bounded import SMALL_FILE, read_bytes
+from data_tools.names import is_foreign
 from data_tools.typed import Natural, parse
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.status import Status
+from pretrain.tracking.database import SQLITE, database_uri, for_mlflow
 from pretrain.tracking.redact import redact
 
 LOCAL = "run-folder"
@@ -110,15 +114,33 @@ def choose_uri(configured: str | None, environment: Mapping[str, str], record: R
 
 def _absolute(uri: str, record: Record) -> str:
     """A relative sqlite path means the same file from whichever folder `pretrain sync` is called."""
-    path = uri.removeprefix("sqlite:///")
-    if path == uri or path.startswith("/"):
+    match = SQLITE.match(uri)
+    path = uri[match.end() :] if match else ""
+    if path.startswith(("/", ":memory:", "file:")) or not path:
         return uri
-    before = (sent.uri for sent in record.servers if sent.uri.startswith("sqlite:////"))
-    return next((old for old in before if old.endswith(f"/{path}")), f"sqlite:///{Path(path).absolute()}")
+    before = (sent.uri for sent in record.servers if re.match(rf"{SQLITE.pattern}/", sent.uri))
+    here = f"{database_uri(Path.cwd())}/{Path(path)}"
+    return next((old for old in before if old.endswith(f"/{path}")), here)
 
 
 def real_uri(folder: RunFolder, uri: str) -> str:
-    return f"sqlite:///{folder.database}" if uri == LOCAL else uri
+    """The URI for MLflow."""
+    return database_uri(folder.database) if uri == LOCAL else for_mlflow(uri)
+
+
+def unfit(folder: RunFolder, uri: str | None) -> str | None:
+    """Why MLflow cannot keep a run in its folder; None where it can, or keeps it elsewhere.
+
+    Args:
+        folder: of the run.
+        uri: `tracking.uri`.
+    """
+    if choose_uri(uri, os.environ, read_record(folder)) != LOCAL or not is_foreign(str(folder.path)):
+        return None
+    return (
+        f"{folder.path} is not UTF-8, and MLflow finds no files under such a name; rename the folder, or set "
+        "tracking.uri to a server, or tracking.enabled: false"
+    )
 
 
 def page_of(uri: str, sent: Sent) -> str | None:

@@ -29,9 +29,13 @@ def opener_for(text: str) -> Callable[[str, int], int]:
     return lambda name, flags: os.open(name, flags, mode)
 
 
-def write_new(path: Path, text: str) -> None:
-    """Write a new file, for its owner alone where it holds a secret. Raises FileExistsError."""
-    with named(path), open(path, "x", encoding="utf-8", opener=opener_for(text)) as file:
+def write_new(path: Path, text: str, errors: str = "backslashreplace") -> None:
+    """Write a new file, for its owner alone where it holds a secret. Raises FileExistsError.
+
+    errors: what becomes of a byte of a file's name that is no UTF-8: spelt out as JSON does, or kept, by
+        "surrogateescape", for bash.
+    """
+    with named(path), open(path, "x", encoding="utf-8", errors=errors, opener=opener_for(text)) as file:
         file.write(text)
 
 

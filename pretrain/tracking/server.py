@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.names import storable
 from pretrain.errors import UserError
+from pretrain.tracking.database import database_uri
 
 RUN_TAG = "pretrain.run"
 DIGEST = 16
@@ -21,7 +23,9 @@ DIGEST = 16
 MAX_METRICS = 1000
 MAX_PARAMS = 100
 MAX_VALUE = 500
-"""Characters of a parameter's value that every server takes."""
+"""Characters of a parameter's value, and of a dataset's name, that every server takes."""
+MAX_NAME = 250
+"""Characters of a run's name that every database takes."""
 
 CLIENT_SETTINGS = {
     # The client's own retries would send a batch again without asking whether it has arrived.
@@ -71,7 +75,7 @@ def make_database(path: Path) -> None:
         left.unlink(missing_ok=True)
     # Another name each time: MLflow keeps what it has opened under a name.
     half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    connect(f"sqlite:///{half_made}").search_experiments(max_results=1)
+    connect(database_uri(half_made)).search_experiments(max_results=1)
     os.replace(half_made, path)
 
 
@@ -124,7 +128,10 @@ class ServerRun:
         address = self._address
         self.is_new = True
         run = self._client.create_run(
-            self.experiment_id, address.started_ms, {RUN_TAG: address.run}, run_name=address.name
+            self.experiment_id,
+            address.started_ms,
+            {RUN_TAG: address.run},
+            run_name=storable(address.name)[:MAX_NAME],
         )
         return str(run.info.run_id)
 
@@ -179,7 +186,7 @@ class ServerRun:
         has = {} if self.is_new else dict(self._client.get_run(self.id).data.params)
         short = {
             key: value if len(value) <= MAX_VALUE else value[: MAX_VALUE - 3] + "..."
-            for key, value in params.items()
+            for key, value in ((key, storable(value)) for key, value in params.items())
         }
         new = [Param(key, value) for key, value in short.items() if key not in has]
         changed = [
@@ -193,7 +200,7 @@ class ServerRun:
         """Set tags, replacing older values."""
         from mlflow.entities import RunTag
 
-        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self._client.log_batch(self.id, tags=[RunTag(key, storable(value)) for key, value in tags.items()])
 
     def send_datasets(self, datasets: Iterable[Mapping[str, Any]]) -> None:
         """Log what the run reads, as `datasets_of` gives it; what the server has already, it keeps once."""
@@ -202,8 +209,9 @@ class ServerRun:
         inputs = []
         for each in datasets:
             counts = {key: value for key, value in each.items() if isinstance(value, int)}
+            name = "/".join(Path(each["path"]).parts[-2:])  # shards are often in a folder named so
             dataset = Dataset(
-                name="/".join(Path(each["path"]).parts[-2:]),  # shards are often in a folder named so
+                name=storable(name)[-MAX_VALUE:],
                 digest=each["fingerprint"][:DIGEST],
                 source_type="url" if "://" in each["path"] else "local",
                 source=json.dumps({"uri": each["path"]}),

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from config_files import small_config, write_config
 
+from pretrain.config.load import read_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Section, SlurmConfig
 from pretrain.kinds import kind_named
-from slurm.mounts import NamedPath, container_mounts, named_paths, training_mounts
+from slurm.mounts import Mounts, NamedPath, container_mounts, named_paths, training_mounts
 from slurm.submission import new_submission
 from slurm.submit import submit_command
 
@@ -72,11 +73,33 @@ def test_what_the_config_mounts_itself_is_not_mounted_again(tmp_path: Path) -> N
     assert mounts.refused == ()
 
 
-@pytest.mark.parametrize("name", ["a,b", "a:b"])
-def test_what_no_mount_can_say_is_refused(tmp_path: Path, name: str) -> None:
+REFUSED = [("pyxis", name) for name in ("a,b", "a:b", 'a"b', "a$b", "a`b")]
+REFUSED += [("apptainer", name) for name in ("a,b", "a:b", "a^b", "a ")]
+
+
+@pytest.mark.parametrize(("container", "name"), REFUSED)
+def test_what_no_mount_can_say_is_refused(tmp_path: Path, container: str, name: str) -> None:
     (tmp_path / name).mkdir()
-    [(key, text)] = container_mounts(PYXIS, [], [NamedPath("data.train", tmp_path / name)]).refused
-    assert (key, f"{tmp_path}/{name} cannot be mounted" in text) == ("data.train", True)
+    slurm = PYXIS.model_copy(update={"container": container})
+    [(key, text)] = container_mounts(slurm, [], [NamedPath("data.train", tmp_path / name)]).refused
+    assert key == "data.train" and text.startswith(f"{container} cannot mount") and name in text
+
+
+@pytest.mark.parametrize(("container", "name"), [("pyxis", "a b'^#%[]\\"), ("apptainer", "a b'\"$`#%[]")])
+def test_any_other_name_is_mounted(tmp_path: Path, container: str, name: str) -> None:
+    (tmp_path / name).mkdir()
+    slurm = PYXIS.model_copy(update={"container": container, "container_mounts": ()})
+    mounts = container_mounts(slurm, [], [NamedPath("data.train", tmp_path / name)])
+    assert mounts == Mounts((f"{tmp_path}/{name}:{tmp_path}/{name}",), ())
+
+
+def test_a_database_is_mounted_where_its_uri_means(tmp_path: Path) -> None:
+    (tmp_path / "a?b%41").mkdir()
+    config = read_config(write_config(tmp_path / "config.yaml", tracking__uri="x")).config
+    uri = f"sqlite:///{tmp_path}/a%3Fb%2541/mlflow.db?timeout=5"
+    tracking = config.tracking.model_copy(update={"uri": uri})
+    found = named_paths(config.model_copy(update={"tracking": tracking}))
+    assert [each.path for each in found if each.key == "tracking.uri"] == [tmp_path / "a?b%41"]
 
 
 def test_what_is_made_on_no_disk_that_is_here_is_refused() -> None:

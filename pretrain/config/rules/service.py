@@ -7,6 +7,7 @@ from pretrain.config import derived
 from pretrain.config.rule import Rule, multiple_of, number, unless
 from pretrain.config.rules import slurm
 from pretrain.config.sections import Config
+from pretrain.tracking.database import unknown_option
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
@@ -58,6 +59,16 @@ RULES: tuple[Rule[Config], ...] = (
         message=(
             "must be a server (http://host:port) or a database (sqlite:///path/mlflow.db), got "
             "'{tracking.uri}'; MLflow has given up plain folders"
+        ),
+    ),
+    Rule(
+        name="a database's options are ones that SQLite has",
+        key="tracking.uri",
+        applies=lambda s: s.config.tracking.uri is not None,
+        holds=lambda s: unknown_option(s.config.tracking.uri or "") is None,
+        message=lambda s: (
+            f"'?' begins options, and SQLite has no '{unknown_option(s.config.tracking.uri or '')}'; in the "
+            "name of a file write %3F for '?', and %25 for '%'"
         ),
     ),
     *slurm.RULES,

@@ -1,11 +1,18 @@
 """What every section of a config is built from."""
 
+import os
+import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from pretrain.config.sections.resume import Resume, may_change, must_agree
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+NO_NAME = re.compile(r"[\x00\ud800-\udc7f\udd00-\udfff]")
+"""What stands in no name of a file; the other surrogates are bytes that are no UTF-8 (PEP 383)."""
+VARIABLE = re.compile(r"\$[A-Za-z_{(]")
+"""What a shell would expand."""
 LARGEST_COUNT = 2**31 - 1
 """No count in a config exceeds this; it keeps arithmetic on them far from 64 bits."""
 
@@ -13,14 +20,29 @@ LARGEST_COUNT = 2**31 - 1
 def _plain_text(text: str) -> str:
     if not text.strip():
         raise ValueError("is empty")
+    if CONTROL.search(text):
+        raise ValueError("text holds a control character")
     return text
 
 
 def _plain_path(text: str) -> str:
     """A path is taken as it stands: what a shell would have expanded is refused, not used as a name."""
-    if text.startswith("~") or "$" in text:
-        raise ValueError("'~' and '$' are not expanded in a config; write the path out")
-    return _plain_text(text)
+    if not text.strip():
+        raise ValueError("is empty")
+    if NO_NAME.search(text):
+        raise ValueError("text holds a control character that no path can")
+    if text.startswith("~") or (VARIABLE.search(text) and not _is_there(text)):
+        raise ValueError(
+            "'~' and '$' are not expanded in a config; write the path out (a folder with a '$' in its name "
+            "must be there already)"
+        )
+    return text
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is something under the path, as far as names with a $ reach."""
+    upto = path.find("/", path.rfind("$"))
+    return os.path.lexists(path if upto < 0 else path[:upto])
 
 
 def as_tuple(value: Any) -> Any:
