@@ -14,7 +14,6 @@ from pretrain.config.sections import CnnConfig
 from pretrain.data.cache import shard_cache
 from pretrain.data.feed import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
-from pretrain.data.order import micro_batch_samples
 from pretrain.errors import UserError
 from pretrain.gate import Gate
 from pretrain.launch import World
@@ -77,15 +76,7 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
 
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> tuple[Tensor, Tensor]:
         """This rank's images, uint8 [B, C, H, W], and labels, int64 [B], on its device."""
-        ids = micro_batch_samples(
-            step=step,
-            micro_batch=micro_batch,
-            rank=self.world.rank,
-            size=self.world.size,
-            global_size=self.config.batch.global_size,
-            micro_size=self.config.batch.micro_size,
-            skipped=jumped,
-        )
+        ids = self.samples(step, micro_batch, jumped)
         images, labels = self.data.images(ids)
         assert labels is not None
         if self.config.data.shift:

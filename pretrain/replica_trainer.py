@@ -8,6 +8,7 @@ function of it. So a resumed run is the uninterrupted one. Ranks share the sampl
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,12 +22,15 @@ from pretrain.any_trainer import StepResult
 from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, Piece
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
+from pretrain.data.order import micro_batch_samples
 from pretrain.gate import Gate
 from pretrain.health.judge import go_back, judge, refuse_nonfinite, require_rollbacks_left
+from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory
 from pretrain.launch import World
+from pretrain.replica_step import MicroBatch, ReplicaStep
 from pretrain.replicated_adamw import ReplicatedAdamW
 from pretrain.schedule import learning_rate
 
@@ -45,7 +49,7 @@ class ReplicaTrainer(ABC, Generic[C, B]):
 
     def __init__(self, config: C, world: World, gate: Gate | None, model: Module) -> None:
         self.config: C = config
-        self.world = world
+        self.world, self._model = world, model
         self.gate = gate or Gate(world)
         self.optimizer = ReplicatedAdamW(config.optimizer, model, world)
         micro_batches = derived.micro_batches(config, world.size)
@@ -77,6 +81,13 @@ class ReplicaTrainer(ABC, Generic[C, B]):
     def losses(self, batch: B, micro_batch: int) -> Tensor:
         """The sum of the losses of a micro-batch, in nats."""
 
+    def reseed(self, step: int) -> None:
+        """Set every random stream as a function of (seed, step, rank); nothing where none is drawn from."""
+
+    def inputs(self, micro_batch: int) -> Sequence[tuple[str, Tensor]]:
+        """What the model begins a micro-batch with beside its data, by name."""
+        return ()
+
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.
 
@@ -84,10 +95,10 @@ class ReplicaTrainer(ABC, Generic[C, B]):
             HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
                 before the step then.
         """
-        size = self.config.batch.global_size
-        first = self._first_sample(step)
+        jumped = self.memory.jumped(step)
         batches = self.gate.fetch(lambda: self.batches(step))
-        loss, norm = self._backward(batches)
+        self.reseed(step)
+        loss, norm, local = self._backward(batches)
         verdict = judge(self.config, self.memory, loss, norm)
         rate = learning_rate(self.config, step)
         if verdict.update:
@@ -96,34 +107,70 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         window = derived.spike_window(self.config)
         self.memory = self.memory.after(loss, updated=verdict.update, window=window)
         if not verdict.finite:
+            samples = [self.samples(step, index, jumped) for index in range(self.micro_batches)]
+            where = find_nonfinite(self._failed(step, samples, batches, local))
+            size = self.config.batch.global_size
+            first = step * size + jumped
             what = (
                 f"step {step + 1} (samples {first} to {first + size - 1}): loss {loss}, gradient norm {norm}"
             )
-            refuse_nonfinite(self.config, self.memory, what)
+            refuse_nonfinite(self.config, self.memory, what, where)
         metrics = {"loss": loss, "grad_norm": norm, "lr": rate, self.UNIT: (step + 1) * self.units}
         if self.memory.rollbacks:
             metrics["rollbacks"] = self.memory.rollbacks
         return StepResult(loss, metrics, self.units, verdict.update, verdict.spike)
-
-    def _first_sample(self, step: int) -> int:
-        return step * self.config.batch.global_size + self.memory.jumped(step)
 
     def batches(self, step: int) -> list[B]:
         """This rank's micro-batches of step `step`, counted from 0."""
         jumped = self.memory.jumped(step)
         return [self.batch(step, index, jumped) for index in range(self.micro_batches)]
 
-    def _backward(self, batches: Sequence[B]) -> tuple[float, float]:
-        """Mean loss of a global batch and the norm of its gradient, left in the parameters."""
+    def samples(self, step: int, micro_batch: int, jumped: int = 0) -> range:
+        """Global sample indices of this rank's micro-batch of step `step`, both from 0."""
+        batch = self.config.batch
+        return micro_batch_samples(
+            step=step,
+            micro_batch=micro_batch,
+            rank=self.world.rank,
+            size=self.world.size,
+            global_size=batch.global_size,
+            micro_size=batch.micro_size,
+            skipped=jumped,
+        )
+
+    def _backward(self, batches: Sequence[B]) -> tuple[float, float, Sequence[Tensor]]:
+        """Mean loss of a global batch, the norm of its gradient, left in the parameters, and the sum of the
+        losses of each of this rank's micro-batches."""
         self.optimizer.forget_gradients()
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        local = []
         for index, batch in enumerate(batches):
             losses = self.losses(batch, index)
             (losses / self.units).backward()  # type: ignore[no-untyped-call]
-            total += losses.detach().double()
+            local.append(losses.detach().double())
+            total += local[-1]
         self.gate.reduce()
         dist.all_reduce(total)
-        return float(total) / self.units, self.optimizer.reduce()
+        return float(total) / self.units, self.optimizer.reduce(), local
+
+    def _mean_loss(self, batch: B, micro_batch: int) -> Tensor:
+        """This micro-batch's share of the mean loss of the global batch."""
+        return self.losses(batch, micro_batch) / self.units
+
+    def _failed(
+        self, step: int, samples: Sequence[range], batches: Sequence[B], local: Sequence[Tensor]
+    ) -> ReplicaStep:
+        """The step just computed, for a second look."""
+        micro_batches = [
+            MicroBatch(
+                samples=numbers,
+                loss=loss,
+                inputs=self.inputs(index),
+                again=partial(self._mean_loss, batch, index),
+            )
+            for index, (numbers, batch, loss) in enumerate(zip(samples, batches, local, strict=True))
+        ]
+        return ReplicaStep(self.world, self._model, self.optimizer, micro_batches, lambda: self.reseed(step))
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
         """Images or tokens per second of the whole world."""
@@ -169,7 +216,7 @@ class ReplicaTrainer(ABC, Generic[C, B]):
         """What a checkpoint says beside its tensors."""
         return {
             "step": step,
-            "samples": self._first_sample(step),
+            "samples": step * self.config.batch.global_size + self.memory.jumped(step),
             self.UNIT: step * self.units,
             "updates": self.optimizer.updates,
             "data_fingerprint": self.fingerprint,

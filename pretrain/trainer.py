@@ -34,6 +34,7 @@ from pretrain.health.plateau import Plateau
 from pretrain.health.pulse import Phase
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import Memory
+from pretrain.health.text_step import TextStep
 from pretrain.init_from import open_start, require_tokenizer
 from pretrain.launch import World
 from pretrain.layout import build_layout
@@ -149,7 +150,7 @@ class Trainer:
     def _refuse(self, step: int, batches: list[AnyBatch], local: LocalLoss, what: str) -> None:
         """Stop, or say that the update is skipped, with the place where numbers first went wrong."""
         norm = self.optimizer.gradient_norm
-        where = find_nonfinite(self.model, batches, local, lambda: self._seed(step), norm)
+        where = find_nonfinite(TextStep(self.model, batches, local, lambda: self._seed(step), norm))
         samples = self.growing.samples(step, self._jumped(step))
         what = f"step {step + 1} (samples {samples.start} to {samples.stop - 1}): {what}"
         refuse_nonfinite(self.config, self.memory, what, where)
