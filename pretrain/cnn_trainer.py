@@ -74,7 +74,7 @@ class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
 
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> tuple[Tensor, Tensor]:
         """This rank's images, uint8 [B, C, H, W], and labels, int64 [B], on its device."""
-        ids = self.data.ids(step, micro_batch, self.world.rank, self.world.size, jumped)
+        ids = self.micro_batch_samples(step, micro_batch, jumped)
         images, labels = self.data.images(ids)
         assert labels is not None
         if self.config.data.shift:

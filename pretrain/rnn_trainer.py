@@ -5,7 +5,7 @@ of one tensor over all rows, so that any number of ranks goes on where the run w
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         no_state = self.model.no_state(config.batch.micro_size)
         self.carried = [no_state.clone() for _ in range(self.micro_batches)]
         """[B, L, C] for each micro-batch: the state after the step before."""
-        self._after: list[Tensor] = []
+        self._after: dict[int, Tensor] = {}
+        """The same after the step that is computed."""
 
     @property
     def fingerprint(self) -> str:
@@ -60,27 +61,33 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         """This rank's rows of a step that are this micro-batch."""
         return self.data.batch(step, micro_batch, self.world.rank, self.world.size, jumped)
 
-    def step(self, step: int) -> StepResult:
-        """As `ReplicaTrainer.step`; dropout is a function of (seed, step, rank).
-
-        After a step whose numbers are not finite no state is carried on: it would spoil those to come.
-        """
+    def reseed(self, step: int) -> None:
+        """For dropout, which is a function of (seed, step, rank)."""
         if self.config.model.dropout:
             seed = stream_seed(self.config.run.seed, "dropout", step, self.world.rank)
             torch.default_generator.manual_seed(seed)
             if self.world.device.type == "cuda":
                 torch.cuda.manual_seed(seed)
-        self._after = []
+
+    def step(self, step: int) -> StepResult:
+        """As `ReplicaTrainer.step`.
+
+        After a step whose numbers are not finite no state is carried on: it would spoil those to come.
+        """
         result = super().step(step)
         finite = math.isfinite(result.loss) and math.isfinite(result.metrics["grad_norm"])
-        for state, after in zip(self.carried, self._after, strict=True):
-            state.copy_(after) if finite else state.zero_()
+        for index, state in enumerate(self.carried):
+            state.copy_(self._after[index]) if finite else state.zero_()
         return result
+
+    def inputs(self, micro_batch: int) -> Sequence[tuple[str, Tensor]]:
+        """The state that its rows carry."""
+        return [("carried state", self.carried[micro_batch])]
 
     def losses(self, batch: StreamBatch, micro_batch: int) -> Tensor:
         """Of the next tokens; gradients do not go back into the carried state."""
         found, after = losses(self.model, batch, self.carried[micro_batch])
-        self._after.append(after.detach())
+        self._after[micro_batch] = after.detach()
         return found.sum()
 
     def validate(self, step: int) -> dict[str, float] | None:

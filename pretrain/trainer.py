@@ -20,6 +20,7 @@ from pretrain.flops import flops_per_token, peak_flops
 from pretrain.gate import Gate
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.plateau import Plateau
+from pretrain.health.text_step import TextStep
 from pretrain.init_from import open_start
 from pretrain.launch import World
 from pretrain.layout import build_layout
@@ -92,7 +93,8 @@ class Trainer(DescentTrainer[TextConfig, AnyBatch]):
         # Of one batch, so not under the names that an evaluation gives its results.
         more = {f"training_{name}": value for name, value in totals.metrics.items()}
         again = self.optimizer.gradient_norm
-        where = partial(find_nonfinite, self.model, batches, local, lambda: self._seed(step), again)
+        failed = TextStep(self.model, batches, local, lambda: self._seed(step), again)
+        where = partial(find_nonfinite, failed)
         return Gradient(totals.loss, norm, norms, more, where)
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:

@@ -6,8 +6,9 @@
 - Images, noise and augmentation of the global batch are functions of (seed, update), sliced by rank.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,15 +17,21 @@ from torch import Tensor
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch, ImageData
 from pretrain.data.order import micro_batch_samples
+from pretrain.errors import HealthError
 from pretrain.gan.augment import Changes
+from pretrain.gan.failed import FailedUpdate, Share
 from pretrain.gan.means import Means
 from pretrain.gan.network_pieces import Network
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
 from pretrain.gan_losses import LOSSES
+from pretrain.health.nonfinite import find_nonfinite
 from pretrain.launch import World
 from pretrain.models.gan.spectral import advance
+
+Forward = Callable[[Tensor, Tensor | None], Tensor]
+"""G or D, through its engine or as a plain module."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class MicroBatch:
     """One rank's images of one forward pass, with their random numbers."""
 
     samples: range
-    """Global sample indices."""
+    """Global indices of its images of the data; none of G's where its loss does not see any."""
     numbers: Draw
     last: bool
     """Of its update."""
@@ -52,6 +59,7 @@ class Game:
         self._config, self._world, self._data = config, world, data
         self.images: Mapping[range, ImageBatch] = {}
         """This rank's real images of the step under way, by their samples; what `read` gave."""
+        self._networks = generator, discriminator
         self._generator, self._discriminator = generator.engine, discriminator.engine
         self._micro_size = micro_size(config, world.size)
         self._whole_discriminator = discriminator.whole
@@ -74,32 +82,26 @@ class Game:
         Raises:
             HealthError: loss or gradient is not finite; D is as before then.
         """
-        loss, engine = self._config.loss, self._discriminator
-        game = LOSSES[loss.kind]
+        engine, module = self._discriminator, self._discriminator.module
         if self._config.model.spectral_norm:
-            advance(engine.module, weights=self._whole_discriminator() if engine.stage == 3 else None)
-        due = is_due(loss, update)
-        means = self._means("loss_d", update)
-        for micro in self._micro_batches("discriminator", update):
-            real, labels = self._images(micro.samples)
-            with torch.no_grad():
-                fake = self._generator.module(self._noise(micro.numbers), labels)
-            changes = self._changes(micro.numbers.real_changes, micro.numbers.fake_changes)
-            both = None if labels is None else torch.cat([labels, labels])
-            answers = engine.forward(changes(torch.cat([real, fake])), both)
-            real_answers, fake_answers = answers.chunk(2)
-            value = game.of_discriminator(real_answers, fake_answers)
-            extra = value.new_zeros(())
-            if due:
-                extra = self._penalty(micro.numbers, real, fake, labels)
-                value = value + extra
-            means.add(value, extra, real_answers.float().mean(), fake_answers.float().mean())
-            if micro.last:
-                means.send()
-            engine.backward(value)
-            if micro.last:
-                found = means.take()
-            engine.step()
+            advance(module, weights=self._whole_discriminator() if engine.stage == 3 else None)
+        due = is_due(self._config.loss, update)
+        means = self._means("loss_d")
+        micro_batches = list(self._micro_batches("discriminator", update))
+        again = [
+            Share(micro.samples, partial(self._discriminator_numbers, micro, due, module))
+            for micro in micro_batches
+        ]
+        with self._explained(update, self._networks[1], again):
+            for micro in micro_batches:
+                numbers = self._discriminator_numbers(micro, due, engine.forward)
+                means.add(*numbers)
+                if micro.last:
+                    means.send()
+                engine.backward(numbers[0])
+                if micro.last:
+                    found = means.take()
+                engine.step()
         names = ("loss_d", "penalty", "answer_real", "answer_fake")
         metrics = dict(zip(names, found, strict=True))
         return metrics if due else {name: metrics[name] for name in names if name != "penalty"}
@@ -118,34 +120,74 @@ class Game:
         Raises:
             HealthError: loss or gradient is not finite; G is as before then.
         """
-        engine, game = self._generator, LOSSES[self._config.loss.kind]
-        means = self._means("loss_g", update)
+        engine = self._generator
+        uses_data = LOSSES[self._config.loss.kind].compares or self._config.model.conditional
+        ahead = (discriminator_update - update) * self._config.batch.global_size
+        means = self._means("loss_g")
+        micro_batches = []
+        for micro in self._micro_batches("generator", update):
+            first, stop = micro.samples.start + ahead, micro.samples.stop + ahead
+            micro_batches.append(replace(micro, samples=range(first, stop if uses_data else first)))
         with self._discriminator.frozen() as judge:
-            for micro in self._micro_batches("generator", update):
-                real: Tensor | None = None
-                labels: Tensor | None = None
-                if game.compares or self._config.model.conditional:
-                    ahead = (discriminator_update - update) * self._config.batch.global_size
-                    samples = range(micro.samples.start + ahead, micro.samples.stop + ahead)
-                    real, labels = self._images(samples)
-                fake = engine.forward(self._noise(micro.numbers), labels)
-                fake_answers = judge(self._changes(micro.numbers.fake_changes)(fake), labels)
-                real_answers = None
-                if game.compares and real is not None:
-                    with torch.no_grad():
-                        real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
-                value = game.of_generator(fake_answers, real_answers)
-                means.add(value)
-                if micro.last:
-                    means.send()
-                engine.backward(value)
-                if micro.last:
-                    (found,) = means.take()
-                engine.step()
+            again = [
+                Share(micro.samples, partial(self._generator_numbers, micro, engine.module, judge))
+                for micro in micro_batches
+            ]
+            with self._explained(update, self._networks[0], again):
+                for micro in micro_batches:
+                    numbers = self._generator_numbers(micro, engine.forward, judge)
+                    means.add(*numbers)
+                    if micro.last:
+                        means.send()
+                    engine.backward(numbers[0])
+                    if micro.last:
+                        (found,) = means.take()
+                    engine.step()
         return {"loss_g": found}
 
-    def _means(self, loss: str, update: int) -> Means:
-        return Means(loss, update, self._world, self._config.batch.global_size // self._micro_size)
+    def _discriminator_numbers(self, micro: MicroBatch, due: bool, judge: Forward) -> tuple[Tensor, ...]:
+        """Loss with its penalty, penalty (0 where none is due) and D's mean answers to real and to generated
+        images."""
+        real, labels = self._images(micro.samples)
+        with torch.no_grad():
+            fake = self._generator.module(self._noise(micro.numbers), labels)
+        changes = self._changes(micro.numbers.real_changes, micro.numbers.fake_changes)
+        both = None if labels is None else torch.cat([labels, labels])
+        real_answers, fake_answers = judge(changes(torch.cat([real, fake])), both).chunk(2)
+        value = LOSSES[self._config.loss.kind].of_discriminator(real_answers, fake_answers)
+        extra = value.new_zeros(())
+        if due:
+            extra = self._penalty(micro.numbers, real, fake, labels)
+            value = value + extra
+        return value, extra, real_answers.float().mean(), fake_answers.float().mean()
+
+    def _generator_numbers(self, micro: MicroBatch, make: Forward, judge: Forward) -> tuple[Tensor]:
+        """Loss."""
+        game = LOSSES[self._config.loss.kind]
+        real: Tensor | None = None
+        labels: Tensor | None = None
+        if micro.samples:
+            real, labels = self._images(micro.samples)
+        fake = make(self._noise(micro.numbers), labels)
+        fake_answers = judge(self._changes(micro.numbers.fake_changes)(fake), labels)
+        real_answers = None
+        if real is not None and game.compares:
+            with torch.no_grad():
+                real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
+        return (game.of_generator(fake_answers, real_answers),)
+
+    @contextmanager
+    def _explained(self, update: int, learner: Network, again: Sequence[Share]) -> Iterator[None]:
+        """Let a verdict on numbers in the block say which update it is about and where they went wrong."""
+        try:
+            yield
+        except HealthError as error:
+            together = self._config.model.batch_norm
+            where = find_nonfinite(FailedUpdate(self._world, self._networks, learner, again, together))
+            raise HealthError(f"update {update + 1}: {error}{where}") from None
+
+    def _means(self, loss: str) -> Means:
+        return Means(loss, self._world, self._config.batch.global_size // self._micro_size)
 
     def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
         config, size = self._config, self._config.batch.global_size

@@ -20,13 +20,12 @@ class Means:
     """The numbers of one update; the first of them is its loss.
 
     Args:
-        update: number of the update, counted from 0.
         world: all its ranks add, send and take together.
         micro_batches: of the update, over all ranks.
     """
 
-    def __init__(self, loss: str, update: int, world: World, micro_batches: int) -> None:
-        self._loss, self._update, self._world = loss, update, world
+    def __init__(self, loss: str, world: World, micro_batches: int) -> None:
+        self._loss, self._world = loss, world
         self._micro_batches = micro_batches
         self._sums: Tensor | None = None
         self._message = torch.zeros(0)
@@ -58,8 +57,5 @@ class Means:
         means, losses = found[: -self._world.size], found[-self._world.size :]
         if not math.isfinite(means[0]):
             where = ranks([rank for rank, value in enumerate(losses) if not math.isfinite(value)])
-            raise HealthError(
-                f"update {self._update + 1}: {self._loss} is {means[0]} on {where}; the weights were not "
-                "touched"
-            )
+            raise HealthError(f"{self._loss} is {means[0]} on {where}; the weights were not touched")
         return means

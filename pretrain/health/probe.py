@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
-
-from pretrain.layout import Layout
-from pretrain.model import ForwardStep
-from pretrain.models.logical import logical_parts
+from torch.nn import Module, Parameter
 
 
 @dataclass(frozen=True, order=True)
@@ -27,11 +23,23 @@ class Sighting:
     phase: int
     """0 forward, 1 backward."""
     stage: int
-    """Place in the order in which pipeline stages work in that phase."""
+    """Place in the order in which stages work in that phase."""
     order: int
     """Place among the tensors of that stage."""
     what: str
     micro_batch: int
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A network, or a part of one, and what its tensors are called."""
+
+    modules: Mapping[Module, str]
+    """Whose outputs are looked at."""
+    parameters: Mapping[Parameter, str]
+    """Whose gradients are looked at."""
+    stage: int = 0
+    """Place in the order in which the watched work in the forward pass."""
 
 
 LOSS_ORDER = 10**9
@@ -39,14 +47,11 @@ LOSS_ORDER = 10**9
 
 
 class Probe:
-    """Hooks on this rank's chunks, and the first sighting in each micro-batch."""
+    """Hooks on this rank's networks, and the first sighting in each micro-batch."""
 
-    def __init__(self, chunks: Sequence[torch.nn.Module], wrapped: Sequence[Any], layout: Layout) -> None:
-        self._chunks = chunks
-        self._layout = layout
-        self._number = {id(chunk): index for index, chunk in enumerate(wrapped)}
-        self._begun: Counter[int] = Counter()
-        self._now: tuple[int, int] | None = None
+    def __init__(self, watched: Sequence[Watched]) -> None:
+        self._watched = watched
+        self._now: int | None = None
         self._seen: Counter[tuple[int, ...]] = Counter()
         self._first: dict[int, Sighting] = {}
 
@@ -55,68 +60,61 @@ class Probe:
         """At most one of each micro-batch."""
         return [self._first[index] for index in sorted(self._first)]
 
-    def watch(self, forward_step: ForwardStep) -> ForwardStep:
-        """A forward step that tells the hooks which chunk and micro-batch they see."""
-
-        def watched(batches: Iterator[Any], chunk: Any) -> Any:
-            number = self._number[id(chunk)]
-            self._now = number, self._begun[number]
-            self._begun[number] += 1
-            try:
-                return forward_step(batches, chunk)
-            finally:
-                self._now = None  # what recomputation calls again is no forward pass
-
-        return watched
+    @contextmanager
+    def forward(self, micro_batch: int) -> Iterator[None]:
+        """Modules that work in the block do so for this micro-batch; those that recomputation calls again, in
+        a backward pass, are not looked at."""
+        self._now = micro_batch
+        try:
+            yield
+        finally:
+            self._now = None
 
     @contextmanager
     def hooks(self) -> Iterator[None]:
         """Watch modules and parameters until the end of the block."""
-        names = {id(part.parameter): part.key for part in logical_parts(self._chunks, self._layout)}
         with ExitStack() as stack:
-            for number, chunk in enumerate(self._chunks):
-                for module, name in _innermost(chunk).items():
-                    stack.callback(module.register_forward_hook(self._after_forward(name)).remove)
-                for parameter in chunk.parameters():
-                    hook = self._after_backward(names[id(parameter)], number, id(parameter))
+            for watched in self._watched:
+                for module, name in watched.modules.items():
+                    hook = self._after_forward(f"output of {name}", watched.stage)
+                    stack.callback(module.register_forward_hook(hook).remove)
+                for parameter, name in watched.parameters.items():
                     register: Any = parameter.register_hook
-                    stack.callback(register(hook).remove)
+                    stack.callback(register(self._after_backward(name, watched.stage, id(parameter))).remove)
             yield
 
-    def _stage(self, chunk: int) -> int:
-        """The chunk's place in the whole pipeline."""
-        return chunk * self._layout.parallel.pipeline + self._layout.pipeline_rank
-
-    def _after_forward(self, name: str) -> Callable[..., None]:
-        def hook(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+    def _after_forward(self, what: str, stage: int) -> Callable[..., None]:
+        def hook(_module: Module, _inputs: Any, output: Any) -> None:
             if self._now is None:
                 return
-            chunk, micro_batch = self._now
-            self._seen[0, chunk, micro_batch] += 1
+            self._seen[0, stage, self._now] += 1
             if not all(map(is_finite, _tensors(output))):
-                order = self._seen[0, chunk, micro_batch]
-                self._note(Sighting(0, self._stage(chunk), order, f"output of {name}", micro_batch))
+                self._note(Sighting(0, stage, self._seen[0, stage, self._now], what, self._now))
 
         return hook
 
-    def _after_backward(self, name: str, chunk: int, parameter: int) -> Callable[[Tensor], None]:
+    def _after_backward(self, name: str, stage: int, parameter: int) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
             # Each micro-batch's backward pass gives a parameter one gradient, in order.
             micro_batch = self._seen[1, parameter]
             self._seen[1, parameter] += 1
-            self._seen[2, chunk, micro_batch] += 1
+            self._seen[2, stage, micro_batch] += 1
             if not is_finite(gradient):
-                order = self._seen[2, chunk, micro_batch]
-                self._note(Sighting(1, -self._stage(chunk), order, f"gradient of {name}", micro_batch))
+                order = self._seen[2, stage, micro_batch]
+                self._note(Sighting(1, -stage, order, f"gradient of {name}", micro_batch))
 
         return hook
 
-    def note_losses(self, losses: Sequence[Tensor]) -> None:
-        """Take in what every micro-batch reports of its losses; nothing before the last stage."""
-        last = self._stage(len(self._chunks) - 1)
-        for micro_batch, loss in enumerate(losses):
-            if not is_finite(loss):
-                self._note(Sighting(0, last, LOSS_ORDER, "the loss", micro_batch))
+    def note_input(self, what: str, tensor: Tensor, micro_batch: int) -> None:
+        """Take in what a micro-batch gives the first stage."""
+        if not is_finite(tensor):
+            self._note(Sighting(0, 0, 0, what, micro_batch))
+
+    def note_loss(self, loss: Tensor, micro_batch: int, what: str = "the loss") -> None:
+        """Take in what a micro-batch reports of its losses; it comes from the last stage."""
+        if not is_finite(loss):
+            last = max(watched.stage for watched in self._watched)
+            self._note(Sighting(0, last, LOSS_ORDER, what, micro_batch))
 
     def _note(self, sighting: Sighting) -> None:
         before = self._first.get(sighting.micro_batch, sighting)
@@ -133,16 +131,22 @@ def _tensors(output: Any) -> list[Tensor]:
     return [each for each in outputs if isinstance(each, Tensor)]
 
 
-def _innermost(chunk: torch.nn.Module) -> Mapping[torch.nn.Module, str]:
-    """Modules without children, by a name that has the layer's number in the whole model."""
-    layers = {
-        f"{name}.": f"{name.rsplit('.', 1)[0]}.{module.layer_number - 1}."
-        for name, module in chunk.named_modules()
-        if isinstance(module, TransformerLayer)
-    }
-    found = {}
-    for name, module in chunk.named_modules():
+def watch(network: Module, name: str = "", stage: int = 0) -> Watched:
+    """The whole of a network that is on this rank, which is called by its modules' own names.
+
+    Args:
+        network: whose innermost modules are watched, and its answer.
+        name: of the network, where there are several.
+        stage: as in `Watched`.
+    """
+    prefix = f"{name}." if name else ""
+    modules = {module: prefix + inner for inner, module in innermost(network)}
+    parameters = {each: prefix + inner for inner, each in network.named_parameters() if each.requires_grad}
+    return Watched(modules | {network: name or "the model"}, parameters, stage)
+
+
+def innermost(network: Module) -> Iterator[tuple[str, Module]]:
+    """Modules without children, with their names."""
+    for name, module in network.named_modules():
         if not any(True for _ in module.children()):
-            prefix = next((prefix for prefix in layers if name.startswith(prefix)), "")
-            found[module] = layers.get(prefix, "") + name[len(prefix) :]
-    return found
+            yield name, module

@@ -110,7 +110,7 @@ def test_hidden_files_are_left_out_and_counted(tmp_path: Path) -> None:
         "a.txt",
         "._a.txt",
         ".ipynb_checkpoints/a-checkpoint.txt",
-        "__MACOSX/deep/._a.txt",
+        "__MACOSX/deep/a.txt",
         "b/.x.txt",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

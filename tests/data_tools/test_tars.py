@@ -171,6 +171,16 @@ def test_what_stands_behind_an_end_mark_is_read_too(tmp_path: Path) -> None:
         assert (report.index.images, len(report.skipped)) == (2, 1)
 
 
+def test_a_tar_that_is_cut_off_between_members_is_told(tmp_path: Path) -> None:
+    """Its end mark is all that is missing of what is there."""
+    content = tar_of([*TWO, *sample(2)])
+    content = content[: content.index(b"002.png")]
+    with pytest.raises(UserError, match="after sample 001: the tar has no end mark: it is cut off"):
+        run(tmp_path, content)
+    report = run(tmp_path, content, max_bad_records=2)
+    assert (report.index.images, len(report.skipped)) == (2, 1)
+
+
 def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path) -> None:
     """The library takes it for the end."""
     content = bytearray(tar_of([*TWO, *sample(2)]))
@@ -185,8 +195,11 @@ def test_a_file_that_cannot_be_read_at_all_is_not_one_bad_record(tmp_path: Path)
     options = ImageOptions((str(tmp_path / "x.parquet"),), str(tmp_path / "rows"), 4, max_bad_records=9)
     with pytest.raises(UserError, match="that is not one bad record: take the file out of --input"):
         build_images(options)
+    long_name = tarfile.TarInfo("././@LongLink")
+    long_name.type, long_name.size = tarfile.GNUTYPE_LONGNAME, 1
+    nested = (long_name.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 1000
     for number, content in enumerate(
-        (b"noise" * 1000, b"", gzip.compress(tar_of(TWO))[:20], tar_of(TWO)[:600])
+        (b"noise" * 1000, b"", gzip.compress(tar_of(TWO))[:20], tar_of(TWO)[:600], nested)
     ):
         with pytest.raises(UserError, match="that is not one bad record: take the file out of --input"):
             run(tmp_path, content, f"{number}.tar", max_bad_records=9)

@@ -107,12 +107,13 @@ def of_a_classifier(config: CnnConfig, world: World) -> dict[str, Any]:
 
 def of_its_health(trainer: CnnTrainer) -> dict[str, Any]:
     """The verdicts on a NaN, on a spike and on a rollback too many."""
-    with mock.patch.object(trainer, "_backward", return_value=(float("nan"), 1.0)):
+    local = [torch.zeros(()) for _ in range(trainer.micro_batches)]
+    with mock.patch.object(trainer, "_backward", return_value=(float("nan"), 1.0, local)):
         nonfinite = [said_by(lambda: trainer.step(STEPS)).split(":")[0] for _ in range(4)]
     verdicts = {}
     for count in (8, 12):
         trainer.memory = Memory(losses=FLAT[:count])
-        with mock.patch.object(trainer, "_backward", return_value=(5.5, 1.0)):
+        with mock.patch.object(trainer, "_backward", return_value=(5.5, 1.0, local)):
             result = trainer.step(STEPS)
         verdicts[count] = [result.spike, result.updated]
     trainer.memory = Memory(skipped=(SkippedRange(0, 0, 4),), rollbacks=1)

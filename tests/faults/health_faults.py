@@ -102,9 +102,9 @@ def bad_numbers(fault: dict[str, Any]) -> Iterator[None]:
             steps.remove(index)
         return honest_step(trainer, index)
 
-    def backward(trainer: Any, batches: Any) -> tuple[float, float]:
-        loss, norm = honest_backward(trainer, batches)
-        return (loss * float(fault["factor"]), norm) if switch.on else (loss, norm)
+    def backward(trainer: Any, batches: Any) -> Any:
+        loss, *others = honest_backward(trainer, batches)
+        return loss * (float(fault["factor"]) if switch.on else 1.0), *others
 
     with (
         mock.patch.object(ReplicaTrainer, "step", step),

@@ -41,7 +41,7 @@ STOPS: dict[str, tuple[list[str], dict[str, Any], list[str]]] = {
     "weight": (
         [TP],
         {"kind": "weight", "rank": 1, "steps": [6], "tensor": UP},
-        ["step 7 (samples 48 to 55)", f"rank 1: weight {UP} holds 1 elements"],
+        ["step 7 (samples 48 to 55)", f"rank 1: weight {UP} holds 1 element that is not finite"],
     ),
     "output": (
         INTERLEAVED,

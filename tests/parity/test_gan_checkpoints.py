@@ -99,8 +99,10 @@ def test_buffers_are_part_of_the_state(folder: Path) -> None:
 
 
 FAULTS = {
-    "nan": "the discriminator's gradient is not finite; its weights were not touched",
-    "lost": "update 1: loss_d is nan on rank 1; the weights were not touched",
+    "nan": "update 1: the discriminator's gradient is not finite; its weights were not touched\n"
+    "  ranks 0, 1: first gradient of discriminator.head.embedding.weight in micro-batch 0, samples 0 to 7",
+    "lost": "update 1: loss_d is nan on rank 1; the weights were not touched\n"
+    "  rank 1: first the loss in micro-batch 0, samples 4 to 7",
 }
 
 
