@@ -126,7 +126,10 @@ def test_any_layout_gives_the_numbers_of_the_trainer(run: Path, tmp_path: Path) 
 @pytest.mark.slow
 def test_what_a_bert_cannot_do_is_refused(run: Path) -> None:
     for command, said in (
-        (["generate", str(run), "--prompt", "a"], "is for model.kind gpt or gpt-chat; this config has bert"),
+        (
+            ["generate", str(run), "--prompt", "a"],
+            "is for model.kind gpt or gpt-chat or gan or rnn; this config has bert",
+        ),
         (["eval", str(run), "--stride", "8"], "--stride 8 has no effect on a bert"),
     ):
         done = subprocess.run(
