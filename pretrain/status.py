@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from data_tools.bounded import SMALL_FILE, UnfitFileError, read_bytes
 from data_tools.typed import Natural, Seconds, parse
-from pretrain.errors import UserError, named
+from pretrain.errors import StoppedEarly, UserError, named
 from pretrain.folder import RunFolder, write_atomically
 from pretrain.lock import is_held
 from pretrain.tracking.redact import redact
@@ -48,6 +48,11 @@ class Status:
     """What it reads, as `pretrain.tracking.datasets.datasets_of` gives it."""
     course: int = 0
     """How often the run has gone back to take another course: rollbacks, and skipped updates given up."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it stopped with all that it did saved: the next job, or the same command, goes on."""
+        return self.state == "stopped" and self.exit_code == StoppedEarly.exit_code
 
 
 def write_status(folder: RunFolder, status: Status) -> None:

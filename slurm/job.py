@@ -21,8 +21,9 @@ from data_tools import children
 from data_tools.errors import UserError, machine_error
 from data_tools.names import storable
 from pretrain.folder import RunFolder, read_yaml
-from pretrain.status import Status, actual_status, read_status, write_status
-from pretrain.tracking.record import read_record, state_word
+from pretrain.status import State, Status, actual_status, read_status, write_status
+from pretrain.tracking.owed import owed
+from pretrain.tracking.record import Sent, read_record
 from slurm.findings import judge_nodes
 from slurm.submission import Attempt, Phase, Submission, exclude_nodes, saved_step
 from slurm.verdict import AGAIN, Verdict, after, before
@@ -138,11 +139,11 @@ def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdi
     _note(submission, replace(ended, verdict=f"stopped: {verdict.reason}"))
     folder = RunFolder(submission.run)
     try:
-        status = actual_status(folder)
-        if status is not None and verdict.code != CANCELLED:
+        if verdict.code == CANCELLED:
+            mark_cancelled(folder, verdict.reason)
+        elif (status := actual_status(folder)) is not None:
             if status.state != "failed":
-                said = replace(status, state="failed", reason=verdict.reason, exit_code=verdict.code)
-                write_status(folder, replace(said, time=time.time()))
+                write_status(folder, _ended(status, "failed", verdict))
             _send(folder)
     except (OSError, UserError) as error:
         _say(f"the run's status cannot be written: {error}")
@@ -158,19 +159,41 @@ def _note(submission: Submission, attempt: Attempt) -> None:
         _say(f"how this attempt ended is not noted: {machine_error(error) or error}")
 
 
+def mark_cancelled(folder: RunFolder, reason: str) -> None:
+    """No job goes on with a run: into its status and MLflow, unless it ended before by itself.
+
+    Raises:
+        UserError, OSError: the status is damaged, or cannot be written.
+    """
+    status = actual_status(folder)
+    if status is not None and status.state in ("stopped", "crashed"):
+        write_status(folder, _ended(status, "stopped", Verdict(CANCELLED, reason)))
+        _send(folder)
+
+
+def _ended(status: Status, state: State, verdict: Verdict) -> Status:
+    return replace(status, state=state, time=time.time(), reason=verdict.reason, exit_code=verdict.code)
+
+
 def _send(folder: RunFolder) -> None:
-    """Tell MLflow how the run ended, if the run does and has not: srun may have cut it off with the ranks."""
+    """Send what MLflow does not have, if it is to: srun may have cut the uploader off with the ranks."""
     if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
         return
-    status, told = read_status(folder), next(iter(read_record(folder).servers), None)
-    if status is not None and told is not None and told.state == state_word(status):
+    if not _owed(folder):
         return
     command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
     try:
         with open(folder.tracking_log, "ab") as output:
             children.run(command, stdout=output, stderr=output, timeout=SEND_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
-        _say(f"MLflow has not heard of it ({error}); `pretrain sync {folder.path}` tells it")
+        _say(f"the uploader: {error}")
+    if rest := _owed(folder):
+        _say(f"MLflow does not have yet: {', '.join(rest.values())}; `pretrain sync {folder.path}` sends it")
+
+
+def _owed(folder: RunFolder) -> dict[str, str]:
+    """What the run's own server does not have."""
+    return owed(folder, next(iter(read_record(folder).servers), Sent("")), read_status(folder))
 
 
 def _status_of(submission: Submission, attempt: Attempt) -> Status | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from slurm.client import QueuedJob, find_job, scancel
+from slurm.job import mark_cancelled
 from slurm.submission import Submission, submissions
 
 TAIL_BYTES = 1 << 20
@@ -75,6 +76,8 @@ def cancel_command(run: str, *, now: bool) -> None:
         if now or job.state != "RUNNING":
             scancel(submission.job)
             print(f"job {job.id} is cancelled")
+            if job.state != "RUNNING":
+                mark_cancelled(folder, "cancelled while its job waited")
             continue
         scancel("--state=PENDING", submission.job)  # what is left of a chain
         scancel("--batch", "--signal=USR1", job.id)

@@ -9,8 +9,11 @@ import time
 
 from data_tools import children
 from data_tools.children import Child
+from pretrain.errors import UserError
 from pretrain.folder import RunFolder
 from pretrain.secret import VARIABLE as SECRET
+from pretrain.status import read_status
+from pretrain.tracking.owed import owed
 from pretrain.tracking.record import Sent, read_record
 from pretrain.tracking.uploader import GAVE_UP
 
@@ -105,13 +108,24 @@ class Background:
             is_dead = self._process.returncode is not None
             if self._process.returncode == GAVE_UP or (is_dead and self._starts >= MAX_STARTS):
                 break
-        sent, journal = self._sent(), self._folder.metrics
+        return self._tell_rest()
+
+    def _tell_rest(self) -> bool:
+        """Say what MLflow does not have; whether it has everything, however the uploader ended."""
+        sent = self._sent() or Sent("")
+        try:
+            rest = owed(self._folder, sent, read_status(self._folder))
+        except (OSError, UserError) as error:
+            rest = {"": f"all of it: {error}"}
+        if not rest:
+            return True
         is_alive = self._process is not None and self._process.returncode is None
-        log.warning(
-            "MLflow has %s of %s bytes of the metrics%s; %s`pretrain sync %s` sends the rest",
-            f"{sent.offset if sent else 0:,}",
-            f"{journal.stat().st_size if journal.exists() else 0:,}",
-            f" ({sent.error})" if sent and sent.error else "",
+        goes_well = is_alive and not sent.error
+        log.log(
+            logging.INFO if goes_well else logging.WARNING,
+            "MLflow does not have yet: %s%s; %s`pretrain sync %s` sends the rest",
+            ", ".join(rest.values()),
+            f" ({sent.error})" if sent.error else "",
             "sending goes on in the background, and if that is cut off " if is_alive else "",
             self._folder.path,
         )

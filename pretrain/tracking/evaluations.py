@@ -17,6 +17,8 @@ from data_tools import children
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder, read_yaml
 from pretrain.tracking.journal import Journal
+from pretrain.tracking.owed import owed_results
+from pretrain.tracking.record import Sent, read_record
 
 SEND_SECONDS = 60.0
 NAME = re.compile(r"[\w.\- :/]{1,250}")
@@ -98,6 +100,7 @@ def _copy(source: Path, folder: Path, name: str | None = None) -> None:
 def _send(folder: RunFolder) -> bool:
     if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
         return False
+    wanted = _owed(folder)
     command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     try:
@@ -114,7 +117,18 @@ def _send(folder: RunFolder) -> bool:
             return True
     except (OSError, subprocess.TimeoutExpired) as error:
         log.info("%s", error)
+    rest = [words for name, words in _owed(folder).items() if name in wanted]
+    if not rest:
+        return True
     log.warning(
-        "MLflow does not have it yet (see %s); `pretrain sync %s` sends it", folder.tracking_log, folder.path
+        "MLflow does not have yet: %s (see %s); `pretrain sync %s` sends it",
+        ", ".join(rest),
+        folder.tracking_log,
+        folder.path,
     )
     return False
+
+
+def _owed(folder: RunFolder) -> dict[str, str]:
+    """What the run's own server does not have of evaluations and files."""
+    return owed_results(folder, next(iter(read_record(folder).servers), Sent("")))

@@ -40,6 +40,8 @@ class Sent:
     """Content mark of each artifact sent, by its name."""
     state: str = ""
     """State of the run as sent, by `state_word`."""
+    complete: str = ""
+    """As `state`, once the pictures of that end are sent too."""
     course: int = 0
     """Course of the run (`Status.course`) that the metrics are of."""
     error: str | None = None
@@ -60,7 +62,8 @@ class Record:
 
 def state_word(status: Status) -> str:
     """A job's state as the record has it: `finished (job 3)`."""
-    return f"{status.state} (job {status.job})"
+    word = "stopped, to go on" if status.goes_on else status.state
+    return f"{word} (job {status.job})"
 
 
 def recorded_name(uri: str) -> str:

@@ -6,7 +6,7 @@ One attempt, in one thread, with no patience: `uploader` and `sync` decide when 
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from pretrain.folder import RunFolder, read_yaml
 from pretrain.status import Status, actual_status
 from pretrain.tracking.follow import Follower
 from pretrain.tracking.journal import Entry
+from pretrain.tracking.names import Naming, as_it_is, of_evaluation, of_journal
+from pretrain.tracking.owed import artifacts
 from pretrain.tracking.plot import plot_accuracy_curves, plot_loss_curve
 from pretrain.tracking.record import (
     LOCAL,
@@ -42,6 +44,9 @@ MLFLOW_STATUS = {
     "crashed": "FAILED",
     "stopped": "KILLED",
 }
+"""What MLflow calls the end of a run that does not go on."""
+TO_GO_ON = "SCHEDULED"
+"""Of one that does: a clock on MLflow's pages, as RUNNING has; FAILED and KILLED are crossed out in red."""
 
 MLFLOW_FACTS = {"git_commit": "mlflow.source.git.commit", "user": "mlflow.user"}
 """Facts that MLflow has a place for on the page of a run."""
@@ -95,21 +100,27 @@ class Sender:
             self._connect(status)
         server = self._server
         assert server is not None
+        in_journal, in_evaluations = (
+            (of_journal, of_evaluation) if server.is_grouped else (as_it_is, as_it_is)
+        )
         while entries := self._metrics.read():
-            self.values += server.send_new(points(entries))
+            self.values += server.send_new(points(entries, in_journal))
             self._note(offset=self._metrics.offset)
             on_progress(self._metrics.offset)
         while entries := self._system.read():
-            server.send_new(points(entries))
+            server.send_new(points(entries, as_it_is))
         while entries := self._evaluations.read():
-            self.values += server.send_unequal(list(points(entries)))
+            self.values += server.send_unequal(list(points(entries, in_evaluations)))
             self._note(evaluations=self._evaluations.offset)
         ended = status.state != "running"
+        if ended and self.sent.state != state_word(status):  # soon: this may be cut off with a job
+            self._send_end(server, status)
         if ended:
             self._draw()
         self._send_artifacts(server)
-        if ended and self.sent.state != state_word(status):
-            self._send_end(server, status)
+        if ended and self.sent.complete != state_word(status):
+            self._note(complete=state_word(status))
+            log.info("sent everything; the run %s", state_word(status))
         return ended
 
     def disconnect(self, error: BaseException) -> None:
@@ -137,7 +148,7 @@ class Sender:
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
         place = {"experiment": address.experiment, "experiment_id": server.experiment_id}
-        self._note(**place, offset=0, state="", course=status.course)
+        self._note(**place, offset=0, state="", complete="", course=status.course)
         for follower in (self._metrics, self._system, self._evaluations):
             follower.close()
         self._metrics.offset, self._system.offset = 0, 0
@@ -148,6 +159,8 @@ class Sender:
         server.send_params({key: redact(_text(value)) for key, value in flatten(self._config).items()})
         server.send_datasets(status.datasets)
         self._server = server
+        if not server.is_grouped:
+            log.info("MLflow run %s began without groups of metrics, and goes on with those names", server.id)
         where = page_of(address.uri, self.sent) or redact(address.uri)
         log.info("MLflow run %s in experiment %r: %s", server.id, address.experiment, where)
 
@@ -180,30 +193,24 @@ class Sender:
     def _send_end(self, server: ServerRun, status: Status) -> None:
         server.delete_empty_twins()
         server.send_tags(_tags(status))
-        server.set_status(MLFLOW_STATUS[status.state], int(status.time * 1000))
+        if status.goes_on:
+            server.set_status(TO_GO_ON, None)
+        else:
+            server.set_status(MLFLOW_STATUS[status.state], int(status.time * 1000))
         self._note(state=state_word(status))
-        log.info("sent everything; the run %s", state_word(status))
 
     def _note(self, **changes: Any) -> None:
         self.sent = replace(self.sent, **changes, error=None)
         write_sent(self.folder, self.sent, self._is_own)
 
 
-def artifacts(folder: RunFolder) -> Iterator[tuple[Path, Path]]:
-    """The files that a server gets, each with its place below the artifacts of the MLflow run."""
-    root = folder.artifacts
-    for path in (folder.config, folder.resolved, *sorted(root.rglob("*"))):
-        if path.is_file() and not path.name.startswith("."):
-            yield path.relative_to(root) if path.is_relative_to(root) else Path(path.name), path
-
-
-def points(entries: Iterable[Entry]) -> Iterable[Point]:
+def points(entries: Iterable[Entry], naming: Naming) -> Iterable[Point]:
     """Every number of journal lines for MLflow, with the line's time: a server can tell a repetition."""
     for entry in entries:
         when = int(entry.get("time", 0.0) * 1000)
         for name, value in entry.items():
             if name not in ("step", "time") and isinstance(value, int | float):
-                yield name, float(value), when, int(entry["step"])
+                yield naming(name), float(value), when, int(entry["step"])
 
 
 def _tags(status: Status) -> dict[str, str]:

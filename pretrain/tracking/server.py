@@ -18,6 +18,9 @@ from pretrain.errors import UserError
 from pretrain.tracking.database import database_uri
 
 RUN_TAG = "pretrain.run"
+NAMES_TAG = "pretrain.metric_names"
+GROUPED = "grouped"
+"""Value of that tag; an MLflow run without it began when names had no groups, and goes on so."""
 DIGEST = 16
 """Digits of a fingerprint that are a dataset's digest: those that our commands print; MLflow takes 36."""
 MAX_METRICS = 1000
@@ -82,6 +85,11 @@ def make_database(path: Path) -> None:
 class ServerRun:
     """A connection to the MLflow run of one of our runs; makes the run if there is none, or `anew`.
 
+    Attributes:
+        id: of the MLflow run.
+        is_new: whether it was made here.
+        is_grouped: whether its metrics have the names that `names` gives them.
+
     Raises (all methods):
         Exception: whatever mlflow raises where a server is down, slow or refuses.
     """
@@ -95,6 +103,7 @@ class ServerRun:
             for run in self._runs():
                 self._client.delete_run(run.info.run_id)
         self.id = self._find(mlflow_run) or self._create()
+        self.is_grouped = self.is_new
         self._known = {} if self.is_new else self._known_steps()
 
     def _find_experiment(self) -> str:
@@ -127,16 +136,14 @@ class ServerRun:
     def _create(self) -> str:
         address = self._address
         self.is_new = True
-        run = self._client.create_run(
-            self.experiment_id,
-            address.started_ms,
-            {RUN_TAG: address.run},
-            run_name=storable(address.name)[:MAX_NAME],
-        )
+        tags, name = {RUN_TAG: address.run, NAMES_TAG: GROUPED}, storable(address.name)[:MAX_NAME]
+        run = self._client.create_run(self.experiment_id, address.started_ms, tags, run_name=name)
         return str(run.info.run_id)
 
     def _known_steps(self) -> dict[str, set[int]]:
-        names = self._client.get_run(self.id).data.metrics
+        data = self._client.get_run(self.id).data
+        names = data.metrics
+        self.is_grouped = data.tags.get(NAMES_TAG) == GROUPED
         return {name: {m.step for m in self._client.get_metric_history(self.id, name)} for name in names}
 
     def delete_empty_twins(self) -> None:
@@ -226,7 +233,7 @@ class ServerRun:
         self._client.log_artifact(self.id, str(path), folder)
 
     def set_status(self, status: str, ended_ms: int | None) -> None:
-        """RUNNING (again), FINISHED, FAILED or KILLED."""
+        """RUNNING (again), SCHEDULED, FINISHED, FAILED or KILLED; the time is of the last three."""
         if ended_ms is None:
             self._client.update_run(self.id, status=status)
         else:

@@ -13,10 +13,11 @@ from pretrain.errors import IntegrityError, UserError
 from pretrain.folder import RunFolder
 from pretrain.lock import RunLock
 from pretrain.status import actual_status
+from pretrain.tracking.owed import artifacts, size_of
 from pretrain.tracking.reach import require_lines
 from pretrain.tracking.record import LOCAL, Sent, content_mark, page_of, read_record, real_uri
 from pretrain.tracking.redact import one_line, redact
-from pretrain.tracking.send import Sender, artifacts
+from pretrain.tracking.send import Sender
 
 ATTEMPTS = 4
 BUSY_SECONDS = 600.0
@@ -54,7 +55,7 @@ def sync_command(runs: Sequence[str], uri: str | None = None) -> None:
 
 
 def _sync(folder: RunFolder, uri: str | None) -> str:
-    total = _size(folder.metrics)
+    total = size_of(folder.metrics)
     with Progress(f"sending {folder.path.name}", total=total, unit="B") as progress:
         done = [0]
 
@@ -86,7 +87,7 @@ def catch_up(
         IntegrityError: the journal is damaged, or has lost lines.
     """
     require_lines(folder, actual_status(folder))
-    goal = (_size(folder.metrics), _size(folder.evaluations))
+    goal = (size_of(folder.metrics), size_of(folder.evaluations))
     marks = {str(below): (path, content_mark(path)) for below, path in artifacts(folder)}
     began = time.monotonic()
     told = False
@@ -164,7 +165,3 @@ def _has(sent: Sent, goal: tuple[int, int], marks: Mapping[str, tuple[Path, str]
         or (name in sent.artifacts and not (path.exists() and content_mark(path) == mark))
         for name, (path, mark) in marks.items()
     )
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -171,7 +171,12 @@ def alone(
     """Jobs of one process each, started at once, each ended by its test."""
     folder = tmp_path_factory.mktemp("alone")
     chain = ("run.steps=60", "slurm.requeue=false", "slurm.chain=3")
-    settings = {"cancelled": LONG, "scancelled": LONG, "in vain": (*LONG, *TRACKED), "chain": chain}
+    settings = {
+        "cancelled": (*LONG, *TRACKED),
+        "scancelled": LONG,
+        "in vain": (*LONG, *TRACKED),
+        "chain": chain,
+    }
     return {
         name: submit(sandbox, config, folder / name, *ONE, *more, *hold.job(name))
         for name, more in settings.items()
@@ -210,6 +215,10 @@ def test_followed_and_cancelled_with_a_checkpoint(
     assert job.until_ended().state == "FAILED"
     assert last_line(job).startswith("pretrain job: stopped: cancelled: stopped by SIGUSR1 at step")
     assert len(list(job.run.checkpoints.glob("step-*/manifest.json"))) == 1
+    status = read_status(job.run)
+    assert status is not None and not status.goes_on and status.state == "stopped"
+    state, reason = mlflow_status(job.run)
+    assert state == "KILLED" and reason.startswith("cancelled: stopped by SIGUSR1 at step")
     with pytest.raises(UserError, match="no job of this run"):
         cancel_command(str(job.run.path), now=False)
 

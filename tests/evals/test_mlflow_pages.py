@@ -1,23 +1,31 @@
 """What MLflow's own pages show of a run, in a real browser in front of a real server; and its registry."""
 
 import json
+import re
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from browser import Browser, open_browser
 from mlflow_server import Server
 from PIL import Image
+from small_run import config_for, metrics_of, open_run
 from typer.testing import CliRunner
 
 from pretrain.checkpoint import open_checkpoint, verify
 from pretrain.cli import app
+from pretrain.errors import StoppedEarly
 from pretrain.folder import RunFolder
+from pretrain.tracking.record import page_of, read_record
 from pretrain.tracking.system import System
 
 pytestmark = pytest.mark.slow
 NAMES = ("gpt", "faster", "gan")
+COUNT = re.compile(r"\(\d+\)")
+"""How many charts a section has, as its page shows after its name."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +76,42 @@ def test_the_page_of_a_run(browser: Browser, pages: Pages) -> None:
         browser.wait_for(f"{key}\n{value}")
 
 
+def sections_of(text: str) -> list[str]:
+    """Names of the sections of a page of charts, as they follow one another."""
+    return [line for line, below in pairwise(text.splitlines()) if COUNT.fullmatch(below)]
+
+
 def test_its_curves(browser: Browser, pages: Pages) -> None:
     browser.open(pages.of("faster", "model-metrics"))
-    browser.wait_for("grad_norm", "validation_loss")
+    text = browser.wait_for("grad_norm", "validation_loss", "throughput", "time")
+    assert sections_of(text) == ["loss", "optimizer", "throughput", "time", "Model metrics"]
     entries = [json.loads(line) for line in (pages.folder / "faster/metrics.jsonl").read_text().splitlines()]
     losses = [entry["loss"] for entry in entries if "loss" in entry]
-    curve = browser.wait("the curve of the loss", lambda: browser.curve("loss"))
+    curve = browser.wait("the curve of the loss", lambda: browser.curve("loss/loss"))
     assert curve == {"x": [1, 2, 3, 4, 5], "y": pytest.approx(losses)}
     browser.open(pages.of("gpt", "system-metrics"))
     browser.wait_for("cpu_utilization_percentage", "system_memory_usage_megabytes")
+
+
+def test_sections_of_a_scored_run(browser: Browser, pages: Pages) -> None:
+    browser.open(pages.of("gan", "model-metrics"))
+    text = browser.wait_for("samples", "scores", "time")
+    assert sections_of(text)[:5] == ["loss", "optimizer", "samples", "scores", "throughput"]
+
+
+def test_a_run_that_will_go_on_alarms_nobody(browser: Browser, pages: Pages, tmp_path: Path) -> None:
+    """Stopped by a signal: a clock, not the red cross of a failure; the tag says what is to come."""
+    config = config_for(tmp_path / "preempted", pages.server.uri)
+    with pytest.raises(StoppedEarly), open_run(config) as run:
+        run.begin(0)
+        run.log_step(1, metrics_of(1))
+        raise run.stopped(1, signal.SIGUSR1)
+    pretrain("sync", tmp_path / "preempted")
+    [sent] = read_record(run.folder).servers
+    page = page_of(pages.server.uri, sent)
+    assert page is not None
+    browser.open(page)
+    browser.wait_for("Status\nScheduled", "stopped by SIGUSR1 at step 1 of 50", "the same command goes on")
 
 
 @pytest.mark.parametrize("picture", ["loss.png", "samples/step-00000005.png"])

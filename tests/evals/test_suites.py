@@ -20,7 +20,7 @@ def histories(server: Server, run: Path, name: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
     [sent] = json.loads((run / "tracking.json").read_text())["servers"]
-    history = MlflowClient(server.uri).get_metric_history(sent["mlflow_run"], name)
+    history = MlflowClient(server.uri).get_metric_history(sent["mlflow_run"], f"scores/{name}")
     return sorted((each.step, each.value) for each in history)
 
 

@@ -37,6 +37,7 @@ from pretrain.tracking import journal
 from pretrain.tracking.compare import _read as read_run
 from pretrain.tracking.compare import _rows as rows_of
 from pretrain.tracking.follow import Follower
+from pretrain.tracking.names import of_journal
 from pretrain.tracking.reach import require_checkpoints_lines
 from pretrain.tracking.record import Sent, choose_uri, page_of, read_record, write_sent
 from pretrain.tracking.send import MLFLOW_STATUS, _tags, points
@@ -59,7 +60,9 @@ def run_folder(good: Path) -> Reader:
     evaluations = journal.Journal(run.folder.evaluations)
     evaluations.append(4, {"accuracy": 0.5})
     evaluations.close()
-    server = Sent("http://host", "e", "7", "abc", 5, 6, {"loss.png": "1-2"}, "finished (job 1)")
+    server = Sent(
+        "http://host", "e", "7", "abc", 5, 6, {"loss.png": "1-2"}, "finished (job 1)", "finished (job 1)"
+    )
     write_sent(run.folder, server)
 
     def read(folder: Path) -> None:
@@ -67,7 +70,7 @@ def run_folder(good: Path) -> Reader:
         for path in (run.metrics, run.evaluations):
             follower, sent = Follower(path), 0
             while entries := follower.read():
-                for name, value, when, step in points(entries):
+                for name, value, when, step in points(entries, of_journal):
                     assert isinstance(name, str) and isinstance(value, float)
                     assert 0 <= step < LARGE and 0 <= when < 1000 * LARGE
                 sent += len(entries)

@@ -137,12 +137,17 @@ def test_mlflow_has_all_of_it(finished: Finished) -> None:
     assert (params["parallel.tensor"], params["run.steps"]) == ("2", str(STEPS))
     assert params["data.train.0.path"] == "quickstart/shards"
 
-    curve = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss")}
+    curve = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss/loss")}
     assert curve == {line["step"]: line["loss"] for line in finished.journal if "loss" in line}
     assert sorted(curve) == list(range(1, STEPS + 1))
-    for name in ("validation_loss", "lr", "grad_norm", "tokens_per_second"):
+    for name in (
+        "loss/validation_loss",
+        "optimizer/lr",
+        "optimizer/grad_norm",
+        "throughput/tokens_per_second",
+    ):
         assert client.get_metric_history(run.info.run_id, name), name
-    [score] = client.get_metric_history(run.info.run_id, "token_perplexity")
+    [score] = client.get_metric_history(run.info.run_id, "scores/token_perplexity")
     assert (score.step, score.value) == (STEPS, finished.metrics["token_perplexity"])
     artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"loss.png", "sample.txt", "config.yaml", "config.resolved.yaml"} <= artifacts

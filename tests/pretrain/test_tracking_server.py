@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ import pytest
 from mlflow_server import Proxy, Server, free_port
 from small_run import config_for, metrics_of, open_run, train
 
-from pretrain.errors import HealthError, UserError
+from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.folder import RunFolder
 from pretrain.lock import RunLock, is_held
 from pretrain.status import actual_status
-from pretrain.tracking import background
+from pretrain.tracking import background, evaluations
 from pretrain.tracking.evaluations import log_evaluation, log_picture
 from pretrain.tracking.journal import read
-from pretrain.tracking.record import read_record
-from pretrain.tracking.server import make_database
+from pretrain.tracking.names import as_it_is, of_journal
+from pretrain.tracking.record import read_record, write_sent
+from pretrain.tracking.server import NAMES_TAG, RUN_TAG, make_database
 from pretrain.tracking.sync import catch_up, sync_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
@@ -83,10 +85,11 @@ def run_on(server_uri: str, folder: Path) -> Any:
 def assert_exactly_once(server_uri: str, folder: Path) -> None:
     """Every metric of the journal is in MLflow once, with its value and in order; nothing else is."""
     run = run_on(server_uri, folder)
+    name_of = of_journal if NAMES_TAG in run.data.tags else as_it_is
     expected: dict[str, list[tuple[int, float]]] = {}
     for entry in read(folder / "metrics.jsonl"):
         for name in entry.keys() - {"step", "time"}:
-            expected.setdefault(name, []).append((int(entry["step"]), entry[name]))
+            expected.setdefault(name_of(name), []).append((int(entry["step"]), entry[name]))
     assert {name for name in run.data.metrics if not name.startswith("system/")} == set(expected)
     for name, points in expected.items():
         history = client(server_uri).get_metric_history(run.info.run_id, name)
@@ -140,9 +143,9 @@ def test_evaluations_join_the_run_once(server: Server, tmp_path: Path) -> None:
     assert log_evaluation(folder, 50, {"token_perplexity": 12.25, "fid": float("inf")})
     assert log_picture(folder, tmp_path / "sample.png")
     run = run_on(server.uri, folder)
-    history = client(server.uri).get_metric_history(run.info.run_id, "token_perplexity")
+    history = client(server.uri).get_metric_history(run.info.run_id, "scores/token_perplexity")
     assert [(m.step, m.value) for m in history] == [(50, 12.5), (50, 12.25)]
-    assert len(client(server.uri).get_metric_history(run.info.run_id, "fid")) == 1
+    assert len(client(server.uri).get_metric_history(run.info.run_id, "scores/fid")) == 1
     assert run.info.status == "FINISHED"
     names = {item.path for item in client(server.uri).list_artifacts(run.info.run_id)}
     assert {"sample.png", "step-00000050"} <= names
@@ -183,7 +186,7 @@ def test_curves_are_the_journals_after_the_run_took_another_course(server: Serve
         sent = next(iter(read_record(RunFolder(folder)).servers), None)
         if sent is None or sent.mlflow_run is None:
             return False
-        history = client(server.uri).get_metric_history(sent.mlflow_run, "loss")
+        history = client(server.uri).get_metric_history(sent.mlflow_run, "loss/loss")
         return (step, value) in [(m.step, m.value) for m in history]
 
     with pytest.raises(HealthError), open_run(config_for(folder, server.uri, steps=40)) as run:
@@ -252,11 +255,123 @@ def test_a_killed_trainer_is_failed_in_mlflow_until_it_is_resumed(server: Server
     wait_for(lambda: read_record(RunFolder(folder)).servers and uploader_is_gone(folder))
     run = run_on(server.uri, folder)
     assert run.info.status == "FAILED" and run.data.tags["state"] == "crashed"
-    assert run.data.metrics["loss"] == metrics_of(int(read(folder / "metrics.jsonl")[-1]["step"]))["loss"]
+    last = int(read(folder / "metrics.jsonl")[-1]["step"])
+    assert run.data.metrics["loss/loss"] == metrics_of(last)["loss"]
     subprocess.run([*command[:-2], "100", "200"], stdout=subprocess.DEVNULL, check=True)
     assert run_on(server.uri, folder).info.status == "FINISHED"
     assert len(read(folder / "metrics.jsonl")) == 200
     assert_exactly_once(server.uri, folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_run_that_will_go_on_is_scheduled(server: Server, tmp_path: Path, number: int) -> None:
+    folder = tmp_path / f"signal-{number}"
+    config = config_for(folder, server.uri, steps=40)
+    with pytest.raises(StoppedEarly), open_run(config) as run:
+        run.begin(0)
+        for step in range(1, 21):
+            run.log_step(step, metrics_of(step))
+        os.kill(os.getpid(), number)
+        raise run.stopped(20, run.pending())
+    stopped = run_on(server.uri, folder)
+    name = signal.Signals(number).name
+    assert (stopped.info.status, stopped.info.end_time) == ("SCHEDULED", None)
+    assert stopped.data.tags["reason"].startswith(
+        f"stopped by {name} at step 20 of 40 with a checkpoint saved"
+    )
+    assert log_evaluation(folder, 20, {"token_perplexity": 12.5})  # it is still to go on
+    assert run_on(server.uri, folder).info.status == "SCHEDULED"
+    with open_run(config) as run:
+        run.begin(20)
+        wait_for(lambda: run_on(server.uri, folder).info.status == "RUNNING")
+        assert run_on(server.uri, folder).data.tags["reason"] == ""
+        for step in range(21, 41):
+            run.log_step(step, metrics_of(step))
+    assert run_on(server.uri, folder).info.status == "FINISHED"
+
+
+def test_an_interrupted_run_is_killed(server: Server, tmp_path: Path) -> None:
+    """By the second ctrl-C: what it did is not saved, and nothing goes on by itself."""
+    folder = tmp_path / "interrupted"
+    with pytest.raises(KeyboardInterrupt), open_run(config_for(folder, server.uri)) as run:
+        run.begin(0)
+        run.log_step(1, metrics_of(1))
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert run_on(server.uri, folder).info.status == "KILLED"
+
+
+def test_an_mlflow_run_keeps_the_names_that_it_began_with(server: Server, tmp_path: Path) -> None:
+    """One that began before names had groups; on another server, and on another course, it gets groups."""
+    folder = tmp_path / "flat"
+    with pytest.raises(HealthError), open_run(config_for(folder, server.uri, enabled=False)) as run:
+        run.begin(0)
+        for step in range(1, 31):
+            run.log_step(step, metrics_of(step))
+        raise HealthError("a spike")
+    old = client(server.uri).create_experiment("before groups")
+    begun = client(server.uri).create_run(old, tags={RUN_TAG: run.id}, run_name="flat").info.run_id
+    for step in range(1, 21):
+        for name, value in metrics_of(step).items():
+            client(server.uri).log_metric(begun, name, value, step=step)
+    train(config_for(folder, server.uri, experiment="before groups"), start=30)
+    assert log_evaluation(folder, 50, {"token_perplexity": 12.5})
+    names = set(run_on(server.uri, folder).data.metrics)
+    assert run_on(server.uri, folder).info.run_id == begun
+    assert {name for name in names if "/" in name and not name.startswith("system/")} == set()
+    assert {"loss", "validation_loss", "token_perplexity"} <= names
+    assert "began without groups of metrics" in (folder / "logs" / "tracking.log").read_text()
+    for name in ("loss", "lr"):
+        history = client(server.uri).get_metric_history(begun, name)
+        assert sorted(m.step for m in history) == list(range(1, 51))
+    elsewhere = f"sqlite:///{tmp_path / 'other.db'}"
+    sync_command([str(folder)], uri=elsewhere)
+    (there,) = [sent for sent in read_record(RunFolder(folder)).servers if sent.uri == elsewhere]
+    assert {"loss/loss", "scores/token_perplexity"} <= set(
+        client(elsewhere).get_run(there.mlflow_run).data.metrics
+    )
+    with open_run(config_for(folder, server.uri, experiment="before groups")) as run:
+        run.begin(40, other_course=True)
+        for step in range(41, 51):
+            run.log_step(step, metrics_of(step))
+    assert run_on(server.uri, folder).info.run_id != begun
+    names = set(run_on(server.uri, folder).data.metrics)
+    assert {"loss/loss", "scores/token_perplexity"} <= names and "loss" not in names
+
+
+def test_nothing_is_said_to_be_missing_that_is_there(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An uploader that is slow to begin, or to leave, while MLflow has everything; then what it lacks."""
+    folder = RunFolder(tmp_path / "everything-sent")
+    train(config_for(folder.path, server.uri))
+    monkeypatch.setattr(background, "FINISH_SECONDS", 0.0)
+    slow = background.Background(folder)
+    assert slow.finish() and not caplog.records
+    wait_for(lambda: slow._process is not None and slow._process.poll() is not None)
+    (folder.artifacts / "late.png").write_bytes(b"\x89PNG")
+    sent = read_record(folder).servers[0]
+    write_sent(folder, replace(sent, offset=sent.offset - 7, complete="", state=""))
+    slow = background.Background(folder)
+    with caplog.at_level("INFO"):
+        assert not slow.finish()
+    [record] = caplog.records
+    size = folder.metrics.stat().st_size
+    assert record.levelname == "INFO" and record.getMessage().startswith(
+        f"MLflow does not have yet: 7 of {size:,} bytes of metrics.jsonl, late.png, how the run ended, its "
+        "curves as pictures; sending goes on in the background"
+    )
+    wait_for(lambda: slow._process is not None and slow._process.poll() is not None)
+    assert slow.finish()
+    caplog.clear()
+    monkeypatch.setattr(evaluations, "SEND_SECONDS", 0.0)
+    assert evaluations.send_evaluations(folder.path) and not caplog.records
+    assert not log_evaluation(folder.path, 50, {"fid": 2.0})
+    [record] = caplog.records
+    size = folder.evaluations.stat().st_size
+    assert record.getMessage().startswith(
+        f"MLflow does not have yet: {size} of {size} bytes of evaluations.jsonl (see"
+    )
 
 
 def test_a_slow_server_slows_nothing(proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ from config_files import small_config
 from pretrain.config.sections.slurm import seconds_of
 from pretrain.errors import UserError
 from pretrain.folder import RunFolder
+from pretrain.status import State, Status, read_status, write_status
 from pretrain.tracking.journal import Journal
 from slurm.findings import Finding, judge_nodes, write_finding
-from slurm.job import down_nodes, first_failure, judge, told_error
+from slurm.job import down_nodes, first_failure, judge, mark_cancelled, told_error
 from slurm.measured import signal_seconds, step_seconds
 from slurm.submission import Attempt, bad_nodes, exclude_nodes, new_submission, submissions
 from slurm.tasks import Tasks, tasks_of
@@ -214,3 +215,20 @@ def test_nodes_that_slurm_does_not_use() -> None:
     line = "NodeName={} Arch=x86_64 CoresPerSocket=1 CPUAlloc=0 State={} ThreadsPerCore=1 Reason=State=DOWN"
     states = {"n1": "IDLE", "n2": "DOWN+COMPLETING", "n3": "IDLE+DRAIN", "n4": "DOWN*", "n5": "MIXED"}
     assert down_nodes("\n".join(line.format(*pair) for pair in states.items())) == ["n2", "n3", "n4"]
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "marked"),
+    [("stopped", 75, True), ("finished", 0, False), ("failed", 4, False)],
+)
+def test_a_cancelled_run_does_not_go_on(tmp_path: Path, state: State, code: int, marked: bool) -> None:
+    folder = RunFolder(tmp_path)
+    folder.resolved.write_text("tracking: {enabled: false}\n")
+    before = Status("id", 1, state, 5, 9, 0.0, 1.0, "stopped by SIGUSR1", code)
+    write_status(folder, before)
+    mark_cancelled(folder, "cancelled: stopped by SIGUSR1")
+    after = read_status(folder)
+    assert after is not None and not after.goes_on and after.state == state
+    assert (after != before) == marked and before.goes_on == marked
+    if marked:
+        assert (after.exit_code, after.reason) == (130, "cancelled: stopped by SIGUSR1")
