@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from measure import Report, Table, main
 
+from pretrain.config.hardware import make_cluster
 from pretrain.config.sections import GptConfig
-from pretrain.families.gpt import GptFamily
-from pretrain.flops import flops_per_token
-from pretrain.plan.hardware import make_cluster
+from pretrain.gpt.spec import GptFamily
+from pretrain.megatron.flops import flops_per_token
 from pretrain.plan.text_plan import plan_text
 
 

@@ -18,10 +18,10 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 from data_tools.builder import BuildOptions, build
 from data_tools.embedded import language_reference
 from data_tools.train_tokenizer import train_tokenizer
+from pretrain.bert.data.text import BertTrainingData
 from pretrain.bert.trainer import BertTrainer
 from pretrain.config.sections import BertConfig
-from pretrain.data.bert.text import BertTrainingData
-from pretrain.launch import Place, join_world
+from pretrain.distributed.world import Place, join_world
 
 VOCAB, BATCH, SEQUENCE, BATCHES_A_TURN = 2000, 64, 128, 40
 MASKINGS = ("token", "whole_word", "span")

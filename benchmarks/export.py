@@ -80,8 +80,8 @@ def write_checkpoint(run: Path, model: dict[str, int]) -> int:
     from pretrain.checkpoint.tensors import TensorSource
     from pretrain.config.derived import count_parameters
     from pretrain.config.sections import GptConfig
-    from pretrain.hf.known import architecture_of
     from pretrain.hf.new_run import write_run
+    from pretrain.hf.registry import architecture_of
 
     config = GptConfig.model_validate(
         {

@@ -20,7 +20,7 @@ from typing import Any
 
 from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
 
-SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+SPAWN = "import sys; from pretrain.distributed.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
 IMAGES = 512
 STAGES = (0, 1, 2, 3)
 STEPS_A_TURN, WARM_UP = 2, 2
@@ -79,8 +79,8 @@ def ddp_step(
     from torch.nn.parallel import DistributedDataParallel
 
     from pretrain.data.images import ImageData
-    from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
-    from pretrain.models.gan.spectral import advance
+    from pretrain.gan.networks.build import build_discriminator, build_generator, shape_of
+    from pretrain.gan.networks.spectral import advance
 
     settings, device = config(case, shards, 0), world.device
     share, latent_size = case.batch // world.size, settings.model.latent_size
@@ -141,9 +141,9 @@ def rank(shards: str, output: str, rounds: int) -> None:
     """One rank: every contender in turn; rank 0 writes seconds a step, and MB held by each stage."""
     import torch
 
-    from pretrain.gan_trainer import GanTrainer
-    from pretrain.launch import join_world
-    from pretrain.models.gan.memory import channels_last
+    from pretrain.distributed.world import join_world
+    from pretrain.gan.networks.memory import channels_last
+    from pretrain.gan.trainer import GanTrainer
 
     torch.set_num_threads(1)
     with join_world() as world:

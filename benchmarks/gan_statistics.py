@@ -21,9 +21,9 @@ from unittest import mock
 
 from measure import RESULTS, ROOT, Report, Table
 
-from evals.images.gan import evaluate_gan
+from evals.families.gan import evaluate_gan
 from evals.images.options import ImageOptions
-from pretrain.launch import World, join_world
+from pretrain.distributed.world import World, join_world
 
 CONFIGS = ROOT / "configs"
 STEPS = (1000, 3000, 5000)

@@ -16,15 +16,15 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.sections import GptConfig, ParallelConfig
-from pretrain.families.gpt import GptFamily
-from pretrain.generate import generate
+from pretrain.distributed.world import Place, join_world
+from pretrain.gpt.generate import generate
+from pretrain.gpt.spec import GptFamily
 from pretrain.hf.exporter import export_command
-from pretrain.hf.known import architecture_of
 from pretrain.hf.new_run import write_run
-from pretrain.launch import Place, join_world
-from pretrain.layout import build_layout
-from pretrain.model import Model
-from pretrain.restore import load_model, open_saved
+from pretrain.hf.registry import architecture_of
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.restore import load_model, open_saved
 from pretrain.sampling import Sampling
 
 VOCABULARY, PROMPT, NEW, SEQUENCE = 8192, 64, 128, 256

@@ -35,9 +35,9 @@ OURS = ("stage 0, fp32", "stage 2, fp32", "stage 2, bf16")
 
 def make_step(case: Case, contender: str, shards: str, stack: ExitStack) -> Callable[[], object]:
     """A contender's step, in a world of one."""
-    from pretrain.gan_trainer import GanTrainer
-    from pretrain.launch import Place, join_world
-    from pretrain.models.gan.memory import channels_last
+    from pretrain.distributed.world import Place, join_world
+    from pretrain.gan.networks.memory import channels_last
+    from pretrain.gan.trainer import GanTrainer
 
     world = stack.enter_context(join_world(Place(0, 1, 0, "alone")))
     who, precision = contender.split(", ")

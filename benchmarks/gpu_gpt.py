@@ -66,8 +66,8 @@ def our_tree(case: Case, folder: Path, shards: Path) -> dict[str, Any]:
 def our_step(case: Case, folder: Path, shards: Path, stack: ExitStack) -> Callable[[], object]:
     """The step of our trainer in a world of one."""
     from pretrain.config.sections import GptConfig
+    from pretrain.distributed.world import Place, join_world
     from pretrain.gpt.trainer import GptTrainer
-    from pretrain.launch import Place, join_world
 
     world = stack.enter_context(join_world(Place(0, 1, 0, "alone")))
     trainer = GptTrainer(GptConfig.model_validate(our_tree(case, folder, shards)), world)
@@ -166,7 +166,7 @@ def planned_bytes(case: Case, folder: Path, shards: Path) -> float:
 def rows_of(case: Case, folder: Path) -> tuple[list[tuple[str, ...]], list[Target]]:
     """All contenders of a case, round by round."""
     from pretrain.config.sections import GptConfig
-    from pretrain.flops import flops_per_token, peak_flops
+    from pretrain.megatron.flops import flops_per_token, peak_flops
 
     shards = random_shards(folder / "shards", small_tokenizer(case.vocabulary), 64 * case.context)
     config = GptConfig.model_validate(our_tree(case, folder, shards))

@@ -24,17 +24,17 @@ from corpus import gpt_config, random_shards
 from measure import Report, Table, Target, main, timed
 
 from data_tools.tokenizer import byte_tokenizer
-from pretrain.agree import first_decides
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.gate import Gate
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.spawn import spawn
+from pretrain.distributed.world import join_world
 from pretrain.gpt.trainer import GptTrainer
-from pretrain.health.pulse import Phase, Pulse
+from pretrain.health.phase_timer import Phase, Pulse
 from pretrain.health.spikes import Memory, spike_limit
-from pretrain.health.watch import Watch
-from pretrain.launch import join_world
-from pretrain.run import Run
-from pretrain.spawn import spawn
+from pretrain.health.watchdog import Watch
+from pretrain.training.session import Run
+from pretrain.training.step_sync import Gate
 
 RANKS, WARM_UP, CHECKPOINT_EVERY = 2, 20, 100
 PARTS = (

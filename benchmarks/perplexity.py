@@ -18,12 +18,12 @@ from generation import SEQUENCE, SHAPE, VOCABULARY, write_model
 from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
 
 from pretrain.config.sections import GptConfig, ParallelConfig
-from pretrain.data.text import ValidationData
-from pretrain.families.gpt import GptFamily
-from pretrain.launch import Place, join_world
-from pretrain.layout import build_layout
-from pretrain.restore import load_model, open_saved
-from pretrain.scoring import score
+from pretrain.distributed.world import Place, join_world
+from pretrain.gpt.data import ValidationData
+from pretrain.gpt.spec import GptFamily
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.restore import load_model, open_saved
+from pretrain.megatron.score import score
 
 
 def data_of(config: GptConfig, shards: Path, windows: int, batch: int) -> tuple[GptConfig, ValidationData]:

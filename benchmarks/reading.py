@@ -32,7 +32,7 @@ from data_tools.reader import ShardReader
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.config.sections import GptConfig
 from pretrain.data.order import make_order, micro_batch_samples
-from pretrain.data.text import TrainingData
+from pretrain.gpt.data import TrainingData
 
 TOKENS_A_TURN = 1 << 22
 EPOCH = 100_000_000

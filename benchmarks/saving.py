@@ -20,10 +20,10 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint import Saver, StoreCoordinator, verify
-from pretrain.checkpoint.piece import Piece
+from pretrain.checkpoint.sharded_tensor import Piece
 from pretrain.config.sections import CheckpointConfig
+from pretrain.distributed.world import Place, join_world
 from pretrain.gpt.trainer import GptTrainer
-from pretrain.launch import Place, join_world
 
 THREADS, STEPS_BETWEEN = 2, 3
 FULL = ("model.num_layers=16", "model.hidden_size=512", "model.num_attention_heads=8")

@@ -23,9 +23,9 @@ from measure import Report, Table, Target, main, ratio, spread, timed
 from saving import SMALL, THREADS, Bench
 
 from data_tools.tokenizer import byte_tokenizer
-from pretrain.checkpoint.piece import Piece
+from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.distributed.world import Place, join_world
 from pretrain.gpt.trainer import GptTrainer
-from pretrain.launch import Place, join_world
 
 BILLION = ("model.num_layers=20", "model.hidden_size=2048", "model.num_attention_heads=16")
 SHAPE = ("batch.global_size=1", "batch.micro_size=1", "batch.sequence_length=32")

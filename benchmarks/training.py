@@ -53,8 +53,8 @@ def our_step(
     seat: Seat, folder: Path, shape: Settings, precision: str, overrides: tuple[str, ...], stack: ExitStack
 ) -> Step:
     """The step of our trainer."""
+    from pretrain.distributed.world import Place, join_world
     from pretrain.gpt.trainer import GptTrainer
-    from pretrain.launch import Place, join_world
 
     own = Path(tempfile.mkdtemp(dir=folder))
     loaded = gpt_config(

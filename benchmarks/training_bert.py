@@ -24,8 +24,8 @@ from torch import nn
 
 from data_tools.builder import BuildOptions, build
 from data_tools.train_tokenizer import train_tokenizer
+from pretrain.bert.data.batch import BertBatch
 from pretrain.config.load import load_config
-from pretrain.data.bert.batch import BertBatch
 
 VOCAB, LAYERS, HEADS, HIDDEN, LENGTH, BATCH = 4096, 4, 4, 256, 128, 8
 READY = 16
@@ -59,7 +59,7 @@ def bert_config(folder: Path, precision: str) -> Any:
 def our_step(_: Seat, folder: Path, precision: str, stack: ExitStack) -> Step:
     """The step of our trainer in a world of one."""
     from pretrain.bert.trainer import BertTrainer
-    from pretrain.launch import Place, join_world
+    from pretrain.distributed.world import Place, join_world
 
     config = bert_config(folder, precision)
     trainer = BertTrainer(config, stack.enter_context(join_world(Place(0, 1, 0, "alone"))))
@@ -82,7 +82,7 @@ def hugging_face_step(_: Seat, folder: Path, precision: str, __: ExitStack) -> S
     """`BertForPreTraining` without dropout; autocast is how such a loop trains in bf16."""
     from transformers import BertConfig, BertForPreTraining
 
-    from pretrain.data.bert.text import BertTrainingData
+    from pretrain.bert.data.text import BertTrainingData
 
     data = BertTrainingData.from_config(bert_config(folder, precision))
     ready = cycle([arguments(data.batch(step, 0, 0, 1)) for step in range(READY)])

@@ -15,8 +15,8 @@ from measure import Report, Table, Target, main, ratio
 from race import race, rows_of
 from training import SIZES, TARGETS, TOKENS, VOCAB, contenders
 
-from pretrain.products.choice import available_here
-from pretrain.products.settle import decide
+from pretrain.cpu.products.choice import available_here
+from pretrain.cpu.products.settle import decide
 
 TURNS = {("4M", "fp32"): 9, ("27M", "fp32"): 5, ("88M", "fp32"): 5, ("4M", "bf16"): 3}
 """Of one step. Without AVX-512 a larger model in bf16 takes the others minutes a step."""

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from evals.batch import Order, Which, evaluate_several
 from evals.evaluate import evaluate
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
 from evals.request import say
 from evals.result import Result, require_writable, write_result
-from evals.several import Order, Which, evaluate_several
+from pretrain.distributed.spawn import spawn
+from pretrain.distributed.world import World, find_place, join_world, ranks_to_start
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
-from pretrain.launch import World, find_place, join_world, ranks_to_start
-from pretrain.spawn import spawn
+from pretrain.redact import write_new
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.evaluations import log_evaluation
-from pretrain.tracking.redact import write_new
 
 
 @dataclass(frozen=True)

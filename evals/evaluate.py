@@ -8,15 +8,15 @@ from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions, fields_of
 from evals.request import EvalRequest, LayoutOf, say
 from evals.result import Result
 from evals.scored import evaluation_of
-from pretrain.agree import first_decides
 from pretrain.checkpoint import resolve
 from pretrain.config.load import read_config
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
 from pretrain.errors import UserError
 from pretrain.kind import Evaluation
 from pretrain.kinds import kind_of
-from pretrain.launch import World
-from pretrain.layout import build_layout
-from pretrain.restore import RESOLVED_CONFIG
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.restore import RESOLVED_CONFIG
 
 
 def evaluate(

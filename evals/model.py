@@ -10,24 +10,24 @@ from typing import Any, TypeVar
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
+from evals.config import evaluation_config
 from evals.request import EvalRequest
 from evals.result import Result, spec_of
-from evals.setting import evaluation_config
 from evals.task import Task
 from pretrain.checkpoint import Checkpoint, open_checkpoint
-from pretrain.config.narrow import narrow
+from pretrain.checkpoint.tokenizer import load_tokenizer
+from pretrain.config.require_kind import narrow
 from pretrain.config.sections import CorpusConfig, TextConfig
 from pretrain.data.cache import shard_cache
-from pretrain.data.feed import ValidationFeed
+from pretrain.data.dataset import ValidationFeed
 from pretrain.data.sources import TokenRange, open_validation, open_whole
+from pretrain.distributed.world import World
 from pretrain.errors import UserError
-from pretrain.families.totals import Totals
-from pretrain.kept_tokenizer import load_tokenizer
-from pretrain.launch import World
-from pretrain.layout import Layout
-from pretrain.model import Model
-from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
-from pretrain.scoring import score
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.restore import RESOLVED_CONFIG, Saved, load_model
+from pretrain.megatron.score import score
+from pretrain.training.metric_sums import Totals
 
 LIBRARIES = ("pretrain", "torch", "megatron-core")
 C = TypeVar("C", bound=TextConfig)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
 from pretrain.config.sections import ParallelConfig
-from pretrain.launch import World
-from pretrain.layout import Layout, build_layout
+from pretrain.distributed.world import World
+from pretrain.megatron.parallel_dims import Layout, build_layout
 
 LayoutOf = Callable[[World, ParallelConfig], Layout]
 

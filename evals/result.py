@@ -16,9 +16,9 @@ from rich.text import Text
 from data_tools.counts import counted
 from data_tools.typed import Natural, parse
 from pretrain.checkpoint import Checkpoint
+from pretrain.distributed.world import World
 from pretrain.errors import UserError
-from pretrain.folder import write_atomically
-from pretrain.launch import World
+from pretrain.run.folder import write_atomically
 
 
 @dataclass(frozen=True)

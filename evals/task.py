@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
-from pretrain.data.feed import ValidationFeed
-from pretrain.families.family import Family
-from pretrain.families.totals import Totals
-from pretrain.layout import Layout
-from pretrain.model import Model
+from pretrain.data.dataset import ValidationFeed
+from pretrain.megatron.model_spec import Family
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.pipeline import Model
+from pretrain.training.metric_sums import Totals
 
 
 class Task(Protocol):

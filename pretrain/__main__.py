@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from pretrain import cli
-from pretrain.leave import leave_after
+from pretrain.run.exit import leave_after
 
 
 def main() -> NoReturn:

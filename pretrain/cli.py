@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from data_tools.cli import app as data_app
-from pretrain.config_command import ConfigCommand
+from pretrain.commands.overrides import ConfigCommand
 from pretrain.errors import UserError, machine_error
-from pretrain.leave import complain
+from pretrain.run.exit import complain
 
 if TYPE_CHECKING:
     from pretrain.kind import Kind
@@ -94,7 +94,7 @@ def check(
     ] = True,
 ) -> None:
     """Report everything that is wrong with a config at once; needs no GPU."""
-    from pretrain.check import check_command
+    from pretrain.commands.check import check_command
 
     check_command(config, overrides or (), processes, show=show, data=data)
 
@@ -145,14 +145,14 @@ def train(
 ) -> None:
     """Train; inside srun or torchrun this is one rank of many."""
     if dry_run:
-        from pretrain.dry_run import dry_run_command
+        from pretrain.commands.dry_run import dry_run_command
 
         dry_run_command(config, overrides or (), processes)
         return
-    from pretrain.signals import Signals
+    from pretrain.run.signals import Signals
 
     with Signals() as signals:  # before the imports, which take seconds: a signal must not be lost in them
-        from pretrain.train import train_command
+        from pretrain.commands.train import train_command
 
         train_command(config, processes, overrides or (), signals)
 
@@ -280,7 +280,7 @@ def generate(
     ] = False,
 ) -> None:
     """Generate text, or a GAN's images, from a checkpoint."""
-    from pretrain.generate_request import GenerateRequest
+    from pretrain.config.generate_request import GenerateRequest
     from pretrain.kinds import every_kind
 
     request = GenerateRequest(
@@ -366,7 +366,7 @@ def quickstart(
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for everything it makes.")] = "quickstart",
 ) -> None:
     """Train, score and sample a small model on text that every Python carries; a few minutes."""
-    from pretrain.quickstart.command import quickstart_command
+    from pretrain.commands.quickstart.command import quickstart_command
 
     quickstart_command(out)
 
@@ -468,7 +468,7 @@ def cancel(
 @app.command()
 def doctor() -> None:
     """Report what this machine has, what is missing, and what that costs."""
-    from pretrain.doctor import doctor_command
+    from pretrain.commands.doctor import doctor_command
 
     doctor_command()
 

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.any_trainer import AnyTrainer
     from pretrain.checkpoint import Checkpoint
+    from pretrain.config.generate_request import GenerateRequest
+    from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
     from pretrain.config.rule import Rule
     from pretrain.config.sections import Config, TextModelConfig
-    from pretrain.families.family import Family
-    from pretrain.gate import Gate
-    from pretrain.generate_request import GenerateRequest
-    from pretrain.launch import World
-    from pretrain.layout import Layout
-    from pretrain.plan.hardware import Cluster
+    from pretrain.distributed.world import World
+    from pretrain.megatron.model_spec import Family
+    from pretrain.megatron.parallel_dims import Layout
     from pretrain.plan.request import PlanRequest
+    from pretrain.training.step_sync import Gate
+    from pretrain.training.trainer import AnyTrainer
 
 C = TypeVar("C", bound="Config")
 D = TypeVar("D")

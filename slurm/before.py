@@ -13,7 +13,7 @@ from pretrain.config.sections import Config, SlurmConfig
 from pretrain.config.sections.slurm import seconds_of
 from pretrain.config.unreached import unreached
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.record import unfit
 from slurm.measured import step_seconds
 from slurm.mounts import Mounts, training_mounts

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretrain.folder import RunFolder
-from pretrain.status import is_over
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import is_over
 
 
 def next_checkpoint(run: RunFolder, scored: Path) -> Path | None:

@@ -11,8 +11,8 @@ from evals.suite import Entry, load_suite
 from pretrain.config.load import read_config
 from pretrain.config.sections import Config
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
 from pretrain.kinds import kind_of
+from pretrain.run.folder import RunFolder
 from slurm.before import programs, refuse_keys, require_names, together
 from slurm.client import find_job, is_here, sbatch
 from slurm.mounts import Mounts, NamedPath, container_mounts, named_paths

@@ -20,8 +20,8 @@ from pathlib import Path
 from data_tools import children
 from data_tools.errors import UserError, machine_error
 from data_tools.names import storable
-from pretrain.folder import RunFolder, read_yaml
-from pretrain.status import State, Status, actual_status, read_status, write_status
+from pretrain.run.folder import RunFolder, read_yaml
+from pretrain.run.status import State, Status, actual_status, read_status, write_status
 from pretrain.tracking.owed import owed
 from pretrain.tracking.record import Sent, read_record
 from slurm.findings import judge_nodes

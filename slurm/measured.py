@@ -5,8 +5,8 @@ from itertools import pairwise
 from statistics import median
 
 from pretrain.config.sections import Config
-from pretrain.folder import RunFolder
-from pretrain.progress import RATE
+from pretrain.run.folder import RunFolder
+from pretrain.run.progress import RATE
 from pretrain.tracking.journal import Entry, decode
 
 LAST_BYTES = 1 << 16

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from data_tools.sources import is_remote
+from pretrain.config.database_uri import database_path
 from pretrain.config.sections import Config, Section, SlurmConfig
 from pretrain.config.sections.section import PathText
-from pretrain.tracking.database import database_path
 
 MADE = ("cache_dir", "output")
 """Keys of folders that a job makes where they are not there yet."""

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from pretrain.distributed.world import Place, choose_device, find_place, rendezvous
 from pretrain.errors import UserError, machine_error
-from pretrain.launch import Place, choose_device, find_place, rendezvous
-from pretrain.leave import complain
+from pretrain.run.exit import complain
 from pretrain.tracking.facts import environment_facts
 from slurm.findings import Finding, read_findings, write_finding
 from slurm.submission import Submission

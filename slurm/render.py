@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from pretrain.config.sections import SlurmConfig
-from pretrain.tracking.redact import write_new
+from pretrain.redact import write_new
 from slurm.quote import for_comment, for_file_name, for_option, for_sbatch, for_shell
 from slurm.tasks import Tasks
 

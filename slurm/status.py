@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pretrain.folder import RunFolder, read_yaml
-from pretrain.progress import duration, shown
-from pretrain.status import Status, actual_status, read_status
+from pretrain.run.folder import RunFolder, read_yaml
+from pretrain.run.progress import duration, shown
+from pretrain.run.status import Status, actual_status, read_status
 from pretrain.tracking.reach import require_last_line
 from slurm.client import QueuedJob, is_here
 from slurm.measured import last_entry, step_seconds

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.counts import counted
-from pretrain.check import check_data
+from pretrain.commands.check import check_data
 from pretrain.config.load import LoadedConfig, load_config, read_config, sections_in
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
 from pretrain.errors import UserError, machine_error
-from pretrain.folder import RunFolder
-from pretrain.tracking.redact import write_new
+from pretrain.redact import write_new
+from pretrain.run.folder import RunFolder
 from slurm.before import doubts, refuse, require_names, together
 from slurm.client import find_job, is_here, sbatch
 from slurm.measured import signal_seconds

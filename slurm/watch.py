@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from slurm.client import QueuedJob, find_job, scancel
 from slurm.job import mark_cancelled
 from slurm.submission import Submission, submissions

@@ -11,8 +11,8 @@ from data_tools.train_tokenizer import train_tokenizer
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.load import read_config
 from pretrain.config.sections import TextConfig
-from pretrain.hf.known import architecture_of
 from pretrain.hf.new_run import write_run
+from pretrain.hf.registry import architecture_of
 
 
 def bert_run(folder: Path, texts: Sequence[str], *overrides: str, bare: bool = False) -> Path:

@@ -11,8 +11,8 @@ from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.load import read_config
 from pretrain.config.sections import ChatConfig
-from pretrain.hf.known import architecture_of
 from pretrain.hf.new_run import write_run
+from pretrain.hf.registry import architecture_of
 
 CONFIG = REPOSITORY / "configs" / "gpt" / "finetune-chat.yaml"
 LENGTH = 96

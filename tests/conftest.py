@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-from pretrain.secret import VARIABLE, new_secret
+from pretrain.distributed.secret import VARIABLE, new_secret
 
 # One process and two then round alike, and a machine of many cores is not crowded; `make test` says the same.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.leave import leave_after
+from pretrain.run.exit import leave_after
 
-SPAWN = "import sys; from pretrain.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+SPAWN = "import sys; from pretrain.distributed.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
 
 
 def run_ranks(

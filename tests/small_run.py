@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from pretrain.config.sections import GptConfig
-from pretrain.health.pulse import Phase
-from pretrain.run import Run
-from pretrain.tracking import background
+from pretrain.health.phase_timer import Phase
+from pretrain.tracking import uploader_process as background
+from pretrain.training.session import Run
 
 
 def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracking: Any) -> GptConfig:

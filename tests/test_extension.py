@@ -174,7 +174,7 @@ def test_a_loss_of_a_gan_is_one_record(tmp_path: Path) -> None:
     text = table.read_text()
     table.write_text(text.replace(LAST_LOSS, LEAST_SQUARES + LAST_LOSS))
     before, after = files_of(REPOSITORY), files_of(product)
-    assert [name for name in after if before.get(name) != after[name]] == ["pretrain/gan_losses.py"]
+    assert [name for name in after if before.get(name) != after[name]] == ["pretrain/config/gan_losses.py"]
     shards = build_image_shards(product / "shards", size=16, channels=1)
     (product / "gan.yaml").write_text(GAN.format(shards=shards))
     wrong = refusal(product, "check", "gan.yaml", "--no-data", "loss.kind=least_square")

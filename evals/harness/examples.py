@@ -8,7 +8,7 @@ from typing import Any
 
 from evals.harness.definition import Definition
 from pretrain.config.schema import nearest_name
-from pretrain.data.labelled.table import read_lines
+from pretrain.data.table import read_lines
 from pretrain.errors import UserError
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")

@@ -12,12 +12,12 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
+from evals.harness.loglikelihood import Continuation, score_continuations
 from evals.harness.sampling import Generation, parse_generation
-from pretrain.continuations import Continuation, score_continuations
+from pretrain.distributed.gather import gather_texts
 from pretrain.errors import HealthError, UserError
-from pretrain.generate import go_on
-from pretrain.health.gather import gather_texts
-from pretrain.model import Model
+from pretrain.gpt.generate import go_on
+from pretrain.megatron.pipeline import Model
 from pretrain.sampling import SEEDS
 
 

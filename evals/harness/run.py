@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.counts import counted
+from evals.config import evaluation_config
 from evals.harness.definition import Definition, find_definitions
 from evals.harness.library import confined
 from evals.harness.tasks import FEWSHOT_SEED, build_task, metrics_of, requests_fingerprint
 from evals.request import LayoutOf
 from evals.result import Result, spec_of
-from evals.setting import evaluation_config
-from pretrain.agree import first_decides
 from pretrain.checkpoint import open_checkpoint
+from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.config.evaluation import LAYOUT
-from pretrain.config.narrow import narrow
+from pretrain.config.require_kind import narrow
 from pretrain.config.sections import DecoderConfig, ParallelConfig
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
 from pretrain.errors import UserError
-from pretrain.families.gpt import GptFamily
-from pretrain.kept_tokenizer import load_tokenizer
-from pretrain.launch import World
-from pretrain.restore import RESOLVED_CONFIG, Saved, load_model
+from pretrain.gpt.spec import GptFamily
+from pretrain.megatron.restore import RESOLVED_CONFIG, Saved, load_model
 
 LIBRARIES = ("pretrain", "torch", "megatron-core", "lm_eval")
 BOOTSTRAPS = 1000

@@ -9,7 +9,7 @@ from pretrain.config.evaluation import CACHE
 from pretrain.config.load import read_config
 from pretrain.config.sections import ImageDataConfig
 from pretrain.errors import UserError
-from pretrain.restore import RESOLVED_CONFIG
+from pretrain.megatron.restore import RESOLVED_CONFIG
 
 
 def image_data(

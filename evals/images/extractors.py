@@ -19,7 +19,7 @@ from data_tools.images.reader import ImageReader
 from evals.frechet import Features
 from evals.images.options import ImageOptions
 from evals.kid import unit_scale
-from pretrain.classifier import SavedClassifier, load_classifier
+from pretrain.cnn.score import SavedClassifier, load_classifier
 from pretrain.errors import IntegrityError, UserError
 
 INCEPTION_FEATURES = 2048

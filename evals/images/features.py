@@ -17,10 +17,10 @@ from data_tools.bounded import read_bytes, read_json
 from data_tools.images.reader import ImageReader
 from data_tools.progress import Progress
 from evals.images.extractors import Extractor
-from pretrain.agree import first_decides
 from pretrain.data.images import ImageSource
 from pretrain.data.permutation import permutation_key, permute
-from pretrain.launch import World
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
 
 BATCH = 64
 """Images that go through the extractor together, whatever the number of ranks."""

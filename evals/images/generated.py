@@ -17,10 +17,10 @@ from evals.images.extractors import Extractor
 from evals.images.features import Matrix, features_of, real_features
 from evals.images.options import MAX_SAMPLES
 from evals.kid import kernel_distance
-from evals.neighbours import NEAR, SMALLEST_SET, memorised, precision_recall
-from pretrain.agree import first_decides
+from evals.precision_recall import NEAR, SMALLEST_SET, memorised, precision_recall
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
 from pretrain.errors import UserError
-from pretrain.launch import World
 
 ENOUGH_SAMPLES = 2048
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config.evaluation import LAYOUT
-from pretrain.config.rules import CORPUS, FINETUNE, bert_data, finetune
+from pretrain.config.rules import CORPUS, FINETUNE, finetune
+from pretrain.config.rules import bert as bert_data
 from pretrain.config.sections import (
     BertConfig,
     ClassifierConfig,
@@ -14,23 +15,23 @@ from pretrain.config.sections import (
     FinetuneConfig,
     TaggerConfig,
 )
+from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 from pretrain.kind import Evaluation, Inheritance, Kind, Planning
-from pretrain.token_kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.any_trainer import AnyTrainer
+    from pretrain.bert.finetune.data.data import LabelledTraining
+    from pretrain.bert.spec import BertFamily
     from pretrain.checkpoint import Checkpoint
+    from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
-    from pretrain.data.feed import TrainingFeed
-    from pretrain.data.labelled.data import LabelledTraining
-    from pretrain.families.bert import BertFamily
-    from pretrain.gate import Gate
-    from pretrain.launch import World
-    from pretrain.layout import Layout
-    from pretrain.plan.hardware import Cluster
+    from pretrain.data.dataset import TrainingFeed
+    from pretrain.distributed.world import World
+    from pretrain.megatron.parallel_dims import Layout
     from pretrain.plan.request import PlanRequest
+    from pretrain.training.step_sync import Gate
+    from pretrain.training.trainer import AnyTrainer
 
 PUBLISHED_VOCABULARY = 30_522
 """Ids of the original's tokenizer."""
@@ -43,8 +44,8 @@ def _trainer(config: BertConfig, world: "World", gate: "Gate", own: "Checkpoint 
 
 
 def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> "TrainingFeed":
-    from pretrain.corpus_check import open_corpus
-    from pretrain.data.bert.text import BertTrainingData, BertValidationData
+    from pretrain.bert.data.text import BertTrainingData, BertValidationData
+    from pretrain.megatron.corpus_check import open_corpus
 
     def both(config: BertConfig) -> BertTrainingData:
         training, _ = BertTrainingData.from_config(config), BertValidationData.from_config(config)
@@ -54,13 +55,13 @@ def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> 
 
 
 def _family(config: BertConfig, layout: "Layout") -> "BertFamily":
-    from pretrain.families.bert import BertFamily
+    from pretrain.bert.spec import BertFamily
 
     return BertFamily(config, layout)
 
 
 def _rehearse(config: BertConfig, data: "TrainingFeed", size: int) -> None:
-    from pretrain.plan.rehearsal import rehearse
+    from pretrain.plan.fake_run import rehearse
 
     rehearse(config, data.vocab_size, size, _family)
 
@@ -72,7 +73,7 @@ def _plan(config: BertConfig, request: "PlanRequest", cluster: "Cluster") -> Non
 
 
 def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.masked import evaluate_bert
+    from evals.families.bert import evaluate_bert
 
     return evaluate_bert(path, world, request)
 
@@ -80,7 +81,7 @@ def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
 def _finetune_trainer(
     config: FinetuneConfig, world: "World", gate: "Gate", own: "Checkpoint | None"
 ) -> "AnyTrainer":
-    from pretrain.finetune import FinetuneTrainer
+    from pretrain.bert.finetune.trainer import FinetuneTrainer
 
     return FinetuneTrainer(config, world, gate, own)
 
@@ -88,7 +89,7 @@ def _finetune_trainer(
 def _open_examples(
     loaded: "LoadedConfig", config: FinetuneConfig, processes: int | None
 ) -> "LabelledTraining":
-    from pretrain.finetune_check import check_examples
+    from pretrain.bert.finetune.check import check_examples
 
     return check_examples(config)
 
@@ -96,26 +97,26 @@ def _open_examples(
 def _finetune_summary(
     config: FinetuneConfig, processes: int | None, data: "LabelledTraining | None"
 ) -> Iterable[tuple[str, str]]:
-    from pretrain.finetune_check import summary
+    from pretrain.bert.finetune.check import summary
 
     return summary(config, processes, data)
 
 
 def _examples(data: "LabelledTraining") -> str:
-    from pretrain.finetune_check import contents
+    from pretrain.bert.finetune.check import contents
 
     return contents(data)
 
 
 def _rehearse_finetuning(config: FinetuneConfig, data: "LabelledTraining", size: int) -> None:
-    from pretrain.families.finetune import FinetuneFamily
-    from pretrain.plan.rehearsal import rehearse
+    from pretrain.bert.finetune.spec import FinetuneFamily
+    from pretrain.plan.fake_run import rehearse
 
     rehearse(config, data.vocab_size, size, lambda config, layout: FinetuneFamily.of(config, layout, data))
 
 
 def _score_finetuned(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.labelled import evaluate_finetuned
+    from evals.families.finetune import evaluate_finetuned
 
     return evaluate_finetuned(path, world, request)
 

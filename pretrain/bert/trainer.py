@@ -1,9 +1,9 @@
 """Pretraining a BERT."""
 
+from pretrain.bert.data.text import BertTrainingData, BertValidationData
+from pretrain.bert.spec import BertFamily
 from pretrain.config.sections import BertConfig
-from pretrain.corpus_trainer import CorpusTrainer
-from pretrain.data.bert.text import BertTrainingData, BertValidationData
-from pretrain.families.bert import BertFamily
+from pretrain.megatron.corpus_trainer import CorpusTrainer
 
 
 class BertTrainer(CorpusTrainer[BertConfig]):

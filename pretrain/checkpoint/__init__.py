@@ -4,9 +4,9 @@ from pretrain.checkpoint.checkpoint import Checkpoint, load, open_checkpoint
 from pretrain.checkpoint.coordinator import CoordinationError, Coordinator, LocalCoordinator, StoreCoordinator
 from pretrain.checkpoint.find import find_good, newest_good, resolve
 from pretrain.checkpoint.manifest import Fault, verify
-from pretrain.checkpoint.piece import Group, Piece
 from pretrain.checkpoint.retention import Retention, clean, give_up_after, trim
 from pretrain.checkpoint.saver import Saver, SaveReport
+from pretrain.checkpoint.sharded_tensor import Group, Piece
 from pretrain.checkpoint.suspect import SUSPECT_SINCE, suspect_since
 
 __all__ = [

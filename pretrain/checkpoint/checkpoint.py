@@ -17,7 +17,7 @@ from pretrain.checkpoint.geometry import Extent, overlap
 from pretrain.checkpoint.index import Index, LogicalTensor
 from pretrain.checkpoint.layout import INDEX, MANIFEST, STATE
 from pretrain.checkpoint.manifest import Manifest, read_manifest
-from pretrain.checkpoint.piece import Group, Piece
+from pretrain.checkpoint.sharded_tensor import Group, Piece
 from pretrain.checkpoint.tensors import DTYPES, TensorFile, dtype_name
 from pretrain.errors import IntegrityError, UserError
 

@@ -9,7 +9,7 @@ from typing import Any
 from data_tools.bounded import parse_json
 from data_tools.typed import misread, natural
 from pretrain.checkpoint.geometry import Extent, Shape, tiling_fault
-from pretrain.checkpoint.piece import GROUPS, Group
+from pretrain.checkpoint.sharded_tensor import GROUPS, Group
 from pretrain.checkpoint.tensors import DTYPES
 from pretrain.errors import IntegrityError
 

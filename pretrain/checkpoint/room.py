@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 
-from pretrain.checkpoint.piece import Piece
 from pretrain.checkpoint.protocol import Team
+from pretrain.checkpoint.sharded_tensor import Piece
 from pretrain.checkpoint.write import readable
-from pretrain.free_memory import available_memory
+from pretrain.run.memory import available_memory
 
 SHARE = 0.9
 """Of what is left; the rest is for what the process takes besides."""

@@ -12,10 +12,10 @@ import torch
 
 from pretrain.checkpoint.coordinator import Coordinator
 from pretrain.checkpoint.layout import step_name
-from pretrain.checkpoint.piece import Piece
 from pretrain.checkpoint.protocol import Place, Team, Verdict, run_save, with_count
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.room import missing_room
+from pretrain.checkpoint.sharded_tensor import Piece
 from pretrain.checkpoint.write import OnEvent, SaveJob, readable
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import IntegrityError, UserError

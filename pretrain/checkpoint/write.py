@@ -24,10 +24,10 @@ from pretrain.checkpoint.files import (
 from pretrain.checkpoint.index import LogicalTensor, StoredPiece, dump, merge
 from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name
 from pretrain.checkpoint.manifest import dump_manifest, name_problem
-from pretrain.checkpoint.piece import GROUPS, Piece
+from pretrain.checkpoint.sharded_tensor import GROUPS, Piece
 from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
-from pretrain.tracking.redact import opener_for
+from pretrain.redact import opener_for
 
 OnEvent = Callable[[str], None]
 

@@ -5,55 +5,56 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config import evaluation
-from pretrain.config.rules import DESCENT, cnn, remote, replicas, sources
+from pretrain.config.rules import DESCENT, cnn, remote, sources
+from pretrain.config.rules import replicated as replicas
 from pretrain.config.sections import CnnConfig
 from pretrain.kind import Evaluation, Kind
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.any_trainer import AnyTrainer
     from pretrain.checkpoint import Checkpoint
     from pretrain.config.load import LoadedConfig
     from pretrain.data.images import ImageData
-    from pretrain.gate import Gate
-    from pretrain.launch import World
+    from pretrain.distributed.world import World
+    from pretrain.training.step_sync import Gate
+    from pretrain.training.trainer import AnyTrainer
 
 
 def _trainer(
     config: CnnConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
 ) -> "AnyTrainer":
-    from pretrain.cnn_trainer import CnnTrainer
+    from pretrain.cnn.trainer import CnnTrainer
 
     return CnnTrainer(config, world, gate)
 
 
 def _open(loaded: "LoadedConfig", config: CnnConfig, processes: int | None) -> "ImageData":
-    from pretrain.cnn_check import check_images
+    from pretrain.cnn.check import check_images
 
     return check_images(loaded, config)
 
 
 def _summary(config: CnnConfig, processes: int | None, data: "ImageData | None") -> Iterable[tuple[str, str]]:
-    from pretrain.cnn_check import summary
+    from pretrain.cnn.check import summary
 
     return summary(config, processes, data)
 
 
 def _contents(data: "ImageData") -> str:
-    from pretrain.cnn_check import contents
+    from pretrain.cnn.check import contents
 
     return contents(data)
 
 
 def _rehearse(config: CnnConfig, data: "ImageData", size: int) -> None:
-    from pretrain.plan.rehearsal import take_step
+    from pretrain.plan.fake_run import take_step
 
     take_step(config, size, _trainer)
 
 
 def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.images.accuracy import evaluate_classifier
+    from evals.families.cnn import evaluate_classifier
 
     return evaluate_classifier(path, world, request)
 

@@ -7,8 +7,8 @@ from pretrain.config.load import LoadedConfig
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageData
 from pretrain.gan.data import open_images
+from pretrain.gan.networks.build import parameter_counts, shape_of
 from pretrain.gan.settings import micro_size
-from pretrain.models.gan.build import parameter_counts, shape_of
 
 
 def check_images(loaded: LoadedConfig, config: GanConfig, processes: int | None) -> ImageData:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.gan.fragments import Fragment
+from pretrain.gan.zero_shards import Fragment
 
 
 class Ema:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from pretrain.checkpoint.new_folder import new_folder
 from pretrain.checkpoint.tensors import write_tensors
 from pretrain.errors import named
 from pretrain.gan.restore import load_generator
-from pretrain.hf.place import new_folder
 
 WEIGHTS = "generator.safetensors"
 PROGRAM = Path(__file__).with_name("exported.py")

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from pretrain.config.sections import GanConfig
+from pretrain.gan.networks.build import build_generator, shape_of
 from pretrain.gan.samples import grid, pixels, sample, save_png
-from pretrain.models.gan.build import build_generator, shape_of
 
 folder = Path(__file__).resolve().parent
 config = GanConfig.model_validate_json((folder / "config.json").read_text())

@@ -5,28 +5,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config import evaluation
+from pretrain.config.generate_request import SEED, GenerateRequest
 from pretrain.config.rules import gan, remote, service, sources
 from pretrain.config.sections import GanConfig
-from pretrain.generate_request import SEED, GenerateRequest
 from pretrain.kind import Evaluation, Export, Generation, Kind, Planning
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.any_trainer import AnyTrainer
     from pretrain.checkpoint import Checkpoint
+    from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
     from pretrain.data.images import ImageData
-    from pretrain.gate import Gate
-    from pretrain.launch import World
-    from pretrain.plan.hardware import Cluster
+    from pretrain.distributed.world import World
     from pretrain.plan.request import PlanRequest
+    from pretrain.training.step_sync import Gate
+    from pretrain.training.trainer import AnyTrainer
 
 
 def _trainer(
     config: GanConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
 ) -> "AnyTrainer":
-    from pretrain.gan_trainer import GanTrainer
+    from pretrain.gan.trainer import GanTrainer
 
     return GanTrainer(config, world, gate)
 
@@ -50,7 +50,7 @@ def _contents(data: "ImageData") -> str:
 
 
 def _rehearse(config: GanConfig, data: "ImageData", size: int) -> None:
-    from pretrain.plan.rehearsal import take_step
+    from pretrain.plan.fake_run import take_step
 
     take_step(config, size, _trainer)
 
@@ -62,7 +62,7 @@ def _plan(config: GanConfig, request: "PlanRequest", cluster: "Cluster") -> None
 
 
 def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.images.gan import evaluate_gan
+    from evals.families.gan import evaluate_gan
 
     return evaluate_gan(path, world, request)
 

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from data_tools.typed import natural
 from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
 from pretrain.config.load import read_config
-from pretrain.config.narrow import narrow
+from pretrain.config.require_kind import narrow
 from pretrain.config.sections import GanConfig
+from pretrain.gan.networks.build import build_generator, shape_of
 from pretrain.gan.samples import pixels, sample
 from pretrain.gan.statistics import measure_statistics
-from pretrain.models.gan.build import build_generator, shape_of
-from pretrain.restore import RESOLVED_CONFIG
+from pretrain.megatron.restore import RESOLVED_CONFIG
 from pretrain.seeds import stream_seed
 
 

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pretrain.gan.networks.batch_norm import BatchNorm
 from pretrain.gan.samples import BATCH
-from pretrain.models.gan.batch_norm import BatchNorm
 from pretrain.seeds import stream_seed
 
 BATCHES = 16

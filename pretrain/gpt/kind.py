@@ -4,26 +4,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pretrain.config.evaluation import LAYOUT
+from pretrain.config.generate_request import OF_TEXT, GenerateRequest
 from pretrain.config.rules import CORPUS, FINETUNE, chat
 from pretrain.config.sections import ChatConfig, DecoderConfig, DecoderModelConfig, GptConfig
-from pretrain.generate_request import OF_TEXT, GenerateRequest
+from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 from pretrain.kind import Evaluation, Generation, Inheritance, Kind, Planning
-from pretrain.token_kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.any_trainer import AnyTrainer
-    from pretrain.chat.data import ChatTraining
     from pretrain.checkpoint import Checkpoint
+    from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
-    from pretrain.data.feed import TrainingFeed
-    from pretrain.families.gpt import GptFamily
-    from pretrain.gate import Gate
-    from pretrain.launch import World
-    from pretrain.layout import Layout
-    from pretrain.plan.hardware import Cluster
+    from pretrain.data.dataset import TrainingFeed
+    from pretrain.distributed.world import World
+    from pretrain.gpt.chat.data import ChatTraining
+    from pretrain.gpt.spec import GptFamily
+    from pretrain.megatron.parallel_dims import Layout
     from pretrain.plan.request import PlanRequest
+    from pretrain.training.step_sync import Gate
+    from pretrain.training.trainer import AnyTrainer
 
 PUBLISHED_VOCABULARY = 50_257
 """Ids of GPT-2's tokenizer."""
@@ -36,14 +36,14 @@ def _trainer(config: GptConfig, world: "World", gate: "Gate", own: "Checkpoint |
 
 
 def _chat_trainer(config: ChatConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
-    from pretrain.chat.trainer import ChatTrainer
+    from pretrain.gpt.chat.trainer import ChatTrainer
 
     return ChatTrainer(config, world, gate, own)
 
 
 def _open(loaded: "LoadedConfig", config: GptConfig, processes: int | None) -> "TrainingFeed":
-    from pretrain.corpus_check import open_corpus
-    from pretrain.data.text import TrainingData, ValidationData
+    from pretrain.gpt.data import TrainingData, ValidationData
+    from pretrain.megatron.corpus_check import open_corpus
 
     def both(config: GptConfig) -> TrainingData:
         training, _ = TrainingData.from_config(config), ValidationData.from_config(config)
@@ -53,22 +53,22 @@ def _open(loaded: "LoadedConfig", config: GptConfig, processes: int | None) -> "
 
 
 def _open_chat(loaded: "LoadedConfig", config: ChatConfig, processes: int | None) -> "ChatTraining":
-    from pretrain.chat.open import open_chat
-    from pretrain.corpus_check import say
-    from pretrain.init_from import find_start, require_start
+    from pretrain.gpt.chat.open import open_chat
+    from pretrain.megatron.corpus_check import say
+    from pretrain.megatron.init_from import find_start, require_start
 
     return open_chat(config, require_start(find_start(config, say))).training
 
 
 def _family(config: DecoderConfig, layout: "Layout") -> "GptFamily":
-    from pretrain.families.gpt import GptFamily
+    from pretrain.gpt.spec import GptFamily
 
     return GptFamily(config, layout)
 
 
 def _rehearse(config: DecoderConfig, data: "TrainingFeed", size: int) -> None:
     """A chat's model with a GPT's loss: its own picks tokens by their numbers."""
-    from pretrain.plan.rehearsal import rehearse
+    from pretrain.plan.fake_run import rehearse
 
     rehearse(config, data.vocab_size, size, _family)
 
@@ -80,13 +80,13 @@ def _plan(config: GptConfig, request: "PlanRequest", cluster: "Cluster") -> None
 
 
 def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.next_token import evaluate_gpt
+    from evals.families.gpt import evaluate_gpt
 
     return evaluate_gpt(path, world, request)
 
 
 def _score_chat(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.answers import evaluate_chat
+    from evals.families.chat import evaluate_chat
 
     return evaluate_chat(path, world, request)
 
@@ -98,9 +98,9 @@ def _chat_reads(config: ChatConfig, named: bool) -> list[str]:
 def _generate(request: GenerateRequest) -> None:
     prompts, sampling = request.texts(), request.sampling()
     if request.chat:
-        from pretrain.chat.talk import chat_command as command
+        from pretrain.gpt.chat.talk import chat_command as command
     else:
-        from pretrain.generate import generate_command as command
+        from pretrain.gpt.generate import generate_command as command
     most = request.tokens
     overrides = request.overrides or ()
     command(request.checkpoint, prompts, most, sampling, processes=request.processes, overrides=overrides)

@@ -1,9 +1,9 @@
 """Pretraining a GPT."""
 
 from pretrain.config.sections import GptConfig
-from pretrain.corpus_trainer import CorpusTrainer
-from pretrain.data.text import TrainingData, ValidationData
-from pretrain.families.gpt import GptFamily
+from pretrain.gpt.data import TrainingData, ValidationData
+from pretrain.gpt.spec import GptFamily
+from pretrain.megatron.corpus_trainer import CorpusTrainer
 
 
 class GptTrainer(CorpusTrainer[GptConfig]):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoint import Piece
+from pretrain.distributed.gather import gather_texts
+from pretrain.distributed.world import World
 from pretrain.errors import HealthError
-from pretrain.health.gather import gather_texts
 from pretrain.health.replicas import ranks
-from pretrain.launch import World
 
 
 def require_finite(world: World, step: int, pieces: Iterable[Piece]) -> None:

@@ -7,7 +7,7 @@ for, whatever each of them is waiting in; and one that gives no sign of life com
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from pretrain.health.beat import Beat, is_dead, some_ranks
+from pretrain.health.heartbeat import Beat, is_dead, some_ranks
 
 _SHOWN = 4
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Protocol
 
+from pretrain.distributed.gather import gather_texts
+from pretrain.distributed.world import World
 from pretrain.health.evidence import Evidence, describe
-from pretrain.health.gather import gather_texts
 from pretrain.health.probe import Probe, Watched
-from pretrain.launch import World
 
 
 class FailedStep(Protocol):

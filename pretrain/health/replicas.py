@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoint import Piece
+from pretrain.distributed.gather import gather_pairs, gather_texts
+from pretrain.distributed.world import World
 from pretrain.errors import HealthError
-from pretrain.health.gather import gather_pairs, gather_texts
-from pretrain.launch import World
 
 _WORDS = 1 << 18
 """Words that are hashed at once; their factors and products stay in a CPU's cache."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from pretrain.config.sections import DecoderConfig, TextConfig
 from pretrain.data.batch import plain_positions
 from pretrain.errors import UserError
-from pretrain.families.family import Family
-from pretrain.hf.link import Link, Shape
-from pretrain.layout import Layout
+from pretrain.hf.param_mapping import Link, Shape
+from pretrain.megatron.model_spec import Family
+from pretrain.megatron.parallel_dims import Layout
 
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "gelu",
@@ -117,7 +117,7 @@ class Decoder(Architecture):
 
     def family(self, config: DecoderConfig, layout: Layout) -> Family[Any, Any]:
         """One that predicts the next token."""
-        from pretrain.families.gpt import GptFamily
+        from pretrain.gpt.spec import GptFamily
 
         return GptFamily(config, layout)
 

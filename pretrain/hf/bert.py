@@ -8,7 +8,6 @@ from torch import Tensor
 from pretrain.config.derived import ffn_hidden_size, query_groups
 from pretrain.config.sections import BertConfig, FinetuneConfig, TextConfig
 from pretrain.data.batch import plain_positions
-from pretrain.families.family import Family
 from pretrain.hf.architecture import (
     THEIR_ACTIVATIONS,
     Architecture,
@@ -17,9 +16,10 @@ from pretrain.hf.architecture import (
     obstacle,
     supports,
 )
-from pretrain.hf.link import Link, Sizes, pair, qkv, same, vocabulary
-from pretrain.layout import Layout
-from pretrain.models.encoder import TOKEN_TYPES
+from pretrain.hf.param_mapping import Link, Sizes, pair, qkv, same, vocabulary
+from pretrain.megatron.layers.encoder import TOKEN_TYPES
+from pretrain.megatron.model_spec import Family
+from pretrain.megatron.parallel_dims import Layout
 
 Encoder: TypeAlias = BertConfig | FinetuneConfig
 POOLER = "bert.pooler.dense.weight"
@@ -43,7 +43,7 @@ class Bert(Architecture):
 
     def family(self, config: Any, layout: Layout) -> Family[Any, Any]:
         """One that predicts masked tokens."""
-        from pretrain.families.bert import BertFamily
+        from pretrain.bert.spec import BertFamily
 
         return BertFamily(config, layout)
 

@@ -12,21 +12,21 @@ from typing import Any
 import torch
 
 from data_tools.progress import Progress, amount
-from pretrain.chat.saved import template_of
 from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.new_folder import new_folder
 from pretrain.checkpoint.tensors import DTYPES, TensorSource
+from pretrain.checkpoint.tokenizer import keeps_tokenizer, load_tokenizer
 from pretrain.config.sections import ChatConfig, CorpusConfig, FinetuneConfig
 from pretrain.errors import IntegrityError, UserError
+from pretrain.gpt.chat.saved_template import template_of
 from pretrain.hf.architecture import Architecture
-from pretrain.hf.known import architecture_of
 from pretrain.hf.library import require_transformers
-from pretrain.hf.link import Link
-from pretrain.hf.place import new_folder
+from pretrain.hf.param_mapping import Link
 from pretrain.hf.proof import prove
+from pretrain.hf.registry import architecture_of
 from pretrain.hf.shards import write_shards
 from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
-from pretrain.kept_tokenizer import keeps_tokenizer, load_tokenizer
-from pretrain.restore import Saved, open_saved, saved_labels
+from pretrain.megatron.restore import Saved, open_saved, saved_labels
 
 SHARD_BYTES = 2_000_000_000
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.batch import plain_positions
-from pretrain.families.family import Family
 from pretrain.hf.architecture import of_real_tokens
 from pretrain.hf.bert import Bert, Encoder, MegatronBert
-from pretrain.hf.link import Link, Sizes, pair
-from pretrain.layout import Layout
+from pretrain.hf.param_mapping import Link, Sizes, pair
+from pretrain.megatron.model_spec import Family
+from pretrain.megatron.parallel_dims import Layout
 
 ONE_OF_THEM = "single_label_classification"
 """What transformers calls a text that has one class."""
@@ -32,7 +32,7 @@ class FinetunedBert(Bert):
 
     def family(self, config: FinetuneConfig, layout: Layout) -> Family[Any, Any]:
         """One that puts texts or words into classes."""
-        from pretrain.families.finetune import FinetuneFamily
+        from pretrain.bert.finetune.spec import FinetuneFamily
 
         return FinetuneFamily(config, layout, len(self.labels), commonest=0, tagged=config.tagged)
 

@@ -13,7 +13,7 @@ from pretrain.hf.architecture import (
     obstacle,
     supports,
 )
-from pretrain.hf.link import Link, Shape, Sizes, fused_qkv, pair, same, transposed, vocabulary
+from pretrain.hf.param_mapping import Link, Shape, Sizes, fused_qkv, pair, same, transposed, vocabulary
 
 
 class Gpt2(Decoder):

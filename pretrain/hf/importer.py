@@ -15,20 +15,20 @@ from torch import Tensor
 
 from data_tools.bounded import read_json
 from data_tools.typed import misread
-from pretrain.chat.template import FILE, ChatTemplate
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
+from pretrain.checkpoint.new_folder import new_folder
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.rules import violations
 from pretrain.errors import UserError
+from pretrain.gpt.chat.template import FILE, ChatTemplate
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.foreign_tokenizer import FoundTokenizer, find_tokenizer
-from pretrain.hf.known import ARCHITECTURES
 from pretrain.hf.library import require_transformers
-from pretrain.hf.link import Link
 from pretrain.hf.new_run import write_run
-from pretrain.hf.place import new_folder
+from pretrain.hf.param_mapping import Link
 from pretrain.hf.proof import prove
+from pretrain.hf.registry import ARCHITECTURES
 from pretrain.hf.shards import TensorFolder
 from pretrain.kinds import kind_named
 

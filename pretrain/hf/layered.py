@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pretrain.config.sections import ParallelConfig, TextConfig
-from pretrain.families.family import FamilyOf
-from pretrain.launch import World
-from pretrain.layout import build_layout
-from pretrain.model import Model
-from pretrain.models.logical import LogicalPart, logical_parts
+from pretrain.distributed.world import World
+from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.sharding import LogicalPart, logical_parts
 
 FIRST = ".layers.0."
 Read = Callable[[str], Tensor]

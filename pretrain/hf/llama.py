@@ -6,7 +6,7 @@ from typing import Any
 from pretrain.config.derived import ffn_hidden_size, query_groups, rotary_base
 from pretrain.config.sections import DecoderConfig
 from pretrain.hf.architecture import Decoder, obstacle, supports
-from pretrain.hf.link import Link, Sizes, gated, qkv, same, vocabulary
+from pretrain.hf.param_mapping import Link, Sizes, gated, qkv, same, vocabulary
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
-from pretrain.chat.template import FILE as TEMPLATE_FILE
-from pretrain.chat.template import ChatTemplate
 from pretrain.checkpoint.geometry import Extent
 from pretrain.checkpoint.index import LogicalTensor, StoredPiece
 from pretrain.checkpoint.layout import LATEST, step_name
@@ -18,13 +16,15 @@ from pretrain.checkpoint.write import SaveJob, Written, complete
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
 from pretrain.errors import named
-from pretrain.folder import RunFolder
+from pretrain.gpt.chat.template import FILE as TEMPLATE_FILE
+from pretrain.gpt.chat.template import ChatTemplate
 from pretrain.health.spikes import Memory
-from pretrain.origin import LEFT_BEHIND
-from pretrain.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
-from pretrain.status import Status, write_status
+from pretrain.megatron.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
+from pretrain.redact import write_new
+from pretrain.run.folder import RunFolder
+from pretrain.run.origin import LEFT_BEHIND
+from pretrain.run.status import Status, write_status
 from pretrain.tracking.facts import environment_facts
-from pretrain.tracking.redact import write_new
 
 FILE = "weights-rank-0000.safetensors"
 

@@ -14,10 +14,10 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from pretrain.config.sections import TextConfig
+from pretrain.distributed.world import Place, join_world
 from pretrain.errors import IntegrityError
 from pretrain.hf.architecture import Architecture, of_real_tokens
 from pretrain.hf.layered import Read, build_layered
-from pretrain.launch import Place, join_world
 
 TOLERANCE = 1e-5
 """Largest difference of two logits, relative to the largest logit where that is above 1."""

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.tokenizer import BERT_PIECES, SEGMENT_CHARACTERS, SPACE_SYMBOL, Tokenizer
-from pretrain.chat.conversation import Message, as_json
-from pretrain.chat.template import END, FILE, ChatTemplate
 from pretrain.errors import UserError, named
+from pretrain.gpt.chat.conversation import Message, as_json
+from pretrain.gpt.chat.template import END, FILE, ChatTemplate
 from pretrain.hf.trial_texts import trial_texts
 
 OURS = "pretrain-tokenizer"

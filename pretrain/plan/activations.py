@@ -3,7 +3,7 @@
 from collections import Counter
 
 from pretrain.config.sections import TextConfig
-from pretrain.plan.in_flight import passes
+from pretrain.plan.pipeline_order import passes
 from pretrain.plan.trace import Trace, role_of
 
 IN_TRANSIT = 3

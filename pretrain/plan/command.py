@@ -4,12 +4,12 @@ import math
 import os
 from collections.abc import Sequence
 
+from pretrain.config.hardware import Cluster, make_cluster
 from pretrain.config.load import load_config, read_config
 from pretrain.config.sections import Config
 from pretrain.errors import UserError
 from pretrain.kind import Planning
 from pretrain.kinds import every_kind, kind_of
-from pretrain.plan.hardware import Cluster, make_cluster
 from pretrain.plan.request import PlanRequest
 
 
@@ -26,7 +26,7 @@ def plan_command(path: str, overrides: Sequence[str], request: PlanRequest) -> N
     cluster = _cluster(loaded.config, request)
     if not request.search:  # which tries the layouts that the rules allow, whatever the config's own
         loaded = load_config(path, overrides, cluster.size)
-    from pretrain import cpu_backend
+    from pretrain.cpu import megatron as cpu_backend
 
     cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
     planning.show(loaded.config, request, cluster)

@@ -18,8 +18,9 @@ from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from pretrain import cpu_backend, model
-from pretrain.launch import World
+from pretrain.cpu import megatron as cpu_backend
+from pretrain.distributed.world import World
+from pretrain.megatron import pipeline as model
 
 
 class Kind(enum.Enum):

@@ -2,11 +2,11 @@
 
 from data_tools.directory import open_directory, passing_cache
 from data_tools.images.index import read_image_index
+from pretrain.config.hardware import Cluster
 from pretrain.config.sections import GanConfig
 from pretrain.errors import UserError
 from pretrain.plan.gan_plan import Images, plan_gan
 from pretrain.plan.gan_table import print_gan_plan
-from pretrain.plan.hardware import Cluster
 from pretrain.plan.request import PlanRequest, print_json
 
 

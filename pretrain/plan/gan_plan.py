@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
+from pretrain.config.hardware import STREAM, Cluster
 from pretrain.config.sections import GanConfig
+from pretrain.gan.networks.build import shape_of
 from pretrain.gan.settings import micro_size
-from pretrain.models.gan.build import shape_of
+from pretrain.plan.communication import Traffic
 from pretrain.plan.gan_trace import Update, trace_gan
-from pretrain.plan.hardware import STREAM, Cluster
 from pretrain.plan.timing import seconds_of
-from pretrain.plan.traffic import Traffic
 from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
 
 ASSUMED_CHANNELS = 3

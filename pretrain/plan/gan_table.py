@@ -4,9 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 from data_tools.counts import counted
+from pretrain.config.hardware import RESERVE, STREAM, Cluster
 from pretrain.config.sections import GanConfig
 from pretrain.plan.gan_plan import GanPlan
-from pretrain.plan.hardware import RESERVE, STREAM, Cluster
 from pretrain.plan.table import DAY, GB, grid, table_of, traffic_table
 
 MB = 1e6

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch
-from pretrain.gan import game
+from pretrain.distributed.world import World
+from pretrain.gan import step as game
 from pretrain.gan.augment import NUMBERS
+from pretrain.gan.networks.build import DISCRIMINATORS, GENERATORS
+from pretrain.gan.networks.memory import channels_last
+from pretrain.gan.networks.shape import GanShape
 from pretrain.gan.penalties import is_due
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw
-from pretrain.launch import World
-from pretrain.models.gan.build import DISCRIMINATORS, GENERATORS
-from pretrain.models.gan.memory import channels_last
-from pretrain.models.gan.shape import GanShape
+from pretrain.plan.cost_counter import Ledger, Work
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.ledger import Ledger, Work
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pretrain.plan.hardware import Cluster
+from pretrain.config.hardware import Cluster
 
 
 @dataclass(frozen=True)

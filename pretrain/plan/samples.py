@@ -7,7 +7,7 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from pretrain.model import Model
+from pretrain.megatron.pipeline import Model
 
 
 def local_micro_batch(model: Model) -> Any:

@@ -10,11 +10,11 @@ from itertools import product
 from rich.console import Console
 from rich.table import Table
 
+from pretrain.config.hardware import Cluster
 from pretrain.config.rules import violations
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
-from pretrain.families.family import FamilyOf
-from pretrain.plan.hardware import Cluster
+from pretrain.megatron.model_spec import FamilyOf
 from pretrain.plan.states import States
 from pretrain.plan.text_plan import held_by_stage, plan_text
 from pretrain.plan.trace import Trace, trace_shallow

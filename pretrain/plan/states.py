@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.config.sections import TextConfig
-from pretrain.families.family import FamilyOf
-from pretrain.layout import build_layout
-from pretrain.model import Model
-from pretrain.optimizer import Optimizer
+from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.optimizer import Optimizer
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model
 from pretrain.plan.fake_world import Kind, fake_world
 
 

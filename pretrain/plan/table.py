@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from data_tools.counts import counted
+from pretrain.config.hardware import KERNEL_SECONDS, RESERVE, SPREAD, STREAM, Cluster
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import tokens_until
-from pretrain.plan.hardware import KERNEL_SECONDS, RESERVE, SPREAD, STREAM, Cluster
+from pretrain.plan.communication import Traffic
 from pretrain.plan.text_plan import StageMemory, TextPlan
-from pretrain.plan.traffic import Traffic
 
 GB = 1e9
 DAY = 86_400

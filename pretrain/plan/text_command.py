@@ -4,10 +4,10 @@ import time
 
 from data_tools.directory import open_directory, passing_cache
 from data_tools.index import read_index
+from pretrain.config.hardware import Cluster
 from pretrain.config.sections import CorpusConfig
 from pretrain.errors import UserError
-from pretrain.families.family import FamilyOf
-from pretrain.plan.hardware import Cluster
+from pretrain.megatron.model_spec import FamilyOf
 from pretrain.plan.request import PlanRequest, print_json
 from pretrain.plan.search import search_command
 from pretrain.plan.table import print_text_plan

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 from pretrain.config import derived
+from pretrain.config.hardware import Cluster
 from pretrain.config.sections import TextConfig
-from pretrain.families.family import FamilyOf
-from pretrain.flops import flops_per_token
+from pretrain.megatron.flops import flops_per_token
+from pretrain.megatron.model_spec import FamilyOf
 from pretrain.plan.activations import peak_activations
-from pretrain.plan.hardware import Cluster
-from pretrain.plan.in_flight import bubble
-from pretrain.plan.ledger import Work
+from pretrain.plan.communication import Traffic, step_traffic
+from pretrain.plan.cost_counter import Work
+from pretrain.plan.pipeline_order import bubble
 from pretrain.plan.states import States, rank_states
 from pretrain.plan.timing import StepTime, step_time
 from pretrain.plan.trace import Trace, role_of, trace
-from pretrain.plan.traffic import Traffic, step_traffic
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ of tensor and context parallelism are waited for; the gradients' reduction and t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pretrain.config.hardware import KERNEL_SECONDS, SPREAD, STREAM, Cluster
 from pretrain.config.sections import TextConfig
-from pretrain.plan.hardware import KERNEL_SECONDS, SPREAD, STREAM, Cluster
-from pretrain.plan.ledger import Work
+from pretrain.plan.communication import Traffic, group_spans
+from pretrain.plan.cost_counter import Work
 from pretrain.plan.states import States
-from pretrain.plan.traffic import Traffic, group_spans
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from pretrain.config.sections import TextConfig
-from pretrain.families.family import FamilyOf
-from pretrain.layout import build_layout
-from pretrain.model import Model, forward_step
-from pretrain.models.transformer import parameter_dtype
+from pretrain.megatron.layers.transformer import parameter_dtype
+from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model, forward_step
+from pretrain.plan.cost_counter import Ledger, Work
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.ledger import Ledger, Work
 from pretrain.plan.samples import bytes_of, local_micro_batch
 
 T = TypeVar("T", bound=TextConfig)

@@ -9,7 +9,7 @@ import torch
 
 from pretrain.checkpoint import Checkpoint, Group, newest_good, open_checkpoint
 from pretrain.errors import IntegrityError
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.journal import curve, read
 
 CURVES = {"loss": "losses", "grad_norm": "gradient norms", "lr": "learning rates"}

@@ -14,12 +14,12 @@ from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.layout import checkpoints_folder, step_name
 from pretrain.config.sections import CheckpointConfig, CorpusConfig, ParallelConfig, TextEvalConfig
+from pretrain.distributed.spawn import spawn
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import apart, describe_difference, forward_order, same_bits
 from pretrain.proofs.layouts import ProofLayout, asked_layouts, default_layouts, layers_for, with_layers
 from pretrain.proofs.rank import Curve, Plan, read_curves
 from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
-from pretrain.spawn import spawn
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}
 """Largest difference of a loss or a gradient norm; relative where the number itself is above 1."""

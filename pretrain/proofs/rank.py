@@ -16,13 +16,13 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from data_tools.progress import Progress
 from pretrain.checkpoint import Saver, StoreCoordinator
 from pretrain.config.load import load_config
-from pretrain.config.narrow import narrow
+from pretrain.config.require_kind import narrow
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import UserError, named
-from pretrain.gate import Gate
 from pretrain.kinds import kind_of
-from pretrain.launch import World, join_world
-from pretrain.leave import complain, leave_after
+from pretrain.run.exit import complain, leave_after
+from pretrain.training.step_sync import Gate
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
 from pretrain.config.load import load_config
-from pretrain.config.narrow import narrow
+from pretrain.config.require_kind import narrow
 from pretrain.config.sections import CheckpointConfig, CorpusConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import Comparison, compare_runs, last_step
 from pretrain.proofs.layouts import own_layout
 from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
-from pretrain.relay import Relay
+from pretrain.run.relay import Relay
 
 ATTEMPTS = 6
 """A run that ends before it could be killed is started anew this often."""

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import torch
 
-from pretrain.check import check_data
+from pretrain.commands.check import check_data
 from pretrain.config import derived
 from pretrain.config.load import load_config
-from pretrain.config.narrow import narrow
+from pretrain.config.require_kind import narrow
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import (
     BatchStageConfig,
@@ -28,11 +28,11 @@ from pretrain.config.sections import (
     TrainConfig,
 )
 from pretrain.config.stages import tokens_until
+from pretrain.cpu.products.choice import available_here
+from pretrain.cpu.products.settle import decide
+from pretrain.distributed.world import find_place
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder, write_atomically
-from pretrain.launch import find_place
-from pretrain.products.choice import available_here
-from pretrain.products.settle import decide
+from pretrain.run.folder import RunFolder, write_atomically
 
 S = TypeVar("S", StageConfig, BatchStageConfig)
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.sections import RnnConfig
-from pretrain.data.feed import TrainingFeed
-from pretrain.models.rnn import build_rnn
+from pretrain.data.dataset import TrainingFeed
+from pretrain.rnn.model import build_rnn
 
 
 def summary(config: RnnConfig, processes: int | None, data: TrainingFeed | None) -> Iterator[tuple[str, str]]:

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from pretrain.checkpoint import resolve
+from pretrain.distributed.world import join_world
 from pretrain.errors import UserError
-from pretrain.generate import choose, show
-from pretrain.launch import join_world
-from pretrain.models.rnn import Rnn
-from pretrain.rnn.saved import load_rnn
+from pretrain.gpt.generate import choose, show
+from pretrain.rnn.model import Rnn
+from pretrain.rnn.restore import load_rnn
 from pretrain.sampling import SEEDS, Sampling
 
 

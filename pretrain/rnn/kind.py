@@ -4,34 +4,35 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pretrain.config.rules import DESCENT, corpus, remote, replicas, sources
+from pretrain.config.generate_request import OF_TEXT, GenerateRequest
+from pretrain.config.rules import DESCENT, corpus, remote, sources
+from pretrain.config.rules import replicated as replicas
 from pretrain.config.sections import RnnConfig
-from pretrain.generate_request import OF_TEXT, GenerateRequest
+from pretrain.data.kind import contents, evaluation
 from pretrain.kind import Generation, Kind
-from pretrain.token_kind import contents, evaluation
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.any_trainer import AnyTrainer
     from pretrain.checkpoint import Checkpoint
     from pretrain.config.load import LoadedConfig
-    from pretrain.data.feed import TrainingFeed
-    from pretrain.gate import Gate
-    from pretrain.launch import World
+    from pretrain.data.dataset import TrainingFeed
+    from pretrain.distributed.world import World
+    from pretrain.training.step_sync import Gate
+    from pretrain.training.trainer import AnyTrainer
 
 
 def _trainer(
     config: RnnConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
 ) -> "AnyTrainer":
-    from pretrain.rnn_trainer import RnnTrainer
+    from pretrain.rnn.trainer import RnnTrainer
 
     return RnnTrainer(config, world, gate)
 
 
 def _open(loaded: "LoadedConfig", config: RnnConfig, processes: int | None) -> "TrainingFeed":
-    from pretrain.data.streams import LaneData, StreamData
-    from pretrain.token_check import open_tokens
+    from pretrain.data.check import open_tokens
+    from pretrain.rnn.data import LaneData, StreamData
 
     def both(config: RnnConfig) -> StreamData:
         training, _ = StreamData.from_config(config), LaneData.from_config(config)
@@ -50,14 +51,14 @@ def _summary(
 
 def _rehearse(config: RnnConfig, data: "TrainingFeed", size: int) -> None:
     """With one source: so few rows need not be what the weights of several want."""
-    from pretrain.plan.rehearsal import take_step
+    from pretrain.plan.fake_run import take_step
 
     alone = config.data.model_copy(update={"train": config.data.train[:1]})
     take_step(config.model_copy(update={"data": alone}), size, _trainer)
 
 
 def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
-    from evals.recurrent import evaluate_rnn
+    from evals.families.rnn import evaluate_rnn
 
     return evaluate_rnn(path, world, request)
 

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.data.streams import LaneData, StreamBatch
-from pretrain.launch import World
-from pretrain.models.cross_entropy import cross_entropy_in_place
-from pretrain.models.rnn import Rnn
+from pretrain.distributed.world import World
+from pretrain.rnn.data import LaneData, StreamBatch
+from pretrain.rnn.model import Rnn
+from pretrain.training.cross_entropy import cross_entropy_in_place
 
 
 @dataclass(frozen=True)

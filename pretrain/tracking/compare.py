@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from data_tools.errors import printable
-from pretrain.compatible import flatten
+from pretrain.config.resume import flatten
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder, read_yaml
-from pretrain.status import actual_status
+from pretrain.run.folder import RunFolder, read_yaml
+from pretrain.run.status import actual_status
 from pretrain.tracking.curves import Curves
 from pretrain.tracking.journal import lines_of, read
 from pretrain.tracking.plot import running_mean, thin

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from data_tools import children
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder, read_yaml
+from pretrain.run.folder import RunFolder, read_yaml
 from pretrain.tracking.journal import Journal
 from pretrain.tracking.owed import owed_results
 from pretrain.tracking.record import Sent, read_record

@@ -8,7 +8,7 @@ the time goes. Names in `metrics.jsonl` and `evaluations.jsonl` have no groups.
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from pretrain.profiling.causes import Cause
+from pretrain.health.causes import Cause
 
 OTHER = "other"
 """Group of a metric of the journal that is in none of them."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pretrain.folder import RunFolder
-from pretrain.status import Status
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import Status
 from pretrain.tracking.record import Sent, content_mark, state_word
 
 

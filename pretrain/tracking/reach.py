@@ -11,8 +11,8 @@ from itertools import count
 from pathlib import Path
 
 from pretrain.errors import IntegrityError
-from pretrain.folder import RunFolder
-from pretrain.status import Status
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import Status
 from pretrain.tracking.journal import LONGEST_LINE, Entry, decode, no_line
 
 LAST_BYTES = 1 << 16

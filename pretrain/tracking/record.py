@@ -13,10 +13,10 @@ from pathlib import Path
 from data_tools.bounded import SMALL_FILE, read_bytes
 from data_tools.names import is_foreign
 from data_tools.typed import Natural, parse
-from pretrain.folder import RunFolder, write_atomically
-from pretrain.status import Status
-from pretrain.tracking.database import SQLITE, database_uri, for_mlflow
-from pretrain.tracking.redact import redact
+from pretrain.config.database_uri import SQLITE, database_uri, for_mlflow
+from pretrain.redact import redact
+from pretrain.run.folder import RunFolder, write_atomically
+from pretrain.run.status import Status
 
 LOCAL = "run-folder"
 """Recorded in place of the URI of the database in the run folder, which may be moved."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from data_tools.progress import Progress
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
+from pretrain.redact import one_line, redact
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.record import real_uri
-from pretrain.tracking.redact import one_line, redact
 from pretrain.tracking.registry import ModelVersion, find_version, register_version
 from pretrain.tracking.sync import catch_up, told_if_slow
 

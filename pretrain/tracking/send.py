@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
-from pretrain.compatible import flatten
+from pretrain.config.resume import flatten
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder, read_yaml
-from pretrain.status import Status, actual_status
+from pretrain.redact import redact
+from pretrain.run.folder import RunFolder, read_yaml
+from pretrain.run.status import Status, actual_status
 from pretrain.tracking.follow import Follower
 from pretrain.tracking.journal import Entry
 from pretrain.tracking.names import Naming, as_it_is, of_evaluation, of_journal
@@ -34,7 +35,6 @@ from pretrain.tracking.record import (
     with_error,
     write_sent,
 )
-from pretrain.tracking.redact import redact
 from pretrain.tracking.server import Address, Point, ServerRun, make_database
 
 MLFLOW_STATUS = {

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.names import storable
+from pretrain.config.database_uri import database_uri
 from pretrain.errors import UserError
-from pretrain.tracking.database import database_uri
 
-RUN_TAG = "pretrain.run"
+RUN_TAG = "pretrain.training.session"
 NAMES_TAG = "pretrain.metric_names"
 GROUPED = "grouped"
 """Value of that tag; an MLflow run without it began when names had no groups, and goes on so."""

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from data_tools.progress import Progress
 from pretrain.errors import IntegrityError, UserError
-from pretrain.folder import RunFolder
-from pretrain.lock import RunLock
-from pretrain.status import actual_status
+from pretrain.redact import one_line, redact
+from pretrain.run.folder import RunFolder
+from pretrain.run.lock import RunLock
+from pretrain.run.status import actual_status
 from pretrain.tracking.owed import artifacts, size_of
 from pretrain.tracking.reach import require_lines
 from pretrain.tracking.record import LOCAL, Sent, content_mark, page_of, read_record, real_uri
-from pretrain.tracking.redact import one_line, redact
 from pretrain.tracking.send import Sender
 
 ATTEMPTS = 4

@@ -12,7 +12,7 @@ import psutil
 
 from data_tools import children
 from pretrain.errors import IntegrityError
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.journal import Journal, read
 
 INTERVAL = 15.0

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
-from pretrain.lock import RunLock
-from pretrain.status import actual_status, read_status
-from pretrain.tracking.redact import RedactingFormatter, one_line
+from pretrain.redact import RedactingFormatter, one_line
+from pretrain.run.folder import RunFolder
+from pretrain.run.lock import RunLock
+from pretrain.run.status import actual_status, read_status
 from pretrain.tracking.send import Sender
 from pretrain.tracking.sync import catch_up
 from pretrain.tracking.system import System

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
-from pretrain.health.beat import Beat, read_beat
+from pretrain.health.heartbeat import Beat, read_beat
+from pretrain.run.folder import RunFolder
 from slurm.client import QueuedJob, find_job
 from slurm.sandbox.cluster import Sandbox
 from slurm.sandbox.processes import Process, with_environment

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pretrain.signals import Signals
+from pretrain.run.signals import Signals
 
 HOLD, PACE = Path(os.environ["HOLD"]), float(os.environ["PACE"])
 RANK = os.environ.get("SLURM_PROCID", "0")
@@ -35,12 +35,12 @@ def patch_training() -> None:
     """Imports what takes seconds, so only once signals are caught."""
     while held(f"start-{RANK}"):
         time.sleep(0.05)
-    import pretrain.trainer
-    from pretrain.agree import largest
+    import pretrain.megatron.trainer
     from pretrain.data.images import ImageData
-    from pretrain.data.text import TrainingData
+    from pretrain.distributed.collectives import largest
+    from pretrain.gpt.data import TrainingData
 
-    text, images, score = TrainingData.batch, ImageData.images, pretrain.trainer.score
+    text, images, score = TrainingData.batch, ImageData.images, pretrain.megatron.trainer.score
 
     def held_text(data: TrainingData, *arguments: Any) -> Any:
         before_data()
@@ -60,7 +60,7 @@ def patch_training() -> None:
     for owner, name, replacement in (
         (TrainingData, "batch", held_text),
         (ImageData, "images", held_images),
-        (pretrain.trainer, "score", held_score),
+        (pretrain.megatron.trainer, "score", held_score),
     ):
         mock.patch.object(owner, name, replacement).start()
 

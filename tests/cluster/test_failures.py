@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import Hold, JobUnderTest, mlflow_status, submit, wait_until
 
-from pretrain.status import read_status
+from pretrain.run.status import read_status
 from slurm.sandbox.cluster import Sandbox
 from slurm.sandbox.processes import process_of
 

@@ -20,7 +20,7 @@ from data_tools.images.builder import ImageOptions, build_images
 from data_tools.parts import build_part, divide, missing_parts
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.errors import UserError
-from pretrain.status import read_status
+from pretrain.run.status import read_status
 from slurm.client import find_job, scancel
 from slurm.sandbox.cluster import Sandbox
 from slurm.status import status_command

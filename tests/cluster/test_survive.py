@@ -10,7 +10,7 @@ import pytest
 from cluster import Hold, JobUnderTest, has_pending, signal_all, submit, wait_until
 
 from pretrain.proofs.compare import compare_runs, newest
-from pretrain.status import read_status
+from pretrain.run.status import read_status
 from slurm.sandbox.cluster import Sandbox
 from slurm.submission import bad_nodes
 

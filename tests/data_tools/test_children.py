@@ -13,7 +13,7 @@ from data_tools.tie import tie_to
 
 RELAYS = """
 import os, signal, subprocess, sys
-from pretrain.relay import Relay
+from pretrain.run.relay import Relay
 
 with Relay() as relay:
     {body}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evals.evaluate import evaluate
-from pretrain.launch import World, join_world
+from pretrain.distributed.world import World, join_world
 
 
 def by_definition(world: World, checkpoint: str, stride: int, windows: int) -> dict[str, Any]:
@@ -22,8 +22,8 @@ def by_definition(world: World, checkpoint: str, stride: int, windows: int) -> d
     from pretrain.config.sections import ParallelConfig
     from pretrain.data.sources import open_validation
     from pretrain.kinds import kind_of
-    from pretrain.layout import build_layout
-    from pretrain.restore import load_model, open_saved, with_layout
+    from pretrain.megatron.parallel_dims import build_layout
+    from pretrain.megatron.restore import load_model, open_saved, with_layout
 
     saved = open_saved(resolve(checkpoint))
     config = with_layout(saved.config, ParallelConfig())

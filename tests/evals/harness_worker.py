@@ -21,20 +21,20 @@ import torch
 from megatron.core import parallel_state
 
 from data_tools.reader import ShardReader
+from evals.config import evaluation_config
 from evals.evaluate import evaluate
 from evals.harness.definition import find_definitions
 from evals.harness.model import CheckpointLM
 from evals.harness.run import evaluate_tasks, run_harness
 from evals.harness.tasks import build_task
-from evals.setting import evaluation_config
 from pretrain.checkpoint import resolve
+from pretrain.checkpoint.tokenizer import load_tokenizer
+from pretrain.commands.train import train
 from pretrain.config.load import load_config
-from pretrain.kept_tokenizer import load_tokenizer
+from pretrain.distributed.world import World, join_world
 from pretrain.kinds import kind_of
-from pretrain.launch import World, join_world
-from pretrain.layout import build_layout
-from pretrain.restore import load_model, open_saved
-from pretrain.train import train
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.restore import load_model, open_saved
 
 
 def ours(asked: dict[str, Any], overrides: list[str], world: World) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from evals.evaluate import evaluate
 from evals.images.extractors import open_extractor
 from evals.images.generated import Comparison, compare
 from evals.images.options import ImageOptions
+from pretrain.commands.train import train
 from pretrain.config.load import load_config
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import UserError
-from pretrain.launch import World, join_world
-from pretrain.train import train
 
 
 class Noise:

@@ -11,11 +11,11 @@ from typing import Any
 
 from megatron.core import parallel_state
 
-from evals.several import Order, evaluate_several
+from evals.batch import Order, evaluate_several
+from pretrain.commands.train import train
 from pretrain.config.load import load_config
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import UserError
-from pretrain.launch import World, join_world
-from pretrain.train import train
 
 
 def answer(asked: dict[str, Any], world: World) -> Any:

@@ -12,7 +12,7 @@ from chat_runs import PAIRS, gpt_run, write_pairs
 from ranks import run_ranks
 from typer.testing import CliRunner
 
-from evals.setting import one_file
+from evals.config import one_file
 from pretrain.cli import app
 from pretrain.errors import UserError
 

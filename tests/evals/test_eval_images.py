@@ -19,8 +19,8 @@ from evals.images.extractors import InceptionExtractor, open_extractor
 from evals.images.features import chosen_images
 from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
 from evals.kid import kernel_distance, unit_scale
-from evals.neighbours import precision_recall
-from pretrain.classifier import load_classifier
+from evals.precision_recall import precision_recall
+from pretrain.cnn.score import load_classifier
 from pretrain.errors import IntegrityError, UserError
 
 WORKER = Path(__file__).with_name("image_worker.py")

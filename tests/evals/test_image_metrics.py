@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from evals.frechet import frechet_distance
 from evals.kid import kernel_distance, unit_scale
-from evals.neighbours import memorised, precision_recall
+from evals.precision_recall import memorised, precision_recall
 
 Array = npt.NDArray[np.float64]
 
@@ -140,7 +140,7 @@ def test_precision_recall_density_coverage(seed: int, monkeypatch: pytest.Monkey
     expected = by_distances(real, generated)
     assert len({0.0, 1.0, *expected.values()}) > 4
     assert precision_recall(real, generated) == pytest.approx(expected, rel=1e-6)
-    monkeypatch.setattr("evals.neighbours.ROWS", 7)
+    monkeypatch.setattr("evals.precision_recall.ROWS", 7)
     assert precision_recall(real, generated) == pytest.approx(expected, rel=1e-6)
 
 

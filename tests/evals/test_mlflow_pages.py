@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from pretrain.checkpoint import open_checkpoint, verify
 from pretrain.cli import app
 from pretrain.errors import StoppedEarly
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.record import page_of, read_record
 from pretrain.tracking.system import System
 

@@ -14,16 +14,16 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from pretrain.cnn_trainer import CnnTrainer
+from pretrain.cnn.trainer import CnnTrainer
 from pretrain.config.load import read_config
 from pretrain.config.sections import CnnConfig, GanConfig
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import HealthError, UserError
-from pretrain.folder import RunFolder
-from pretrain.gan.verdicts import FIRST, GameMemory
-from pretrain.gan_trainer import GanTrainer
+from pretrain.gan.collapse import FIRST, GameMemory
+from pretrain.gan.trainer import GanTrainer
 from pretrain.health.spikes import Memory, SkippedRange
-from pretrain.launch import World, join_world
-from pretrain.schedule import learning_rate
+from pretrain.run.folder import RunFolder
+from pretrain.training.schedule import learning_rate
 
 STEPS = 3
 FLAT = (1.0, 1.1, 1.2) * 4
@@ -80,7 +80,7 @@ def of_a_gan(config: GanConfig, world: World) -> dict[str, Any]:
     ended = said_by(lambda: marks.update(trainer.step(STEPS).metrics))
     seen["collapse"] = [ended, marks.get("collapse")]
     marks.clear()
-    with mock.patch("pretrain.gan_trainer.sample", return_value=torch.zeros(4, 1, 16, 16)):
+    with mock.patch("pretrain.gan.trainer.sample", return_value=torch.zeros(4, 1, 16, 16)):
         ended = said_by(lambda: marks.update(trainer.validate(STEPS) or {}))
     seen["alike"] = [ended, marks.get("collapse")]
     for engine in engines.values():

@@ -17,13 +17,13 @@ from megatron.core import parallel_state
 
 from pretrain.config.load import read_config
 from pretrain.config.sections import GptConfig
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import HealthError, UserError
 from pretrain.gpt.trainer import GptTrainer
 from pretrain.health.spikes import Memory, SkippedRange
-from pretrain.launch import World, join_world
-from pretrain.models.transformer import transformer_config
-from pretrain.schedule import learning_rate
-from pretrain.trainer import Trainer
+from pretrain.megatron.layers.transformer import transformer_config
+from pretrain.megatron.trainer import Trainer
+from pretrain.training.schedule import learning_rate
 
 STEPS = 3
 FLAT = (1.0, 1.1, 1.2) * 4
@@ -89,7 +89,7 @@ def of_health(trainer: Trainer) -> dict[str, Any]:
     honest = trainer.memory
     with (
         mock.patch.object(trainer.optimizer, "gradient_norm", return_value=float("nan")),
-        mock.patch("pretrain.trainer.find_nonfinite", return_value=""),
+        mock.patch("pretrain.megatron.trainer.find_nonfinite", return_value=""),
     ):
         nonfinite = [said_by(lambda: trainer.step(STEPS)).split(":")[0] for _ in range(4)]
     verdicts = {}

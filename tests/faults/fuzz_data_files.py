@@ -38,13 +38,13 @@ from evals.harness.examples import _read as read_lines_of
 from evals.harness.task_file import read_task_file
 from evals.images.extractors import InceptionExtractor
 from evals.suite import load_suite
-from pretrain.chat.conversation import read_conversations
-from pretrain.chat.template import DEFAULT, ChatTemplate
+from pretrain.bert.finetune.data.conll import read_conll
 from pretrain.config.load import read_config
 from pretrain.config.sections import ChatDataConfig
-from pretrain.data.labelled.conll import read_conll
-from pretrain.data.labelled.table import read_table
+from pretrain.data.table import read_table
 from pretrain.errors import IntegrityError, UserError
+from pretrain.gpt.chat.conversation import read_conversations
+from pretrain.gpt.chat.template import DEFAULT, ChatTemplate
 from pretrain.hf.foreign_tokenizer import find_tokenizer
 from pretrain.hf.tokenizer import as_library_tokenizer
 

@@ -13,9 +13,9 @@ from small_run import config_for, metrics_of, open_run
 from data_tools.typed import names, natural
 from evals.images.features import _read as read_features
 from evals.images.features import _write as write_features
-from evals.ledger import _file as file_of
-from evals.ledger import find
 from evals.result import Result
+from evals.stored_results import _file as file_of
+from evals.stored_results import find
 from evals.suite import Entry
 from pretrain.checkpoint import LocalCoordinator, Piece, Saver, newest_good, open_checkpoint, verify
 from pretrain.checkpoint.files import file_record, walk
@@ -23,16 +23,16 @@ from pretrain.checkpoint.manifest import dump_manifest
 from pretrain.checkpoint.tensors import TensorFile, write_tensors
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import IntegrityError
-from pretrain.folder import RunFolder
-from pretrain.gan.verdicts import GameMemory
-from pretrain.health.beat import Heart, is_dead, read_beat
-from pretrain.health.pulse import Moment, Phase
+from pretrain.gan.collapse import GameMemory
+from pretrain.health.heartbeat import Heart, is_dead, read_beat
+from pretrain.health.phase_timer import Moment, Phase
 from pretrain.health.spikes import Memory, SkippedRange
-from pretrain.health.verdict import Board, Verdict
+from pretrain.health.stop import Board, Verdict
 from pretrain.hf.shards import INDEX as HF_INDEX
 from pretrain.hf.shards import TensorFolder
-from pretrain.lock import refusal
-from pretrain.status import actual_status
+from pretrain.run.folder import RunFolder
+from pretrain.run.lock import refusal
+from pretrain.run.status import actual_status
 from pretrain.tracking import journal
 from pretrain.tracking.compare import _read as read_run
 from pretrain.tracking.compare import _rows as rows_of

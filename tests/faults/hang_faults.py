@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import pretrain.megatron.trainer
 import pretrain.tracking.journal
-import pretrain.trainer
-from pretrain.data.text import TrainingData
-from pretrain.run import Run
-from pretrain.trainer import Trainer
+from pretrain.gpt.data import TrainingData
+from pretrain.megatron.trainer import Trainer
+from pretrain.training.session import Run
 
 CULPRIT = 1
 STEP = 5
@@ -83,7 +83,7 @@ def endless_start() -> Any:
 
 def slow_validation() -> Any:
     """Validation goes on for a minute."""
-    honest = pretrain.trainer.score
+    honest = pretrain.megatron.trainer.score
 
     def score(model: Any, data: Any, advance: Any) -> Any:
         for _ in range(600):
@@ -91,7 +91,7 @@ def slow_validation() -> Any:
             advance(0)
         return honest(model, data, advance)
 
-    return mock.patch.object(pretrain.trainer, "score", score)
+    return mock.patch.object(pretrain.megatron.trainer, "score", score)
 
 
 def impatient_journal() -> Any:

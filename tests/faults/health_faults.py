@@ -11,13 +11,13 @@ from unittest import mock
 
 import torch
 
-import pretrain.model as model
-from pretrain.any_trainer import StepResult
-from pretrain.data.text import TrainingData
-from pretrain.models.logical import logical_parts
-from pretrain.optimizer import Optimizer
-from pretrain.replica_trainer import ReplicaTrainer
-from pretrain.trainer import Trainer
+import pretrain.megatron.pipeline as model
+from pretrain.gpt.data import TrainingData
+from pretrain.megatron.optimizer import Optimizer
+from pretrain.megatron.sharding import logical_parts
+from pretrain.megatron.trainer import Trainer
+from pretrain.training.data_parallel import ReplicaTrainer
+from pretrain.training.trainer import StepResult
 
 NAN = float("nan")
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.launch import World, join_world
+from pretrain.distributed.world import World, join_world
 
 
 def outcome(world: World, name: str, case: dict[str, Any]) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def outcome(world: World, name: str, case: dict[str, Any]) -> dict[str, Any]:
     from megatron.core import parallel_state
     from torch.distributed import PrefixStore
 
+    from pretrain.commands.train import train
     from pretrain.config.load import load_config
     from pretrain.errors import UserError
-    from pretrain.train import train
 
     loaded = load_config(case["config"], case["overrides"], world.size)
     own = replace(world, store=PrefixStore(name, world.store))

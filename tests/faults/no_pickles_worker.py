@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pretrain.launch import World, join_world
+from pretrain.distributed.world import World, join_world
 
 
 def refuse(*_: Any, **__: Any) -> NoReturn:
@@ -21,8 +21,8 @@ def run(world: World, name: str, config: str, overrides: list[str], evaluates: b
     from torch.distributed import PrefixStore, barrier
 
     from evals.evaluate import evaluate
+    from pretrain.commands.train import train
     from pretrain.config.load import load_config
-    from pretrain.train import train
 
     loaded = load_config(config, overrides, world.size)
     for turn in (1, 2):

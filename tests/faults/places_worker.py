@@ -24,15 +24,15 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from pretrain import replica_trainer
-from pretrain.cnn_trainer import CnnTrainer
+from pretrain.cnn.trainer import CnnTrainer
 from pretrain.config.sections import CnnConfig, GanConfig, RnnConfig
 from pretrain.data.images import ImageBatch, ImageData
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import HealthError
-from pretrain.gan.fragments import write_back
-from pretrain.gan_trainer import GanTrainer
-from pretrain.launch import World, join_world
-from pretrain.rnn_trainer import RnnTrainer
+from pretrain.gan.trainer import GanTrainer
+from pretrain.gan.zero_shards import write_back
+from pretrain.rnn.trainer import RnnTrainer
+from pretrain.training import data_parallel as replica_trainer
 
 STEPS = 4
 KINDS: dict[str, Any] = {

@@ -22,10 +22,10 @@ import hang_faults
 import torch
 
 import pretrain.cli
-import pretrain.train
-from pretrain.data.bert.text import BertTrainingData
-from pretrain.data.text import TrainingData
-from pretrain.optimizer import Optimizer
+import pretrain.commands.train
+from pretrain.bert.data.text import BertTrainingData
+from pretrain.gpt.data import TrainingData
+from pretrain.megatron.optimizer import Optimizer
 
 PR_SET_PDEATHSIG = 1
 

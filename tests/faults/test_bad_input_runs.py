@@ -16,7 +16,7 @@ from bad_input_commands import Commands, documents, write_run
 from text_shards import build_shards
 
 from pretrain.checkpoint import newest_good
-from pretrain.health.beat import read_beat
+from pretrain.health.heartbeat import read_beat
 
 pytestmark = pytest.mark.slow
 STEP_2, STEP_3 = "checkpoints/step-00000002", "checkpoints/step-00000003"

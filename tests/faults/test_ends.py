@@ -28,9 +28,9 @@ from image_shards import build_image_shards
 from resume_runs import Runs
 
 from pretrain.checkpoint import newest_good, verify
-from pretrain.folder import RunFolder
 from pretrain.proofs.compare import last_step
-from pretrain.status import actual_status
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import actual_status
 from pretrain.tracking.journal import read
 from slurm.job import end
 from slurm.submission import Attempt, new_submission

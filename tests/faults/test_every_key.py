@@ -37,15 +37,15 @@ from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import CheckpointConfig, GptConfig
 from pretrain.data.sources import open_training
+from pretrain.distributed.rendezvous import meet
+from pretrain.distributed.world import World
 from pretrain.errors import HealthError, UserError
-from pretrain.folder import RunFolder
-from pretrain.health.pulse import Moment, Phase, Pulse, phase_limit
-from pretrain.hf.known import architecture_of
+from pretrain.health.phase_timer import Moment, Phase, Pulse, phase_limit
 from pretrain.hf.new_run import write_run as write_weights
-from pretrain.launch import World
-from pretrain.meeting import meet
-from pretrain.profiling.profiler import StepProfiler
+from pretrain.hf.registry import architecture_of
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.send import Sender
+from pretrain.training.profiling.profiler import StepProfiler
 
 WORKER = Path(__file__).with_name("every_key_worker.py")
 Keys = dict[str, Any]
@@ -261,7 +261,7 @@ def show_cache_bytes(place: Path) -> None:
 
 def show_enabled(place: Path) -> None:
     for enabled in (False, True):
-        with mock.patch("pretrain.run.Background") as uploader:
+        with mock.patch("pretrain.training.session.Background") as uploader:
             with open_run(config_for(place / str(enabled), None, enabled=enabled)) as run:
                 run.begin(0)
             assert uploader.called == enabled
@@ -284,7 +284,7 @@ def show_experiment(place: Path) -> None:
 
 
 def show_replica_check(place: Path) -> None:
-    from pretrain.train import _Loop
+    from pretrain.commands.train import _Loop
 
     def checked(every: int | None) -> list[int]:
         health = SimpleNamespace(replica_check_every=every)

@@ -10,6 +10,8 @@ from config_files import REPOSITORY
 from ranks import run_ranks
 
 from data_tools.tokenizer import Tokenizer
+from pretrain.bert.data.text import BertTrainingData
+from pretrain.bert.finetune.data.open import open_labelled
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import (
@@ -19,8 +21,6 @@ from pretrain.config.sections import (
     GptConfig,
     TaggerConfig,
 )
-from pretrain.data.bert.text import BertTrainingData
-from pretrain.data.labelled.open import open_labelled
 
 FINETUNE_WORKER = REPOSITORY / "tests" / "pretrain" / "finetune_worker.py"
 SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -147,7 +147,7 @@ def test_keys_of_the_start(tmp_path: Path) -> None:
 ELSEWHERE = {
     "model.init_from": test_keys_of_the_start.__name__,
     "model.init": test_keys_of_the_start.__name__,
-    "model.norm_position": "tests/pretrain/test_bert_hf.py: each position equals another published model",
+    "model.norm_position": "tests/pretrain/hf/test_bert_hf.py: each position equals another published model",
 }
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from chat_runs import LENGTH, chat_config, gpt_run, write_jsonl
 
-from pretrain.chat.data import ChatTraining
-from pretrain.chat.open import open_chat
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import ChatConfig, GptConfig
-from pretrain.init_from import find_start, require_start
+from pretrain.gpt.chat.data import ChatTraining
+from pretrain.gpt.chat.open import open_chat
+from pretrain.megatron.init_from import find_start, require_start
 
 ROWS = [
     {
@@ -32,8 +32,8 @@ CHANGES = {
 }
 """Another value than the default, with which the sequences differ."""
 ELSEWHERE = {
-    "data.too_long": "tests/pretrain/test_chat_data.py: refuse and truncate",
-    "model.init_from": "tests/pretrain/test_chat.py: the run that is gone on from; required",
+    "data.too_long": "tests/pretrain/gpt/test_chat_data.py: refuse and truncate",
+    "model.init_from": "tests/pretrain/gpt/test_chat.py: the run that is gone on from; required",
 }
 
 

@@ -20,15 +20,15 @@ from bad_input_commands import Commands, Ended
 from image_shards import draw
 
 from data_tools.errors import machine_error, named
-from pretrain.agree import first_decides
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
 from pretrain.errors import OutputError
-from pretrain.health.pulse import Pulse
-from pretrain.health.verdict import Verdict
-from pretrain.health.watch import Job, Watch
-from pretrain.launch import World
-from pretrain.logs import error_console, setup_logging
-from pretrain.signals import Signals
-from pretrain.status import _overwrite
+from pretrain.health.phase_timer import Pulse
+from pretrain.health.stop import Verdict
+from pretrain.health.watchdog import Job, Watch
+from pretrain.run.logs import error_console, setup_logging
+from pretrain.run.signals import Signals
+from pretrain.run.status import _overwrite
 
 LIMIT = 600
 TOO_LARGE = "File too large"

@@ -33,18 +33,18 @@ from data_tools.sources import InputFile
 from data_tools.typed import natural
 from data_tools.verify import verify as verify_shards
 from evals.result import Result
-from pretrain.chat.conversation import read_conversations
-from pretrain.chat.template import ChatTemplate
 from pretrain.checkpoint import open_checkpoint, verify
 from pretrain.checkpoint.tensors import TensorFile, write_tensors
 from pretrain.config.sections import ChatDataConfig
 from pretrain.errors import IntegrityError, UserError
-from pretrain.folder import RunFolder, read_yaml
-from pretrain.gan.verdicts import GameMemory
+from pretrain.gan.collapse import GameMemory
+from pretrain.gpt.chat.conversation import read_conversations
+from pretrain.gpt.chat.template import ChatTemplate
 from pretrain.health.spikes import Memory
 from pretrain.hf.shards import INDEX, TensorFolder
-from pretrain.lock import refusal
-from pretrain.status import read_status
+from pretrain.run.folder import RunFolder, read_yaml
+from pretrain.run.lock import refusal
+from pretrain.run.status import read_status
 from pretrain.tracking.journal import decode
 
 EXAMPLES = 40

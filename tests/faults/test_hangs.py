@@ -22,7 +22,7 @@ from hang_faults import STEP
 from resume_runs import Life, Runs, Server
 from text_shards import build_shards
 
-from pretrain.health.beat import process_state, read_beat
+from pretrain.health.heartbeat import process_state, read_beat
 from pretrain.proofs.compare import compare_runs, last_step, newest
 
 HOST = socket.gethostname()

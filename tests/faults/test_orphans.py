@@ -10,8 +10,8 @@ from bad_input_commands import Commands, write_run
 from family import Family, pretrain, stop
 
 from pretrain.checkpoint import newest_good
-from pretrain.folder import RunFolder
 from pretrain.proofs.compare import last_step
+from pretrain.run.folder import RunFolder
 
 pytestmark = pytest.mark.slow
 LONG = 1_000_000
@@ -155,7 +155,7 @@ def test_a_sandbox_that_is_not_up_yet(tmp_path: Path, number: int) -> None:
 
 
 RENDERER = """
-from pretrain.chat.renderer import Renderer
+from pretrain.gpt.chat.renderer import Renderer
 endless = "{% for _ in range(10 ** 5) %}{% for _ in range(10 ** 5) %}{% endfor %}{% endfor %}"
 renderer = Renderer(endless, "a.jinja", seconds=100_000)
 print("at work", flush=True)
@@ -174,7 +174,7 @@ def test_programs_of_others(tmp_path: Path) -> None:
     hangs = tmp_path / "scontrol"
     hangs.write_text("#!/bin/sh\nexec sleep 100000\n")
     hangs.chmod(0o755)
-    ask = "from pretrain.meeting import first_host; first_host({'SLURM_STEP_NODELIST': 'n[1-2]'})"
+    ask = "from pretrain.distributed.rendezvous import first_host; first_host({'SLURM_STEP_NODELIST': 'n[1-2]'})"
     with Family(tmp_path / "log", "-c", ask, PATH=f"{tmp_path}:/usr/bin:/bin") as family:
         family.until(lambda: family.with_words("sleep 100000"))
         assert family.end(signal.SIGKILL) == -signal.SIGKILL

@@ -24,7 +24,7 @@ from text_shards import build_shards
 
 from pretrain.checkpoint import newest_good
 from pretrain.config.load import load_config
-from pretrain.data.text import TrainingData
+from pretrain.gpt.data import TrainingData
 from pretrain.proofs.compare import Comparison, compare_runs, last_step, newest
 from pretrain.tracking.journal import curve, read
 

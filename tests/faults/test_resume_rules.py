@@ -1,7 +1,7 @@
 """What a resume may change, on real runs of every kind: a run that is prolonged is the one that was longer
 from the start, data may be moved, and what lies behind an unchanged path may not be other data.
 
-`tests/pretrain/test_run_compatible.py` has the verdict on every key.
+`tests/pretrain/config/test_run_compatible.py` has the verdict on every key.
 """
 
 import shutil
@@ -19,7 +19,7 @@ from resume_runs import Runs, Server
 from text_shards import build_shards
 
 from data_tools.train_tokenizer import train_tokenizer
-from pretrain.check import check_command
+from pretrain.commands.check import check_command
 from pretrain.proofs.compare import compare_runs, newest
 
 STEPS = 2

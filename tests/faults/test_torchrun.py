@@ -12,7 +12,7 @@ import pytest
 from bad_input_commands import write_run
 from mlflow_server import free_port
 
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.journal import read
 
 pytestmark = pytest.mark.slow
@@ -72,8 +72,8 @@ def test_a_killed_rank_comes_back_and_resumes(good_shards: Path, tmp_path: Path,
 DIES_BEFORE_IT_MEETS = """
 import os, signal, sys
 from pathlib import Path
-from pretrain.launch import join_world
-from pretrain.leave import leave_after
+from pretrain.distributed.world import join_world
+from pretrain.run.exit import leave_after
 
 own = Path(sys.argv[1], os.environ["RANK"])
 again = own.exists()

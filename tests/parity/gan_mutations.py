@@ -8,11 +8,11 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from pretrain.gan import game
+from pretrain.config.gan_losses import GanLoss
+from pretrain.gan import step as game
 from pretrain.gan.engine import Engine
-from pretrain.gan.network_pieces import Network
-from pretrain.gan_losses import GanLoss
-from pretrain.models.gan import batch_norm
+from pretrain.gan.network_tensors import Network
+from pretrain.gan.networks import batch_norm
 
 
 def two_backward_passes() -> Any:
@@ -34,7 +34,7 @@ def two_backward_passes() -> Any:
             dist.all_reduce(total)
             return {"loss_d": total.item() / dist.get_world_size()}
 
-    return mock.patch("pretrain.gan_trainer.Game", Twice)
+    return mock.patch("pretrain.gan.trainer.Game", Twice)
 
 
 def discriminator_through_its_engine() -> Any:

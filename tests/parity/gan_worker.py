@@ -15,8 +15,8 @@ import torch
 from gan_images import RandomImages
 from safetensors.torch import save_file
 
+from pretrain.distributed.world import World, join_world
 from pretrain.errors import HealthError
-from pretrain.launch import World, join_world
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what pytest adds for its own process
 
@@ -39,9 +39,9 @@ def train(world: World, output: Path, name: str, run: dict[str, Any]) -> None:
     from gan_configs import gan_config
     from gan_mutations import mutated
 
-    from pretrain import gan_trainer
     from pretrain.checkpoint import Saver, StoreCoordinator, open_checkpoint
     from pretrain.config.sections import CheckpointConfig
+    from pretrain.gan import trainer as gan_trainer
 
     config = gan_config(**run.get("changes", {}))
     images = RandomImages(config.model.image_size)

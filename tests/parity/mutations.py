@@ -17,12 +17,12 @@ def drop_tied_embedding_reduction() -> Any:
 
 def drop_norm_reduction() -> Any:
     """Under sequence parallelism every rank keeps its own part of a norm's gradient."""
-    return mock.patch("pretrain.models.norm._tag", lambda norm, config: None)
+    return mock.patch("pretrain.megatron.layers.norm._tag", lambda norm, config: None)
 
 
 def shift_one_rank() -> Any:
     """One rank draws other dropout masks than its tensor parallel group."""
-    import pretrain.trainer as trainer
+    import pretrain.megatron.trainer as trainer
 
     honest = trainer.seed_step
 
@@ -36,7 +36,7 @@ def shift_one_rank() -> Any:
 
 def average_per_micro_batch() -> Any:
     """Each micro-batch counts the same, however many labels it has."""
-    import pretrain.model as model
+    import pretrain.megatron.pipeline as model
 
     honest = model.forward_step
 
@@ -55,7 +55,7 @@ def average_per_micro_batch() -> Any:
 
 def batch_p2p_when_interleaved() -> Any:
     """The interleaved schedule over batched p2p, wrong at two stages."""
-    import pretrain.models.gpt as gpt
+    import pretrain.gpt.model as gpt
 
     honest = gpt.transformer_config
 
@@ -69,7 +69,7 @@ def batch_p2p_when_interleaved() -> Any:
 
 def keep_gradient_alias() -> Any:
     """`grad` stays an alias of the gradient buffer, so that the first micro-batch counts twice."""
-    import pretrain.model as model
+    import pretrain.megatron.pipeline as model
 
     class Kept(model.Model):
         def backward(self, batches: Any) -> Any:
@@ -78,12 +78,12 @@ def keep_gradient_alias() -> Any:
                 chunk.zero_grad_buffer()
             return self._run(batches, forward_only=False)
 
-    return mock.patch("pretrain.corpus_trainer.Model", Kept)
+    return mock.patch("pretrain.megatron.corpus_trainer.Model", Kept)
 
 
 def sum_head_gradients() -> Any:
     """Every rank's gradient of the same heads is added up on its way back to the sequence's parts."""
-    import pretrain.models.encoder as encoder
+    import pretrain.megatron.layers.encoder as encoder
 
     honest = encoder.gather_from_sequence_parallel_region
 

@@ -12,9 +12,9 @@ from torch.nn.functional import logsigmoid
 
 from pretrain.config.sections import GanConfig
 from pretrain.gan.augment import Changes
+from pretrain.gan.networks.build import build_discriminator, build_generator, shape_of
+from pretrain.gan.networks.spectral import advance
 from pretrain.gan.streams import draw
-from pretrain.models.gan.build import build_discriminator, build_generator, shape_of
-from pretrain.models.gan.spectral import advance
 
 
 def games(kind: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:

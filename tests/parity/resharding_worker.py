@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pretrain.launch import World, join_world
+from pretrain.distributed.world import World, join_world
 
 SAVED, ALL = 3, 5
 
@@ -47,8 +47,8 @@ def main() -> None:
     from megatron.core import parallel_state
 
     from pretrain.config.load import load_config
-    from pretrain.gate import Gate
     from pretrain.kinds import kind_of
+    from pretrain.training.step_sync import Gate
 
     with join_world() as world:
         curves: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pretrain.launch import World, join_world
+from pretrain.distributed.world import World, join_world
 
 
 def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
     from mutations import mutated
 
     from pretrain.config.load import load_config
-    from pretrain.gate import Gate
     from pretrain.kinds import kind_of
+    from pretrain.training.step_sync import Gate
 
     loaded = load_config(run["config"], run["overrides"], world.size)
     with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
@@ -48,7 +48,7 @@ def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
 
 def uneven() -> Any:
     """Mask the labels of each sample up to a position that depends on its id."""
-    from pretrain.data.text import TrainingData
+    from pretrain.gpt.data import TrainingData
 
     honest = TrainingData.samples
 
@@ -68,7 +68,7 @@ def replicas_that_differ(trainer: Any) -> list[str]:
 
     import torch
 
-    from pretrain.models.logical import logical_parts
+    from pretrain.megatron.sharding import logical_parts
 
     def digest(part: Any) -> str:
         raw = part.view(part.parameter.data.view(-1)).contiguous().view(torch.uint8)

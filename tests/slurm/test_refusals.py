@@ -14,7 +14,7 @@ from text_shards import build_shards
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
+from pretrain.run.folder import RunFolder
 from pretrain.tracking.journal import Journal
 from slurm.before import doubts, refuse
 from slurm.submission import new_submission

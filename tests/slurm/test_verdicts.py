@@ -8,8 +8,8 @@ from config_files import small_config
 
 from pretrain.config.sections.slurm import seconds_of
 from pretrain.errors import UserError
-from pretrain.folder import RunFolder
-from pretrain.status import State, Status, read_status, write_status
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import State, Status, read_status, write_status
 from pretrain.tracking.journal import Journal
 from slurm.findings import Finding, judge_nodes, write_finding
 from slurm.job import down_nodes, first_failure, judge, mark_cancelled, told_error

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from pretrain.config.rule import Rule
-from pretrain.config.rules import DESCENT, replicas
+from pretrain.config.rules import DESCENT
+from pretrain.config.rules import replicated as replicas
 from pretrain.config.sections import DescentConfig, ModelConfig, Section
 from pretrain.config.sections.section import Count, MicroSize, PathText
 

@@ -35,7 +35,7 @@ def _summary(
 
 
 def _rehearse(config: PolynomialConfig, points: "Tensor", size: int) -> None:
-    from pretrain.plan.rehearsal import take_step
+    from pretrain.plan.fake_run import take_step
 
     take_step(config, size, _trainer)
 

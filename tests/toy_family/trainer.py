@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pretrain.data.feed import NO_VALIDATION
+from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.order import micro_batch_samples
+from pretrain.distributed.world import World
 from pretrain.errors import UserError
-from pretrain.gate import Gate
-from pretrain.launch import World
-from pretrain.replica_trainer import ReplicaTrainer
+from pretrain.training.data_parallel import ReplicaTrainer
+from pretrain.training.step_sync import Gate
 
 from .config import PolynomialConfig
 

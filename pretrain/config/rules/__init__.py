@@ -3,19 +3,10 @@
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
-from pretrain.config.rules import (
-    corpus,
-    finetune,
-    loss_health,
-    remote,
-    schedule,
-    service,
-    sources,
-    stages,
-    text,
-    text_useless,
-    warm_start,
-)
+from pretrain.config.rules import corpus, finetune, loss_health, remote, schedule, service, sources, stages
+from pretrain.config.rules import init_from as warm_start
+from pretrain.config.rules import transformer as text
+from pretrain.config.rules import transformer_unused as text_useless
 from pretrain.config.sections import Config
 from pretrain.kinds import kind_of
 

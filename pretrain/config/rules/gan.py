@@ -1,8 +1,8 @@
 """Rules between keys of a GAN: what DeepSpeed cannot do or would do wrong in silence, and useless keys."""
 
+from pretrain.config.gan_losses import LOSSES
 from pretrain.config.rule import PROCESSES, Rule, Setup, divisors, multiple_of, unless
 from pretrain.config.sections import GanConfig
-from pretrain.gan_losses import LOSSES
 
 GanRule = Rule[GanConfig]
 GanSetup = Setup[GanConfig]

@@ -4,10 +4,10 @@ What is legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain 
 """
 
 from pretrain.config import derived
+from pretrain.config.database_uri import unknown_option
 from pretrain.config.rule import Rule, multiple_of, number, unless
 from pretrain.config.rules import slurm
 from pretrain.config.sections import Config
-from pretrain.tracking.database import unknown_option
 
 TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 

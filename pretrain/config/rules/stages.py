@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from pretrain.config.rule import Remedies, Rule, Setup, unless
-from pretrain.config.rules.text import BATCH_RULES, PIPELINE_RULES
+from pretrain.config.rules.transformer import BATCH_RULES, PIPELINE_RULES
 from pretrain.config.sections import CorpusConfig
 from pretrain.config.stages import stages
 

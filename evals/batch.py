@@ -1,0 +1,220 @@
+"""`pretrain eval --suite`, `--all` and `--watch`: several tasks, or several checkpoints, each scored once."""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+from evals.evaluate import evaluate
+from evals.request import LayoutOf, say
+from evals.result import Result, write_text
+from evals.stored_results import find, keep, key_of
+from evals.suite import Entry, Suite, load_suite, named_tasks, only_task
+from pretrain.checkpoint import resolve, suspect_since
+from pretrain.checkpoint.layout import step_of, steps_in
+from pretrain.config.load import read_config
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
+from pretrain.errors import IntegrityError, UserError
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.restore import RESOLVED_CONFIG
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import is_over
+from pretrain.tracking.evaluations import send_evaluations
+
+Which = Literal["newest", "all", "watch"]
+LOOK_SECONDS = 5.0
+"""Between looks for a new checkpoint."""
+SHOWN = 3
+"""Metrics of a result on its line."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be scored."""
+
+    checkpoint: str
+    """Run directory, or one step folder in it."""
+    which: Which
+    """Checkpoints: the newest good one, or the one that is named; all there are; all until the run ends."""
+    suite: str | None
+    """File; None: what `pretrain eval` scores without one."""
+    overrides: tuple[str, ...] = ()
+    json_path: str | None = None
+    tasks: tuple[str, ...] = ()
+    """Of lm-evaluation-harness, in place of a suite: task files, or names of tasks in `task_folder`."""
+    task_folder: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One task on one checkpoint."""
+
+    task: str
+    name: str | None
+    result: Result
+
+
+def evaluate_several(order: Order, world: World) -> list[Scored]:
+    """Score, all ranks together; what the run has already is not computed again.
+
+    Returns:
+        The results, in order, on every rank.
+
+    Raises:
+        UserError: something is wrong with the suite, or it does not fit the run.
+        IntegrityError: checkpoints are damaged; the others are scored first.
+        HealthError: a loss is not finite.
+    """
+    suite = None if order.suite is None else load_suite(order.suite)
+    if order.tasks:
+        suite = named_tasks(order.tasks, order.task_folder)
+    layout_of: LayoutOf = lru_cache(maxsize=1)(build_layout)  # groups are made once for all checkpoints
+    scored: list[Scored] = []
+    damaged: list[str] = []
+    unsent: set[RunFolder] = set()
+    try:
+        for path in _checkpoints(order, world, damaged):
+            run = RunFolder(path.parent.parent)
+            for entry in _fitting(suite, path).entries:
+                scored.append(_score(order, entry, path, run, world, layout_of))
+                unsent.add(run)
+            if order.json_path is not None and world.is_first:
+                write_text(order.json_path, _document(order, scored))
+            if order.which == "watch":
+                _send(unsent, world)
+    finally:
+        _send(unsent, world)
+    if damaged:
+        raise IntegrityError("damaged, and not scored:" + "".join(f"\n  {line}" for line in damaged))
+    return scored
+
+
+def _send(unsent: set[RunFolder], world: World) -> None:
+    """Bring MLflow up to date with the runs that have new results."""
+    while unsent:
+        run = unsent.pop()
+        if world.is_first and run.is_run:
+            send_evaluations(run.path)
+
+
+def _fitting(suite: Suite | None, path: Path) -> Suite:
+    kind = read_config(str(path / RESOLVED_CONFIG), saved=True).config.model.kind
+    if suite is None:
+        return only_task(kind)
+    if wrong := suite.misfit(kind):
+        raise UserError(wrong)
+    return suite
+
+
+def _score(
+    order: Order, entry: Entry, path: Path, run: RunFolder, world: World, layout_of: LayoutOf
+) -> Scored:
+    """One task on one checkpoint, as it is kept in the run or new."""
+    step = step_of(path.name)
+    if step is None:
+        raise UserError(f"{path}: is no step folder of a run")
+    key = first_decides(world, partial(key_of, entry, path, order.overrides))
+    kept = first_decides(world, partial(_kept, run, entry, step, key))
+    result = Result.from_json(kept) if kept else _evaluate(order, entry, path, world, layout_of)
+    if world.is_first:
+        print(_line(entry, result, again=kept is not None), flush=True)
+        if run.is_run:
+            keep(run, entry, result, key)
+        else:
+            say(f"{path} lies in no run folder, so the result is not kept and nothing goes to MLflow")
+    return Scored(entry.task, entry.name, result)
+
+
+def _evaluate(order: Order, entry: Entry, path: Path, world: World, layout_of: LayoutOf) -> Result:
+    if entry.task == "harness":
+        from evals.harness.run import evaluate_tasks
+
+        return evaluate_tasks(path, world, entry.tasks, entry.task_folder, order.overrides, layout_of)
+    return evaluate(
+        str(path),
+        world,
+        stride=entry.stride,
+        data=entry.data,
+        images=entry.images,
+        overrides=[*order.overrides, *entry.overrides],
+        layout_of=layout_of,
+    )
+
+
+def _kept(run: RunFolder, entry: Entry, step: int, key: str) -> str | None:
+    result = find(run, entry, step, key) if run.is_run else None
+    return None if result is None else result.to_json()
+
+
+def _line(entry: Entry, result: Result, *, again: bool) -> str:
+    shown = list(result.metrics.items())[:SHOWN]
+    numbers = "  ".join(f"{name} {value:.6g}" for name, value in shown)
+    label = entry.name or entry.task
+    return f"step {result.step:,}  {label}: {numbers}{'  (scored before)' if again else ''}"
+
+
+def _document(order: Order, scored: list[Scored]) -> str:
+    """What `--json` writes: every result as `pretrain eval --json` has it, with its task."""
+    results = [{"task": each.task, "name": each.name, **json.loads(each.result.to_json())} for each in scored]
+    return json.dumps({"order": asdict(order), "results": results}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _checkpoints(order: Order, world: World, damaged: list[str]) -> Iterator[Path]:
+    """Verified step folders, oldest first; what is wrong with others goes to `damaged`."""
+    if order.which == "newest":
+        yield Path(first_decides(world, lambda: str(resolve(order.checkpoint, say))))
+        return
+    run = RunFolder(order.checkpoint)
+    if step_of(run.path.name) is not None:
+        raise UserError(f"{order.checkpoint}: --{order.which} is for a run, not for one checkpoint")
+    seen: set[str] = set()
+    waited = False
+    while True:
+        over = first_decides(world, lambda: is_over(run))  # before the look: none is missed
+        names = first_decides(world, lambda: _new(run, order, seen))
+        for name in names:
+            seen.add(name)
+            problem = first_decides(world, partial(_problem, run.checkpoints / name))
+            if problem == "gone":
+                continue
+            since = first_decides(world, partial(suspect_since, run.checkpoints / name))
+            if since is not None:
+                if world.is_first:
+                    say(f"passed over {name}: it was saved while updates were skipped, from step {since} on")
+                continue
+            if problem:
+                damaged.append(problem)
+                continue
+            yield run.checkpoints / name
+        if order.which == "all" or (over and not names):
+            return
+        if not names:
+            if not waited and world.is_first:
+                say(f"waiting for checkpoints of {run.path}, which is still to end")
+            waited = True
+            time.sleep(LOOK_SECONDS)
+
+
+def _new(run: RunFolder, order: Order, seen: set[str]) -> list[str]:
+    """Names of complete checkpoints that were not there before, oldest first."""
+    if not run.path.is_dir() or not run.is_run:
+        resolve(order.checkpoint, say)  # says what is wrong with it
+    found = [path.name for path in reversed(steps_in(run.checkpoints).values()) if path.name not in seen]
+    if not found and not seen and order.which == "all":
+        raise UserError(f"{run.path}: the run has no checkpoint yet; --watch waits for them")
+    return found
+
+
+def _problem(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if nothing is."""
+    try:
+        resolve(path)
+    except IntegrityError as error:
+        return str(error) if path.exists() else "gone"
+    except UserError:
+        return "gone"  # deleted meanwhile by the run, which keeps the newest ones
+    return None

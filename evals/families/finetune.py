@@ -1,0 +1,103 @@
+"""The task of a fine-tuned BERT: a class for each text, or for each word, of a file with the right ones."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data_tools.counts import counted
+from data_tools.tokenizer import Tokenizer
+from evals.config import one_file
+from evals.model import evaluate_model
+from evals.request import EvalRequest
+from evals.result import Result
+from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation
+from pretrain.bert.finetune.data.open import open_examples
+from pretrain.bert.finetune.predictions import collect
+from pretrain.bert.finetune.spec import FinetuneFamily, FinetuneTotals
+from pretrain.checkpoint import Checkpoint
+from pretrain.config.sections import FinetuneConfig
+from pretrain.distributed.world import World
+from pretrain.errors import HealthError, UserError
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.restore import TOKENIZER_FOLDER, saved_labels
+from pretrain.training.metric_sums import Totals
+
+DEFINITIONS = {
+    "accuracy": "answers with the right class / answers; words that were cut off count as wrong",
+    "accuracy_error": "its standard error, sqrt(p (1 - p) / n), as if answers were independent",
+    "baseline_accuracy": "share of the class that is the commonest of the training file",
+    "f1": "mean over classes, or, where classes are named as in B-PER, that of whole entities",
+    "validation_loss": "mean cross-entropy of the answers, in nats",
+    "answers": "texts, or words, to put into classes",
+}
+
+
+@dataclass(frozen=True)
+class LabelledExamples:
+    """The examples of a file, as in the trainer's validation."""
+
+    NAME: ClassVar[str] = "accuracy"
+    DEFINITIONS: ClassVar[Mapping[str, str]] = DEFINITIONS
+    config: FinetuneConfig
+    training: LabelledTraining
+    """Says which classes there are, and which is the commonest."""
+    data: LabelledValidation
+
+    @classmethod
+    def over(
+        cls, checkpoint: Checkpoint, config: FinetuneConfig, tokenizer: Tokenizer, request: EvalRequest
+    ) -> "LabelledExamples":
+        """The examples of `--data`, or else of `data.validation`.
+
+        Raises UserError: there is no such file, something is wrong with it, or the training file shows other
+        classes than the model has.
+        """
+        file = one_file(request.data, config.data.validation)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"validation": file})})
+        training, data = open_examples(config, checkpoint.path / TOKENIZER_FOLDER)
+        assert data is not None, "the config names it"
+        classes = saved_labels(checkpoint)
+        if classes and classes != data.data.labels.names:
+            raise UserError(
+                f"{config.data.train}: its classes are {', '.join(data.data.labels.names)}; those of "
+                f"{checkpoint.path} are {', '.join(classes)}: it is not the file that the run was trained on"
+            )
+        return cls(config, training, data)
+
+    def family(self, layout: Layout) -> FinetuneFamily:
+        return FinetuneFamily.of(self.config, layout, self.training)
+
+    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
+        assert isinstance(totals, FinetuneTotals), "its family says so"
+        if not math.isfinite(totals.nll):
+            raise HealthError(
+                f"the loss summed over {totals.answers:,.0f} answers is {totals.nll}: the weights hold "
+                "numbers that are not finite, or overflow in this precision"
+            )
+        found = {**totals.metrics, **collect(model, self.data).metrics()}
+        right = found["accuracy"]
+        return {
+            "accuracy": right,
+            "accuracy_error": math.sqrt(right * (1 - right) / totals.answers),
+            "baseline_accuracy": found["baseline_accuracy"],
+            "f1": found["f1"],
+            "validation_loss": totals.loss,
+            "answers": int(totals.answers),
+        }
+
+    def spec(self) -> dict[str, Any]:
+        data = self.data.data
+        return {
+            "data": [{"path": str(Path(data.path).absolute()), "fingerprint": data.fingerprint}],
+            "labels": list(data.labels.names),
+            "summary": f"scored {data.path}: {counted(len(data), 'example')} of "
+            f"{counted(len(data.labels), 'class')}",
+        }
+
+
+def evaluate_finetuned(path: Path, world: World, request: EvalRequest) -> Result:
+    """Accuracy; see `evaluate_model`."""
+    return evaluate_model(path, world, request, FinetuneConfig, LabelledExamples.over)

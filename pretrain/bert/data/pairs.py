@@ -1,0 +1,181 @@
+"""Samples of segments out of a token range, each found on its own: no index is built.
+
+With next-sentence prediction (Devlin et al. 2019, section 3.1 and appendix A.2) the range is divided into
+chunks that begin at each document and at each multiple of a sample's length, so that chunk i is known from
+i. The whole sentences that begin in a chunk are its own: an epoch, which is each chunk once, has every
+sentence about once. They are divided at one of them into segments A and B; for half of the samples B is
+replaced by as much text from another document.
+
+Two things differ from the original, lest a model learn to tell random pairs by their form: the label does not
+depend on the text (a chunk of one sentence takes one of its neighbours in, and one in a document of a single
+sentence gives way to the next longer document), and a random B is about as long as the one it stands for and,
+in documents of two sentences or more, not the first sentence, which no true B is.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import Protocol
+
+from data_tools.marks import Marks
+from pretrain.bert.data.rng import Chance
+from pretrain.data.sources import TokenRange
+
+FOLLOWS, RANDOM, NO_LABEL = 0, 1, -1
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Stream positions [start, stop) of a sample's segments; `second` None where there is one segment."""
+
+    first: tuple[int, int]
+    second: tuple[int, int] | None
+    label: int
+
+
+class Sampler(Protocol):
+    """The samples of one source."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, index: int, chance: Chance) -> Segments:
+        """Sample `index`; whatever is random about it comes from `chance`."""
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """One segment each: `room` tokens of the stream after the other, across documents (Liu et al. 2019,
+    "RoBERTa", section 4.2, FULL-SENTENCES without the sentences)."""
+
+    source: TokenRange
+    room: int
+
+    def __len__(self) -> int:
+        return -(-self.source.tokens // self.room)
+
+    def __call__(self, index: int, chance: Chance) -> Segments:
+        """Stretch `index`; the last one may be shorter. Nothing about it is random."""
+        start = self.source.start + index * self.room
+        return Segments((start, min(start + self.room, self.source.stop)), None, NO_LABEL)
+
+
+class Pairs:
+    """Segment pairs of a range that has two documents or more, one of them of two sentences or more.
+
+    room: tokens of both segments together.
+    """
+
+    def __init__(self, source: TokenRange, sentences: Marks, room: int, short_probability: float) -> None:
+        self._start, self._stop, self._room = source.start, source.stop, room
+        self._short_probability = short_probability
+        self._length = len(source.reader)
+        self._documents, self._sentences = source.reader.documents, sentences
+        self._first_document = self._documents.before(source.start)
+        self._document_count = self._documents.before(source.stop) - self._first_document
+        self._first_sentence = sentences.before(source.start)
+        self._sentence_count = sentences.before(source.stop) - self._first_sentence
+
+    def __len__(self) -> int:
+        return self._document_count + (self._stop - self._start - 1) // self._room
+
+    def __call__(self, index: int, chance: Chance) -> Segments:
+        document, starts, end = self._chunk(index)
+        target = self._room
+        if chance.happens(self._short_probability):
+            target = 2 + chance.below(self._room - 1)
+        # As many sentences as reach the target, and two at least.
+        count = max(2, min(bisect_left(starts, starts[0] + target), len(starts)))
+        end = starts[count] if count < len(starts) else end
+        middle = starts[1 + chance.below(count - 1)]
+        first, second = (starts[0], middle), (middle, end)
+        label = RANDOM if chance.below(2) else FOLLOWS
+        if label == RANDOM:
+            second = self._elsewhere(document, end - middle, chance)
+        return _truncated(first, second, label, target, chance)
+
+    def _chunk(self, index: int) -> tuple[tuple[int, int], list[int], int]:
+        """The document of a chunk, where its sentences begin (two or more), and where the last one ends."""
+        if index < self._document_count:
+            position = self._documents.at(self._first_document + index)
+        else:
+            position = self._start + (index - self._document_count + 1) * self._room
+        document = self._document(self._documents.before(position + 1) - 1)
+        next_cut = position + self._room - (position - self._start) % self._room
+        first = self._sentences.before(position)
+        last = self._sentences.before(min(next_cut, document[1]))
+        if last - first < 2:
+            low, high = (self._sentences.before(edge) for edge in document)
+            if high - low < 2:
+                document = self._next_of_sentences(self._documents.before(document[0] + 1) - 1)
+                low, high = (self._sentences.before(edge) for edge in document)
+                first, last = low, min(high, self._sentences.before(document[0] + self._room))
+            first = max(low, min(first, high - 2))
+            last = max(last, first + 2)
+        starts = self._sentences.between(self._sentences.at(first), self._sentences.at(last - 1) + 1).tolist()
+        end = self._sentences.at(last) if last < len(self._sentences) else self._length
+        return document, starts, min(end, document[1])
+
+    def _document(self, number: int) -> tuple[int, int]:
+        """The part of a document that lies in the range, without its end-of-document token."""
+        following = number + 1
+        end = self._documents.at(following) if following < len(self._documents) else self._length
+        return max(self._documents.at(number), self._start), min(end - 1, self._stop)
+
+    def _next_of_sentences(self, number: int) -> tuple[int, int]:
+        """The first document from `number` on that has two sentences; past the end, from the beginning."""
+        last = self._first_document + self._document_count
+        for start in (max(number, self._first_document), self._first_document):
+            # What a document has more than one sentence adds up, so the place is found by halving.
+            spare = self._spare(start)
+            found = bisect_left(range(start, last), spare + 1, key=lambda each: self._spare(each + 1))
+            if start + found < last:
+                return self._document(start + found)
+        raise AssertionError("the range has a document of two sentences")
+
+    def _spare(self, number: int) -> int:
+        """Sentences before a document that are not the first of theirs."""
+        if number >= self._first_document + self._document_count:
+            return self._first_sentence + self._sentence_count - number
+        return self._sentences.before(self._documents.at(number)) - number
+
+    def _elsewhere(self, document: tuple[int, int], length: int, chance: Chance) -> tuple[int, int]:
+        """Whole sentences of another document: on average of `length` tokens, if it has as many."""
+        low, high = (self._sentences.before(edge) for edge in document)
+        number = self._first_sentence + chance.below(self._sentence_count - (high - low))
+        if number >= low:
+            number += high - low
+        start = self._sentences.at(number)
+        following = self._documents.before(start + 1)
+        other = self._document(following - 1)
+        if start == other[0] and number + 1 < self._sentences.before(other[1]):
+            start = self._sentences.at(number + 1)
+        asked = start + length
+        if asked >= other[1]:
+            return start, other[1]
+        above = self._sentences.before(asked)
+        end = min(self._sentences.at(above) if above < len(self._sentences) else self._length, other[1])
+        below = self._sentences.at(above - 1)
+        if below > start and not chance.happens((asked - below) / (end - below)):
+            end = below
+        return start, end
+
+
+def _truncated(
+    first: tuple[int, int], second: tuple[int, int], label: int, most: int, chance: Chance
+) -> Segments:
+    """Cut both segments to `most` tokens together: the longer one first, by random parts at both ends.
+
+    (The original tosses a coin for each token, which of a long segment leaves the middle alone to be seen.)
+    """
+    a, b = first[1] - first[0], second[1] - second[0]
+    excess = a + b - most
+    if excess <= 0:
+        return Segments(first, second, label)
+    # Down to equal lengths the longer one loses; then both in turn, the second one first.
+    lead = min(excess, abs(a - b))
+    cut_a = (lead if a > b else 0) + (excess - lead) // 2
+    return Segments(_cut(first, cut_a, chance), _cut(second, excess - cut_a, chance), label)
+
+
+def _cut(segment: tuple[int, int], tokens: int, chance: Chance) -> tuple[int, int]:
+    front = chance.below(tokens + 1)
+    return segment[0] + front, segment[1] - (tokens - front)

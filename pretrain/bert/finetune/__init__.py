@@ -1,0 +1,1 @@
+"""Classifiers and taggers on top of a pretrained BERT."""

@@ -1,0 +1,99 @@
+"""Training and development examples of a fine-tuning run."""
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pretrain.bert.finetune.data.batch import LabelledBatch, stack
+from pretrain.bert.finetune.data.examples import Example
+from pretrain.bert.finetune.data.labels import Labels
+from pretrain.data.in_memory import HeldTraining, HeldValidation
+
+log = logging.getLogger(__name__)
+
+WIDTH_UNIT = 8
+"""Widths are multiples of this and of the tensor parallel size, so that there are not too many of them."""
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """The examples of one file.
+
+    Attributes:
+        path: the file.
+        examples: in its order.
+        labels: the classes.
+        tagged: whether words are classified, not texts.
+        pad: token id of padding.
+        width_unit: widths of batches are multiples of it, or `length`.
+        length: tokens that the model takes at most.
+        fingerprint: equal fingerprints give equal examples.
+    """
+
+    path: str
+    examples: tuple[Example, ...]
+    labels: Labels
+    tagged: bool
+    pad: int
+    width_unit: int
+    length: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def width(self, indices: Sequence[int]) -> int:
+        """Tokens that the longest of these examples needs, up to the next whole unit that the model takes."""
+        longest = max(len(self.examples[index].tokens) for index in indices)
+        return min(-(-longest // self.width_unit) * self.width_unit, self.length)
+
+
+@dataclass(frozen=True)
+class LabelledTraining(HeldTraining[LabelledData, LabelledBatch]):
+    """The training examples in the order of a run."""
+
+    @property
+    def commonest(self) -> int:
+        """Number of the class that most examples, or words, are of."""
+        counts = Counter(number for each in self.data.examples for number in (each.words or (each.label,)))
+        return min(counts, key=lambda number: (-counts[number], number))
+
+    def rows(self, ids: Sequence[int], step: range) -> LabelledBatch:
+        """These examples; all micro-batches of a step have the width of its longest one."""
+        every = self.places(step)
+        rows = [(sample, self.data.examples[every[sample - step.start]]) for sample in ids]
+        return stack(rows, self.data.width(every), self.data.pad, tagged=self.data.tagged)
+
+
+@dataclass(frozen=True)
+class LabelledValidation(HeldValidation[LabelledData, LabelledBatch]):
+    """The development examples, each once, in the order of the file."""
+
+    def rows(self, rows: Sequence[tuple[int, int | None]]) -> LabelledBatch:
+        """Examples by their place in the file, all of one width."""
+        width = self.data.width(range(len(self.data)))
+        examples = [(sample, None if index is None else self.data.examples[index]) for sample, index in rows]
+        return stack(examples, width, self.data.pad, tagged=self.data.tagged)
+
+
+def fingerprint(examples: Sequence[Example], labels: Labels) -> str:
+    """The sha256 of what the examples say."""
+    digest = hashlib.sha256(json.dumps(labels.names).encode())
+    for example in examples:
+        digest.update(json.dumps([example.tokens, example.label, example.tags, example.words]).encode())
+    return digest.hexdigest()
+
+
+def report_cut(path: str, examples: Sequence[Example], length: int) -> None:
+    """Say how many examples lost tokens."""
+    cut = [example for example in examples if example.cut]
+    if cut:
+        tokens = sum(example.cut for example in cut)
+        log.warning(
+            "%s: %d of %d examples are longer than batch.sequence_length %d and lose %d tokens; the first is "
+            "in line %d",
+            *(path, len(cut), len(examples), length, tokens, cut[0].line),
+        )

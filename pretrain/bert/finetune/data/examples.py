@@ -1,0 +1,85 @@
+"""Examples as token ids: what a fine-tuned BERT reads, and what it is to answer.
+
+A text is [CLS] A [SEP], a pair [CLS] A [SEP] B [SEP] (Devlin et al. 2019, section 3). What is longer than the
+sequence loses tokens from the end of the longer text, as BERT's published code does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_tools.tokenizer import BertIds, Tokenizer
+from pretrain.bert.finetune.data.conll import TaggedSentence
+from pretrain.bert.finetune.data.labels import Labels
+from pretrain.data.table import TextRow
+from pretrain.errors import UserError
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example, encoded.
+
+    tokens, token_types: of equal length. label: number of the class of the whole, NO_LABEL for tagged words.
+    tags: per token the class of the word that begins there, NO_LABEL elsewhere; empty for texts.
+    words: the class of every word, those that were cut off too; empty for texts.
+    line: in the file it comes from. cut: tokens that did not fit.
+    """
+
+    tokens: tuple[int, ...]
+    token_types: tuple[int, ...]
+    label: int
+    tags: tuple[int, ...]
+    words: tuple[int, ...]
+    line: int
+    cut: int
+
+
+def encode_row(
+    row: TextRow, path: str, tokenizer: Tokenizer, special: BertIds, labels: Labels, length: int
+) -> Example:
+    """One or two texts with a label; `length` is the most tokens it may have, special ones included."""
+    parts = [tokenizer.encode(text) for text in row.texts]
+    whole = sum(map(len, parts))
+    parts = _truncated(parts, length - 1 - len(parts))
+    tokens, types = [special.cls], [0]
+    for index, part in enumerate(parts):
+        tokens += [*part, special.sep]
+        types += [index] * (len(part) + 1)
+    number = labels.number(row.label, f"{path}:{row.line}")
+    return Example(tuple(tokens), tuple(types), number, (), (), row.line, whole - sum(map(len, parts)))
+
+
+def encode_sentence(
+    sentence: TaggedSentence,
+    path: str,
+    tokenizer: Tokenizer,
+    special: BertIds,
+    labels: Labels,
+    length: int,
+) -> Example:
+    """Tagged words: the first token of each word carries its class, as in BERT's paper, section 5.3.
+
+    Raises UserError for a word without a token, and as `Labels.number`.
+    """
+    tokens, tags, words = [special.cls], [NO_LABEL], []
+    for index, (word, label) in enumerate(zip(sentence.words, sentence.labels, strict=True)):
+        pieces = tokenizer.encode(f" {word}" if index else word)
+        where = f"{path}:{sentence.line + index}"
+        if not pieces:  # its class would fall on the next word
+            raise UserError(f"{where}: the word {word!a:.60} is nothing to this tokenizer; take it out")
+        number = labels.number(label, where)
+        words.append(number)
+        tokens += pieces
+        tags += [number, *[NO_LABEL] * (len(pieces) - 1)]
+    cut = max(0, len(tokens) + 1 - length)
+    tokens, tags = [*tokens[: length - 1], special.sep], [*tags[: length - 1], NO_LABEL]
+    return Example(tuple(tokens), (0,) * len(tokens), NO_LABEL, tuple(tags), tuple(words), sentence.line, cut)
+
+
+def _truncated(parts: Sequence[list[int]], length: int) -> list[list[int]]:
+    """Parts of at most `length` tokens together; the longer one is cut first."""
+    sizes = [len(part) for part in parts]
+    while sum(sizes) > length:
+        sizes[sizes.index(max(sizes))] -= 1
+    return [part[:size] for part, size in zip(parts, sizes, strict=True)]

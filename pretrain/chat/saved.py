@@ -1,9 +1,0 @@
-"""The chat template that a checkpoint carries."""
-
-from pretrain.chat.template import FILE, ChatTemplate
-from pretrain.checkpoint import Checkpoint
-
-
-def template_of(checkpoint: Checkpoint) -> ChatTemplate | None:
-    """What the model was trained with; None where it was not trained on conversations."""
-    return ChatTemplate.read(checkpoint.path / FILE) if FILE in checkpoint.files else None

@@ -1,0 +1,117 @@
+"""A classifier's run: what its images are and what is minimised on them.
+
+Images and their shifts are functions of the sample, so a resumed run is the uninterrupted one.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from data_tools.counts import counted
+from pretrain.cnn.model import build_cnn, shifted
+from pretrain.cnn.score import Classifier, Scores, score_images
+from pretrain.config.sections import CnnConfig
+from pretrain.data.cache import shard_cache
+from pretrain.data.dataset import NO_VALIDATION
+from pretrain.data.images import ImageData, ImageSource, open_images
+from pretrain.distributed.world import World
+from pretrain.errors import UserError
+from pretrain.seeds import stream_seed
+from pretrain.training.data_parallel import ReplicaTrainer
+from pretrain.training.step_sync import Gate
+
+
+def open_training_images(config: CnnConfig) -> ImageData:
+    """The images of `data.train`.
+
+    Raises UserError or IntegrityError, naming the path; UserError for images without two classes to tell
+    apart.
+    """
+    sources = [(source.path, source.weight) for source in config.data.train]
+    batch, cache = config.batch, shard_cache(config.data)
+    data = ImageData.open(sources, config.run.seed, batch.global_size, batch.micro_size, shards=cache)
+    if data.num_classes < 2:
+        what = f"all of class {data.classes[0]!r}" if data.num_classes else "without labels"
+        text = f"{sources[0][0]}: its images are {what}; a classifier needs two classes"
+        raise UserError(text, "data.train")
+    return data
+
+
+def open_validation_images(config: CnnConfig, data: ImageData) -> tuple[ImageSource, ...]:
+    """The images of `data.validation`, which must be like those of training; none where it names none."""
+    paths = [source.path for source in config.data.validation or ()]
+    cache, like = shard_cache(config.data), data.sources[0].reader
+    readers = open_images(paths, "data.validation", cache, like) if paths else []
+    return tuple(ImageSource(reader) for reader in readers)
+
+
+class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
+    """Model, optimizer and images of one run on this rank."""
+
+    UNIT = "images"
+
+    def __init__(self, config: CnnConfig, world: World, gate: Gate | None = None) -> None:
+        self.data = open_training_images(config)
+        self.validation = open_validation_images(config, self.data)
+        model = build_cnn(
+            config.model, self.data.channels, self.data.size, self.data.num_classes, config.run.seed
+        ).to(world.device)
+        self.classifier = Classifier(model, config.precision, world.device)
+        super().__init__(config, world, gate, model)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.data.fingerprint
+
+    @property
+    def validation_fingerprint(self) -> str:
+        return " ".join(source.reader.fingerprint for source in self.validation) or NO_VALIDATION
+
+    @property
+    def units(self) -> int:
+        return self.config.batch.global_size
+
+    def batch(self, step: int, micro_batch: int, jumped: int = 0) -> tuple[Tensor, Tensor]:
+        """This rank's images, uint8 [B, C, H, W], and labels, int64 [B], on its device."""
+        ids = self.micro_batch_samples(step, micro_batch, jumped)
+        images, labels = self.data.images(ids)
+        assert labels is not None
+        if self.config.data.shift:
+            keys = [stream_seed(self.config.run.seed, "shift", sample) for sample in ids]
+            images = shifted(images, self.config.data.shift, keys)
+        return images.to(self.world.device), labels.to(self.world.device)
+
+    def losses(self, batch: tuple[Tensor, Tensor], micro_batch: int) -> Tensor:
+        images, labels = batch
+        return functional.cross_entropy(self.classifier.logits(images), labels, reduction="sum")
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Loss and accuracy on the validation images after `step` steps; None where the config has none."""
+        if not self.validation:
+            return None
+        scores = Scores()
+        for source in self.validation:
+            scores += score_images(self.classifier, source, self.world)
+        return {
+            "validation_loss": scores.mean_loss,
+            "validation_accuracy": scores.accuracy,
+            "images": step * self.config.batch.global_size,
+        }
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            **super().state(step),
+            "channels": self.data.channels,
+            "image_size": self.data.size,
+            "classes": list(self.data.classes),
+        }
+
+    def describe(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
+        return (
+            f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
+            f"{counted(self.data.samples_per_epoch, 'image')} of "
+            f"{counted(self.data.num_classes, 'class')} an epoch, "
+            f"{counted(self.micro_batches, 'micro-batch')} a step"
+        )

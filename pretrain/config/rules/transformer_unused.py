@@ -1,0 +1,31 @@
+"""Rules of a run on text against options that would have no effect.
+
+A key that changes nothing is most often a misunderstanding, so it is refused instead of being passed over.
+What is legal on purpose: `every` beyond `run.steps` (`config.unreached` tells it), `recompute: selective` (it
+also frees the gathered keys and values under context parallelism), `num_query_groups` equal to the heads,
+`distributed_optimizer` and `overlap_grad_reduce` with one replica (presets fit small clusters too).
+"""
+
+from pretrain.config.rule import unless
+from pretrain.config.rules.transformer import TextRule
+
+USELESS: tuple[TextRule, ...] = (
+    unless(
+        "sequence parallelism needs tensor parallelism",
+        "parallel.sequence",
+        lambda s: s.config.parallel.tensor == 1,
+        "has no effect with parallel.tensor 1; remove it, or set parallel.tensor to 2 or more",
+    ),
+    unless(
+        "one model chunk is no virtual pipeline",
+        "parallel.virtual_pipeline",
+        lambda s: s.config.parallel.virtual_pipeline == 1,
+        "1 has no effect; remove it, or set it to 2 or more",
+    ),
+    unless(
+        "rotary_base needs rotary positions",
+        "model.rotary_base",
+        lambda s: s.config.model.position_embedding != "rotary",
+        "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
+    ),
+)

@@ -1,0 +1,63 @@
+"""What the records of kinds have in common that read token shards, or are laid out as transformers."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pretrain.config import evaluation as keys
+from pretrain.config.sections import TextConfig
+from pretrain.kind import Evaluation, Export
+
+if TYPE_CHECKING:
+    from evals.request import EvalRequest
+    from evals.result import Result
+    from pretrain.data.dataset import TrainingFeed
+    from pretrain.distributed.world import World
+
+PLAN_OPTIONS = frozenset({"--search", "--vocab-size", "--tokens"})
+"""Of `pretrain plan`, for a transformer."""
+
+
+def contents(data: "TrainingFeed") -> str:
+    """See `Kind.contents`."""
+    from pretrain.data.check import contents
+
+    return contents(data)
+
+
+def summary(
+    config: TextConfig, processes: int | None, data: "TrainingFeed | None"
+) -> Iterable[tuple[str, str]]:
+    """See `Kind.summary`; of a transformer."""
+    from pretrain.megatron.check import summary
+
+    return summary(config, processes, data)
+
+
+def evaluation(
+    score: "Callable[[Path, World, EvalRequest], Result]",
+    tasks: tuple[str, ...],
+    layout: tuple[str, ...] = keys.LAYOUT,
+    options: frozenset[str] = frozenset(),
+) -> Evaluation[Any]:
+    """On shards: the checkpoint carries its own tokenizer, and limits are those of the run's data."""
+    return Evaluation(
+        score=score,
+        tasks=tasks,
+        reads=keys.scored_shards,
+        keys=(*layout, *keys.SHARDS),
+        stands_for=("data.train", "data.validation"),
+        forgets=("data.tokenizer",),
+        forgets_with_data=("eval.max_windows",),
+        options=options,
+    )
+
+
+def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bool) -> None:
+    from pretrain.hf.exporter import export_command
+
+    export_command(checkpoint, folder, shard_bytes, tokenizer=tokenizer)
+
+
+EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
+"""As a folder that transformers loads."""

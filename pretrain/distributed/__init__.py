@@ -1,0 +1,1 @@
+"""Ranks: how they find each other, are started, exchange plain values, and end together. Nothing about models."""

@@ -1,0 +1,149 @@
+"""Run a command as N ranks on this machine: `pretrain train CONFIG --processes N`.
+
+The parent holds the store through which the ranks meet (so no port can be lost to a race), passes signals
+on, ends all ranks as soon as one fails, and shows what the first one to fail said.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from data_tools.children import Child
+from pretrain.distributed.rendezvous import HELD
+from pretrain.distributed.secret import VARIABLE, new_secret
+from pretrain.distributed.store import StoreServer
+from pretrain.errors import HealthError
+from pretrain.health.heartbeat import process_state
+from pretrain.run.relay import Relay
+from pretrain.run.signals import HANDLED, Signals
+
+GRACE_SECONDS = 20.0
+"""How long the others may take to end by themselves once a rank has failed."""
+
+AGREED = (2, 3, 4, 75)
+"""Exit codes of what all ranks raise together."""
+
+
+@dataclass
+class _Rank:
+    rank: int
+    process: Child
+    errors: IO[bytes] | None
+    """Where the standard error of a rank other than 0 goes."""
+
+
+def spawn(
+    command: Sequence[str],
+    processes: int,
+    signals: Signals | None = None,
+    last_place: Callable[[int, int], str] = lambda rank, pid: "",
+) -> int:
+    """Run a command as ranks 0 to processes - 1 and wait for all.
+
+    Args:
+        command: program and arguments.
+        signals: being caught so far. If given, ranks begin with signals held back: each takes them once it
+            catches them itself, so none is lost while it starts.
+        last_place: of a rank and pid, where a rank was that was killed, for the message.
+
+    Returns:
+        The exit code for the whole: 0 if every rank ended with 0; 75 if ranks stopped early with a
+        checkpoint; otherwise the code of the first rank that failed.
+    """
+    secret = new_secret()
+    store = StoreServer(socket.create_server(("127.0.0.1", 0), backlog=socket.SOMAXCONN), secret.encode())
+    ranks: list[_Rank] = []
+    try:
+        with Relay() as relay:
+            # A child is born with its parent's mask; a signal that it got before would be lost.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
+            for rank in range(processes):
+                ranks.append(_start(relay, command, rank, processes, store.port, secret))
+            if signals is not None and signals.pending():
+                relay.send(signals.pending())
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            return _wait(ranks, last_place)
+    finally:
+        for each in ranks:
+            if each.process.poll() is None:
+                each.process.kill()
+                each.process.wait()
+        store.close()
+
+
+def _start(relay: Relay, command: Sequence[str], rank: int, processes: int, port: int, secret: str) -> _Rank:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        HELD: "True",  # the parent holds the store; rank 0 must not
+        VARIABLE: secret,
+    }
+    errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank
+    stdout = None if rank == 0 else subprocess.DEVNULL
+    return _Rank(rank, relay.start(command, env=environment, stdout=stdout, stderr=errors), errors)
+
+
+def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
+    first: _Rank | None = None
+    ended_here: set[int] = set()
+    deadline = float("inf")
+    while any(each.process.poll() is None for each in ranks):
+        if first is None:
+            first = _first_failed(ranks)
+            deadline = time.monotonic() + GRACE_SECONDS if first else deadline
+            if first and first.process.returncode < 0:
+                deadline = time.monotonic()  # killed: the others wait for it in a collective for ever
+        for each in ranks if first else ():
+            stopped = process_state(each.process.pid) == "T"  # and cannot end by itself
+            if each.process.poll() is None and (stopped or time.monotonic() > deadline):
+                each.process.kill()
+                ended_here.add(each.rank)
+        time.sleep(0.02)
+    first = first or _first_failed(ranks)
+    if first is not None and first.process.returncode == HealthError.exit_code:
+        # It may have found a killed rank gone before the kernel was done with that one.
+        others = (each for each in ranks if each.rank not in ended_here)
+        first = next((each for each in others if each.process.returncode == -signal.SIGKILL), first)
+    if first is None:
+        return 0
+    return _report(first, ranks, last_place)
+
+
+def _first_failed(ranks: Sequence[_Rank]) -> _Rank | None:
+    """Of the ranks that have failed so far; one that was killed comes before those that end for it."""
+    failed = [each for each in ranks if each.process.poll() not in (None, 0)]
+    return min(failed, key=lambda each: each.process.returncode >= 0, default=None)
+
+
+def _report(first: _Rank, ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
+    """Show what the first failing rank said, unless rank 0 has shown the same, and give the exit code."""
+    code = first.process.returncode
+    # What a user can cause is raised on all ranks alike, and rank 0 has said it. After a defect on one rank,
+    # rank 0 ends too, but speaks of a lost connection.
+    said = code in AGREED and ranks[0].process.returncode == code
+    if first.errors is not None and not said:
+        first.errors.seek(0)
+        for line in first.errors.read().decode(errors="replace").splitlines()[-40:]:
+            print(f"[rank {first.rank}] {line}", file=sys.stderr)
+    if code < 0:
+        name, place = signal.Signals(-code).name, last_place(first.rank, first.process.pid)
+        print(
+            f"pretrain: rank {first.rank} on {socket.gethostname()} was killed by {name}{place}; the other "
+            "ranks were ended",
+            file=sys.stderr,
+        )
+        return 128 - code
+    return code

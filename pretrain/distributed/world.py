@@ -1,0 +1,210 @@
+"""Which rank am I, in a world of how many, and on which device.
+
+A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as
+one rank of `torchrun` (RANK, WORLD_SIZE), or alone, as in a step of one task (`srun --pty bash`, or that of
+`salloc`). Alone with `--processes N` it starts N ranks of itself on this machine (`spawn.py`), which then
+find themselves in torchrun's variables.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed import HashStore, PrefixStore, Store  # type: ignore[attr-defined]
+
+from pretrain.cpu import megatron as cpu_backend
+from pretrain.cpu.gloo import share_devices
+from pretrain.cpu.products.settle import Settled, settled
+from pretrain.distributed import objects
+from pretrain.distributed.rendezvous import (
+    FAILED_PART_SECONDS,
+    JOIN_SECONDS,
+    PART_SECONDS,
+    Meeting,
+    first_host,
+    is_one_machine,
+    meet,
+)
+from pretrain.errors import StoppedEarly, UserError
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands, before it has met the others."""
+
+    rank: int
+    size: int
+    local_rank: int
+    launcher: str
+    """srun, torchrun, or alone."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A joined world: every rank can talk to every other."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    store: Store
+    """Key-value store of all ranks, for what must not be a collective."""
+    products: Settled | None = None
+    """How all ranks multiply with weights; None on GPUs."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the one that prints and writes."""
+        return self.rank == 0
+
+
+def find_place(environment: Mapping[str, str]) -> Place:
+    """Read rank and size from the launcher's variables.
+
+    Raises UserError: the variables contradict one another.
+    """
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
+    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
+        # A batch script has SLURM_PROCID too, but only a step that srun started has a step id.
+        names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun"
+    else:
+        _refuse_half_a_launcher(environment)
+        return Place(0, 1, 0, "alone")
+    try:
+        rank, size, local_rank = (int(environment[name]) for name in names)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{launcher} should set {', '.join(names)} to integers: {error}") from None
+    if not 0 <= rank < size:
+        raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
+    if launcher == "srun" and size == 1:
+        return Place(0, 1, 0, "alone")  # nobody is to be met, whether a shell is the task or this command
+    return Place(rank, size, local_rank, launcher)
+
+
+def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
+    """Each rank of such a launcher would train alone, all of them into one run."""
+    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
+        if name in environment:
+            raise UserError(
+                f"{name}={environment[name]} is set and {other} is not; torchrun sets both; "
+                f"to run without one, unset {name}"
+            )
+
+
+def ranks_to_start(place: Place, processes: int | None) -> int:
+    """How many ranks of itself a command with `--processes` starts; 1: none, it does the work itself.
+
+    Raises UserError: a launcher has started another number of them.
+    """
+    if place.launcher == "alone":
+        return processes or 1
+    if processes not in (None, place.size):
+        ranks = "1 rank" if place.size == 1 else f"{place.size} ranks"
+        raise UserError(f"--processes {processes}: {place.launcher} has started {ranks} already")
+    return 1
+
+
+def choose_device(place: Place) -> torch.device:
+    """One GPU per rank where there are GPUs, else the CPU.
+
+    Raises UserError: more ranks than GPUs on this machine.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    # srun may show each task only its own GPU.
+    index = 0 if count == 1 and place.launcher == "srun" else place.local_rank
+    if index >= count:
+        raise UserError(
+            f"local rank {place.local_rank} has no GPU: this machine shows {count}; start at most {count} "
+            "processes, or set CUDA_VISIBLE_DEVICES= (empty) to run on the CPU"
+        )
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def join_world(
+    place: Place | None = None, patience: float = JOIN_SECONDS, given_up: Callable[[], int] = lambda: 0
+) -> Iterator[World]:
+    """Meet the other ranks and leave them at the end.
+
+    Args:
+        place: where this rank stands; None: as the environment says.
+        patience: seconds to wait for the other ranks.
+        given_up: the signal that calls this wait off, 0 while there is none.
+
+    Yields:
+        The joined world. On the CPU collectives go through gloo, on GPUs through NCCL, with gloo beside it
+        for tensors on the host.
+
+    Raises:
+        UserError, HealthError, StoppedEarly: see `meeting.meet`, and `products.settle.settled`.
+    """
+    place = place or find_place(os.environ)
+    device = choose_device(place)
+    cpu_backend.install()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    meeting = rendezvous(place, patience, given_up)
+    dist.init_process_group(
+        backend,
+        store=PrefixStore("world", meeting.store),
+        rank=place.rank,
+        world_size=place.size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+    patience = PART_SECONDS
+    try:
+        store = PrefixStore("pretrain", meeting.store)
+        choosing = settled(place.rank, place.size) if device.type == "cpu" else nullcontext()
+        with choosing as products:
+            yield World(place.rank, place.size, place.local_rank, device, store, products)
+    except Exception as error:
+        # Others may end without a word, and what this rank has to say must not wait for them.
+        patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS
+        raise
+    finally:
+        _forget_layout()
+        dist.destroy_process_group()
+        meeting.part(patience)
+
+
+def _forget_layout() -> None:
+    """Megatron's groups end with the world; it would take them for those of the next one in this process."""
+    parallel_state = sys.modules.get("megatron.core.parallel_state")
+    if parallel_state is not None:  # it takes seconds to load, and only trainers of text do
+        parallel_state.destroy_model_parallel()
+
+
+def rendezvous(place: Place, patience: float, given_up: Callable[[], int] = lambda: 0) -> Meeting:
+    """Meet the other ranks, and make ready for the first process group.
+
+    Args:
+        place: where this rank stands.
+        patience: seconds to wait for the other ranks.
+        given_up: the signal that calls this wait off, 0 while there is none.
+
+    Raises:
+        UserError, HealthError, StoppedEarly: see `meeting.meet`.
+    """
+    objects.install()
+    if place.launcher == "alone":
+        share_devices(one_machine=True)
+        return Meeting(place.rank, place.size, HashStore(), None)
+    if place.launcher == "srun":
+        if "MASTER_ADDR" not in os.environ:  # an image has no scontrol to ask
+            os.environ["MASTER_ADDR"] = first_host(os.environ)
+        # Below the ports that Linux gives out by itself, from 32,768 on.
+        os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
+        os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
+    share_devices(one_machine=bool(is_one_machine(os.environ)))
+    return meet(place.rank, place.size, patience, given_up)

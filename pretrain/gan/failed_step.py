@@ -1,0 +1,101 @@
+"""A failed update of one of the two networks, to be computed again.
+
+The networks are called as plain modules: DeepSpeed's engines are in the middle of an update, and would sum
+gradients over ranks. The run ends with what is found, so nothing is put back.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pretrain.distributed.world import World
+from pretrain.gan.network_tensors import Network
+from pretrain.health.evidence import Evidence, Weight, look
+from pretrain.health.probe import Probe, Watched, is_finite, watch
+
+NAMES = ("the loss", "the penalty")
+"""Of the first numbers of a micro-batch."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One micro-batch of this rank."""
+
+    samples: Sequence[int]
+    """Images of the data that it is about."""
+    again: Callable[[], Sequence[Tensor]]
+    """Its numbers, computed once more: the loss, and what it is made of."""
+
+
+@dataclass(frozen=True)
+class FailedUpdate:
+    """As `FailedStep`."""
+
+    world: World
+    networks: Sequence[Network]
+    """In the order in which they work."""
+    learner: Network
+    """The one that was to be updated."""
+    shares: Sequence[Share]
+    together: bool
+    """Whether ranks normalise by the images of all ranks, and so get numbers from one another."""
+
+    @property
+    def samples(self) -> Sequence[Sequence[int]]:
+        """As `FailedStep.samples`."""
+        return [share.samples for share in self.shares]
+
+    def watched(self) -> Sequence[Watched]:
+        """As `FailedStep.watched`."""
+        engines = [network.engine for network in self.networks]
+        return [watch(engine.module, engine.name, place) for place, engine in enumerate(engines)]
+
+    def look(self) -> Evidence:
+        """As `FailedStep.look`: weights, and gradients that are summed over ranks here, since each stage of
+        ZeRO leaves them elsewhere."""
+        return look(0 if self.together else self.world.rank, [*self._weights(), *self._summed()])
+
+    def _weights(self) -> Iterator[Weight]:
+        for network in self.networks:
+            name = network.engine.name
+            yield from (Weight(f"{name}.{part.name}", part.master) for part in network.parts)
+            for piece in network.computed():
+                yield Weight(piece.key.removeprefix("computed."), piece.tensor)
+
+    def _summed(self) -> Iterator[Weight]:
+        """The learner's weights with the gradient of the whole update; none where their norm is finite."""
+        named = self.learner.engine.parameters
+        gradients = [self._gradients(share.again()[0]) for share in self.shares]
+        flat = torch.stack([torch.cat([each.flatten().float() for each in one]) for one in gradients]).sum(0)
+        dist.all_reduce(flat)
+        flat /= self.world.size * len(self.shares)
+        if math.isfinite(float(flat.norm())):
+            return
+        parts = torch.split(flat, [each.numel() for each in gradients[0]])
+        for (name, _), part in zip(named, parts, strict=True):
+            yield Weight(f"{self.learner.engine.name}.{name}", torch.zeros(0), part)
+
+    def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        """Of the learner's weights. They are not left in the weights, where DeepSpeed would take them up."""
+        parameters = [parameter for _, parameter in self.learner.engine.parameters]
+        return torch.autograd.grad(loss, parameters)
+
+    def replay(self, probe: Probe) -> None:
+        """As `FailedStep.replay`."""
+        for index, share in enumerate(self.shares):
+            with probe.forward(index):
+                numbers = share.again()
+            named = list(zip(NAMES, numbers, strict=False))
+            for what, number in reversed(named):  # a penalty is a part of its loss
+                if not is_finite(number):
+                    probe.note_loss(number, index, what)
+                    break
+            self._gradients(numbers[0])
+
+    def repeats(self) -> bool:
+        """As `FailedStep.repeats`."""
+        return next(self._summed(), None) is not None

@@ -1,0 +1,229 @@
+"""One update of D, one update of G: the order of calls under which DeepSpeed trains as plain PyTorch does.
+
+- D sees real and generated images in one pass through its engine, and there is one backward pass.
+- In G's update, D is a frozen plain module; through its engine it would be wrong at stage 3, in silence.
+- Penalties call D as a plain module as well.
+- Images, noise and augmentation of the global batch are functions of (seed, update), sliced by rank.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pretrain.config.gan_losses import LOSSES
+from pretrain.config.sections import GanConfig
+from pretrain.data.images import ImageBatch, ImageData
+from pretrain.data.order import micro_batch_samples
+from pretrain.distributed.world import World
+from pretrain.errors import HealthError
+from pretrain.gan.augment import Changes
+from pretrain.gan.failed_step import FailedUpdate, Share
+from pretrain.gan.network_tensors import Network
+from pretrain.gan.networks.spectral import advance
+from pretrain.gan.penalties import PenaltyImages, is_due, penalty
+from pretrain.gan.settings import micro_size
+from pretrain.gan.streams import Draw, Who, draw
+from pretrain.gan.update_means import Means
+from pretrain.health.nonfinite import find_nonfinite
+
+Forward = Callable[[Tensor, Tensor | None], Tensor]
+"""G or D, through its engine or as a plain module."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One rank's images of one forward pass, with their random numbers."""
+
+    samples: range
+    """Global indices of its images of the data; none of G's where its loss does not see any."""
+    numbers: Draw
+    last: bool
+    """Of its update."""
+
+
+class Game:
+    """The two engines and the images they play with."""
+
+    def __init__(
+        self,
+        config: GanConfig,
+        world: World,
+        data: ImageData,
+        generator: Network,
+        discriminator: Network,
+    ) -> None:
+        self._config, self._world, self._data = config, world, data
+        self.images: Mapping[range, ImageBatch] = {}
+        """This rank's real images of the step under way, by their samples; what `read` gave."""
+        self._networks = generator, discriminator
+        self._generator, self._discriminator = generator.engine, discriminator.engine
+        self._micro_size = micro_size(config, world.size)
+        self._whole_discriminator = discriminator.whole
+
+    def read(self, updates: range) -> dict[range, ImageBatch]:
+        """This rank's real images of these updates of D, by their samples.
+
+        G's update sees those of the last one again.
+        """
+        batches = (samples for update in updates for samples in self._samples(update))
+        return {samples: self._data.images(samples) for samples in batches}
+
+    def discriminator_update(self, update: int) -> dict[str, float]:
+        """Update number `update` of D, counted from 0.
+
+        Returns:
+            Means over the global batch: `loss_d` with its penalty, `penalty` where one was due, and D's
+            answers, `answer_real` and `answer_fake`.
+
+        Raises:
+            HealthError: loss or gradient is not finite; D is as before then.
+        """
+        engine, module = self._discriminator, self._discriminator.module
+        if self._config.model.spectral_norm:
+            advance(module, weights=self._whole_discriminator() if engine.stage == 3 else None)
+        due = is_due(self._config.loss, update)
+        means = self._means("loss_d")
+        micro_batches = list(self._micro_batches("discriminator", update))
+        again = [
+            Share(micro.samples, partial(self._discriminator_numbers, micro, due, module))
+            for micro in micro_batches
+        ]
+        with self._explained(update, self._networks[1], again):
+            for micro in micro_batches:
+                numbers = self._discriminator_numbers(micro, due, engine.forward)
+                means.add(*numbers)
+                if micro.last:
+                    means.send()
+                engine.backward(numbers[0])
+                if micro.last:
+                    found = means.take()
+                engine.step()
+        names = ("loss_d", "penalty", "answer_real", "answer_fake")
+        metrics = dict(zip(names, found, strict=True))
+        return metrics if due else {name: metrics[name] for name in names if name != "penalty"}
+
+    def generator_update(self, update: int, discriminator_update: int) -> dict[str, float]:
+        """Update number `update` of G, counted from 0.
+
+        Args:
+            update: of G.
+            discriminator_update: of D, whose images and labels are used again where the loss compares with
+                real images or the model is conditional.
+
+        Returns:
+            `loss_g`, the mean over the global batch.
+
+        Raises:
+            HealthError: loss or gradient is not finite; G is as before then.
+        """
+        engine = self._generator
+        uses_data = LOSSES[self._config.loss.kind].compares or self._config.model.conditional
+        ahead = (discriminator_update - update) * self._config.batch.global_size
+        means = self._means("loss_g")
+        micro_batches = []
+        for micro in self._micro_batches("generator", update):
+            first, stop = micro.samples.start + ahead, micro.samples.stop + ahead
+            micro_batches.append(replace(micro, samples=range(first, stop if uses_data else first)))
+        with self._discriminator.frozen() as judge:
+            again = [
+                Share(micro.samples, partial(self._generator_numbers, micro, engine.module, judge))
+                for micro in micro_batches
+            ]
+            with self._explained(update, self._networks[0], again):
+                for micro in micro_batches:
+                    numbers = self._generator_numbers(micro, engine.forward, judge)
+                    means.add(*numbers)
+                    if micro.last:
+                        means.send()
+                    engine.backward(numbers[0])
+                    if micro.last:
+                        (found,) = means.take()
+                    engine.step()
+        return {"loss_g": found}
+
+    def _discriminator_numbers(self, micro: MicroBatch, due: bool, judge: Forward) -> tuple[Tensor, ...]:
+        """Loss with its penalty, penalty (0 where none is due) and D's mean answers to real and to generated
+        images."""
+        real, labels = self._images(micro.samples)
+        with torch.no_grad():
+            fake = self._generator.module(self._noise(micro.numbers), labels)
+        changes = self._changes(micro.numbers.real_changes, micro.numbers.fake_changes)
+        both = None if labels is None else torch.cat([labels, labels])
+        real_answers, fake_answers = judge(changes(torch.cat([real, fake])), both).chunk(2)
+        value = LOSSES[self._config.loss.kind].of_discriminator(real_answers, fake_answers)
+        extra = value.new_zeros(())
+        if due:
+            extra = self._penalty(micro.numbers, real, fake, labels)
+            value = value + extra
+        return value, extra, real_answers.float().mean(), fake_answers.float().mean()
+
+    def _generator_numbers(self, micro: MicroBatch, make: Forward, judge: Forward) -> tuple[Tensor]:
+        """Loss."""
+        game = LOSSES[self._config.loss.kind]
+        real: Tensor | None = None
+        labels: Tensor | None = None
+        if micro.samples:
+            real, labels = self._images(micro.samples)
+        fake = make(self._noise(micro.numbers), labels)
+        fake_answers = judge(self._changes(micro.numbers.fake_changes)(fake), labels)
+        real_answers = None
+        if real is not None and game.compares:
+            with torch.no_grad():
+                real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
+        return (game.of_generator(fake_answers, real_answers),)
+
+    @contextmanager
+    def _explained(self, update: int, learner: Network, again: Sequence[Share]) -> Iterator[None]:
+        """Let a verdict on numbers in the block say which update it is about and where they went wrong."""
+        try:
+            yield
+        except HealthError as error:
+            together = self._config.model.batch_norm
+            where = find_nonfinite(FailedUpdate(self._world, self._networks, learner, again, together))
+            raise HealthError(f"update {update + 1}: {error}{where}") from None
+
+    def _means(self, loss: str) -> Means:
+        return Means(loss, self._world, self._config.batch.global_size // self._micro_size)
+
+    def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
+        config, size = self._config, self._config.batch.global_size
+        numbers = draw(config.run.seed, who, update, size, config.model.latent_size)
+        batches = self._samples(update)
+        for samples in batches:
+            rows = slice(samples.start - update * size, samples.stop - update * size)
+            yield MicroBatch(samples, numbers.part(rows), last=samples == batches[-1])
+
+    def _samples(self, update: int) -> list[range]:
+        """This rank's samples of an update, a range for each micro-batch."""
+        size, world = self._config.batch.global_size, self._world
+        return [
+            micro_batch_samples(update, index, world.rank, world.size, size, self._micro_size)
+            for index in range(size // (self._micro_size * world.size))
+        ]
+
+    def _images(self, samples: range) -> tuple[Tensor, Tensor | None]:
+        """Images [B, C, H, W] in [-1, 1], and labels [B] for a conditional model."""
+        pixels, labels = self.images[samples]
+        device, dtype = self._world.device, self._discriminator.dtype
+        images = (pixels.to(device).float() / 127.5 - 1).to(dtype)
+        conditional = self._config.model.conditional and labels is not None
+        return images, labels.to(device) if conditional and labels is not None else None
+
+    def _noise(self, numbers: Draw) -> Tensor:
+        return numbers.latents.to(self._world.device, self._generator.dtype)
+
+    def _changes(self, *numbers: Tensor) -> Changes:
+        return Changes(self._config.loss.augment, torch.cat(numbers).to(self._world.device))
+
+    def _penalty(self, numbers: Draw, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
+        mix = numbers.mix.to(self._world.device, real.dtype)
+        answer = partial(self._augmented_answer, self._changes(numbers.real_changes), labels)
+        return penalty(self._config.loss, answer, PenaltyImages(real, fake, mix))
+
+    def _augmented_answer(self, changes: Changes, labels: Tensor | None, images: Tensor) -> Tensor:
+        answers: Tensor = self._discriminator.module(changes(images), labels)
+        return answers

@@ -1,0 +1,258 @@
+"""What one step of a GAN's run is: some updates of D, one of G, the moving average, and verdicts.
+
+Everything that decides the next step is the weights, both Adam states, the buffers, the average and the step
+number: images, noise and augmentation are functions of these, so a resumed run is the uninterrupted one.
+`train.py` makes a whole run of it.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_tools.atomic import in_place_of
+from data_tools.counts import counted
+from data_tools.typed import natural
+from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.checkpoint.tensors import write_tensors
+from pretrain.config.sections import GanConfig
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
+from pretrain.errors import HealthError, may_be_missing
+from pretrain.gan.collapse import GameMemory, are_alike
+from pretrain.gan.data import open_images
+from pretrain.gan.ema import Ema
+from pretrain.gan.engine import Engine
+from pretrain.gan.network_tensors import Network
+from pretrain.gan.networks.build import build_discriminator, build_generator, shape_of
+from pretrain.gan.networks.memory import channels_last
+from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
+from pretrain.gan.settings import engine_settings, micro_size
+from pretrain.gan.statistics import measure_statistics
+from pretrain.gan.step import Game
+from pretrain.gan.streams import fixed_latents
+from pretrain.gan.zero_shards import write_back
+from pretrain.health.replicas import ReplicaCheck
+from pretrain.run.folder import RunFolder
+from pretrain.training.descent import load_all
+from pretrain.training.step_sync import Gate
+from pretrain.training.trainer import StepResult
+
+log = logging.getLogger(__name__)
+
+
+class GanTrainer:
+    """Both networks, their optimizers and the images of one run on this rank."""
+
+    may_roll_back = False
+
+    def __init__(self, config: GanConfig, world: World, gate: Gate | None = None) -> None:
+        self.config, self.world = config, world
+        self.gate = gate or Gate(world)
+        self.data = open_images(config, world.size)
+        self.shape = shape_of(config.model, config.loss, self.data.channels, self.data.num_classes)
+        seed = config.run.seed
+        for_generator, for_discriminator = engine_settings(config, world.size)
+        generator = Engine(
+            "generator", channels_last(build_generator(self.shape, seed)), for_generator, world.device
+        )
+        discriminator = Engine(
+            "discriminator",
+            channels_last(build_discriminator(self.shape, seed)),
+            for_discriminator,
+            world.device,
+        )
+        self.generator, self.discriminator = Network(generator, world), Network(discriminator, world)
+        self.ema = Ema(self.generator.parts, config.model.ema_decay)
+        self.game = Game(config, world, self.data, self.generator, self.discriminator)
+        self.memory = GameMemory()
+        self._replica_check = ReplicaCheck(world)
+
+    @property
+    def networks(self) -> tuple[Network, Network]:
+        return self.generator, self.discriminator
+
+    @property
+    def images_per_step(self) -> int:
+        """Real images that D sees in a step."""
+        return self.config.loss.discriminator_steps * self.config.batch.global_size
+
+    def step(self, step: int) -> StepResult:
+        """Step `step`, counted from 0.
+
+        Raises:
+            HealthError: a loss or gradient is not finite, or the game has ended and the config says to stop.
+        """
+        rounds = self.config.loss.discriminator_steps
+        updates = range(step * rounds, (step + 1) * rounds)
+        self.game.images = self.gate.fetch(lambda: self.game.read(updates))
+        found: dict[str, float] = {}
+        for update in updates:
+            found |= self.game.discriminator_update(update)
+        found |= self.game.generator_update(step, updates[-1])
+        self.ema.update(step)
+        loss = found["loss_d"] + found["loss_g"]
+        metrics = {"loss": loss, **found, **self._norms(), "lr": self.config.optimizer.lr}
+        metrics["images"] = (step + 1) * self.images_per_step
+        self._judge_game(step, found["loss_d"], metrics)
+        return StepResult(loss, metrics, self.images_per_step, updated=True, spike=False)
+
+    def _norms(self) -> dict[str, float]:
+        return {
+            "grad_norm_d": self.discriminator.engine.gradient_norm,
+            "grad_norm_g": self.generator.engine.gradient_norm,
+        }
+
+    def _judge_game(self, step: int, loss_d: float, metrics: dict[str, float]) -> None:
+        had_ended = self.memory.has_ended(self.config.loss)
+        self.memory = self.memory.after(loss_d)
+        if self.config.health.on_collapse == "ignore" or not self.memory.has_ended(self.config.loss):
+            return
+        metrics["collapse"] = 1
+        if not had_ended:
+            self._report(
+                f"step {step + 1}: D has won: its loss averages {self.memory.average:.2g}, G learns nothing "
+                "from it; a larger loss.r1, loss.augment or a smaller optimizer.discriminator_lr may help"
+            )
+
+    def _report(self, message: str) -> None:
+        if self.config.health.on_collapse == "stop":
+            raise HealthError(message)
+        log.warning("%s", message)
+
+    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
+        return {"images_per_second": result.units / seconds}
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Write a grid of samples, and after the last step G and its average; judge whether samples differ.
+
+        Raises HealthError: they do not, and the config says to stop.
+        """
+        folder = RunFolder(self.config.run.dir)
+        average, last = self.average(), self.final()
+        different = first_decides(self.world, lambda: self._draw(step, average, last, folder))
+        real = first_decides(self.world, self._real_diversity)
+        metrics = {"sample_diversity": different, "real_diversity": real}
+        metrics["images"] = step * self.images_per_step
+        if self.config.health.on_collapse != "ignore" and are_alike(different, real):
+            metrics["collapse"] = 1
+            self._report(
+                f"step {step}: samples are nearly alike: they differ by {different:.3g} a pixel, real images "
+                f"by {real:.3g}"
+            )
+        return metrics
+
+    def _draw(
+        self, step: int, average: dict[str, Tensor], last: dict[str, Tensor], folder: RunFolder
+    ) -> float:
+        """On rank 0: the grid, its diversity, and the files of the end."""
+        generator = build_generator(self.shape, self.config.run.seed)
+        generator.load_state_dict(average)
+        measure_statistics(generator, self.config.model.latent_size, self.shape.classes, self.config.run.seed)
+        latents = fixed_latents(self.config.run.seed, self.config.eval.samples, self.config.model.latent_size)
+        labels = torch.arange(len(latents)) % self.shape.classes if self.shape.classes else None
+        images = sample(generator, latents, labels)
+        at_end = step >= self.config.run.steps
+        with may_be_missing(unless=at_end):
+            save_png(folder.artifacts / "samples" / f"step-{step:08d}.png", grid(pixels(images)))
+            kept = (("generator_ema", generator.state_dict()), ("generator", last)) if at_end else ()
+            for name, tensors in kept:
+                save_network(folder.path / "final" / f"{name}.safetensors", tensors)
+        return diversity(images, labels)
+
+    def _real_diversity(self) -> float:
+        count = min(self.config.eval.samples, self.data.samples_per_epoch)
+        real, labels = self.data.images(range(count))
+        return diversity(real.float() / 127.5 - 1, labels if self.shape.classes else None)
+
+    def average(self) -> dict[str, Tensor]:
+        """The moving average of G, whole, with the buffers of the live G; all ranks call this together."""
+        return self.generator.whole(self.ema.tensors)
+
+    def final(self) -> dict[str, Tensor]:
+        """G in fp32, whole, with its buffers; all ranks call this together."""
+        return self.generator.whole()
+
+    def check_replicas(self, step: int) -> None:
+        """Compare what ranks share after `step` steps.
+
+        Raises HealthError: two ranks hold different bits of the same tensor.
+        """
+        computed = [piece for network in self.networks for piece in network.computed()]
+        self._replica_check(step, [*self.pieces(), *computed])
+
+    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
+        """Never asked for: a GAN's loss has no spikes."""
+        raise HealthError(f"step {spike + 1}: a GAN's run does not roll back to {checkpoint.path}")
+
+    def go_back(self, step: int, later: Checkpoint) -> None:
+        """Never asked for: a GAN's run skips no updates."""
+        raise HealthError(f"a GAN's run does not go back from {later.path} to step {step}")
+
+    def pieces(self) -> Iterator[Piece]:
+        """Weights and Adam states of both networks, buffers, and the average."""
+        for network in self.networks:
+            yield from network.pieces()
+        yield from self.generator.pieces_of("ema.generator", self.ema.tensors, "weights")
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "images": step * self.images_per_step,
+            "generator_updates": self.generator.engine.updates,
+            "discriminator_updates": self.discriminator.engine.updates,
+            "channels": self.shape.channels,
+            "classes": self.shape.classes,
+            "data_fingerprint": self.data.fingerprint,
+            "layout": self._layout(),
+            "game": self.memory.to_json(),
+        }
+
+    def files(self) -> dict[str, Path]:
+        return {}
+
+    def load(self, checkpoint: Checkpoint) -> int:
+        """Take over everything from a checkpoint of any number of processes and any stages.
+
+        Raises UserError: it is of another model or other images.
+        """
+        checkpoint.require_data(self.data.fingerprint, "images")
+        load_all(checkpoint, self.pieces(), self.world)
+        for network in self.networks:
+            write_back(network.engine)
+            network.engine.updates = checkpoint.part(f"{network.engine.name}_updates", natural)
+        self.memory = checkpoint.part("game", GameMemory.from_json)
+        return checkpoint.step
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "layout": self._layout(),
+            "device": self.world.device.type,
+            "data_fingerprint": self.data.fingerprint,
+        }
+
+    def describe(self) -> str:
+        size = micro_size(self.config, self.world.size)
+        count = self.config.batch.global_size // (size * self.world.size)
+        return (
+            f"{self._layout()}, {self.world.device}, "
+            f"{counted(self.data.samples_per_epoch, 'image')} an epoch, "
+            f"{counted(count, 'micro-batch')} of {size} an update"
+        )
+
+    def _layout(self) -> str:
+        stages = self.config.parallel
+        where = "one process" if self.world.size == 1 else f"DP{self.world.size}"
+        return f"{where}, ZeRO {stages.generator_stage} (G) and {stages.discriminator_stage} (D)"
+
+
+def save_network(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a network as a safetensors file; a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_place_of(path) as partial:
+        write_tensors(
+            partial, [(name, tensor.detach().cpu().contiguous()) for name, tensor in tensors.items()]
+        )

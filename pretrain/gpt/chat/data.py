@@ -1,0 +1,119 @@
+"""Training and validation sequences of a run on conversations.
+
+Which conversations share a sequence follows from their lengths alone.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from data_tools.counts import counted
+from data_tools.tokenizer import Tokenizer
+from pretrain.config.sections import ChatConfig
+from pretrain.data.batch import PADDING_SAMPLE, Batch
+from pretrain.data.in_memory import HeldTraining, HeldValidation
+from pretrain.gpt.chat.conversation import read_conversations
+from pretrain.gpt.chat.examples import Example, encode, fitting
+from pretrain.gpt.chat.packing import pack
+from pretrain.gpt.chat.template import ChatTemplate
+
+
+@dataclass(frozen=True)
+class ChatSequences:
+    """The sequences of one file.
+
+    path: the file. examples: its conversations. rows: of each sequence, which examples it holds. length:
+    positions of a sequence.
+    """
+
+    path: str
+    examples: tuple[Example, ...]
+    rows: tuple[tuple[int, ...], ...]
+    length: int
+
+    @classmethod
+    def read(
+        cls, path: str, config: ChatConfig, tokenizer: Tokenizer, template: ChatTemplate
+    ) -> "ChatSequences":
+        """Those of a file; raises UserError naming file and line."""
+        length = config.batch.sequence_length
+        whole = encode(path, read_conversations(path, config.data), tokenizer, template)
+        examples = fitting(path, whole, length, truncate=config.data.too_long == "truncate")
+        sizes = [example.size for example in examples]
+        rows = pack(sizes, length) if config.data.packing else [(index,) for index in range(len(sizes))]
+        return cls(path, examples, tuple(rows), length)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def describe(self) -> str:
+        used = sum(example.size for example in self.examples)
+        answers = sum(int(example.said.sum()) for example in self.examples)
+        share = used / (len(self.rows) * self.length)
+        return (
+            f"{self.path}: {counted(len(self.examples), 'conversation')} in "
+            f"{counted(len(self.rows), 'sequence')}, which they "
+            f"fill to {share:.1%}; {counted(answers, 'token')} of answers"
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.length} {self.rows}".encode())
+        for example in self.examples:
+            digest.update(len(example.tokens).to_bytes(8, "little"))
+            digest.update(example.tokens.tobytes())
+            digest.update(example.said.tobytes())
+        return digest.hexdigest()
+
+    def batch(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
+        """Sequences, each with its sample id; None makes one without a label.
+
+        Examples lie one behind the other; each is a document. What is left over is one more.
+        """
+        stored = np.zeros((4, len(rows), self.length), np.int64)
+        tokens, labels, positions, documents = stored
+        counts = np.zeros((len(rows), self.length), np.float32)
+        positions[:] = np.arange(self.length)
+        for row, (_, index) in enumerate(rows):
+            start = 0
+            for number, example in enumerate(self._examples(index)):
+                part = slice(start, start + example.size)
+                tokens[row, part], labels[row, part] = example.tokens[:-1], example.tokens[1:]
+                counts[row, part] = example.said[1:]
+                positions[row, part] = np.arange(example.size)
+                documents[row, part] = number
+                start += example.size
+                documents[row, start:] = number + 1
+        one_each = all(len(self._examples(index)) < 2 for _, index in rows)
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            labels=torch.from_numpy(labels),
+            loss_mask=torch.from_numpy(counts),
+            position_ids=torch.from_numpy(positions),
+            # Causal attention alone keeps a single example from the padding behind it.
+            document_ids=None if one_each else torch.from_numpy(documents),
+            sample_ids=tuple(PADDING_SAMPLE if index is None else sample for sample, index in rows),
+        )
+
+    def _examples(self, index: int | None) -> list[Example]:
+        return [] if index is None else [self.examples[number] for number in self.rows[index]]
+
+
+@dataclass(frozen=True)
+class ChatTraining(HeldTraining[ChatSequences, Batch]):
+    """The training sequences in the order of a run."""
+
+    def rows(self, ids: Sequence[int], step: range) -> Batch:
+        return self.data.batch(list(zip(ids, self.places(ids), strict=True)))
+
+
+@dataclass(frozen=True)
+class ChatValidation(HeldValidation[ChatSequences, Batch]):
+    """The sequences of a development file, each once."""
+
+    def rows(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
+        return self.data.batch(rows)

@@ -1,0 +1,45 @@
+"""What a config of a run on conversations names: the run to start from, a template, the files."""
+
+from dataclasses import dataclass
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.tokenizer import tokenizer_folder
+from pretrain.config.sections import ChatConfig
+from pretrain.gpt.chat.data import ChatSequences, ChatTraining, ChatValidation
+from pretrain.gpt.chat.saved_template import template_of
+from pretrain.gpt.chat.template import ChatTemplate
+from pretrain.megatron.init_from import Start
+
+
+@dataclass(frozen=True)
+class OpenedChat:
+    """The template of the run, and its files, encoded."""
+
+    template: ChatTemplate
+    training: ChatTraining
+    validation: ChatValidation | None
+    """None where the config names no file."""
+
+
+def open_chat(config: ChatConfig, start: Start) -> OpenedChat:
+    """Read everything that a config names.
+
+    Raises UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.
+    """
+    template = _template(config, start.checkpoint)
+    folder = tokenizer_folder(start.checkpoint)
+    tokenizer = Tokenizer.load(folder)
+    path = config.data.validation
+    train = ChatSequences.read(config.data.train, config, tokenizer, template)
+    validation = ChatSequences.read(path, config, tokenizer, template) if path else None
+    seed, batch = config.run.seed, config.batch
+    training = ChatTraining.over(train, tokenizer, folder, seed, batch.global_size, batch.micro_size)
+    return OpenedChat(template, training, ChatValidation(validation) if validation else None)
+
+
+def _template(config: ChatConfig, start: Checkpoint) -> ChatTemplate:
+    """That of the config, or of the checkpoint it starts with, or the default one."""
+    if config.data.chat_template is not None:
+        return ChatTemplate.read(config.data.chat_template)
+    return template_of(start) or ChatTemplate.default()

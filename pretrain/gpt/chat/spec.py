@@ -1,0 +1,67 @@
+"""Fine-tuning on conversations under the training loop: what the assistant says is predicted."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from megatron.core import parallel_state
+from torch import Tensor
+
+from pretrain.config.sections import ChatConfig
+from pretrain.gpt.model import GPT
+from pretrain.gpt.spec import GptFamily, LocalBatch
+from pretrain.megatron.layers.vocabulary import cross_entropy, most_likely, without_padding
+from pretrain.training.metric_sums import Totals
+
+
+@dataclass(frozen=True)
+class ChatTotals(Totals):
+    """The negative log-likelihood of answers, and how many of their tokens are the likeliest."""
+
+    nll: float
+    """Nats."""
+    tokens: float
+    """Tokens of answers, with the ends of turns."""
+    right: float
+    """Those that are the likeliest."""
+    squares: float
+    """Squared losses, for the standard error."""
+
+    @property
+    def loss(self) -> float:
+        return self.nll / self.tokens
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Share of the tokens that the model would have chosen, each after the true ones."""
+        return {"accuracy": self.right / self.tokens}
+
+
+@dataclass(frozen=True)
+class ChatFamily(GptFamily):
+    """A decoder whose loss is of some tokens alone.
+
+    Attributes:
+        vocab_size: ids of the tokenizer, without padding.
+    """
+
+    config: ChatConfig
+    vocab_size: int
+    totals: ClassVar[type[Totals]] = ChatTotals
+
+    def run(self, chunk: GPT, local: LocalBatch) -> Tensor:
+        """The last chunk gives logits, [B, S, V]."""
+        output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask)
+        return output
+
+    def losses(self, output: Tensor, local: LocalBatch) -> tuple[Tensor, Tensor]:
+        """Where `loss_mask` says so; logits of other positions are not looked at."""
+        counts = local.loss_mask > 0
+        labels_M = local.labels[counts]
+        logits_MV = without_padding(output[counts], self.vocab_size, self.layout.tensor_rank)
+        group = parallel_state.get_tensor_model_parallel_group()
+        right = most_likely(logits_MV, self.layout.tensor_rank, group) == labels_M
+        nll_M = cross_entropy(logits_MV, labels_M, self.layout.parallel.tensor)
+        exact = nll_M.detach().double()
+        report = [exact.sum(), counts.double().sum(), right.double().sum(), exact.square().sum()]
+        return nll_M.sum()[None], torch.stack(report)

@@ -1,0 +1,176 @@
+"""`pretrain generate --chat`: answers of a model that has a chat template.
+
+At a terminal it is a conversation; otherwise each `--prompt`, or each line of standard input, begins one of
+its own and gets its answer.
+"""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pretrain.distributed.world import find_place, join_world
+from pretrain.errors import UserError
+from pretrain.gpt.chat.conversation import Message
+from pretrain.gpt.chat.saved_template import template_of
+from pretrain.gpt.chat.template import ChatTemplate
+from pretrain.gpt.generate import Speaker, go_on, open_speaker, require_seed, show, spread, teller
+from pretrain.megatron.restore import Saved
+from pretrain.sampling import SEEDS, Sampling
+
+HELP = "/reset begins anew, /exit or ctrl-D ends"
+
+
+def answer(
+    speaker: Speaker,
+    template: ChatTemplate,
+    conversations: Sequence[Sequence[Message]],
+    max_tokens: int,
+    sampling: Sampling,
+    tell: Callable[[str], None],
+    hear: Callable[[int], None] = lambda _: None,
+) -> list[str]:
+    """What the assistant says next in each conversation; all ranks together.
+
+    Args:
+        template: its template, the one that it was trained with.
+        conversations: from their first message to a user's.
+        sampling: how to draw; conversation i with seed + i.
+        tell: told of conversations that the model does not see whole, and of answers that were cut off.
+        hear: told of each token of the first answer as it is drawn.
+    """
+    tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
+    texts = [template.tokens(tokenizer, messages, answer=True) for messages in conversations]
+    for text in texts:
+        if len(text) > length:
+            tell(f"the conversation has {len(text):,} tokens; the model sees the last {length:,} of them")
+    drawn = go_on(speaker.model, texts, tokenizer.eod_id, max_tokens, sampling, tell=hear)
+    for number, row in enumerate(drawn, 1):
+        if len(row) == max_tokens:
+            which = f"answer {number}" if len(drawn) > 1 else "the answer"
+            tell(f"{which} is cut off after {max_tokens:,} tokens (--max-tokens)")
+    return [tokenizer.decode(row) for row in drawn]
+
+
+def chat_command(
+    checkpoint: str,
+    prompts: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    processes: int | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """`pretrain generate --chat`.
+
+    Args:
+        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
+        prompts: what a user says, each in a conversation of its own; none: standard input.
+        processes: ranks to start on this machine.
+        overrides: as in `pretrain.gpt.generate.open_speaker`.
+
+    Raises:
+        UserError: the checkpoint has no chat template, there is nothing to answer, or as in `open_speaker`.
+    """
+    place = find_place(os.environ)
+    talking = not prompts and sys.stdin.isatty()
+    several = place.launcher != "alone" or (processes or 1) > 1
+    if several and not prompts:
+        raise UserError(
+            "--chat with several processes answers each --prompt; standard input is for one process"
+        )
+    if not prompts and not talking:
+        prompts = _lines(sys.stdin.buffer.read())
+        if not prompts:
+            raise UserError("nothing to answer: give --prompt, or lines on standard input")
+    for prompt in prompts:
+        _require_text(prompt)
+    options = ["--chat", f"--max-tokens={max_tokens}", *sampling.options()]
+    options += [f"--prompt={prompt}" for prompt in prompts]
+    spread(place, processes, [*options, "--", checkpoint, *overrides])
+    require_seed(sampling)
+    with join_world(place) as world:
+        speaker = open_speaker(checkpoint, world, overrides, require_template)
+        template = template_of(speaker.saved.checkpoint)
+        assert template is not None, "required above"
+        if talking:
+            _talk(speaker, template, max_tokens, sampling)
+            return
+        asked = [[Message("user", prompt)] for prompt in prompts]
+        answers = answer(speaker, template, asked, max_tokens, sampling, teller(world))
+        if world.is_first:
+            show([""] * len(answers), answers)
+
+
+def require_template(saved: Saved) -> None:
+    """Raises UserError where a checkpoint has no chat template."""
+    if template_of(saved.checkpoint) is None:
+        raise UserError(
+            f"{saved.checkpoint.path}: has no chat template: it was not trained on conversations; "
+            "configs/gpt/finetune-chat.yaml does so, or leave out --chat"
+        )
+
+
+def _lines(raw: bytes) -> list[str]:
+    """What stands on standard input; raises UserError naming the line."""
+    found = []
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            found.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input, line {number}: is not UTF-8 text: {error.reason}") from None
+    return [line for line in found if line.strip()]
+
+
+def _require_text(prompt: str) -> None:
+    if not prompt.strip():
+        raise UserError("--prompt is empty: there is nothing to answer")
+    if "\0" in prompt:
+        raise UserError(f"the prompt {prompt!r} holds a NUL character")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the prompt {prompt!r} is not valid Unicode: {error.reason}") from None
+
+
+def _talk(speaker: Speaker, template: ChatTemplate, max_tokens: int, sampling: Sampling) -> None:
+    """A conversation at the terminal; turn i is drawn with seed + i."""
+    import readline  # noqa: F401 - gives `input` its editing and history
+
+    print(f"{speaker.saved.checkpoint.path}: {HELP}")
+    messages: list[Message] = []
+    while True:
+        try:
+            said = input("> ")
+            if said.strip() == "/exit":
+                return
+            if said.strip() == "/reset":
+                messages = []
+                print("the conversation begins anew")
+            elif said.strip():
+                _require_text(said)
+                messages = _turn(speaker, template, [*messages, Message("user", said)], max_tokens, sampling)
+        except EOFError:
+            print()
+            return
+        except (UserError, UnicodeDecodeError) as error:
+            print(error, file=sys.stderr)
+
+
+def _turn(
+    speaker: Speaker, template: ChatTemplate, messages: list[Message], max_tokens: int, sampling: Sampling
+) -> list[Message]:
+    """Answer as the tokens come; the conversation with the answer."""
+    characters = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be part of one
+
+    def hear(token: int) -> None:
+        print(characters.decode(speaker.tokenizer.decode_bytes([token])), end="", flush=True)
+
+    later: list[str] = []
+    own = replace(sampling, seed=(sampling.seed + len(messages) // 2) % SEEDS)
+    (reply,) = answer(speaker, template, [messages], max_tokens, own, later.append, hear)
+    print(characters.decode(b"", final=True))
+    for line in later:
+        print(line, file=sys.stderr)
+    return [*messages, Message("assistant", reply)]

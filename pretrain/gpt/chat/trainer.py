@@ -1,0 +1,50 @@
+"""Fine-tuning a GPT on conversations in the loop that pretrains it: other data, weights to start from."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pretrain.checkpoint import Checkpoint
+from pretrain.config.sections import ChatConfig
+from pretrain.distributed.world import World
+from pretrain.gpt.chat.data import ChatTraining, ChatValidation
+from pretrain.gpt.chat.open import open_chat
+from pretrain.gpt.chat.spec import ChatFamily
+from pretrain.gpt.chat.template import FILE
+from pretrain.megatron.init_from import require_start
+from pretrain.megatron.load_pretrained import start_from
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.trainer import Trainer, log
+from pretrain.training.step_sync import Gate
+
+
+class ChatTrainer(Trainer):
+    """A trainer of a pretrained GPT on conversations."""
+
+    def __init__(
+        self, config: ChatConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+    ) -> None:
+        self.chat = config
+        super().__init__(config, world, gate, own)
+
+    def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
+        """The files of the config, encoded with the pretrained model's tokenizer."""
+        self.opened = open_chat(self.chat, require_start(self.start))
+        training, validation = self.opened.training, self.opened.validation
+        for sequences in (training.data, *([validation.data] if validation else [])):
+            log.info("%s", sequences.describe())
+        return training, validation
+
+    def build_model(self) -> Model:
+        vocab_size = self.data.vocab_size
+        family = ChatFamily(self.chat, self.layout, vocab_size)
+        model = Model(self.config, self.layout, vocab_size, family, training=True)
+        start_from(require_start(self.start), model.chunks, self.layout)
+        return model
+
+    def files(self) -> Mapping[str, bytes | Path]:
+        return {**super().files(), FILE: self.opened.template.source.encode()}
+
+    def facts(self) -> dict[str, str]:
+        template = hashlib.sha256(self.opened.template.source.encode()).hexdigest()
+        return super().facts() | {"chat_template_fingerprint": template}

@@ -1,0 +1,169 @@
+"""Batches of tokens: training batches by step, validation batches in order.
+
+Both are pure functions of the config and the shards. A sample of a source is S + 1 tokens, sample j being
+[j S, j S + S + 1): its last token is only a label here and the first input of sample j + 1.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from pretrain.config.sections import GptConfig
+from pretrain.data.batch import (
+    Batch,
+    Row,
+    every_label,
+    inputs_and_labels,
+    make_batch,
+    padding_row,
+    plain_positions,
+)
+from pretrain.data.corpus import CorpusSamples
+from pretrain.data.order import make_order
+from pretrain.data.scored import InTurn, OfShards
+from pretrain.data.sources import TokenRange, fingerprint_of, open_training
+from pretrain.gpt.stored import StoredSamples
+from pretrain.gpt.windows import Windows
+
+
+@dataclass(frozen=True)
+class TrainingData(CorpusSamples[Batch]):
+    """The training samples of a GPT."""
+
+    stored: StoredSamples
+    reset_at_document_end: bool
+
+    @classmethod
+    def from_config(cls, config: GptConfig) -> "TrainingData":
+        """Open the sources of `data.train`; raises UserError or IntegrityError naming the path."""
+        return cls.over(open_training(config), config)
+
+    @classmethod
+    def over(cls, sources: tuple[TokenRange, ...], config: GptConfig) -> "TrainingData":
+        """The samples of these ranges, in the sizes and the order that a config says."""
+        length = config.batch.sequence_length
+        weights = [source.weight for source in config.data.train]
+        order = make_order(config.run.seed, [(source.tokens - 1) // length for source in sources], weights)
+        reset = config.data.reset_at_document_end
+        identity = {
+            "sources": [source.describe() for source in sources],
+            "weights": weights,
+            "sequence_length": length,
+            "seed": config.run.seed,
+            "reset_at_document_end": reset,
+        }
+        return cls(
+            sources=sources,
+            order=order,
+            sequence_length=length,
+            global_size=config.batch.global_size,
+            micro_size=config.batch.micro_size,
+            fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest(),
+            stored=StoredSamples(sources, order, length),
+            reset_at_document_end=reset,
+        )
+
+    def resized(self, config: GptConfig) -> "TrainingData":
+        """As `CorpusSamples.resized`."""
+        return self.over(self.sources, config)
+
+    def samples(self, sample_ids: Sequence[int]) -> Batch:
+        if not self.reset_at_document_end:
+            stored = self.stored.read(sample_ids)
+            if int(stored.max()) < self.vocab_size:  # else row by row, which names the place
+                return self._whole(stored, tuple(sample_ids))
+        sources, found = self.order.locate(np.asarray(sample_ids, dtype=np.int64))
+        rows = [
+            self._row(sample_id, self.sources[source], sample)
+            for sample_id, source, sample in zip(sample_ids, sources.tolist(), found.tolist(), strict=True)
+        ]
+        return make_batch(rows, self.sequence_length, self.vocab_size)
+
+    def _whole(self, stored: npt.NDArray[np.integer], sample_ids: tuple[int, ...]) -> Batch:
+        """Samples whose labels all count, in which documents do not matter."""
+        tokens, labels = inputs_and_labels(stored)
+        mask, positions = self._frame
+        if len(sample_ids) != self.micro_size:
+            mask, positions = self._make_frame(len(sample_ids))
+        return Batch(tokens, labels, mask, positions, None, sample_ids)
+
+    @cached_property
+    def _frame(self) -> tuple[Tensor, Tensor]:
+        """What all micro-batches share."""
+        return self._make_frame(self.micro_size)
+
+    def _make_frame(self, rows: int) -> tuple[Tensor, Tensor]:
+        return every_label(rows, self.sequence_length), plain_positions(rows, self.sequence_length)
+
+    def _row(self, sample_id: int, source: TokenRange, sample: int) -> Row:
+        start = source.start + sample * self.sequence_length
+        return source.row(
+            sample_id, start, start + self.sequence_length + 1, reset=self.reset_at_document_end
+        )
+
+
+@dataclass(frozen=True)
+class ValidationData(OfShards, InTurn[Batch]):
+    """Every label of the validation sources, scored once: see `pretrain.gpt.windows`."""
+
+    sources: tuple[TokenRange, ...]
+    windows_of: tuple[Windows, ...]
+    sequence_length: int
+    reset_at_document_end: bool
+
+    @classmethod
+    def over(
+        cls, sources: tuple[TokenRange, ...], config: GptConfig, stride: int | None = None
+    ) -> "ValidationData":
+        """Windows over these ranges, `stride` labels apart, by default `batch.sequence_length`.
+
+        `eval.max_windows` keeps the labels of that many whole sequences of each source, whatever the stride.
+        """
+        length, most = config.batch.sequence_length, config.eval.max_windows
+        ends = [s.stop if most is None else min(s.stop, s.start + most * length + 1) for s in sources]
+        windows = tuple(
+            Windows(source.start, end, length, stride or length)
+            for source, end in zip(sources, ends, strict=True)
+        )
+        return cls(sources, windows, length, config.data.reset_at_document_end)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(len(windows) for windows in self.windows_of)
+
+    @property
+    def tokens(self) -> int:
+        return sum(stop - start for start, stop in self.scored)
+
+    @property
+    def scored(self) -> tuple[tuple[int, int], ...]:
+        """Per source, the half-open range of stream positions whose tokens are scored as labels."""
+        return tuple(windows.scored for windows in self.windows_of)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.sources)
+
+    def these(self, numbers: range) -> Batch:
+        rows = [self._row(number) for number in numbers]
+        return make_batch(rows, self.sequence_length, self.sources[0].reader.index.vocab_size)
+
+    def _row(self, index: int) -> Row:
+        found = self.find(index)
+        if found is None:
+            return padding_row(self.reset_at_document_end)
+        source, place = found
+        window = self.windows_of[source][place]
+        return self.sources[source].row(
+            index,
+            window.start,
+            window.stop,
+            reset=self.reset_at_document_end,
+            score_from=window.score_from - window.start - 1,
+        )

@@ -1,0 +1,283 @@
+"""Text from a checkpoint, whatever layout wrote it, on one rank or many."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_tools.tokenizer import Tokenizer
+from pretrain.checkpoint import resolve
+from pretrain.checkpoint.tokenizer import load_tokenizer
+from pretrain.config.load import load_config
+from pretrain.config.require_kind import narrow
+from pretrain.config.schema import nearest_name
+from pretrain.config.sections import DecoderConfig, ParallelConfig
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.spawn import spawn
+from pretrain.distributed.world import Place, World, find_place, join_world, ranks_to_start
+from pretrain.errors import HealthError, UserError
+from pretrain.gpt.decoding import Decoder
+from pretrain.gpt.spec import GptFamily
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.restore import RESOLVED_CONFIG, Saved, load_model, open_saved, with_layout
+from pretrain.sampling import SEEDS, Sampling
+
+OVERRIDES = ("parallel.tensor", "parallel.pipeline")
+"""Keys that have an effect on the generation of text."""
+
+
+def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token.
+
+    Args:
+        logits_V: [vocabulary], any float dtype.
+        sampling: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
+        generator: on the CPU, so that a seed means the same text on every device.
+
+    Raises:
+        HealthError: a logit is not finite.
+    """
+    scores = logits_V.double().cpu()
+    if not bool(scores.isfinite().all()):
+        raise HealthError("the model's logits are not finite: its weights are not fit for use")
+    # By logit and not by probability: two logits that differ may round to the same probability.
+    if sampling.greedy:
+        return int(scores.argmax())
+    scores, order = scores.sort(descending=True, stable=True)
+    # Taken from the largest first, so that no temperature overflows.
+    probabilities = torch.softmax((scores - scores[0]) / sampling.temperature, -1)
+    if sampling.top_k is not None:
+        probabilities[sampling.top_k :] = 0
+    if sampling.top_p is not None:
+        kept = probabilities / probabilities.sum()
+        probabilities[kept.cumsum(-1) - kept >= sampling.top_p] = 0  # the one that crosses the limit stays
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    eod: int,
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    cached: bool = True,
+) -> list[list[int]]:
+    """Draw tokens for each prompt, as the beginning of a document; the rest as `go_on`.
+
+    A text begins as a document does: after the end of another. Where attention was reset at the ends of
+    documents, the model never saw that end together with what follows it.
+    """
+    alone = model.config.resets_at_document_end
+    texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
+    return go_on(model, texts, eod, max_tokens, sampling, cached=cached)
+
+
+def go_on(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    eod: int,
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    cached: bool = True,
+    tell: Callable[[int], None] = lambda _: None,
+    enough: Callable[[Sequence[int]], bool] = lambda _: False,
+) -> list[list[int]]:
+    """Draw tokens after each text until the end of the document or `max_tokens`; all ranks of a replica call
+    this together.
+
+    Args:
+        texts: token ids of each, one or more.
+        eod: id of the end of a document.
+        sampling: how to draw. Text i goes on with a generator of its own, of seed `sampling.seed` + i.
+        cached: keep keys and values of the tokens so far.
+        tell: told of each token of the first text as it is drawn, the end excepted.
+        enough: whether a continuation, as far as it is there, may end.
+
+    Returns:
+        The continuations, without the end of the document.
+    """
+    generators = [torch.Generator().manual_seed((sampling.seed + i) % SEEDS) for i in range(len(texts))]
+    rows = [list(text) for text in texts]
+    starts, ended = [len(text) for text in texts], [False] * len(texts)
+    with Decoder(model, len(texts), max(starts) + max_tokens, cached=cached) as decoder:
+        for _ in range(max_tokens):
+            logits_BV = decoder.next_logits(rows)
+            for row, text in enumerate(rows):
+                # A text that has ended goes along with the others, and nobody reads it.
+                token = eod if ended[row] else choose(logits_BV[row], sampling, generators[row])
+                text.append(token)
+                ended[row] = ended[row] or token == eod or enough(text[starts[row] :])
+            if not ended[0]:
+                tell(rows[0][-1])
+            if all(ended):
+                break
+    drawn = [text[start:] for text, start in zip(rows, starts, strict=True)]
+    return [row[: row.index(eod)] if eod in row else row for row in drawn]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model that generates text, on this rank, with what belongs to it."""
+
+    saved: Saved
+    model: Model
+    tokenizer: Tokenizer
+
+
+def open_speaker(
+    checkpoint: str,
+    world: World,
+    overrides: Sequence[str] = (),
+    require: Callable[[Saved], None] = lambda _: None,
+) -> Speaker:
+    """Load a checkpoint for generation; all ranks together.
+
+    Args:
+        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
+        world: as many ranks as the layout has.
+        overrides: `section.key=value` texts; `OVERRIDES` says which.
+        require: raises what is wrong with a checkpoint, before its weights are read.
+
+    Raises:
+        UserError, IntegrityError: no good checkpoint, or a layout that does not fit.
+    """
+    if "\0" in checkpoint:
+        raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
+    saved = open_saved(first_decides(world, lambda: str(resolve(checkpoint, teller(world)))))
+    config = narrow(saved.config, DecoderConfig, f"generating text from {saved.checkpoint.path}")
+    require(saved)
+    parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
+    tokenizer = load_tokenizer(saved.checkpoint)
+    layout = build_layout(world, parallel)
+    spread_out = with_layout(config, parallel)
+    model = load_model(saved, spread_out, layout, GptFamily(spread_out, layout))
+    return Speaker(saved, model, tokenizer)
+
+
+def require_seed(sampling: Sampling) -> None:
+    """Raises UserError for a seed that is too large."""
+    if not 0 <= sampling.seed < SEEDS:
+        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
+
+
+def generate_texts(
+    checkpoint: str,
+    prompts: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    world: World,
+    *,
+    overrides: Sequence[str] = (),
+    cached: bool = True,
+) -> list[str]:
+    """The continuations of several prompts, all ranks together.
+
+    Args:
+        prompts: texts to go on from.
+        cached: as in `go_on`.
+
+    Raises:
+        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large,
+            a layout that does not fit.
+    """
+    require_seed(sampling)
+    speaker = open_speaker(checkpoint, world, overrides)
+    tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
+    ids = [_encode(tokenizer, prompt, length, teller(world)) for prompt in prompts]
+    drawn = generate(speaker.model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
+    return [tokenizer.decode(row) for row in drawn]
+
+
+def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfig:
+    """The layout to generate on: one rank, unless the overrides say otherwise.
+
+    Args:
+        path: resolved config of the checkpoint.
+        ranks: in the world.
+
+    Raises:
+        UserError: an override without effect, or a layout of another number of ranks.
+    """
+    given = [override.partition("=")[0] for override in overrides]
+    for key in given:
+        if key not in OVERRIDES:
+            meant = nearest_name(key, OVERRIDES)
+            hint = f"did you mean '{meant}'?" if meant else f"these have: {', '.join(OVERRIDES)}"
+            raise UserError(f"{key} has no effect on the generation of text; {hint}")
+    defaults = ParallelConfig().model_dump()
+    plain = {f"parallel.{key}": "null" if v is None else str(v).lower() for key, v in defaults.items()}
+    others = [f"{key}={value}" for key, value in plain.items() if key not in given]
+    config = load_config(path, [*others, *overrides], saved=True).config
+    parallel = narrow(config, DecoderConfig, "generating text").parallel
+    if parallel.ranks != ranks:
+        raise UserError(
+            f"parallel.tensor {parallel.tensor} x parallel.pipeline {parallel.pipeline} are {parallel.ranks} "
+            f"ranks, and this runs on {ranks}: set --processes {parallel.ranks}, or another layout"
+        )
+    return parallel
+
+
+def teller(world: World) -> Callable[[str], None]:
+    """Says lines on standard error, on the first rank alone."""
+    return (lambda line: print(line, file=sys.stderr)) if world.is_first else lambda _: None
+
+
+def _encode(
+    tokenizer: Tokenizer, prompt: str, sequence_length: int, tell: Callable[[str], None]
+) -> list[int]:
+    try:
+        ids = tokenizer.encode(prompt)
+    except UserError as error:
+        raise UserError(f"--prompt {prompt!r}: {error}") from None
+    if len(ids) > sequence_length:
+        tell(f"the prompt has {len(ids):,} tokens; the model sees the last {sequence_length:,} of them")
+    return ids
+
+
+def generate_command(
+    checkpoint: str,
+    prompts: Sequence[str],
+    max_tokens: int,
+    sampling: Sampling,
+    *,
+    processes: int | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """`pretrain generate`: print each prompt and its continuation, as one of many ranks or starting them.
+
+    Args:
+        processes: ranks to start on this machine.
+    """
+    place = find_place(os.environ)
+    options = [f"--max-tokens={max_tokens}", *sampling.options()]
+    options += [f"--prompt={prompt}" for prompt in prompts]
+    spread(place, processes, [*options, "--", checkpoint, *overrides])
+    with join_world(place) as world:
+        texts = generate_texts(checkpoint, prompts, max_tokens, sampling, world, overrides=overrides)
+        if world.is_first:
+            show(prompts, texts)
+
+
+def spread(place: Place, processes: int | None, arguments: Sequence[str]) -> None:
+    """Start the ranks of `pretrain generate` and exit with their code, where this process is alone and more
+    are wanted.
+
+    Raises UserError: a launcher has started another number of ranks.
+    """
+    ranks = ranks_to_start(place, processes)
+    if ranks > 1:
+        sys.exit(spawn([sys.executable, "-m", "pretrain", "generate", *arguments], ranks))
+
+
+def show(prompts: Sequence[str], texts: Sequence[str]) -> None:
+    """Print each prompt with its continuation; of several, each is headed by its number."""
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
+        if len(prompts) > 1:
+            print(f"=== {number} of {len(prompts)}")
+        print(prompt + text)

@@ -1,0 +1,177 @@
+"""A rank's heartbeat: one small file, rewritten every few seconds by a thread, read by the other ranks.
+
+It is rewritten in place by one write of one size, so it costs the shared file system no new names, and a
+reader sees the old or the new one. Ages are told by counts that go on, never by comparing clocks.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from data_tools.bounded import UnfitFileError, read_bytes
+from data_tools.typed import Natural, Seconds, parse
+from pretrain.health.phase_timer import ORDER, Moment, Phase
+
+_BYTES = 512
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a rank last said of itself."""
+
+    job: str
+    """The same for all ranks of one job, another for every job."""
+    rank: Natural
+    host: str
+    pid: Natural
+    space: str
+    """Where pids mean the same processes: host and pid namespace."""
+    count: Natural
+    """Beats so far."""
+    time: Seconds
+    """Unix time, by the rank's own clock."""
+    step: Natural
+    """Counted from 1; 0 before the first."""
+    phase: Annotated[str, AfterValidator(lambda text: Phase(text).value)]
+    part: int
+    lasted: Seconds
+    """Seconds that the phase has lasted."""
+    limit: Seconds | None
+    """Seconds that it may last; None: for ever."""
+
+    @property
+    def progress(self) -> tuple[int, int, int]:
+        """Orders ranks by how far they have come."""
+        return self.step, ORDER[Phase(self.phase)], self.part
+
+    @property
+    def place(self) -> str:
+        """`data wait of step 12`, or `start-up`."""
+        return f"{self.phase} of step {self.step}" if self.step else self.phase
+
+    @property
+    def name(self) -> str:
+        return f"rank {self.rank} on {self.host}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the rank has said that it ends."""
+        return self.phase == Phase.ENDED.value
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the phase has lasted longer than it may."""
+        return self.limit is not None and self.lasted > self.limit
+
+
+def path_of(folder: Path, rank: int) -> Path:
+    """The file of a rank's heartbeat."""
+    return folder / f"rank-{rank:04d}.json"
+
+
+def pid_space() -> str:
+    """Host and pid namespace of this process."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+class Heart:
+    """Writes the heartbeat of this process."""
+
+    def __init__(self, folder: Path, job: str, rank: int) -> None:
+        self._path = path_of(folder, rank)
+        self._job, self._rank = job, rank
+        self._host, self._pid, self._space = socket.gethostname(), os.getpid(), pid_space()
+        self._count = 0
+
+    def beat(self, moment: Moment, limit: float) -> Beat:
+        """Write where the rank is. Raises OSError: it cannot be written."""
+        self._count += 1
+        beat = Beat(
+            job=self._job,
+            rank=self._rank,
+            host=self._host,
+            pid=self._pid,
+            space=self._space,
+            count=self._count,
+            time=round(time.time(), 3),
+            step=moment.step,
+            phase=moment.phase.value,
+            part=moment.part,
+            lasted=round(time.monotonic() - moment.since, 3),
+            limit=None if limit == float("inf") else limit,
+        )
+        text = json.dumps(asdict(beat)).encode()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.pwrite(descriptor, text.ljust(_BYTES - 1) + b"\n", 0)
+        finally:
+            os.close(descriptor)
+        return beat
+
+
+def read_beat(folder: Path, rank: int, job: str | None = None) -> Beat | None:
+    """The heartbeat of a rank; None if there is none, or none of this job.
+
+    Raises OSError: it cannot be read.
+    """
+    try:
+        beat = parse(Beat, read_bytes(path_of(folder, rank), 8 * _BYTES))
+    except (FileNotFoundError, UnfitFileError, ValueError):
+        return None
+    return beat if job in (None, beat.job) else None
+
+
+def is_dead(beat: Beat) -> bool:
+    """Whether the process of a heartbeat is known to be gone; False where its pid means nothing here."""
+    if not beat.space or beat.space != pid_space():
+        return False
+    return process_state(beat.pid) in ("", "Z", "X")
+
+
+def process_state(pid: int) -> str:
+    """Linux's letter for a process: R, S, D, T (stopped), Z (dead, not waited for) and so on; "" if none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def some_ranks(numbers: Sequence[int]) -> str:
+    """`rank 3`, or `ranks 0-3, 7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    shown = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(shown)}"
+
+
+def rank_name(folder: Path, rank: int) -> str:
+    """`rank 5 on n2`, as far as its heartbeat can be read."""
+    with suppress(OSError):
+        beat = read_beat(folder, rank)
+        if beat is not None:
+            return beat.name
+    return f"rank {rank}"
+
+
+def last_place(folder: Path, rank: int, pid: int) -> str:
+    """` (last heartbeat: data wait of step 12)`, or nothing where the process with that pid has none."""
+    with suppress(OSError):
+        beat = read_beat(folder, rank)
+        if beat is not None and beat.pid == pid:
+            return f" (last heartbeat: {beat.place})"
+    return ""

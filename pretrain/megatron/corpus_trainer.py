@@ -1,0 +1,40 @@
+"""Pretraining a transformer on token shards, from weights of its own or those of another run."""
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+from pretrain.checkpoint import Checkpoint
+from pretrain.config.sections import BertConfig, GptConfig
+from pretrain.distributed.world import World
+from pretrain.megatron.init_from import require_tokenizer
+from pretrain.megatron.load_pretrained import start_from
+from pretrain.megatron.model_spec import Family
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.sharding import VOCABULARY
+from pretrain.megatron.trainer import Trainer
+from pretrain.training.step_sync import Gate
+
+C = TypeVar("C", GptConfig, BertConfig)
+
+
+class CorpusTrainer(Trainer, Generic[C]):
+    """A trainer whose run may start from another one; a subclass says what is read and how it is run."""
+
+    def __init__(
+        self, config: C, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+    ) -> None:
+        self.corpus: C = config
+        super().__init__(config, world, gate, own)
+
+    @abstractmethod
+    def family(self) -> Family[Any, Any]:
+        """How the model is run on this rank."""
+
+    def build_model(self) -> Model:
+        """As `Trainer.build_model`."""
+        model = Model(self.config, self.layout, self.data.vocab_size, self.family(), training=True)
+        if self.start is not None:
+            require_tokenizer(self.corpus, self.start, self.data.tokenizer.fingerprint)
+            anew = self.corpus.model.init_embeddings == "random"
+            start_from(self.start, model.chunks, self.layout, VOCABULARY if anew else ())
+        return model

@@ -1,0 +1,40 @@
+"""Initial weights that depend on the seed and the logical name alone, not on the layout.
+
+Each logical tensor is drawn whole from a generator of its own, seeded by (run seed, name), and each rank
+keeps its part. So one process and any layout start from the same bits, and a layer's weights do not
+change when another is added.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from pretrain.config.derived import linear_init_std
+from pretrain.config.sections import TextModelConfig
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.sharding import logical_parts
+from pretrain.seeds import stream_seed
+
+RESIDUAL_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
+
+
+def initialise(chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout: Layout, seed: int) -> None:
+    """Set every parameter: norms 1, biases 0, embeddings normal with `init_std`, matrices with
+    `linear_init_std`, those that write into the residual stream smaller by sqrt(2 num_layers) (Radford et
+    al. 2019, section 2.3)."""
+    for part in logical_parts(chunks, layout):
+        target = part.view(part.parameter.data.view(-1))
+        if part.key.endswith("bias"):
+            target.zero_()
+        elif "norm" in part.key.rsplit(".", 2)[-2]:
+            target.fill_(1.0)
+        else:
+            embeds = part.key.endswith("embeddings.weight")
+            std = model.init_std if embeds else linear_init_std(model)
+            if part.key.endswith(RESIDUAL_PROJECTIONS):
+                std /= math.sqrt(2 * model.num_layers)
+            generator = torch.Generator().manual_seed(stream_seed(seed, part.key))
+            whole = torch.randn(part.global_shape, generator=generator) * std
+            box = tuple(slice(o, o + s) for o, s in zip(part.offset, part.shape, strict=True))
+            target.copy_(whole[box])

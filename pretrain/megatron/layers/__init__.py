@@ -1,0 +1,1 @@
+"""Layers of the transformers: attention, norms, linear layers, vocabulary embeddings."""

@@ -1,0 +1,67 @@
+"""Weights of another run's checkpoint as the start of this one."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.sharded_tensor import Group, Piece
+from pretrain.checkpoint.tensors import DTYPES
+from pretrain.distributed.gather import gather_texts
+from pretrain.megatron.init_from import Start
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.sharding import logical_parts
+
+log = logging.getLogger(__name__)
+
+
+def take_weights(
+    chunks: Sequence[Any], layout: Layout, checkpoint: Checkpoint, keep: Sequence[str]
+) -> tuple[str, ...]:
+    """Fill a model from a checkpoint of any layout and precision.
+
+    Args:
+        chunks: this rank's bare chunks, initialised.
+        keep: beginnings of the names of weights that stay as they are.
+
+    Returns:
+        Names of the weights on this rank that stay.
+
+    Raises:
+        UserError: a weight is not in the checkpoint, or has another shape.
+    """
+    there = set(checkpoint.keys())
+    stay = []
+    for part in logical_parts(chunks, layout):
+        if part.key.startswith(tuple(keep)):
+            stay.append(part.key)
+            continue
+        master = f"optimizer.master.{part.key}"  # what a bf16 weight was rounded from
+        key = master if master in there else part.key
+        read = torch.empty(part.shape, dtype=DTYPES[checkpoint.index[key].dtype] if key in there else None)
+        group: Group = "weights" if key == part.key else "optimizer"
+        checkpoint.load([Piece(key, part.global_shape, part.offset, part.shape, None, read, group, False)])
+        part.view(part.parameter.data.view(-1)).copy_(read)
+    return tuple(stay)
+
+
+def start_from(start: Start, chunks: Sequence[Any], layout: Layout, anew: Sequence[str] = ()) -> None:
+    """Fill a model with the weights of another run of its kind; all ranks call this together.
+
+    Args:
+        start: what the run starts with; nothing is done where its own checkpoint will be loaded.
+        chunks: this rank's bare chunks, initialised.
+        anew: beginnings of the names of weights that stay as they were drawn.
+
+    Raises:
+        UserError: the run has other weights.
+    """
+    if start.is_own:
+        return
+    stay = take_weights(chunks, layout, start.checkpoint, anew)
+    everyone = gather_texts(layout.world, "\n".join(part.key for part in logical_parts(chunks, layout)))
+    start.checkpoint.require_all_read((key for keys in everyone for key in keys.split("\n")), "weights")
+    new = f"; drawn anew on this rank: {', '.join(stay) or 'none'}" if anew else ""
+    log.info("weights from %s%s", start.checkpoint.path, new)

@@ -1,0 +1,228 @@
+"""AdamW over a laid-out model, and its state as logical tensors.
+
+megatron-core reduces gradients and shards states; its own way of saving them is not used: with torch's AdamW
+it gives all parameters one shared `step` tensor on load, and it gathers a sharded state on one rank.
+Here every rank names the pieces it holds, and states are set in place.
+"""
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer import get_standard_config_overrides as standard_weight_decay
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from torch import Tensor
+
+from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.config.sections import TextConfig
+from pretrain.megatron.layers.transformer import parameter_dtype
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.sharding import LogicalPart, logical_parts
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+FUSED_ADAM = "FusedAdam"
+"""What Transformer Engine and Apex call theirs."""
+
+
+@dataclass(frozen=True)
+class _Holding:
+    """The run of a parameter's elements whose optimizer state this rank holds."""
+
+    start: int
+    stop: int
+    main: Tensor
+    """fp32 weights of the run; the parameter itself in fp32 without sharding."""
+
+
+class Optimizer:
+    """megatron-core's optimizer, stepped in two halves so that a verdict can stand between them."""
+
+    def __init__(self, config: TextConfig, model: Model) -> None:
+        settings = config.optimizer
+        dtype = parameter_dtype(config)
+        self._model = model
+        self._weight_decay = settings.weight_decay
+        self._clip = settings.clip_grad
+        megatron = OptimizerConfig(
+            optimizer="adam",
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            adam_beta1=settings.beta1,
+            adam_beta2=settings.beta2,
+            adam_eps=settings.eps,
+            clip_grad=settings.clip_grad,
+            bf16=config.precision == "bf16",
+            params_dtype=dtype,
+            use_distributed_optimizer=config.parallel.distributed_optimizer,
+        )
+        whole: Any = get_megatron_optimizer(
+            megatron,
+            model.wrapped,
+            config_overrides=standard_weight_decay(megatron),
+            use_gloo_process_groups=False,
+        )
+        # A chain of one: it has a second link only for experts.
+        (self._megatron,) = getattr(whole, "chained_optimizers", [whole])
+        self._adam: torch.optim.Optimizer = self._megatron.optimizer
+        if not self._is_torch and type(self._adam).__name__ != FUSED_ADAM:
+            raise RuntimeError(f"megatron-core made a {self.name}; how it counts its steps is not known")
+        self._megatron.zero_grad()
+        self._prime()
+
+    @property
+    def name(self) -> str:
+        """The class that steps: torch's AdamW, or the FusedAdam of a library that megatron-core prefers."""
+        return class_name(type(self._adam))
+
+    def _prime(self) -> None:
+        """Make every state before the first step.
+
+        torch counts steps in each parameter's state, Transformer Engine and Apex in each group; the latter
+        begin at 1 where they find no count.
+        """
+        for group in self._adam.param_groups:
+            if self._is_torch:
+                group["fused"] = True
+            else:
+                group["step"] = 0
+            for main in group["params"]:
+                state = self._adam.state[main]
+                state.update({name: torch.zeros_like(main) for name in MOMENTS})
+                if self._is_torch:
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=main.device)
+
+    @property
+    def _is_torch(self) -> bool:
+        return isinstance(self._adam, torch.optim.Adam)
+
+    @property
+    def updates(self) -> int:
+        """Updates done, Adam's own step count."""
+        if self._is_torch:
+            return next((int(state["step"]) for state in self._adam.state.values()), 0)
+        # A group without parameters on this rank stays behind.
+        return max((int(group["step"]) for group in self._adam.param_groups), default=0)
+
+    @updates.setter
+    def updates(self, value: int) -> None:
+        for group in self._adam.param_groups:
+            if not self._is_torch:
+                group["step"] = value
+        for state in self._adam.state.values() if self._is_torch else ():
+            state["step"].fill_(value)
+
+    @torch.no_grad()
+    def gradient_norm(self) -> float:
+        """Prepare the reduced gradients and return their global 2-norm; NaN or infinite if any of them is."""
+        self._megatron.prepare_grads()
+        return float(self._megatron.get_grad_norm())
+
+    @torch.no_grad()
+    def update(self, learning_rate: float, gradient_norm: float) -> None:
+        """Clip and take one AdamW step.
+
+        Args:
+            learning_rate: of this step.
+            gradient_norm: as `gradient_norm()` gave it; must be finite.
+        """
+        if not math.isfinite(gradient_norm):
+            raise ValueError(f"refusing to step with a gradient norm of {gradient_norm}")
+        for group in self._adam.param_groups:
+            group["lr"] = learning_rate * group.get("lr_mult", 1.0)
+            group["weight_decay"] = self._weight_decay * group.get("wd_mult", 1.0)
+        clipped = 0 < self._clip < gradient_norm
+        self._scale_gradients(self._clip / (gradient_norm + 1e-6) if clipped else 1.0)
+        self._megatron.step_with_ready_grads()
+
+    def _scale_gradients(self, factor: float) -> None:
+        if self._is_torch:
+            # The fused update divides by this as it goes, which saves a pass over all gradients.
+            adam: Any = self._adam
+            adam.grad_scale = None
+            if factor != 1:
+                adam.grad_scale = torch.tensor(1 / factor, device=self._model.layout.device)
+        elif factor != 1:
+            gradients = [p.grad for p in self._megatron.get_parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, factor)
+
+    def tensors(self) -> list[Tensor]:
+        """All that this rank's optimizer steps on and remembers; in fp32 the weights themselves among it."""
+        held: list[Tensor] = []
+        for group in self._adam.param_groups:
+            for main in group["params"]:
+                states = self._adam.state[main].values()
+                held += [main, *(state for state in states if isinstance(state, Tensor))]
+        return held
+
+    def pieces(self) -> Iterator[Piece]:
+        """This rank's pieces of the weights and of the optimizer's state, for saving and loading."""
+        layout, chunks = self._model.layout, self._model.chunks
+        mixed = self._model.config.precision == "bf16"
+        sharded = isinstance(self._megatron, DistributedOptimizer)
+        for part in logical_parts(chunks, layout):
+            yield weight_piece(part, layout)
+            holding = self._holding(part.parameter)
+            if holding is None:
+                continue
+            first = max(holding.start, part.start)
+            last = min(holding.stop, part.start + part.size)
+            if first >= last:
+                continue
+            flat = (first - part.start, last - part.start) if sharded else None
+            owner = part.primary if sharded else _is_owner(part, layout)
+            states = {name: self._adam.state[holding.main][name] for name in MOMENTS}
+            if mixed:
+                states["master"] = holding.main
+            for name, state in states.items():
+                run = state.detach().view(-1)[first - holding.start : last - holding.start]
+                yield Piece(
+                    key=f"optimizer.{name}.{part.key}",
+                    global_shape=part.global_shape,
+                    offset=part.offset,
+                    shape=part.shape,
+                    flat=flat,
+                    tensor=run if sharded else run.view(part.shape),
+                    group="optimizer",
+                    owner=owner,
+                )
+
+    def _holding(self, parameter: torch.nn.Parameter) -> _Holding | None:
+        """What this rank holds of a parameter's state; None where the others hold all of it."""
+        if not isinstance(self._megatron, DistributedOptimizer):
+            main = getattr(parameter, "main_param", parameter)
+            return _Holding(0, parameter.numel(), main)
+        if parameter not in self._megatron.model_param_group_index_map:
+            return None
+        run = self._megatron._get_model_param_range_map(parameter)["param"]
+        group, order = self._megatron.model_param_group_index_map[parameter]
+        return _Holding(run.start, run.end, self._adam.param_groups[group]["params"][order])
+
+
+def class_name(cls: type) -> str:
+    """A class as it is imported, such as `torch.optim.adamw.AdamW`."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def weight_piece(part: LogicalPart, layout: Layout) -> Piece:
+    return Piece(
+        key=part.key,
+        global_shape=part.global_shape,
+        offset=part.offset,
+        shape=part.shape,
+        flat=None,
+        tensor=part.view(part.parameter.detach().view(-1)),
+        group="weights",
+        owner=_is_owner(part, layout),
+    )
+
+
+def _is_owner(part: LogicalPart, layout: Layout) -> bool:
+    """Replicas take turns, by name, so that data parallel ranks share the work of saving."""
+    replicas = layout.data_size * layout.parallel.context
+    mine = layout.data_rank * layout.parallel.context + layout.context_rank
+    return part.primary and zlib.crc32(part.key.encode()) % replicas == mine

@@ -1,0 +1,79 @@
+"""The layout: this rank's coordinates in the tensor, pipeline, context and data parallel groups."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+
+from pretrain.config.sections import ParallelConfig
+from pretrain.distributed.world import World
+
+
+@dataclass(frozen=True)
+class Layout:
+    """This rank's coordinates. A size of 1 means that kind of parallelism is off."""
+
+    world: World
+    parallel: ParallelConfig
+    tensor_rank: int
+    pipeline_rank: int
+    context_rank: int
+    data_rank: int
+    data_size: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank's tensors live."""
+        return self.world.device
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank embeds tokens."""
+        return self.pipeline_rank == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank computes the loss."""
+        return self.pipeline_rank == self.parallel.pipeline - 1
+
+    @property
+    def chunks(self) -> int:
+        """Model chunks on this rank."""
+        return self.parallel.virtual_pipeline or 1
+
+    def describe(self) -> str:
+        """Short name of the whole layout, such as TP2 x PP2 x DP4."""
+        p = self.parallel
+        sizes = {"TP": p.tensor, "PP": p.pipeline, "VPP": self.chunks, "CP": p.context, "DP": self.data_size}
+        name = " x ".join(f"{kind}{size}" for kind, size in sizes.items() if size > 1)
+        return (name or "one process") + (" + SP" if p.sequence else "")
+
+
+def build_layout(world: World, parallel: ParallelConfig) -> Layout:
+    """Make megatron's process groups and find this rank in them.
+
+    The caller has checked that the sizes divide the world (`config.rules`).
+    """
+    parallel_state.initialize_model_parallel(
+        parallel.tensor,
+        parallel.pipeline,
+        parallel.virtual_pipeline,
+        context_parallel_size=parallel.context,
+        create_gloo_process_groups=False,  # beside NCCL, for its own checkpoints, which are not used
+    )
+    return Layout(
+        world=world,
+        parallel=parallel,
+        tensor_rank=parallel_state.get_tensor_model_parallel_rank(),
+        pipeline_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        context_rank=parallel_state.get_context_parallel_rank(),
+        data_rank=parallel_state.get_data_parallel_rank(),
+        data_size=parallel_state.get_data_parallel_world_size(),
+    )
+
+
+def world_sum(values: torch.Tensor) -> torch.Tensor:
+    """Sum a small float64 tensor over all ranks, in place; the same bits on every rank."""
+    dist.all_reduce(values)
+    return values

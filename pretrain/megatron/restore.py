@@ -1,0 +1,80 @@
+"""From a checkpoint to a model that scores or generates, on the layout at hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from data_tools.typed import names, natural
+from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
+from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
+from pretrain.config.load import read_config
+from pretrain.config.require_kind import narrow
+from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
+from pretrain.megatron.model_spec import Family
+from pretrain.megatron.optimizer import weight_piece
+from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.pipeline import Model
+from pretrain.megatron.sharding import logical_parts
+
+T = TypeVar("T", bound=TextConfig)
+RESOLVED_CONFIG = "config.resolved.yaml"
+LABELS = "labels"
+"""Under which the state of a fine-tuned BERT has its classes, in the order of their numbers."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint with the config that made it."""
+
+    checkpoint: Checkpoint
+    config: TextConfig
+    vocab_size: int
+
+
+def open_saved(
+    path: str | Path,
+    say: Callable[[str], None] = lambda _: None,
+    wanted: tuple[type[TextConfig], ...] = (CorpusConfig, ChatConfig),
+) -> Saved:
+    """Find, verify and open a checkpoint.
+
+    Args:
+        path: run folder (its newest good checkpoint) or a step folder.
+        say: told of newer checkpoints that were passed over, and why.
+        wanted: what its config may be.
+
+    Raises:
+        UserError, IntegrityError: there is none, or it is damaged.
+    """
+    checkpoint = open_checkpoint(resolve(path, say))
+    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG), saved=True).config
+    config = narrow(loaded, wanted, f"{checkpoint.path}: this command")
+    return Saved(checkpoint, config, checkpoint.part("vocab_size", natural))
+
+
+def with_layout(config: T, parallel: ParallelConfig) -> T:
+    return config.model_copy(update={"parallel": parallel})
+
+
+def load_model(saved: Saved, config: TextConfig, layout: Layout, family: Family[Any, Any]) -> Model:
+    """Build the model and fill it with the checkpoint's weights.
+
+    Args:
+        config: the checkpoint's config with the layout at hand.
+        family: how the model is run.
+
+    Raises:
+        UserError: the checkpoint is of another model.
+    """
+    model = Model(config, layout, saved.vocab_size, family, training=False)
+    saved.checkpoint.load(weight_piece(part, layout) for part in logical_parts(model.chunks, layout))
+    return model
+
+
+def saved_labels(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """The classes of a fine-tuned BERT, in the order of their numbers; empty where it is none.
+
+    Raises IntegrityError: they are no names.
+    """
+    return checkpoint.part(LABELS, names) if LABELS in checkpoint.state else ()

@@ -1,0 +1,33 @@
+"""The loss of a model on validation data: the one function behind validation and `pretrain eval`."""
+
+from collections.abc import Callable
+from functools import reduce
+from itertools import islice
+from operator import add
+
+from pretrain.data.dataset import ValidationFeed
+from pretrain.megatron.pipeline import Model
+from pretrain.training.metric_sums import Totals
+
+MICRO_BATCHES_PER_CALL = 16
+"""Enough to fill a pipeline, few enough to hold in memory."""
+
+
+def score(model: Model, data: ValidationFeed, advance: Callable[[int], None] = lambda _: None) -> Totals:
+    """Loss of every label of `data`, each once, over all ranks together.
+
+    Args:
+        model: this rank's part; every rank calls with its own.
+        data: the same on every rank.
+        advance: told the number of micro-batches done, for a progress bar.
+
+    Returns:
+        The sum over the whole world, the same on every rank.
+    """
+    layout = model.layout
+    batches = data.micro_batches(layout.data_rank, layout.data_size, model.config.batch.micro_size)
+    totals: list[Totals] = []
+    while group := list(islice(batches, MICRO_BATCHES_PER_CALL)):
+        totals.append(model.score(group))
+        advance(len(group))
+    return reduce(add, totals)

@@ -1,0 +1,169 @@
+"""The trainer of transformers, whose model is laid over the ranks by megatron-core."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint
+from pretrain.config.sections import TextConfig
+from pretrain.config.stages import samples_between, samples_until, tokens_until
+from pretrain.data.dataset import NO_VALIDATION, AnyBatch, TrainingFeed, ValidationFeed
+from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.world import World
+from pretrain.health.nonfinite import find_nonfinite
+from pretrain.megatron.failed_step import TextStep
+from pretrain.megatron.flops import flops_per_token, peak_flops
+from pretrain.megatron.init_from import open_start
+from pretrain.megatron.optimizer import Optimizer
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model, seed_step
+from pretrain.megatron.rampup import grow
+from pretrain.megatron.restore import TOKENIZER_FOLDER
+from pretrain.megatron.score import score
+from pretrain.training.descent import DescentTrainer, Gradient
+from pretrain.training.plateau import Plateau
+from pretrain.training.step_sync import Gate
+from pretrain.training.trainer import StepResult
+
+log = logging.getLogger(__name__)
+
+
+class Trainer(DescentTrainer[TextConfig, AnyBatch]):
+    """Model, optimizer and data of one run on this rank; a subclass says what is read and what is built."""
+
+    UNIT = "tokens"
+    optimizer: Optimizer
+
+    def __init__(
+        self, config: TextConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+    ) -> None:
+        """Build everything.
+
+        Args:
+            own: the run's own checkpoint, which is loaded next; so `model.init_from` is not read.
+        """
+        super().__init__(config, world, gate)
+        self.start = open_start(config, own, log.warning, partial(first_decides, world))
+        self.layout = build_layout(world, config.parallel)
+        self.data, self.validation = self.open_data()
+        self.model = self.build_model()
+        self.model.before_reduction(self.gate.reduce)
+        self.optimizer = Optimizer(config, self.model)
+        self.growing = grow(config, self.data)
+        self._plateau = Plateau(config)
+        peak = peak_flops(config, world.device)
+        self._peak = peak * world.size if peak else None
+        self._stage = self.growing.stage(0)
+
+    @abstractmethod
+    def open_data(self) -> tuple[TrainingFeed, ValidationFeed | None]:
+        """The training and validation data of the config."""
+
+    @abstractmethod
+    def build_model(self) -> Model:
+        """The model of the config, with its initial weights or those of the run that it starts from."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.growing.fingerprint
+
+    @property
+    def validation_fingerprint(self) -> str:
+        return self.validation.fingerprint if self.validation else NO_VALIDATION
+
+    @property
+    def layout_name(self) -> str:
+        return self.layout.describe()
+
+    def backward(self, step: int, batches: list[AnyBatch]) -> Gradient:
+        self._seed(step)
+        self._stage = self.growing.stage(step)
+        if step == self._stage.first:
+            self.memory = self.memory.without_losses()  # other sequences have other losses
+        local = self.model.backward(batches)
+        norm = self.optimizer.gradient_norm()
+        # One message carries the loss and every rank's norm: all ranks judge the same.
+        totals, (norms,) = local.over_world(norm)
+        for warning in self._plateau.after(step, totals):
+            log.warning("step %d: %s", step + 1, warning)
+        # Of one batch, so not under the names that an evaluation gives its results.
+        more = {f"training_{name}": value for name, value in totals.metrics.items()}
+        again = self.optimizer.gradient_norm
+        failed = TextStep(self.model, batches, local, lambda: self._seed(step), again)
+        where = partial(find_nonfinite, failed)
+        return Gradient(totals.loss, norm, norms, more, where)
+
+    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
+        """Tokens per second of the whole world, and MFU where the device's peak is known."""
+        rate = result.units / seconds
+        if self._peak is None:
+            return {"tokens_per_second": rate}
+        flops = flops_per_token(self.config, self.data.vocab_size, self._stage.batch.sequence_length)
+        return {"tokens_per_second": rate, "mfu": rate * flops / self._peak}
+
+    def batches(self, step: int) -> list[AnyBatch]:
+        return self.growing.batches(step, self._jumped(step), self.layout.data_rank, self.layout.data_size)
+
+    def _jumped(self, step: int) -> int:
+        """Samples that were jumped over before step `step`, in the order that it draws from."""
+        return self.memory.jumped(step, self.growing.stage(step).order)
+
+    def _seed(self, step: int) -> None:
+        seed_step(self.config.run.seed, step, self.layout)
+
+    def samples(self, step: int) -> range:
+        return self.growing.samples(step, self._jumped(step))
+
+    def samples_before(self, step: int) -> int:
+        jumped = sum(self.memory.jumped(step, n) for n in range(self.growing.stage(step).order + 1))
+        return samples_until(self.config, step) + jumped
+
+    def samples_between(self, first: int, stop: int) -> dict[int, range]:
+        return samples_between(self.config, first, stop)
+
+    def units_until(self, steps: int) -> int:
+        return tokens_until(self.config, steps)
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Loss on the validation data after `step` steps; None where the config has none."""
+        if self.validation is None:
+            return None
+        totals = score(self.model, self.validation, self.gate.validated)
+        more = {f"validation_{name}": value for name, value in totals.metrics.items()}
+        return {"validation_loss": totals.loss, **more, "tokens": tokens_until(self.config, step)}
+
+    def files(self) -> Mapping[str, bytes | Path]:
+        """The tokenizer: read now, since the folder may be that of a checkpoint which is deleted one day."""
+        folder = self.data.tokenizer_folder
+        return {
+            f"{TOKENIZER_FOLDER}/{path.relative_to(folder)}": path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+    def describe(self) -> str:
+        return (
+            f"{self.layout.describe()}, {self.layout.device}, {self.data.samples_per_epoch} samples an "
+            f"epoch, {self._micro_batches()} a step"
+        )
+
+    def _micro_batches(self) -> str:
+        counts = [each.micro_batches(self.layout.data_size) for each in self.growing.stages]
+        return ", then ".join([*map(str, counts[:-1]), counted(counts[-1], "micro-batch")])
+
+    def facts(self) -> dict[str, str]:
+        own = {"optimizer": self.optimizer.name, "tokenizer_fingerprint": self.data.tokenizer.fingerprint}
+        return {**super().facts(), **own, **(self.start.origin if self.start else {})}
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            **super().state(step),
+            "vocab_size": self.data.vocab_size,
+            "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
+            "layout": self.layout_name,
+            **(self.start.origin if self.start else {}),
+        }

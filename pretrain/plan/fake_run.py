@@ -1,0 +1,81 @@
+"""A job's model and one step of it, by one process that is any rank of the world.
+
+Transformers take no memory: every number that is not a shape is missing, and what depends on numbers is left
+to the job. Models that every rank holds whole are small enough for numbers.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pretrain.config.sections import Config, TextConfig
+from pretrain.distributed.world import World
+from pretrain.errors import HealthError
+from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.optimizer import Optimizer
+from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.pipeline import Model
+from pretrain.plan.fake_world import Kind, fake_world
+from pretrain.plan.samples import local_micro_batch
+from pretrain.plan.trace import shallow
+from pretrain.training.step_sync import Gate
+from pretrain.training.trainer import AnyTrainer
+
+W = TypeVar("W", bound=Config)
+
+FEW = 2
+"""Samples of a rank in a step with numbers; batch normalisation needs two."""
+
+
+def rehearse(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> None:
+    """Build a transformer's ranks and run steps of its schedule, and say so.
+
+    A chat's model is tried with a GPT's loss: its own picks tokens by their numbers.
+
+    Args:
+        config: must fit the world (`config.rules`).
+        vocab_size: ids of the tokenizer, without padding.
+        family: makes the model family of a rank.
+    """
+    pipeline = config.parallel.pipeline
+    for stage in range(pipeline):
+        # The others of a stage have the same shapes: other parts of the same tensors, or other samples.
+        with fake_world(stage * size // pipeline, size, Kind.meta) as world:
+            layout = build_layout(world, config.parallel)
+            model = Model(config, layout, vocab_size, family(config, layout), training=True)
+            Optimizer(config, model)
+    print(f"model: built for {pipeline} of {size} ranks; the others have the same shapes")
+    # The first, one in the middle and the last: those between are alike.
+    for stage in sorted({0, min(1, pipeline - 1), pipeline - 1}):
+        _run_schedule(config, vocab_size, stage, family)
+        print(f"schedule: one step of stage {stage}, forward and backward")
+
+
+def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: FamilyOf) -> None:
+    """One step of a stage: with one layer in each chunk and two chunks at most, since more are alike, and as
+    many micro-batches as there are stages."""
+    config = shallow(config, 1, config.parallel.virtual_pipeline and 2)
+    size, pipeline = config.replica_ranks, config.parallel.pipeline
+    with fake_world(stage * size // pipeline, size, Kind.fake) as world:
+        layout = build_layout(world, config.parallel)
+        model = Model(config, layout, vocab_size, family(config, layout), training=True)
+        model.rehearse([local_micro_batch(model)] * pipeline)
+
+
+def take_step(config: W, size: int, build: Callable[[W, World, Gate], AnyTrainer]) -> None:
+    """Take the first step of rank 0 with real numbers and few samples, and say so.
+
+    Args:
+        config: must fit the world (`config.rules`).
+        build: makes the trainer.
+    """
+    whole: Any = config  # which kinds of configs have a batch, no class says
+    few = min(FEW, whole.batch.micro_size or FEW)
+    batch = whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})
+    config = config.model_copy(update={"batch": batch})
+    with fake_world(0, size, Kind.real) as world:
+        trainer = build(config, world, Gate(world))
+        print(f"model: built for {trainer.facts()['layout']}; ranks are alike")
+        with suppress(HealthError):  # a verdict on numbers, and those of the other ranks are missing
+            trainer.step(0)
+    print(f"step: one of rank 0, with {few} samples of its own")

@@ -1,0 +1,136 @@
+"""A recurrent language model's run: truncated back-propagation through time with carried state.
+
+Each rank carries the state of its rows of the batch from step to step. It is saved with the weights, as parts
+of one tensor over all rows, so that any number of ranks goes on where the run was.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.config.sections import RnnConfig
+from pretrain.data.dataset import NO_VALIDATION
+from pretrain.distributed.world import World
+from pretrain.megatron.restore import TOKENIZER_FOLDER
+from pretrain.rnn.data import LaneData, StreamBatch, StreamData
+from pretrain.rnn.model import build_rnn
+from pretrain.rnn.restore import dtype_of
+from pretrain.rnn.score import losses, score_lanes
+from pretrain.seeds import stream_seed
+from pretrain.training.data_parallel import ReplicaTrainer
+from pretrain.training.step_sync import Gate
+from pretrain.training.trainer import StepResult
+
+
+class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
+    """Model, optimizer, data and carried state of one run on this rank."""
+
+    UNIT = "tokens"
+
+    def __init__(self, config: RnnConfig, world: World, gate: Gate | None = None) -> None:
+        self.data = StreamData.from_config(config)
+        self.validation = LaneData.from_config(config)
+        model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config))
+        self.model = model.to(world.device)
+        super().__init__(config, world, gate, self.model)
+        no_state = self.model.no_state(config.batch.micro_size)
+        self.carried = [no_state.clone() for _ in range(self.micro_batches)]
+        """[B, L, C] for each micro-batch: the state after the step before."""
+        self._after: dict[int, Tensor] = {}
+        """The same after the step that is computed."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.data.fingerprint
+
+    @property
+    def validation_fingerprint(self) -> str:
+        return self.validation.fingerprint if self.validation else NO_VALIDATION
+
+    @property
+    def units(self) -> int:
+        return self.config.batch.global_size * self.config.batch.sequence_length
+
+    def batch(self, step: int, micro_batch: int, jumped: int = 0) -> StreamBatch:
+        """This rank's rows of a step that are this micro-batch."""
+        return self.data.batch(step, micro_batch, self.world.rank, self.world.size, jumped)
+
+    def reseed(self, step: int) -> None:
+        """For dropout, which is a function of (seed, step, rank)."""
+        if self.config.model.dropout:
+            seed = stream_seed(self.config.run.seed, "dropout", step, self.world.rank)
+            torch.default_generator.manual_seed(seed)
+            if self.world.device.type == "cuda":
+                torch.cuda.manual_seed(seed)
+
+    def step(self, step: int) -> StepResult:
+        """As `ReplicaTrainer.step`.
+
+        After a step whose numbers are not finite no state is carried on: it would spoil those to come.
+        """
+        result = super().step(step)
+        finite = math.isfinite(result.loss) and math.isfinite(result.metrics["grad_norm"])
+        for index, state in enumerate(self.carried):
+            state.copy_(self._after[index]) if finite else state.zero_()
+        return result
+
+    def inputs(self, micro_batch: int) -> Sequence[tuple[str, Tensor]]:
+        """The state that its rows carry."""
+        return [("carried state", self.carried[micro_batch])]
+
+    def losses(self, batch: StreamBatch, micro_batch: int) -> Tensor:
+        """Of the next tokens; gradients do not go back into the carried state."""
+        found, after = losses(self.model, batch, self.carried[micro_batch])
+        self._after[micro_batch] = after.detach()
+        return found.sum()
+
+    def validate(self, step: int) -> dict[str, float] | None:
+        """Loss on the validation data after `step` steps; None where the config has none."""
+        if self.validation is None:
+            return None
+        micro_size = self.config.batch.micro_size
+        scored = score_lanes(self.model, self.validation, self.world, micro_size, self.gate.validated)
+        return {"validation_loss": scored.loss, "tokens": step * self.units}
+
+    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
+        """As `ReplicaTrainer.roll_back`; after the jump no state is carried on."""
+        done = super().roll_back(checkpoint, spike)
+        for state in self.carried:
+            state.zero_()
+        return done
+
+    def pieces(self) -> Iterator[Piece]:
+        """Weights and optimizer, which all ranks share, and the state of this rank's rows."""
+        yield from super().pieces()
+        shape = (self.config.batch.global_size, *self.model.state_shape)
+        for micro_batch, state in enumerate(self.carried):
+            rows = self.data.rows(micro_batch, self.world.rank, self.world.size)
+            box = (len(rows), *self.model.state_shape)
+            yield Piece("carried_state", shape, (rows.start, 0, 0), box, None, state, "optimizer", True)
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            **super().state(step),
+            "vocab_size": self.data.vocab_size,
+            "tokenizer_fingerprint": self.data.tokenizer.fingerprint,
+        }
+
+    def files(self) -> dict[str, Path]:
+        return {TOKENIZER_FOLDER: self.data.tokenizer_folder}
+
+    def facts(self) -> dict[str, str]:
+        return {**super().facts(), "tokenizer_fingerprint": self.data.tokenizer.fingerprint}
+
+    def describe(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return (
+            f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
+            f"{counted(self.data.samples_per_epoch, 'sequence')} an epoch, "
+            f"{counted(self.micro_batches, 'micro-batch')} a step"
+        )

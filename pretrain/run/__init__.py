@@ -1,0 +1,1 @@
+"""A run on disk and as a process: its folder, lock, status, logs, progress, signals and exit. Nothing about models."""

@@ -1,0 +1,223 @@
+"""What the steps of all trainers have in common that minimise one loss: batches in, gradients, a verdict, an
+update out.
+
+Everything that decides the next step is the weights, the optimizer's state, the step number and the memory
+of earlier verdicts: samples, learning rate and random streams are functions of these, so a resumed run is the
+uninterrupted one.
+`train.py` makes a whole run of it.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from data_tools.typed import natural
+from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, Piece
+from pretrain.config import derived
+from pretrain.config.sections import DescentConfig
+from pretrain.distributed.gather import gather_texts
+from pretrain.distributed.world import World
+from pretrain.health.phase_timer import Phase
+from pretrain.health.replicas import ReplicaCheck
+from pretrain.health.spikes import Memory
+from pretrain.health.step_verdict import go_back, judge, refuse_nonfinite, require_rollbacks_left
+from pretrain.training.schedule import learning_rate
+from pretrain.training.step_sync import Gate
+from pretrain.training.trainer import StepResult
+
+C = TypeVar("C", bound=DescentConfig)
+B = TypeVar("B")
+"""A micro-batch."""
+
+log = logging.getLogger(__name__)
+
+
+class AnyOptimizer(Protocol):
+    """What takes a step once a verdict allows it."""
+
+    updates: int
+    """Updates done."""
+
+    def update(self, learning_rate: float, gradient_norm: float, /) -> None:
+        """Clip gradients of this norm and take a step."""
+
+    def pieces(self) -> Iterator[Piece]:
+        """Weights and optimizer states, this rank's parts."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What the batches of a step gave; the gradient itself is in the parameters."""
+
+    loss: float
+    """Of the global batch."""
+    norm: float
+    """Of the gradient."""
+    judged: float
+    """The same on every rank; not finite if any rank's norm is not."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What else the journal says of the step."""
+    where: Callable[[], str] = lambda: ""
+    """Where numbers first went wrong."""
+
+
+class DescentTrainer(ABC, Generic[C, B]):
+    """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
+
+    UNIT: str
+    """What a run counts: images or tokens."""
+    optimizer: AnyOptimizer
+
+    def __init__(self, config: C, world: World, gate: Gate | None) -> None:
+        self.config: C = config
+        self.world = world
+        self.gate = gate or Gate(world)
+        self.memory = Memory()
+        self._replica_check = ReplicaCheck(world)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Of the training data."""
+
+    @property
+    @abstractmethod
+    def validation_fingerprint(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def layout_name(self) -> str: ...
+
+    @abstractmethod
+    def batches(self, step: int) -> list[B]:
+        """This rank's micro-batches of step `step`, counted from 0."""
+
+    @abstractmethod
+    def backward(self, step: int, batches: list[B]) -> Gradient:
+        """The loss of a step and its gradient, summed over ranks."""
+
+    @abstractmethod
+    def samples(self, step: int) -> range:
+        """Places of the samples of a step in the order that it draws from."""
+
+    @abstractmethod
+    def samples_before(self, step: int) -> int:
+        """Samples of all orders, trained on or jumped over, before those of a step."""
+
+    @abstractmethod
+    def samples_between(self, first: int, stop: int) -> Mapping[int, range]:
+        """Places of the samples of steps [first, stop) in each order, in a run without jumps."""
+
+    @abstractmethod
+    def units_until(self, steps: int) -> int:
+        """Images or tokens that the first `steps` steps train on."""
+
+    def step(self, step: int) -> StepResult:
+        """Optimizer step `step`, counted from 0.
+
+        Raises HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
+        before the step then.
+        """
+        batches = self.gate.fetch(lambda: self.batches(step))
+        found = self.backward(step, batches)
+        verdict = judge(self.config, self.memory, found.loss, found.judged)
+        rate = learning_rate(self.config, step)
+        if verdict.update:
+            self.gate.mark(Phase.UPDATE)
+            self.optimizer.update(rate, found.norm)
+        window = derived.spike_window(self.config)
+        self.memory = self.memory.after(found.loss, updated=verdict.update, window=window)
+        if not verdict.finite:
+            samples, numbers = self.samples(step), f"loss {found.loss}, gradient norm {found.judged}"
+            what = f"step {step + 1} (samples {samples.start} to {samples.stop - 1}): {numbers}"
+            refuse_nonfinite(self.config, self.memory, what, found.where())
+        units = self.units_until(step + 1)
+        metrics = {"loss": found.loss, **found.metrics, "grad_norm": found.norm, "lr": rate, self.UNIT: units}
+        if self.memory.rollbacks:
+            metrics["rollbacks"] = self.memory.rollbacks
+        return StepResult(found.loss, metrics, units - self.units_until(step), verdict.update, verdict.spike)
+
+    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
+        """Images or tokens per second of the whole world."""
+        return {f"{self.UNIT}_per_second": result.units / seconds}
+
+    def check_replicas(self, step: int) -> None:
+        """Compare what ranks share after `step` steps; raises HealthError naming what differs."""
+        self._replica_check(step, self.pieces())
+
+    @property
+    def may_roll_back(self) -> bool:
+        return self.config.health.on_spike == "rollback"
+
+    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
+        """Go back to a checkpoint and jump over the samples seen since then.
+
+        Args:
+            checkpoint: the last good one of this run.
+            spike: step, counted from 0, whose loss was a spike; its samples are the last to be jumped over.
+
+        Returns:
+            Steps done at the checkpoint.
+
+        Raises:
+            HealthError: the run has rolled back `health.max_rollbacks` times.
+        """
+        before = self.memory
+        require_rollbacks_left(self.config, before, spike)
+        done = self.load(checkpoint)
+        self.memory = before.back_to(done, spike, self.samples_between(done, spike + 1), self.memory)
+        log.warning(
+            "rolled back to %s; the samples of steps %d to %d are jumped over",
+            checkpoint.path,
+            done + 1,
+            spike + 1,
+        )
+        return done
+
+    def pieces(self) -> Iterator[Piece]:
+        return self.optimizer.pieces()
+
+    def facts(self) -> dict[str, str]:
+        """What the run's status and MLflow's tags say beside the config."""
+        return {
+            "layout": self.layout_name,
+            "device": self.world.device.type,
+            "data_fingerprint": self.fingerprint,
+            "validation_fingerprint": self.validation_fingerprint,
+        }
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says beside its tensors; images or tokens are those that were trained on."""
+        return {
+            "step": step,
+            "samples": self.samples_before(step),
+            self.UNIT: self.units_until(step),
+            "updates": self.optimizer.updates,
+            "data_fingerprint": self.fingerprint,
+            "health": self.memory.to_json(),
+            SUSPECT_SINCE: self.memory.suspect_since(step),
+        }
+
+    def load(self, checkpoint: Checkpoint) -> int:
+        """Take over weights, optimizer state and step from a checkpoint of any layout.
+
+        Raises UserError: it is of another model or other data.
+        """
+        checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
+        load_all(checkpoint, self.pieces(), self.world)
+        self.optimizer.updates = checkpoint.part("updates", natural)
+        self.memory = checkpoint.part("health", Memory.from_json)
+        return checkpoint.step
+
+    def go_back(self, step: int, later: Checkpoint) -> None:
+        self.memory = go_back(self.memory, step, later)
+
+
+def load_all(checkpoint: Checkpoint, pieces: Iterator[Piece], world: World) -> None:
+    """Load these pieces. Raises UserError for tensors of the checkpoint that no rank asks for."""
+    here = list(pieces)
+    everyone = gather_texts(world, "\n".join(sorted({piece.key for piece in here})))
+    checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
+    checkpoint.load(here)

@@ -1,0 +1,95 @@
+"""A rank's profiled time by cause, from what the profiler saw.
+
+Within the phases in which a rank computes, a moment is arithmetic where an operator runs (a kernel, on a
+GPU), communication where none does and a collective is under way, and else Python. So communication that
+hides behind arithmetic costs nothing here, as it costs the step nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from pretrain.health.causes import Cause, cause_of
+from pretrain.health.phase_timer import Phase
+
+COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel", "ncclKernel")
+"""How spans of communication begin: gloo's from start to end, NCCL's kernels."""
+OPERATORS = ("aten::", "mkldnn::")
+"""How spans of arithmetic on a CPU begin: torch's own operators, and oneDNN's (`models.product`)."""
+PHASE = "phase: "
+WORKING = {Phase.COMPUTE, Phase.REDUCTION, Phase.UPDATE}
+"""Phases in which operators and collectives share the time."""
+
+
+class Span(NamedTuple):
+    """Something that took time, in microseconds."""
+
+    name: str
+    start: float
+    end: float
+    on_device: bool = False
+
+
+def seconds_by_cause(spans: Sequence[Span]) -> tuple[dict[Cause, float], float]:
+    """What each cause took.
+
+    Args:
+        spans: of one rank, those of its phases (`PHASE` and the phase's value) among them.
+
+    Returns:
+        Seconds of each cause, and the seconds of compute, communication and optimizer in which neither an
+        operator nor a collective ran: Python, and a GPU that waits for it.
+    """
+    phases = [span for span in spans if span.name.startswith(PHASE)]
+    collectives = _union(span for span in spans if span.name.startswith(COLLECTIVES))
+    kernels = [span for span in spans if span.on_device and not span.name.startswith(COLLECTIVES)]
+    operators = _union(kernels or (span for span in spans if span.name.startswith(OPERATORS)))
+    found, idle = dict.fromkeys(Cause, 0.0), 0.0
+    for span in phases:
+        phase = Phase(span.name.removeprefix(PHASE))
+        whole = span.end - span.start
+        if phase not in WORKING:
+            found[cause_of(phase)] += whole
+            continue
+        inside = [(span.start, span.end)]
+        busy = _overlap(inside, operators)
+        exposed = _length(_overlap(inside, collectives)) - _length(_overlap(busy, collectives))
+        rest = whole - _length(busy) - exposed
+        found[Cause.COMMUNICATION] += exposed
+        if phase is Phase.UPDATE:
+            found[Cause.OPTIMIZER] += whole - exposed
+        else:
+            found[Cause.COMPUTE] += whole - exposed
+        idle += rest
+    return {cause: each / 1e6 for cause, each in found.items()}, idle / 1e6
+
+
+Stretch = tuple[float, float]
+
+
+def _union(spans: Iterable[Span]) -> list[Stretch]:
+    """Stretches, in order, in which at least one span lasts."""
+    joined: list[Stretch] = []
+    for start, end in sorted((span.start, span.end) for span in spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _overlap(one: Sequence[Stretch], other: Sequence[Stretch]) -> list[Stretch]:
+    """What lies in both; each is in order and without overlaps of its own."""
+    found, i, j = [], 0, 0
+    while i < len(one) and j < len(other):
+        start, end = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if start < end:
+            found.append((start, end))
+        if one[i][1] < other[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def _length(stretches: Iterable[Stretch]) -> float:
+    return sum(end - start for start, end in stretches)
