@@ -15,7 +15,7 @@ from measure import Report, Table, main
 
 from pretrain.config.hardware import make_cluster
 from pretrain.config.sections import GptConfig
-from pretrain.gpt.spec import GptFamily
+from pretrain.gpt.spec import GptSpec
 from pretrain.megatron.flops import flops_per_token
 from pretrain.plan.text_plan import plan_text
 
@@ -114,7 +114,7 @@ def measure(quick: bool) -> Report:
     rows = []
     for anchor in ANCHORS[:1] if quick else ANCHORS:
         cluster = make_cluster(anchor.gpu, anchor.gpus, None, None, None)
-        plan = plan_text(anchor.config(), anchor.vocabulary, cluster, GptFamily)
+        plan = plan_text(anchor.config(), anchor.vocabulary, cluster, GptSpec)
         seconds, figure = anchor.published()
         planned = plan.time.total
         gpus = f"{anchor.gpus:,} {anchor.gpu.partition('-')[0].upper()}"

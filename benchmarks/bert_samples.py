@@ -21,7 +21,7 @@ from data_tools.train_tokenizer import train_tokenizer
 from pretrain.bert.data.text import BertTrainingData
 from pretrain.bert.trainer import BertTrainer
 from pretrain.config.sections import BertConfig
-from pretrain.distributed.world import Place, join_world
+from pretrain.distributed.world import RankInfo, init_distributed
 
 VOCAB, BATCH, SEQUENCE, BATCHES_A_TURN = 2000, 64, 128, 40
 MASKINGS = ("token", "whole_word", "span")
@@ -57,7 +57,7 @@ def measure(quick: bool) -> Report:
     """Let the builder, with each kind of masking, and the step take turns."""
     torch.set_num_threads(1)
     rounds, steps = (3, 1) if quick else (9, 5)
-    with tempfile.TemporaryDirectory() as name, join_world(Place(0, 1, 0, "alone")) as world:
+    with tempfile.TemporaryDirectory() as name, init_distributed(RankInfo(0, 1, 0, "alone")) as world:
         folder = Path(name)
         make_shards(folder)
         trainer = BertTrainer(config_of(folder, "token"), world)

@@ -20,7 +20,10 @@ from typing import Any
 
 from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
 
-SPAWN = "import sys; from pretrain.distributed.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+SPAWN = (
+    "import sys; from pretrain.distributed.spawn import spawn; "
+    "sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+)
 IMAGES = 512
 STAGES = (0, 1, 2, 3)
 STEPS_A_TURN, WARM_UP = 2, 2
@@ -141,12 +144,12 @@ def rank(shards: str, output: str, rounds: int) -> None:
     """One rank: every contender in turn; rank 0 writes seconds a step, and MB held by each stage."""
     import torch
 
-    from pretrain.distributed.world import join_world
+    from pretrain.distributed.world import init_distributed
     from pretrain.gan.networks.memory import channels_last
     from pretrain.gan.trainer import GanTrainer
 
     torch.set_num_threads(1)
-    with join_world() as world:
+    with init_distributed() as world:
         steps: dict[str, Callable[[], object]] = {
             "DDP": ddp_step(CASE, shards, world, lambda network: network),
             "DDP, channels last": ddp_step(CASE, shards, world, channels_last),
@@ -203,7 +206,7 @@ def write_shards(folder: Path, size: int) -> str:
     import numpy as np
     from PIL import Image
 
-    from data_tools.images.builder import ImageOptions, build_images
+    from data_tools.images.builder import ImageBuildOptions, build_images
 
     random = np.random.default_rng(0)
     pictures, shards = folder / "pictures", folder / "shards"
@@ -211,7 +214,7 @@ def write_shards(folder: Path, size: int) -> str:
     for number in range(IMAGES):
         pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(pictures / f"{number:04d}.png")
-    build_images(ImageOptions((str(pictures),), str(shards), size, 3, workers=1))
+    build_images(ImageBuildOptions((str(pictures),), str(shards), size, 3, workers=1))
     return str(shards)
 
 

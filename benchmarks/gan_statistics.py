@@ -22,8 +22,8 @@ from unittest import mock
 from measure import RESULTS, ROOT, Report, Table
 
 from evals.families.gan import evaluate_gan
-from evals.images.options import ImageOptions
-from pretrain.distributed.world import World, join_world
+from evals.images.options import ImageEvalOptions
+from pretrain.distributed.world import DistContext, init_distributed
 
 CONFIGS = ROOT / "configs"
 STEPS = (1000, 3000, 5000)
@@ -54,7 +54,7 @@ def train(folder: Path) -> None:
             pretrain(folder, *command.split())
 
 
-def score(world: World, folder: Path, step: int, seed: int, *, live: bool) -> Mapping[str, float]:
+def score(world: DistContext, folder: Path, step: int, seed: int, *, live: bool) -> Mapping[str, float]:
     """What `pretrain eval` says of a checkpoint's average against the held-out digits; `live` as it was."""
     extractor = str(folder / "runs" / "digits-cnn")
     with mock.patch("pretrain.gan.restore.measure_statistics") if live else nullcontext():
@@ -63,7 +63,7 @@ def score(world: World, folder: Path, step: int, seed: int, *, live: bool) -> Ma
             world,
             stride=None,
             data=[str(folder / "data" / "digits-test")],
-            images=ImageOptions(extractor=extractor, samples=IMAGES, seed=seed),
+            images=ImageEvalOptions(extractor=extractor, samples=IMAGES, seed=seed),
             overrides=[f"data.train={folder / 'data' / 'digits-16'}"],
             say=lambda line: print(line, file=sys.stderr),
         ).metrics
@@ -85,7 +85,7 @@ def measure(folder: Path) -> Report:
     """Train, and score every checkpoint with every seed both ways."""
     train(folder)
     rows = []
-    with join_world() as world:
+    with init_distributed() as world:
         for step in STEPS:
             found = {
                 live: [score(world, folder, step, seed, live=live) for seed in SEEDS]

@@ -16,15 +16,15 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.sections import GptConfig, ParallelConfig
-from pretrain.distributed.world import Place, join_world
+from pretrain.distributed.world import RankInfo, init_distributed
 from pretrain.gpt.generate import generate
-from pretrain.gpt.spec import GptFamily
+from pretrain.gpt.spec import GptSpec
 from pretrain.hf.exporter import export_command
 from pretrain.hf.new_run import write_run
 from pretrain.hf.registry import architecture_of
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model
-from pretrain.megatron.restore import load_model, open_saved
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.megatron.restore import load_model, open_saved_model
 from pretrain.sampling import Sampling
 
 VOCABULARY, PROMPT, NEW, SEQUENCE = 8192, 64, 128, 256
@@ -101,10 +101,10 @@ def measure(quick: bool) -> Report:
         folder = Path(name)
         write_model(folder)
         theirs = transformers.LlamaForCausalLM.from_pretrained(folder / "out").eval()
-        with join_world(Place(0, 1, 0, "alone")) as world:
-            saved = open_saved(folder / "run")
-            layout = build_layout(world, ParallelConfig())
-            ours: Model = load_model(saved, saved.config, layout, GptFamily(saved.config, layout))
+        with init_distributed(RankInfo(0, 1, 0, "alone")) as world:
+            saved = open_saved_model(folder / "run")
+            layout = build_parallel_dims(world, ParallelConfig())
+            ours: PipelineModel = load_model(saved, saved.config, layout, GptSpec(saved.config, layout))
             for case, prompts in cases.items():
                 turns = {
                     "ours": lambda prompts=prompts: generate(ours, prompts, EOD, count, GREEDY),

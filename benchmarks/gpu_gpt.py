@@ -66,10 +66,10 @@ def our_tree(case: Case, folder: Path, shards: Path) -> dict[str, Any]:
 def our_step(case: Case, folder: Path, shards: Path, stack: ExitStack) -> Callable[[], object]:
     """The step of our trainer in a world of one."""
     from pretrain.config.sections import GptConfig
-    from pretrain.distributed.world import Place, join_world
+    from pretrain.distributed.world import RankInfo, init_distributed
     from pretrain.gpt.trainer import GptTrainer
 
-    world = stack.enter_context(join_world(Place(0, 1, 0, "alone")))
+    world = stack.enter_context(init_distributed(RankInfo(0, 1, 0, "alone")))
     trainer = GptTrainer(GptConfig.model_validate(our_tree(case, folder, shards)), world)
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))

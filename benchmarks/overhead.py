@@ -26,15 +26,15 @@ from measure import Report, Table, Target, main, timed
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import join_world
+from pretrain.distributed.world import init_distributed
 from pretrain.gpt.trainer import GptTrainer
-from pretrain.health.phase_timer import Phase, Pulse
-from pretrain.health.spikes import Memory, spike_limit
-from pretrain.health.watchdog import Watch
-from pretrain.training.session import Run
-from pretrain.training.step_sync import Gate
+from pretrain.health.phase_timer import Phase, PhaseTimer
+from pretrain.health.spikes import SpikeHistory, spike_limit
+from pretrain.health.watchdog import Watchdog
+from pretrain.training.session import Session
+from pretrain.training.step_sync import StepSync
 
 RANKS, WARM_UP, CHECKPOINT_EVERY = 2, 20, 100
 PARTS = (
@@ -54,13 +54,18 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
     """One rank: train `steps` steps, time the parts; rank 0 writes the medians."""
     torch.set_num_threads(1)
     loaded = load_config(str(config), [f"run.steps={steps + WARM_UP}"], RANKS)
-    with join_world() as world:
-        gate = Gate(world)
+    with init_distributed() as world:
+        gate = StepSync(world)
         trainer = GptTrainer(loaded.config, world, gate)
         text = config.read_text()
         resolved = config_to_yaml(loaded.config)
-        with Run.open(
-            loaded.config, text, resolved, world.rank, lambda act: first_decides(world, act), world.size
+        with Session.open(
+            loaded.config,
+            text,
+            resolved,
+            world.rank,
+            lambda act: broadcast_from_rank0(world, act),
+            world.size,
         ) as run:
             run.begin(0, trainer.facts())
             found = train(trainer, run, gate, steps)
@@ -72,7 +77,7 @@ def rank_main(config: Path, steps: int, answer: Path) -> None:
             answer.write_text(json.dumps(found))
 
 
-def heartbeats(trainer: GptTrainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
+def heartbeats(trainer: GptTrainer, run: Session, gate: StepSync, steps: int) -> dict[str, float]:
     """The thread's share of time, and the ratio of step times with and without heartbeats."""
     watch = run._watch
     assert watch is not None
@@ -95,24 +100,24 @@ def heartbeats(trainer: GptTrainer, run: Run, gate: Gate, steps: int) -> dict[st
     return {"beat": beat / INTERVAL, "ratio": ratio}
 
 
-class Silent(Pulse):
+class Silent(PhaseTimer):
     """Takes no marks."""
 
     def mark(self, phase: Phase, step: int | None = None, part: int = 0) -> None:
         """Nothing."""
 
 
-def beat_until(watch: Watch, stop: threading.Event, beats: bool) -> None:
+def beat_until(watch: Watchdog, stop: threading.Event, beats: bool) -> None:
     """As the watch's thread, at its interval, with or without what it does."""
     while not stop.wait(INTERVAL):
         if beats:
             watch._tick()
 
 
-def train(trainer: GptTrainer, run: Run, gate: Gate, steps: int) -> dict[str, float]:
+def train(trainer: GptTrainer, run: Session, gate: StepSync, steps: int) -> dict[str, float]:
     """The loop; median seconds a step of the step itself, of each part, and of the uploader's CPU."""
     seconds: dict[str, list[float]] = {name: [] for name in ("step", *PARTS)}
-    memory = Memory(tuple(float(i) for i in range(64)))
+    memory = SpikeHistory(tuple(float(i) for i in range(64)))
     began = uploader_seconds(run)
 
     def note(name: str, act: Callable[[], object]) -> None:
@@ -141,7 +146,7 @@ def train(trainer: GptTrainer, run: Run, gate: Gate, steps: int) -> dict[str, fl
     return found
 
 
-def uploader_seconds(run: Run) -> float:
+def uploader_seconds(run: Session) -> float:
     """CPU time so far of the run's uploader process."""
     pid = run._uploader.pid if run._uploader else None
     if pid is None:

@@ -18,11 +18,11 @@ from generation import SEQUENCE, SHAPE, VOCABULARY, write_model
 from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
 
 from pretrain.config.sections import GptConfig, ParallelConfig
-from pretrain.distributed.world import Place, join_world
+from pretrain.distributed.world import RankInfo, init_distributed
 from pretrain.gpt.data import ValidationData
-from pretrain.gpt.spec import GptFamily
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.restore import load_model, open_saved
+from pretrain.gpt.spec import GptSpec
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.restore import load_model, open_saved_model
 from pretrain.megatron.score import score
 
 
@@ -60,13 +60,13 @@ def measure(quick: bool) -> Report:
         write_model(folder)
         shards = random_shards(folder / "shards", small_tokenizer(VOCABULARY), 2 * windows * SEQUENCE)
         theirs = transformers.LlamaForCausalLM.from_pretrained(folder / "out").eval()
-        with join_world(Place(0, 1, 0, "alone")) as world:
-            saved = open_saved(folder / "run")
+        with init_distributed(RankInfo(0, 1, 0, "alone")) as world:
+            saved = open_saved_model(folder / "run")
             assert isinstance(saved.config, GptConfig)
-            layout = build_layout(world, ParallelConfig())
+            layout = build_parallel_dims(world, ParallelConfig())
             for size in (8, 1):
                 config, data = data_of(saved.config, shards, windows, size)
-                ours = load_model(saved, config, layout, GptFamily(config, layout))
+                ours = load_model(saved, config, layout, GptSpec(config, layout))
                 batches = [(batch.tokens, batch.labels) for batch in data.micro_batches(0, 1, size)]
                 turns = {
                     "ours": lambda ours=ours, data=data: score(ours, data).loss,

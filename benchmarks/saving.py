@@ -20,9 +20,9 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint import Saver, StoreCoordinator, verify
-from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
 from pretrain.config.sections import CheckpointConfig
-from pretrain.distributed.world import Place, join_world
+from pretrain.distributed.world import RankInfo, init_distributed
 from pretrain.gpt.trainer import GptTrainer
 
 THREADS, STEPS_BETWEEN = 2, 3
@@ -60,7 +60,7 @@ class Bench:
         self.trainer.step(self.step)
         self.step += 1
 
-    def pieces(self, name: str) -> list[Piece]:
+    def pieces(self, name: str) -> list[ShardedTensor]:
         """What a saver saves."""
         return list(self.trainer.pieces())
 
@@ -103,7 +103,7 @@ def measure(quick: bool) -> Report:
     """Rounds of everything in turn."""
     torch.set_num_threads(THREADS)
     rounds = 2 if quick else 7
-    with tempfile.TemporaryDirectory() as name, join_world(Place(0, 1, 0, "alone")) as world:
+    with tempfile.TemporaryDirectory() as name, init_distributed(RankInfo(0, 1, 0, "alone")) as world:
         folder = Path(name)
         shards = random_shards(folder / "shards", byte_tokenizer(), 1 << 20)
         trainer = GptTrainer(gpt_config(folder, shards, *SHAPE, *(SMALL if quick else FULL)).config, world)

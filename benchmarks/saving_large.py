@@ -23,8 +23,8 @@ from measure import Report, Table, Target, main, ratio, spread, timed
 from saving import SMALL, THREADS, Bench
 
 from data_tools.tokenizer import byte_tokenizer
-from pretrain.checkpoint.sharded_tensor import Piece
-from pretrain.distributed.world import Place, join_world
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
+from pretrain.distributed.world import RankInfo, init_distributed
 from pretrain.gpt.trainer import GptTrainer
 
 BILLION = ("model.num_layers=20", "model.hidden_size=2048", "model.num_attention_heads=16")
@@ -37,7 +37,7 @@ LEAST_OF_DD = 0.8
 class LargeBench(Bench):
     """Saves of both kinds beside `dd`, and the memory that each save adds."""
 
-    def pieces(self, name: str) -> list[Piece]:
+    def pieces(self, name: str) -> list[ShardedTensor]:
         """The whole state; the weights alone where copies of it are made."""
         every = list(self.trainer.pieces())
         return every if name == "synchronous" else [piece for piece in every if piece.group == "weights"]
@@ -79,7 +79,7 @@ def measure(quick: bool) -> Report:
     """Rounds of everything in turn."""
     torch.set_num_threads(THREADS)
     rounds = 2 if quick else 3
-    with tempfile.TemporaryDirectory() as name, join_world(Place(0, 1, 0, "alone")) as world:
+    with tempfile.TemporaryDirectory() as name, init_distributed(RankInfo(0, 1, 0, "alone")) as world:
         folder = Path(name)
         shards = random_shards(folder / "shards", byte_tokenizer(), 1 << 20)
         trainer = GptTrainer(gpt_config(folder, shards, *SHAPE, *(SMALL if quick else BILLION)).config, world)

@@ -53,7 +53,7 @@ def our_step(
     seat: Seat, folder: Path, shape: Settings, precision: str, overrides: tuple[str, ...], stack: ExitStack
 ) -> Step:
     """The step of our trainer."""
-    from pretrain.distributed.world import Place, join_world
+    from pretrain.distributed.world import RankInfo, init_distributed
     from pretrain.gpt.trainer import GptTrainer
 
     own = Path(tempfile.mkdtemp(dir=folder))
@@ -71,8 +71,8 @@ def our_step(
         processes=seat.size,
     )
     meet(seat)
-    place = Place(seat.rank, seat.size, seat.rank, "alone" if seat.size == 1 else "torchrun")
-    trainer = GptTrainer(loaded.config, stack.enter_context(join_world(place)))
+    place = RankInfo(seat.rank, seat.size, seat.rank, "alone" if seat.size == 1 else "torchrun")
+    trainer = GptTrainer(loaded.config, stack.enter_context(init_distributed(place)))
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))
 

@@ -59,10 +59,10 @@ def bert_config(folder: Path, precision: str) -> Any:
 def our_step(_: Seat, folder: Path, precision: str, stack: ExitStack) -> Step:
     """The step of our trainer in a world of one."""
     from pretrain.bert.trainer import BertTrainer
-    from pretrain.distributed.world import Place, join_world
+    from pretrain.distributed.world import RankInfo, init_distributed
 
     config = bert_config(folder, precision)
-    trainer = BertTrainer(config, stack.enter_context(join_world(Place(0, 1, 0, "alone"))))
+    trainer = BertTrainer(config, stack.enter_context(init_distributed(RankInfo(0, 1, 0, "alone"))))
     numbers = iter(range(1_000_000))
     return lambda: trainer.step(next(numbers))
 

@@ -13,7 +13,7 @@ from data_tools.bad_records import BadRecord, check_skipped
 from data_tools.partition import Partition
 from data_tools.pool import Report, run_tasks
 from data_tools.progress import Progress
-from data_tools.workspace import SHARDS, Finished, Layout, Workspace, open_workspace, unfinished
+from data_tools.workspace import SHARDS, Finished, OutputLayout, Workspace, open_workspace, unfinished
 
 
 class Options(Protocol):
@@ -53,7 +53,7 @@ class Divided(Generic[Result]):
     job: Callable[[Partition, Report], Result]
     """Does a partition and records it as finished; picklable."""
     doing: str = "building shards"
-    layout: Layout = SHARDS
+    layout: OutputLayout = SHARDS
 
     @property
     def output(self) -> Path:

@@ -11,17 +11,17 @@ from data_tools.clean.cleaner import prepare_clean
 from data_tools.clean.options import CleanOptions
 from data_tools.divided import Divided, Result
 from data_tools.errors import UserError
-from data_tools.images.builder import ImageOptions, prepare_images
+from data_tools.images.builder import ImageBuildOptions, prepare_images
 from data_tools.workspace import join_workspace, open_workspace, unfinished
 
-Options = BuildOptions | ImageOptions | CleanOptions
+Options = BuildOptions | ImageBuildOptions | CleanOptions
 
 
 def divide(options: Options) -> Divided[Any]:
     """What these options ask for; the parts of a cleaning filter. Raises UserError as the build does."""
     if isinstance(options, BuildOptions):
         return prepare(options)[1]
-    return prepare_images(options)[1] if isinstance(options, ImageOptions) else prepare_clean(options)[1]
+    return prepare_images(options)[1] if isinstance(options, ImageBuildOptions) else prepare_clean(options)[1]
 
 
 def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:

@@ -32,7 +32,7 @@ TEMPORARIES = ".*.tmp"
 
 
 @dataclass(frozen=True)
-class Layout:
+class OutputLayout:
     """What lies in an output directory of one kind."""
 
     last: str
@@ -50,7 +50,7 @@ class Layout:
         return self.others | {self.last, PLAN_NAME, SKIPPED_NAME, WORK_DIR}
 
 
-SHARDS = Layout(INDEX_NAME, SHARD_NAME, frozenset({"tokenizer"}))
+SHARDS = OutputLayout(INDEX_NAME, SHARD_NAME, frozenset({"tokenizer"}))
 
 
 class Finished(Protocol):
@@ -69,7 +69,7 @@ Result = TypeVar("Result", bound=Finished)
 class Workspace:
     """The paths of a build in its directory."""
 
-    def __init__(self, directory: Path, layout: Layout = SHARDS) -> None:
+    def __init__(self, directory: Path, layout: OutputLayout = SHARDS) -> None:
         self.directory, self.layout = directory, layout
         self.work = directory / WORK_DIR
 
@@ -112,7 +112,7 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(
-    directory: Path, plan: dict[str, Any], restart: bool, layout: Layout = SHARDS
+    directory: Path, plan: dict[str, Any], restart: bool, layout: OutputLayout = SHARDS
 ) -> Iterator[Workspace | None]:
     """Take the output directory for this build; None if it already holds exactly this build, finished.
 
@@ -148,7 +148,7 @@ def open_workspace(
         yield workspace
 
 
-def require_free(directory: Path, plan: dict[str, Any], layout: Layout = SHARDS) -> None:
+def require_free(directory: Path, plan: dict[str, Any], layout: OutputLayout = SHARDS) -> None:
     """Refuse an output directory that `open_workspace` refuses for what it holds, without writing.
 
     Raises UserError if it holds anything else than this build.
@@ -164,7 +164,7 @@ def require_free(directory: Path, plan: dict[str, Any], layout: Layout = SHARDS)
 
 @contextlib.contextmanager
 def join_workspace(
-    directory: Path, plan: dict[str, Any], part: int, layout: Layout = SHARDS
+    directory: Path, plan: dict[str, Any], part: int, layout: OutputLayout = SHARDS
 ) -> Iterator[Workspace]:
     """Take one part of a build that was prepared; other parts may be at work at the same time.
 
@@ -189,7 +189,7 @@ def unfinished(output: str, error: OSError) -> UserError:
     return UserError(f"--output {output}: {machine_error(error) or error}{again}")
 
 
-def _check_foreign(directory: Path, layout: Layout) -> None:
+def _check_foreign(directory: Path, layout: OutputLayout) -> None:
     if directory.is_file():
         raise UserError(f"--output {directory}: is a file; give a new or empty directory")
     if not directory.is_dir():

@@ -12,14 +12,14 @@ from evals.evaluate import evaluate
 from evals.request import LayoutOf, say
 from evals.result import Result, write_text
 from evals.stored_results import find, keep, key_of
-from evals.suite import Entry, Suite, load_suite, named_tasks, only_task
+from evals.suite import Suite, SuiteEntry, load_suite, named_tasks, only_task
 from pretrain.checkpoint import resolve, suspect_since
 from pretrain.checkpoint.layout import step_of, steps_in
 from pretrain.config.load import read_config
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import IntegrityError, UserError
-from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.restore import RESOLVED_CONFIG
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import is_over
@@ -33,7 +33,7 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchRequest:
     """What is to be scored."""
 
     checkpoint: str
@@ -50,7 +50,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredTask:
     """One task on one checkpoint."""
 
     task: str
@@ -58,7 +58,7 @@ class Scored:
     result: Result
 
 
-def evaluate_several(order: Order, world: World) -> list[Scored]:
+def evaluate_several(order: BatchRequest, world: DistContext) -> list[ScoredTask]:
     """Score, all ranks together; what the run has already is not computed again.
 
     Returns:
@@ -72,8 +72,10 @@ def evaluate_several(order: Order, world: World) -> list[Scored]:
     suite = None if order.suite is None else load_suite(order.suite)
     if order.tasks:
         suite = named_tasks(order.tasks, order.task_folder)
-    layout_of: LayoutOf = lru_cache(maxsize=1)(build_layout)  # groups are made once for all checkpoints
-    scored: list[Scored] = []
+    layout_of: LayoutOf = lru_cache(maxsize=1)(
+        build_parallel_dims
+    )  # groups are made once for all checkpoints
+    scored: list[ScoredTask] = []
     damaged: list[str] = []
     unsent: set[RunFolder] = set()
     try:
@@ -93,7 +95,7 @@ def evaluate_several(order: Order, world: World) -> list[Scored]:
     return scored
 
 
-def _send(unsent: set[RunFolder], world: World) -> None:
+def _send(unsent: set[RunFolder], world: DistContext) -> None:
     """Bring MLflow up to date with the runs that have new results."""
     while unsent:
         run = unsent.pop()
@@ -111,14 +113,19 @@ def _fitting(suite: Suite | None, path: Path) -> Suite:
 
 
 def _score(
-    order: Order, entry: Entry, path: Path, run: RunFolder, world: World, layout_of: LayoutOf
-) -> Scored:
+    order: BatchRequest,
+    entry: SuiteEntry,
+    path: Path,
+    run: RunFolder,
+    world: DistContext,
+    layout_of: LayoutOf,
+) -> ScoredTask:
     """One task on one checkpoint, as it is kept in the run or new."""
     step = step_of(path.name)
     if step is None:
         raise UserError(f"{path}: is no step folder of a run")
-    key = first_decides(world, partial(key_of, entry, path, order.overrides))
-    kept = first_decides(world, partial(_kept, run, entry, step, key))
+    key = broadcast_from_rank0(world, partial(key_of, entry, path, order.overrides))
+    kept = broadcast_from_rank0(world, partial(_kept, run, entry, step, key))
     result = Result.from_json(kept) if kept else _evaluate(order, entry, path, world, layout_of)
     if world.is_first:
         print(_line(entry, result, again=kept is not None), flush=True)
@@ -126,10 +133,12 @@ def _score(
             keep(run, entry, result, key)
         else:
             say(f"{path} lies in no run folder, so the result is not kept and nothing goes to MLflow")
-    return Scored(entry.task, entry.name, result)
+    return ScoredTask(entry.task, entry.name, result)
 
 
-def _evaluate(order: Order, entry: Entry, path: Path, world: World, layout_of: LayoutOf) -> Result:
+def _evaluate(
+    order: BatchRequest, entry: SuiteEntry, path: Path, world: DistContext, layout_of: LayoutOf
+) -> Result:
     if entry.task == "harness":
         from evals.harness.run import evaluate_tasks
 
@@ -145,28 +154,28 @@ def _evaluate(order: Order, entry: Entry, path: Path, world: World, layout_of: L
     )
 
 
-def _kept(run: RunFolder, entry: Entry, step: int, key: str) -> str | None:
+def _kept(run: RunFolder, entry: SuiteEntry, step: int, key: str) -> str | None:
     result = find(run, entry, step, key) if run.is_run else None
     return None if result is None else result.to_json()
 
 
-def _line(entry: Entry, result: Result, *, again: bool) -> str:
+def _line(entry: SuiteEntry, result: Result, *, again: bool) -> str:
     shown = list(result.metrics.items())[:SHOWN]
     numbers = "  ".join(f"{name} {value:.6g}" for name, value in shown)
     label = entry.name or entry.task
     return f"step {result.step:,}  {label}: {numbers}{'  (scored before)' if again else ''}"
 
 
-def _document(order: Order, scored: list[Scored]) -> str:
+def _document(order: BatchRequest, scored: list[ScoredTask]) -> str:
     """What `--json` writes: every result as `pretrain eval --json` has it, with its task."""
     results = [{"task": each.task, "name": each.name, **json.loads(each.result.to_json())} for each in scored]
     return json.dumps({"order": asdict(order), "results": results}, indent=1, ensure_ascii=False) + "\n"
 
 
-def _checkpoints(order: Order, world: World, damaged: list[str]) -> Iterator[Path]:
+def _checkpoints(order: BatchRequest, world: DistContext, damaged: list[str]) -> Iterator[Path]:
     """Verified step folders, oldest first; what is wrong with others goes to `damaged`."""
     if order.which == "newest":
-        yield Path(first_decides(world, lambda: str(resolve(order.checkpoint, say))))
+        yield Path(broadcast_from_rank0(world, lambda: str(resolve(order.checkpoint, say))))
         return
     run = RunFolder(order.checkpoint)
     if step_of(run.path.name) is not None:
@@ -174,14 +183,14 @@ def _checkpoints(order: Order, world: World, damaged: list[str]) -> Iterator[Pat
     seen: set[str] = set()
     waited = False
     while True:
-        over = first_decides(world, lambda: is_over(run))  # before the look: none is missed
-        names = first_decides(world, lambda: _new(run, order, seen))
+        over = broadcast_from_rank0(world, lambda: is_over(run))  # before the look: none is missed
+        names = broadcast_from_rank0(world, lambda: _new(run, order, seen))
         for name in names:
             seen.add(name)
-            problem = first_decides(world, partial(_problem, run.checkpoints / name))
+            problem = broadcast_from_rank0(world, partial(_problem, run.checkpoints / name))
             if problem == "gone":
                 continue
-            since = first_decides(world, partial(suspect_since, run.checkpoints / name))
+            since = broadcast_from_rank0(world, partial(suspect_since, run.checkpoints / name))
             if since is not None:
                 if world.is_first:
                     say(f"passed over {name}: it was saved while updates were skipped, from step {since} on")
@@ -199,7 +208,7 @@ def _checkpoints(order: Order, world: World, damaged: list[str]) -> Iterator[Pat
             time.sleep(LOOK_SECONDS)
 
 
-def _new(run: RunFolder, order: Order, seen: set[str]) -> list[str]:
+def _new(run: RunFolder, order: BatchRequest, seen: set[str]) -> list[str]:
     """Names of complete checkpoints that were not there before, oldest first."""
     if not run.path.is_dir() or not run.is_run:
         resolve(order.checkpoint, say)  # says what is wrong with it

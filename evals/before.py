@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_tools.sources import is_remote
-from evals.images.options import ImageOptions
+from evals.images.options import ImageEvalOptions
 from evals.scored import evaluation_of
-from evals.suite import Entry, only_task
+from evals.suite import SuiteEntry, only_task
 from pretrain.config.sections import Config
 from pretrain.errors import UserError
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from evals.harness.definition import Definition
 
 
-def plain_entry(kind: str, data: tuple[str, ...], stride: int | None, images: ImageOptions) -> Entry:
+def plain_entry(kind: str, data: tuple[str, ...], stride: int | None, images: ImageEvalOptions) -> SuiteEntry:
     """What `pretrain eval` scores of a kind with these options and no suite.
 
     Raises UserError: it scores none of the kind.
     """
     task = only_task(kind).entries[0].task
-    return Entry.model_construct(task=task, data=data, stride=stride, **vars(images))
+    return SuiteEntry.model_construct(task=task, data=data, stride=stride, **vars(images))
 
 
-def misfits(entry: Entry, config: Config) -> Iterator[tuple[str, str]]:
+def misfits(entry: SuiteEntry, config: Config) -> Iterator[tuple[str, str]]:
     """Keys of an entry, and what is wrong with each for a run of this config; its task fits the kind."""
     if entry.task == "harness":
         try:
@@ -51,7 +51,7 @@ def misfits(entry: Entry, config: Config) -> Iterator[tuple[str, str]]:
                 yield key, f"{path} does not exist"
 
 
-def _images(entry: Entry) -> Iterator[tuple[str, str]]:
+def _images(entry: SuiteEntry) -> Iterator[tuple[str, str]]:
     try:
         entry.images.check_extractor()
     except UserError as error:
@@ -64,7 +64,7 @@ def _validates(config: Config) -> bool:
     return any(getattr(data, key, None) is not None for key in ("validation", "validation_fraction"))
 
 
-def definitions(entry: Entry) -> "tuple[Definition, ...]":
+def definitions(entry: SuiteEntry) -> "tuple[Definition, ...]":
     """The tasks of the harness that an entry lists. Raises UserError as `find_definitions`."""
     if entry.task != "harness":
         return ()

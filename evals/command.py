@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evals.batch import Order, Which, evaluate_several
+from evals.batch import BatchRequest, Which, evaluate_several
 from evals.evaluate import evaluate
-from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
+from evals.images.options import NO_IMAGE_OPTIONS, ImageEvalOptions
 from evals.request import say
 from evals.result import Result, require_writable, write_result
 from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import World, find_place, join_world, ranks_to_start
+from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
 from pretrain.errors import UserError
 from pretrain.redact import write_new
 from pretrain.run.folder import RunFolder
@@ -35,7 +35,7 @@ class Command:
     """Tokens that a window moves on; None: a whole sequence, as in the trainer's validation."""
     data: tuple[str, ...] = ()
     """Shard directories to score in place of the run's validation data."""
-    images: ImageOptions = NO_IMAGE_OPTIONS
+    images: ImageEvalOptions = NO_IMAGE_OPTIONS
     """Options about images."""
     suite: str | None = None
     """File that lists what to score."""
@@ -90,18 +90,18 @@ def evaluate_command(asked: Command, processes: int | None = None) -> None:
         HealthError: the loss is not finite.
     """
     asked.check()
-    place = find_place(os.environ)
+    place = read_rank_info(os.environ)
     ranks = ranks_to_start(place, processes)
     if ranks > 1:
         sys.exit(spawn([sys.executable, "-m", "pretrain", "eval", *asked.arguments()], ranks))
-    with join_world(place) as world:
+    with init_distributed(place) as world:
         if asked.is_plain:
             _one(asked, world)
         else:
             _several(asked, world)
 
 
-def _one(asked: Command, world: World) -> None:
+def _one(asked: Command, world: DistContext) -> None:
     result = evaluate(
         asked.checkpoint,
         world,
@@ -121,9 +121,9 @@ def _show(asked: Command, result: Result) -> None:
     result.show(Console())
 
 
-def _several(asked: Command, world: World) -> None:
+def _several(asked: Command, world: DistContext) -> None:
     alone = asked.which == "newest" and asked.suite is None
-    order = Order(
+    order = BatchRequest(
         asked.checkpoint,
         asked.which,
         asked.suite,

@@ -14,7 +14,7 @@ from pretrain.config import derived
 from pretrain.config.evaluation import LAYOUT, SHARDS
 from pretrain.config.load import LoadedConfig, read_config
 from pretrain.config.node import ConfigError
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.rules.remote import CACHE_OF_NOTHING
@@ -38,7 +38,7 @@ def evaluation_config(
     wrong with the overrides.
     """
     loaded = _read(path, overrides, data, known, on_layout=True)
-    config = _fit_batch(narrow(loaded.config, TextConfig, "this evaluation"), world_size)
+    config = _fit_batch(require_kind(loaded.config, TextConfig, "this evaluation"), world_size)
     if found := _broken(config, world_size, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config
@@ -47,7 +47,7 @@ def evaluation_config(
 def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str]) -> RnnConfig:
     """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides nothing."""
     loaded = _read(path, overrides, data)
-    config = narrow(loaded.config, RnnConfig, "this evaluation")
+    config = require_kind(loaded.config, RnnConfig, "this evaluation")
     if found := _broken(config, None, data):
         raise ConfigError([_settable(violation).problem(loaded.sources) for violation in found])
     return config

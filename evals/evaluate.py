@@ -4,30 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions, fields_of
+from evals.images.options import NO_IMAGE_OPTIONS, ImageEvalOptions, fields_of
 from evals.request import EvalRequest, LayoutOf, say
 from evals.result import Result
 from evals.scored import evaluation_of
 from pretrain.checkpoint import resolve
 from pretrain.config.load import read_config
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.kind import Evaluation
 from pretrain.kinds import kind_of
-from pretrain.megatron.parallel_dims import build_layout
+from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.restore import RESOLVED_CONFIG
 
 
 def evaluate(
     checkpoint: str,
-    world: World,
+    world: DistContext,
     *,
     stride: int | None = None,
     data: Sequence[str] = (),
-    images: ImageOptions = NO_IMAGE_OPTIONS,
+    images: ImageEvalOptions = NO_IMAGE_OPTIONS,
     overrides: Sequence[str] = (),
-    layout_of: LayoutOf = build_layout,
+    layout_of: LayoutOf = build_parallel_dims,
 ) -> Result:
     """Score a checkpoint, all ranks together.
 
@@ -46,7 +46,7 @@ def evaluate(
         UserError, IntegrityError: the arguments, the checkpoint or the data are wrong.
         HealthError: the loss is not finite.
     """
-    path = Path(first_decides(world, lambda: str(resolve(checkpoint, say))))
+    path = Path(broadcast_from_rank0(world, lambda: str(resolve(checkpoint, say))))
     config = read_config(str(path / RESOLVED_CONFIG), saved=True).config
     evaluation = evaluation_of(config)
     request = EvalRequest(stride, tuple(data), images, tuple(overrides), layout_of)

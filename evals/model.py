@@ -16,18 +16,18 @@ from evals.result import Result, spec_of
 from evals.task import Task
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import CorpusConfig, TextConfig
 from pretrain.data.cache import shard_cache
-from pretrain.data.dataset import ValidationFeed
+from pretrain.data.dataset import ValidationDataset
 from pretrain.data.sources import TokenRange, open_validation, open_whole
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.megatron.restore import RESOLVED_CONFIG, Saved, load_model
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model
 from pretrain.megatron.score import score
-from pretrain.training.metric_sums import Totals
+from pretrain.training.metric_sums import MetricSums
 
 LIBRARIES = ("pretrain", "torch", "megatron-core")
 C = TypeVar("C", bound=TextConfig)
@@ -36,7 +36,7 @@ OpenTask = Callable[[Checkpoint, C, Tokenizer, EvalRequest], Task]
 
 
 def evaluate_model(
-    path: Path, world: World, request: EvalRequest, kind: type[C], open_task: OpenTask[C]
+    path: Path, world: DistContext, request: EvalRequest, kind: type[C], open_task: OpenTask[C]
 ) -> Result:
     """Score a checkpoint, all ranks together.
 
@@ -55,10 +55,10 @@ def evaluate_model(
     opened = open_checkpoint(path)
     tokenizer = load_tokenizer(opened)
     found = evaluation_config(path / RESOLVED_CONFIG, request.overrides, world.size, data=request.data)
-    config = narrow(found, kind, "this evaluation")
+    config = require_kind(found, kind, "this evaluation")
     task = open_task(opened, config, tokenizer, request)
     layout = request.layout_of(world, config.parallel)
-    saved = Saved(opened, config, tokenizer.vocab_size)
+    saved = SavedModel(opened, config, tokenizer.vocab_size)
     model = load_model(saved, config, layout, task.family(layout))
     metrics = task.metrics(_score(model, task.data, layout), model)
     return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, layout))
@@ -78,7 +78,7 @@ def open_sources(config: CorpusConfig, tokenizer: Tokenizer, request: EvalReques
     return found
 
 
-def _score(model: Model, data: ValidationFeed, layout: Layout) -> Totals:
+def _score(model: PipelineModel, data: ValidationDataset, layout: ParallelDims) -> MetricSums:
     """As `score`, with a progress bar on rank 0."""
     if not layout.world.is_first:
         return score(model, data)
@@ -88,7 +88,7 @@ def _score(model: Model, data: ValidationFeed, layout: Layout) -> Totals:
 
 
 def _spec(
-    opened: Checkpoint, config: TextConfig, task: Task, tokenizer: Tokenizer, layout: Layout
+    opened: Checkpoint, config: TextConfig, task: Task, tokenizer: Tokenizer, layout: ParallelDims
 ) -> dict[str, Any]:
     """Everything needed to get the same numbers again."""
     return {

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
+from evals.images.options import NO_IMAGE_OPTIONS, ImageEvalOptions
 from pretrain.config.sections import ParallelConfig
-from pretrain.distributed.world import World
-from pretrain.megatron.parallel_dims import Layout, build_layout
+from pretrain.distributed.world import DistContext
+from pretrain.megatron.parallel_dims import ParallelDims, build_parallel_dims
 
-LayoutOf = Callable[[World, ParallelConfig], Layout]
+LayoutOf = Callable[[DistContext, ParallelConfig], ParallelDims]
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class EvalRequest:
     """Tokens that a window moves on; None: a whole sequence, as in the trainer's validation."""
     data: tuple[str, ...] = ()
     """What to score in place of the run's validation data."""
-    images: ImageOptions = NO_IMAGE_OPTIONS
+    images: ImageEvalOptions = NO_IMAGE_OPTIONS
     """Options about images."""
     overrides: tuple[str, ...] = ()
     """`section.key=value` texts; the kind's `Evaluation.keys` says which."""
-    layout_of: LayoutOf = build_layout
+    layout_of: LayoutOf = build_parallel_dims
     """Makes the groups of ranks, or hands out those that there are."""
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from data_tools.counts import counted
 from data_tools.typed import Natural, parse
 from pretrain.checkpoint import Checkpoint
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.run.folder import write_atomically
 
@@ -78,7 +78,7 @@ def spec_of(
     task: str,
     definitions: Mapping[str, str],
     checkpoint: Checkpoint,
-    world: World,
+    world: DistContext,
     libraries: Sequence[str] = ("pretrain", "torch"),
 ) -> dict[str, Any]:
     """What every spec begins with; `libraries` are those whose version may decide numbers."""

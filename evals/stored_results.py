@@ -18,7 +18,7 @@ from data_tools.remote import fetch
 from data_tools.sources import is_remote
 from evals.result import Result
 from evals.scored import evaluation_of
-from evals.suite import Entry
+from evals.suite import SuiteEntry
 from pretrain.checkpoint import open_checkpoint, resolve
 from pretrain.config.load import read_config
 from pretrain.errors import UserError
@@ -31,7 +31,7 @@ LAYOUT = ("parallel.", "batch.micro_size", "data.cache_")
 """Keys of overrides that decide no result."""
 
 
-def key_of(entry: Entry, checkpoint: Path, overrides: Sequence[str]) -> str:
+def key_of(entry: SuiteEntry, checkpoint: Path, overrides: Sequence[str]) -> str:
     """What decides a result as a short text: checkpoint, data, options.
 
     Raises UserError, IntegrityError: something that is to be read is not there.
@@ -51,7 +51,7 @@ def key_of(entry: Entry, checkpoint: Path, overrides: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def find(run: RunFolder, entry: Entry, step: int, key: str) -> Result | None:
+def find(run: RunFolder, entry: SuiteEntry, step: int, key: str) -> Result | None:
     """The result that the run has; None if it is to be computed."""
     try:
         result = Result.from_json(read_bytes(_file(run, entry, step, key), SMALL_FILE).decode())
@@ -60,7 +60,7 @@ def find(run: RunFolder, entry: Entry, step: int, key: str) -> Result | None:
     return result if result.step == step else None
 
 
-def keep(run: RunFolder, entry: Entry, result: Result, key: str) -> None:
+def keep(run: RunFolder, entry: SuiteEntry, result: Result, key: str) -> None:
     """Put a result into the run folder, from where MLflow gets it; one that is there already, not again.
 
     Raises UserError: the folder cannot be written.
@@ -77,7 +77,7 @@ def keep(run: RunFolder, entry: Entry, result: Result, key: str) -> None:
         record_evaluation(run.path, result.step, metrics)
 
 
-def journal_metrics(entry: Entry, metrics: Mapping[str, float]) -> dict[str, float]:
+def journal_metrics(entry: SuiteEntry, metrics: Mapping[str, float]) -> dict[str, float]:
     """By the names that MLflow knows them by. The trainer's own curve of `validation_loss` stays its own."""
     return {
         entry.metric(name): value
@@ -95,7 +95,7 @@ def _recorded(run: RunFolder, step: int, metrics: Mapping[str, float]) -> bool:
     )
 
 
-def _file(run: RunFolder, entry: Entry, step: int, key: str) -> Path:
+def _file(run: RunFolder, entry: SuiteEntry, step: int, key: str) -> Path:
     return run.artifacts / f"step-{step:08d}" / f"{entry.name or entry.task}-{key}.json"
 
 

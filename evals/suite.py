@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from evals.images.options import ImageOptions
+from evals.images.options import ImageEvalOptions
 from evals.scored import evaluation_named, kinds_with
 from pretrain.config.load import read_section
-from pretrain.config.node import ConfigError, Place, Problem
+from pretrain.config.node import ConfigError, Problem, SourceLocation
 from pretrain.config.sections import Section
 from pretrain.config.sections.section import LARGEST_COUNT, Count, Name, PathText
 
@@ -46,7 +46,7 @@ def _tasks(value: Any) -> Any:
     return tuple(value)
 
 
-class Entry(Section):
+class SuiteEntry(Section):
     """One thing to score. Keys that are left out are as for `pretrain eval` without its options."""
 
     task: Literal["perplexity", "masked", "answers", "accuracy", "images", "harness"]
@@ -80,8 +80,8 @@ class Entry(Section):
     """harness: folder of task files; null: configs/eval/tasks, or the presets of that name."""
 
     @property
-    def images(self) -> ImageOptions:
-        return ImageOptions(**{each.name: getattr(self, each.name) for each in fields(ImageOptions)})
+    def images(self) -> ImageEvalOptions:
+        return ImageEvalOptions(**{each.name: getattr(self, each.name) for each in fields(ImageEvalOptions)})
 
     @property
     def overrides(self) -> list[str]:
@@ -99,7 +99,7 @@ class Entry(Section):
 class SuiteFile(Section):
     """A file of `configs/eval`."""
 
-    tasks: Annotated[tuple[Entry, ...], BeforeValidator(_tasks)]
+    tasks: Annotated[tuple[SuiteEntry, ...], BeforeValidator(_tasks)]
     """What to score."""
 
 
@@ -109,7 +109,7 @@ class Suite:
 
     path: str | None
     """None: on the command line."""
-    entries: tuple[Entry, ...]
+    entries: tuple[SuiteEntry, ...]
 
     def misfit(self, kind: str) -> str | None:
         """Why a checkpoint of a kind cannot be scored with this suite; None if it can."""
@@ -144,19 +144,19 @@ def load_suite(path: str) -> Suite:
 def named_tasks(tasks: tuple[str, ...], folder: str | None) -> Suite:
     """What `pretrain eval --tasks` scores."""
     # On a command line the shell has expanded what Entry would refuse.
-    return Suite("--tasks", (Entry.model_construct(task="harness", tasks=tasks, task_folder=folder),))
+    return Suite("--tasks", (SuiteEntry.model_construct(task="harness", tasks=tasks, task_folder=folder),))
 
 
 def only_task(kind: str) -> Suite:
     """What `pretrain eval` scores of a kind when no suite is given; raises UserError if there is nothing."""
-    return Suite(None, (Entry.model_validate({"task": evaluation_named(kind).tasks[0]}),))
+    return Suite(None, (SuiteEntry.model_validate({"task": evaluation_named(kind).tasks[0]}),))
 
 
-def _numbered(file: SuiteFile) -> list[tuple[str, Entry]]:
+def _numbered(file: SuiteFile) -> list[tuple[str, SuiteEntry]]:
     return [(f"tasks.{number}", entry) for number, entry in enumerate(file.tasks)]
 
 
-def _useless(key: str, entry: Entry, place: Place) -> list[Problem]:
+def _useless(key: str, entry: SuiteEntry, place: SourceLocation) -> list[Problem]:
     given = entry.model_fields_set - {"task", "name"}
     useless = sorted(name for name in given if name not in _OPTIONS[entry.task] and getattr(entry, name))
     found = [

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
-from pretrain.data.dataset import ValidationFeed
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.training.metric_sums import Totals
+from pretrain.data.dataset import ValidationDataset
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.training.metric_sums import MetricSums
 
 
 class Task(Protocol):
@@ -19,13 +19,13 @@ class Task(Protocol):
     """Of every metric, and of the terms that they use."""
 
     @property
-    def data(self) -> ValidationFeed:
+    def data(self) -> ValidationDataset:
         """Validation data of the model's kind."""
 
-    def family(self, layout: Layout) -> Family[Any, Any]:
+    def family(self, layout: ParallelDims) -> ModelSpec[Any, Any]:
         """How the model is run."""
 
-    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
+    def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
         """Metric name -> value; all ranks call it together. Raises HealthError: the loss is not finite."""
 
     def spec(self) -> dict[str, Any]:

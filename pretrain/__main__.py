@@ -3,12 +3,12 @@
 from typing import NoReturn
 
 from pretrain import cli
-from pretrain.run.exit import leave_after
+from pretrain.run.exit import run_and_exit
 
 
 def main() -> NoReturn:
     """The process of a command."""
-    leave_after(cli.main)
+    run_and_exit(cli.main)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import typer
 from data_tools.cli import app as data_app
 from pretrain.commands.overrides import ConfigCommand
 from pretrain.errors import UserError, machine_error
-from pretrain.run.exit import complain
+from pretrain.run.exit import print_error
 
 if TYPE_CHECKING:
     from pretrain.kind import Kind
@@ -213,9 +213,9 @@ def evaluate(
     if every and watch:
         raise UserError("--watch does what --all does; leave out one of them")
     from evals.command import Command, evaluate_command
-    from evals.images.options import ImageOptions
+    from evals.images.options import ImageEvalOptions
 
-    images = ImageOptions(
+    images = ImageEvalOptions(
         extractor=extractor,
         inception_weights=inception_weights,
         inception_sha256=inception_sha256,
@@ -532,5 +532,5 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> None:
-    complain(f"pretrain: error: {message}")
+    print_error(f"pretrain: error: {message}")
     sys.exit(code)

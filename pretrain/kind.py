@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pretrain.config.load import LoadedConfig
     from pretrain.config.rule import Rule
     from pretrain.config.sections import Config, TextModelConfig
-    from pretrain.distributed.world import World
-    from pretrain.megatron.model_spec import Family
-    from pretrain.megatron.parallel_dims import Layout
+    from pretrain.distributed.world import DistContext
+    from pretrain.megatron.model_spec import ModelSpec
+    from pretrain.megatron.parallel_dims import ParallelDims
     from pretrain.plan.request import PlanRequest
-    from pretrain.training.step_sync import Gate
-    from pretrain.training.trainer import AnyTrainer
+    from pretrain.training.step_sync import StepSync
+    from pretrain.training.trainer import Trainer
 
 C = TypeVar("C", bound="Config")
 D = TypeVar("D")
@@ -55,7 +55,7 @@ class Planning:
 class Evaluation(Generic[C]):
     """`pretrain eval` of a kind."""
 
-    score: "Callable[[Path, World, EvalRequest], Result]"
+    score: "Callable[[Path, DistContext, EvalRequest], Result]"
     """Scores a verified step folder, all ranks together."""
     tasks: tuple[str, ...]
     """Tasks of a suite (`evals.suite`) that the kind has; the first is what is scored without a suite."""
@@ -112,7 +112,7 @@ class Kind(Generic[C, D]):
     """What a config holds."""
     rules: "Sequence[Rule[Any]]"
     """Rules between its keys."""
-    trainer: "Callable[[C, World, Gate, Checkpoint | None], AnyTrainer]"
+    trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]"
     """Model, optimizer and data of a run on this rank. The checkpoint is the run's own, which is loaded next:
     `model.init_from` is not read then."""
     open_data: "Callable[[LoadedConfig, C, int | None], D]"
@@ -126,7 +126,7 @@ class Kind(Generic[C, D]):
     """What was opened, in a few words, for the dry run."""
     rehearse: Callable[[C, D, int], None]
     """Builds the model and takes a step of one rank of so many, without a GPU, and says so."""
-    family: "Callable[[C, Layout], Family[Any, Any]] | None" = None
+    family: "Callable[[C, ParallelDims], ModelSpec[Any, Any]] | None" = None
     """How the loop on megatron-core runs it as it is planned; None: it has a loop of its own."""
     inherits: Inheritance | None = None
     """None: it starts from random weights alone."""

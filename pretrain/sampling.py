@@ -1,8 +1,13 @@
 """How the next token is drawn; no torch, so that wrong options are refused at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pretrain.errors import UserError
+from pretrain.errors import HealthError, UserError
+
+if TYPE_CHECKING:
+    import torch
 
 SEEDS = 2**64
 """Seeds that torch's generator takes."""
@@ -44,3 +49,47 @@ def checked_sampling(
         raise UserError(f"--top-p must be above 0 and at most 1, got {top_p}")
     temperature = 1.0 if temperature is None else temperature
     return Sampling(greedy, temperature, top_k, top_p, 1234 if seed is None else seed)
+
+
+def choose(logits_V: "torch.Tensor", sampling: Sampling, generator: "torch.Generator") -> int:
+    """The next token.
+
+    Args:
+        logits_V: [vocabulary], any float dtype.
+        sampling: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
+        generator: on the CPU, so that a seed means the same text on every device.
+
+    Raises:
+        HealthError: a logit is not finite.
+    """
+    import torch
+
+    scores = logits_V.double().cpu()
+    if not bool(scores.isfinite().all()):
+        raise HealthError("the model's logits are not finite: its weights are not fit for use")
+    # By logit and not by probability: two logits that differ may round to the same probability.
+    if sampling.greedy:
+        return int(scores.argmax())
+    scores, order = scores.sort(descending=True, stable=True)
+    # Taken from the largest first, so that no temperature overflows.
+    probabilities = torch.softmax((scores - scores[0]) / sampling.temperature, -1)
+    if sampling.top_k is not None:
+        probabilities[sampling.top_k :] = 0
+    if sampling.top_p is not None:
+        kept = probabilities / probabilities.sum()
+        probabilities[kept.cumsum(-1) - kept >= sampling.top_p] = 0  # the one that crosses the limit stays
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def require_seed(sampling: Sampling) -> None:
+    """Raises UserError for a seed that is too large."""
+    if not 0 <= sampling.seed < SEEDS:
+        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
+
+
+def show(prompts: Sequence[str], texts: Sequence[str]) -> None:
+    """Print each prompt with its continuation; of several, each is headed by its number."""
+    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
+        if len(prompts) > 1:
+            print(f"=== {number} of {len(prompts)}")
+        print(prompt + text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pretrain.config.load import LoadedConfig
-from pretrain.config.node import ConfigError, Place, Problem
+from pretrain.config.node import ConfigError, Problem, SourceLocation
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config, SlurmConfig
 from pretrain.config.sections.slurm import seconds_of
@@ -53,7 +53,7 @@ def refuse(loaded: LoadedConfig, run: RunFolder) -> None:
     refuse_keys(found, loaded.sources)
 
 
-def require_names(folders: Mapping[str, Path], sources: Mapping[str, Place]) -> None:
+def require_names(folders: Mapping[str, Path], sources: Mapping[str, SourceLocation]) -> None:
     """Refuse folders that sbatch cannot take, before a script names them.
 
     Args:
@@ -68,7 +68,7 @@ def require_names(folders: Mapping[str, Path], sources: Mapping[str, Place]) -> 
     refuse_keys([(key, text) for key, text in found if text], sources)
 
 
-def refuse_keys(found: Iterable[tuple[str, str]], sources: Mapping[str, Place]) -> None:
+def refuse_keys(found: Iterable[tuple[str, str]], sources: Mapping[str, SourceLocation]) -> None:
     """Refuse a config if anything was found, each key with what is wrong, and its place in the files."""
     other = sources["slurm.container"]  # what cannot be mounted may be named by another file
     problems = [Problem(sources.get(re.split(r"[:[]", key)[0], other), key, text) for key, text in found]
@@ -76,7 +76,7 @@ def refuse_keys(found: Iterable[tuple[str, str]], sources: Mapping[str, Place]) 
         raise ConfigError(problems)
 
 
-def doubts(config: Config, tasks: Tasks, run: RunFolder) -> Iterator[str]:
+def warnings_of(config: Config, tasks: Tasks, run: RunFolder) -> Iterator[str]:
     """What may be wrong, and cannot be told from here."""
     kind = file_system(run.path)
     if tasks.nodes > 1 and kind in LOCAL:

@@ -9,10 +9,10 @@ from data_tools.bad_records import parse_bad_records
 from data_tools.builder import BuildOptions
 from data_tools.clean.options import CleanOptions
 from data_tools.divided import Divided
-from data_tools.images.builder import ImageOptions
+from data_tools.images.builder import ImageBuildOptions
 from data_tools.parts import divide, missing_parts
 from data_tools.workspace import require_free
-from pretrain.config.node import Place
+from pretrain.config.node import SourceLocation
 from pretrain.config.sections import SlurmConfig
 from slurm.before import programs, refuse_keys, require_names, together
 from slurm.client import sbatch
@@ -44,8 +44,8 @@ USELESS = ("nodes", "gpus_per_node", "tasks_per_node", "chain")
 class _Build:
     section: BuildSection
     slurm: SlurmConfig
-    sources: Mapping[str, Place]
-    options: BuildOptions | ImageOptions | CleanOptions
+    sources: Mapping[str, SourceLocation]
+    options: BuildOptions | ImageBuildOptions | CleanOptions
     command: tuple[str, ...]
     """The arguments of `pretrain` that do it as one process."""
     last: str = "the index"
@@ -79,7 +79,7 @@ def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, d
     """Send a build of image shards. Raises UserError for the file, the input or the output."""
     job, sources = read_job(ImagesJob, path, overrides, cluster, USELESS)
     build, (encoding, labels) = job.images, (job.images.format, job.images.labels == "auto")
-    options = ImageOptions(**_options(build, "format", "labels"), encoding=encoding, labels=labels)
+    options = ImageBuildOptions(**_options(build, "format", "labels"), encoding=encoding, labels=labels)
     command = _command("images", build, job.slurm)
     _submit(_Build(build, job.slurm, sources, options, command), dry_run=dry_run)
 

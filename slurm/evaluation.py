@@ -6,8 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from evals.before import definitions, misfits, plain_entry
-from evals.images.options import ImageOptions
-from evals.suite import Entry, load_suite
+from evals.images.options import ImageEvalOptions
+from evals.suite import SuiteEntry, load_suite
 from pretrain.config.load import read_config
 from pretrain.config.sections import Config
 from pretrain.errors import UserError
@@ -81,10 +81,12 @@ def _config_of(run: RunFolder) -> Config | None:
     return None if there is None else read_config(str(there), saved=True).config
 
 
-def _entries(evaluation: EvaluationSection, config: Config) -> Iterator[tuple[str, Entry]]:
+def _entries(evaluation: EvaluationSection, config: Config) -> Iterator[tuple[str, SuiteEntry]]:
     """What is scored, each with what stands before its keys. Raises UserError where there is no such task."""
     if evaluation.suite is None:
-        options = ImageOptions(**{each.name: getattr(evaluation, each.name) for each in fields(ImageOptions)})
+        options = ImageEvalOptions(
+            **{each.name: getattr(evaluation, each.name) for each in fields(ImageEvalOptions)}
+        )
         data, stride = evaluation.data, evaluation.stride
         yield "evaluation", plain_entry(config.model.kind, data, stride, options)
         return

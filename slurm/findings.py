@@ -23,7 +23,7 @@ SLOW = 3.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class RankFinding:
     """One rank's word; what it has not come to is None."""
 
     rank: Natural
@@ -45,7 +45,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Findings:
+class NodeFindings:
     """The verdict on all nodes."""
 
     bad: Mapping[str, str]
@@ -56,21 +56,21 @@ class Findings:
     """For the log."""
 
 
-def write_finding(folder: Path, finding: Finding) -> None:
+def write_finding(folder: Path, finding: RankFinding) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"rank-{finding.rank:04d}.json", json.dumps(asdict(finding)) + "\n")
 
 
-def read_findings(folder: Path) -> list[Finding]:
+def read_findings(folder: Path) -> list[RankFinding]:
     """What all ranks have said so far, by rank; one whose file is damaged has said nothing."""
     found = []
     for path in sorted(folder.glob("rank-*.json")):
         with suppress(OSError, ValueError):
-            found.append(parse(Finding, read_bytes(path, SMALL_FILE)))
+            found.append(parse(RankFinding, read_bytes(path, SMALL_FILE)))
     return found
 
 
-def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:
+def judge_nodes(folder: Path, hosts: Sequence[str]) -> NodeFindings:
     """Find the bad nodes.
 
     Args:
@@ -93,12 +93,12 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> Findings:
         else:
             undecided += [f"{host}: {reason}" for host, reason in failed.items()]
     lines = [f"{node} is bad: {reason}" for node, reason in bad.items()]
-    return Findings(
+    return NodeFindings(
         bad, tuple(undecided), tuple(f"preflight: {line}" for line in (*_summary(found), *lines, *undecided))
     )
 
 
-def _differences(found: Sequence[Finding]) -> tuple[dict[str, str], list[str]]:
+def _differences(found: Sequence[RankFinding]) -> tuple[dict[str, str], list[str]]:
     """Nodes that have other versions, code or devices than most ranks, and differences without a majority."""
     bad: dict[str, str] = {}
     undecided = []
@@ -118,11 +118,11 @@ def _differences(found: Sequence[Finding]) -> tuple[dict[str, str], list[str]]:
     return bad, undecided
 
 
-def _value(finding: Finding, name: str) -> str:
+def _value(finding: RankFinding, name: str) -> str:
     return str(finding.devices) if name == "devices" else finding.versions.get(name, "none")
 
 
-def _slow(found: Sequence[Finding]) -> dict[str, str]:
+def _slow(found: Sequence[RankFinding]) -> dict[str, str]:
     times = [each.matmul_seconds for each in found if each.matmul_seconds is not None]
     usual = median(times) if times else 0.0
     return {
@@ -132,7 +132,7 @@ def _slow(found: Sequence[Finding]) -> dict[str, str]:
     }
 
 
-def _skewed(found: Sequence[Finding]) -> dict[str, str]:
+def _skewed(found: Sequence[RankFinding]) -> dict[str, str]:
     clocks = [each.clock for each in found if each.clock is not None]
     usual = median(clocks) if clocks else 0.0
     return {
@@ -142,7 +142,7 @@ def _skewed(found: Sequence[Finding]) -> dict[str, str]:
     }
 
 
-def _summary(found: Sequence[Finding]) -> list[str]:
+def _summary(found: Sequence[RankFinding]) -> list[str]:
     """One line on what is usable."""
     if not found:
         return []

@@ -26,7 +26,7 @@ from pretrain.tracking.owed import owed
 from pretrain.tracking.record import Sent, read_record
 from slurm.findings import judge_nodes
 from slurm.submission import Attempt, Phase, Submission, exclude_nodes, saved_step
-from slurm.verdict import AGAIN, Verdict, after, before
+from slurm.verdict import AGAIN, JobVerdict, after, before
 
 DONE = 100
 CANCELLED = 130
@@ -57,7 +57,7 @@ def begin(submission: Submission, hosts: Sequence[str], environment: Mapping[str
     submission.note(attempt)
     verdict = before([*attempts, attempt], _max_restarts(submission))
     if submission.is_cancelled:
-        verdict = Verdict(CANCELLED, "cancelled")
+        verdict = JobVerdict(CANCELLED, "cancelled")
     if verdict.code == 0:
         _say(f"attempt {len(attempts) + 1}: {verdict.reason}")
         return 0
@@ -122,7 +122,7 @@ def _follow(
     """Decide, note and say what follows the last attempt."""
     verdict = after(attempts, _max_restarts(submission), phase, code, said)
     if verdict.code == AGAIN and submission.is_cancelled:
-        verdict = Verdict(CANCELLED, f"cancelled: {verdict.reason}")
+        verdict = JobVerdict(CANCELLED, f"cancelled: {verdict.reason}")
     if verdict.code not in (0, AGAIN):
         return _stop(submission, attempts[-1], phase, verdict)
     if verdict.code == 0:
@@ -133,7 +133,7 @@ def _follow(
     return verdict.code
 
 
-def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: Verdict) -> int:
+def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: JobVerdict) -> int:
     """Stop for good: into the attempts, the run's status and MLflow, and as the last line of the log."""
     ended = replace(attempt, phase=phase, ended=time.time(), code=verdict.code)
     _note(submission, replace(ended, verdict=f"stopped: {verdict.reason}"))
@@ -167,11 +167,11 @@ def mark_cancelled(folder: RunFolder, reason: str) -> None:
     """
     status = actual_status(folder)
     if status is not None and status.state in ("stopped", "crashed"):
-        write_status(folder, _ended(status, "stopped", Verdict(CANCELLED, reason)))
+        write_status(folder, _ended(status, "stopped", JobVerdict(CANCELLED, reason)))
         _send(folder)
 
 
-def _ended(status: Status, state: State, verdict: Verdict) -> Status:
+def _ended(status: Status, state: State, verdict: JobVerdict) -> Status:
     return replace(status, state=state, time=time.time(), reason=verdict.reason, exit_code=verdict.code)
 
 

@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pretrain.distributed.world import Place, choose_device, find_place, rendezvous
+from pretrain.distributed.world import RankInfo, choose_device, read_rank_info, rendezvous
 from pretrain.errors import UserError, machine_error
-from pretrain.run.exit import complain
+from pretrain.run.exit import print_error
 from pretrain.tracking.facts import environment_facts
-from slurm.findings import Finding, read_findings, write_finding
+from slurm.findings import RankFinding, read_findings, write_finding
 from slurm.submission import Submission
 
 MEETING = timedelta(seconds=120)
@@ -38,7 +38,7 @@ VECTOR = {"cpu": 1 << 20, "cuda": 1 << 28}
 CODE = ("data_tools", "pretrain", "evals", "slurm")
 
 
-def look(finding: Finding, device: torch.device, gpus: int | None) -> Finding:
+def look(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFinding:
     """What a rank can find by itself."""
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     if device.type == "cuda":
@@ -75,7 +75,7 @@ def all_are_well(folder: Path, size: int) -> bool:
     return False
 
 
-def meet(finding: Finding, device: torch.device, place: Place) -> Finding:
+def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFinding:
     """Meet the others, read the clock, and add up a vector."""
     meeting = rendezvous(place, MEETING.total_seconds())
     dist.init_process_group(
@@ -144,9 +144,9 @@ def main(arguments: Sequence[str]) -> int:
     submission = Submission(Path(arguments[0]))
     job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     folder = submission.preflight / f"{job}.{restart}"
-    place = find_place(os.environ)
+    place = read_rank_info(os.environ)
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
-    finding = Finding(place.rank, socket.gethostname())
+    finding = RankFinding(place.rank, socket.gethostname())
     try:
         device = choose_device(place)
         finding = look(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         write_finding(folder, finding)
     except OSError as error:
-        complain(f"pretrain: error: {machine_error(error) or error}")
+        print_error(f"pretrain: error: {machine_error(error) or error}")
         return UserError.exit_code
     return 0 if finding.error is None else 4
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pretrain.config.load import read_section
-from pretrain.config.node import ConfigError, Place, Problem
+from pretrain.config.node import ConfigError, Problem, SourceLocation
 from pretrain.config.rule import Setup, broken_rules
 from pretrain.config.rules.slurm import RULES
 from slurm.sections import CleanJob, EvaluationJob, ImagesJob, TextJob
@@ -14,7 +14,7 @@ J = TypeVar("J", TextJob, CleanJob, ImagesJob, EvaluationJob)
 
 def read_job(
     top: type[J], path: str, overrides: Sequence[str], cluster: str | None, useless: Sequence[str]
-) -> tuple[J, Mapping[str, Place]]:
+) -> tuple[J, Mapping[str, SourceLocation]]:
     """The file and the place of each key, with the rules of its section `slurm`, and without what a cluster's
     file says of trainings.
 

@@ -12,7 +12,7 @@ from pretrain.config.sections import Config
 from pretrain.errors import UserError, machine_error
 from pretrain.redact import write_new
 from pretrain.run.folder import RunFolder
-from slurm.before import doubts, refuse, require_names, together
+from slurm.before import refuse, require_names, together, warnings_of
 from slurm.client import find_job, is_here, sbatch
 from slurm.measured import signal_seconds
 from slurm.mounts import training_mounts
@@ -89,7 +89,7 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
         lambda: refuse(loaded, run),
         lambda: _refuse_second_job(run),
     )
-    for doubt in doubts(loaded.config, tasks, run):
+    for doubt in warnings_of(loaded.config, tasks, run):
         print(f"warning: {doubt}", file=sys.stderr)
     if dry_run:
         return

@@ -17,18 +17,18 @@ IN_VAIN = 2
 
 
 @dataclass(frozen=True)
-class Verdict:
+class JobVerdict:
     """What follows, as the exit code of the job: 0 done, 75 again, anything else stop."""
 
     code: int
     reason: str
 
 
-def before(attempts: Sequence[Attempt], max_restarts: int) -> Verdict:
+def before(attempts: Sequence[Attempt], max_restarts: int) -> JobVerdict:
     """Whether the last of the attempts, which has just begun, may go on: code 0 if so."""
     restarts = len(attempts) - 1
     if restarts > max_restarts:
-        return Verdict(
+        return JobVerdict(
             STOPPED_BY_VERDICT, f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
         )
     # An attempt that only found a bad node has not tried to train.
@@ -36,17 +36,17 @@ def before(attempts: Sequence[Attempt], max_restarts: int) -> Verdict:
     if len(tried) > IN_VAIN and len({attempt.step for attempt in tried[-IN_VAIN - 1 :]}) == 1:
         last = tried[-2]
         how = f"ended with {last.code}" if last.code is not None else "went without a word"
-        return Verdict(
+        return JobVerdict(
             STOPPED_BY_VERDICT,
             f"{IN_VAIN} restarts in a row made no progress after step {attempts[-1].step}; the last one "
             f"{how} on {', '.join(last.nodes)}",
         )
-    return Verdict(0, f"starting after step {attempts[-1].step}")
+    return JobVerdict(0, f"starting after step {attempts[-1].step}")
 
 
 def after(
     attempts: Sequence[Attempt], max_restarts: int, phase: Phase, code: int, said: str | None
-) -> Verdict:
+) -> JobVerdict:
     """What follows the last attempt.
 
     Args:
@@ -56,16 +56,16 @@ def after(
         said: the run's own word on why it ended, where it left one.
     """
     if code == 0:
-        return Verdict(0, "all steps are done")
+        return JobVerdict(0, "all steps are done")
     if code != AGAIN:
-        return Verdict(
+        return JobVerdict(
             code, said or f"{phase} ended with exit code {code}{_meaning(code)}; see the log above"
         )
     if len(attempts) > max_restarts:
-        return Verdict(
+        return JobVerdict(
             STOPPED_BY_VERDICT, f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
         )
-    return Verdict(AGAIN, said or f"stopped in {phase}; nothing is lost")
+    return JobVerdict(AGAIN, said or f"stopped in {phase}; nothing is lost")
 
 
 def _meaning(code: int) -> str:

@@ -12,7 +12,8 @@ ALL_SHIPPED = [
     path for kind in ("gpt", "bert", "gan") for path in sorted((REPOSITORY / "configs" / kind).glob("*.yaml"))
 ]
 SHIPPED = [path for path in ALL_SHIPPED if not path.name.startswith("finetune-")]
-"""Complete in themselves; the others take their model from a run (tests/pretrain/config/test_config_inherit.py)."""
+"""Complete in themselves; the others take their model from a run
+(tests/config/test_config_inherit.py)."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "run": {"dir": "runs/small", "steps": 100},

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_tools.images.builder import ImageOptions, build_images
+from data_tools.images.builder import ImageBuildOptions, build_images
 
 
 def draw(folder: Path, count: int, size: int = 8, classes: int = 2, seed: int = 0) -> Path:
@@ -26,5 +26,5 @@ def build_image_shards(
 ) -> str:
     """Shards of `count` pictures; returns their path."""
     pictures = draw(output.with_name(output.name + "-pictures"), count, size, **drawing)
-    build_images(ImageOptions((str(pictures),), str(output), size, channels, workers=1))
+    build_images(ImageBuildOptions((str(pictures),), str(output), size, channels, workers=1))
     return str(output)

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pretrain.run.exit import leave_after
+from pretrain.run.exit import run_and_exit
 
-SPAWN = "import sys; from pretrain.distributed.spawn import spawn; sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+SPAWN = (
+    "import sys; from pretrain.distributed.spawn import spawn; "
+    "sys.exit(spawn(sys.argv[2:], int(sys.argv[1])))"
+)
 
 
 def run_ranks(
@@ -31,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    leave_after(main)
+    run_and_exit(main)

@@ -13,7 +13,7 @@ import yaml
 from pretrain.config.sections import GptConfig
 from pretrain.health.phase_timer import Phase
 from pretrain.tracking import uploader_process as background
-from pretrain.training.session import Run
+from pretrain.training.session import Session
 
 
 def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracking: Any) -> GptConfig:
@@ -30,9 +30,9 @@ def config_for(directory: str | Path, uri: str | None, steps: int = 50, **tracki
     )
 
 
-def open_run(config: GptConfig) -> Run:
+def open_run(config: GptConfig) -> Session:
     text = yaml.safe_dump(config.model_dump(mode="json", by_alias=True))
-    return Run.open(config, "# as written\n" + text, text)
+    return Session.open(config, "# as written\n" + text, text)
 
 
 def metrics_of(step: int) -> dict[str, float]:

@@ -3,12 +3,9 @@
 Both run without a network: no model is downloaded, py3langid's is part of its package.
 """
 
-import difflib
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
@@ -20,8 +17,8 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
+from data_tools.clean.language import identifier
 from data_tools.clean.options import CleanOptions
-from data_tools.errors import UserError
 from data_tools.sentences import sentences
 
 LANGUAGE_CHARACTERS = 16_384
@@ -62,7 +59,7 @@ class C4Lines(C4QualityFilter):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DocumentVerdict:
     """What becomes of a document."""
 
     reason: str | None
@@ -81,13 +78,13 @@ class Judge:
         self._c4 = next((each for each in self._filters if isinstance(each, C4Lines)), None)
         self._language, self._share = options.language, options.language_share
 
-    def verdict(self, text: str) -> Verdict:
+    def verdict(self, text: str) -> DocumentVerdict:
         """What becomes of a document with this text."""
         document = Document(text=text, id="")
         reason = self._reason(document)
         lines = {} if reason is not None or self._c4 is None else self._c4.counts
         prefix = "line-filter-"
-        return Verdict(
+        return DocumentVerdict(
             reason,
             document.text,
             {name.removeprefix(prefix): count for name, count in lines.items() if name.startswith(prefix)},
@@ -100,30 +97,12 @@ class Judge:
             if not kept:
                 return str(reason)
         if self._language is not None:
-            found, share = _identifier().classify(document.text[:LANGUAGE_CHARACTERS])
+            found, share = identifier().classify(document.text[:LANGUAGE_CHARACTERS])
             if found != self._language:
                 return f"language_{found}"
             if share < self._share:
                 return "language_unsure"
         return None
-
-
-def check_language(code: str) -> None:
-    """Raise UserError for a language that is not known."""
-    known = _identifier().labels
-    if code not in known:
-        nearest = difflib.get_close_matches(code.lower()[:2], known, 3, 0) or sorted(known)[:3]
-        raise UserError(
-            f"--language {code}: an ISO 639-1 code that py3langid knows, such as {', '.join(nearest)}"
-        )
-
-
-@lru_cache(maxsize=1)
-def _identifier() -> Any:
-    """The language model, which takes half a second to load, once in each process."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def _filters(options: CleanOptions) -> list[BaseFilter]:

@@ -58,12 +58,12 @@ class WriteJob:
             int(exact.sum()),
             len(exact) - int(exact.sum()),
         )
-        Written(directory, self.stage).save(number, result)
+        WrittenText(directory, self.stage).save(number, result)
         report(1)
         return result
 
 
-class Written(Workspace):
+class WrittenText(Workspace):
     """The results of this stage lie in its folder, beside those of the first."""
 
     def __init__(self, directory: Path, stage: str) -> None:

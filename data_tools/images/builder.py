@@ -38,7 +38,7 @@ from data_tools.workspace import PLAN_NAME, Workspace
 
 
 @dataclass(frozen=True)
-class ImageOptions:
+class ImageBuildOptions:
     """The arguments of a build. `max_bad_records` 0 stops at the first; `workers` 0 is one per core.
 
     labels: False leaves all labels out. classes: a shard directory whose classes to take; None: those found.
@@ -116,7 +116,7 @@ class ImageResult:
 class ImageJob:
     """Everything a worker needs to turn a partition into shards; called once per partition."""
 
-    options: ImageOptions
+    options: ImageBuildOptions
     classes: tuple[str, ...]
 
     def __call__(self, partition: Partition, report: Report) -> ImageResult:
@@ -172,14 +172,14 @@ class _Skip(Exception):
         self.record = record
 
 
-def _square(record: Picture, options: ImageOptions) -> Square:
+def _square(record: Picture, options: ImageBuildOptions) -> Square:
     try:
         return read_square(record.data, options.size, options.channels)
     except BadImage as error:
         raise _Skip(BadRecord(record.file, record.where, str(error))) from None
 
 
-def build_images(options: ImageOptions) -> ImageReport:
+def build_images(options: ImageBuildOptions) -> ImageReport:
     """Build a directory of image shards, or continue an interrupted build of the same arguments.
 
     Raises UserError for input that cannot be used and for an output directory that holds something else.
@@ -202,7 +202,7 @@ def build_images(options: ImageOptions) -> ImageReport:
     )
 
 
-def prepare_images(options: ImageOptions) -> tuple[ImageInputs, Divided[ImageResult], tuple[str, ...]]:
+def prepare_images(options: ImageBuildOptions) -> tuple[ImageInputs, Divided[ImageResult], tuple[str, ...]]:
     """The input files, the work on them, and the classes.
 
     Raises UserError for options and input that cannot be used.
@@ -217,7 +217,7 @@ def prepare_images(options: ImageOptions) -> tuple[ImageInputs, Divided[ImageRes
     return inputs, work, classes
 
 
-def _check_options(options: ImageOptions) -> None:
+def _check_options(options: ImageBuildOptions) -> None:
     if not 1 <= options.size <= MAX_SIZE:
         raise UserError(f"--size {options.size}: pixels a side, from 1 to {MAX_SIZE}")
     if options.channels not in CHANNELS:
@@ -232,7 +232,7 @@ def _check_options(options: ImageOptions) -> None:
         )
 
 
-def _check_keys(options: ImageOptions, inputs: ImageInputs) -> None:
+def _check_keys(options: ImageBuildOptions, inputs: ImageInputs) -> None:
     if any(file.format == "parquet" for file in inputs.files):
         return
     for name, value, default in (
@@ -245,7 +245,7 @@ def _check_keys(options: ImageOptions, inputs: ImageInputs) -> None:
             )
 
 
-def _classes(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
+def _classes(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]:
     """The names of the classes by number; none where nothing is labelled."""
     if options.classes is not None:
         with passing_cache(options.classes) as cache:
@@ -291,7 +291,7 @@ def _refuse_twins(classes: set[str]) -> None:
             )
 
 
-def _listed(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
+def _listed(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]:
     """The classes by number as parquet files list them, without those that no file lists.
 
     Raises UserError for two files that number them differently.
@@ -308,7 +308,7 @@ def _listed(options: ImageOptions, inputs: ImageInputs) -> tuple[str, ...]:
     return first[1] if first else ()
 
 
-def _plan(options: ImageOptions, inputs: ImageInputs, classes: tuple[str, ...]) -> dict[str, Any]:
+def _plan(options: ImageBuildOptions, inputs: ImageInputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """What must be equal for a build to be continued.
 
     Neither workers nor the bad-record limit changes the shards.
@@ -322,7 +322,7 @@ def _plan(options: ImageOptions, inputs: ImageInputs, classes: tuple[str, ...]) 
 
 
 def _finish(
-    workspace: Workspace, options: ImageOptions, classes: tuple[str, ...], results: list[ImageResult]
+    workspace: Workspace, options: ImageBuildOptions, classes: tuple[str, ...], results: list[ImageResult]
 ) -> ImageIndex:
     """Write what stands beside the shards; the index comes last and makes the directory readable."""
     directory = workspace.directory

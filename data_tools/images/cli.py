@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from data_tools.images.builder import ImageReport
 
 
-class Labels(enum.StrEnum):
+class LabelSource(enum.StrEnum):
     """Where classes come from."""
 
     auto = "auto"
@@ -51,8 +51,8 @@ def images(
     channels: Annotated[int, typer.Option(metavar="3|1", help="3 for colour, 1 for grey.")] = 3,
     encoding: Annotated[Encoding, typer.Option("--format", help="How images are stored.")] = Encoding.png,
     labels: Annotated[
-        Labels, typer.Option(help="auto: classes from folders, tars and parquet; none: leave them out.")
-    ] = Labels.auto,
+        LabelSource, typer.Option(help="auto: classes from folders, tars and parquet; none: leave them out.")
+    ] = LabelSource.auto,
     classes: Annotated[
         str | None, typer.Option(metavar="DIR", help="Image shards whose classes and numbers to use.")
     ] = None,
@@ -65,9 +65,9 @@ def images(
     part: PartOption = None,
 ) -> None:
     """Turn images into shards of square ones; interrupted, the same command goes on where it was."""
-    from data_tools.images.builder import ImageOptions, build_images
+    from data_tools.images.builder import ImageBuildOptions, build_images
 
-    options = ImageOptions(
+    options = ImageBuildOptions(
         inputs=tuple(inputs),
         output=str(output),
         size=size,
@@ -75,7 +75,7 @@ def images(
         encoding=encoding.value,
         workers=workers or 0,
         max_bad_records=parse_bad_records(bad_records),
-        labels=labels is Labels.auto,
+        labels=labels is LabelSource.auto,
         image_key=image_key,
         label_key=label_key,
         classes=classes,

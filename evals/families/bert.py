@@ -12,14 +12,14 @@ from evals.model import evaluate_model, open_sources
 from evals.request import EvalRequest
 from evals.result import Result
 from pretrain.bert.data.text import BertValidationData
-from pretrain.bert.spec import BertFamily, BertTotals
+from pretrain.bert.spec import BertSpec, BertSums
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import BertConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.training.metric_sums import Totals
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.training.metric_sums import MetricSums
 
 DEFINITIONS = {
     "mlm_accuracy": "predicted rightly / masked_tokens",
@@ -41,7 +41,7 @@ DEFINITIONS = {
 }
 
 
-def masked_metrics(totals: BertTotals) -> dict[str, float]:
+def masked_metrics(totals: BertSums) -> dict[str, float]:
     """Metric name -> value, as DEFINITIONS says; only those that there is something to take a mean of.
 
     Raises HealthError: the loss is not finite.
@@ -90,12 +90,12 @@ class MaskedTokens:
         settings = config.data.model_dump(exclude={"train", "validation", "validation_fraction", "tokenizer"})
         return cls(config, BertValidationData.over(sources, config), settings)
 
-    def family(self, layout: Layout) -> BertFamily:
+    def family(self, layout: ParallelDims) -> BertSpec:
         """A pretrained encoder's."""
-        return BertFamily(self.config, layout)
+        return BertSpec(self.config, layout)
 
-    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        assert isinstance(totals, BertTotals), "its family says so"
+    def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
+        assert isinstance(totals, BertSums), "its family says so"
         return masked_metrics(totals)
 
     def spec(self) -> dict[str, Any]:
@@ -108,6 +108,6 @@ class MaskedTokens:
         }
 
 
-def evaluate_bert(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_bert(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Accuracies; see `evaluate_model`."""
     return evaluate_model(path, world, request, BertConfig, MaskedTokens.over)

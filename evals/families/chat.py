@@ -15,14 +15,14 @@ from evals.request import EvalRequest
 from evals.result import Result
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import ChatConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, IntegrityError
 from pretrain.gpt.chat.data import ChatSequences, ChatValidation
 from pretrain.gpt.chat.saved_template import template_of
-from pretrain.gpt.chat.spec import ChatFamily, ChatTotals
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.training.metric_sums import Totals
+from pretrain.gpt.chat.spec import ChatSpec, ChatSums
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.training.metric_sums import MetricSums
 
 DEFINITIONS = {
     "answer_perplexity": "exp(NLL / answer_tokens)",
@@ -39,7 +39,7 @@ DEFINITIONS = {
 
 
 @dataclass(frozen=True)
-class Answers:
+class AssistantTokens:
     """The conversations of a file, as in the trainer's validation."""
 
     NAME: ClassVar[str] = "answers"
@@ -53,7 +53,7 @@ class Answers:
     @classmethod
     def over(
         cls, opened: Checkpoint, config: ChatConfig, tokenizer: Tokenizer, request: EvalRequest
-    ) -> "Answers":
+    ) -> "AssistantTokens":
         """The conversations of `--data`, or else of `data.validation`.
 
         Raises:
@@ -68,11 +68,11 @@ class Answers:
         sequences = ChatSequences.read(file, config, tokenizer, template)
         return cls(config, ChatValidation(sequences), tokenizer.vocab_size, digest)
 
-    def family(self, layout: Layout) -> ChatFamily:
-        return ChatFamily(self.config, layout, self.vocab_size)
+    def family(self, layout: ParallelDims) -> ChatSpec:
+        return ChatSpec(self.config, layout, self.vocab_size)
 
-    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        assert isinstance(totals, ChatTotals), "its family says so"
+    def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
+        assert isinstance(totals, ChatSums), "its family says so"
         if not math.isfinite(totals.nll):
             raise HealthError(
                 f"the loss summed over {totals.tokens:,.0f} tokens is {totals.nll}: the weights hold numbers "
@@ -101,6 +101,6 @@ class Answers:
         }
 
 
-def evaluate_chat(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_chat(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Perplexity of answers; see `evaluate_model`."""
-    return evaluate_model(path, world, request, ChatConfig, Answers.over)
+    return evaluate_model(path, world, request, ChatConfig, AssistantTokens.over)

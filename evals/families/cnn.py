@@ -14,7 +14,7 @@ from evals.result import Result, spec_of
 from pretrain.cnn.score import SavedClassifier, Scores, load_classifier, score_images
 from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageSource, open_images
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 
 DEFINITIONS = {
@@ -25,7 +25,7 @@ DEFINITIONS = {
 }
 
 
-def evaluate_classifier(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_classifier(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Score a classifier, all ranks together; the same result on every rank and number of ranks.
 
     Raises UserError for overrides without effect and for images of another size or other classes.

@@ -15,15 +15,15 @@ from evals.result import Result
 from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation
 from pretrain.bert.finetune.data.open import open_examples
 from pretrain.bert.finetune.predictions import collect
-from pretrain.bert.finetune.spec import FinetuneFamily, FinetuneTotals
+from pretrain.bert.finetune.spec import FinetuneSpec, FinetuneSums
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import FinetuneConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, UserError
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.restore import TOKENIZER_FOLDER, saved_labels
-from pretrain.training.metric_sums import Totals
+from pretrain.training.metric_sums import MetricSums
 
 DEFINITIONS = {
     "accuracy": "answers with the right class / answers; words that were cut off count as wrong",
@@ -67,11 +67,11 @@ class LabelledExamples:
             )
         return cls(config, training, data)
 
-    def family(self, layout: Layout) -> FinetuneFamily:
-        return FinetuneFamily.of(self.config, layout, self.training)
+    def family(self, layout: ParallelDims) -> FinetuneSpec:
+        return FinetuneSpec.of(self.config, layout, self.training)
 
-    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        assert isinstance(totals, FinetuneTotals), "its family says so"
+    def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
+        assert isinstance(totals, FinetuneSums), "its family says so"
         if not math.isfinite(totals.nll):
             raise HealthError(
                 f"the loss summed over {totals.answers:,.0f} answers is {totals.nll}: the weights hold "
@@ -98,6 +98,6 @@ class LabelledExamples:
         }
 
 
-def evaluate_finetuned(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_finetuned(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Accuracy; see `evaluate_model`."""
     return evaluate_model(path, world, request, FinetuneConfig, LabelledExamples.over)

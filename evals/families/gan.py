@@ -5,13 +5,13 @@ from pathlib import Path
 from data_tools.sources import absolute
 from evals.images.data import image_data
 from evals.images.extractors import open_extractor
-from evals.images.generated import Comparison, compare, definitions
+from evals.images.generated import ImageComparison, compare, definitions
 from evals.images.options import DEFAULT_SEED
 from evals.request import EvalRequest, say
 from evals.result import Result, spec_of
 from pretrain.data.cache import shard_cache
 from pretrain.data.images import open_images
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.gan.restore import load_generator
 from pretrain.run.folder import RunFolder
 
@@ -19,7 +19,7 @@ MOST_SHOWN_CLASSES = 20
 LIBRARIES = ("pretrain", "torch", "numpy")
 
 
-def evaluate_gan(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_gan(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Compare a GAN's images with real ones, all ranks together; the same result on any number of ranks.
 
     The real images are those of `--data`, or else those that the GAN was trained on. Raises UserError for
@@ -34,7 +34,7 @@ def evaluate_gan(path: Path, world: World, request: EvalRequest) -> Result:
     training = tuple(open_images([source.path for source in about.train], "data.train", cache))
     reference = tuple(open_images(data, "--data", cache)) if data else training
     run = RunFolder(path.parent.parent)
-    comparison = Comparison(
+    comparison = ImageComparison(
         generator=generator,
         extractor=extractor,
         reference=reference,

@@ -14,13 +14,13 @@ from evals.result import Result
 from evals.text import TextSize, text_size
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import GptConfig
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.gpt.data import ValidationData
-from pretrain.gpt.spec import GptFamily, GptTotals
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.training.metric_sums import Totals
+from pretrain.gpt.spec import GptSpec, GptSums
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.training.metric_sums import MetricSums
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class NextToken:
         sources = open_sources(config, tokenizer, request)
         return cls(config, ValidationData.over(sources, config, request.stride), tokenizer)
 
-    def family(self, layout: Layout) -> GptFamily:
+    def family(self, layout: ParallelDims) -> GptSpec:
         """A decoder's."""
-        return GptFamily(self.config, layout)
+        return GptSpec(self.config, layout)
 
-    def metrics(self, totals: Totals, model: Model) -> dict[str, float]:
-        assert isinstance(totals, GptTotals), "its family says so"
+    def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
+        assert isinstance(totals, GptSums), "its family says so"
         if totals.tokens != self.data.tokens:
             raise RuntimeError(f"scored {totals.tokens} labels of {self.data.tokens}")
-        size = TextSize(*first_decides(model.layout.world, self._size))
+        size = TextSize(*broadcast_from_rank0(model.layout.world, self._size))
         error = standard_error(totals.nll, totals.squares, self.data.tokens)
         return {**perplexities(totals.nll, self.data.tokens, size), "validation_loss_error": error}
 
@@ -75,6 +75,6 @@ class NextToken:
         }
 
 
-def evaluate_gpt(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_gpt(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Perplexity; see `evaluate_model`."""
     return evaluate_model(path, world, request, GptConfig, NextToken.over)

@@ -13,8 +13,8 @@ from evals.result import Result, spec_of
 from evals.text import TextSize, text_size
 from pretrain.data.cache import shard_cache
 from pretrain.data.sources import open_whole
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.megatron.restore import RESOLVED_CONFIG
 from pretrain.rnn.data import LaneData
@@ -28,7 +28,7 @@ DEFINITIONS = {name: text for name, text in PERPLEXITIES.items() if name != "win
 }
 
 
-def evaluate_rnn(path: Path, world: World, request: EvalRequest) -> Result:
+def evaluate_rnn(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Score a recurrent model, all ranks together; the same result on every rank.
 
     Raises UserError for shards of another tokenizer.
@@ -51,7 +51,7 @@ def evaluate_rnn(path: Path, world: World, request: EvalRequest) -> Result:
     if scored.tokens != lanes.tokens:
         raise RuntimeError(f"scored {scored.tokens} labels of {lanes.tokens}")
     ranges = [(each.source.reader, *each.labels) for each in lanes.lanes]
-    size = first_decides(world, lambda: astuple(text_size(ranges, saved.tokenizer)))
+    size = broadcast_from_rank0(world, lambda: astuple(text_size(ranges, saved.tokenizer)))
     spec = {
         **spec_of("perplexity", DEFINITIONS, saved.checkpoint, world),
         "tokenizer_fingerprint": fingerprint,

@@ -17,7 +17,7 @@ _OR_FIELD = _TEMPLATES[:3]
 
 
 @dataclass(frozen=True)
-class Example:
+class TaskExample:
     """One line of a file."""
 
     place: str
@@ -25,12 +25,12 @@ class Example:
     fields: Mapping[str, Any]
 
 
-def read_examples(definition: Definition) -> dict[str, list[Example]]:
+def read_examples(definition: Definition) -> dict[str, list[TaskExample]]:
     """The examples of each split.
 
     Raises UserError: a file holds none, a line is no JSON object, or lacks a field that the task names.
     """
-    found: dict[str, list[Example]] = {}
+    found: dict[str, list[TaskExample]] = {}
     for split, paths in definition.data.items():
         found[split] = [example for path in paths for example in _read(path)]
         if not found[split]:
@@ -43,7 +43,7 @@ def read_examples(definition: Definition) -> dict[str, list[Example]]:
     return found
 
 
-def _read(path: Path) -> Iterator[Example]:
+def _read(path: Path) -> Iterator[TaskExample]:
     for number, line in read_lines(str(path)):
         if not line.strip():
             continue
@@ -53,7 +53,7 @@ def _read(path: Path) -> Iterator[Example]:
             raise UserError(f"{path}:{number}: is not JSON: {error}") from None
         if not isinstance(fields, dict):
             raise UserError(f"{path}:{number}: must be an object with the fields of an example")
-        yield Example(f"{path}:{number}", fields)
+        yield TaskExample(f"{path}:{number}", fields)
 
 
 def _fields_named(definition: Definition, known: set[str]) -> Iterator[tuple[str, str]]:
@@ -78,7 +78,7 @@ def _fields_named(definition: Definition, known: set[str]) -> Iterator[tuple[str
             yield key, name
 
 
-def _require(definition: Definition, key: str, name: str, examples: Sequence[Example]) -> None:
+def _require(definition: Definition, key: str, name: str, examples: Sequence[TaskExample]) -> None:
     for example in examples:
         if example.fields.get(name) is not None:
             continue

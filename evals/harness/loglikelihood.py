@@ -13,10 +13,10 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from pretrain.data.batch import PADDING_SAMPLE, Batch, plain_positions
-from pretrain.gpt.spec import LocalBatch
+from pretrain.gpt.spec import LocalGptBatch
 from pretrain.megatron.layers.vocabulary import cross_entropy, most_likely, without_padding
 from pretrain.megatron.parallel_dims import world_sum
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.score import MICRO_BATCHES_PER_CALL
 
 
@@ -41,7 +41,7 @@ class Likelihood:
 
 
 def score_continuations(
-    model: Model, asked: Sequence[Continuation], advance: Callable[[int], None] = lambda _: None
+    model: PipelineModel, asked: Sequence[Continuation], advance: Callable[[int], None] = lambda _: None
 ) -> list[Likelihood]:
     """Score each continuation once; all ranks call this together and get the same.
 
@@ -69,7 +69,7 @@ def score_continuations(
     return [Likelihood(nll, misses == 0) for nll, misses in summed]
 
 
-def _width(model: Model, longest: int) -> int:
+def _width(model: PipelineModel, longest: int) -> int:
     """Columns that hold the longest text, and that the ranks can divide among them."""
     parallel = model.config.parallel
     parts = 2 * parallel.context if parallel.context > 1 else 1
@@ -90,7 +90,7 @@ def _batch(asked: Sequence[Continuation], numbers: Sequence[int], rows: int, wid
     return Batch(stored[:, :-1], stored[:, 1:], mask_BS, positions, None, (*numbers, *spare))
 
 
-def _judge(chunk: Any, local: LocalBatch) -> Tensor:
+def _judge(chunk: Any, local: LocalGptBatch) -> Tensor:
     """A micro-batch through one chunk; the last gives [B, 2] float64: nats, and tokens that another beats."""
     output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask)
     gpt = get_attr_wrapped_model(chunk, "true_vocab_size", return_model_obj=True)

@@ -16,8 +16,8 @@ from evals.harness.loglikelihood import Continuation, score_continuations
 from evals.harness.sampling import Generation, parse_generation
 from pretrain.distributed.gather import gather_texts
 from pretrain.errors import HealthError, UserError
-from pretrain.gpt.generate import go_on
-from pretrain.megatron.pipeline import Model
+from pretrain.gpt.generate import continue_texts
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.sampling import SEEDS
 
 
@@ -35,7 +35,7 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         cut: contexts of which the model sees only the end, since they are longer than its sequence.
     """
 
-    def __init__(self, model: Model, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: PipelineModel, tokenizer: Tokenizer) -> None:
         super().__init__()
         config = model.config
         self._model, self._tokenizer = model, tokenizer
@@ -137,7 +137,7 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
             )
         prompts = [self.tok_encode(context) or [self.eot_token_id] for context in contexts]
         self.cut += sum(len(prompt) > room for prompt in prompts)
-        drawn = go_on(
+        drawn = continue_texts(
             self._model,
             [prompt[-room:] for prompt in prompts],
             self.eot_token_id,

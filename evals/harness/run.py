@@ -19,13 +19,13 @@ from evals.result import Result, spec_of
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.config.evaluation import LAYOUT
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import DecoderConfig, ParallelConfig
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
-from pretrain.gpt.spec import GptFamily
-from pretrain.megatron.restore import RESOLVED_CONFIG, Saved, load_model
+from pretrain.gpt.spec import GptSpec
+from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model
 
 LIBRARIES = ("pretrain", "torch", "megatron-core", "lm_eval")
 BOOTSTRAPS = 1000
@@ -35,7 +35,7 @@ _NOT_GENERATING = ("virtual_pipeline", "context", "sequence")
 
 def evaluate_tasks(
     path: Path,
-    world: World,
+    world: DistContext,
     tasks: Sequence[str],
     folder: str | None,
     overrides: Sequence[str],
@@ -59,7 +59,7 @@ def evaluate_tasks(
     definitions = find_definitions(tasks, folder)
     opened = open_checkpoint(path)
     found = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, data=tasks, known=LAYOUT)
-    config = narrow(found, DecoderConfig, "lm-evaluation-harness")
+    config = require_kind(found, DecoderConfig, "lm-evaluation-harness")
     with confined(show=world.is_first):
         built = {definition.name: build_task(definition) for definition in definitions}
         _refuse_layout(config, built)
@@ -67,11 +67,11 @@ def evaluate_tasks(
         layout = layout_of(world, config.parallel)
         from evals.harness.model import CheckpointLM
 
-        saved = Saved(opened, config, tokenizer.vocab_size)
-        model = load_model(saved, config, layout, GptFamily(config, layout))
+        saved = SavedModel(opened, config, tokenizer.vocab_size)
+        model = load_model(saved, config, layout, GptSpec(config, layout))
         lm = CheckpointLM(model, tokenizer)
         answer = run_harness(lm, built, BOOTSTRAPS if world.is_first else 0)["results"]
-    metrics = first_decides(
+    metrics = broadcast_from_rank0(
         world, lambda: [metrics_of(each, built[each.name], answer[each.name]) for each in definitions]
     )
     layout_name = layout.describe()

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from evals.harness.definition import Definition
-from evals.harness.examples import Example, read_examples
+from evals.harness.examples import TaskExample, read_examples
 from evals.harness.sampling import generation_of
 from pretrain.errors import UserError
 
@@ -47,7 +47,7 @@ def _unusable(place: str, error: Exception) -> UserError:
     return UserError(f"{place}: the harness cannot use it: {type(error).__name__}: {error}")
 
 
-def _harness_task(definition: Definition, examples: dict[str, list[Example]]) -> Any:
+def _harness_task(definition: Definition, examples: dict[str, list[TaskExample]]) -> Any:
     import datasets
     from lm_eval.api.task import ConfigurableTask
 
@@ -71,7 +71,7 @@ def _harness_task(definition: Definition, examples: dict[str, list[Example]]) ->
     return task
 
 
-def _check_answers(definition: Definition, task: Any, examples: dict[str, list[Example]]) -> None:
+def _check_answers(definition: Definition, task: Any, examples: dict[str, list[TaskExample]]) -> None:
     """Refuse a right answer that is not among the choices, which the harness would count as a wrong one."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return

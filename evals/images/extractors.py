@@ -17,7 +17,7 @@ from torch.nn import functional
 from data_tools.bounded import open_regular
 from data_tools.images.reader import ImageReader
 from evals.frechet import Features
-from evals.images.options import ImageOptions
+from evals.images.options import ImageEvalOptions
 from evals.kid import unit_scale
 from pretrain.cnn.score import SavedClassifier, load_classifier
 from pretrain.errors import IntegrityError, UserError
@@ -166,7 +166,7 @@ class InceptionExtractor:
         }
 
 
-def open_extractor(options: ImageOptions, device: torch.device, say: Callable[[str], None]) -> Extractor:
+def open_extractor(options: ImageEvalOptions, device: torch.device, say: Callable[[str], None]) -> Extractor:
     """The extractor that the options name.
 
     Raises:

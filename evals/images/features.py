@@ -19,8 +19,8 @@ from data_tools.progress import Progress
 from evals.images.extractors import Extractor
 from pretrain.data.images import ImageSource
 from pretrain.data.permutation import permutation_key, permute
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 
 BATCH = 64
 """Images that go through the extractor together, whatever the number of ranks."""
@@ -29,7 +29,11 @@ Matrix = npt.NDArray[np.float32]
 
 
 def features_of(
-    pictures: Callable[[Sequence[int]], Tensor], count: int, extractor: Extractor, world: World, title: str
+    pictures: Callable[[Sequence[int]], Tensor],
+    count: int,
+    extractor: Extractor,
+    world: DistContext,
+    title: str,
 ) -> Matrix:
     """Features of images 0 to `count`, float32 [count, F], the same on every rank.
 
@@ -55,7 +59,7 @@ def chosen_images(readers: Sequence[ImageReader], most: int) -> list[tuple[int, 
 
 
 def real_features(
-    readers: Sequence[ImageReader], most: int, extractor: Extractor, world: World, cache: Path | None
+    readers: Sequence[ImageReader], most: int, extractor: Extractor, world: DistContext, cache: Path | None
 ) -> Matrix:
     """Features of the images of some directories, up to `most`, float32 [N, F]; read from `cache` if there.
 
@@ -70,7 +74,7 @@ def real_features(
     }
     name = "real-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     shape = (len(places), extractor.feature_size)
-    if cache is not None and first_decides(world, lambda: _read(cache, name, shape) is not None):
+    if cache is not None and broadcast_from_rank0(world, lambda: _read(cache, name, shape) is not None):
         found = _read(cache, name, shape)
         if found is not None:
             return found

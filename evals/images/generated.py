@@ -18,8 +18,8 @@ from evals.images.features import Matrix, features_of, real_features
 from evals.images.options import MAX_SAMPLES
 from evals.kid import kernel_distance
 from evals.precision_recall import NEAR, SMALLEST_SET, memorised, precision_recall
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 
 ENOUGH_SAMPLES = 2048
@@ -40,7 +40,7 @@ class ImageGenerator(Protocol):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ImageComparison:
     """What is compared with what."""
 
     generator: ImageGenerator
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare(
-    asked: Comparison, world: World, say: Callable[[str], None]
+    asked: ImageComparison, world: DistContext, say: Callable[[str], None]
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics, and what they were measured with; the same on every rank and number of ranks.
 
@@ -78,7 +78,7 @@ def compare(
     if not np.isfinite(made).all():
         raise UserError(f"{extractor.name}: gives features that are not finite for generated images")
     scale = extractor.kernel_scale(real)
-    metrics = first_decides(world, lambda: _metrics(extractor, real, training, made, scale))
+    metrics = broadcast_from_rank0(world, lambda: _metrics(extractor, real, training, made, scale))
     warnings = _warnings(extractor, samples, len(real), asked)
     if world.is_first:
         for warning in warnings:
@@ -128,7 +128,7 @@ def _metrics(
     }
 
 
-def _require_fits(asked: Comparison) -> None:
+def _require_fits(asked: ImageComparison) -> None:
     made = asked.generator
     for key, readers in (("--data", asked.reference), ("data.train", asked.training)):
         for reader in readers:
@@ -142,7 +142,7 @@ def _require_fits(asked: Comparison) -> None:
             asked.extractor.require_fits(reader, key)
 
 
-def _warnings(extractor: Extractor, samples: int, real: int, asked: Comparison) -> list[str]:
+def _warnings(extractor: Extractor, samples: int, real: int, asked: ImageComparison) -> list[str]:
     found = []
     for what, count in (("generated", samples), ("real", real)):
         if count < ENOUGH_SAMPLES:

@@ -10,7 +10,7 @@ DEFAULT_SEED = 1234
 
 
 @dataclass(frozen=True)
-class ImageOptions:
+class ImageEvalOptions:
     """What was given; None for what was not."""
 
     extractor: str | None = None
@@ -52,10 +52,10 @@ class ImageOptions:
         self.refuse(fields_of(self), why)
 
 
-NO_IMAGE_OPTIONS = ImageOptions()
+NO_IMAGE_OPTIONS = ImageEvalOptions()
 
 
-def fields_of(options: ImageOptions) -> list[str]:
+def fields_of(options: ImageEvalOptions) -> list[str]:
     """Names of all options."""
     return [field.name for field in fields(options)]
 

@@ -22,28 +22,30 @@ if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
     from pretrain.bert.finetune.data.data import LabelledTraining
-    from pretrain.bert.spec import BertFamily
+    from pretrain.bert.spec import BertSpec
     from pretrain.checkpoint import Checkpoint
     from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
-    from pretrain.data.dataset import TrainingFeed
-    from pretrain.distributed.world import World
-    from pretrain.megatron.parallel_dims import Layout
+    from pretrain.data.dataset import TrainingDataset
+    from pretrain.distributed.world import DistContext
+    from pretrain.megatron.parallel_dims import ParallelDims
     from pretrain.plan.request import PlanRequest
-    from pretrain.training.step_sync import Gate
-    from pretrain.training.trainer import AnyTrainer
+    from pretrain.training.step_sync import StepSync
+    from pretrain.training.trainer import Trainer
 
 PUBLISHED_VOCABULARY = 30_522
 """Ids of the original's tokenizer."""
 
 
-def _trainer(config: BertConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
+def _trainer(
+    config: BertConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None"
+) -> "Trainer":
     from pretrain.bert.trainer import BertTrainer
 
     return BertTrainer(config, world, gate, own)
 
 
-def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> "TrainingFeed":
+def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> "TrainingDataset":
     from pretrain.bert.data.text import BertTrainingData, BertValidationData
     from pretrain.megatron.corpus_check import open_corpus
 
@@ -54,13 +56,13 @@ def _open(loaded: "LoadedConfig", config: BertConfig, processes: int | None) -> 
     return open_corpus(loaded, config, both)
 
 
-def _family(config: BertConfig, layout: "Layout") -> "BertFamily":
-    from pretrain.bert.spec import BertFamily
+def _family(config: BertConfig, layout: "ParallelDims") -> "BertSpec":
+    from pretrain.bert.spec import BertSpec
 
-    return BertFamily(config, layout)
+    return BertSpec(config, layout)
 
 
-def _rehearse(config: BertConfig, data: "TrainingFeed", size: int) -> None:
+def _rehearse(config: BertConfig, data: "TrainingDataset", size: int) -> None:
     from pretrain.plan.fake_run import rehearse
 
     rehearse(config, data.vocab_size, size, _family)
@@ -72,15 +74,15 @@ def _plan(config: BertConfig, request: "PlanRequest", cluster: "Cluster") -> Non
     show_text_plan(config, request, cluster, _family, PUBLISHED_VOCABULARY)
 
 
-def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.bert import evaluate_bert
 
     return evaluate_bert(path, world, request)
 
 
 def _finetune_trainer(
-    config: FinetuneConfig, world: "World", gate: "Gate", own: "Checkpoint | None"
-) -> "AnyTrainer":
+    config: FinetuneConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None"
+) -> "Trainer":
     from pretrain.bert.finetune.trainer import FinetuneTrainer
 
     return FinetuneTrainer(config, world, gate, own)
@@ -109,13 +111,13 @@ def _examples(data: "LabelledTraining") -> str:
 
 
 def _rehearse_finetuning(config: FinetuneConfig, data: "LabelledTraining", size: int) -> None:
-    from pretrain.bert.finetune.spec import FinetuneFamily
+    from pretrain.bert.finetune.spec import FinetuneSpec
     from pretrain.plan.fake_run import rehearse
 
-    rehearse(config, data.vocab_size, size, lambda config, layout: FinetuneFamily.of(config, layout, data))
+    rehearse(config, data.vocab_size, size, lambda config, layout: FinetuneSpec.of(config, layout, data))
 
 
-def _score_finetuned(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score_finetuned(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.finetune import evaluate_finetuned
 
     return evaluate_finetuned(path, world, request)

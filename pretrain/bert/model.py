@@ -14,7 +14,7 @@ from pretrain.megatron.layers.linear import Linear
 from pretrain.megatron.layers.norm import norm_class
 from pretrain.megatron.layers.transformer import ACTIVATIONS
 from pretrain.megatron.layers.vocabulary import without_padding
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.parallel_dims import ParallelDims
 
 
 class MaskedHead(torch.nn.Module):
@@ -89,7 +89,9 @@ class Bert(Encoder):
         return logits_MV, self.next_sentence(torch.tanh(self.pooler(hidden_SBH[0])))
 
 
-def build_bert(config: BertConfig, layout: Layout, vocab_size: int) -> tuple[list[Bert], TransformerConfig]:
+def build_bert(
+    config: BertConfig, layout: ParallelDims, vocab_size: int
+) -> tuple[list[Bert], TransformerConfig]:
     """This rank's chunks of the model, on its device, with weights not yet set.
 
     Args:

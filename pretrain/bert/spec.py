@@ -16,9 +16,9 @@ from pretrain.bert.model import Bert, build_bert
 from pretrain.config.sections import BertConfig
 from pretrain.megatron.layers.attention import gathered_positions, zigzag_positions
 from pretrain.megatron.layers.vocabulary import cross_entropy, most_likely
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.training.metric_sums import Guess, Totals
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.training.metric_sums import Baseline, MetricSums
 
 NO_LABEL = -1
 MLM_CAUSE = (
@@ -32,7 +32,7 @@ NSP_CAUSE = (
 
 
 @dataclass(frozen=True)
-class BertTotals(Totals):
+class BertSums(MetricSums):
     """Both losses and both accuracies, with what guessing without looking would reach."""
 
     mlm_nll: float
@@ -86,16 +86,16 @@ class BertTotals(Totals):
         return max(self.pairs_random, self.pairs - self.pairs_random)
 
     @property
-    def guesses(self) -> tuple[Guess, ...]:
+    def guesses(self) -> tuple[Baseline, ...]:
         found = (
-            Guess("mlm_accuracy", self.masked, self.masked_right, self.masked_frequent, MLM_CAUSE),
-            Guess("nsp_accuracy", self.pairs, self.pairs_right, self.pairs_majority, NSP_CAUSE),
+            Baseline("mlm_accuracy", self.masked, self.masked_right, self.masked_frequent, MLM_CAUSE),
+            Baseline("nsp_accuracy", self.pairs, self.pairs_right, self.pairs_majority, NSP_CAUSE),
         )
         return tuple(guess for guess in found if guess.count)
 
 
 @dataclass(frozen=True)
-class LocalBatch:
+class LocalBertBatch:
     """B samples of S local positions, M of them chosen; the arguments of `Bert.forward`, and labels."""
 
     tokens: Tensor
@@ -114,12 +114,12 @@ class LocalBatch:
 
 
 @dataclass(frozen=True)
-class BertFamily(Family[BertBatch, LocalBatch]):
+class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
     """An encoder with two losses."""
 
     config: BertConfig
-    layout: Layout
-    totals = BertTotals
+    layout: ParallelDims
+    totals = BertSums
     reads_numbers = True
 
     def build(self, vocab_size: int) -> tuple[list[Bert], TransformerConfig]:
@@ -155,7 +155,7 @@ class BertFamily(Family[BertBatch, LocalBatch]):
             next_sentence=torch.full_like(batch.next_sentence, NO_LABEL),
         )
 
-    def localise(self, batch: BertBatch) -> LocalBatch:
+    def localise(self, batch: BertBatch) -> LocalBertBatch:
         """Cut along the sequence. What is chosen is found here, on the CPU, where nothing waits for it."""
         rank, size = self.layout.context_rank, self.layout.parallel.context
         rows, length = batch.tokens.shape
@@ -168,7 +168,7 @@ class BertFamily(Family[BertBatch, LocalBatch]):
         def there(tensor: Tensor) -> Tensor:
             return tensor.contiguous().to(device, non_blocking=True)
 
-        return LocalBatch(
+        return LocalBertBatch(
             tokens=there(batch.tokens[:, own]),
             token_types=there(batch.token_types[:, own]),
             position_ids=there(own.expand(rows, -1)),
@@ -192,14 +192,14 @@ class BertFamily(Family[BertBatch, LocalBatch]):
             seen = seen[:, gathered_positions(self.layout.parallel.context, real_BS.shape[1])]
         return seen[:, None, None].to(self.layout.device, non_blocking=True)
 
-    def run(self, chunk: Bert, local: LocalBatch) -> Tensor | tuple[Tensor, Tensor | None]:
+    def run(self, chunk: Bert, local: LocalBertBatch) -> Tensor | tuple[Tensor, Tensor | None]:
         """The last chunk gives logits of the chosen positions and of the pairs."""
         output: Tensor | tuple[Tensor, Tensor | None] = chunk(
             local.tokens, local.token_types, local.position_ids, local.attention_mask, local.chosen
         )
         return output
 
-    def losses(self, output: tuple[Tensor, Tensor | None], local: LocalBatch) -> tuple[Tensor, Tensor]:
+    def losses(self, output: tuple[Tensor, Tensor | None], local: LocalBertBatch) -> tuple[Tensor, Tensor]:
         logits_MV, pairs_B2 = output
         if pairs_B2 is None:
             pairs_B2 = logits_MV.new_zeros(len(local.next_sentence), 2)  # for pairs without a label

@@ -1,7 +1,7 @@
 """Pretraining a BERT."""
 
 from pretrain.bert.data.text import BertTrainingData, BertValidationData
-from pretrain.bert.spec import BertFamily
+from pretrain.bert.spec import BertSpec
 from pretrain.config.sections import BertConfig
 from pretrain.megatron.corpus_trainer import CorpusTrainer
 
@@ -13,6 +13,6 @@ class BertTrainer(CorpusTrainer[BertConfig]):
         """The shards of the config."""
         return BertTrainingData.from_config(self.corpus), BertValidationData.from_config(self.corpus)
 
-    def family(self) -> BertFamily:
+    def family(self) -> BertSpec:
         """An encoder that predicts masked tokens, and whether sentences follow one another."""
-        return BertFamily(self.corpus, self.layout)
+        return BertSpec(self.corpus, self.layout)

@@ -6,7 +6,7 @@ from pretrain.checkpoint.find import find_good, newest_good, resolve
 from pretrain.checkpoint.manifest import Fault, verify
 from pretrain.checkpoint.retention import Retention, clean, give_up_after, trim
 from pretrain.checkpoint.saver import Saver, SaveReport
-from pretrain.checkpoint.sharded_tensor import Group, Piece
+from pretrain.checkpoint.sharded_tensor import Group, ShardedTensor
 from pretrain.checkpoint.suspect import SUSPECT_SINCE, suspect_since
 
 __all__ = [
@@ -17,10 +17,10 @@ __all__ = [
     "Fault",
     "Group",
     "LocalCoordinator",
-    "Piece",
     "Retention",
     "SaveReport",
     "Saver",
+    "ShardedTensor",
     "StoreCoordinator",
     "clean",
     "find_good",

@@ -17,7 +17,7 @@ from pretrain.checkpoint.geometry import Extent, overlap
 from pretrain.checkpoint.index import Index, LogicalTensor
 from pretrain.checkpoint.layout import INDEX, MANIFEST, STATE
 from pretrain.checkpoint.manifest import Manifest, read_manifest
-from pretrain.checkpoint.sharded_tensor import Group, Piece
+from pretrain.checkpoint.sharded_tensor import Group, ShardedTensor
 from pretrain.checkpoint.tensors import DTYPES, TensorFile, dtype_name
 from pretrain.errors import IntegrityError, UserError
 
@@ -117,11 +117,11 @@ class Checkpoint:
     def read(self, key: str) -> torch.Tensor:
         """One whole logical tensor, as a new tensor on the CPU. Raises UserError: there is no such tensor."""
         tensor = self._find(key, "")
-        piece = Piece.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
+        piece = ShardedTensor.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
         self.load([piece])
         return piece.tensor
 
-    def load(self, pieces: Iterable[Piece]) -> None:
+    def load(self, pieces: Iterable[ShardedTensor]) -> None:
         """Fill every piece's tensor in place, whatever layout wrote the checkpoint.
 
         Raises:
@@ -209,7 +209,7 @@ class Checkpoint:
             raise UserError(f"{self.path}: holds no tensor {key}{asked}{hint}")
         return self.index[key]
 
-    def _match(self, piece: Piece) -> None:
+    def _match(self, piece: ShardedTensor) -> None:
         asked = f"{list(piece.global_shape)} {dtype_name(piece.tensor.dtype)}"
         tensor = self._find(piece.key, f", which the model has as {asked}")
         if (tensor.shape, tensor.dtype) != (piece.global_shape, dtype_name(piece.tensor.dtype)):
@@ -219,7 +219,7 @@ class Checkpoint:
                 f"the {what} differs, so it is of another model or precision"
             )
 
-    def _fill(self, piece: Piece) -> None:
+    def _fill(self, piece: ShardedTensor) -> None:
         target, extent, copied = piece.tensor.detach(), piece.extent, 0
         for stored in self.index[piece.key].pieces:
             if not _may_meet(stored.extent, extent):
@@ -268,7 +268,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(path)
 
 
-def load(path: Path | str, pieces: Iterable[Piece]) -> Checkpoint:
+def load(path: Path | str, pieces: Iterable[ShardedTensor]) -> Checkpoint:
     """Open a checkpoint and fill `pieces` from it; raises what `Checkpoint` and `Checkpoint.load` raise."""
     checkpoint = Checkpoint(path)
     checkpoint.load(pieces)

@@ -22,7 +22,7 @@ from pretrain.errors import IntegrityError, UserError
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """What a search for a run's newest good checkpoint found."""
 
     path: Path | None
@@ -40,7 +40,7 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
 
 
 @told()
-def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> Found:
+def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> FoundCheckpoint:
     """The newest good checkpoint of a run: it verifies, and a finite step was taken from its weights.
 
     `latest` is a hint for people; the folders are the truth. Call `clean` first where the run is to go on.
@@ -69,7 +69,7 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
             continue
         since = suspect_since(path)
         if since is None and step not in doubts:
-            return Found(path, passed_over, suspect)
+            return FoundCheckpoint(path, passed_over, suspect)
         if since is not None:
             doubts[step] = f"was saved while updates were skipped, from step {since} on"
             if suspect is None:  # older ones are of other times, which ended well
@@ -81,12 +81,12 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
     if second_best or suspect:
         best = second_best[0] if second_best else suspect
         others = [(other, reason) for other, reason in passed_over if other != best]
-        return Found(best, others, suspect if best != suspect else None)
+        return FoundCheckpoint(best, others, suspect if best != suspect else None)
     passed_over += [(path, "was set aside by a save that was killed") for path in set_aside(folder)]
     if passed_over:
         reasons = "".join(f"\n  {path.name}: {reason}" for path, reason in passed_over)
         raise IntegrityError(f"{folder}: no checkpoint is good; to start over, use a new run.dir.{reasons}")
-    return Found(None, [], None)
+    return FoundCheckpoint(None, [], None)
 
 
 def _hint(folder: Path) -> str | None:

@@ -18,7 +18,7 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class StoredPiece:
+class StoredShard:
     """A piece of a logical tensor in a file."""
 
     file: str
@@ -35,7 +35,7 @@ class StoredPiece:
         }
 
     @classmethod
-    def from_json(cls, value: Any) -> "StoredPiece":
+    def from_json(cls, value: Any) -> "StoredShard":
         """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
         flat = value["flat"]
         start_stop = None if flat is None else _ints(flat)
@@ -54,7 +54,7 @@ class LogicalTensor:
     dtype: str
     """Name in safetensors, such as F32."""
     group: Group
-    pieces: tuple[StoredPiece, ...]
+    pieces: tuple[StoredShard, ...]
 
     @property
     def describe(self) -> str:
@@ -74,7 +74,7 @@ class LogicalTensor:
         """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
         if value["dtype"] not in DTYPES or value["group"] not in GROUPS:
             raise ValueError(f"dtype {value['dtype']!r:.60} or group {value['group']!r:.60} is not known")
-        pieces = tuple(StoredPiece.from_json(piece) for piece in value["pieces"])
+        pieces = tuple(StoredShard.from_json(piece) for piece in value["pieces"])
         return cls(key, _ints(value["shape"]), value["dtype"], value["group"], pieces)
 
 
@@ -101,7 +101,7 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
     defect of the layout's description, and must not become a checkpoint.
     """
     merged: dict[str, LogicalTensor] = {}
-    pieces: dict[str, list[StoredPiece]] = {}
+    pieces: dict[str, list[StoredShard]] = {}
     for writer, part in parts:
         for key, tensor in part.items():
             known = merged.setdefault(key, tensor)

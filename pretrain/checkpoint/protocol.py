@@ -26,7 +26,7 @@ from pretrain.checkpoint.retention import Retention, drop_later, retire
 from pretrain.checkpoint.write import (
     OnEvent,
     SaveJob,
-    Written,
+    WrittenFiles,
     complete,
     publish,
     require_space,
@@ -36,7 +36,7 @@ from pretrain.errors import UserError
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SaveOutcome:
     """How a save ended, the same on every rank."""
 
     ok: bool
@@ -53,7 +53,7 @@ class Verdict:
         return json.dumps(asdict(self)).encode()
 
     @classmethod
-    def parse(cls, text: bytes) -> "Verdict":
+    def parse(cls, text: bytes) -> "SaveOutcome":
         value = json.loads(text)
         return cls(**{**value, "messages": tuple(value["messages"])})
 
@@ -82,7 +82,7 @@ class Team:
 
 
 @dataclass(frozen=True)
-class Place:
+class SaveTarget:
     """Where checkpoints go, and which stay."""
 
     run_dir: Path
@@ -94,7 +94,7 @@ class Place:
         return checkpoints_folder(self.run_dir)
 
 
-def run_save(job: SaveJob, team: Team, place: Place) -> Verdict:
+def run_save(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
     """This rank's part of a save, from its first message to the verdict. Raises nothing that can be told."""
     try:
         return (_lead if team.rank == 0 else _follow)(job, team, place)
@@ -102,29 +102,29 @@ def run_save(job: SaveJob, team: Team, place: Place) -> Verdict:
         return _failure(error)
 
 
-def _failure(error: Exception) -> Verdict:
+def _failure(error: Exception) -> SaveOutcome:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return Verdict(False, f"{where}{error.strerror or error}")
+        return SaveOutcome(False, f"{where}{error.strerror or error}")
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return Verdict(False, reason, fatal=True)
+    return SaveOutcome(False, reason, fatal=True)
 
 
-def _follow(job: SaveJob, team: Team, place: Place) -> Verdict:
+def _follow(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
     team.put(f"need/{team.rank}", str(job.bytes_needed(leads=False)).encode())
     begin = json.loads(team.get("begin"))
     if "folder" not in begin:
-        return Verdict.parse(team.get("verdict"))
+        return SaveOutcome.parse(team.get("verdict"))
     try:
         written = write_pieces(place.folder / begin["folder"], team.rank, job, place.on_event)
         answer = json.dumps(written.to_json()).encode()
     except Exception as error:
         answer = json.dumps({"failure": asdict(_failure(error))}).encode()
     team.put(f"done/{team.rank}", answer)
-    return Verdict.parse(team.get("verdict"))
+    return SaveOutcome.parse(team.get("verdict"))
 
 
-def _lead(job: SaveJob, team: Team, place: Place) -> Verdict:
+def _lead(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
     temporary: Path | None = None
     try:
         needs = [int(team.get(f"need/{rank}")) for rank in range(1, team.world_size)]
@@ -146,7 +146,7 @@ def _lead(job: SaveJob, team: Team, place: Place) -> Verdict:
     return verdict
 
 
-def _begin(job: SaveJob, place: Place, needed: int) -> Path:
+def _begin(job: SaveJob, place: SaveTarget, needed: int) -> Path:
     if job.refusal is not None:
         raise job.refusal
     place.folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +159,9 @@ def _begin(job: SaveJob, place: Place, needed: int) -> Path:
     return temporary
 
 
-def _gather_and_publish(job: SaveJob, team: Team, place: Place, temporary: Path) -> Verdict:
-    failures: list[tuple[int, Verdict]] = []
-    written: dict[int, Written] = {}
+def _gather_and_publish(job: SaveJob, team: Team, place: SaveTarget, temporary: Path) -> SaveOutcome:
+    failures: list[tuple[int, SaveOutcome]] = []
+    written: dict[int, WrittenFiles] = {}
     try:
         written[0] = write_pieces(temporary, 0, job, place.on_event)
     except Exception as error:
@@ -175,18 +175,18 @@ def _gather_and_publish(job: SaveJob, team: Team, place: Place, temporary: Path)
             failures.append((rank, _failure(error)))
             continue
         if "failure" in answer:
-            failures.append((rank, Verdict.parse(json.dumps(answer["failure"]).encode())))
+            failures.append((rank, SaveOutcome.parse(json.dumps(answer["failure"]).encode())))
         else:
-            written[rank] = Written.from_json(answer)
+            written[rank] = WrittenFiles.from_json(answer)
     if failures:
         reasons = "; ".join(f"rank {rank}: {failure.reason}" for rank, failure in failures[:4])
         more = f"; and {len(failures) - 4} more ranks" if len(failures) > 4 else ""
-        return Verdict(False, reasons + more, fatal=any(failure.fatal for _, failure in failures))
+        return SaveOutcome(False, reasons + more, fatal=any(failure.fatal for _, failure in failures))
     size = complete(temporary, job, written, place.on_event)
     messages = drop_later(place.folder, job.step)
     messages += publish(temporary, job.step, place.on_event)
     messages += _guarded(lambda: retire(place.folder, job.step, place.keep, place.on_event))
-    return Verdict(True, size=size, messages=tuple(messages))
+    return SaveOutcome(True, size=size, messages=tuple(messages))
 
 
 def _guarded(tidy: Callable[[], list[str]]) -> list[str]:
@@ -197,7 +197,7 @@ def _guarded(tidy: Callable[[], list[str]]) -> list[str]:
         return [f"old checkpoints could not be tidied up: {error.filename or ''} {error.strerror or error}"]
 
 
-def with_count(verdict: Verdict, failed: int, allowed: int) -> Verdict:
+def with_count(verdict: SaveOutcome, failed: int, allowed: int) -> SaveOutcome:
     """The verdict on the last of `failed` failed saves in a row: fatal once they reach `allowed`."""
     if verdict.ok or verdict.fatal or failed < allowed:
         return verdict

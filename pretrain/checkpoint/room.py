@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from pretrain.checkpoint.protocol import Team
-from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
 from pretrain.checkpoint.write import readable
 from pretrain.run.memory import available_memory
 
@@ -20,7 +20,7 @@ SHARE = 0.9
 """Of what is left; the rest is for what the process takes besides."""
 
 
-def missing_room(pieces: Sequence[Piece], team: Team) -> str:
+def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
     """Ask all ranks, which call this together.
 
     Args:

@@ -12,10 +12,10 @@ import torch
 
 from pretrain.checkpoint.coordinator import Coordinator
 from pretrain.checkpoint.layout import step_name
-from pretrain.checkpoint.protocol import Place, Team, Verdict, run_save, with_count
+from pretrain.checkpoint.protocol import SaveOutcome, SaveTarget, Team, run_save, with_count
 from pretrain.checkpoint.retention import Retention
 from pretrain.checkpoint.room import missing_room
-from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
 from pretrain.checkpoint.write import OnEvent, SaveJob, readable
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import IntegrityError, UserError
@@ -46,7 +46,7 @@ class _HostCopies:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
 
-    def take(self, pieces: Sequence[Piece]) -> tuple[Piece, ...]:
+    def take(self, pieces: Sequence[ShardedTensor]) -> tuple[ShardedTensor, ...]:
         """The pieces with tensors that training does not change."""
         kept: dict[tuple[str, str], torch.Tensor] = {}
         for piece in pieces:
@@ -62,12 +62,12 @@ class _HostCopies:
 class _Pending:
     """A save under way in a thread."""
 
-    def __init__(self, step: int, started: float, stalled: float, work: Callable[[], Verdict]) -> None:
+    def __init__(self, step: int, started: float, stalled: float, work: Callable[[], SaveOutcome]) -> None:
         self.step = step
         self.started = started
         self.stalled = stalled
         self.finished = started
-        self._verdict: Verdict | None = None
+        self._verdict: SaveOutcome | None = None
         self._work = work
         self._thread = threading.Thread(target=self._run, name=f"save-{step}", daemon=True)
         self._thread.start()
@@ -76,9 +76,9 @@ class _Pending:
         self._verdict = self._work()
         self.finished = time.monotonic()
 
-    def wait(self) -> Verdict:
+    def wait(self) -> SaveOutcome:
         self._thread.join()
-        return self._verdict or Verdict(False, "the thread that saved died", fatal=True)
+        return self._verdict or SaveOutcome(False, "the thread that saved died", fatal=True)
 
 
 class Saver:
@@ -111,7 +111,7 @@ class Saver:
             timeout: seconds to wait for another rank's part of a save.
         """
         self._settings = settings
-        self._place = Place(Path(run_dir), Retention(settings.keep_last, settings.keep_every), on_event)
+        self._place = SaveTarget(Path(run_dir), Retention(settings.keep_last, settings.keep_every), on_event)
         self._rank, self._world_size = rank, world_size
         self._coordinator, self._timeout = coordinator, timeout
         self._say = say if rank == 0 else lambda _: None
@@ -128,7 +128,7 @@ class Saver:
     def save(
         self,
         step: int,
-        pieces: Sequence[Piece],
+        pieces: Sequence[ShardedTensor],
         state: Mapping[str, Any],
         files: Mapping[str, bytes | Path] | None = None,
         *,
@@ -210,7 +210,7 @@ class Saver:
             return error
         return None
 
-    def _make_copies(self, pieces: Sequence[Piece], team: Team) -> _HostCopies | None:
+    def _make_copies(self, pieces: Sequence[ShardedTensor], team: Team) -> _HostCopies | None:
         """Before the first save; None, on all ranks, where the machines have no room for them."""
         missing = missing_room(pieces, team)
         if missing:
@@ -228,7 +228,7 @@ class Saver:
                 old.forget(key)
 
     def _settle(
-        self, step: int, verdict: Verdict, seconds: float, stalled: float, *, ends: bool
+        self, step: int, verdict: SaveOutcome, seconds: float, stalled: float, *, ends: bool
     ) -> SaveReport:
         self._failed_in_a_row = 0 if verdict.ok else self._failed_in_a_row + 1
         verdict = with_count(verdict, self._failed_in_a_row, self._settings.max_failures)

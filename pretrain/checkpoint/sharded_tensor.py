@@ -1,5 +1,5 @@
-"""`Piece`: what one rank holds of one logical tensor; the trainer speaks of tensors to this room in no other
-way."""
+"""`ShardedTensor`: what one rank holds of one logical tensor; the trainer speaks of tensors to this room in
+no other way."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ GROUPS: tuple[Group, ...] = ("weights", "optimizer")
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShardedTensor:
     """A box of a logical tensor, or a range of the elements of such a box, and the tensor that holds it."""
 
     key: str
@@ -58,7 +58,9 @@ class Piece:
         return f"{self.key}{self.extent.describe()}"
 
     @classmethod
-    def whole(cls, key: str, tensor: torch.Tensor, group: Group = "weights", owner: bool = True) -> "Piece":
+    def whole(
+        cls, key: str, tensor: torch.Tensor, group: Group = "weights", owner: bool = True
+    ) -> "ShardedTensor":
         """The piece of a rank that holds all of a logical tensor."""
         shape = tuple(tensor.shape)
         return cls(key, shape, tuple(0 for _ in shape), shape, None, tensor, group, owner)

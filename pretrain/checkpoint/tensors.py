@@ -129,7 +129,7 @@ def write_sources(
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor of a file's header."""
 
     dtype: str
@@ -139,7 +139,7 @@ class Entry:
     stop: int
 
 
-def read_header(path: Path) -> dict[str, Entry]:
+def read_header(path: Path) -> dict[str, TensorEntry]:
     """Parse and check a file's header against the size of the file.
 
     Raises IntegrityError: the file is not safetensors, or is cut off; names the file, and a pickle as such.
@@ -173,7 +173,7 @@ def read_header(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(value: Any, base: int, size: int) -> Entry:
+def _entry(value: Any, base: int, size: int) -> TensorEntry:
     start, stop = (natural(n) for n in value["data_offsets"])
     shape = tuple(natural(n) for n in value["shape"])
     dtype = value["dtype"]
@@ -182,7 +182,7 @@ def _entry(value: Any, base: int, size: int) -> Entry:
     fits = stop <= size - base and stop - start == prod(shape) * DTYPES[dtype].itemsize
     if not fits or prod(max(n, 1) for n in shape) > LARGEST:  # torch has strides of empty tensors too
         raise ValueError(f"data offsets [{start}, {stop}) do not fit shape {list(shape)!r:.60} of {dtype}")
-    return Entry(dtype, shape, base + start, base + stop)
+    return TensorEntry(dtype, shape, base + start, base + stop)
 
 
 class TensorFile:

@@ -21,10 +21,10 @@ from pretrain.checkpoint.files import (
     walk,
     write_durably,
 )
-from pretrain.checkpoint.index import LogicalTensor, StoredPiece, dump, merge
+from pretrain.checkpoint.index import LogicalTensor, StoredShard, dump, merge
 from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name
 from pretrain.checkpoint.manifest import dump_manifest, name_problem
-from pretrain.checkpoint.sharded_tensor import GROUPS, Piece
+from pretrain.checkpoint.sharded_tensor import GROUPS, ShardedTensor
 from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
 from pretrain.redact import opener_for
@@ -37,7 +37,7 @@ class SaveJob:
     """All that a rank brings to a save; nothing in it changes while it is written."""
 
     step: int
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ShardedTensor, ...]
     """Those this rank owns."""
     state: bytes
     """Content of state.json; rank 0's is written."""
@@ -48,7 +48,7 @@ class SaveJob:
 
     @classmethod
     def of(
-        cls, step: int, pieces: Sequence[Piece], state: bytes, files: Mapping[str, bytes | Path]
+        cls, step: int, pieces: Sequence[ShardedTensor], state: bytes, files: Mapping[str, bytes | Path]
     ) -> "SaveJob":
         """Keep the pieces that the rank owns and that hold anything; check the names of the files.
 
@@ -69,12 +69,12 @@ class SaveJob:
             size += len(self.state) + (64 << 10) + sum(_size(source) for source in self.files.values())
         return size
 
-    def _groups(self) -> dict[str, list[Piece]]:
+    def _groups(self) -> dict[str, list[ShardedTensor]]:
         by_group = {group: [piece for piece in self.pieces if piece.group == group] for group in GROUPS}
         return {group: pieces for group, pieces in by_group.items() if pieces}
 
 
-def _named(pieces: Sequence[Piece]) -> list[tuple[str, Any]]:
+def _named(pieces: Sequence[ShardedTensor]) -> list[tuple[str, Any]]:
     return [(piece.name, piece.tensor) for piece in pieces]
 
 
@@ -85,7 +85,7 @@ def _size(source: bytes | Path) -> int:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFiles:
     """Files and tensors that a rank wrote."""
 
     files: Mapping[str, FileRecord]
@@ -98,13 +98,13 @@ class Written:
         }
 
     @classmethod
-    def from_json(cls, value: Any) -> "Written":
+    def from_json(cls, value: Any) -> "WrittenFiles":
         files = {name: FileRecord(size, digest) for name, (size, digest) in value["files"].items()}
         tensors = {key: LogicalTensor.from_json(key, item) for key, item in value["tensors"].items()}
         return cls(files, tensors)
 
 
-def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> Written:
+def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> WrittenFiles:
     """Write this rank's tensors into `folder`, one file per group, fsynced."""
     files: dict[str, FileRecord] = {}
     tensors: dict[str, LogicalTensor] = {}
@@ -115,17 +115,17 @@ def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> Wr
         name = f"{group}-rank-{rank:04d}.safetensors"
         files[name] = write_tensors(folder / name, _named(pieces))
         for piece in pieces:
-            stored = (StoredPiece(name, piece.name, piece.extent),)
+            stored = (StoredShard(name, piece.name, piece.extent),)
             known = tensors.get(piece.key)
             before = known.pieces if known else ()
             tensors[piece.key] = LogicalTensor(
                 piece.key, piece.global_shape, dtype_name(piece.tensor.dtype), piece.group, before + stored
             )
     on_event("after-files")
-    return Written(files, tensors)
+    return WrittenFiles(files, tensors)
 
 
-def complete(folder: Path, job: SaveJob, written: Mapping[int, Written], on_event: OnEvent) -> int:
+def complete(folder: Path, job: SaveJob, written: Mapping[int, WrittenFiles], on_event: OnEvent) -> int:
     """Add rank 0's files and, last, the manifest to what the ranks wrote.
 
     Returns:

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pretrain.checkpoint import Checkpoint
     from pretrain.config.load import LoadedConfig
     from pretrain.data.images import ImageData
-    from pretrain.distributed.world import World
-    from pretrain.training.step_sync import Gate
-    from pretrain.training.trainer import AnyTrainer
+    from pretrain.distributed.world import DistContext
+    from pretrain.training.step_sync import StepSync
+    from pretrain.training.trainer import Trainer
 
 
 def _trainer(
-    config: CnnConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
-) -> "AnyTrainer":
+    config: CnnConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None" = None
+) -> "Trainer":
     from pretrain.cnn.trainer import CnnTrainer
 
     return CnnTrainer(config, world, gate)
@@ -53,7 +53,7 @@ def _rehearse(config: CnnConfig, data: "ImageData", size: int) -> None:
     take_step(config, size, _trainer)
 
 
-def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.cnn import evaluate_classifier
 
     return evaluate_classifier(path, world, request)

@@ -12,13 +12,13 @@ from torch.nn import Parameter, functional
 
 from data_tools.images.reader import ImageReader
 from data_tools.typed import names, natural
-from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
+from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint, resolve
 from pretrain.cnn.model import Cnn, build_cnn
 from pretrain.config.load import read_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageSource
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.megatron.restore import RESOLVED_CONFIG
 
@@ -90,7 +90,7 @@ class Scores:
 def score_images(
     classifier: Classifier,
     source: ImageSource,
-    world: World,
+    world: DistContext,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Scores:
     """Loss and hits on every image of a directory, all ranks together; the same on every rank.
@@ -157,10 +157,12 @@ def load_classifier(
     """
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
-    config = narrow(loaded, CnnConfig, f"{checkpoint.path}: a classifier of images")
+    config = require_kind(loaded, CnnConfig, f"{checkpoint.path}: a classifier of images")
     channels, size = (checkpoint.part(key, natural) for key in ("channels", "image_size"))
     classes = checkpoint.part("classes", names)
     model = build_cnn(config.model, channels, size, len(classes), config.run.seed)
-    checkpoint.load(Piece.whole(name, parameter.detach()) for name, parameter in model.named_parameters())
+    checkpoint.load(
+        ShardedTensor.whole(name, parameter.detach()) for name, parameter in model.named_parameters()
+    )
     classifier = Classifier(model.to(device).eval(), config.precision, device)
     return SavedClassifier(checkpoint, config, classifier, channels, size, classes)

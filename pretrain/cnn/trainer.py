@@ -15,11 +15,11 @@ from pretrain.config.sections import CnnConfig
 from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed
-from pretrain.training.data_parallel import ReplicaTrainer
-from pretrain.training.step_sync import Gate
+from pretrain.training.data_parallel import DataParallelTrainer
+from pretrain.training.step_sync import StepSync
 
 
 def open_training_images(config: CnnConfig) -> ImageData:
@@ -46,12 +46,12 @@ def open_validation_images(config: CnnConfig, data: ImageData) -> tuple[ImageSou
     return tuple(ImageSource(reader) for reader in readers)
 
 
-class CnnTrainer(ReplicaTrainer[CnnConfig, tuple[Tensor, Tensor]]):
+class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
     """Model, optimizer and images of one run on this rank."""
 
     UNIT = "images"
 
-    def __init__(self, config: CnnConfig, world: World, gate: Gate | None = None) -> None:
+    def __init__(self, config: CnnConfig, world: DistContext, gate: StepSync | None = None) -> None:
         self.data = open_training_images(config)
         self.validation = open_validation_images(config, self.data)
         model = build_cnn(

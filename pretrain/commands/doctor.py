@@ -37,7 +37,7 @@ Level: TypeAlias = Literal["ok", "note", "bad"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """One line of the report."""
 
     what: str
@@ -69,7 +69,7 @@ def doctor_command() -> None:
     console.print("Training works on this machine.")
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[DoctorFinding]:
     """Every finding, the quick ones first."""
     yield _python()
     yield from packages(metadata.requires(PACKAGE) or ())
@@ -87,15 +87,15 @@ def examine() -> Iterator[Finding]:
         yield _exchange()
 
 
-def _python() -> Finding:
+def _python() -> DoctorFinding:
     version = platform.python_version()
     least = ".".join(map(str, LEAST_PYTHON))
     if sys.version_info < LEAST_PYTHON:
-        return Finding("Python", version, "bad", f"Python {least} or newer is needed")
-    return Finding("Python", f"{version} on {platform.system()} {platform.machine()}", "ok")
+        return DoctorFinding("Python", version, "bad", f"Python {least} or newer is needed")
+    return DoctorFinding("Python", f"{version} on {platform.system()} {platform.machine()}", "ok")
 
 
-def packages(requirements: Iterable[str]) -> Iterator[Finding]:
+def packages(requirements: Iterable[str]) -> Iterator[DoctorFinding]:
     """The packages most worth knowing, and every other one that is missing or of a wrong version."""
     for text in requirements:
         requirement = Requirement(text)
@@ -104,27 +104,27 @@ def packages(requirements: Iterable[str]) -> Iterator[Finding]:
         try:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            yield Finding(requirement.name, "missing", "bad", f"pip install '{requirement}'")
+            yield DoctorFinding(requirement.name, "missing", "bad", f"pip install '{requirement}'")
             continue
         if not requirement.specifier.contains(version, prereleases=True):
             needed = f"{requirement.specifier} is needed: pip install '{requirement}'"
-            yield Finding(requirement.name, version, "bad", needed)
+            yield DoctorFinding(requirement.name, version, "bad", needed)
         elif requirement.name in SHOWN_PACKAGES:
-            yield Finding(requirement.name, version, "ok")
+            yield DoctorFinding(requirement.name, version, "ok")
 
 
 def _importable(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def _accelerators() -> Iterator[Finding]:
+def _accelerators() -> Iterator[DoctorFinding]:
     import torch
 
     if not torch.cuda.is_available():
         built = (
             f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
         )
-        yield Finding(
+        yield DoctorFinding(
             "GPU", f"none ({built})", "note", "training runs on the CPU, with gloo between processes"
         )
         return
@@ -139,35 +139,35 @@ def _accelerators() -> Iterator[Finding]:
             reason = "a product of matrices of ones is wrong"
         except RuntimeError as error:
             works, reason = False, str(error).splitlines()[0]
-        yield Finding(f"GPU {index}", found, "ok" if works else "bad", "" if works else reason)
+        yield DoctorFinding(f"GPU {index}", found, "ok" if works else "bad", "" if works else reason)
 
 
-def _backends() -> Iterator[Finding]:
+def _backends() -> Iterator[DoctorFinding]:
     import torch
     import torch.distributed as dist
 
     if not dist.is_available():
-        yield Finding(
+        yield DoctorFinding(
             "torch.distributed", "missing", "bad", "this torch was built without it; install another build"
         )
         return
     if torch.cuda.is_available() and torch.cuda.device_count() > 1:
         if dist.is_nccl_available():
             version = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
-            yield Finding("NCCL", ".".join(map(str, version)), "ok")
+            yield DoctorFinding("NCCL", ".".join(map(str, version)), "ok")
         else:
-            yield Finding(
+            yield DoctorFinding(
                 "NCCL", "missing", "bad", "GPUs can not talk to each other; install a CUDA build of torch"
             )
     elif not dist.is_nccl_available():
-        yield Finding("NCCL", "missing", "note", "no training on several GPUs with this build of torch")
+        yield DoctorFinding("NCCL", "missing", "note", "no training on several GPUs with this build of torch")
     if not dist.is_gloo_available():
-        yield Finding(
+        yield DoctorFinding(
             "gloo", "missing", "bad", "processes can not talk on the CPU; install another build of torch"
         )
 
 
-def _products() -> Finding:
+def _products() -> DoctorFinding:
     """Which method multiplies with weights on the CPU, and what it takes of torch's own time."""
     from pretrain.cpu.products.choice import VARIABLE, available_here
     from pretrain.cpu.products.settle import decide
@@ -175,86 +175,91 @@ def _products() -> Finding:
 
     what, settled = "products on the CPU", decide(available_here())
     if settled.asked:
-        return Finding(what, settled.choice.text, "ok", f"as {VARIABLE} says")
+        return DoctorFinding(what, settled.choice.text, "ok", f"as {VARIABLE} says")
     trial = known_trial()
     name = f"{trial.machine['processor']} (family {trial.machine['family']}, {trial.machine['instructions']})"
     took = f"measured in {trial.took * 1e3:,.0f} ms; of torch's own time {trial.shares()}"
-    return Finding(what, f"{settled.choice.text} on {name}", "ok", took)
+    return DoctorFinding(what, f"{settled.choice.text} on {name}", "ok", took)
 
 
-def _optimizers() -> Finding:
+def _optimizers() -> DoctorFinding:
     """Which class updates the weights: megatron-core takes the first that it can import."""
     what, ours = "optimizer", "of a GPT or BERT; GANs, CNNs and RNNs have torch's"
     try:
         from megatron.core.optimizer import USING_PYTORCH_OPTIMIZER, Adam
     except Exception as error:  # a library of kernels may fail in any way while it is loaded
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        return Finding(what, "none: megatron-core can not be imported", "bad", reason[:200])
+        return DoctorFinding(what, "none: megatron-core can not be imported", "bad", reason[:200])
     found = f"{Adam.__module__}.{Adam.__qualname__}, {ours}"
     if not USING_PYTORCH_OPTIMIZER:
         cost = "not in the tested set; losses may differ in the last digits from those with torch's AdamW"
-        return Finding(what, found, "note", cost)
+        return DoctorFinding(what, found, "note", cost)
     modules = {"Transformer Engine": "transformer_engine", "Apex": "apex"}
     if present := [name for name, module in modules.items() if _importable(module)]:
         cost = f"{' and '.join(present)} can be found, but not its optimizer: is it installed for this torch?"
-        return Finding(what, found, "note", cost)
-    return Finding(what, found, "ok")
+        return DoctorFinding(what, found, "note", cost)
+    return DoctorFinding(what, found, "ok")
 
 
-def _resources() -> Iterator[Finding]:
+def _resources() -> Iterator[DoctorFinding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cost = "" if cores > 1 else "one core: several processes take turns"
-    yield Finding("CPU cores", str(cores), "ok" if cores > 1 else "note", cost)
+    yield DoctorFinding("CPU cores", str(cores), "ok" if cores > 1 else "note", cost)
     memory = available_memory()
     if memory is not None:
         small = memory < 2 * GIB
         cost = (
             "a process of its own takes about 0.7 GiB before the model; expect to be killed" if small else ""
         )
-        yield Finding("memory available", f"{memory / GIB:.1f} GiB", "note" if small else "ok", cost)
+        yield DoctorFinding("memory available", f"{memory / GIB:.1f} GiB", "note" if small else "ok", cost)
     free = shutil.disk_usage(".").free
     cost = "checkpoints take 12 bytes a parameter, and two are kept by default" if free < 5 * GIB else ""
-    yield Finding("disk free here", f"{free / GIB:.1f} GiB", "note" if cost else "ok", cost)
+    yield DoctorFinding("disk free here", f"{free / GIB:.1f} GiB", "note" if cost else "ok", cost)
     if not os.access(".", os.W_OK):
-        yield Finding("working directory", "no permission to write", "note", "give an absolute run.dir")
+        yield DoctorFinding("working directory", "no permission to write", "note", "give an absolute run.dir")
     if os.path.isdir("/dev/shm"):
         shared = shutil.disk_usage("/dev/shm").total
         tight = shared < LEAST_SHARED_MEMORY
         cost = "NCCL between GPUs of one machine may fail; in docker: --shm-size=1g" if tight else ""
-        yield Finding("/dev/shm", f"{shared / 2**20:,.0f} MiB", "note" if tight else "ok", cost)
+        yield DoctorFinding("/dev/shm", f"{shared / 2**20:,.0f} MiB", "note" if tight else "ok", cost)
 
 
-def _compiler() -> Finding:
+def _compiler() -> DoctorFinding:
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         path = shutil.which(name) if name else None
         if path:
-            return Finding("C++ compiler", path, "ok")
-    return Finding(
+            return DoctorFinding("C++ compiler", path, "ok")
+    return DoctorFinding(
         "C++ compiler", "missing", "note", "packages without a wheel for this machine do not install"
     )
 
 
-def _hostname() -> Finding:
+def _hostname() -> DoctorFinding:
     name = socket.gethostname()
     try:
         address = socket.getaddrinfo(name, None)[0][4][0]
     except OSError:
         cost = "gloo may not find its address; add the name to /etc/hosts or set GLOO_SOCKET_IFNAME=lo"
-        return Finding("host name", f"{name} does not resolve", "note", cost)
-    return Finding("host name", f"{name} is {address}", "ok")
+        return DoctorFinding("host name", f"{name} does not resolve", "note", cost)
+    return DoctorFinding("host name", f"{name} is {address}", "ok")
 
 
-def _slurm() -> Finding:
+def _slurm() -> DoctorFinding:
     missing = [name for name in ("sbatch", "srun", "sinfo") if not shutil.which(name)]
     if missing:
-        return Finding("Slurm", f"no {', '.join(missing)}", "note", "no jobs on a cluster from this machine")
-    return Finding("Slurm", str(shutil.which("srun")), "ok")
+        return DoctorFinding(
+            "Slurm", f"no {', '.join(missing)}", "note", "no jobs on a cluster from this machine"
+        )
+    return DoctorFinding("Slurm", str(shutil.which("srun")), "ok")
 
 
-def _exchange() -> Finding:
+def _exchange() -> DoctorFinding:
     """Two processes sum a tensor with gloo, as training on the CPU does."""
     with tempfile.TemporaryDirectory() as folder:
-        code = "import sys; from pretrain.commands.doctor import exchange_as_rank; exchange_as_rank(*sys.argv[1:])"
+        code = (
+            "import sys; from pretrain.commands.doctor import exchange_as_rank; "
+            "exchange_as_rank(*sys.argv[1:])"
+        )
         ranks = [
             children.start(
                 [sys.executable, "-c", code, str(rank), os.path.join(folder, "store")],
@@ -268,7 +273,7 @@ def _exchange() -> Finding:
             outputs = [rank.communicate(timeout=EXCHANGE_SECONDS)[0] for rank in ranks]
         except subprocess.TimeoutExpired:
             cost = "gloo hangs: a firewall on the loopback interface? try GLOO_SOCKET_IFNAME=lo"
-            return Finding("two processes", f"no answer in {EXCHANGE_SECONDS} s", "bad", cost)
+            return DoctorFinding("two processes", f"no answer in {EXCHANGE_SECONDS} s", "bad", cost)
         finally:
             for rank in ranks:
                 rank.kill()
@@ -276,8 +281,8 @@ def _exchange() -> Finding:
     for rank, output in zip(ranks, outputs, strict=True):
         if rank.returncode != 0:
             last = (output.strip().splitlines() or ["no message"])[-1]
-            return Finding("two processes", "can not exchange a tensor with gloo", "bad", last[:200])
-    return Finding("two processes", "exchanged a tensor with gloo", "ok")
+            return DoctorFinding("two processes", "can not exchange a tensor with gloo", "bad", last[:200])
+    return DoctorFinding("two processes", "exchanged a tensor with gloo", "ok")
 
 
 def exchange_as_rank(rank: str, store: str) -> None:

@@ -28,9 +28,9 @@ from pretrain.config.load import LoadedConfig, load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.unreached import unreached
 from pretrain.cpu.products.settle import FACT, as_begun
-from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import World, find_place, join_world, ranks_to_start
+from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
 from pretrain.errors import HealthError, OutputError, UserError
 from pretrain.health.causes import by_cause, shares
 from pretrain.health.finite import require_finite
@@ -42,13 +42,13 @@ from pretrain.megatron.restore import RESOLVED_CONFIG
 from pretrain.run.folder import RunFolder
 from pretrain.run.signals import Signals
 from pretrain.training.profiling.profiler import StepProfiler
-from pretrain.training.session import Run
-from pretrain.training.step_sync import Gate, Interrupted
-from pretrain.training.trainer import AnyTrainer, StepResult
+from pretrain.training.session import Session
+from pretrain.training.step_sync import Interrupted, StepSync
+from pretrain.training.trainer import StepResult, Trainer
 
 log = logging.getLogger(__name__)
 
-BuildTrainer = Callable[[Any, World, Gate, Checkpoint | None], AnyTrainer]
+BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer]
 """Makes a run's trainer on this rank, as `Kind.trainer`."""
 
 
@@ -63,18 +63,18 @@ def train_command(path: str, processes: int | None, overrides: Sequence[str], si
         UserError: everything that is wrong with the config, at once.
         StoppedEarly: a signal came.
     """
-    place = find_place(os.environ)
+    place = read_rank_info(os.environ)
     ranks = ranks_to_start(place, processes)
     loaded = load_config(path, overrides, max(ranks, place.size))
     if ranks > 1:
         command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
         beats = RunFolder(loaded.config.run.dir).heartbeat
         sys.exit(spawn(command, ranks, signals, partial(last_place, beats)))
-    with join_world(place, loaded.config.health.join_timeout, signals.pending) as world:
+    with init_distributed(place, loaded.config.health.join_timeout, signals.pending) as world:
         train(loaded, world, signals)
 
 
-def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) -> None:
+def train(loaded: LoadedConfig, world: DistContext, signals: Signals | None = None) -> None:
     """Train to `run.steps`.
 
     Args:
@@ -87,12 +87,12 @@ def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) ->
         HealthError: a verdict ended the run.
     """
     resolved = config_to_yaml(loaded.config)
-    run = Run.open(
+    run = Session.open(
         loaded.config,
         loaded.text_as_written,
         resolved,
         world.rank,
-        lambda act: first_decides(world, act),
+        lambda act: broadcast_from_rank0(world, act),
         world.size,
         signals,
     )
@@ -102,16 +102,16 @@ def train(loaded: LoadedConfig, world: World, signals: Signals | None = None) ->
 
 class _Loop:
     def __init__(
-        self, loaded: LoadedConfig, resolved: str, world: World, run: Run, build: BuildTrainer
+        self, loaded: LoadedConfig, resolved: str, world: DistContext, run: Session, build: BuildTrainer
     ) -> None:
         self.config = loaded.config
         self.world = world
         self.run = run
-        self.gate = Gate(world, run.pulse, run.pending)
-        together = partial(first_decides, world)
+        self.gate = StepSync(world, run.pulse, run.pending)
+        together = partial(broadcast_from_rank0, world)
         self.products = world.products and as_begun(world.products, run.folder, together)
         # The checkpoint to go on from, and the later one passed over for skipped updates.
-        found, self.gone_back_from = first_decides(world, self.find)
+        found, self.gone_back_from = broadcast_from_rank0(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
         self.trainer = build(self.config, world, self.gate, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
@@ -307,7 +307,7 @@ class _Loop:
         # If the step after a checkpoint is a spike whatever its samples are, it may be the weights.
         again = self.rolled_back_to[-2:] == [spike, spike]
         doubted = {spike: "its next step is a spike of other samples too"} if again else {}
-        found, _ = first_decides(self.world, lambda: self.find(doubted))
+        found, _ = broadcast_from_rank0(self.world, lambda: self.find(doubted))
         if found is None:
             raise HealthError(f"step {spike + 1}: the loss is a spike, with no checkpoint to go back to")
         done = self.trainer.roll_back(open_checkpoint(found), spike)

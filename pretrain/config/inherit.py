@@ -8,7 +8,7 @@ own takes them from itself: the run that it started from may be gone.
 from pathlib import Path
 
 from data_tools.bounded import SMALL_FILE, read_bytes
-from pretrain.config.node import Node, Place, Problem, dotted, find, mapping, merge, plain
+from pretrain.config.node import Node, Problem, SourceLocation, dotted, find, mapping, merge, plain
 from pretrain.config.schema import keys_of, show
 from pretrain.config.yaml_text import parse_yaml
 from pretrain.errors import UserError
@@ -82,7 +82,7 @@ def _read(path: Path, wanted: tuple[str, ...]) -> Node:
         text = read_bytes(path, SMALL_FILE).decode("utf-8")
     except (OSError, ValueError):
         raise UserError(f"'{path.parent}' holds no run: {RESOLVED_CONFIG} cannot be read in it") from None
-    tree, _, found = parse_yaml(text, lambda line: Place("base", str(path), line))
+    tree, _, found = parse_yaml(text, lambda line: SourceLocation("base", str(path), line))
     kind = plain(tree).get("model", {}).get("kind") if isinstance(tree.value, dict) else None
     if found or kind not in wanted:
         raise UserError(f"'{path.parent}' is no run of a {wanted[0].upper()}: model.kind is {show(kind)}")

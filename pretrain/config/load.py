@@ -17,7 +17,18 @@ from pydantic import ValidationError
 from data_tools.bounded import open_regular
 from data_tools.names import is_foreign, masked, storable, unmasked
 from pretrain.config.inherit import INIT_FROM, RESOLVED_CONFIG, with_inherited
-from pretrain.config.node import ConfigError, Layer, Node, Place, Problem, dotted, find, mapping, merge, plain
+from pretrain.config.node import (
+    ConfigError,
+    Layer,
+    Node,
+    Problem,
+    SourceLocation,
+    dotted,
+    find,
+    mapping,
+    merge,
+    plain,
+)
 from pretrain.config.presets import copy_hint
 from pretrain.config.rules import violations
 from pretrain.config.schema import MISSING, kind_of, leaf_keys, nearest_name, problems_of, show
@@ -38,7 +49,7 @@ class LoadedConfig:
     config: Config
     text_as_written: str
     """The file as it stands; a base file and command-line overrides follow as comments."""
-    sources: Mapping[str, Place]
+    sources: Mapping[str, SourceLocation]
     """Dotted key -> place of its value, for every key; `default` where nobody wrote it."""
     path: str
 
@@ -111,7 +122,7 @@ def read_config(
 
 def read_section(
     top: type[S], path: str, overrides: Sequence[str] = (), under: str | None = None
-) -> tuple[S, Mapping[str, Place]]:
+) -> tuple[S, Mapping[str, SourceLocation]]:
     """Read a file that is no training, with the sections of `top`; gives it and the place of each key.
 
     Raises ConfigError as `read_config`.
@@ -182,9 +193,9 @@ def _reading_order(path: str) -> Callable[[Problem], tuple[bool, bool, str, int]
 def _read_file(path: str, is_base: bool) -> _File:
     layer: Layer = "base" if is_base else "file"
     text = _read_text(path)
-    tree, _, problems = parse_yaml(text, lambda line: Place(layer, path, line))
+    tree, _, problems = parse_yaml(text, lambda line: SourceLocation(layer, path, line))
     if tree.value is None:
-        raise ConfigError([Problem(Place("file", path, 1), "", "the file is empty")])
+        raise ConfigError([Problem(SourceLocation("file", path, 1), "", "the file is empty")])
     if not isinstance(tree.value, dict):
         what = "a list" if isinstance(tree.value, list) else show(tree.value)
         raise ConfigError(
@@ -212,7 +223,9 @@ def _read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{raw[error.start]:02x} at offset {error.start:,}"
-        raise ConfigError([Problem(Place("file", path, line), "", f"is not UTF-8 text: {byte}")]) from None
+        raise ConfigError(
+            [Problem(SourceLocation("file", path, line), "", f"is not UTF-8 text: {byte}")]
+        ) from None
 
 
 def _similar_file(path: str) -> str:
@@ -252,7 +265,7 @@ def _read_base(path: str, file: _File, problems: list[Problem]) -> _File | None:
 
 def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
     """All `section.key=value` texts as one tree; a key that is given twice is a problem."""
-    place = Place("command line")
+    place = SourceLocation("command line")
     layer = Node({}, place)
     given: set[tuple[str, ...]] = set()
     for override in overrides:
@@ -287,7 +300,7 @@ def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
     return layer
 
 
-def _parse_value(text: str, place: Place) -> tuple[Node, int, list[Problem]]:
+def _parse_value(text: str, place: SourceLocation) -> tuple[Node, int, list[Problem]]:
     """As `parse_yaml`; bytes of a file's name that are no UTF-8 come through, which no YAML text may hold."""
     node, end, problems = parse_yaml(masked(text), lambda line: place)
     return _unmasked(node) if is_foreign(text) else node, end, problems
@@ -306,9 +319,9 @@ def _as_comments(title: str, text: str) -> str:
     return "\n" + "".join(f"# {line}\n" for line in [title, *text.splitlines()])
 
 
-def _sources(tree: Node, top: type[Section]) -> Mapping[str, Place]:
+def _sources(tree: Node, top: type[Section]) -> Mapping[str, SourceLocation]:
     sources = {}
     for path, _ in leaf_keys(top):
         node, written = find(tree, path)
-        sources[dotted(path)] = node.place if written else Place("default")
+        sources[dotted(path)] = node.place if written else SourceLocation("default")
     return MappingProxyType(sources)

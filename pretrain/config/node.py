@@ -15,7 +15,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class SourceLocation:
     """Where a value was written: a line of a file, the command line, or nowhere (a default)."""
 
     layer: Layer
@@ -32,7 +32,7 @@ class Place:
 class Problem:
     """One thing that is wrong in a config."""
 
-    place: Place
+    place: SourceLocation
     key: str
     text: str
 
@@ -45,7 +45,7 @@ class Node:
     """A mapping, a list or a scalar, and its place; children of a mapping keep the order of the file."""
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
-    place: Place
+    place: SourceLocation
 
 
 class ConfigError(UserError):

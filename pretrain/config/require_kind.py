@@ -9,7 +9,7 @@ from pretrain.kinds import configs
 C = TypeVar("C", bound=Config)
 
 
-def narrow(config: Config, wanted: type[C] | tuple[type[C], ...], what: str) -> C:
+def require_kind(config: Config, wanted: type[C] | tuple[type[C], ...], what: str) -> C:
     """The config as a `wanted` one, or one of several; raises UserError saying that `what` is not for its
     `model.kind`."""
     if isinstance(config, wanted):

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from pretrain.config.load import LoadedConfig
-from pretrain.config.node import Place, dotted
+from pretrain.config.node import SourceLocation, dotted
 from pretrain.config.schema import keys_of, leaf_keys
 from pretrain.config.sections import Config, Section, Source
 from pretrain.config.yaml_text import RESOLVERS
@@ -26,7 +26,7 @@ def config_to_yaml(config: Config) -> str:
     return text
 
 
-def resolved_values(loaded: LoadedConfig) -> Iterator[tuple[str, Any, Place]]:
+def resolved_values(loaded: LoadedConfig) -> Iterator[tuple[str, Any, SourceLocation]]:
     """Key, value and source of every key, in the order of the sections."""
     values = _values(loaded.config)
     for path, _ in leaf_keys(type(loaded.config)):

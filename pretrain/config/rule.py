@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pretrain.config import derived
-from pretrain.config.node import Place, Problem
+from pretrain.config.node import Problem, SourceLocation
 from pretrain.config.sections import LARGEST_COUNT, Config
 
 C = TypeVar("C", bound=Config, covariant=True)
@@ -156,9 +156,9 @@ class Violation:
         ]
         return self.message + (f" (nearest legal: {'; '.join(parts)})" if parts else "")
 
-    def problem(self, sources: Mapping[str, Place]) -> Problem:
+    def problem(self, sources: Mapping[str, SourceLocation]) -> Problem:
         """The violation at the place of its key."""
-        return Problem(sources.get(self.key, Place("command line")), self.key, self.text)
+        return Problem(sources.get(self.key, SourceLocation("command line")), self.key, self.text)
 
 
 def broken_rules(rules: Sequence[Rule[Any]], setup: Setup[Any]) -> list[Violation]:

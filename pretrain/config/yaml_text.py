@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from pretrain.config.node import ConfigError, Node, Place, Problem
+from pretrain.config.node import ConfigError, Node, Problem, SourceLocation
 
 MAX_DEPTH = 32
 MAX_NODES = 20_000
@@ -71,7 +71,7 @@ class _Loader(yaml.SafeLoader):
 class _Reader:
     """Turns composed nodes into `Node`s, once per use of an alias and within a budget."""
 
-    def __init__(self, place: Callable[[int], Place]) -> None:
+    def __init__(self, place: Callable[[int], SourceLocation]) -> None:
         self.place = place
         self.problems: list[Problem] = []
         self._left = MAX_NODES
@@ -80,7 +80,7 @@ class _Reader:
     def note(self, line: int, text: str, key: str = "") -> None:
         self.problems.append(Problem(self.place(line), key, text))
 
-    def read(self, node: yaml.Node, key: str, place: Place | None = None) -> Node:
+    def read(self, node: yaml.Node, key: str, place: SourceLocation | None = None) -> Node:
         place = place or self.place(node.start_mark.line + 1)
         self._left -= 1
         if self._left < 0:
@@ -139,7 +139,9 @@ class _Reader:
                 self.note(node.start_mark.line + 1, "`<<` merges mappings only", key)
         return result
 
-    def _scalar(self, node: yaml.ScalarNode, key: str, place: Place) -> str | int | float | bool | None:
+    def _scalar(
+        self, node: yaml.ScalarNode, key: str, place: SourceLocation
+    ) -> str | int | float | bool | None:
         text = str(node.value)
         match node.tag.removeprefix(TAG):
             case "null":
@@ -162,7 +164,7 @@ def _shown(text: str) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def parse_yaml(text: str, place: Callable[[int], Place]) -> tuple[Node, int, list[Problem]]:
+def parse_yaml(text: str, place: Callable[[int], SourceLocation]) -> tuple[Node, int, list[Problem]]:
     """Read one YAML document.
 
     `place` makes a Place of a line number (1 is the first line).

@@ -33,7 +33,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BatchRow:
     """One sample on its way into a batch.
 
     stream: integers [up to S + 1], inputs and the last label. starts: int64, positions in it at which a
@@ -49,12 +49,12 @@ class Row:
     position: int
 
 
-def padding_row(reset: bool) -> Row:
+def padding_row(reset: bool) -> BatchRow:
     """A row without a label that counts."""
-    return Row(PADDING_SAMPLE, np.zeros(0, np.uint8), np.zeros(0, np.int64) if reset else None, 0, "", 0)
+    return BatchRow(PADDING_SAMPLE, np.zeros(0, np.uint8), np.zeros(0, np.int64) if reset else None, 0, "", 0)
 
 
-def make_batch(rows: Sequence[Row], sequence_length: int, vocab_size: int) -> Batch:
+def make_batch(rows: Sequence[BatchRow], sequence_length: int, vocab_size: int) -> Batch:
     """Stack rows; those shorter than `sequence_length` + 1 are padded with token 0, masked.
 
     Raises IntegrityError when a token id is not below `vocab_size`.
@@ -91,7 +91,7 @@ def plain_positions(rows: int, sequence_length: int) -> Tensor:
     return torch.arange(sequence_length).expand(rows, sequence_length)
 
 
-def _refuse_ids(rows: Sequence[Row], vocab_size: int) -> None:
+def _refuse_ids(rows: Sequence[BatchRow], vocab_size: int) -> None:
     row = next(row for row in rows if len(row.stream) and int(row.stream.max()) >= vocab_size)
     at = int(row.stream.argmax())
     raise IntegrityError(
@@ -100,7 +100,7 @@ def _refuse_ids(rows: Sequence[Row], vocab_size: int) -> None:
     )
 
 
-def _loss_mask(rows: Sequence[Row], sequence_length: int) -> Tensor:
+def _loss_mask(rows: Sequence[BatchRow], sequence_length: int) -> Tensor:
     """float32 [B, S]."""
     if all(len(row.stream) > sequence_length and row.score_from == 0 for row in rows):
         return every_label(len(rows), sequence_length)
@@ -110,7 +110,7 @@ def _loss_mask(rows: Sequence[Row], sequence_length: int) -> Tensor:
     return mask
 
 
-def _positions(rows: Sequence[Row], sequence_length: int) -> tuple[Tensor, Tensor | None]:
+def _positions(rows: Sequence[BatchRow], sequence_length: int) -> tuple[Tensor, Tensor | None]:
     """Position ids and document ids, int64 [B, S]; the latter None where documents do not matter."""
     if any(row.starts is None for row in rows):
         return plain_positions(len(rows), sequence_length), None

@@ -8,7 +8,7 @@ from pretrain.config.load import LoadedConfig
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.sections import TokenConfig
 from pretrain.data.cache import shard_cache
-from pretrain.data.dataset import TrainingFeed
+from pretrain.data.dataset import TrainingDataset
 from pretrain.data.sources import open_training
 from pretrain.errors import IntegrityError, UserError
 
@@ -17,7 +17,9 @@ Problems = list[tuple[str, UserError]]
 """Keys, each with what is wrong with it."""
 
 
-def open_tokens(loaded: LoadedConfig, config: T, open_feed: Callable[[T], TrainingFeed]) -> TrainingFeed:
+def open_tokens(
+    loaded: LoadedConfig, config: T, open_feed: Callable[[T], TrainingDataset]
+) -> TrainingDataset:
     """Open all shards that a config names; problems of several sources are reported together.
 
     Args:
@@ -63,6 +65,6 @@ def _at_its_line(loaded: LoadedConfig, key: str, error: UserError) -> Problem:
     return Problem(loaded.sources.get(key, loaded.sources["data.train"]), key, str(error))
 
 
-def contents(training: TrainingFeed) -> str:
+def contents(training: TrainingDataset) -> str:
     """What was opened."""
     return f"{training.vocab_size:,} ids"

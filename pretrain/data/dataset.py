@@ -25,7 +25,7 @@ NO_VALIDATION = "none"
 """The fingerprint where nothing is validated on."""
 
 
-class TrainingFeed(Protocol):
+class TrainingDataset(Protocol):
     """Training samples in an order that is known from the step alone."""
 
     @property
@@ -55,7 +55,7 @@ class TrainingFeed(Protocol):
         """
 
 
-class ValidationFeed(Protocol):
+class ValidationDataset(Protocol):
     """Samples that are scored, each once."""
 
     @property

@@ -17,7 +17,7 @@ from pretrain.data.order import InSteps, SampleOrder, make_order
 from pretrain.data.scored import InTurn
 
 
-class Held(Protocol):
+class InMemoryDataset(Protocol):
     """What a file holds, encoded."""
 
     @property
@@ -27,13 +27,13 @@ class Held(Protocol):
     def __len__(self) -> int: ...
 
 
-H = TypeVar("H", bound=Held)
+H = TypeVar("H", bound=InMemoryDataset)
 B = TypeVar("B")
 """A micro-batch."""
 
 
 @dataclass(frozen=True)
-class HeldTraining(InSteps, ABC, Generic[H, B]):
+class InMemoryTraining(InSteps, ABC, Generic[H, B]):
     """The samples of a training file in the order of a run."""
 
     data: H
@@ -86,7 +86,7 @@ class HeldTraining(InSteps, ABC, Generic[H, B]):
 
 
 @dataclass(frozen=True)
-class HeldValidation(InTurn[B], Generic[H, B]):
+class InMemoryValidation(InTurn[B], Generic[H, B]):
     """The samples of a development file, each once, in its order."""
 
     data: H

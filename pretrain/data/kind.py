@@ -11,14 +11,14 @@ from pretrain.kind import Evaluation, Export
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.data.dataset import TrainingFeed
-    from pretrain.distributed.world import World
+    from pretrain.data.dataset import TrainingDataset
+    from pretrain.distributed.world import DistContext
 
 PLAN_OPTIONS = frozenset({"--search", "--vocab-size", "--tokens"})
 """Of `pretrain plan`, for a transformer."""
 
 
-def contents(data: "TrainingFeed") -> str:
+def contents(data: "TrainingDataset") -> str:
     """See `Kind.contents`."""
     from pretrain.data.check import contents
 
@@ -26,7 +26,7 @@ def contents(data: "TrainingFeed") -> str:
 
 
 def summary(
-    config: TextConfig, processes: int | None, data: "TrainingFeed | None"
+    config: TextConfig, processes: int | None, data: "TrainingDataset | None"
 ) -> Iterable[tuple[str, str]]:
     """See `Kind.summary`; of a transformer."""
     from pretrain.megatron.check import summary
@@ -35,7 +35,7 @@ def summary(
 
 
 def evaluation(
-    score: "Callable[[Path, World, EvalRequest], Result]",
+    score: "Callable[[Path, DistContext, EvalRequest], Result]",
     tasks: tuple[str, ...],
     layout: tuple[str, ...] = keys.LAYOUT,
     options: frozenset[str] = frozenset(),

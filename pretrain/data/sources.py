@@ -14,7 +14,7 @@ from data_tools.counts import are, counted
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import TokenConfig
-from pretrain.data.batch import Row
+from pretrain.data.batch import BatchRow
 from pretrain.data.cache import shard_cache
 from pretrain.data.split import cut_position
 from pretrain.errors import UserError
@@ -37,10 +37,10 @@ class TokenRange:
         """What identifies the range, for fingerprints and result files."""
         return {"fingerprint": self.reader.fingerprint, "start": self.start, "stop": self.stop}
 
-    def row(self, sample_id: int, start: int, stop: int, *, reset: bool, score_from: int = 0) -> Row:
+    def row(self, sample_id: int, start: int, stop: int, *, reset: bool, score_from: int = 0) -> BatchRow:
         """Stream positions [start, stop) as a row of a batch; with document starts if `reset`."""
         starts = self.reader.document_starts(start, stop) - start if reset else None
-        return Row(sample_id, self.reader.read(start, stop), starts, score_from, self.path, start)
+        return BatchRow(sample_id, self.reader.read(start, stop), starts, score_from, self.path, start)
 
 
 def open_training(config: TokenConfig) -> tuple[TokenRange, ...]:

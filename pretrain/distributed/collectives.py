@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import IntegrityError, OutputError, UserError, machine_error
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ _KINDS: dict[str, type[UserError]] = {
 }
 
 
-def first_decides(world: World, decide: Callable[[], T]) -> T:
+def broadcast_from_rank0(world: DistContext, decide: Callable[[], T]) -> T:
     """Call `decide` on rank 0 and give every rank its outcome.
 
     Args:
@@ -54,7 +54,7 @@ def first_decides(world: World, decide: Callable[[], T]) -> T:
     return value
 
 
-def _share_text(world: World, text: str) -> str:
+def _share_text(world: DistContext, text: str) -> str:
     """Give every rank the text that rank 0 passed."""
     if world.size == 1:
         return text
@@ -66,12 +66,12 @@ def _share_text(world: World, text: str) -> str:
     return bytes(data.numpy()).decode()
 
 
-def largest(world: World, value: int) -> int:
+def largest(world: DistContext, value: int) -> int:
     """The largest of all ranks' values."""
-    return largest_each(world, [value])[0]
+    return all_reduce_max(world, [value])[0]
 
 
-def largest_each(world: World, values: Sequence[int]) -> list[int]:
+def all_reduce_max(world: DistContext, values: Sequence[int]) -> list[int]:
     """The largest of all ranks' values, place by place; every rank passes as many."""
     if world.size == 1:
         return list(values)

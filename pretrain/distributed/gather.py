@@ -4,10 +4,10 @@ import torch
 import torch.distributed as dist
 
 from pretrain.distributed.collectives import largest
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 
 
-def gather_texts(world: World, text: str) -> list[str]:
+def gather_texts(world: DistContext, text: str) -> list[str]:
     """The texts of all ranks, in their order; all ranks call this together."""
     if world.size == 1:
         return [text]
@@ -20,7 +20,7 @@ def gather_texts(world: World, text: str) -> list[str]:
     return [bytes(each[8 : 8 + int(each[:8].view(torch.int64))].numpy()).decode() for each in everyone]
 
 
-def gather_pairs(world: World, pairs: torch.Tensor) -> torch.Tensor:
+def gather_pairs(world: DistContext, pairs: torch.Tensor) -> torch.Tensor:
     """Rows of all ranks, one after another.
 
     Args:

@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from data_tools import children
+from pretrain.distributed.ranks import some_ranks
 from pretrain.distributed.secret import VARIABLE, job_secret
 from pretrain.distributed.store import Impostor, StoreServer, knock
 from pretrain.errors import HealthError, StoppedEarly, UserError
-from pretrain.health.heartbeat import some_ranks
 from pretrain.run.signals import signal_name
 
 JOIN_SECONDS = 600.0
@@ -55,7 +55,7 @@ _LEFT = "meeting/left"
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """All ranks, with a store between them."""
 
     rank: int
@@ -79,7 +79,7 @@ class Meeting:
             self.server.close()
 
 
-def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> Meeting:
+def meet_ranks(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> Rendezvous:
     """The meeting of all ranks at MASTER_ADDR and MASTER_PORT, once all are there.
 
     Args:
@@ -101,7 +101,7 @@ def meet(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> 
         server = address.serve(secret) if _holds_store(rank) else None
         store = _find_all(address, secret, rank, size, wait)
         store.set_timeout(STORE_TIMEOUT)
-        return Meeting(rank, size, store, server)
+        return Rendezvous(rank, size, store, server)
     except BaseException as error:
         if server is not None:
             server.close()

@@ -25,10 +25,10 @@ from pretrain.distributed.rendezvous import (
     FAILED_PART_SECONDS,
     JOIN_SECONDS,
     PART_SECONDS,
-    Meeting,
+    Rendezvous,
     first_host,
     is_one_machine,
-    meet,
+    meet_ranks,
 )
 from pretrain.errors import StoppedEarly, UserError
 
@@ -36,7 +36,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Where this process stands, before it has met the others."""
 
     rank: int
@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class World:
+class DistContext:
     """A joined world: every rank can talk to every other."""
 
     rank: int
@@ -65,7 +65,7 @@ class World:
         return self.rank == 0
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def read_rank_info(environment: Mapping[str, str]) -> RankInfo:
     """Read rank and size from the launcher's variables.
 
     Raises UserError: the variables contradict one another.
@@ -77,7 +77,7 @@ def find_place(environment: Mapping[str, str]) -> Place:
         names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun"
     else:
         _refuse_half_a_launcher(environment)
-        return Place(0, 1, 0, "alone")
+        return RankInfo(0, 1, 0, "alone")
     try:
         rank, size, local_rank = (int(environment[name]) for name in names)
     except (KeyError, ValueError) as error:
@@ -85,8 +85,8 @@ def find_place(environment: Mapping[str, str]) -> Place:
     if not 0 <= rank < size:
         raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
     if launcher == "srun" and size == 1:
-        return Place(0, 1, 0, "alone")  # nobody is to be met, whether a shell is the task or this command
-    return Place(rank, size, local_rank, launcher)
+        return RankInfo(0, 1, 0, "alone")  # nobody is to be met, whether a shell is the task or this command
+    return RankInfo(rank, size, local_rank, launcher)
 
 
 def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
@@ -99,7 +99,7 @@ def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
             )
 
 
-def ranks_to_start(place: Place, processes: int | None) -> int:
+def ranks_to_start(place: RankInfo, processes: int | None) -> int:
     """How many ranks of itself a command with `--processes` starts; 1: none, it does the work itself.
 
     Raises UserError: a launcher has started another number of them.
@@ -112,7 +112,7 @@ def ranks_to_start(place: Place, processes: int | None) -> int:
     return 1
 
 
-def choose_device(place: Place) -> torch.device:
+def choose_device(place: RankInfo) -> torch.device:
     """One GPU per rank where there are GPUs, else the CPU.
 
     Raises UserError: more ranks than GPUs on this machine.
@@ -133,9 +133,9 @@ def choose_device(place: Place) -> torch.device:
 
 
 @contextmanager
-def join_world(
-    place: Place | None = None, patience: float = JOIN_SECONDS, given_up: Callable[[], int] = lambda: 0
-) -> Iterator[World]:
+def init_distributed(
+    place: RankInfo | None = None, patience: float = JOIN_SECONDS, given_up: Callable[[], int] = lambda: 0
+) -> Iterator[DistContext]:
     """Meet the other ranks and leave them at the end.
 
     Args:
@@ -150,7 +150,7 @@ def join_world(
     Raises:
         UserError, HealthError, StoppedEarly: see `meeting.meet`, and `products.settle.settled`.
     """
-    place = place or find_place(os.environ)
+    place = place or read_rank_info(os.environ)
     device = choose_device(place)
     cpu_backend.install()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -167,7 +167,7 @@ def join_world(
         store = PrefixStore("pretrain", meeting.store)
         choosing = settled(place.rank, place.size) if device.type == "cpu" else nullcontext()
         with choosing as products:
-            yield World(place.rank, place.size, place.local_rank, device, store, products)
+            yield DistContext(place.rank, place.size, place.local_rank, device, store, products)
     except Exception as error:
         # Others may end without a word, and what this rank has to say must not wait for them.
         patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS
@@ -185,7 +185,7 @@ def _forget_layout() -> None:
         parallel_state.destroy_model_parallel()
 
 
-def rendezvous(place: Place, patience: float, given_up: Callable[[], int] = lambda: 0) -> Meeting:
+def rendezvous(place: RankInfo, patience: float, given_up: Callable[[], int] = lambda: 0) -> Rendezvous:
     """Meet the other ranks, and make ready for the first process group.
 
     Args:
@@ -199,7 +199,7 @@ def rendezvous(place: Place, patience: float, given_up: Callable[[], int] = lamb
     objects.install()
     if place.launcher == "alone":
         share_devices(one_machine=True)
-        return Meeting(place.rank, place.size, HashStore(), None)
+        return Rendezvous(place.rank, place.size, HashStore(), None)
     if place.launcher == "srun":
         if "MASTER_ADDR" not in os.environ:  # an image has no scontrol to ask
             os.environ["MASTER_ADDR"] = first_host(os.environ)
@@ -207,4 +207,4 @@ def rendezvous(place: Place, patience: float, given_up: Callable[[], int] = lamb
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
     share_devices(one_machine=bool(is_one_machine(os.environ)))
-    return meet(place.rank, place.size, patience, given_up)
+    return meet_ranks(place.rank, place.size, patience, given_up)

@@ -21,15 +21,15 @@ ALIKE = 0.2
 
 
 @dataclass(frozen=True)
-class GameMemory:
+class CollapseHistory:
     """The average of D's loss so far; part of a checkpoint, so that a resumed run judges the same."""
 
     average: FiniteFloat = 0.0
     steps: Natural = 0
 
-    def after(self, loss_d: float) -> "GameMemory":
+    def after(self, loss_d: float) -> "CollapseHistory":
         average = loss_d if self.steps == 0 else DECAY * self.average + (1 - DECAY) * loss_d
-        return GameMemory(average, self.steps + 1)
+        return CollapseHistory(average, self.steps + 1)
 
     def has_ended(self, loss: GanLossConfig) -> bool:
         """Whether D has won for so long that G learns nothing any more."""
@@ -40,7 +40,7 @@ class GameMemory:
         return {"average": self.average, "steps": self.steps}
 
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> "GameMemory":
+    def from_json(cls, tree: Mapping[str, Any]) -> "CollapseHistory":
         """From a checkpoint; raises ValueError for anything else."""
         return typed(cls, tree)
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pretrain.gan.zero_shards import Fragment
+from pretrain.gan.zero_shards import ZeroShard
 
 
 class Ema:
     """The average, one tensor for each fragment."""
 
-    def __init__(self, parts: Sequence[Fragment], decay: float) -> None:
+    def __init__(self, parts: Sequence[ZeroShard], decay: float) -> None:
         self._masters = [part.master for part in parts]
         self._decay = decay
         self.tensors: list[Tensor] = [master.clone() for master in self._masters]

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.distributed.world import World
-from pretrain.gan.network_tensors import Network
+from pretrain.distributed.world import DistContext
+from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.probe import Probe, Watched, is_finite, watch
 
@@ -35,10 +35,10 @@ class Share:
 class FailedUpdate:
     """As `FailedStep`."""
 
-    world: World
-    networks: Sequence[Network]
+    world: DistContext
+    networks: Sequence[NetworkTensors]
     """In the order in which they work."""
-    learner: Network
+    learner: NetworkTensors
     """The one that was to be updated."""
     shares: Sequence[Share]
     together: bool

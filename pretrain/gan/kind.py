@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
     from pretrain.data.images import ImageData
-    from pretrain.distributed.world import World
+    from pretrain.distributed.world import DistContext
     from pretrain.plan.request import PlanRequest
-    from pretrain.training.step_sync import Gate
-    from pretrain.training.trainer import AnyTrainer
+    from pretrain.training.step_sync import StepSync
+    from pretrain.training.trainer import Trainer
 
 
 def _trainer(
-    config: GanConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
-) -> "AnyTrainer":
+    config: GanConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None" = None
+) -> "Trainer":
     from pretrain.gan.trainer import GanTrainer
 
     return GanTrainer(config, world, gate)
@@ -61,7 +61,7 @@ def _plan(config: GanConfig, request: "PlanRequest", cluster: "Cluster") -> None
     show_gan_plan(config, request, cluster)
 
 
-def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.gan import evaluate_gan
 
     return evaluate_gan(path, world, request)

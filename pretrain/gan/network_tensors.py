@@ -5,21 +5,21 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from pretrain.checkpoint import Group, Piece
-from pretrain.distributed.world import World
+from pretrain.checkpoint import Group, ShardedTensor
+from pretrain.distributed.world import DistContext
 from pretrain.gan.engine import Engine
-from pretrain.gan.zero_shards import MOMENTS, assemble, fragments
+from pretrain.gan.zero_shards import MOMENTS, assemble, zero_shards
 
 
-class Network:
+class NetworkTensors:
     """An engine and this rank's fragments of its weights and states."""
 
-    def __init__(self, engine: Engine, world: World) -> None:
+    def __init__(self, engine: Engine, world: DistContext) -> None:
         self.engine = engine
-        self.parts = fragments(engine)
+        self.parts = zero_shards(engine)
         self._world = world
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         """fp32 weights, buffers and Adam states."""
         name = self.engine.name
         yield from self.pieces_of(name, [part.master for part in self.parts], "weights")
@@ -28,13 +28,13 @@ class Network:
             states = [part.moments[moment] for part in self.parts]
             yield from self.pieces_of(f"optimizer.{moment}.{name}", states, "optimizer")
 
-    def pieces_of(self, prefix: str, tensors: Sequence[Tensor], group: Group) -> Iterator[Piece]:
+    def pieces_of(self, prefix: str, tensors: Sequence[Tensor], group: Group) -> Iterator[ShardedTensor]:
         """One tensor of each fragment's extent, such as its master, as pieces of `prefix.PARAMETER`."""
         rank, size = self._world.rank, self._world.size
         for part, tensor in zip(self.parts, tensors, strict=True):
             yield part.piece(f"{prefix}.{part.name}", tensor, group, rank, size)
 
-    def computed(self) -> Iterator[Piece]:
+    def computed(self) -> Iterator[ShardedTensor]:
         """The weights that forward passes use, where every rank has all of them beside what it updates."""
         if self.engine.stage in (1, 2):
             weights = {name: parameter.detach() for name, parameter in self.engine.parameters}
@@ -52,9 +52,9 @@ class Network:
     def _buffers(self) -> dict[str, Tensor]:
         return dict(self.engine.module.named_buffers())
 
-    def _whole(self, prefix: str, tensors: dict[str, Tensor]) -> Iterator[Piece]:
+    def _whole(self, prefix: str, tensors: dict[str, Tensor]) -> Iterator[ShardedTensor]:
         rank, size = self._world.rank, self._world.size
         for name, tensor in tensors.items():
             key = f"{prefix}.{name}"
             owner = zlib.crc32(key.encode()) % size == rank
-            yield Piece.whole(key, tensor, "weights", owner)
+            yield ShardedTensor.whole(key, tensor, "weights", owner)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from data_tools.typed import natural
-from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint, resolve
+from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint, resolve
 from pretrain.config.load import read_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import GanConfig
 from pretrain.gan.networks.build import build_generator, shape_of
 from pretrain.gan.samples import pixels, sample
@@ -71,14 +71,15 @@ def load_generator(
     """
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
-    config = narrow(loaded, GanConfig, f"{checkpoint.path}: making images")
+    config = require_kind(loaded, GanConfig, f"{checkpoint.path}: making images")
     channels, classes = (checkpoint.part(key, natural) for key in ("channels", "classes"))
     network = build_generator(shape_of(config.model, config.loss, channels, classes), config.run.seed)
     prefix = "ema.generator" if average else "generator"
     weights = [
-        Piece.whole(f"{prefix}.{name}", weight.detach()) for name, weight in network.named_parameters()
+        ShardedTensor.whole(f"{prefix}.{name}", weight.detach())
+        for name, weight in network.named_parameters()
     ]
-    buffers = [Piece.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
+    buffers = [ShardedTensor.whole(f"generator.{name}", buffer) for name, buffer in network.named_buffers()]
     checkpoint.load([*weights, *buffers])
     if average:
         measure_statistics(network, config.model.latent_size, classes, config.run.seed)

@@ -18,16 +18,16 @@ from pretrain.config.gan_losses import LOSSES
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch, ImageData
 from pretrain.data.order import micro_batch_samples
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 from pretrain.gan.augment import Changes
 from pretrain.gan.failed_step import FailedUpdate, Share
-from pretrain.gan.network_tensors import Network
+from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks.spectral import advance
 from pretrain.gan.penalties import PenaltyImages, is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
-from pretrain.gan.update_means import Means
+from pretrain.gan.update_means import UpdateMeans
 from pretrain.health.nonfinite import find_nonfinite
 
 Forward = Callable[[Tensor, Tensor | None], Tensor]
@@ -45,16 +45,16 @@ class MicroBatch:
     """Of its update."""
 
 
-class Game:
+class GanStep:
     """The two engines and the images they play with."""
 
     def __init__(
         self,
         config: GanConfig,
-        world: World,
+        world: DistContext,
         data: ImageData,
-        generator: Network,
-        discriminator: Network,
+        generator: NetworkTensors,
+        discriminator: NetworkTensors,
     ) -> None:
         self._config, self._world, self._data = config, world, data
         self.images: Mapping[range, ImageBatch] = {}
@@ -177,7 +177,7 @@ class Game:
         return (game.of_generator(fake_answers, real_answers),)
 
     @contextmanager
-    def _explained(self, update: int, learner: Network, again: Sequence[Share]) -> Iterator[None]:
+    def _explained(self, update: int, learner: NetworkTensors, again: Sequence[Share]) -> Iterator[None]:
         """Let a verdict on numbers in the block say which update it is about and where they went wrong."""
         try:
             yield
@@ -186,8 +186,8 @@ class Game:
             where = find_nonfinite(FailedUpdate(self._world, self._networks, learner, again, together))
             raise HealthError(f"update {update + 1}: {error}{where}") from None
 
-    def _means(self, loss: str) -> Means:
-        return Means(loss, self._world, self._config.batch.global_size // self._micro_size)
+    def _means(self, loss: str) -> UpdateMeans:
+        return UpdateMeans(loss, self._world, self._config.batch.global_size // self._micro_size)
 
     def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
         config, size = self._config, self._config.batch.global_size

@@ -16,29 +16,29 @@ from torch import Tensor
 from data_tools.atomic import in_place_of
 from data_tools.counts import counted
 from data_tools.typed import natural
-from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.checkpoint import Checkpoint, ShardedTensor
 from pretrain.checkpoint.tensors import write_tensors
 from pretrain.config.sections import GanConfig
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, may_be_missing
-from pretrain.gan.collapse import GameMemory, are_alike
+from pretrain.gan.collapse import CollapseHistory, are_alike
 from pretrain.gan.data import open_images
 from pretrain.gan.ema import Ema
 from pretrain.gan.engine import Engine
-from pretrain.gan.network_tensors import Network
+from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks.build import build_discriminator, build_generator, shape_of
 from pretrain.gan.networks.memory import channels_last
 from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
 from pretrain.gan.settings import engine_settings, micro_size
 from pretrain.gan.statistics import measure_statistics
-from pretrain.gan.step import Game
+from pretrain.gan.step import GanStep
 from pretrain.gan.streams import fixed_latents
 from pretrain.gan.zero_shards import write_back
 from pretrain.health.replicas import ReplicaCheck
 from pretrain.run.folder import RunFolder
 from pretrain.training.descent import load_all
-from pretrain.training.step_sync import Gate
+from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,9 @@ class GanTrainer:
 
     may_roll_back = False
 
-    def __init__(self, config: GanConfig, world: World, gate: Gate | None = None) -> None:
+    def __init__(self, config: GanConfig, world: DistContext, gate: StepSync | None = None) -> None:
         self.config, self.world = config, world
-        self.gate = gate or Gate(world)
+        self.gate = gate or StepSync(world)
         self.data = open_images(config, world.size)
         self.shape = shape_of(config.model, config.loss, self.data.channels, self.data.num_classes)
         seed = config.run.seed
@@ -65,14 +65,17 @@ class GanTrainer:
             for_discriminator,
             world.device,
         )
-        self.generator, self.discriminator = Network(generator, world), Network(discriminator, world)
+        self.generator, self.discriminator = (
+            NetworkTensors(generator, world),
+            NetworkTensors(discriminator, world),
+        )
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
-        self.game = Game(config, world, self.data, self.generator, self.discriminator)
-        self.memory = GameMemory()
+        self.game = GanStep(config, world, self.data, self.generator, self.discriminator)
+        self.memory = CollapseHistory()
         self._replica_check = ReplicaCheck(world)
 
     @property
-    def networks(self) -> tuple[Network, Network]:
+    def networks(self) -> tuple[NetworkTensors, NetworkTensors]:
         return self.generator, self.discriminator
 
     @property
@@ -133,8 +136,8 @@ class GanTrainer:
         """
         folder = RunFolder(self.config.run.dir)
         average, last = self.average(), self.final()
-        different = first_decides(self.world, lambda: self._draw(step, average, last, folder))
-        real = first_decides(self.world, self._real_diversity)
+        different = broadcast_from_rank0(self.world, lambda: self._draw(step, average, last, folder))
+        real = broadcast_from_rank0(self.world, self._real_diversity)
         metrics = {"sample_diversity": different, "real_diversity": real}
         metrics["images"] = step * self.images_per_step
         if self.config.health.on_collapse != "ignore" and are_alike(different, real):
@@ -192,7 +195,7 @@ class GanTrainer:
         """Never asked for: a GAN's run skips no updates."""
         raise HealthError(f"a GAN's run does not go back from {later.path} to step {step}")
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         """Weights and Adam states of both networks, buffers, and the average."""
         for network in self.networks:
             yield from network.pieces()
@@ -224,7 +227,7 @@ class GanTrainer:
         for network in self.networks:
             write_back(network.engine)
             network.engine.updates = checkpoint.part(f"{network.engine.name}_updates", natural)
-        self.memory = checkpoint.part("game", GameMemory.from_json)
+        self.memory = checkpoint.part("game", CollapseHistory.from_json)
         return checkpoint.step
 
     def facts(self) -> dict[str, str]:

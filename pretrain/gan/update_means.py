@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 from pretrain.health.replicas import ranks
 
 
-class Means:
+class UpdateMeans:
     """The numbers of one update; the first of them is its loss.
 
     Args:
@@ -24,7 +24,7 @@ class Means:
         micro_batches: of the update, over all ranks.
     """
 
-    def __init__(self, loss: str, world: World, micro_batches: int) -> None:
+    def __init__(self, loss: str, world: DistContext, micro_batches: int) -> None:
         self._loss, self._world = loss, world
         self._micro_batches = micro_batches
         self._sums: Tensor | None = None

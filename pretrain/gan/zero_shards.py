@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.checkpoint import Group, Piece
+from pretrain.checkpoint import Group, ShardedTensor
 from pretrain.gan.engine import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Fragment:
+class ZeroShard:
     """Elements [start, stop) of one parameter that this rank updates."""
 
     name: str
@@ -37,17 +37,17 @@ class Fragment:
     shared: bool
     """Whether all ranks hold the same, the whole tensor."""
 
-    def piece(self, key: str, tensor: Tensor, group: Group, rank: int, size: int) -> Piece:
+    def piece(self, key: str, tensor: Tensor, group: Group, rank: int, size: int) -> ShardedTensor:
         """A tensor of the fragment's extent as a piece of `key`."""
         if self.shared:
             # Ranks take turns, by name, so that they share the work of saving.
             owner = zlib.crc32(key.encode()) % size == rank
-            return Piece.whole(key, tensor.view(self.shape), group, owner)
+            return ShardedTensor.whole(key, tensor.view(self.shape), group, owner)
         zeros = tuple(0 for _ in self.shape)
-        return Piece(key, self.shape, zeros, self.shape, (self.start, self.stop), tensor, group, True)
+        return ShardedTensor(key, self.shape, zeros, self.shape, (self.start, self.stop), tensor, group, True)
 
 
-def fragments(engine: Engine) -> list[Fragment]:
+def zero_shards(engine: Engine) -> list[ZeroShard]:
     """This rank's fragments of a network, in the order of its parameters."""
     find = {0: _whole, 1: _flat_cut, 2: _flat_cut, 3: _equal_parts}[engine.stage]
     return list(find(engine))
@@ -57,16 +57,16 @@ def _states(engine: Engine, flat: Tensor, at: int, size: int) -> dict[str, Tenso
     return {name: engine.adam.state[flat][name].view(-1)[at : at + size] for name in MOMENTS}
 
 
-def _whole(engine: Engine) -> Iterator[Fragment]:
+def _whole(engine: Engine) -> Iterator[ZeroShard]:
     for name, parameter in engine.parameters:
         size = parameter.numel()
         states = _states(engine, parameter, 0, size)
-        yield Fragment(
+        yield ZeroShard(
             name, tuple(parameter.shape), 0, size, parameter.detach().view(-1), states, shared=True
         )
 
 
-def _flat_cut(engine: Engine) -> Iterator[Fragment]:
+def _flat_cut(engine: Engine) -> Iterator[ZeroShard]:
     for name, parameter in engine.parameters:
         mapping: Any = getattr(parameter, "_hp_mapping", None)
         if mapping is None:
@@ -76,10 +76,10 @@ def _flat_cut(engine: Engine) -> Iterator[Fragment]:
         start = mapping.lp_fragment_address.start
         states = _states(engine, flat, at, size)
         master = flat.detach().view(-1)[at : at + size]
-        yield Fragment(name, tuple(parameter.shape), start, start + size, master, states, shared=False)
+        yield ZeroShard(name, tuple(parameter.shape), start, start + size, master, states, shared=False)
 
 
-def _equal_parts(engine: Engine) -> Iterator[Fragment]:
+def _equal_parts(engine: Engine) -> Iterator[ZeroShard]:
     rank = dist.get_rank()
     for name, parameter in engine.parameters:
         zero: Any = engine.zero
@@ -93,7 +93,7 @@ def _equal_parts(engine: Engine) -> Iterator[Fragment]:
         flat = zero.fp32_partitioned_groups_flat[group]
         states = _states(engine, flat, at, stop - start)
         master = flat.detach().view(-1)[at : at + stop - start]
-        yield Fragment(name, shape, start, stop, master, states, shared=False)
+        yield ZeroShard(name, shape, start, stop, master, states, shared=False)
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def write_back(engine: Engine) -> None:
 
 
 @torch.no_grad()
-def assemble(engine: Engine, parts: Sequence[Fragment], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+def assemble(engine: Engine, parts: Sequence[ZeroShard], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
     """Whole tensors from all ranks' fragments of them; all ranks call this together.
 
     Args:

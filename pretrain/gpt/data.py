@@ -17,7 +17,7 @@ from torch import Tensor
 from pretrain.config.sections import GptConfig
 from pretrain.data.batch import (
     Batch,
-    Row,
+    BatchRow,
     every_label,
     inputs_and_labels,
     make_batch,
@@ -101,7 +101,7 @@ class TrainingData(CorpusSamples[Batch]):
     def _make_frame(self, rows: int) -> tuple[Tensor, Tensor]:
         return every_label(rows, self.sequence_length), plain_positions(rows, self.sequence_length)
 
-    def _row(self, sample_id: int, source: TokenRange, sample: int) -> Row:
+    def _row(self, sample_id: int, source: TokenRange, sample: int) -> BatchRow:
         start = source.start + sample * self.sequence_length
         return source.row(
             sample_id, start, start + self.sequence_length + 1, reset=self.reset_at_document_end
@@ -154,7 +154,7 @@ class ValidationData(OfShards, InTurn[Batch]):
         rows = [self._row(number) for number in numbers]
         return make_batch(rows, self.sequence_length, self.sources[0].reader.index.vocab_size)
 
-    def _row(self, index: int) -> Row:
+    def _row(self, index: int) -> BatchRow:
         found = self.find(index)
         if found is None:
             return padding_row(self.reset_at_document_end)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pretrain.config.derived import padded_vocab_size
 from pretrain.gpt.kv_cache import KeyValueCache, caching
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Decoder:
         cached: keep keys and values from step to step.
     """
 
-    def __init__(self, model: Model, rows: int, longest: int, *, cached: bool = True) -> None:
+    def __init__(self, model: PipelineModel, rows: int, longest: int, *, cached: bool = True) -> None:
         self._model, self._rows = model, rows
         self._window = model.config.batch.sequence_length
         self._capacity = min(self._window, longest) if cached else 0
@@ -125,7 +125,7 @@ def _gathered(local_BV: Tensor) -> Tensor:
     return torch.cat(parts, -1)
 
 
-def _from_last_rank(logits_BV: Tensor | None, shape: tuple[int, int], layout: Layout) -> Tensor:
+def _from_last_rank(logits_BV: Tensor | None, shape: tuple[int, int], layout: ParallelDims) -> Tensor:
     """Those of the last pipeline stage, on every rank of this replica."""
     if logits_BV is None:
         logits_BV = torch.empty(shape)

@@ -6,60 +6,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import resolve
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.config.load import load_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import DecoderConfig, ParallelConfig
-from pretrain.distributed.collectives import first_decides
+from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import Place, World, find_place, join_world, ranks_to_start
-from pretrain.errors import HealthError, UserError
+from pretrain.distributed.world import DistContext, RankInfo, init_distributed, ranks_to_start, read_rank_info
+from pretrain.errors import UserError
 from pretrain.gpt.decoding import Decoder
-from pretrain.gpt.spec import GptFamily
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model
-from pretrain.megatron.restore import RESOLVED_CONFIG, Saved, load_model, open_saved, with_layout
-from pretrain.sampling import SEEDS, Sampling
+from pretrain.gpt.spec import GptSpec
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model, open_saved_model, with_layout
+from pretrain.sampling import SEEDS, Sampling, choose, require_seed, show
 
 OVERRIDES = ("parallel.tensor", "parallel.pipeline")
 """Keys that have an effect on the generation of text."""
 
 
-def choose(logits_V: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token.
-
-    Args:
-        logits_V: [vocabulary], any float dtype.
-        sampling: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
-        generator: on the CPU, so that a seed means the same text on every device.
-
-    Raises:
-        HealthError: a logit is not finite.
-    """
-    scores = logits_V.double().cpu()
-    if not bool(scores.isfinite().all()):
-        raise HealthError("the model's logits are not finite: its weights are not fit for use")
-    # By logit and not by probability: two logits that differ may round to the same probability.
-    if sampling.greedy:
-        return int(scores.argmax())
-    scores, order = scores.sort(descending=True, stable=True)
-    # Taken from the largest first, so that no temperature overflows.
-    probabilities = torch.softmax((scores - scores[0]) / sampling.temperature, -1)
-    if sampling.top_k is not None:
-        probabilities[sampling.top_k :] = 0
-    if sampling.top_p is not None:
-        kept = probabilities / probabilities.sum()
-        probabilities[kept.cumsum(-1) - kept >= sampling.top_p] = 0  # the one that crosses the limit stays
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
-
-
 def generate(
-    model: Model,
+    model: PipelineModel,
     prompts: Sequence[Sequence[int]],
     eod: int,
     max_tokens: int,
@@ -67,18 +38,18 @@ def generate(
     *,
     cached: bool = True,
 ) -> list[list[int]]:
-    """Draw tokens for each prompt, as the beginning of a document; the rest as `go_on`.
+    """Draw tokens for each prompt, as the beginning of a document; the rest as `continue_texts`.
 
     A text begins as a document does: after the end of another. Where attention was reset at the ends of
     documents, the model never saw that end together with what follows it.
     """
     alone = model.config.resets_at_document_end
     texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
-    return go_on(model, texts, eod, max_tokens, sampling, cached=cached)
+    return continue_texts(model, texts, eod, max_tokens, sampling, cached=cached)
 
 
-def go_on(
-    model: Model,
+def continue_texts(
+    model: PipelineModel,
     texts: Sequence[Sequence[int]],
     eod: int,
     max_tokens: int,
@@ -122,20 +93,20 @@ def go_on(
 
 
 @dataclass(frozen=True)
-class Speaker:
+class TextGenerator:
     """A model that generates text, on this rank, with what belongs to it."""
 
-    saved: Saved
-    model: Model
+    saved: SavedModel
+    model: PipelineModel
     tokenizer: Tokenizer
 
 
-def open_speaker(
+def open_text_generator(
     checkpoint: str,
-    world: World,
+    world: DistContext,
     overrides: Sequence[str] = (),
-    require: Callable[[Saved], None] = lambda _: None,
-) -> Speaker:
+    require: Callable[[SavedModel], None] = lambda _: None,
+) -> TextGenerator:
     """Load a checkpoint for generation; all ranks together.
 
     Args:
@@ -149,21 +120,17 @@ def open_speaker(
     """
     if "\0" in checkpoint:
         raise UserError(f"checkpoint path {checkpoint!r} holds a NUL byte")
-    saved = open_saved(first_decides(world, lambda: str(resolve(checkpoint, teller(world)))))
-    config = narrow(saved.config, DecoderConfig, f"generating text from {saved.checkpoint.path}")
+    saved = open_saved_model(
+        broadcast_from_rank0(world, lambda: str(resolve(checkpoint, progress_printer(world))))
+    )
+    config = require_kind(saved.config, DecoderConfig, f"generating text from {saved.checkpoint.path}")
     require(saved)
     parallel = layout_for(str(saved.checkpoint.path / RESOLVED_CONFIG), overrides, world.size)
     tokenizer = load_tokenizer(saved.checkpoint)
-    layout = build_layout(world, parallel)
+    layout = build_parallel_dims(world, parallel)
     spread_out = with_layout(config, parallel)
-    model = load_model(saved, spread_out, layout, GptFamily(spread_out, layout))
-    return Speaker(saved, model, tokenizer)
-
-
-def require_seed(sampling: Sampling) -> None:
-    """Raises UserError for a seed that is too large."""
-    if not 0 <= sampling.seed < SEEDS:
-        raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
+    model = load_model(saved, spread_out, layout, GptSpec(spread_out, layout))
+    return TextGenerator(saved, model, tokenizer)
 
 
 def generate_texts(
@@ -171,7 +138,7 @@ def generate_texts(
     prompts: Sequence[str],
     max_tokens: int,
     sampling: Sampling,
-    world: World,
+    world: DistContext,
     *,
     overrides: Sequence[str] = (),
     cached: bool = True,
@@ -180,16 +147,16 @@ def generate_texts(
 
     Args:
         prompts: texts to go on from.
-        cached: as in `go_on`.
+        cached: as in `continue_texts`.
 
     Raises:
         UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large,
             a layout that does not fit.
     """
     require_seed(sampling)
-    speaker = open_speaker(checkpoint, world, overrides)
+    speaker = open_text_generator(checkpoint, world, overrides)
     tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
-    ids = [_encode(tokenizer, prompt, length, teller(world)) for prompt in prompts]
+    ids = [_encode(tokenizer, prompt, length, progress_printer(world)) for prompt in prompts]
     drawn = generate(speaker.model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
     return [tokenizer.decode(row) for row in drawn]
 
@@ -214,7 +181,7 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
     plain = {f"parallel.{key}": "null" if v is None else str(v).lower() for key, v in defaults.items()}
     others = [f"{key}={value}" for key, value in plain.items() if key not in given]
     config = load_config(path, [*others, *overrides], saved=True).config
-    parallel = narrow(config, DecoderConfig, "generating text").parallel
+    parallel = require_kind(config, DecoderConfig, "generating text").parallel
     if parallel.ranks != ranks:
         raise UserError(
             f"parallel.tensor {parallel.tensor} x parallel.pipeline {parallel.pipeline} are {parallel.ranks} "
@@ -223,7 +190,7 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
     return parallel
 
 
-def teller(world: World) -> Callable[[str], None]:
+def progress_printer(world: DistContext) -> Callable[[str], None]:
     """Says lines on standard error, on the first rank alone."""
     return (lambda line: print(line, file=sys.stderr)) if world.is_first else lambda _: None
 
@@ -254,17 +221,17 @@ def generate_command(
     Args:
         processes: ranks to start on this machine.
     """
-    place = find_place(os.environ)
+    place = read_rank_info(os.environ)
     options = [f"--max-tokens={max_tokens}", *sampling.options()]
     options += [f"--prompt={prompt}" for prompt in prompts]
     spread(place, processes, [*options, "--", checkpoint, *overrides])
-    with join_world(place) as world:
+    with init_distributed(place) as world:
         texts = generate_texts(checkpoint, prompts, max_tokens, sampling, world, overrides=overrides)
         if world.is_first:
             show(prompts, texts)
 
 
-def spread(place: Place, processes: int | None, arguments: Sequence[str]) -> None:
+def spread(place: RankInfo, processes: int | None, arguments: Sequence[str]) -> None:
     """Start the ranks of `pretrain generate` and exit with their code, where this process is alone and more
     are wanted.
 
@@ -273,11 +240,3 @@ def spread(place: Place, processes: int | None, arguments: Sequence[str]) -> Non
     ranks = ranks_to_start(place, processes)
     if ranks > 1:
         sys.exit(spawn([sys.executable, "-m", "pretrain", "generate", *arguments], ranks))
-
-
-def show(prompts: Sequence[str], texts: Sequence[str]) -> None:
-    """Print each prompt with its continuation; of several, each is headed by its number."""
-    for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
-        if len(prompts) > 1:
-            print(f"=== {number} of {len(prompts)}")
-        print(prompt + text)

@@ -16,32 +16,36 @@ if TYPE_CHECKING:
     from pretrain.checkpoint import Checkpoint
     from pretrain.config.hardware import Cluster
     from pretrain.config.load import LoadedConfig
-    from pretrain.data.dataset import TrainingFeed
-    from pretrain.distributed.world import World
+    from pretrain.data.dataset import TrainingDataset
+    from pretrain.distributed.world import DistContext
     from pretrain.gpt.chat.data import ChatTraining
-    from pretrain.gpt.spec import GptFamily
-    from pretrain.megatron.parallel_dims import Layout
+    from pretrain.gpt.spec import GptSpec
+    from pretrain.megatron.parallel_dims import ParallelDims
     from pretrain.plan.request import PlanRequest
-    from pretrain.training.step_sync import Gate
-    from pretrain.training.trainer import AnyTrainer
+    from pretrain.training.step_sync import StepSync
+    from pretrain.training.trainer import Trainer
 
 PUBLISHED_VOCABULARY = 50_257
 """Ids of GPT-2's tokenizer."""
 
 
-def _trainer(config: GptConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
+def _trainer(
+    config: GptConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None"
+) -> "Trainer":
     from pretrain.gpt.trainer import GptTrainer
 
     return GptTrainer(config, world, gate, own)
 
 
-def _chat_trainer(config: ChatConfig, world: "World", gate: "Gate", own: "Checkpoint | None") -> "AnyTrainer":
+def _chat_trainer(
+    config: ChatConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None"
+) -> "Trainer":
     from pretrain.gpt.chat.trainer import ChatTrainer
 
     return ChatTrainer(config, world, gate, own)
 
 
-def _open(loaded: "LoadedConfig", config: GptConfig, processes: int | None) -> "TrainingFeed":
+def _open(loaded: "LoadedConfig", config: GptConfig, processes: int | None) -> "TrainingDataset":
     from pretrain.gpt.data import TrainingData, ValidationData
     from pretrain.megatron.corpus_check import open_corpus
 
@@ -55,18 +59,18 @@ def _open(loaded: "LoadedConfig", config: GptConfig, processes: int | None) -> "
 def _open_chat(loaded: "LoadedConfig", config: ChatConfig, processes: int | None) -> "ChatTraining":
     from pretrain.gpt.chat.open import open_chat
     from pretrain.megatron.corpus_check import say
-    from pretrain.megatron.init_from import find_start, require_start
+    from pretrain.megatron.init_from import find_init_from, require_init_from
 
-    return open_chat(config, require_start(find_start(config, say))).training
-
-
-def _family(config: DecoderConfig, layout: "Layout") -> "GptFamily":
-    from pretrain.gpt.spec import GptFamily
-
-    return GptFamily(config, layout)
+    return open_chat(config, require_init_from(find_init_from(config, say))).training
 
 
-def _rehearse(config: DecoderConfig, data: "TrainingFeed", size: int) -> None:
+def _family(config: DecoderConfig, layout: "ParallelDims") -> "GptSpec":
+    from pretrain.gpt.spec import GptSpec
+
+    return GptSpec(config, layout)
+
+
+def _rehearse(config: DecoderConfig, data: "TrainingDataset", size: int) -> None:
     """A chat's model with a GPT's loss: its own picks tokens by their numbers."""
     from pretrain.plan.fake_run import rehearse
 
@@ -79,13 +83,13 @@ def _plan(config: GptConfig, request: "PlanRequest", cluster: "Cluster") -> None
     show_text_plan(config, request, cluster, _family, PUBLISHED_VOCABULARY)
 
 
-def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.gpt import evaluate_gpt
 
     return evaluate_gpt(path, world, request)
 
 
-def _score_chat(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score_chat(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.chat import evaluate_chat
 
     return evaluate_chat(path, world, request)

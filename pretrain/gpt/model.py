@@ -13,7 +13,7 @@ from pretrain.config.sections import DecoderConfig, DecoderModelConfig
 from pretrain.megatron.layers.norm import norm_class
 from pretrain.megatron.layers.transformer import layer_spec, parameter_dtype, transformer_config
 from pretrain.megatron.layers.vocabulary import cross_entropy, without_padding
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.parallel_dims import ParallelDims
 
 
 class GPT(GPTModel):  # type: ignore[misc]
@@ -44,7 +44,9 @@ def _block_spec(
     return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm_class(model))
 
 
-def build_gpt(config: DecoderConfig, layout: Layout, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
+def build_gpt(
+    config: DecoderConfig, layout: ParallelDims, vocab_size: int
+) -> tuple[list[GPT], TransformerConfig]:
     """This rank's chunks of the model, on its device, with weights not yet set.
 
     Args:

@@ -11,13 +11,13 @@ from pretrain.config.sections import DecoderConfig
 from pretrain.data.batch import Batch, every_label, plain_positions
 from pretrain.gpt.model import GPT, build_gpt
 from pretrain.megatron.layers.attention import attention_mask, zigzag_positions
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.training.metric_sums import Totals
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.training.metric_sums import MetricSums
 
 
 @dataclass(frozen=True)
-class GptTotals(Totals):
+class GptSums(MetricSums):
     """The negative log-likelihood of the next tokens."""
 
     nll: float
@@ -33,7 +33,7 @@ class GptTotals(Totals):
 
 
 @dataclass(frozen=True)
-class LocalBatch:
+class LocalGptBatch:
     """As `pretrain.data.batch.Batch`; attention_mask as SDPACoreAttention takes it."""
 
     tokens: Tensor
@@ -44,12 +44,12 @@ class LocalBatch:
 
 
 @dataclass(frozen=True)
-class GptFamily(Family[Batch, LocalBatch]):
+class GptSpec(ModelSpec[Batch, LocalGptBatch]):
     """A decoder with one loss."""
 
     config: DecoderConfig
-    layout: Layout
-    totals: ClassVar[type[Totals]] = GptTotals
+    layout: ParallelDims
+    totals: ClassVar[type[MetricSums]] = GptSums
 
     def build(self, vocab_size: int) -> tuple[list[GPT], TransformerConfig]:
         return build_gpt(self.config, self.layout, vocab_size)
@@ -68,7 +68,7 @@ class GptFamily(Family[Batch, LocalBatch]):
     def without_labels(self, batch: Batch) -> Batch:
         return replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))
 
-    def localise(self, batch: Batch) -> LocalBatch:
+    def localise(self, batch: Batch) -> LocalGptBatch:
         rank, size = self.layout.context_rank, self.layout.parallel.context
         length = batch.tokens.shape[1]
         positions = zigzag_positions(rank, size, length) if size > 1 else slice(None)
@@ -78,7 +78,7 @@ class GptFamily(Family[Batch, LocalBatch]):
         def part(tensor: Tensor) -> Tensor:
             return tensor[:, positions].contiguous().to(device, non_blocking=True)
 
-        return LocalBatch(
+        return LocalGptBatch(
             tokens=part(batch.tokens),
             labels=part(batch.labels),
             loss_mask=part(batch.loss_mask),
@@ -86,12 +86,12 @@ class GptFamily(Family[Batch, LocalBatch]):
             attention_mask=None if mask is None else mask.to(device, non_blocking=True),
         )
 
-    def run(self, chunk: GPT, local: LocalBatch) -> Tensor:
+    def run(self, chunk: GPT, local: LocalGptBatch) -> Tensor:
         """The last chunk gives the loss of each label, [B, S]."""
         output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask, labels=local.labels)
         return output
 
-    def losses(self, output: Tensor, local: LocalBatch) -> tuple[Tensor, Tensor]:
+    def losses(self, output: Tensor, local: LocalGptBatch) -> tuple[Tensor, Tensor]:
         counts = local.loss_mask > 0
         masked = torch.where(counts, output.float(), 0.0)
         exact = masked.detach().double()

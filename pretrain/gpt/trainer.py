@@ -2,7 +2,7 @@
 
 from pretrain.config.sections import GptConfig
 from pretrain.gpt.data import TrainingData, ValidationData
-from pretrain.gpt.spec import GptFamily
+from pretrain.gpt.spec import GptSpec
 from pretrain.megatron.corpus_trainer import CorpusTrainer
 
 
@@ -13,6 +13,6 @@ class GptTrainer(CorpusTrainer[GptConfig]):
         """The shards of the config."""
         return TrainingData.from_config(self.corpus), ValidationData.from_config(self.corpus)
 
-    def family(self) -> GptFamily:
+    def family(self) -> GptSpec:
         """A decoder that predicts the next token."""
-        return GptFamily(self.corpus, self.layout)
+        return GptSpec(self.corpus, self.layout)

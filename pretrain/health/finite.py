@@ -5,14 +5,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from pretrain.checkpoint import Piece
+from pretrain.checkpoint import ShardedTensor
 from pretrain.distributed.gather import gather_texts
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 from pretrain.health.replicas import ranks
 
 
-def require_finite(world: World, step: int, pieces: Iterable[Piece]) -> None:
+def require_finite(world: DistContext, step: int, pieces: Iterable[ShardedTensor]) -> None:
     """Refuse to save numbers that are not finite; all ranks call this together.
 
     Args:

@@ -7,12 +7,13 @@ for, whatever each of them is waiting in; and one that gives no sign of life com
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
-from pretrain.health.heartbeat import Beat, is_dead, some_ranks
+from pretrain.distributed.ranks import some_ranks
+from pretrain.health.heartbeat import Heartbeat, is_dead
 
 _SHOWN = 4
 
 
-def judge(beats: Mapping[int, Beat | None], silent: Iterable[int]) -> str | None:
+def judge(beats: Mapping[int, Heartbeat | None], silent: Iterable[int]) -> str | None:
     """The verdict on ranks that do not go on, None if what they do may still take its time.
 
     Args:
@@ -39,7 +40,7 @@ def judge(beats: Mapping[int, Beat | None], silent: Iterable[int]) -> str | None
     return "; ".join([*_cut(held), *_others(ahead)])
 
 
-def _lost(rank: int, beat: Beat | None) -> str:
+def _lost(rank: int, beat: Heartbeat | None) -> str:
     if beat is None:
         return f"rank {rank} has given no sign of life at all"
     if is_dead(beat):
@@ -51,7 +52,7 @@ def _lost(rank: int, beat: Beat | None) -> str:
     )
 
 
-def _others(beats: Sequence[Beat]) -> list[str]:
+def _others(beats: Sequence[Heartbeat]) -> list[str]:
     """`ranks 0-3 wait in all-reduce of gradients of step 12`, by place."""
     places: dict[str, list[int]] = {}
     for beat in beats:

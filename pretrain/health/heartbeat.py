@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,13 +17,14 @@ from pydantic import AfterValidator
 
 from data_tools.bounded import UnfitFileError, read_bytes
 from data_tools.typed import Natural, Seconds, parse
+from pretrain.distributed.ranks import process_state
 from pretrain.health.phase_timer import ORDER, Moment, Phase
 
 _BYTES = 512
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """What a rank last said of itself."""
 
     job: str
@@ -85,7 +85,7 @@ def pid_space() -> str:
         return ""
 
 
-class Heart:
+class HeartbeatWriter:
     """Writes the heartbeat of this process."""
 
     def __init__(self, folder: Path, job: str, rank: int) -> None:
@@ -94,10 +94,10 @@ class Heart:
         self._host, self._pid, self._space = socket.gethostname(), os.getpid(), pid_space()
         self._count = 0
 
-    def beat(self, moment: Moment, limit: float) -> Beat:
+    def beat(self, moment: Moment, limit: float) -> Heartbeat:
         """Write where the rank is. Raises OSError: it cannot be written."""
         self._count += 1
-        beat = Beat(
+        beat = Heartbeat(
             job=self._job,
             rank=self._rank,
             host=self._host,
@@ -120,49 +120,29 @@ class Heart:
         return beat
 
 
-def read_beat(folder: Path, rank: int, job: str | None = None) -> Beat | None:
+def read_heartbeat(folder: Path, rank: int, job: str | None = None) -> Heartbeat | None:
     """The heartbeat of a rank; None if there is none, or none of this job.
 
     Raises OSError: it cannot be read.
     """
     try:
-        beat = parse(Beat, read_bytes(path_of(folder, rank), 8 * _BYTES))
+        beat = parse(Heartbeat, read_bytes(path_of(folder, rank), 8 * _BYTES))
     except (FileNotFoundError, UnfitFileError, ValueError):
         return None
     return beat if job in (None, beat.job) else None
 
 
-def is_dead(beat: Beat) -> bool:
+def is_dead(beat: Heartbeat) -> bool:
     """Whether the process of a heartbeat is known to be gone; False where its pid means nothing here."""
     if not beat.space or beat.space != pid_space():
         return False
     return process_state(beat.pid) in ("", "Z", "X")
 
 
-def process_state(pid: int) -> str:
-    """Linux's letter for a process: R, S, D, T (stopped), Z (dead, not waited for) and so on; "" if none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
-
-
-def some_ranks(numbers: Sequence[int]) -> str:
-    """`rank 3`, or `ranks 0-3, 7`."""
-    runs: list[list[int]] = []
-    for number in sorted(numbers):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    shown = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(shown)}"
-
-
 def rank_name(folder: Path, rank: int) -> str:
     """`rank 5 on n2`, as far as its heartbeat can be read."""
     with suppress(OSError):
-        beat = read_beat(folder, rank)
+        beat = read_heartbeat(folder, rank)
         if beat is not None:
             return beat.name
     return f"rank {rank}"
@@ -171,7 +151,7 @@ def rank_name(folder: Path, rank: int) -> str:
 def last_place(folder: Path, rank: int, pid: int) -> str:
     """` (last heartbeat: data wait of step 12)`, or nothing where the process with that pid has none."""
     with suppress(OSError):
-        beat = read_beat(folder, rank)
+        beat = read_heartbeat(folder, rank)
         if beat is not None and beat.pid == pid:
             return f" (last heartbeat: {beat.place})"
     return ""

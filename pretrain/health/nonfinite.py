@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 from pretrain.distributed.gather import gather_texts
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.health.evidence import Evidence, describe
 from pretrain.health.probe import Probe, Watched
 
@@ -20,7 +20,7 @@ class FailedStep(Protocol):
     """A step whose numbers are not finite, which can be computed again. All ranks ask it the same."""
 
     @property
-    def world(self) -> World:
+    def world(self) -> DistContext:
         """All its ranks."""
 
     @property

@@ -56,7 +56,7 @@ class Moment(NamedTuple):
     """Monotonic seconds."""
 
 
-class Pulse:
+class PhaseTimer:
     """Marks of one rank."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def phase_limit(timeout: float | None, moment: Moment, usual_step: float | None)
     Args:
         timeout: `health.hang_timeout`; None: as long as 20 usual steps, at least 120 s. 0: for ever.
         moment: where the rank is.
-        usual_step: see `Pulse`.
+        usual_step: see `PhaseTimer`.
     """
     if timeout == 0 or moment.phase is Phase.ENDED:
         return float("inf")

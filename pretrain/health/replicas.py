@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pretrain.checkpoint import Piece
+from pretrain.checkpoint import ShardedTensor
 from pretrain.distributed.gather import gather_pairs, gather_texts
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 
 _WORDS = 1 << 18
@@ -30,14 +30,14 @@ _SHOWN = 5
 class ReplicaCheck:
     """Compares what the ranks of one world hold."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: DistContext) -> None:
         generator = torch.Generator().manual_seed(_SEED)
         words = _WORDS if world.device.type == "cpu" else _GPU_WORDS
         factors = torch.randint(-(2**63), 2**63 - 1, (words,), dtype=torch.int64, generator=generator) | 1
         self._factors = factors.to(world.device)
         self._world = world
 
-    def __call__(self, step: int, pieces: Iterable[Piece]) -> None:
+    def __call__(self, step: int, pieces: Iterable[ShardedTensor]) -> None:
         """Compare; all ranks call this together.
 
         Args:

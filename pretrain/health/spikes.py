@@ -45,7 +45,7 @@ class SkippedRange:
 
 
 @dataclass(frozen=True)
-class Memory:
+class SpikeHistory:
     """What verdicts on the next step depend on, beside weights and step."""
 
     losses: tuple[FiniteFloat, ...] = ()
@@ -61,12 +61,12 @@ class Memory:
     returns: Natural = 0
     """How often in a row it went back to that step."""
 
-    def after(self, loss: float, *, updated: bool, window: int) -> "Memory":
+    def after(self, loss: float, *, updated: bool, window: int) -> "SpikeHistory":
         """The memory after a step with this loss, of which `window` are kept."""
         losses = (*self.losses, loss)[-window:] if math.isfinite(loss) and window else self.losses
         return replace(self, losses=losses, skips_in_a_row=0 if updated else self.skips_in_a_row + 1)
 
-    def without_losses(self) -> "Memory":
+    def without_losses(self) -> "SpikeHistory":
         """The memory where what comes has other losses than what was."""
         return replace(self, losses=())
 
@@ -76,7 +76,9 @@ class Memory:
             each.stop - each.first for each in self.skipped if each.order == order and each.step <= step
         )
 
-    def back_to(self, step: int, spike: int, since: Mapping[int, range], then: "Memory") -> "Memory":
+    def back_to(
+        self, step: int, spike: int, since: Mapping[int, range], then: "SpikeHistory"
+    ) -> "SpikeHistory":
         """The memory once a run is back at `step` steps done because step `spike` (from 0) had a spike.
 
         What was trained on since, the spike's samples included, is not seen again: the weights that gave the
@@ -102,7 +104,7 @@ class Memory:
         """The step, counted from 1, from which on the updates of all steps up to `step` were skipped."""
         return step - self.skips_in_a_row + 1 if self.skips_in_a_row else None
 
-    def returned(self, step: int, later: "Memory") -> "Memory":
+    def returned(self, step: int, later: "SpikeHistory") -> "SpikeHistory":
         """This memory, of a checkpoint of `step` steps, once a run goes back to it from a later one.
 
         What the run knew to jump over, it still does.
@@ -118,7 +120,7 @@ class Memory:
         return asdict(self) | {"skipped": ranges}
 
     @classmethod
-    def from_json(cls, tree: Mapping[str, Any]) -> "Memory":
+    def from_json(cls, tree: Mapping[str, Any]) -> "SpikeHistory":
         """The inverse of `to_json`; raises ValueError for anything else."""
         memory = typed(cls, tree)
         for order in {each.order for each in memory.skipped}:

@@ -9,7 +9,7 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.config import derived
 from pretrain.config.sections import DescentConfig
 from pretrain.errors import HealthError
-from pretrain.health.spikes import Memory, spike_limit
+from pretrain.health.spikes import SpikeHistory, spike_limit
 
 MAX_RETURNS = 3
 """How often in a row a run goes back to one checkpoint because updates were skipped after it."""
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StepVerdict:
     """What is to be done with a step."""
 
     finite: bool
@@ -29,7 +29,7 @@ class Verdict:
     """Whether to take the step."""
 
 
-def judge(config: DescentConfig, memory: Memory, loss: float, norm: float) -> Verdict:
+def judge(config: DescentConfig, memory: SpikeHistory, loss: float, norm: float) -> StepVerdict:
     """The verdict on a step.
 
     Args:
@@ -41,10 +41,10 @@ def judge(config: DescentConfig, memory: Memory, loss: float, norm: float) -> Ve
     window, losses = derived.spike_window(config), memory.losses
     known = bool(losses) and len(losses) >= window
     spike = finite and known and loss > spike_limit(losses, derived.spike_threshold(config))
-    return Verdict(finite, spike, finite and not (spike and config.health.on_spike == "rollback"))
+    return StepVerdict(finite, spike, finite and not (spike and config.health.on_spike == "rollback"))
 
 
-def refuse_nonfinite(config: DescentConfig, memory: Memory, what: str, where: str = "") -> None:
+def refuse_nonfinite(config: DescentConfig, memory: SpikeHistory, what: str, where: str = "") -> None:
     """Stop, or say that the update is skipped, as `health.on_nonfinite` says.
 
     Args:
@@ -64,7 +64,7 @@ def refuse_nonfinite(config: DescentConfig, memory: Memory, what: str, where: st
     log.warning("%s; this step's update is skipped%s", what, where)
 
 
-def require_rollbacks_left(config: DescentConfig, memory: Memory, spike: int) -> None:
+def require_rollbacks_left(config: DescentConfig, memory: SpikeHistory, spike: int) -> None:
     """Raise HealthError if step `spike`, from 0, is a spike after `health.max_rollbacks` rollbacks."""
     if memory.rollbacks >= derived.max_rollbacks(config):
         raise HealthError(
@@ -73,7 +73,7 @@ def require_rollbacks_left(config: DescentConfig, memory: Memory, spike: int) ->
         )
 
 
-def go_back(memory: Memory, step: int, later: Checkpoint) -> Memory:
+def go_back(memory: SpikeHistory, step: int, later: Checkpoint) -> SpikeHistory:
     """The memory of a run that goes on from `step` steps since a later checkpoint was saved while updates
     were skipped.
 
@@ -85,7 +85,7 @@ def go_back(memory: Memory, step: int, later: Checkpoint) -> Memory:
     Raises:
         HealthError: the run has gone back there `MAX_RETURNS` times already.
     """
-    before = Memory.from_json(later.state["health"])
+    before = SpikeHistory.from_json(later.state["health"])
     since, back = before.suspect_since(later.step), memory.returned(step, before)
     if back.returns > MAX_RETURNS:
         raise HealthError(

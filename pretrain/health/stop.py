@@ -23,7 +23,7 @@ WRITE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StopReason:
     """Why a job ends."""
 
     code: Annotated[int, Field(ge=0, le=255)]
@@ -37,14 +37,14 @@ class Verdict:
     """Ranks end without waiting for their main threads, which may never come back."""
 
 
-class Board:
+class StopFiles:
     """Where the ranks of one job leave verdict and note."""
 
     def __init__(self, folder: Path, job: str) -> None:
         self._verdict = folder / f"verdict-{job}.json"
         self._stop = folder / f"stop-{job}"
 
-    def post(self, verdict: Verdict) -> Verdict:
+    def post(self, verdict: StopReason) -> StopReason:
         """Write the verdict, unless there is one; waits a moment for one that is being written.
 
         Returns:
@@ -61,17 +61,17 @@ class Board:
             return self._verdict_of_another() or verdict
         return verdict
 
-    def _verdict_of_another(self) -> Verdict | None:
+    def _verdict_of_another(self) -> StopReason | None:
         """It may be about to be written; None where whoever began it has died since."""
         deadline = time.monotonic() + WRITE_SECONDS
         while (found := self.verdict()) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         return found
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> StopReason | None:
         """The verdict, if there is one and it is there as a whole."""
         try:
-            return parse(Verdict, read_bytes(self._verdict, LARGEST_FILE))
+            return parse(StopReason, read_bytes(self._verdict, LARGEST_FILE))
         except (FileNotFoundError, UnfitFileError, ValueError):
             return None
 

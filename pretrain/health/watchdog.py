@@ -20,10 +20,10 @@ from pathlib import Path
 
 from pretrain.errors import HealthError, StoppedEarly, UserError, machine_error
 from pretrain.health.hang import judge
-from pretrain.health.heartbeat import Beat, Heart, is_dead, read_beat
-from pretrain.health.phase_timer import Phase, Pulse, patience, phase_limit
-from pretrain.health.stop import Board, Verdict
-from pretrain.run.exit import complain
+from pretrain.health.heartbeat import Heartbeat, HeartbeatWriter, is_dead, read_heartbeat
+from pretrain.health.phase_timer import Phase, PhaseTimer, patience, phase_limit
+from pretrain.health.stop import StopFiles, StopReason
+from pretrain.run.exit import print_error
 from pretrain.run.signals import Signals, signal_name
 
 GRACE_SECONDS = 3.0
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
+class WatchedJob:
     """What a watch must know."""
 
     id: str
@@ -53,7 +53,7 @@ class Job:
     size: int
     timeout: float | None
     """`health.hang_timeout`."""
-    record: Callable[[Verdict], None]
+    record: Callable[[StopReason], None]
     """Writes down in the run folder how the job ended."""
 
     @property
@@ -62,24 +62,24 @@ class Job:
         return max(0.2, min(2.0, patience(self.timeout) / 10), self.size / FILES_PER_SECOND)
 
 
-class Watch:
+class Watchdog:
     """The thread of one rank; a context manager."""
 
-    def __init__(self, job: Job, pulse: Pulse, signals: Signals) -> None:
+    def __init__(self, job: WatchedJob, pulse: PhaseTimer, signals: Signals) -> None:
         self._job, self._pulse, self._signals = job, pulse, signals
-        self._heart = Heart(job.folder, job.id, job.rank)
-        self._board = Board(job.folder, job.id)
+        self._heart = HeartbeatWriter(job.folder, job.id, job.rank)
+        self._board = StopFiles(job.folder, job.id)
         self._host = socket.gethostname()
         self._parent = os.getppid()
         self._ending = threading.Event()
         self._lost = self._settled = False
         self._passed_on = 0
-        self._neighbour: Beat | None = None
+        self._neighbour: Heartbeat | None = None
         self._neighbour_seen = self._last_tick = time.monotonic()
-        self._survey: tuple[float, dict[int, Beat | None]] | None = None
+        self._survey: tuple[float, dict[int, Heartbeat | None]] | None = None
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "Watchdog":
         self._thread.start()
         return self
 
@@ -145,7 +145,7 @@ class Watch:
             self._passed_on = number
             self._board.ask_to_stop(number)
 
-    def _look_around(self, own: Beat) -> None:
+    def _look_around(self, own: Heartbeat) -> None:
         if not (self._lost or own.overdue or self._neighbour_is_lost()):
             self._survey = None
             return
@@ -175,15 +175,15 @@ class Watch:
         silent = now - self._neighbour_seen > patience(self._job.timeout)
         return not beat.ended and (silent or is_dead(beat))
 
-    def _silent(self, before: dict[int, Beat | None], beats: dict[int, Beat | None]) -> list[int]:
+    def _silent(self, before: dict[int, Heartbeat | None], beats: dict[int, Heartbeat | None]) -> list[int]:
         return [
             rank
             for rank, beat in beats.items()
             if rank != self._job.rank and beat == before[rank] and not (beat is not None and beat.ended)
         ]
 
-    def _read(self, rank: int) -> Beat | None:
-        return read_beat(self._job.folder, rank, self._job.id)
+    def _read(self, rank: int) -> Heartbeat | None:
+        return read_heartbeat(self._job.folder, rank, self._job.id)
 
     def _accuse(self, message: str, silent: Sequence[int] = ()) -> None:
         """End the job with a verdict on a hang; rank 0 tells it, unless it is silent itself."""
@@ -191,15 +191,15 @@ class Watch:
         told_by = self._job.rank if 0 in silent else 0
         self._end(self._post(HealthError.exit_code, where, at_once=True, told_by=told_by))
 
-    def _post(self, code: int, message: str, *, at_once: bool, told_by: int = 0) -> Verdict:
+    def _post(self, code: int, message: str, *, at_once: bool, told_by: int = 0) -> StopReason:
         """The verdict that counts; on a disk that takes nothing, this rank's own counts for this rank."""
-        verdict = Verdict(code, message, self._job.rank, told_by, at_once)
+        verdict = StopReason(code, message, self._job.rank, told_by, at_once)
         try:
             return self._board.post(verdict)
         except OSError:
             return verdict
 
-    def fail(self, error: BaseException, code: int) -> Verdict:
+    def fail(self, error: BaseException, code: int) -> StopReason:
         """The main thread ends with an error: tell all ranks, unless another rank has failed before.
 
         Args:
@@ -225,18 +225,18 @@ class Watch:
         finally:
             self.close()
 
-    def _obey(self, verdict: Verdict) -> None:
+    def _obey(self, verdict: StopReason) -> None:
         """End as the verdict says; a main thread that has noticed by itself ends in its own way."""
         if verdict.at_once:
             self._end(verdict)
         if verdict.rank != self._job.rank and not self._ending.wait(GRACE_SECONDS):
             self._end(verdict)
 
-    def _end(self, verdict: Verdict) -> None:
+    def _end(self, verdict: StopReason) -> None:
         end_process(verdict, self._job)
 
 
-def _place(pulse: Pulse) -> str:
+def _place(pulse: PhaseTimer) -> str:
     moment = pulse.now
     return f"{moment.phase.value} of step {moment.step}" if moment.step else moment.phase.value
 
@@ -247,7 +247,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in LOST_CONNECTION)
 
 
-def end_process(verdict: Verdict, job: Job) -> None:
+def end_process(verdict: StopReason, job: WatchedJob) -> None:
     """Last words, then the end of this process with the verdict's code: no collective, no clean-up."""
     last = threading.Timer(LAST_SECONDS, os._exit, [verdict.code])
     last.daemon = True
@@ -260,9 +260,9 @@ def end_process(verdict: Verdict, job: Job) -> None:
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
     except OSError as error:
-        complain(f"{job.log}: {error}")
+        print_error(f"{job.log}: {error}")
     if job.rank in (verdict.told_by, 0, verdict.rank):
         job.record(verdict)
     if job.rank == verdict.told_by:
-        complain(f"pretrain: error: {verdict.message}")
+        print_error(f"pretrain: error: {verdict.message}")
     os._exit(verdict.code)

@@ -12,9 +12,9 @@ from torch import Tensor
 from pretrain.config.sections import DecoderConfig, TextConfig
 from pretrain.data.batch import plain_positions
 from pretrain.errors import UserError
-from pretrain.hf.param_mapping import Link, Shape
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.hf.param_mapping import ParamMapping, Shape
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
 
 ACTIVATIONS: Mapping[str, str] = {
     "gelu": "gelu",
@@ -59,7 +59,7 @@ class Architecture(ABC):
         """Keys of a config of ours that the layout has no place for, as `model.key: value`."""
 
     @abstractmethod
-    def family(self, config: Any, layout: Layout) -> Family[Any, Any]:
+    def family(self, config: Any, layout: ParallelDims) -> ModelSpec[Any, Any]:
         """How our model is run."""
 
     @abstractmethod
@@ -75,7 +75,7 @@ class Architecture(ABC):
         """
 
     @abstractmethod
-    def links(self, config: Any, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: Any, vocab_size: int) -> Iterator[ParamMapping]:
         """Every logical tensor, in the order of the model."""
 
     def zeros(self, config: Any) -> Iterator[tuple[str, Shape]]:
@@ -115,11 +115,11 @@ class Decoder(Architecture):
     holds = DecoderConfig
     generates = True
 
-    def family(self, config: DecoderConfig, layout: Layout) -> Family[Any, Any]:
+    def family(self, config: DecoderConfig, layout: ParallelDims) -> ModelSpec[Any, Any]:
         """One that predicts the next token."""
-        from pretrain.gpt.spec import GptFamily
+        from pretrain.gpt.spec import GptSpec
 
-        return GptFamily(config, layout)
+        return GptSpec(config, layout)
 
     def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
         """Of every token."""

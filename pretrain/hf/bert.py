@@ -16,17 +16,17 @@ from pretrain.hf.architecture import (
     obstacle,
     supports,
 )
-from pretrain.hf.param_mapping import Link, Sizes, pair, qkv, same, vocabulary
+from pretrain.hf.param_mapping import ParamMapping, Sizes, pair, qkv, same, vocabulary
 from pretrain.megatron.layers.encoder import TOKEN_TYPES
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
 
 Encoder: TypeAlias = BertConfig | FinetuneConfig
 POOLER = "bert.pooler.dense.weight"
 EMBEDDING = "bert.embeddings.word_embeddings.weight"
 
 
-class Bert(Architecture):
+class HfBert(Architecture):
     """`BertForPreTraining`; without next sentences `BertForMaskedLM`."""
 
     kind = "bert"
@@ -41,11 +41,11 @@ class Bert(Architecture):
     def class_of(self, config: Any) -> str:
         return self.classes()[0 if config.data.nsp else 1]
 
-    def family(self, config: Any, layout: Layout) -> Family[Any, Any]:
+    def family(self, config: Any, layout: ParallelDims) -> ModelSpec[Any, Any]:
         """One that predicts masked tokens."""
-        from pretrain.bert.spec import BertFamily
+        from pretrain.bert.spec import BertSpec
 
-        return BertFamily(config, layout)
+        return BertSpec(config, layout)
 
     def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
         """Of real tokens, and of pairs."""
@@ -63,7 +63,7 @@ class Bert(Architecture):
             found.append(f"model.num_query_groups: {config.model.num_query_groups}")
         return found + obstacle(config, "bias", True)
 
-    def links(self, config: Encoder, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: Encoder, vocab_size: int) -> Iterator[ParamMapping]:
         sizes, there = Sizes.of(config.model, vocab_size), "bert.embeddings."
         hidden, length = sizes.hidden, config.batch.sequence_length
         yield vocabulary("embedding.word_embeddings.weight", EMBEDDING, sizes, hidden)
@@ -77,7 +77,7 @@ class Bert(Architecture):
             yield from self._layer(f"encoder.layers.{number}.", f"bert.encoder.layer.{number}.", sizes)
         yield from self._heads(config, sizes)
 
-    def _heads(self, config: Any, sizes: Sizes) -> Iterator[Link]:
+    def _heads(self, config: Any, sizes: Sizes) -> Iterator[ParamMapping]:
         """What comes after the encoder."""
         hidden, head = sizes.hidden, "cls.predictions."
         yield from pair("masked_head.dense", f"{head}transform.dense", hidden, hidden)
@@ -87,14 +87,14 @@ class Bert(Architecture):
             yield from pair("pooler", "bert.pooler.dense", hidden, hidden)
             yield from pair("next_sentence", "cls.seq_relationship", 2, hidden)
 
-    def _outer_norm(self, hidden: int) -> Iterator[Link]:
+    def _outer_norm(self, hidden: int) -> Iterator[ParamMapping]:
         """The one norm that is in no layer."""
         yield from pair("embedding.embedding_dropout.norm", "bert.embeddings.LayerNorm", hidden)
 
     def _norms(self) -> dict[str, str]:
         return {"self_attn_bda.norm": "attention.output.LayerNorm", "mlp_bda.norm": "output.LayerNorm"}
 
-    def _layer(self, ours: str, theirs: str, sizes: Sizes) -> Iterator[Link]:
+    def _layer(self, ours: str, theirs: str, sizes: Sizes) -> Iterator[ParamMapping]:
         hidden, ffn = sizes.hidden, sizes.ffn
         for key, name in self._norms().items():
             yield from pair(ours + key, theirs + name, hidden)
@@ -157,13 +157,13 @@ class Bert(Architecture):
         }
 
 
-class MegatronBert(Bert):
+class HfMegatronBert(HfBert):
     """`MegatronBertForPreTraining`; without next sentences `MegatronBertForMaskedLM`."""
 
     prefix = "MegatronBert"
     position = "pre"
 
-    def _outer_norm(self, hidden: int) -> Iterator[Link]:
+    def _outer_norm(self, hidden: int) -> Iterator[ParamMapping]:
         yield from pair("encoder.final_layernorm", "bert.encoder.ln", hidden)
 
     def _norms(self) -> dict[str, str]:

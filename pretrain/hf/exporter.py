@@ -21,12 +21,12 @@ from pretrain.errors import IntegrityError, UserError
 from pretrain.gpt.chat.saved_template import template_of
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.library import require_transformers
-from pretrain.hf.param_mapping import Link
+from pretrain.hf.param_mapping import ParamMapping
 from pretrain.hf.proof import prove
 from pretrain.hf.registry import architecture_of
 from pretrain.hf.shards import write_shards
 from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
-from pretrain.megatron.restore import Saved, open_saved, saved_labels
+from pretrain.megatron.restore import SavedModel, open_saved_model, saved_labels
 
 SHARD_BYTES = 2_000_000_000
 
@@ -44,7 +44,7 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
         IntegrityError: the checkpoint is damaged, or the logits of the two models differ.
     """
     require_transformers("pretrain export")
-    saved = open_saved(checkpoint, _say, (CorpusConfig, ChatConfig, FinetuneConfig))
+    saved = open_saved_model(checkpoint, _say, (CorpusConfig, ChatConfig, FinetuneConfig))
     labels = saved_labels(saved.checkpoint)
     architecture = architecture_of(saved.config, labels)
     if architecture.labels == ():
@@ -80,7 +80,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _write_weights(saved: Saved, architecture: Architecture, folder: Path, most: int) -> int:
+def _write_weights(saved: SavedModel, architecture: Architecture, folder: Path, most: int) -> int:
     links = list(architecture.links(saved.config, saved.vocab_size))
     checkpoint = saved.checkpoint
     if wrong := {link.key for link in links} ^ set(checkpoint.keys("weights")):
@@ -95,7 +95,7 @@ def _write_weights(saved: Saved, architecture: Architecture, folder: Path, most:
         return write_shards(folder, sources, most, progress.advance)
 
 
-def _sources(checkpoint: Checkpoint, link: Link) -> Iterator[TensorSource]:
+def _sources(checkpoint: Checkpoint, link: ParamMapping) -> Iterator[TensorSource]:
     """Their tensors, each made of ours when it is written."""
     dtype = DTYPES[checkpoint.index[link.key].dtype]
     for number, (name, shape) in enumerate(zip(link.names, link.shapes, strict=True)):
@@ -107,7 +107,9 @@ def _sources(checkpoint: Checkpoint, link: Link) -> Iterator[TensorSource]:
         )
 
 
-def _write_config(saved: Saved, architecture: Architecture, ids: Mapping[str, int], folder: Path) -> None:
+def _write_config(
+    saved: SavedModel, architecture: Architecture, ids: Mapping[str, int], folder: Path
+) -> None:
     import transformers
 
     class_name = architecture.class_of(saved.config)

@@ -8,16 +8,16 @@ from torch import Tensor
 from pretrain.config.sections import FinetuneConfig
 from pretrain.data.batch import plain_positions
 from pretrain.hf.architecture import of_real_tokens
-from pretrain.hf.bert import Bert, Encoder, MegatronBert
-from pretrain.hf.param_mapping import Link, Sizes, pair
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.hf.bert import Encoder, HfBert, HfMegatronBert
+from pretrain.hf.param_mapping import ParamMapping, Sizes, pair
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
 
 ONE_OF_THEM = "single_label_classification"
 """What transformers calls a text that has one class."""
 
 
-class FinetunedBert(Bert):
+class HfFinetunedBert(HfBert):
     """`BertForSequenceClassification`, for words `BertForTokenClassification`; written, not read.
 
     Args:
@@ -30,11 +30,11 @@ class FinetunedBert(Bert):
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels: tuple[str, ...] = labels
 
-    def family(self, config: FinetuneConfig, layout: Layout) -> Family[Any, Any]:
+    def family(self, config: FinetuneConfig, layout: ParallelDims) -> ModelSpec[Any, Any]:
         """One that puts texts or words into classes."""
-        from pretrain.bert.finetune.spec import FinetuneFamily
+        from pretrain.bert.finetune.spec import FinetuneSpec
 
-        return FinetuneFamily(config, layout, len(self.labels), commonest=0, tagged=config.tagged)
+        return FinetuneSpec(config, layout, len(self.labels), commonest=0, tagged=config.tagged)
 
     def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
         """Of texts, or of real tokens."""
@@ -44,7 +44,7 @@ class FinetunedBert(Bert):
     def class_of(self, config: FinetuneConfig) -> str:
         return self.classes()[1 if config.tagged else 0]
 
-    def _heads(self, config: FinetuneConfig, sizes: Sizes) -> Iterator[Link]:
+    def _heads(self, config: FinetuneConfig, sizes: Sizes) -> Iterator[ParamMapping]:
         if not config.tagged:
             yield from pair("pooler", "bert.pooler.dense", sizes.hidden, sizes.hidden)
         yield from pair("classes", "classifier", len(self.labels), sizes.hidden)
@@ -61,5 +61,5 @@ class FinetunedBert(Bert):
         return found if config.tagged else found | {"problem_type": ONE_OF_THEM}
 
 
-class FinetunedMegatronBert(FinetunedBert, MegatronBert):
+class HfFinetunedMegatronBert(HfFinetunedBert, HfMegatronBert):
     """The same over `MegatronBertModel`."""

@@ -13,10 +13,19 @@ from pretrain.hf.architecture import (
     obstacle,
     supports,
 )
-from pretrain.hf.param_mapping import Link, Shape, Sizes, fused_qkv, pair, same, transposed, vocabulary
+from pretrain.hf.param_mapping import (
+    ParamMapping,
+    Shape,
+    Sizes,
+    fused_qkv,
+    pair,
+    same,
+    transposed,
+    vocabulary,
+)
 
 
-class Gpt2(Decoder):
+class HfGpt2(Decoder):
     """`GPT2LMHeadModel`; its linear layers hold their weights transposed."""
 
     prefix, heads = "GPT2", ("LMHeadModel",)
@@ -31,7 +40,7 @@ class Gpt2(Decoder):
             found.append(f"model.num_query_groups: {config.model.num_query_groups}")
         return found
 
-    def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[ParamMapping]:
         model, sizes = config.model, Sizes.of(config.model, vocab_size)
         hidden, ffn = sizes.hidden, sizes.ffn
         yield vocabulary("embedding.word_embeddings.weight", "transformer.wte.weight", sizes, hidden)

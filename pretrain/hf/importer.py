@@ -26,7 +26,7 @@ from pretrain.hf.architecture import Architecture
 from pretrain.hf.foreign_tokenizer import FoundTokenizer, find_tokenizer
 from pretrain.hf.library import require_transformers
 from pretrain.hf.new_run import write_run
-from pretrain.hf.param_mapping import Link
+from pretrain.hf.param_mapping import ParamMapping
 from pretrain.hf.proof import prove
 from pretrain.hf.registry import ARCHITECTURES
 from pretrain.hf.shards import TensorFolder
@@ -173,7 +173,7 @@ def _our_config(
 
 
 def _check(
-    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[Link], copies: Mapping[str, str]
+    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[ParamMapping], copies: Mapping[str, str]
 ) -> None:
     """Refuse missing tensors, tensors too many, and shapes that the config does not have."""
     wanted = {name: shape for link in links for name, shape in zip(link.names, link.shapes, strict=True)}
@@ -200,13 +200,13 @@ def _check(
 
 
 def _sources(
-    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[Link], config: Any
+    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[ParamMapping], config: Any
 ) -> Iterator[TensorSource]:
     """Our logical tensors, each made of theirs when it is written."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     for link in links:
 
-        def make(link: Link = link) -> Tensor:
+        def make(link: ParamMapping = link) -> Tensor:
             return link.join([tensors.read(names[name]).to(dtype) for name in link.names])
 
         with torch.device("meta"):

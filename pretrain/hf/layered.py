@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from pretrain.config.sections import ParallelConfig, TextConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.megatron.model_spec import FamilyOf
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model
-from pretrain.megatron.sharding import LogicalPart, logical_parts
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.megatron.sharding import ParameterShard, parameter_shards
 
 FIRST = ".layers.0."
 Read = Callable[[str], Tensor]
@@ -38,9 +38,9 @@ def build_layered(
     config: TextConfig,
     vocab_size: int,
     read: Read,
-    world: World,
+    world: DistContext,
     family: FamilyOf,
-) -> Model:
+) -> PipelineModel:
     """The model of a config in one process and in fp32, for scoring.
 
     Memory: the embedding and the heads, one layer, and the tensor that is being read.
@@ -55,9 +55,9 @@ def build_layered(
     one = config.model.model_copy(update={"num_layers": 1})
     parallel = ParallelConfig()
     single = config.model_copy(update={"model": one, "precision": "fp32", "parallel": parallel})
-    layout = build_layout(world, parallel)
-    model = Model(single, layout, vocab_size, family(single, layout), training=False)
-    parts = list(logical_parts(model.chunks, model.layout))
+    layout = build_parallel_dims(world, parallel)
+    model = PipelineModel(single, layout, vocab_size, family(single, layout), training=False)
+    parts = list(parameter_shards(model.chunks, model.layout))
     _fill([part for part in parts if FIRST not in part.key], read, 0)
     layer = [part for part in parts if FIRST in part.key]
     chunk: Any = model.chunks[0]
@@ -69,7 +69,7 @@ def build_layered(
 
 
 @torch.no_grad()
-def _fill(parts: Sequence[LogicalPart], read: Read, number: int) -> None:
+def _fill(parts: Sequence[ParameterShard], read: Read, number: int) -> None:
     """Give parts the weights of a layer, tensor by tensor."""
     last, whole = "", torch.empty(0)
     for part in parts:

@@ -6,13 +6,13 @@ from typing import Any
 from pretrain.config.derived import ffn_hidden_size, query_groups, rotary_base
 from pretrain.config.sections import DecoderConfig
 from pretrain.hf.architecture import Decoder, obstacle, supports
-from pretrain.hf.param_mapping import Link, Sizes, gated, qkv, same, vocabulary
+from pretrain.hf.param_mapping import ParamMapping, Sizes, gated, qkv, same, vocabulary
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
 
-class Llama(Decoder):
+class HfLlama(Decoder):
     """`LlamaForCausalLM`."""
 
     prefix, heads = "Llama", ("ForCausalLM",)
@@ -24,7 +24,7 @@ class Llama(Decoder):
         found += obstacle(config, "normalization", "rmsnorm")
         return found + obstacle(config, "activation", "swiglu")
 
-    def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[Link]:
+    def links(self, config: DecoderConfig, vocab_size: int) -> Iterator[ParamMapping]:
         model, sizes = config.model, Sizes.of(config.model, vocab_size)
         hidden = sizes.hidden
         yield vocabulary("embedding.word_embeddings.weight", EMBEDDING, sizes, hidden)
@@ -89,7 +89,7 @@ class Llama(Decoder):
         return {"model": model, "batch": {"sequence_length": theirs.max_position_embeddings}}
 
 
-def _linear(ours: str, theirs: str, sizes: Sizes, kind: str) -> Iterator[Link]:
+def _linear(ours: str, theirs: str, sizes: Sizes, kind: str) -> Iterator[ParamMapping]:
     """The linear layers of a layer: weights, or biases."""
     into = (sizes.hidden,) if kind == "weight" else ()
     attention = f"{theirs}self_attn."

@@ -9,16 +9,16 @@ from pathlib import Path
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint.geometry import Extent
-from pretrain.checkpoint.index import LogicalTensor, StoredPiece
+from pretrain.checkpoint.index import LogicalTensor, StoredShard
 from pretrain.checkpoint.layout import LATEST, step_name
 from pretrain.checkpoint.tensors import TensorSource, dtype_name, write_sources
-from pretrain.checkpoint.write import SaveJob, Written, complete
+from pretrain.checkpoint.write import SaveJob, WrittenFiles, complete
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import Config
 from pretrain.errors import named
 from pretrain.gpt.chat.template import FILE as TEMPLATE_FILE
 from pretrain.gpt.chat.template import ChatTemplate
-from pretrain.health.spikes import Memory
+from pretrain.health.spikes import SpikeHistory
 from pretrain.megatron.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
 from pretrain.redact import write_new
 from pretrain.run.folder import RunFolder
@@ -76,13 +76,15 @@ def write_run(
         "tokenizer_fingerprint": tokenizer.fingerprint if tokenizer else None,
         "data_fingerprint": None,
         "layout": "imported",
-        "health": Memory().to_json(),
+        "health": SpikeHistory().to_json(),
         **({LEFT_BEHIND: dict(left_behind)} if left_behind else {}),
     }
     job = SaveJob.of(0, (), json.dumps(state, indent=1, sort_keys=True).encode() + b"\n", files)
     with Progress("writing weights", sum(source.size for source in weights), "B") as progress:
         record = write_sources(step / FILE, weights, progress.advance)
-    complete(step, job, {0: Written({FILE: record}, {s.name: _logical(s) for s in weights})}, lambda _: None)
+    complete(
+        step, job, {0: WrittenFiles({FILE: record}, {s.name: _logical(s) for s in weights})}, lambda _: None
+    )
     with named(folder.checkpoints / LATEST):
         (folder.checkpoints / LATEST).write_text(f"{step_name(0)}\n")
     write_new(folder.config, written)
@@ -102,5 +104,5 @@ def _finished(origin: str, tokenizer: Tokenizer | None) -> Status:
 def _logical(source: TensorSource) -> LogicalTensor:
     """The index's entry of a tensor that is in the one file, whole."""
     whole = Extent(tuple(0 for _ in source.shape), source.shape)
-    stored = (StoredPiece(FILE, source.name, whole),)
+    stored = (StoredShard(FILE, source.name, whole),)
     return LogicalTensor(source.name, source.shape, dtype_name(source.dtype), "weights", stored)

@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Link:
+class ParamMapping:
     """One logical tensor and the tensors that hold the same numbers on the other side."""
 
     key: str
@@ -60,28 +60,32 @@ class Sizes:
         return self.hidden // self.heads
 
 
-def same(key: str, name: str, *shape: int) -> Link:
-    return Link(key, (name,), (shape,), lambda whole: (whole,), lambda parts: parts[0])
+def same(key: str, name: str, *shape: int) -> ParamMapping:
+    return ParamMapping(key, (name,), (shape,), lambda whole: (whole,), lambda parts: parts[0])
 
 
-def transposed(key: str, name: str, rows: int, columns: int) -> Link:
+def transposed(key: str, name: str, rows: int, columns: int) -> ParamMapping:
     """Ours is [rows, columns], theirs the transpose."""
-    return Link(key, (name,), ((columns, rows),), lambda whole: (whole.t(),), lambda parts: parts[0].t())
+    return ParamMapping(
+        key, (name,), ((columns, rows),), lambda whole: (whole.t(),), lambda parts: parts[0].t()
+    )
 
 
-def vocabulary(key: str, name: str, sizes: Sizes, *shape: int) -> Link:
+def vocabulary(key: str, name: str, sizes: Sizes, *shape: int) -> ParamMapping:
     """A tensor with a row for each id: without the rows that pad it."""
 
     def pad(parts: Sequence[Tensor]) -> Tensor:
         after = [0, 0] * len(shape) + [0, sizes.rows - sizes.vocabulary]
         return F.pad(parts[0], after)
 
-    return Link(key, (name,), ((sizes.vocabulary, *shape),), lambda whole: (whole[: sizes.vocabulary],), pad)
+    return ParamMapping(
+        key, (name,), ((sizes.vocabulary, *shape),), lambda whole: (whole[: sizes.vocabulary],), pad
+    )
 
 
-def gated(key: str, names: tuple[str, str], sizes: Sizes, *shape: int) -> Link:
+def gated(key: str, names: tuple[str, str], sizes: Sizes, *shape: int) -> ParamMapping:
     """Gate and up projection, [F, ...] each, behind one another in ours."""
-    return Link(
+    return ParamMapping(
         key,
         names,
         ((sizes.ffn, *shape),) * 2,
@@ -90,7 +94,7 @@ def gated(key: str, names: tuple[str, str], sizes: Sizes, *shape: int) -> Link:
     )
 
 
-def qkv(key: str, names: tuple[str, str, str], sizes: Sizes, *shape: int) -> Link:
+def qkv(key: str, names: tuple[str, str, str], sizes: Sizes, *shape: int) -> ParamMapping:
     """Query, key and value: [N D, ...], [G D, ...], [G D, ...] there; ours has for each key/value head its
     queries, its key and its value."""
     shares = [sizes.heads // sizes.groups * sizes.head, sizes.head, sizes.head]
@@ -106,10 +110,10 @@ def qkv(key: str, names: tuple[str, str, str], sizes: Sizes, *shape: int) -> Lin
         return torch.cat(grouped, 1).view(-1, *shape)
 
     shapes = tuple((sizes.groups * share, *shape) for share in shares)
-    return Link(key, names, shapes, split, join)
+    return ParamMapping(key, names, shapes, split, join)
 
 
-def fused_qkv(key: str, name: str, sizes: Sizes, *, bias: bool) -> Link:
+def fused_qkv(key: str, name: str, sizes: Sizes, *, bias: bool) -> ParamMapping:
     """As `qkv`, with the three behind one another along the last axis of one transposed tensor (GPT-2)."""
     three = qkv(key, ("q", "k", "v"), sizes, *(() if bias else (sizes.hidden,)))
 
@@ -120,9 +124,9 @@ def fused_qkv(key: str, name: str, sizes: Sizes, *, bias: bool) -> Link:
         return three.join(torch.split(parts[0] if bias else parts[0].t(), sizes.hidden))
 
     shape = (3 * sizes.hidden,) if bias else (sizes.hidden, 3 * sizes.hidden)
-    return Link(key, (name,), (shape,), split, join)
+    return ParamMapping(key, (name,), (shape,), split, join)
 
 
-def pair(key: str, name: str, *shape: int) -> Iterator[Link]:
+def pair(key: str, name: str, *shape: int) -> Iterator[ParamMapping]:
     yield same(f"{key}.weight", f"{name}.weight", *shape)
     yield same(f"{key}.bias", f"{name}.bias", shape[0])

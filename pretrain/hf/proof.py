@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from pretrain.config.sections import TextConfig
-from pretrain.distributed.world import Place, join_world
+from pretrain.distributed.world import RankInfo, init_distributed
 from pretrain.errors import IntegrityError
 from pretrain.hf.architecture import Architecture, of_real_tokens
 from pretrain.hf.layered import Read, build_layered
@@ -51,7 +51,7 @@ def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read:
     class_name = architecture.class_of(config)
     with torch.no_grad():
         theirs = _their_logits(folder, class_name, inputs, real_BS if architecture.reads_padding else None)
-        with join_world(Place(0, 1, 0, "alone")) as world, _own_groups():
+        with init_distributed(RankInfo(0, 1, 0, "alone")) as world, _own_groups():
             chunk = build_layered(config, vocab_size, read, world, architecture.family).chunks[0]
             ours = architecture.logits(chunk, tokens_BS, types_BS, real_BS)
     width = max(vocab_size, len(architecture.labels or ()))

@@ -3,12 +3,12 @@
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
-from pretrain.hf.bert import Bert, MegatronBert
-from pretrain.hf.finetuned_bert import FinetunedBert, FinetunedMegatronBert
-from pretrain.hf.gpt2 import Gpt2
-from pretrain.hf.llama import Llama
+from pretrain.hf.bert import HfBert, HfMegatronBert
+from pretrain.hf.finetuned_bert import HfFinetunedBert, HfFinetunedMegatronBert
+from pretrain.hf.gpt2 import HfGpt2
+from pretrain.hf.llama import HfLlama
 
-ARCHITECTURES: tuple[Architecture, ...] = (Gpt2(), Llama(), MegatronBert(), Bert())
+ARCHITECTURES: tuple[Architecture, ...] = (HfGpt2(), HfLlama(), HfMegatronBert(), HfBert())
 
 
 def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Architecture:
@@ -21,7 +21,7 @@ def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Archite
     Raises:
         UserError: there is none; names the keys in the way of the nearest.
     """
-    known = (*ARCHITECTURES, FinetunedBert(labels), FinetunedMegatronBert(labels))
+    known = (*ARCHITECTURES, HfFinetunedBert(labels), HfFinetunedMegatronBert(labels))
     candidates = [each for each in known if isinstance(config, each.holds)]
     if not candidates:
         kinds = " and ".join(sorted({each.kind for each in ARCHITECTURES}))

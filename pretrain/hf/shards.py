@@ -56,7 +56,7 @@ def write_shards(folder: Path, sources: Iterable[TensorSource], most: int, advan
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderTensor:
     """A tensor of a folder, not read yet."""
 
     file: Path
@@ -82,14 +82,14 @@ class TensorFolder:
             self._open(self._names())
         else:
             self._loaded = _load_pickles(folder)
-        self.tensors: dict[str, Found] = {
-            name: Found(path, entry.shape, entry.dtype)
+        self.tensors: dict[str, FolderTensor] = {
+            name: FolderTensor(path, entry.shape, entry.dtype)
             for path, file in self._files.items()
             for name, entry in file.entries.items()
         }
         for name, tensor in self._loaded.items():
             dtype = next((name for name, dtype in DTYPES.items() if dtype == tensor.dtype), str(tensor.dtype))
-            self.tensors[name] = Found(folder / PICKLES[0], tuple(tensor.shape), dtype)
+            self.tensors[name] = FolderTensor(folder / PICKLES[0], tuple(tensor.shape), dtype)
 
     def read(self, name: str) -> Tensor:
         if name in self._loaded:

@@ -9,11 +9,11 @@ from pretrain.config.sections import TextConfig
 from pretrain.config.stages import stages, steps_until, tokens_until
 
 if TYPE_CHECKING:
-    from pretrain.data.dataset import TrainingFeed
+    from pretrain.data.dataset import TrainingDataset
 
 
 def summary(
-    config: TextConfig, processes: int | None, training: "TrainingFeed | None"
+    config: TextConfig, processes: int | None, training: "TrainingDataset | None"
 ) -> Iterator[tuple[str, str]]:
     """Rows of (what, value); without data the size of the vocabulary is not known."""
     batch, steps = config.batch, config.run.steps

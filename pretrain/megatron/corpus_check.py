@@ -7,9 +7,9 @@ from typing import TypeVar
 from pretrain.config.load import LoadedConfig
 from pretrain.config.sections import BertConfig, GptConfig
 from pretrain.data.check import open_tokens, together
-from pretrain.data.dataset import TrainingFeed
+from pretrain.data.dataset import TrainingDataset
 from pretrain.errors import UserError
-from pretrain.megatron.init_from import find_start, require_tokenizer
+from pretrain.megatron.init_from import find_init_from, require_tokenizer
 
 T = TypeVar("T", GptConfig, BertConfig)
 
@@ -19,7 +19,9 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def open_corpus(loaded: LoadedConfig, config: T, open_feed: Callable[[T], TrainingFeed]) -> TrainingFeed:
+def open_corpus(
+    loaded: LoadedConfig, config: T, open_feed: Callable[[T], TrainingDataset]
+) -> TrainingDataset:
     """As `open_tokens`, with the run that it starts from.
 
     Raises:
@@ -27,7 +29,7 @@ def open_corpus(loaded: LoadedConfig, config: T, open_feed: Callable[[T], Traini
     """
     training = open_tokens(loaded, config, open_feed)
     try:
-        if start := find_start(config, say):
+        if start := find_init_from(config, say):
             require_tokenizer(config, start, training.tokenizer.fingerprint)
     except UserError as error:
         raise together(loaded, [("model.init_from", error)]) from None

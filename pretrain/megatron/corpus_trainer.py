@@ -5,36 +5,36 @@ from typing import Any, Generic, TypeVar
 
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import BertConfig, GptConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.megatron.init_from import require_tokenizer
-from pretrain.megatron.load_pretrained import start_from
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.load_pretrained import load_pretrained
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.sharding import VOCABULARY
-from pretrain.megatron.trainer import Trainer
-from pretrain.training.step_sync import Gate
+from pretrain.megatron.trainer import MegatronTrainer
+from pretrain.training.step_sync import StepSync
 
 C = TypeVar("C", GptConfig, BertConfig)
 
 
-class CorpusTrainer(Trainer, Generic[C]):
+class CorpusTrainer(MegatronTrainer, Generic[C]):
     """A trainer whose run may start from another one; a subclass says what is read and how it is run."""
 
     def __init__(
-        self, config: C, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+        self, config: C, world: DistContext, gate: StepSync | None = None, own: Checkpoint | None = None
     ) -> None:
         self.corpus: C = config
         super().__init__(config, world, gate, own)
 
     @abstractmethod
-    def family(self) -> Family[Any, Any]:
+    def family(self) -> ModelSpec[Any, Any]:
         """How the model is run on this rank."""
 
-    def build_model(self) -> Model:
-        """As `Trainer.build_model`."""
-        model = Model(self.config, self.layout, self.data.vocab_size, self.family(), training=True)
+    def build_model(self) -> PipelineModel:
+        """As `MegatronTrainer.build_model`."""
+        model = PipelineModel(self.config, self.layout, self.data.vocab_size, self.family(), training=True)
         if self.start is not None:
             require_tokenizer(self.corpus, self.start, self.data.tokenizer.fingerprint)
             anew = self.corpus.model.init_embeddings == "random"
-            start_from(self.start, model.chunks, self.layout, VOCABULARY if anew else ())
+            load_pretrained(self.start, model.chunks, self.layout, VOCABULARY if anew else ())
         return model

@@ -8,7 +8,7 @@ from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
 
-class Replica(DistributedDataParallel):  # type: ignore[misc]
+class DDP(DistributedDataParallel):  # type: ignore[misc]
     """The first micro-batch of a step writes its gradients over those of the step before.
 
     Megatron-core sets the buffer to zero and adds every micro-batch to it: two more passes over memory.

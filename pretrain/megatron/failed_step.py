@@ -8,11 +8,11 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch.nn import Module
 
 from pretrain.data.dataset import AnyBatch
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.probe import Probe, Watched, innermost, is_finite
-from pretrain.megatron.pipeline import ForwardStep, LocalLoss, Model
-from pretrain.megatron.sharding import logical_parts
+from pretrain.megatron.pipeline import ForwardStep, LocalLoss, PipelineModel
+from pretrain.megatron.sharding import parameter_shards
 
 
 class TextStep:
@@ -20,7 +20,7 @@ class TextStep:
 
     def __init__(
         self,
-        model: Model,
+        model: PipelineModel,
         batches: Sequence[AnyBatch],
         local: LocalLoss,
         reseed: Callable[[], None],
@@ -39,7 +39,7 @@ class TextStep:
         self._reseed, self._norm = reseed, norm
 
     @property
-    def world(self) -> World:
+    def world(self) -> DistContext:
         """As `FailedStep.world`."""
         return self._model.layout.world
 
@@ -52,7 +52,7 @@ class TextStep:
         """As `FailedStep.watched`."""
         layout, found = self._model.layout, []
         for number, chunk in enumerate(self._model.chunks):
-            parameters = {part.parameter: part.key for part in logical_parts([chunk], layout)}
+            parameters = {part.parameter: part.key for part in parameter_shards([chunk], layout)}
             place = number * layout.parallel.pipeline + layout.pipeline_rank
             found.append(Watched(_numbered(chunk), parameters, place))
         return found
@@ -64,7 +64,7 @@ class TextStep:
         return look(self._model.layout.data_rank, self._weights(), losses)
 
     def _weights(self) -> Iterator[Weight]:
-        for part in logical_parts(self._model.chunks, self._model.layout):
+        for part in parameter_shards(self._model.chunks, self._model.layout):
             parameter: Any = part.parameter
             yield Weight(part.key, part.view(parameter.view(-1)), part.view(parameter.main_grad.view(-1)))
 

@@ -12,18 +12,20 @@ import torch
 
 from pretrain.config.derived import linear_init_std
 from pretrain.config.sections import TextModelConfig
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.sharding import logical_parts
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.sharding import parameter_shards
 from pretrain.seeds import stream_seed
 
 RESIDUAL_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
 
 
-def initialise(chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout: Layout, seed: int) -> None:
+def initialise(
+    chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout: ParallelDims, seed: int
+) -> None:
     """Set every parameter: norms 1, biases 0, embeddings normal with `init_std`, matrices with
     `linear_init_std`, those that write into the residual stream smaller by sqrt(2 num_layers) (Radford et
     al. 2019, section 2.3)."""
-    for part in logical_parts(chunks, layout):
+    for part in parameter_shards(chunks, layout):
         target = part.view(part.parameter.data.view(-1))
         if part.key.endswith("bias"):
             target.zero_()

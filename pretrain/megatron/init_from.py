@@ -17,7 +17,7 @@ Together = Callable[[Callable[[], str]], str]
 
 
 @dataclass(frozen=True)
-class Start:
+class InitFrom:
     """What a run takes its tokenizer from, and at step 0 its weights."""
 
     checkpoint: Checkpoint
@@ -35,12 +35,12 @@ class Start:
         return {CHECKPOINT: str(self.checkpoint.path)} | ({RUN: run} if isinstance(run, str) else {})
 
 
-def open_start(
+def open_init_from(
     config: TextConfig,
     own: Checkpoint | None,
     say: Callable[[str], None],
     together: Together = lambda act: act(),
-) -> Start | None:
+) -> InitFrom | None:
     """What a run starts with.
 
     Args:
@@ -58,12 +58,12 @@ def open_start(
     if source is None:
         return None
     if own is not None:
-        return Start(own, is_own=True)
-    return Start(open_checkpoint(together(lambda: str(resolve(source, say)))), is_own=False)
+        return InitFrom(own, is_own=True)
+    return InitFrom(open_checkpoint(together(lambda: str(resolve(source, say)))), is_own=False)
 
 
-def find_start(config: TextConfig, say: Callable[[str], None], *, anew: bool = False) -> Start | None:
-    """As `open_start`, where no run has been opened: looks for the run's own checkpoint.
+def find_init_from(config: TextConfig, say: Callable[[str], None], *, anew: bool = False) -> InitFrom | None:
+    """As `open_init_from`, where no run has been opened: looks for the run's own checkpoint.
 
     Args:
         say: told of checkpoints that were passed over.
@@ -72,16 +72,16 @@ def find_start(config: TextConfig, say: Callable[[str], None], *, anew: bool = F
     own = None
     if _source(config) is not None and not anew and goes_on(config.run.dir, config.model.kind):
         own = open_checkpoint(resolve(RunFolder(config.run.dir).path, say))
-    return open_start(config, own, say)
+    return open_init_from(config, own, say)
 
 
-def require_start(start: Start | None) -> Start:
+def require_init_from(start: InitFrom | None) -> InitFrom:
     """That of a run which cannot do without one."""
     assert start is not None, "model.init_from is required"
     return start
 
 
-def require_tokenizer(config: GptConfig | BertConfig, start: Start, fingerprint: str) -> None:
+def require_tokenizer(config: GptConfig | BertConfig, start: InitFrom, fingerprint: str) -> None:
     """Refuse data of another tokenizer than the weights'.
 
     Args:

@@ -7,18 +7,18 @@ from typing import Any
 import torch
 
 from pretrain.checkpoint import Checkpoint
-from pretrain.checkpoint.sharded_tensor import Group, Piece
+from pretrain.checkpoint.sharded_tensor import Group, ShardedTensor
 from pretrain.checkpoint.tensors import DTYPES
 from pretrain.distributed.gather import gather_texts
-from pretrain.megatron.init_from import Start
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.sharding import logical_parts
+from pretrain.megatron.init_from import InitFrom
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.sharding import parameter_shards
 
 log = logging.getLogger(__name__)
 
 
-def take_weights(
-    chunks: Sequence[Any], layout: Layout, checkpoint: Checkpoint, keep: Sequence[str]
+def load_weights(
+    chunks: Sequence[Any], layout: ParallelDims, checkpoint: Checkpoint, keep: Sequence[str]
 ) -> tuple[str, ...]:
     """Fill a model from a checkpoint of any layout and precision.
 
@@ -34,7 +34,7 @@ def take_weights(
     """
     there = set(checkpoint.keys())
     stay = []
-    for part in logical_parts(chunks, layout):
+    for part in parameter_shards(chunks, layout):
         if part.key.startswith(tuple(keep)):
             stay.append(part.key)
             continue
@@ -42,12 +42,16 @@ def take_weights(
         key = master if master in there else part.key
         read = torch.empty(part.shape, dtype=DTYPES[checkpoint.index[key].dtype] if key in there else None)
         group: Group = "weights" if key == part.key else "optimizer"
-        checkpoint.load([Piece(key, part.global_shape, part.offset, part.shape, None, read, group, False)])
+        checkpoint.load(
+            [ShardedTensor(key, part.global_shape, part.offset, part.shape, None, read, group, False)]
+        )
         part.view(part.parameter.data.view(-1)).copy_(read)
     return tuple(stay)
 
 
-def start_from(start: Start, chunks: Sequence[Any], layout: Layout, anew: Sequence[str] = ()) -> None:
+def load_pretrained(
+    start: InitFrom, chunks: Sequence[Any], layout: ParallelDims, anew: Sequence[str] = ()
+) -> None:
     """Fill a model with the weights of another run of its kind; all ranks call this together.
 
     Args:
@@ -60,8 +64,8 @@ def start_from(start: Start, chunks: Sequence[Any], layout: Layout, anew: Sequen
     """
     if start.is_own:
         return
-    stay = take_weights(chunks, layout, start.checkpoint, anew)
-    everyone = gather_texts(layout.world, "\n".join(part.key for part in logical_parts(chunks, layout)))
+    stay = load_weights(chunks, layout, start.checkpoint, anew)
+    everyone = gather_texts(layout.world, "\n".join(part.key for part in parameter_shards(chunks, layout)))
     start.checkpoint.require_all_read((key for keys in everyone for key in keys.split("\n")), "weights")
     new = f"; drawn anew on this rank: {', '.join(stay) or 'none'}" if anew else ""
     log.info("weights from %s%s", start.checkpoint.path, new)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.training.metric_sums import Totals
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.training.metric_sums import MetricSums
 
 B = TypeVar("B")
 """What a family is fed: one micro-batch of a data parallel rank, on the CPU."""
@@ -16,10 +16,10 @@ L = TypeVar("L")
 """What this context parallel rank needs of it, on its device."""
 
 
-class Family(ABC, Generic[B, L]):
+class ModelSpec(ABC, Generic[B, L]):
     """How one kind of model is built, run and judged on this rank."""
 
-    totals: ClassVar[type[Totals]]
+    totals: ClassVar[type[MetricSums]]
     """Its fields name the numbers of a report."""
     reads_numbers: ClassVar[bool] = False
     """Whether `localise` looks at the numbers of a batch, which tensors without numbers have not."""
@@ -62,5 +62,5 @@ class Family(ABC, Generic[B, L]):
         """
 
 
-FamilyOf = Callable[[Any, Layout], Family[Any, Any]]
+FamilyOf = Callable[[Any, ParallelDims], ModelSpec[Any, Any]]
 """Makes the family of a config on this rank."""

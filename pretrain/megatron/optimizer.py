@@ -17,12 +17,12 @@ from megatron.core.optimizer import get_standard_config_overrides as standard_we
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
-from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.megatron.sharding import LogicalPart, logical_parts
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.megatron.sharding import ParameterShard, parameter_shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FUSED_ADAM = "FusedAdam"
@@ -42,7 +42,7 @@ class _Holding:
 class Optimizer:
     """megatron-core's optimizer, stepped in two halves so that a verdict can stand between them."""
 
-    def __init__(self, config: TextConfig, model: Model) -> None:
+    def __init__(self, config: TextConfig, model: PipelineModel) -> None:
         settings = config.optimizer
         dtype = parameter_dtype(config)
         self._model = model
@@ -159,13 +159,13 @@ class Optimizer:
                 held += [main, *(state for state in states if isinstance(state, Tensor))]
         return held
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         """This rank's pieces of the weights and of the optimizer's state, for saving and loading."""
         layout, chunks = self._model.layout, self._model.chunks
         mixed = self._model.config.precision == "bf16"
         sharded = isinstance(self._megatron, DistributedOptimizer)
-        for part in logical_parts(chunks, layout):
-            yield weight_piece(part, layout)
+        for part in parameter_shards(chunks, layout):
+            yield weight_shard(part, layout)
             holding = self._holding(part.parameter)
             if holding is None:
                 continue
@@ -180,7 +180,7 @@ class Optimizer:
                 states["master"] = holding.main
             for name, state in states.items():
                 run = state.detach().view(-1)[first - holding.start : last - holding.start]
-                yield Piece(
+                yield ShardedTensor(
                     key=f"optimizer.{name}.{part.key}",
                     global_shape=part.global_shape,
                     offset=part.offset,
@@ -208,8 +208,8 @@ def class_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def weight_piece(part: LogicalPart, layout: Layout) -> Piece:
-    return Piece(
+def weight_shard(part: ParameterShard, layout: ParallelDims) -> ShardedTensor:
+    return ShardedTensor(
         key=part.key,
         global_shape=part.global_shape,
         offset=part.offset,
@@ -221,7 +221,7 @@ def weight_piece(part: LogicalPart, layout: Layout) -> Piece:
     )
 
 
-def _is_owner(part: LogicalPart, layout: Layout) -> bool:
+def _is_owner(part: ParameterShard, layout: ParallelDims) -> bool:
     """Replicas take turns, by name, so that data parallel ranks share the work of saving."""
     replicas = layout.data_size * layout.parallel.context
     mine = layout.data_rank * layout.parallel.context + layout.context_rank

@@ -7,14 +7,14 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from pretrain.config.sections import ParallelConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelDims:
     """This rank's coordinates. A size of 1 means that kind of parallelism is off."""
 
-    world: World
+    world: DistContext
     parallel: ParallelConfig
     tensor_rank: int
     pipeline_rank: int
@@ -50,7 +50,7 @@ class Layout:
         return (name or "one process") + (" + SP" if p.sequence else "")
 
 
-def build_layout(world: World, parallel: ParallelConfig) -> Layout:
+def build_parallel_dims(world: DistContext, parallel: ParallelConfig) -> ParallelDims:
     """Make megatron's process groups and find this rank in them.
 
     The caller has checked that the sizes divide the world (`config.rules`).
@@ -62,7 +62,7 @@ def build_layout(world: World, parallel: ParallelConfig) -> Layout:
         context_parallel_size=parallel.context,
         create_gloo_process_groups=False,  # beside NCCL, for its own checkpoints, which are not used
     )
-    return Layout(
+    return ParallelDims(
         world=world,
         parallel=parallel,
         tensor_rank=parallel_state.get_tensor_model_parallel_rank(),

@@ -22,24 +22,24 @@ from torch import Tensor
 
 from pretrain.config.sections import TextConfig
 from pretrain.data.dataset import AnyBatch
-from pretrain.megatron.ddp import Replica
+from pretrain.megatron.ddp import DDP
 from pretrain.megatron.init import initialise
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout, world_sum
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims, world_sum
 from pretrain.seeds import stream_seed
-from pretrain.training.metric_sums import Totals
+from pretrain.training.metric_sums import MetricSums
 
 
 @dataclass(frozen=True)
 class LocalLoss:
     """Losses of this rank's micro-batches, not yet summed over the world."""
 
-    layout: Layout
-    totals: type[Totals]
+    layout: ParallelDims
+    totals: type[MetricSums]
     micro_batches: tuple[Tensor, ...]
     """Numbers that make a `totals`, float64 each; none before the last pipeline stage."""
 
-    def over_world(self, *numbers: float) -> tuple[Totals, list[float]]:
+    def over_world(self, *numbers: float) -> tuple[MetricSums, list[float]]:
         """Sum over all ranks, together with further numbers in the same message; the same on every rank."""
         width = len(fields(self.totals))
         total = torch.zeros(width + len(numbers), dtype=torch.float64)
@@ -52,7 +52,7 @@ class LocalLoss:
         return self.totals(*summed[:width]), summed[width:]
 
 
-class Model:
+class PipelineModel:
     """This rank's chunks of a model, ready to run a pipeline schedule.
 
     Attributes:
@@ -63,9 +63,9 @@ class Model:
     def __init__(
         self,
         config: TextConfig,
-        layout: Layout,
+        layout: ParallelDims,
         vocab_size: int,
-        family: Family[Any, Any],
+        family: ModelSpec[Any, Any],
         *,
         training: bool,
     ) -> None:
@@ -92,7 +92,7 @@ class Model:
             use_distributed_optimizer=parallel.distributed_optimizer,
             check_for_nan_in_grad=False,  # the trainer judges, on all ranks together
         )
-        wrapped = Replica(self.megatron, settings, chunk, disable_bucketing=index > 0)
+        wrapped = DDP(self.megatron, settings, chunk, disable_bucketing=index > 0)
         if parallel.overlap_grad_reduce:
             # Reduce only in the last micro-batch of a step, as megatron's schedules expect.
             previous = self.megatron.no_sync_func
@@ -175,7 +175,7 @@ class Model:
                 parameter.grad = None
 
     @torch.no_grad()
-    def score(self, batches: Sequence[AnyBatch]) -> Totals:
+    def score(self, batches: Sequence[AnyBatch]) -> MetricSums:
         """Loss of these micro-batches of every data parallel rank, without dropout.
 
         Args:
@@ -257,7 +257,7 @@ Watch = Callable[[ForwardStep], ForwardStep]
 
 
 def forward_step(
-    family: Family[Any, Any], divisors: Tensor, batches: Iterator[Any], chunk: Any
+    family: ModelSpec[Any, Any], divisors: Tensor, batches: Iterator[Any], chunk: Any
 ) -> tuple[Any, LossFunction]:
     """One micro-batch through one chunk, in the form that megatron's schedules call.
 
@@ -298,7 +298,7 @@ def _finalise(chunks: list[Any], _labels: Tensor, **settings: Any) -> None:
     finalize_model_grads(chunks, None, **settings)
 
 
-def seed_step(seed: int, step: int, layout: Layout) -> None:
+def seed_step(seed: int, step: int, layout: ParallelDims) -> None:
     """Set every random stream of this rank as a function of (seed, step, coordinates).
 
     Nothing random is carried from step to step, so a resumed run draws the same dropout masks without any

@@ -13,15 +13,15 @@ from typing import Any
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import Stage, stages
 from pretrain.data.corpus import CorpusSamples
-from pretrain.data.dataset import TrainingFeed
+from pretrain.data.dataset import TrainingDataset
 
 
 @dataclass(frozen=True)
-class GrowingFeed:
+class RampupDataset:
     """The samples of every stage."""
 
     stages: tuple[Stage, ...]
-    feeds: tuple[TrainingFeed, ...]
+    feeds: tuple[TrainingDataset, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -58,20 +58,20 @@ class GrowingFeed:
         return next(n for n, stage in enumerate(self.stages) if stage.stop is None or step < stage.stop)
 
 
-def grow(config: TextConfig, last: TrainingFeed) -> GrowingFeed:
+def rampup_dataset(config: TextConfig, last: TrainingDataset) -> RampupDataset:
     """The data of all stages of a run; `last` are the samples of the last one."""
     found = stages(config)
     if len(found) == 1:
-        return GrowingFeed(found, (last,))
+        return RampupDataset(found, (last,))
     if not isinstance(last, CorpusSamples):
         raise TypeError(f"{type(last).__name__} has no stages")
     if config.corpus_schedule.batch_size:
         same_order = (
             replace(last, global_size=stage.batch.global_size, skipped=stage.skipped) for stage in found
         )
-        return GrowingFeed(found, tuple(same_order))
+        return RampupDataset(found, tuple(same_order))
     feeds = [last.resized(_of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
-    return GrowingFeed(found, (*feeds, last))
+    return RampupDataset(found, (*feeds, last))
 
 
 def _of_stage(config: TextConfig, stage: Stage, number: int) -> TextConfig:

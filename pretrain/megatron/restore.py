@@ -9,13 +9,13 @@ from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
 from pretrain.config.load import read_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.optimizer import weight_piece
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.megatron.pipeline import Model
-from pretrain.megatron.sharding import logical_parts
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.optimizer import weight_shard
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.megatron.sharding import parameter_shards
 
 T = TypeVar("T", bound=TextConfig)
 RESOLVED_CONFIG = "config.resolved.yaml"
@@ -24,7 +24,7 @@ LABELS = "labels"
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedModel:
     """A checkpoint with the config that made it."""
 
     checkpoint: Checkpoint
@@ -32,11 +32,11 @@ class Saved:
     vocab_size: int
 
 
-def open_saved(
+def open_saved_model(
     path: str | Path,
     say: Callable[[str], None] = lambda _: None,
     wanted: tuple[type[TextConfig], ...] = (CorpusConfig, ChatConfig),
-) -> Saved:
+) -> SavedModel:
     """Find, verify and open a checkpoint.
 
     Args:
@@ -49,15 +49,17 @@ def open_saved(
     """
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG), saved=True).config
-    config = narrow(loaded, wanted, f"{checkpoint.path}: this command")
-    return Saved(checkpoint, config, checkpoint.part("vocab_size", natural))
+    config = require_kind(loaded, wanted, f"{checkpoint.path}: this command")
+    return SavedModel(checkpoint, config, checkpoint.part("vocab_size", natural))
 
 
 def with_layout(config: T, parallel: ParallelConfig) -> T:
     return config.model_copy(update={"parallel": parallel})
 
 
-def load_model(saved: Saved, config: TextConfig, layout: Layout, family: Family[Any, Any]) -> Model:
+def load_model(
+    saved: SavedModel, config: TextConfig, layout: ParallelDims, family: ModelSpec[Any, Any]
+) -> PipelineModel:
     """Build the model and fill it with the checkpoint's weights.
 
     Args:
@@ -67,8 +69,8 @@ def load_model(saved: Saved, config: TextConfig, layout: Layout, family: Family[
     Raises:
         UserError: the checkpoint is of another model.
     """
-    model = Model(config, layout, saved.vocab_size, family, training=False)
-    saved.checkpoint.load(weight_piece(part, layout) for part in logical_parts(model.chunks, layout))
+    model = PipelineModel(config, layout, saved.vocab_size, family, training=False)
+    saved.checkpoint.load(weight_shard(part, layout) for part in parameter_shards(model.chunks, layout))
     return model
 
 

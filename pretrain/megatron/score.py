@@ -5,15 +5,17 @@ from functools import reduce
 from itertools import islice
 from operator import add
 
-from pretrain.data.dataset import ValidationFeed
-from pretrain.megatron.pipeline import Model
-from pretrain.training.metric_sums import Totals
+from pretrain.data.dataset import ValidationDataset
+from pretrain.megatron.pipeline import PipelineModel
+from pretrain.training.metric_sums import MetricSums
 
 MICRO_BATCHES_PER_CALL = 16
 """Enough to fill a pipeline, few enough to hold in memory."""
 
 
-def score(model: Model, data: ValidationFeed, advance: Callable[[int], None] = lambda _: None) -> Totals:
+def score(
+    model: PipelineModel, data: ValidationDataset, advance: Callable[[int], None] = lambda _: None
+) -> MetricSums:
     """Loss of every label of `data`, each once, over all ranks together.
 
     Args:
@@ -26,7 +28,7 @@ def score(model: Model, data: ValidationFeed, advance: Callable[[int], None] = l
     """
     layout = model.layout
     batches = data.micro_batches(layout.data_rank, layout.data_size, model.config.batch.micro_size)
-    totals: list[Totals] = []
+    totals: list[MetricSums] = []
     while group := list(islice(batches, MICRO_BATCHES_PER_CALL)):
         totals.append(model.score(group))
         advance(len(group))

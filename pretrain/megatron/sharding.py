@@ -17,7 +17,7 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.parallel_dims import ParallelDims
 
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
 VOCABULARY = (WORD_EMBEDDING, "output_layer.")
@@ -25,7 +25,7 @@ VOCABULARY = (WORD_EMBEDDING, "output_layer.")
 
 
 @dataclass(frozen=True)
-class LogicalPart:
+class ParameterShard:
     """A box of a logical tensor, and the run of a local parameter's elements that holds it.
 
     A parameter is one part, except where megatron stores two logical halves behind one another on each rank
@@ -52,7 +52,7 @@ class LogicalPart:
         return flat[self.start : self.start + self.size].view(self.shape)
 
 
-def logical_parts(chunks: Sequence[torch.nn.Module], layout: Layout) -> Iterator[LogicalPart]:
+def parameter_shards(chunks: Sequence[torch.nn.Module], layout: ParallelDims) -> Iterator[ParameterShard]:
     """Every part that this rank holds.
 
     Args:
@@ -117,13 +117,13 @@ def _split(
     parameter: torch.nn.Parameter,
     dimension: int | None,
     halves: int,
-    layout: Layout,
+    layout: ParallelDims,
     copy: bool,
-) -> Iterator[LogicalPart]:
+) -> Iterator[ParameterShard]:
     shape = tuple(parameter.shape)
     if dimension is None:
         zero = (0,) * len(shape)
-        yield LogicalPart(key, shape, zero, shape, parameter, 0, layout.tensor_rank == 0 and not copy)
+        yield ParameterShard(key, shape, zero, shape, parameter, 0, layout.tensor_rank == 0 and not copy)
         return
     tensor = layout.parallel.tensor
     full = tuple(size * tensor if axis == dimension else size for axis, size in enumerate(shape))
@@ -132,4 +132,4 @@ def _split(
         first = half * full[dimension] // halves + layout.tensor_rank * part[dimension]
         offset = tuple(first if axis == dimension else 0 for axis in range(len(shape)))
         start = half * parameter.numel() // halves
-        yield LogicalPart(key, full, offset, part, parameter, start, not copy)
+        yield ParameterShard(key, full, offset, part, parameter, start, not copy)

@@ -11,35 +11,39 @@ from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import samples_between, samples_until, tokens_until
-from pretrain.data.dataset import NO_VALIDATION, AnyBatch, TrainingFeed, ValidationFeed
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.data.dataset import NO_VALIDATION, AnyBatch, TrainingDataset, ValidationDataset
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.megatron.failed_step import TextStep
 from pretrain.megatron.flops import flops_per_token, peak_flops
-from pretrain.megatron.init_from import open_start
+from pretrain.megatron.init_from import open_init_from
 from pretrain.megatron.optimizer import Optimizer
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model, seed_step
-from pretrain.megatron.rampup import grow
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel, seed_step
+from pretrain.megatron.rampup import rampup_dataset
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.megatron.score import score
 from pretrain.training.descent import DescentTrainer, Gradient
 from pretrain.training.plateau import Plateau
-from pretrain.training.step_sync import Gate
+from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
 log = logging.getLogger(__name__)
 
 
-class Trainer(DescentTrainer[TextConfig, AnyBatch]):
+class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and what is built."""
 
     UNIT = "tokens"
     optimizer: Optimizer
 
     def __init__(
-        self, config: TextConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+        self,
+        config: TextConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
     ) -> None:
         """Build everything.
 
@@ -47,24 +51,24 @@ class Trainer(DescentTrainer[TextConfig, AnyBatch]):
             own: the run's own checkpoint, which is loaded next; so `model.init_from` is not read.
         """
         super().__init__(config, world, gate)
-        self.start = open_start(config, own, log.warning, partial(first_decides, world))
-        self.layout = build_layout(world, config.parallel)
+        self.start = open_init_from(config, own, log.warning, partial(broadcast_from_rank0, world))
+        self.layout = build_parallel_dims(world, config.parallel)
         self.data, self.validation = self.open_data()
         self.model = self.build_model()
         self.model.before_reduction(self.gate.reduce)
         self.optimizer = Optimizer(config, self.model)
-        self.growing = grow(config, self.data)
+        self.growing = rampup_dataset(config, self.data)
         self._plateau = Plateau(config)
         peak = peak_flops(config, world.device)
         self._peak = peak * world.size if peak else None
         self._stage = self.growing.stage(0)
 
     @abstractmethod
-    def open_data(self) -> tuple[TrainingFeed, ValidationFeed | None]:
+    def open_data(self) -> tuple[TrainingDataset, ValidationDataset | None]:
         """The training and validation data of the config."""
 
     @abstractmethod
-    def build_model(self) -> Model:
+    def build_model(self) -> PipelineModel:
         """The model of the config, with its initial weights or those of the run that it starts from."""
 
     @property

@@ -10,7 +10,7 @@ from pretrain.plan.trace import Trace
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Communication:
     """One group's share of a step."""
 
     group: str
@@ -44,7 +44,7 @@ def step_traffic(
     work: Work,
     micro_batches: int,
     shared_embedding: int,
-) -> list[Traffic]:
+) -> list[Communication]:
     """All groups of more than one rank.
 
     Args:
@@ -69,13 +69,13 @@ def step_traffic(
         "pipeline": 2 * boundaries * traced.hidden * micro_batches,
     }
     found = [
-        Traffic(name, size, cluster.crosses(span), sent[name], sent[name] / cluster.rate(span))
+        Communication(name, size, cluster.crosses(span), sent[name], sent[name] / cluster.rate(span))
         for name, (size, span) in spans.items()
         if size > 1
     ]
     if shared_embedding and p.pipeline > 1:
         span, bytes_sent = spans["pipeline"][1], 4 * shared_embedding
         found.append(
-            Traffic("embedding", 2, cluster.crosses(span), bytes_sent, bytes_sent / cluster.rate(span))
+            Communication("embedding", 2, cluster.crosses(span), bytes_sent, bytes_sent / cluster.rate(span))
         )
     return found

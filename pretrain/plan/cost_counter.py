@@ -71,7 +71,7 @@ _ATTENTION: Mapping[Any, Callable[..., int]] = MappingProxyType(
 """Fused attention on the CPU, which torch's own registry of formulas lacks."""
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts while it is entered.
 
     Attributes:

@@ -9,17 +9,17 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from pretrain.config.sections import Config, TextConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 from pretrain.megatron.model_spec import FamilyOf
 from pretrain.megatron.optimizer import Optimizer
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.samples import local_micro_batch
 from pretrain.plan.trace import shallow
-from pretrain.training.step_sync import Gate
-from pretrain.training.trainer import AnyTrainer
+from pretrain.training.step_sync import StepSync
+from pretrain.training.trainer import Trainer
 
 W = TypeVar("W", bound=Config)
 
@@ -41,8 +41,8 @@ def rehearse(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -
     for stage in range(pipeline):
         # The others of a stage have the same shapes: other parts of the same tensors, or other samples.
         with fake_world(stage * size // pipeline, size, Kind.meta) as world:
-            layout = build_layout(world, config.parallel)
-            model = Model(config, layout, vocab_size, family(config, layout), training=True)
+            layout = build_parallel_dims(world, config.parallel)
+            model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
             Optimizer(config, model)
     print(f"model: built for {pipeline} of {size} ranks; the others have the same shapes")
     # The first, one in the middle and the last: those between are alike.
@@ -57,12 +57,12 @@ def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: Famil
     config = shallow(config, 1, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     with fake_world(stage * size // pipeline, size, Kind.fake) as world:
-        layout = build_layout(world, config.parallel)
-        model = Model(config, layout, vocab_size, family(config, layout), training=True)
+        layout = build_parallel_dims(world, config.parallel)
+        model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
         model.rehearse([local_micro_batch(model)] * pipeline)
 
 
-def take_step(config: W, size: int, build: Callable[[W, World, Gate], AnyTrainer]) -> None:
+def take_step(config: W, size: int, build: Callable[[W, DistContext, StepSync], Trainer]) -> None:
     """Take the first step of rank 0 with real numbers and few samples, and say so.
 
     Args:
@@ -74,7 +74,7 @@ def take_step(config: W, size: int, build: Callable[[W, World, Gate], AnyTrainer
     batch = whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})
     config = config.model_copy(update={"batch": batch})
     with fake_world(0, size, Kind.real) as world:
-        trainer = build(config, world, Gate(world))
+        trainer = build(config, world, StepSync(world))
         print(f"model: built for {trainer.facts()['layout']}; ranks are alike")
         with suppress(HealthError):  # a verdict on numbers, and those of the other ranks are missing
             trainer.step(0)

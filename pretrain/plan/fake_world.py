@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pretrain.cpu import megatron as cpu_backend
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.megatron import pipeline as model
 
 
@@ -35,7 +35,7 @@ class Kind(enum.Enum):
 
 
 @contextmanager
-def fake_world(rank: int, size: int, kind: Kind) -> Iterator[World]:
+def fake_world(rank: int, size: int, kind: Kind) -> Iterator[DistContext]:
     """Be rank `rank` of `size`.
 
     Yields:
@@ -54,7 +54,7 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[World]:
                 stack.enter_context(patch.object(target, name, stand_in))
             if kind is not Kind.real:
                 stack.enter_context(torch.device("meta") if kind is Kind.meta else FakeTensorMode())
-            yield World(rank, size, 0, torch.device("meta" if kind is Kind.meta else "cpu"), store)
+            yield DistContext(rank, size, 0, torch.device("meta" if kind is Kind.meta else "cpu"), store)
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()

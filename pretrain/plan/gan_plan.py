@@ -6,7 +6,7 @@ from pretrain.config.hardware import STREAM, Cluster
 from pretrain.config.sections import GanConfig
 from pretrain.gan.networks.build import shape_of
 from pretrain.gan.settings import micro_size
-from pretrain.plan.communication import Traffic
+from pretrain.plan.communication import Communication
 from pretrain.plan.gan_trace import Update, trace_gan
 from pretrain.plan.timing import seconds_of
 from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
@@ -60,7 +60,7 @@ class GanPlan:
     """Of an update and rank."""
     flops_per_step: float
     """Of one rank: D's updates and G's, penalties included."""
-    traffic: tuple[Traffic, ...]
+    traffic: tuple[Communication, ...]
     time: GanTime
     images_per_step: int
     """Real images that D sees."""
@@ -113,7 +113,7 @@ def plan_gan(config: GanConfig, cluster: Cluster, images: Images) -> GanPlan:
 
 def _traffic(
     config: GanConfig, cluster: Cluster, generator: Sharding, discriminator: Sharding, micro_batches: int
-) -> tuple[Traffic, ...]:
+) -> tuple[Communication, ...]:
     """What a rank sends in a step for each network, at most."""
     if cluster.size == 1:
         return ()
@@ -126,7 +126,7 @@ def _traffic(
         + once * discriminator.gathered(),
     }
     crosses, rate = cluster.crosses(cluster.size), cluster.rate(cluster.size)
-    return tuple(Traffic(name, cluster.size, crosses, size, size / rate) for name, size in sent.items())
+    return tuple(Communication(name, cluster.size, crosses, size, size / rate) for name, size in sent.items())
 
 
 def _touched(network: Sharding) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.gan import step as game
 from pretrain.gan.augment import NUMBERS
 from pretrain.gan.networks.build import DISCRIMINATORS, GENERATORS
@@ -23,12 +23,12 @@ from pretrain.gan.networks.shape import GanShape
 from pretrain.gan.penalties import is_due
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw
-from pretrain.plan.cost_counter import Ledger, Work
+from pretrain.plan.cost_counter import CostCounter, Work
 from pretrain.plan.fake_world import Kind, fake_world
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkCost:
     """What follows from one network alone."""
 
     sizes: tuple[int, ...]
@@ -51,8 +51,8 @@ class Update:
 class GanTrace:
     """Both networks and their updates."""
 
-    generator: Network
-    discriminator: Network
+    generator: NetworkCost
+    discriminator: NetworkCost
     generator_update: Update
     discriminator_update: Update
 
@@ -68,7 +68,7 @@ def trace_gan(config: GanConfig, shape: GanShape, size: int) -> GanTrace:
     config = config.model_copy(update={"batch": batch})
     with ExitStack() as stack:
         world = stack.enter_context(fake_world(0, size, Kind.fake))
-        for name, stand_in in (("draw", _draw), ("Means", _Means)):
+        for name, stand_in in (("draw", _draw), ("UpdateMeans", _Means)):
             stack.enter_context(patch.object(game, name, stand_in))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         kinds = (kinds[config.model.architecture] for kinds in (GENERATORS, DISCRIMINATORS))
@@ -92,9 +92,9 @@ class _Engine:
             parameter.data = parameter.data.to(dtype)  # running statistics stay fp32
         self.module, self.dtype = channels_last(network), dtype
 
-    def facts(self) -> Network:
+    def facts(self) -> NetworkCost:
         held = sum(buffer.numel() * buffer.element_size() for buffer in self.module.buffers())
-        return Network(tuple(parameter.numel() for parameter in self.module.parameters()), held)
+        return NetworkCost(tuple(parameter.numel() for parameter in self.module.parameters()), held)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         answer: Tensor = self.module(*inputs)
@@ -119,21 +119,26 @@ class _Game:
     """The trainer's game with images that have no pixels."""
 
     def __init__(
-        self, config: GanConfig, world: World, generator: _Engine, discriminator: _Engine, shape: GanShape
+        self,
+        config: GanConfig,
+        world: DistContext,
+        generator: _Engine,
+        discriminator: _Engine,
+        shape: GanShape,
     ) -> None:
         self._world, self._shape, self._images = world, shape, config.batch.micro_size or 0
         networks: list[Any] = [_Network(each) for each in (generator, discriminator)]
         no_data: Any = None  # `images` has what it would be asked for
-        self._game = game.Game(config, world, no_data, *networks)
+        self._game = game.GanStep(config, world, no_data, *networks)
 
     def discriminator(self, update: int) -> Update:
-        with Ledger() as ledger:
+        with CostCounter() as ledger:
             self._look(update)
             self._game.discriminator_update(update)
             return Update(ledger.work, ledger.peak)
 
     def generator(self) -> Update:
-        with Ledger() as ledger:
+        with CostCounter() as ledger:
             self._look(0)
             self._game.generator_update(0, 0)
             return Update(ledger.work, ledger.peak)

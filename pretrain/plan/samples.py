@@ -7,10 +7,10 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.pipeline import PipelineModel
 
 
-def local_micro_batch(model: Model) -> Any:
+def local_micro_batch(model: PipelineModel) -> Any:
     """As the model's family gives it to this rank, without numbers; in a world of fake tensors."""
     family = model.family
     if not family.reads_numbers:

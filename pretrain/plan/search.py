@@ -25,7 +25,7 @@ SHOWN = 15
 
 
 @dataclass(frozen=True)
-class Layout:
+class CandidateLayout:
     """What a search varies; sequence parallelism follows tensor parallelism, and optimizer states are sharded
     wherever there are replicas."""
 
@@ -58,20 +58,20 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedLayout:
     """A legal layout and what it costs."""
 
-    layout: Layout
+    layout: CandidateLayout
     gigabytes: float
     seconds: float
     mfu: float
 
 
 @dataclass(frozen=True)
-class Out:
+class RejectedLayout:
     """A layout that is out, and the first reason."""
 
-    layout: Layout
+    layout: CandidateLayout
     reason: str
     kind: str
     """Under which it is counted."""
@@ -90,7 +90,7 @@ class Search:
         self._traces: dict[tuple[int, int, str, int, int], Trace] = {}
         self._held: dict[tuple[int, int], tuple[States, ...]] = {}
 
-    def layouts(self) -> Iterator[Layout]:
+    def layouts(self) -> Iterator[CandidateLayout]:
         """All that divide heads, layers and nodes; without recomputation first."""
         model, size = self.config.model, self.cluster.size
         tensors = [
@@ -101,14 +101,14 @@ class Search:
             ("none", "full"), tensors, pipelines, VIRTUAL, MICRO_SIZES
         ):
             if virtual is None or (pipeline > 1 and model.num_layers % (pipeline * virtual) == 0):
-                yield Layout(tensor, pipeline, virtual, micro, recompute)
+                yield CandidateLayout(tensor, pipeline, virtual, micro, recompute)
 
-    def judge(self, layout: Layout) -> Found | Out:
+    def judge(self, layout: CandidateLayout) -> RankedLayout | RejectedLayout:
         """What a layout costs, or why it is out."""
         config = layout.applied(self.config, self.cluster.size)
         broken = violations(config, self.cluster.size)
         if broken:
-            return Out(layout, broken[0].message, broken[0].rule)
+            return RejectedLayout(layout, broken[0].message, broken[0].rule)
         key = layout.tensor, layout.pipeline
         if key not in self._held:
             self._held[key] = held_by_stage(config, self.vocab_size, self.cluster.size, self.family)
@@ -119,13 +119,13 @@ class Search:
         plan = plan_text(config, self.vocab_size, self.cluster, self.family, traced, self._held[key])
         if plan.fullest.total > self.cluster.usable:
             return self._too_large(layout, plan.fullest.total, "with activations")
-        return Found(layout, plan.fullest.total / 1e9, plan.time.total, plan.mfu)
+        return RankedLayout(layout, plan.fullest.total / 1e9, plan.time.total, plan.mfu)
 
-    def _too_large(self, layout: Layout, size: float, what: str) -> Out:
+    def _too_large(self, layout: CandidateLayout, size: float, what: str) -> RejectedLayout:
         reason = f"{what} need {size / 1e9:.1f} GB of {self.cluster.usable / 1e9:.1f} GB"
-        return Out(layout, reason, f"too large: {what}", size / 1e9)
+        return RejectedLayout(layout, reason, f"too large: {what}", size / 1e9)
 
-    def _trace(self, layout: Layout, config: TextConfig) -> Trace:
+    def _trace(self, layout: CandidateLayout, config: TextConfig) -> Trace:
         """Costs of this layout's chunks; those of larger micro-batches follow from one and two samples."""
         deep = config.model.num_layers // (layout.pipeline * (layout.virtual_pipeline or 1)) - 1
         one, two = (
@@ -136,7 +136,7 @@ class Search:
         )
         return one.extended(two, layout.micro_size - 1)
 
-    def _shallow(self, layout: Layout, config: TextConfig, layers: int, samples: int) -> Trace:
+    def _shallow(self, layout: CandidateLayout, config: TextConfig, layers: int, samples: int) -> Trace:
         """Of three stages in place of any number, so that there is a first, a middle and a last one."""
         stages = 3 if layout.pipeline > 1 else 1
         key = layout.tensor, stages, layout.recompute, layers, samples
@@ -155,14 +155,14 @@ def search_command(
 ) -> None:
     """Print the ranking. Raises UserError: no layout is legal and fits."""
     search = Search(config, vocab_size, cluster, family)
-    found: list[Found] = []
-    out: list[Out] = []
+    found: list[RankedLayout] = []
+    out: list[RejectedLayout] = []
     console = Console(stderr=True)
     with console.status("searching") as status:
         for layout in search.layouts():
             status.update(f"{layout}: {len(found)} fit so far, {len(out)} do not")
             judged = search.judge(layout)
-            if isinstance(judged, Found):
+            if isinstance(judged, RankedLayout):
                 found.append(judged)
             else:
                 out.append(judged)
@@ -179,7 +179,7 @@ def search_command(
         )
 
 
-def _print(found: list[Found], out: list[Out]) -> None:
+def _print(found: list[RankedLayout], out: list[RejectedLayout]) -> None:
     console = Console(width=None if Console().is_terminal else 110, highlight=False)
     table = Table(title=f"{len(found)} layouts fit; the fastest", title_justify="left", title_style="bold")
     for name in ("layout", "GB of the fullest rank", "step, s", "MFU"):

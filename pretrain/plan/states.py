@@ -8,8 +8,8 @@ import torch
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.model_spec import FamilyOf
 from pretrain.megatron.optimizer import Optimizer
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.fake_world import Kind, fake_world
 
 
@@ -31,7 +31,7 @@ class States:
         return self.weights + self.gradients + self.optimizer
 
 
-def held_states(model: Model, optimizer: Optimizer) -> States:
+def held_states(model: PipelineModel, optimizer: Optimizer) -> States:
     """What a model and its optimizer hold on this rank, real or not."""
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
     known = storages_of(parameters)
@@ -62,6 +62,6 @@ def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int, famil
         family: makes the model's family.
     """
     with fake_world(rank, size, Kind.meta) as world:
-        layout = build_layout(world, config.parallel)
-        model = Model(config, layout, vocab_size, family(config, layout), training=True)
+        layout = build_parallel_dims(world, config.parallel)
+        model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
         return held_states(model, Optimizer(config, model))

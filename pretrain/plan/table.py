@@ -9,7 +9,7 @@ from data_tools.counts import counted
 from pretrain.config.hardware import KERNEL_SECONDS, RESERVE, SPREAD, STREAM, Cluster
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import tokens_until
-from pretrain.plan.communication import Traffic
+from pretrain.plan.communication import Communication
 from pretrain.plan.text_plan import StageMemory, TextPlan
 
 GB = 1e9
@@ -97,7 +97,7 @@ def _shown(stages: tuple[StageMemory, ...]) -> Iterator[StageMemory | None]:
     yield stages[-1]
 
 
-def traffic_table(traffic: Sequence[Traffic], unit: str = "GB", size: float = GB) -> Table:
+def traffic_table(traffic: Sequence[Communication], unit: str = "GB", size: float = GB) -> Table:
     """What a rank sends, in units of `size` bytes."""
     table = table_of("Sent by a rank in a step", "group", "ranks")
     for name in (unit, "seconds", "crosses nodes"):

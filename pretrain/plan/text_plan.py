@@ -8,7 +8,7 @@ from pretrain.config.sections import TextConfig
 from pretrain.megatron.flops import flops_per_token
 from pretrain.megatron.model_spec import FamilyOf
 from pretrain.plan.activations import peak_activations
-from pretrain.plan.communication import Traffic, step_traffic
+from pretrain.plan.communication import Communication, step_traffic
 from pretrain.plan.cost_counter import Work
 from pretrain.plan.pipeline_order import bubble
 from pretrain.plan.states import States, rank_states
@@ -39,7 +39,7 @@ class TextPlan:
     replicas: int
     micro_batches: int
     stages: tuple[StageMemory, ...]
-    traffic: tuple[Traffic, ...]
+    traffic: tuple[Communication, ...]
     time: StepTime
     bubble: float
     """Share of a step, were all stages alike."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pretrain.config.hardware import KERNEL_SECONDS, SPREAD, STREAM, Cluster
 from pretrain.config.sections import TextConfig
-from pretrain.plan.communication import Traffic, group_spans
+from pretrain.plan.communication import Communication, group_spans
 from pretrain.plan.cost_counter import Work
 from pretrain.plan.states import States
 
@@ -60,7 +60,7 @@ def step_time(
     cluster: Cluster,
     work: Sequence[Work],
     states: States,
-    traffic: Sequence[Traffic],
+    traffic: Sequence[Communication],
     micro_batches: int,
 ) -> StepTime:
     """Estimate a step.

@@ -18,9 +18,9 @@ from torch import Tensor
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
 from pretrain.megatron.model_spec import FamilyOf
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.pipeline import Model, forward_step
-from pretrain.plan.cost_counter import Ledger, Work
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.pipeline import PipelineModel, forward_step
+from pretrain.plan.cost_counter import CostCounter, Work
 from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.samples import bytes_of, local_micro_batch
 
@@ -152,8 +152,8 @@ def trace_shallow(
             world = stack.enter_context(fake_world(stage * size // pipeline, size, Kind.fake))
             if fused_dropout:
                 without_attention_dropout(stack)
-            layout = build_layout(world, config.parallel)
-            model = Model(config, layout, vocab_size, family(config, layout), training=True)
+            layout = build_parallel_dims(world, config.parallel)
+            model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
             local = local_micro_batch(model)
             inputs = bytes_of(local)
             hidden = _hidden(model).untyped_storage().nbytes()
@@ -168,10 +168,10 @@ def trace_shallow(
     return Trace(found, inputs, buffers, hidden)
 
 
-def _measure(model: Model, number: int, local: Any, role: Role) -> tuple[ChunkCost, int]:
+def _measure(model: PipelineModel, number: int, local: Any, role: Role) -> tuple[ChunkCost, int]:
     """The chunk's cost, and the bytes that stay behind."""
     chunk = model.wrapped[number]
-    with chunk.no_sync(), Ledger() as ledger:
+    with chunk.no_sync(), CostCounter() as ledger:
         # What the stage before sends; the first chunk has the tokens instead.
         given = None if role.first else _hidden(model)
         get_attr_wrapped_model(chunk, "set_input_tensor")(given)
@@ -188,7 +188,7 @@ def _measure(model: Model, number: int, local: Any, role: Role) -> tuple[ChunkCo
         return cost, kept
 
 
-def _hidden(model: Model) -> Tensor:
+def _hidden(model: PipelineModel) -> Tensor:
     """Hidden states between stages, [S, B, H] in the precision of the forward pass."""
     parallel, batch = model.config.parallel, model.config.batch
     length = batch.sequence_length // parallel.context

@@ -8,7 +8,7 @@ compares them with real ranks.
 from dataclasses import dataclass
 
 from pretrain.gan.settings import bucket_size
-from pretrain.plan.gan_trace import Network
+from pretrain.plan.gan_trace import NetworkCost
 
 WIDE = 4
 """Bytes of an fp32 number: masters, moments and reduced gradients, whatever the weights are."""
@@ -43,7 +43,7 @@ class NetworkMemory:
 class Sharding:
     """How one network lies on the ranks."""
 
-    network: Network
+    network: NetworkCost
     stage: int
     ranks: int
     bf16: bool

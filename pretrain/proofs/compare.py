@@ -27,7 +27,7 @@ IN_A_LAYER = (
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """One kind of thing that two runs must have in common, bit by bit."""
 
     what: str
@@ -37,7 +37,7 @@ class Comparison:
     """The first that differs, with both values."""
 
 
-def compare_runs(one: Path, other: Path) -> list[Comparison]:
+def compare_runs(one: Path, other: Path) -> list[RunComparison]:
     """Curves and newest checkpoints of two runs; equal where every `differing` is 0.
 
     Raises IntegrityError: one has no journal or no good checkpoint.
@@ -68,7 +68,7 @@ def last_step(run: Path) -> int:
         return 0
 
 
-def _compare_curves(one: Path, other: Path, metric: str) -> Comparison:
+def _compare_curves(one: Path, other: Path, metric: str) -> RunComparison:
     pairs = [list(curve(read(RunFolder(run).metrics), metric)) for run in (one, other)]
     steps = sorted({step for points in pairs for step, _ in points})
     values = [[[repr(value) for at, value in points if at == step] for step in steps] for points in pairs]
@@ -77,23 +77,23 @@ def _compare_curves(one: Path, other: Path, metric: str) -> Comparison:
         for step, a, b in zip(steps, *values, strict=True)
         if a != b or len(a) != 1
     ]
-    return Comparison(CURVES[metric], len(steps), len(differing), differing[0] if differing else None)
+    return RunComparison(CURVES[metric], len(steps), len(differing), differing[0] if differing else None)
 
 
 def _said(values: Sequence[str]) -> str:
     return " twice or more: ".join(values) if values else "missing"
 
 
-def _compare_state(one: Checkpoint, other: Checkpoint) -> Comparison:
+def _compare_state(one: Checkpoint, other: Checkpoint) -> RunComparison:
     differing = [
         f"state.json: {key} {one.state.get(key)} and {other.state.get(key)}"
         for key in STATE
         if key not in one.state or one.state[key] != other.state.get(key)
     ]
-    return Comparison("counters", len(STATE), len(differing), differing[0] if differing else None)
+    return RunComparison("counters", len(STATE), len(differing), differing[0] if differing else None)
 
 
-def compare_tensors(one: Checkpoint, other: Checkpoint, group: Group) -> Comparison:
+def compare_tensors(one: Checkpoint, other: Checkpoint, group: Group) -> RunComparison:
     """Every logical tensor of a group, bit by bit, in the order of the forward pass."""
     keys = sorted({*one.keys(group), *other.keys(group)}, key=forward_order)
     differing = []
@@ -106,7 +106,7 @@ def compare_tensors(one: Checkpoint, other: Checkpoint, group: Group) -> Compari
         if not same_bits(a, b):
             differing.append(f"{key}: {describe_difference(a, b)}")
     names = {"weights": "weights", "optimizer": "optimizer state"}
-    return Comparison(names[group], len(keys), len(differing), differing[0] if differing else None)
+    return RunComparison(names[group], len(keys), len(differing), differing[0] if differing else None)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

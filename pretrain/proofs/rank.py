@@ -16,13 +16,13 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 from data_tools.progress import Progress
 from pretrain.checkpoint import Saver, StoreCoordinator
 from pretrain.config.load import load_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import UserError, named
 from pretrain.kinds import kind_of
-from pretrain.run.exit import complain, leave_after
-from pretrain.training.step_sync import Gate
+from pretrain.run.exit import print_error, run_and_exit
+from pretrain.training.step_sync import StepSync
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def read_curves(path: Path) -> dict[str, Curve]:
     return {name: Curve(**curve) for name, curve in json.loads(path.read_text()).items()}
 
 
-def _train(world: World, name: str, config_path: str, plan: Plan) -> Curve:
-    config = narrow(load_config(config_path, (), world.size).config, CorpusConfig, "this proof")
-    trainer = kind_of(config).trainer(config, world, Gate(world), None)
+def _train(world: DistContext, name: str, config_path: str, plan: Plan) -> Curve:
+    config = require_kind(load_config(config_path, (), world.size).config, CorpusConfig, "this proof")
+    trainer = kind_of(config).trainer(config, world, StepSync(world), None)
     saver = Saver(
         config.run.dir,
         CheckpointConfig(keep_last=plan.steps + 1),
@@ -92,7 +92,7 @@ def main(path: str) -> None:
     plan = Plan.read(path)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)
-    with join_world() as world:
+    with init_distributed() as world:
         curves = {name: asdict(_train(world, name, config, plan)) for name, config in plan.configs.items()}
         if world.is_first:
             with named(plan.curves):
@@ -103,9 +103,9 @@ def _main() -> None:
     try:
         main(sys.argv[1])
     except UserError as error:
-        complain(f"pretrain: error: {error}")
+        print_error(f"pretrain: error: {error}")
         sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
-    leave_after(_main)
+    run_and_exit(_main)

@@ -21,10 +21,10 @@ from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
 from pretrain.config.load import load_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import CheckpointConfig, CorpusConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
-from pretrain.proofs.compare import Comparison, compare_runs, last_step
+from pretrain.proofs.compare import RunComparison, compare_runs, last_step
 from pretrain.proofs.layouts import own_layout
 from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
 from pretrain.run.relay import Relay
@@ -58,7 +58,7 @@ def verify_resume_command(
         UserError: the config or its data are wrong, or a run failed.
         IntegrityError: the resumed run differs; names the first step or tensor.
     """
-    asked = narrow(load_config(path, overrides).config, CorpusConfig, "this proof")
+    asked = require_kind(load_config(path, overrides).config, CorpusConfig, "this proof")
     processes = processes or own_layout(asked).processes
     loaded = load_for_proof(path, overrides, processes)
     with scratch_folder(loaded.run.dir, out, "verify-resume") as scratch:
@@ -74,7 +74,7 @@ def verify_resume_command(
         _judge(compare_runs(straight, killed), processes, steps, scratch)
 
 
-def _judge(found: Sequence[Comparison], processes: int, steps: int, scratch: Path) -> None:
+def _judge(found: Sequence[RunComparison], processes: int, steps: int, scratch: Path) -> None:
     rows = [("compared bit by bit", "number", "result")]
     rows += [
         (one.what, str(one.compared), f"{one.differing} differ" if one.differing else "equal")

@@ -16,7 +16,7 @@ import torch
 from pretrain.commands.check import check_data
 from pretrain.config import derived
 from pretrain.config.load import load_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import (
     BatchStageConfig,
@@ -30,7 +30,7 @@ from pretrain.config.sections import (
 from pretrain.config.stages import tokens_until
 from pretrain.cpu.products.choice import available_here
 from pretrain.cpu.products.settle import decide
-from pretrain.distributed.world import find_place
+from pretrain.distributed.world import read_rank_info
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder, write_atomically
 
@@ -64,11 +64,11 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
 
     Raises UserError: the config or its data are wrong, or a launcher has started this process as a rank.
     """
-    launcher = find_place(os.environ).launcher
+    launcher = read_rank_info(os.environ).launcher
     if launcher != "alone":
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
-    config = narrow(loaded.config, CorpusConfig, "this proof")
+    config = require_kind(loaded.config, CorpusConfig, "this proof")
     with tempfile.TemporaryDirectory() as anew:  # a proof begins at step 0, whatever is in run.dir
         run = config.run.model_copy(update={"dir": str(anew)})
         check_data(replace(loaded, config=config.model_copy(update={"run": run})))

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.sections import RnnConfig
-from pretrain.data.dataset import TrainingFeed
+from pretrain.data.dataset import TrainingDataset
 from pretrain.rnn.model import build_rnn
 
 
-def summary(config: RnnConfig, processes: int | None, data: TrainingFeed | None) -> Iterator[tuple[str, str]]:
+def summary(
+    config: RnnConfig, processes: int | None, data: TrainingDataset | None
+) -> Iterator[tuple[str, str]]:
     """Rows of (what, value); without data the model's size is not known."""
     batch, steps = config.batch, config.run.steps
     tokens = batch.global_size * batch.sequence_length

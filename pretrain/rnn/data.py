@@ -24,7 +24,7 @@ from torch import Tensor
 from data_tools.counts import are, counted
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import RnnConfig
-from pretrain.data.batch import Batch, Row, make_batch, padding_row
+from pretrain.data.batch import Batch, BatchRow, make_batch, padding_row
 from pretrain.data.blend import make_blend
 from pretrain.data.order import micro_batch_samples
 from pretrain.data.scored import OfShards
@@ -178,7 +178,7 @@ class Lanes:
         """Half-open range of positions whose tokens are scored."""
         return self.source.start + 1, self.stop
 
-    def row(self, lane: int, step: int) -> Row:
+    def row(self, lane: int, step: int) -> BatchRow:
         """Sequence `step` of a lane; padding behind the last label."""
         start = self.source.start + (lane * self.steps + step) * self.length
         if lane >= self.count or start + 1 >= self.stop:

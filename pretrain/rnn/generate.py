@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 
 from pretrain.checkpoint import resolve
-from pretrain.distributed.world import join_world
+from pretrain.distributed.world import init_distributed
 from pretrain.errors import UserError
-from pretrain.gpt.generate import choose, show
 from pretrain.rnn.model import Rnn
 from pretrain.rnn.restore import load_rnn
-from pretrain.sampling import SEEDS, Sampling
+from pretrain.sampling import SEEDS, Sampling, choose, show
 
 
 @torch.no_grad()
@@ -42,7 +41,7 @@ def generate_command(checkpoint: str, prompts: Sequence[str], max_tokens: int, s
     """
     if not 0 <= sampling.seed <= SEEDS - len(prompts):
         raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - len(prompts)}")
-    with join_world() as world:
+    with init_distributed() as world:
         if world.size > 1:
             raise UserError(f"an rnn generates in one process, not as one of {world.size} ranks")
         saved = load_rnn(resolve(checkpoint, lambda line: print(line, file=sys.stderr)), world.device)

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from evals.result import Result
     from pretrain.checkpoint import Checkpoint
     from pretrain.config.load import LoadedConfig
-    from pretrain.data.dataset import TrainingFeed
-    from pretrain.distributed.world import World
-    from pretrain.training.step_sync import Gate
-    from pretrain.training.trainer import AnyTrainer
+    from pretrain.data.dataset import TrainingDataset
+    from pretrain.distributed.world import DistContext
+    from pretrain.training.step_sync import StepSync
+    from pretrain.training.trainer import Trainer
 
 
 def _trainer(
-    config: RnnConfig, world: "World", gate: "Gate", own: "Checkpoint | None" = None
-) -> "AnyTrainer":
+    config: RnnConfig, world: "DistContext", gate: "StepSync", own: "Checkpoint | None" = None
+) -> "Trainer":
     from pretrain.rnn.trainer import RnnTrainer
 
     return RnnTrainer(config, world, gate)
 
 
-def _open(loaded: "LoadedConfig", config: RnnConfig, processes: int | None) -> "TrainingFeed":
+def _open(loaded: "LoadedConfig", config: RnnConfig, processes: int | None) -> "TrainingDataset":
     from pretrain.data.check import open_tokens
     from pretrain.rnn.data import LaneData, StreamData
 
@@ -42,14 +42,14 @@ def _open(loaded: "LoadedConfig", config: RnnConfig, processes: int | None) -> "
 
 
 def _summary(
-    config: RnnConfig, processes: int | None, data: "TrainingFeed | None"
+    config: RnnConfig, processes: int | None, data: "TrainingDataset | None"
 ) -> Iterable[tuple[str, str]]:
     from pretrain.rnn.check import summary
 
     return summary(config, processes, data)
 
 
-def _rehearse(config: RnnConfig, data: "TrainingFeed", size: int) -> None:
+def _rehearse(config: RnnConfig, data: "TrainingDataset", size: int) -> None:
     """With one source: so few rows need not be what the weights of several want."""
     from pretrain.plan.fake_run import take_step
 
@@ -57,7 +57,7 @@ def _rehearse(config: RnnConfig, data: "TrainingFeed", size: int) -> None:
     take_step(config.model_copy(update={"data": alone}), size, _trainer)
 
 
-def _score(path: Path, world: "World", request: "EvalRequest") -> "Result":
+def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.rnn import evaluate_rnn
 
     return evaluate_rnn(path, world, request)

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from data_tools.tokenizer import Tokenizer
-from pretrain.checkpoint import Checkpoint, Piece, open_checkpoint
+from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint
 from pretrain.config.load import read_config
-from pretrain.config.require_kind import narrow
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import RnnConfig
 from pretrain.megatron.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
 from pretrain.rnn.model import Rnn, build_rnn
@@ -35,8 +35,10 @@ def load_rnn(path: Path, device: torch.device) -> SavedRnn:
     """
     checkpoint = open_checkpoint(path)
     loaded = read_config(str(path / RESOLVED_CONFIG)).config
-    config = narrow(loaded, RnnConfig, f"{path}: a recurrent model")
+    config = require_kind(loaded, RnnConfig, f"{path}: a recurrent model")
     tokenizer = Tokenizer.load(path / TOKENIZER_FOLDER)
     model = build_rnn(config.model, tokenizer.vocab_size, config.run.seed, dtype_of(config))
-    checkpoint.load(Piece.whole(name, parameter.detach()) for name, parameter in model.named_parameters())
+    checkpoint.load(
+        ShardedTensor.whole(name, parameter.detach()) for name, parameter in model.named_parameters()
+    )
     return SavedRnn(checkpoint, config, tokenizer, model.to(device).eval())

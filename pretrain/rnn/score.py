@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.rnn.data import LaneData, StreamBatch
 from pretrain.rnn.model import Rnn
 from pretrain.training.cross_entropy import cross_entropy_in_place
@@ -54,7 +54,7 @@ def losses(model: Rnn, batch: StreamBatch, state_BLC: Tensor) -> tuple[Tensor, T
 def score_lanes(
     model: Rnn,
     data: LaneData,
-    world: World,
+    world: DistContext,
     micro_size: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> NextTokens:

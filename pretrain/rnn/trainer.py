@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 
 from data_tools.counts import counted
-from pretrain.checkpoint import Checkpoint, Piece
+from pretrain.checkpoint import Checkpoint, ShardedTensor
 from pretrain.config.sections import RnnConfig
 from pretrain.data.dataset import NO_VALIDATION
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.rnn.data import LaneData, StreamBatch, StreamData
 from pretrain.rnn.model import build_rnn
 from pretrain.rnn.restore import dtype_of
 from pretrain.rnn.score import losses, score_lanes
 from pretrain.seeds import stream_seed
-from pretrain.training.data_parallel import ReplicaTrainer
-from pretrain.training.step_sync import Gate
+from pretrain.training.data_parallel import DataParallelTrainer
+from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
 
-class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
+class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
     """Model, optimizer, data and carried state of one run on this rank."""
 
     UNIT = "tokens"
 
-    def __init__(self, config: RnnConfig, world: World, gate: Gate | None = None) -> None:
+    def __init__(self, config: RnnConfig, world: DistContext, gate: StepSync | None = None) -> None:
         self.data = StreamData.from_config(config)
         self.validation = LaneData.from_config(config)
         model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config))
@@ -70,7 +70,7 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
                 torch.cuda.manual_seed(seed)
 
     def step(self, step: int) -> StepResult:
-        """As `ReplicaTrainer.step`.
+        """As `DataParallelTrainer.step`.
 
         After a step whose numbers are not finite no state is carried on: it would spoil those to come.
         """
@@ -99,20 +99,22 @@ class RnnTrainer(ReplicaTrainer[RnnConfig, StreamBatch]):
         return {"validation_loss": scored.loss, "tokens": step * self.units}
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
-        """As `ReplicaTrainer.roll_back`; after the jump no state is carried on."""
+        """As `DataParallelTrainer.roll_back`; after the jump no state is carried on."""
         done = super().roll_back(checkpoint, spike)
         for state in self.carried:
             state.zero_()
         return done
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         """Weights and optimizer, which all ranks share, and the state of this rank's rows."""
         yield from super().pieces()
         shape = (self.config.batch.global_size, *self.model.state_shape)
         for micro_batch, state in enumerate(self.carried):
             rows = self.data.rows(micro_batch, self.world.rank, self.world.size)
             box = (len(rows), *self.model.state_shape)
-            yield Piece("carried_state", shape, (rows.start, 0, 0), box, None, state, "optimizer", True)
+            yield ShardedTensor(
+                "carried_state", shape, (rows.start, 0, 0), box, None, state, "optimizer", True
+            )
 
     def state(self, step: int) -> dict[str, Any]:
         return {

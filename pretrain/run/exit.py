@@ -32,7 +32,7 @@ class _Output(io.TextIOWrapper):
             super().flush()
 
 
-def leave_after(main: Callable[[], object]) -> NoReturn:
+def run_and_exit(main: Callable[[], object]) -> NoReturn:
     """Call `main` as all that this process does, then end as the interpreter would, but for its finalization.
 
     Threads that are not daemons are waited for, what is registered with `atexit` is called, and output is
@@ -59,7 +59,7 @@ def leave_after(main: Callable[[], object]) -> NoReturn:
         os._exit(code or left)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Write a line without secrets to standard error, after what went to standard output; where they can be
     written."""
     with suppress(OSError, ValueError):
@@ -77,10 +77,10 @@ def _call(main: Callable[[], object]) -> int:
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0
-        complain(str(end.code))
+        print_error(str(end.code))
         return 1
     except KeyboardInterrupt:
-        complain("pretrain: error: interrupted")
+        print_error("pretrain: error: interrupted")
         return INTERRUPTED
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -98,5 +98,5 @@ def _flush() -> int:
             code = 1  # nobody reads: `pretrain ... | head`
         except OSError as error:
             code = 1
-            complain(f"pretrain: error: {stream.name}: {error.strerror}")
+            print_error(f"pretrain: error: {stream.name}: {error.strerror}")
     return code

@@ -29,7 +29,7 @@ OWN = ("run.dir", "tracking.", "slurm.", "checkpoint.")
 
 
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """What a run folder says."""
 
     name: str
@@ -78,7 +78,7 @@ def compare_command(paths: Sequence[str], plot: str | None) -> None:
         print(f"drawn: {plot}")
 
 
-def _read(path: str) -> Run:
+def _read(path: str) -> ComparedRun:
     folder = RunFolder(path)
     folder.require_run()
     status = actual_status(folder)
@@ -89,7 +89,7 @@ def _read(path: str) -> Run:
         for name, value in line.items():
             if name not in ("step", "time") and line["step"] >= evaluations.get(name, (-1, 0.0))[0]:
                 evaluations[name] = (int(line["step"]), value)
-    return Run(
+    return ComparedRun(
         printable(folder.path.name),
         flatten(read_yaml(folder.resolved)),
         status.state if status else "not started",
@@ -98,7 +98,7 @@ def _read(path: str) -> Run:
     )
 
 
-def _named(runs: Sequence[Run]) -> list[Run]:
+def _named(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
     """Runs whose folders have one name are told apart by a number."""
     names = [run.name for run in runs]
     return [
@@ -107,7 +107,7 @@ def _named(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def _rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+def _rows(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     rows = [("state", [run.state for run in runs])]
     for name in ("step", *UNITS):
         rows.append((name, [_number(run.last(name)) for run in runs]))
@@ -124,7 +124,7 @@ def _rows(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     return [(title, cells) for title, cells in rows if any(cell != NONE for cell in cells)]
 
 
-def _scored(run: Run, found: tuple[int, float] | None) -> str:
+def _scored(run: ComparedRun, found: tuple[int, float] | None) -> str:
     """The value, with its step where that is not the run's last."""
     if found is None:
         return NONE
@@ -138,7 +138,7 @@ def _number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"
 
 
-def draw(runs: Sequence[Run], picture: Path) -> None:
+def draw(runs: Sequence[ComparedRun], picture: Path) -> None:
     """Losses as a PNG of 1600 x 900 pixels: over tokens or images where all runs count the same, or steps.
 
     Raises UserError: no run has a loss; the file cannot be written.

@@ -25,7 +25,7 @@ MAX_STARTS = 5
 log = logging.getLogger(__name__)
 
 
-class Background:
+class UploaderProcess:
     """The uploader process of one job. No method raises, and none but `finish` waits."""
 
     def __init__(self, folder: RunFolder) -> None:

@@ -6,17 +6,17 @@ import torch
 import torch.distributed as dist
 from torch.nn import Module
 
-from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
 from pretrain.config.sections import OptimizerConfig
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class ReplicatedAdamW:
+class DataParallelAdamW:
     """The optimizer, stepped in two halves so that a verdict can stand between them."""
 
-    def __init__(self, settings: OptimizerConfig, model: Module, world: World) -> None:
+    def __init__(self, settings: OptimizerConfig, model: Module, world: DistContext) -> None:
         """Make its state, so that a checkpoint can be loaded before the first step."""
         self.world = world
         self._updates = 0
@@ -69,11 +69,11 @@ class ReplicatedAdamW:
         for state in self._adam.state.values():
             state["step"].fill_(updates)
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         """Weights and both moments; every rank holds all, and rank 0 writes them."""
         owner = self.world.is_first
         for name, parameter in self._named.items():
-            yield Piece.whole(name, parameter.detach(), owner=owner)
+            yield ShardedTensor.whole(name, parameter.detach(), owner=owner)
             for moment in MOMENTS:
                 state = self._adam.state[parameter][moment]
-                yield Piece.whole(f"optimizer.{moment}.{name}", state, "optimizer", owner)
+                yield ShardedTensor.whole(f"optimizer.{moment}.{name}", state, "optimizer", owner)

@@ -15,12 +15,12 @@ from torch.nn import Module
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
 from pretrain.data.order import micro_batch_samples
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.health.nonfinite import find_nonfinite
-from pretrain.training.adamw import ReplicatedAdamW
+from pretrain.training.adamw import DataParallelAdamW
 from pretrain.training.descent import DescentTrainer, Gradient
 from pretrain.training.failed_step import MicroBatch, ReplicaStep
-from pretrain.training.step_sync import Gate
+from pretrain.training.step_sync import StepSync
 
 C = TypeVar("C", bound=CnnConfig | RnnConfig)
 B = TypeVar("B")
@@ -29,15 +29,15 @@ B = TypeVar("B")
 log = logging.getLogger(__name__)
 
 
-class ReplicaTrainer(DescentTrainer[C, B]):
+class DataParallelTrainer(DescentTrainer[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
-    optimizer: ReplicatedAdamW
+    optimizer: DataParallelAdamW
 
-    def __init__(self, config: C, world: World, gate: Gate | None, model: Module) -> None:
+    def __init__(self, config: C, world: DistContext, gate: StepSync | None, model: Module) -> None:
         super().__init__(config, world, gate)
         self._model = model
-        self.optimizer = ReplicatedAdamW(config.optimizer, model, world)
+        self.optimizer = DataParallelAdamW(config.optimizer, model, world)
         micro_batches = derived.micro_batches(config, world.size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
         self.micro_batches = micro_batches

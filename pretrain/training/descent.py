@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from data_tools.typed import natural
-from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, Piece
+from pretrain.checkpoint import SUSPECT_SINCE, Checkpoint, ShardedTensor
 from pretrain.config import derived
 from pretrain.config.sections import DescentConfig
 from pretrain.distributed.gather import gather_texts
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.health.phase_timer import Phase
 from pretrain.health.replicas import ReplicaCheck
-from pretrain.health.spikes import Memory
+from pretrain.health.spikes import SpikeHistory
 from pretrain.health.step_verdict import go_back, judge, refuse_nonfinite, require_rollbacks_left
 from pretrain.training.schedule import learning_rate
-from pretrain.training.step_sync import Gate
+from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
 C = TypeVar("C", bound=DescentConfig)
@@ -43,7 +43,7 @@ class AnyOptimizer(Protocol):
     def update(self, learning_rate: float, gradient_norm: float, /) -> None:
         """Clip gradients of this norm and take a step."""
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         """Weights and optimizer states, this rank's parts."""
 
 
@@ -70,11 +70,11 @@ class DescentTrainer(ABC, Generic[C, B]):
     """What a run counts: images or tokens."""
     optimizer: AnyOptimizer
 
-    def __init__(self, config: C, world: World, gate: Gate | None) -> None:
+    def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
         self.config: C = config
         self.world = world
-        self.gate = gate or Gate(world)
-        self.memory = Memory()
+        self.gate = gate or StepSync(world)
+        self.memory = SpikeHistory()
         self._replica_check = ReplicaCheck(world)
 
     @property
@@ -176,7 +176,7 @@ class DescentTrainer(ABC, Generic[C, B]):
         )
         return done
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[ShardedTensor]:
         return self.optimizer.pieces()
 
     def facts(self) -> dict[str, str]:
@@ -208,14 +208,14 @@ class DescentTrainer(ABC, Generic[C, B]):
         checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
         load_all(checkpoint, self.pieces(), self.world)
         self.optimizer.updates = checkpoint.part("updates", natural)
-        self.memory = checkpoint.part("health", Memory.from_json)
+        self.memory = checkpoint.part("health", SpikeHistory.from_json)
         return checkpoint.step
 
     def go_back(self, step: int, later: Checkpoint) -> None:
         self.memory = go_back(self.memory, step, later)
 
 
-def load_all(checkpoint: Checkpoint, pieces: Iterator[Piece], world: World) -> None:
+def load_all(checkpoint: Checkpoint, pieces: Iterator[ShardedTensor], world: DistContext) -> None:
     """Load these pieces. Raises UserError for tensors of the checkpoint that no rank asks for."""
     here = list(pieces)
     everyone = gather_texts(world, "\n".join(sorted({piece.key for piece in here})))

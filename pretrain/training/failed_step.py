@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import Module
 
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.probe import Probe, Watched, is_finite, watch
-from pretrain.training.adamw import ReplicatedAdamW
+from pretrain.training.adamw import DataParallelAdamW
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class MicroBatch:
 class ReplicaStep:
     """As `FailedStep`."""
 
-    world: World
+    world: DistContext
     model: Module
-    optimizer: ReplicatedAdamW
+    optimizer: DataParallelAdamW
     """With the summed gradients of the step."""
     micro_batches: Sequence[MicroBatch]
     reseed: Callable[[], None]

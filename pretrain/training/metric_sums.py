@@ -13,7 +13,7 @@ MARGIN = 1.05
 
 
 @dataclass(frozen=True)
-class Guess:
+class Baseline:
     """How many of some predictions were right, and how many one constant answer would have got right."""
 
     metric: str
@@ -32,7 +32,7 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Totals(ABC):
+class MetricSums(ABC):
     """A subclass's fields are numbers to be summed, in the order of the vectors that its family reports."""
 
     def __add__(self, other: Self) -> Self:
@@ -49,6 +49,6 @@ class Totals(ABC):
         return {}
 
     @property
-    def guesses(self) -> tuple[Guess, ...]:
+    def guesses(self) -> tuple[Baseline, ...]:
         """What can be compared with guessing; only what there are predictions of."""
         return ()

@@ -5,7 +5,7 @@ in the log and changes nothing, so that what is summed here needs no place in ch
 """
 
 from pretrain.config.sections import TextConfig
-from pretrain.training.metric_sums import Totals
+from pretrain.training.metric_sums import MetricSums
 
 SHORTEST, LONGEST = 100, 1000
 """Steps of a window, a tenth of the run in between."""
@@ -18,9 +18,9 @@ class Plateau:
         self._window = min(LONGEST, max(SHORTEST, config.run.steps // 10))
         self._warmup = config.schedule.warmup_steps
         self._first = 0
-        self._sum: Totals | None = None
+        self._sum: MetricSums | None = None
 
-    def after(self, step: int, totals: Totals) -> list[str]:
+    def after(self, step: int, totals: MetricSums) -> list[str]:
         """Take in step `step`, counted from 0.
 
         Returns:

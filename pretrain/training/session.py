@@ -37,10 +37,10 @@ from rich.console import Console
 
 from pretrain.config.sections import Config
 from pretrain.errors import INTERRUPTED, StoppedEarly, UserError, machine_error
-from pretrain.health.phase_timer import Phase, Pulse
-from pretrain.health.stop import Verdict, clear
-from pretrain.health.watchdog import Job, Watch, end_process
-from pretrain.run.exit import complain
+from pretrain.health.phase_timer import Phase, PhaseTimer
+from pretrain.health.stop import StopReason, clear
+from pretrain.health.watchdog import Watchdog, WatchedJob, end_process
+from pretrain.run.exit import print_error
 from pretrain.run.folder import RunFolder
 from pretrain.run.logs import error_console, setup_logging
 from pretrain.run.progress import TrainingProgress, metrics_line
@@ -51,7 +51,7 @@ from pretrain.tracking.facts import environment_facts
 from pretrain.tracking.journal import Journal
 from pretrain.tracking.reach import last_step, require_checkpoints_lines
 from pretrain.tracking.record import unfit
-from pretrain.tracking.uploader_process import Background
+from pretrain.tracking.uploader_process import UploaderProcess
 
 Together = Callable[[Callable[[], str]], str]
 """Called by every rank; rank 0 acts, and all ranks get its answer or raise its error."""
@@ -59,7 +59,7 @@ Together = Callable[[Callable[[], str]], str]
 log = logging.getLogger(__name__)
 
 
-class Run:
+class Session:
     """A run in progress; a context manager that knows in the end how it ended.
 
     Attributes:
@@ -82,13 +82,13 @@ class Run:
         self._accept: Callable[[], None] = lambda: None
         self._console: Console | None = None
         self._signals = Signals()
-        self.pulse = Pulse()
-        self._job: Job | None = None
-        self._watch: Watch | None = None
+        self.pulse = PhaseTimer()
+        self._job: WatchedJob | None = None
+        self._watch: Watchdog | None = None
         self._status: Status | None = None
         self._journal: Journal | None = None
         self._progress: TrainingProgress | None = None
-        self._uploader: Background | None = None
+        self._uploader: UploaderProcess | None = None
 
     @classmethod
     def open(
@@ -100,7 +100,7 @@ class Run:
         together: Together = lambda act: act(),
         size: int = 1,
         signals: Signals | None = None,
-    ) -> "Run":
+    ) -> "Session":
         """Lock the run folder (rank 0), start the logs, catch signals and start the watch.
 
         Args:
@@ -125,8 +125,8 @@ class Run:
         run._signals = signals or run._stack.enter_context(run._signals)
         timeout = config.health.hang_timeout
         log_file = run.folder.rank_log(rank)
-        run._job = Job(job, run.folder.heartbeat, log_file, rank, size, timeout, run._record_end)
-        run._watch = run._stack.enter_context(Watch(run._job, run.pulse, run._signals))
+        run._job = WatchedJob(job, run.folder.heartbeat, log_file, rank, size, timeout, run._record_end)
+        run._watch = run._stack.enter_context(Watchdog(run._job, run.pulse, run._signals))
         return run
 
     def _open_folder(self, config_text: str, resolved_text: str) -> str:
@@ -205,7 +205,7 @@ class Run:
             TrainingProgress(self._config.run.steps, step, self._console or error_console())
         )
         if self._config.tracking.enabled:
-            self._uploader = Background(self.folder)
+            self._uploader = UploaderProcess(self.folder)
         return self._status.run
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -270,7 +270,7 @@ class Run:
         what = "with a checkpoint saved" if saved else "before anything new was to be saved"
         return StoppedEarly(f"{self.stop_text(step, signal)} {what}; the same command goes on from there")
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "Session":
         return self
 
     def __exit__(
@@ -302,12 +302,12 @@ class Run:
             end_process(verdict, self._job)
         self._record_end(verdict)
         if machine_error(error):
-            complain(f"pretrain: error: {verdict.message}")
+            print_error(f"pretrain: error: {verdict.message}")
         else:
-            complain(f"pretrain: {verdict.message}\n{''.join(traceback.format_exception(error))}")
+            print_error(f"pretrain: {verdict.message}\n{''.join(traceback.format_exception(error))}")
         os._exit(code)
 
-    def _record_end(self, verdict: Verdict) -> None:
+    def _record_end(self, verdict: StopReason) -> None:
         """From any rank: how the job ended, where rank 0 may not be able to say so."""
         with suppress(OSError, UserError):
             status = read_status(self.folder)

@@ -10,9 +10,9 @@ from typing import TypeVar
 import torch
 
 from pretrain.data.wait import DataThread
-from pretrain.distributed.collectives import largest, largest_each
-from pretrain.distributed.world import World
-from pretrain.health.phase_timer import Phase, Pulse
+from pretrain.distributed.collectives import all_reduce_max, largest
+from pretrain.distributed.world import DistContext
+from pretrain.health.phase_timer import Phase, PhaseTimer
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Interrupted(Exception):
         self.signal = signal
 
 
-class Gate:
+class StepSync:
     """What a trainer tells of where it is, and asks before it goes on.
 
     Args:
@@ -35,10 +35,10 @@ class Gate:
     """
 
     def __init__(
-        self, world: World, pulse: Pulse | None = None, pending: Callable[[], int] = lambda: 0
+        self, world: DistContext, pulse: PhaseTimer | None = None, pending: Callable[[], int] = lambda: 0
     ) -> None:
         self._world = world
-        self._pulse = pulse or Pulse()
+        self._pulse = pulse or PhaseTimer()
         self._pending = pending
         self._data = DataThread()
         self.own_seconds: list[float] = []
@@ -60,7 +60,7 @@ class Gate:
         self._pulse.mark(Phase.AGREEMENT)
         own = [0] * self._world.size
         own[self._world.rank] = round(self._pulse.lap() * 1e9)
-        signal, *everyone = largest_each(self._world, [self._pending(), *own])
+        signal, *everyone = all_reduce_max(self._world, [self._pending(), *own])
         self.own_seconds = [nanoseconds / 1e9 for nanoseconds in everyone]
         if signal or batches is None:
             raise Interrupted(signal)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pretrain.checkpoint import Checkpoint
-from pretrain.checkpoint.sharded_tensor import Piece
+from pretrain.checkpoint.sharded_tensor import ShardedTensor
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class StepResult:
     """Whether the loss was far above the ones before."""
 
 
-class AnyTrainer(Protocol):
+class Trainer(Protocol):
     """Model, optimizer and data of one run on this rank."""
 
     def step(self, step: int) -> StepResult:
@@ -55,7 +55,7 @@ class AnyTrainer(Protocol):
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
         """Go back to a checkpoint, jumping over the samples up to step `spike`; returns the steps done."""
 
-    def pieces(self) -> Iterable[Piece]:
+    def pieces(self) -> Iterable[ShardedTensor]:
         """Every tensor that a checkpoint holds, this rank's parts."""
 
     def state(self, step: int) -> dict[str, Any]:

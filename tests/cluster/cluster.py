@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.errors import UserError
-from pretrain.health.heartbeat import Beat, read_beat
+from pretrain.health.heartbeat import Heartbeat, read_heartbeat
 from pretrain.run.folder import RunFolder
 from slurm.client import QueuedJob, find_job
 from slurm.sandbox.cluster import Sandbox
@@ -138,9 +138,9 @@ class JobUnderTest:
         """All that is left of the job on its nodes."""
         return [each for each, name in self.sandbox.job_processes() if belongs_to(each, name, self.id)]
 
-    def beat(self, rank: int) -> Beat | None:
+    def beat(self, rank: int) -> Heartbeat | None:
         """The last heartbeat of a rank."""
-        return read_beat(self.run.heartbeat, rank)
+        return read_heartbeat(self.run.heartbeat, rank)
 
     def rank(self, rank: int) -> Process:
         """The process of a rank of the training."""

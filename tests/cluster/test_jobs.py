@@ -16,7 +16,7 @@ from image_shards import build_image_shards, draw
 from data_tools.builder import BuildOptions, build
 from data_tools.clean.cleaner import clean
 from data_tools.clean.options import CleanOptions
-from data_tools.images.builder import ImageOptions, build_images
+from data_tools.images.builder import ImageBuildOptions, build_images
 from data_tools.parts import build_part, divide, missing_parts
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.errors import UserError
@@ -263,7 +263,7 @@ def test_shards_by_arrays_are_those_of_one_process(sandbox: Sandbox, tmp_path: P
         "output": str(tmp_path / "images"),
     }
     build(BuildOptions(tuple(inputs), text["tokenizer"], f"{text['output']}-alone", workers=1))
-    build_images(ImageOptions(tuple(pictures["input"]), f"{pictures['output']}-alone", 16, workers=1))
+    build_images(ImageBuildOptions(tuple(pictures["input"]), f"{pictures['output']}-alone", 16, workers=1))
     cleaned = {"input": [], "quality": [], "bands": 2, "rows": 2, "output": str(tmp_path / "clean")}
     words = [a + b + c for a in "bdfgk" for b in "aeiou" for c in ("lm", "nder", "st", "tting")]
     for number in range(3):

@@ -18,13 +18,13 @@ from image_shards import draw
 from PIL import Image
 
 from data_tools.errors import IntegrityError, UserError
-from data_tools.images.builder import ImageOptions, ImageReport, build_images
+from data_tools.images.builder import ImageBuildOptions, ImageReport, build_images
 from data_tools.images.pixels import BadImage, read_square
 
 
 def run(*inputs: Path | str, output: Path, **options: Any) -> ImageReport:
     return build_images(
-        ImageOptions(tuple(map(str, inputs)), str(output), **{"size": 4, "workers": 1, **options})
+        ImageBuildOptions(tuple(map(str, inputs)), str(output), **{"size": 4, "workers": 1, **options})
     )
 
 

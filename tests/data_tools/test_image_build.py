@@ -17,7 +17,7 @@ from shard_files import digests, overwrite, refit
 
 from data_tools import partition
 from data_tools.errors import IntegrityError, UserError
-from data_tools.images.builder import ImageOptions, ImageReport, build_images
+from data_tools.images.builder import ImageBuildOptions, ImageReport, build_images
 from data_tools.images.reader import ImageReader
 from data_tools.images.verify import verify_images
 from data_tools.parts import build_part, divide, missing_parts
@@ -25,7 +25,7 @@ from data_tools.parts import build_part, divide, missing_parts
 
 def run(*inputs: Path | str, output: Path, **options: Any) -> ImageReport:
     arguments = {"size": 8, "workers": 1, **options}
-    return build_images(ImageOptions(tuple(map(str, inputs)), str(output), **arguments))
+    return build_images(ImageBuildOptions(tuple(map(str, inputs)), str(output), **arguments))
 
 
 def all_pixels(path: Path) -> list[bytes]:
@@ -121,7 +121,7 @@ def test_parts_by_several_processes_are_the_whole(
 ) -> None:
     monkeypatch.setattr(partition, "SMALLEST_TARGET", 1000)
     run(pictures, output=tmp_path / "whole")
-    work = divide(ImageOptions((str(pictures),), str(tmp_path / "parts"), 8, workers=1))
+    work = divide(ImageBuildOptions((str(pictures),), str(tmp_path / "parts"), 8, workers=1))
     with pytest.raises(UserError, match="no build was prepared here"):
         build_part(work, 1, 2)
     assert missing_parts(work, 2) == [1, 2]

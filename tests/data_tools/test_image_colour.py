@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
-from data_tools.images.builder import ImageOptions, build_images
+from data_tools.images.builder import ImageBuildOptions, build_images
 from data_tools.images.pixels import BadImage, read_square
 
 ADOBE = np.array([[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]])
@@ -153,7 +153,7 @@ def test_colours_that_cannot_be_converted_are_counted(tmp_path: Path) -> None:
     }.items():
         assert read_square(data, 4, 3).unconverted == (name in images), name
         (tmp_path / name).write_bytes(data)
-    report = build_images(ImageOptions((str(tmp_path),), f"{tmp_path}-out", 4, workers=1))
+    report = build_images(ImageBuildOptions((str(tmp_path),), f"{tmp_path}-out", 4, workers=1))
     assert (report.index.images, report.unconverted) == (9, 6)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
-from data_tools.images.builder import ImageOptions, ImageReport, build_images
+from data_tools.images.builder import ImageBuildOptions, ImageReport, build_images
 from data_tools.images.reader import ImageReader
 from data_tools.partition import Unit
 from data_tools.records import Document, ReadOptions, read_documents
@@ -23,7 +23,7 @@ from data_tools.sources import find_inputs
 
 def run(*inputs: Path | str, output: Path, **options: Any) -> ImageReport:
     return build_images(
-        ImageOptions(tuple(map(str, inputs)), str(output), **{"size": 4, "workers": 1, **options})
+        ImageBuildOptions(tuple(map(str, inputs)), str(output), **{"size": 4, "workers": 1, **options})
     )
 
 

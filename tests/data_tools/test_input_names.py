@@ -19,7 +19,7 @@ from data_tools.builder import BuildOptions, build
 from data_tools.clean.cleaner import clean
 from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
-from data_tools.images.builder import ImageOptions, build_images
+from data_tools.images.builder import ImageBuildOptions, build_images
 from data_tools.index_file import write_atomically
 from data_tools.sources import find_inputs
 
@@ -82,7 +82,7 @@ def test_bad_pictures_of_foreign_names_are_listed(tmp_path: Path) -> None:
                 tar.addfile(member, io.BytesIO(content))
     inputs = (str(tmp_path / "in"), str(tmp_path / "in.tar"))
     output = tmp_path / "out"
-    report = build_images(ImageOptions(inputs, str(output), size=8, workers=1, max_bad_records=5))
+    report = build_images(ImageBuildOptions(inputs, str(output), size=8, workers=1, max_bad_records=5))
     assert (report.index.images, report.index.classes) == (3, ("b", LATIN))
     assert [each["file"] for each in skipped(output)] == [f"{tmp_path}/in/{LATIN}/bad.png", inputs[1]]
     assert skipped(output)[1]["where"] == f"sample {LATIN}2"
@@ -116,7 +116,7 @@ def test_classes_that_look_the_same_are_refused(tmp_path: Path) -> None:
         (tmp_path / "in" / name).mkdir(parents=True)
         (tmp_path / "in" / name / "a.png").write_bytes(png())
     with pytest.raises(UserError, match=r"look the same, 'cafe\\u0301' and 'caf\\xe9'"):
-        build_images(ImageOptions((str(tmp_path / "in"),), str(tmp_path / "out"), size=8, workers=1))
+        build_images(ImageBuildOptions((str(tmp_path / "in"),), str(tmp_path / "out"), size=8, workers=1))
     assert not (tmp_path / "out").exists()
 
 

@@ -24,7 +24,7 @@ from data_tools.builder import BuildOptions, build
 from data_tools.clean.cleaner import clean
 from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
-from data_tools.images.builder import ImageOptions, build_images
+from data_tools.images.builder import ImageBuildOptions, build_images
 
 KILLS = 8
 RUN = """
@@ -225,7 +225,7 @@ def attempt(kind: str, source: Path, output: Path, tokenizer: str, key: str) -> 
     elif kind == "clean":
         clean(CleanOptions(inputs, place, 1, text_key=key, quality=(), near=False))
     else:
-        build_images(ImageOptions(inputs, place, 4, workers=1, image_key=key))
+        build_images(ImageBuildOptions(inputs, place, 4, workers=1, image_key=key))
 
 
 @pytest.mark.parametrize("kind", ["build", "clean", "images"])

@@ -16,7 +16,7 @@ import webdataset
 from PIL import Image
 
 from data_tools.errors import UserError
-from data_tools.images.builder import ImageOptions, ImageReport, build_images
+from data_tools.images.builder import ImageBuildOptions, ImageReport, build_images
 from data_tools.images.reader import ImageReader
 from data_tools.left_out import HIDDEN, METADATA
 
@@ -52,7 +52,7 @@ def run(tmp_path: Path, content: bytes, name: str = "x.tar", **options: Any) -> 
     (tmp_path / name).write_bytes(content)
     number = len(list(tmp_path.glob("out*")))
     return build_images(
-        ImageOptions((str(tmp_path / name),), str(tmp_path / f"out{number}"), 4, workers=1, **options)
+        ImageBuildOptions((str(tmp_path / name),), str(tmp_path / f"out{number}"), 4, workers=1, **options)
     )
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_header_in_the_middle_is_told(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_at_all_is_not_one_bad_record(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"noise" * 1000)
-    options = ImageOptions((str(tmp_path / "x.parquet"),), str(tmp_path / "rows"), 4, max_bad_records=9)
+    options = ImageBuildOptions((str(tmp_path / "x.parquet"),), str(tmp_path / "rows"), 4, max_bad_records=9)
     with pytest.raises(UserError, match="that is not one bad record: take the file out of --input"):
         build_images(options)
     long_name = tarfile.TarInfo("././@LongLink")

@@ -13,23 +13,23 @@ from typing import Any
 import torch
 
 from evals.evaluate import evaluate
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 
 
-def by_definition(world: World, checkpoint: str, stride: int, windows: int) -> dict[str, Any]:
+def by_definition(world: DistContext, checkpoint: str, stride: int, windows: int) -> dict[str, Any]:
     """NLL of each label by a forward pass of its own, with the context that the definition gives it."""
     from pretrain.checkpoint import resolve
     from pretrain.config.sections import ParallelConfig
     from pretrain.data.sources import open_validation
     from pretrain.kinds import kind_of
-    from pretrain.megatron.parallel_dims import build_layout
-    from pretrain.megatron.restore import load_model, open_saved, with_layout
+    from pretrain.megatron.parallel_dims import build_parallel_dims
+    from pretrain.megatron.restore import load_model, open_saved_model, with_layout
 
-    saved = open_saved(resolve(checkpoint))
+    saved = open_saved_model(resolve(checkpoint))
     config = with_layout(saved.config, ParallelConfig())
     sources = open_validation(config)
     assert sources is not None
-    layout = build_layout(world, config.parallel)
+    layout = build_parallel_dims(world, config.parallel)
     model = load_model(saved, config, layout, kind_of(config).family(config, layout))
     model.wrapped[0].eval()
     length = config.batch.sequence_length
@@ -51,7 +51,7 @@ def main() -> None:
 
     asked = json.loads(sys.argv[1])
     answers: dict[str, Any] = {}
-    with join_world() as world:
+    with init_distributed() as world:
         for name, run in asked["runs"].items():
             result = evaluate(asked["checkpoint"], world, **run)
             answers[name] = {"step": result.step, "metrics": result.metrics, "spec": result.spec}

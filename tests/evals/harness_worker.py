@@ -31,20 +31,20 @@ from pretrain.checkpoint import resolve
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.kinds import kind_of
-from pretrain.megatron.parallel_dims import build_layout
-from pretrain.megatron.restore import load_model, open_saved
+from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.restore import load_model, open_saved_model
 
 
-def ours(asked: dict[str, Any], overrides: list[str], world: World) -> dict[str, Any]:
+def ours(asked: dict[str, Any], overrides: list[str], world: DistContext) -> dict[str, Any]:
     """The result, and the answer to each request, which no result holds."""
     path = resolve(asked["run"])
-    result = evaluate_tasks(path, world, asked["tasks"], None, overrides, build_layout)
+    result = evaluate_tasks(path, world, asked["tasks"], None, overrides, build_parallel_dims)
     parallel_state.destroy_model_parallel()
-    saved = open_saved(path)
+    saved = open_saved_model(path)
     config = evaluation_config(path / "config.resolved.yaml", overrides, world.size, data=asked["tasks"])
-    layout = build_layout(world, config.parallel)
+    layout = build_parallel_dims(world, config.parallel)
     model = load_model(saved, config, layout, kind_of(config).family(config, layout))
     with confined(show=False):
         tasks = {each.name: build_task(each) for each in find_definitions(asked["tasks"], None)}
@@ -104,11 +104,11 @@ def main() -> None:
     if asked["config"]:
         from pretrain.hf.exporter import export_command
 
-        with join_world() as world:
+        with init_distributed() as world:
             train(load_config(asked["config"], (), world.size), world)
             parallel_state.destroy_model_parallel()
         export_command(asked["run"], asked["exported"], None, tokenizer=True)
-    with join_world() as world:
+    with init_distributed() as world:
         for name, (shards, stride) in asked["strides"].items():
             result = evaluate(asked["run"], world, stride=stride, data=[shards])
             answers[name] = result.metrics["token_perplexity"]

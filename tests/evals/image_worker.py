@@ -16,11 +16,11 @@ from torch import Tensor
 from data_tools.images.reader import ImageReader
 from evals.evaluate import evaluate
 from evals.images.extractors import open_extractor
-from evals.images.generated import Comparison, compare
-from evals.images.options import ImageOptions
+from evals.images.generated import ImageComparison, compare
+from evals.images.options import ImageEvalOptions
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import UserError
 
 
@@ -41,11 +41,11 @@ class Noise:
         return torch.from_numpy(np.stack(pictures))
 
 
-def answer(asked: dict[str, Any], world: World) -> dict[str, Any]:
+def answer(asked: dict[str, Any], world: DistContext) -> dict[str, Any]:
     said: list[str] = []
     try:
-        extractor = open_extractor(ImageOptions(extractor=asked["extractor"]), world.device, said.append)
-        comparison = Comparison(
+        extractor = open_extractor(ImageEvalOptions(extractor=asked["extractor"]), world.device, said.append)
+        comparison = ImageComparison(
             generator=Noise(asked.get("copied")),
             extractor=extractor,
             reference=tuple(ImageReader(path) for path in asked["reference"]),
@@ -62,7 +62,7 @@ def answer(asked: dict[str, Any], world: World) -> dict[str, Any]:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     answers: dict[str, Any] = {}
-    with join_world() as world:
+    with init_distributed() as world:
         if "train" in asked:
             train(load_config(asked["train"], (), world.size), world)
         if "accuracy" in asked:

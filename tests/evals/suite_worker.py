@@ -11,16 +11,16 @@ from typing import Any
 
 from megatron.core import parallel_state
 
-from evals.batch import Order, evaluate_several
+from evals.batch import BatchRequest, evaluate_several
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import UserError
 
 
-def answer(asked: dict[str, Any], world: World) -> Any:
+def answer(asked: dict[str, Any], world: DistContext) -> Any:
     try:
-        scored = evaluate_several(Order(**asked), world)
+        scored = evaluate_several(BatchRequest(**asked), world)
     except UserError as error:
         return {"refused": str(error)}
     finally:
@@ -30,7 +30,7 @@ def answer(asked: dict[str, Any], world: World) -> Any:
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    with join_world() as world:
+    with init_distributed() as world:
         for path in asked["train"]:
             loaded = load_config(path, ("tracking.enabled=false",), world.size)  # no uploader beside each
             train(loaded, world)

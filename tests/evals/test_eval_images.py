@@ -17,7 +17,7 @@ from data_tools.images.reader import ImageReader
 from evals.frechet import frechet_distance
 from evals.images.extractors import InceptionExtractor, open_extractor
 from evals.images.features import chosen_images
-from evals.images.options import NO_IMAGE_OPTIONS, ImageOptions
+from evals.images.options import NO_IMAGE_OPTIONS, ImageEvalOptions
 from evals.kid import kernel_distance, unit_scale
 from evals.precision_recall import precision_recall
 from pretrain.cnn.score import load_classifier
@@ -192,7 +192,7 @@ def script(path: Path, count: int = 2048) -> str:
 
 def test_inception_comes_from_a_file_and_says_so(tmp_path: Path) -> None:
     path = script(tmp_path / "inception.pt")
-    options = ImageOptions(inception_weights=path)
+    options = ImageEvalOptions(inception_weights=path)
     extractor = open_extractor(options, CPU, print)
     assert (extractor.frechet_name, extractor.name) == ("fid", "inception")
     grey = torch.full((2, 1, 8, 8), 10, dtype=torch.uint8)
@@ -209,22 +209,22 @@ def test_inception_comes_from_a_file_and_says_so(tmp_path: Path) -> None:
 def test_a_wrong_extractor_is_refused(tmp_path: Path) -> None:
     path = script(tmp_path / "inception.pt")
     with pytest.raises(IntegrityError, match=r"its SHA-256 is [0-9a-f]{64}, not the expected abc"):
-        open_extractor(ImageOptions(inception_weights=path, inception_sha256="abc"), CPU, print)
+        open_extractor(ImageEvalOptions(inception_weights=path, inception_sha256="abc"), CPU, print)
     with pytest.raises(UserError, match=r"gives \[5\] numbers for an image, Inception gives \[2048\]"):
-        open_extractor(ImageOptions(inception_weights=script(tmp_path / "five.pt", 5)), CPU, print)
+        open_extractor(ImageEvalOptions(inception_weights=script(tmp_path / "five.pt", 5)), CPU, print)
     (tmp_path / "text.pt").write_text("no module")
     with pytest.raises(UserError, match=r"text\.pt: does not work as a TorchScript file"):
-        open_extractor(ImageOptions(inception_weights=str(tmp_path / "text.pt")), CPU, print)
+        open_extractor(ImageEvalOptions(inception_weights=str(tmp_path / "text.pt")), CPU, print)
     with pytest.raises(UserError, match=r"nowhere\.pt: cannot be read: No such file"):
-        open_extractor(ImageOptions(inception_weights="nowhere.pt"), CPU, print)
+        open_extractor(ImageEvalOptions(inception_weights="nowhere.pt"), CPU, print)
     with pytest.raises(UserError, match="name one extractor, --extractor RUN"):
         open_extractor(NO_IMAGE_OPTIONS, CPU, print)
     with pytest.raises(UserError, match="both are given: name one extractor"):
-        open_extractor(ImageOptions(extractor="a", inception_weights=path), CPU, print)
+        open_extractor(ImageEvalOptions(extractor="a", inception_weights=path), CPU, print)
     with pytest.raises(UserError, match="--resize file has no effect without --inception-weights"):
-        open_extractor(ImageOptions(extractor="a", resize="file"), CPU, print)
+        open_extractor(ImageEvalOptions(extractor="a", resize="file"), CPU, print)
     with pytest.raises(UserError, match=r"--extractor: .*nowhere"):
-        open_extractor(ImageOptions(extractor=str(tmp_path / "nowhere")), CPU, print)
+        open_extractor(ImageEvalOptions(extractor=str(tmp_path / "nowhere")), CPU, print)
 
 
 def test_images_beyond_the_limit_are_drawn_evenly(tmp_path: Path) -> None:
@@ -236,5 +236,5 @@ def test_images_beyond_the_limit_are_drawn_evenly(tmp_path: Path) -> None:
 
 
 def test_options_travel_to_the_ranks() -> None:
-    options = ImageOptions(extractor="runs/a", samples=10, seed=0)
+    options = ImageEvalOptions(extractor="runs/a", samples=10, seed=0)
     assert options.arguments() == ["--extractor", "runs/a", "--samples", "10", "--seed", "0"]

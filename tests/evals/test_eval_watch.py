@@ -15,7 +15,7 @@ import yaml
 from text_shards import build_shards
 from typer.testing import CliRunner
 
-from pretrain.checkpoint import LocalCoordinator, Piece, Saver
+from pretrain.checkpoint import LocalCoordinator, Saver, ShardedTensor
 from pretrain.cli import app
 from pretrain.config.sections import CheckpointConfig
 from pretrain.run.folder import RunFolder
@@ -80,7 +80,7 @@ def test_checkpoints_are_scored_while_the_run_goes_on(
 def test_what_was_saved_while_updates_were_skipped_is_passed_over(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     Saver(run.path, CheckpointConfig(), 0, 1, LocalCoordinator()).save(
-        14, [Piece.whole("w", torch.zeros(2))], {"step": 14, "suspect_since": 13}
+        14, [ShardedTensor.whole("w", torch.zeros(2))], {"step": 14, "suspect_since": 13}
     )
     for path in (run.config, run.resolved):
         path.write_text("run: {dir: run}\n")

@@ -17,11 +17,11 @@ from PIL import Image
 from pretrain.cnn.trainer import CnnTrainer
 from pretrain.config.load import read_config
 from pretrain.config.sections import CnnConfig, GanConfig
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import HealthError, UserError
-from pretrain.gan.collapse import FIRST, GameMemory
+from pretrain.gan.collapse import FIRST, CollapseHistory
 from pretrain.gan.trainer import GanTrainer
-from pretrain.health.spikes import Memory, SkippedRange
+from pretrain.health.spikes import SkippedRange, SpikeHistory
 from pretrain.run.folder import RunFolder
 from pretrain.training.schedule import learning_rate
 
@@ -47,7 +47,7 @@ def said_by(act: Callable[[], object]) -> str:
     return "done"
 
 
-def of_a_gan(config: GanConfig, world: World) -> dict[str, Any]:
+def of_a_gan(config: GanConfig, world: DistContext) -> dict[str, Any]:
     """What is built, what is drawn, what the first steps give, and a verdict."""
     trainer = GanTrainer(config, world)
     engines = {"G": trainer.generator.engine, "D": trainer.discriminator.engine}
@@ -75,7 +75,7 @@ def of_a_gan(config: GanConfig, world: World) -> dict[str, Any]:
     folder = RunFolder(config.run.dir)
     seen["grid"] = Image.open(folder.artifacts / "samples" / f"step-{STEPS:08d}.png").size
     seen["final"] = (folder.path / "final").exists()
-    trainer.memory = GameMemory(average=-1.0, steps=FIRST - 1)
+    trainer.memory = CollapseHistory(average=-1.0, steps=FIRST - 1)
     marks: dict[str, float] = {}
     ended = said_by(lambda: marks.update(trainer.step(STEPS).metrics))
     seen["collapse"] = [ended, marks.get("collapse")]
@@ -88,7 +88,7 @@ def of_a_gan(config: GanConfig, world: World) -> dict[str, Any]:
     return seen
 
 
-def of_a_classifier(config: CnnConfig, world: World) -> dict[str, Any]:
+def of_a_classifier(config: CnnConfig, world: DistContext) -> dict[str, Any]:
     """The same of a classifier."""
     trainer = CnnTrainer(config, world)
     parameters = dict(trainer.classifier.named_parameters())
@@ -112,17 +112,17 @@ def of_its_health(trainer: CnnTrainer) -> dict[str, Any]:
         nonfinite = [said_by(lambda: trainer.step(STEPS)).split(":")[0] for _ in range(4)]
     verdicts = {}
     for count in (8, 12):
-        trainer.memory = Memory(losses=FLAT[:count])
+        trainer.memory = SpikeHistory(losses=FLAT[:count])
         with mock.patch.object(trainer, "_backward", return_value=(5.5, 1.0, local)):
             result = trainer.step(STEPS)
         verdicts[count] = [result.spike, result.updated]
-    trainer.memory = Memory(skipped=(SkippedRange(0, 0, 4),), rollbacks=1)
+    trainer.memory = SpikeHistory(skipped=(SkippedRange(0, 0, 4),), rollbacks=1)
     with mock.patch.object(CnnTrainer, "load", side_effect=UserError("would load")):
         too_many = said_by(lambda: trainer.roll_back(mock.Mock(), STEPS))
     return {"nonfinite": nonfinite, "spikes": verdicts, "rollback": too_many}
 
 
-def observe(config: Any, world: World) -> dict[str, Any]:
+def observe(config: Any, world: DistContext) -> dict[str, Any]:
     """Everything that is compared, by name."""
     try:
         if isinstance(config, GanConfig):
@@ -136,7 +136,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     seen: dict[str, Any] = {}
     same: dict[str, dict[str, Any]] = {}
-    with join_world() as world:
+    with init_distributed() as world:
         for name, path in asked["configs"].items():
             config = read_config(path).config
             what = config.model_dump_json(exclude={"run": {"dir"}})

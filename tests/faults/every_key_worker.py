@@ -17,12 +17,12 @@ from megatron.core import parallel_state
 
 from pretrain.config.load import read_config
 from pretrain.config.sections import GptConfig
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import HealthError, UserError
 from pretrain.gpt.trainer import GptTrainer
-from pretrain.health.spikes import Memory, SkippedRange
+from pretrain.health.spikes import SkippedRange, SpikeHistory
 from pretrain.megatron.layers.transformer import transformer_config
-from pretrain.megatron.trainer import Trainer
+from pretrain.megatron.trainer import MegatronTrainer
 from pretrain.training.schedule import learning_rate
 
 STEPS = 3
@@ -39,7 +39,7 @@ def said_by(act: Callable[[], object]) -> str:
     return "done"
 
 
-def observe(config: GptConfig, world: World, health: bool) -> dict[str, Any]:
+def observe(config: GptConfig, world: DistContext, health: bool) -> dict[str, Any]:
     """Everything that is compared, by name; `health`: also verdicts."""
     layout = transformer_config(config, torch.device("cpu"))
     seen: dict[str, Any] = {
@@ -62,7 +62,7 @@ def observe(config: GptConfig, world: World, health: bool) -> dict[str, Any]:
     return seen
 
 
-def of_a_trainer(trainer: Trainer) -> dict[str, Any]:
+def of_a_trainer(trainer: MegatronTrainer) -> dict[str, Any]:
     """What is built, what is drawn, and what the first steps give."""
     (chunk,) = trainer.model.chunks
     batches = trainer.batches(0)
@@ -84,7 +84,7 @@ def of_a_trainer(trainer: Trainer) -> dict[str, Any]:
     return seen
 
 
-def of_health(trainer: Trainer) -> dict[str, Any]:
+def of_health(trainer: MegatronTrainer) -> dict[str, Any]:
     """The verdicts on a NaN, on a spike and on a rollback too many."""
     honest = trainer.memory
     with (
@@ -94,11 +94,11 @@ def of_health(trainer: Trainer) -> dict[str, Any]:
         nonfinite = [said_by(lambda: trainer.step(STEPS)).split(":")[0] for _ in range(4)]
     verdicts = {}
     for count in (8, 12):
-        trainer.memory = Memory(losses=FLAT[:count])
+        trainer.memory = SpikeHistory(losses=FLAT[:count])
         result = trainer.step(STEPS)
         verdicts[count] = [result.spike, result.updated]
-    trainer.memory = Memory(skipped=(SkippedRange(0, 0, 4),), rollbacks=1)
-    with mock.patch.object(Trainer, "load", side_effect=UserError("would load")):
+    trainer.memory = SpikeHistory(skipped=(SkippedRange(0, 0, 4),), rollbacks=1)
+    with mock.patch.object(MegatronTrainer, "load", side_effect=UserError("would load")):
         too_many = said_by(lambda: trainer.roll_back(mock.Mock(), STEPS))
     trainer.memory = honest
     return {"nonfinite": nonfinite, "spikes": verdicts, "rollback": too_many}
@@ -108,7 +108,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     seen: dict[str, Any] = {}
     same: dict[str, dict[str, Any]] = {}
-    with join_world() as world:
+    with init_distributed() as world:
         for name, path in asked["configs"].items():
             config, health = read_config(path).config, name.startswith("health.")
             what = config.model_dump_json(exclude={"run": {"dir"}}) + str(health)

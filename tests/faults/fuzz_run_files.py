@@ -16,18 +16,18 @@ from evals.images.features import _write as write_features
 from evals.result import Result
 from evals.stored_results import _file as file_of
 from evals.stored_results import find
-from evals.suite import Entry
-from pretrain.checkpoint import LocalCoordinator, Piece, Saver, newest_good, open_checkpoint, verify
+from evals.suite import SuiteEntry
+from pretrain.checkpoint import LocalCoordinator, Saver, ShardedTensor, newest_good, open_checkpoint, verify
 from pretrain.checkpoint.files import file_record, walk
 from pretrain.checkpoint.manifest import dump_manifest
 from pretrain.checkpoint.tensors import TensorFile, write_tensors
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import IntegrityError
-from pretrain.gan.collapse import GameMemory
-from pretrain.health.heartbeat import Heart, is_dead, read_beat
+from pretrain.gan.collapse import CollapseHistory
+from pretrain.health.heartbeat import HeartbeatWriter, is_dead, read_heartbeat
 from pretrain.health.phase_timer import Moment, Phase
-from pretrain.health.spikes import Memory, SkippedRange
-from pretrain.health.stop import Board, Verdict
+from pretrain.health.spikes import SkippedRange, SpikeHistory
+from pretrain.health.stop import StopFiles, StopReason
 from pretrain.hf.shards import INDEX as HF_INDEX
 from pretrain.hf.shards import TensorFolder
 from pretrain.run.folder import RunFolder
@@ -41,7 +41,7 @@ from pretrain.tracking.names import of_journal
 from pretrain.tracking.reach import require_checkpoints_lines
 from pretrain.tracking.record import Sent, choose_uri, page_of, read_record, write_sent
 from pretrain.tracking.send import MLFLOW_STATUS, _tags, points
-from slurm.findings import Finding, judge_nodes, write_finding
+from slurm.findings import RankFinding, judge_nodes, write_finding
 from slurm.measured import last_entry, step_seconds
 from slurm.submission import Attempt, Submission, bad_nodes, exclude_nodes
 from slurm.verdict import before
@@ -106,20 +106,20 @@ def lock_and_health(good: Path) -> Reader:
     with open_run(config_for(good / "run", None, enabled=False)) as run:
         lock = run.folder.lock.read_bytes()
     (good / "lock").write_bytes(lock)
-    Heart(good, "j", 0).beat(Moment(3, Phase.DATA, 0, 1.0), 9.0)
-    board = Board(good, "j")
-    board.post(Verdict(4, "a rank hangs", 1, 0, True))
+    HeartbeatWriter(good, "j", 0).beat(Moment(3, Phase.DATA, 0, 1.0), 9.0)
+    board = StopFiles(good, "j")
+    board.post(StopReason(4, "a rank hangs", 1, 0, True))
     board.ask_to_stop(15)
 
     def read(folder: Path) -> None:
         assert refusal(folder / "lock").isprintable()
-        beat = read_beat(folder, 0)
+        beat = read_heartbeat(folder, 0)
         if beat is not None:
             assert beat.name and beat.place and beat.progress >= (0, 0, 0)
             is_dead(beat), beat.overdue, beat.ended
-        verdict = Board(folder, "j").verdict()
+        verdict = StopFiles(folder, "j").verdict()
         assert verdict is None or (0 <= verdict.code < 256 and isinstance(verdict.message, str))
-        assert 0 <= Board(folder, "j").asked_to_stop() <= 64
+        assert 0 <= StopFiles(folder, "j").asked_to_stop() <= 64
 
     return Reader("lock and health", ("lock", "rank-0000.json", "verdict-j.json", "stop-j"), read, BOTH)
 
@@ -127,11 +127,11 @@ def lock_and_health(good: Path) -> Reader:
 def _save(run_dir: Path) -> None:
     weights = torch.arange(12.0).view(3, 4)
     pieces = [
-        Piece("w", (3, 4), (0, 0), (2, 4), None, weights[:2].clone(), "weights", True),
-        Piece("w", (3, 4), (2, 0), (1, 4), (0, 4), weights[2].clone(), "weights", True),
-        Piece.whole("m", torch.ones(5, dtype=torch.bfloat16), "optimizer"),
+        ShardedTensor("w", (3, 4), (0, 0), (2, 4), None, weights[:2].clone(), "weights", True),
+        ShardedTensor("w", (3, 4), (2, 0), (1, 4), (0, 4), weights[2].clone(), "weights", True),
+        ShardedTensor.whole("m", torch.ones(5, dtype=torch.bfloat16), "optimizer"),
     ]
-    memory = Memory((2.0, 1.5), 1, (SkippedRange(2, 16, 24),), 1)
+    memory = SpikeHistory((2.0, 1.5), 1, (SkippedRange(2, 16, 24),), 1)
     state = {
         "step": 3,
         "samples": 24,
@@ -144,7 +144,7 @@ def _save(run_dir: Path) -> None:
         "run": "cd",
         "classes": ["a", "b"],
         "health": memory.to_json(),
-        "game": GameMemory(0.5, 7).to_json(),
+        "game": CollapseHistory(0.5, 7).to_json(),
     }
     files: dict[str, bytes | Path] = {"config.yaml": b"run: {}\n"}
     Saver(run_dir, CheckpointConfig(), 0, 1, LocalCoordinator()).save(3, pieces, state, files)
@@ -159,11 +159,11 @@ def _read_checkpoint(folder: Path) -> None:
     assert checkpoint.step == checkpoint.state.get("step", 3) == 3
     for key in ("updates", "vocab_size"):
         assert 0 <= checkpoint.part(key, natural) < LARGE
-    health = checkpoint.part("health", Memory.from_json)
+    health = checkpoint.part("health", SpikeHistory.from_json)
     places = [place for each in health.skipped for place in (each.first, each.stop)]
     assert places == sorted(places) and min((*places, health.rollbacks, health.skips_in_a_row)) >= 0
     assert all(abs(loss) < float("inf") for loss in health.losses)
-    game = checkpoint.part("game", GameMemory.from_json)
+    game = checkpoint.part("game", CollapseHistory.from_json)
     assert game.steps >= 0 and abs(game.average) < float("inf")
     checkpoint.part("classes", names)
     for key in checkpoint.index:
@@ -265,7 +265,7 @@ def slurm_job(good: Path) -> Reader:
     exclude_nodes(good, {"n1": "slow"})
     for rank, host in enumerate(("n1", "n2")):
         versions = {"torch": "2"}
-        finding = Finding(rank, host, "cpu", 0, 10**9, 10**9, versions, 0.1, 1e9, 1e9)
+        finding = RankFinding(rank, host, "cpu", 0, 10**9, 10**9, versions, 0.1, 1e9, 1e9)
         write_finding(submission.preflight, finding)
 
     def read(folder: Path) -> None:
@@ -287,7 +287,7 @@ def evaluation(good: Path) -> Reader:
     """Kept results and kept features: what is not what was written is computed again."""
     import numpy as np
 
-    entry = Entry.model_validate({"task": "perplexity"})
+    entry = SuiteEntry.model_validate({"task": "perplexity"})
     metrics = {"token_perplexity": float("inf"), "tokens": 7}
     path = file_of(RunFolder(good), entry, 3, "key")
     path.parent.mkdir(parents=True)

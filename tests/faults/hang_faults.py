@@ -9,8 +9,8 @@ from unittest import mock
 import pretrain.megatron.trainer
 import pretrain.tracking.journal
 from pretrain.gpt.data import TrainingData
-from pretrain.megatron.trainer import Trainer
-from pretrain.training.session import Run
+from pretrain.megatron.trainer import MegatronTrainer
+from pretrain.training.session import Session
 
 CULPRIT = 1
 STEP = 5
@@ -51,13 +51,13 @@ def slow_data() -> Any:
 
 def paced() -> Any:
     """Every rank takes its time over each step; of any trainer."""
-    honest = Run.log_step
+    honest = Session.log_step
 
-    def log_step(run: Run, step: int, metrics: Any) -> None:
+    def log_step(run: Session, step: int, metrics: Any) -> None:
         honest(run, step, metrics)
         time.sleep(STEP_SECONDS)
 
-    return mock.patch.object(Run, "log_step", log_step)
+    return mock.patch.object(Session, "log_step", log_step)
 
 
 def data_fail() -> Any:
@@ -72,13 +72,13 @@ def data_fail() -> Any:
 
 def endless_start() -> Any:
     """No rank ever has its model."""
-    honest = Trainer.__init__
+    honest = MegatronTrainer.__init__
 
-    def build(trainer: Trainer, *arguments: Any) -> None:
+    def build(trainer: MegatronTrainer, *arguments: Any) -> None:
         time.sleep(3600)
         honest(trainer, *arguments)
 
-    return mock.patch.object(Trainer, "__init__", build)
+    return mock.patch.object(MegatronTrainer, "__init__", build)
 
 
 def slow_validation() -> Any:

@@ -14,9 +14,9 @@ import torch
 import pretrain.megatron.pipeline as model
 from pretrain.gpt.data import TrainingData
 from pretrain.megatron.optimizer import Optimizer
-from pretrain.megatron.sharding import logical_parts
-from pretrain.megatron.trainer import Trainer
-from pretrain.training.data_parallel import ReplicaTrainer
+from pretrain.megatron.sharding import parameter_shards
+from pretrain.megatron.trainer import MegatronTrainer
+from pretrain.training.data_parallel import DataParallelTrainer
 from pretrain.training.trainer import StepResult
 
 NAN = float("nan")
@@ -30,9 +30,9 @@ class Switch:
     micro_batch: int = 0
 
 
-def part_of(trainer: Trainer, name: str) -> Any:
+def part_of(trainer: MegatronTrainer, name: str) -> Any:
     """This rank's part of a weight, None where it has none."""
-    parts = logical_parts(trainer.model.chunks, trainer.layout)
+    parts = parameter_shards(trainer.model.chunks, trainer.layout)
     return next((part for part in parts if part.key == name), None)
 
 
@@ -56,10 +56,10 @@ def injected(fault: dict[str, Any] | None, rank: int) -> Iterator[None]:
 
 def stepping(fault: dict[str, Any], switch: Switch) -> Any:
     """Switch the fault on for its steps, and hook what it needs into the trainer at its first."""
-    honest = Trainer.step
+    honest = MegatronTrainer.step
     hooked: set[int] = set()
 
-    def step(trainer: Trainer, index: int) -> Any:
+    def step(trainer: MegatronTrainer, index: int) -> Any:
         if id(trainer) not in hooked and fault["kind"] in HOOKS:
             hooked.add(id(trainer))
             HOOKS[fault["kind"]](trainer, fault, switch)
@@ -76,12 +76,12 @@ def stepping(fault: dict[str, Any], switch: Switch) -> Any:
             part.parameter.data.view(-1).view(torch.int32)[part.start + 5] ^= 1 << 20
         return result
 
-    return mock.patch.object(Trainer, "step", step)
+    return mock.patch.object(MegatronTrainer, "step", step)
 
 
-def blow_up(trainer: Trainer, fault: dict[str, Any]) -> None:
+def blow_up(trainer: MegatronTrainer, fault: dict[str, Any]) -> None:
     """Every weight, or the one named, is multiplied by `factor` after the step's update."""
-    parts = logical_parts(trainer.model.chunks, trainer.layout)
+    parts = parameter_shards(trainer.model.chunks, trainer.layout)
     chosen = {
         id(part.parameter): part.parameter for part in parts if fault.get("tensor", part.key) == part.key
     }
@@ -93,7 +93,7 @@ def blow_up(trainer: Trainer, fault: dict[str, Any]) -> None:
 @contextmanager
 def bad_numbers(fault: dict[str, Any]) -> Iterator[None]:
     """An RNN's or a CNN's loss is multiplied by `factor` at its steps; with `once`, the first time only."""
-    honest_step, honest_backward = ReplicaTrainer.step, ReplicaTrainer._backward
+    honest_step, honest_backward = DataParallelTrainer.step, DataParallelTrainer._backward
     switch, steps = Switch(), list(fault["steps"])
 
     def step(trainer: Any, index: int) -> StepResult:
@@ -107,8 +107,8 @@ def bad_numbers(fault: dict[str, Any]) -> Iterator[None]:
         return loss * (float(fault["factor"]) if switch.on else 1.0), *others
 
     with (
-        mock.patch.object(ReplicaTrainer, "step", step),
-        mock.patch.object(ReplicaTrainer, "_backward", backward),
+        mock.patch.object(DataParallelTrainer, "step", step),
+        mock.patch.object(DataParallelTrainer, "_backward", backward),
     ):
         yield
 
@@ -142,7 +142,7 @@ def bad_norm(switch: Switch) -> Any:
     return mock.patch.object(Optimizer, "gradient_norm", gradient_norm)
 
 
-def hook_gradient(trainer: Trainer, fault: dict[str, Any], switch: Switch) -> None:
+def hook_gradient(trainer: MegatronTrainer, fault: dict[str, Any], switch: Switch) -> None:
     """The gradient of a parameter becomes `value`; with `once`, only the first time."""
 
     def spoil(gradient: torch.Tensor) -> torch.Tensor:
@@ -156,7 +156,7 @@ def hook_gradient(trainer: Trainer, fault: dict[str, Any], switch: Switch) -> No
         part.parameter.register_hook(spoil)
 
 
-def hook_output(trainer: Trainer, fault: dict[str, Any], switch: Switch) -> None:
+def hook_output(trainer: MegatronTrainer, fault: dict[str, Any], switch: Switch) -> None:
     """One number in the output of a module becomes infinite."""
 
     def spoil(_module: Any, _inputs: Any, output: Any) -> Any:
@@ -203,7 +203,7 @@ def without_samples(fault: dict[str, Any]) -> Any:
     return mock.patch.object(TrainingData, "samples", samples)
 
 
-HOOKS: dict[str, Callable[[Trainer, dict[str, Any], Switch], None]] = {
+HOOKS: dict[str, Callable[[MegatronTrainer, dict[str, Any], Switch], None]] = {
     "gradient": hook_gradient,
     "output": hook_output,
 }

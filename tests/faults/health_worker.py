@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 
 
-def outcome(world: World, name: str, case: dict[str, Any]) -> dict[str, Any]:
+def outcome(world: DistContext, name: str, case: dict[str, Any]) -> dict[str, Any]:
     from health_faults import injected
     from megatron.core import parallel_state
     from torch.distributed import PrefixStore
@@ -52,7 +52,7 @@ def main() -> None:
     if "command" in asked:
         command(asked)
         return
-    with join_world() as world:
+    with init_distributed() as world:
         found = {name: outcome(world, name, case) for name, case in asked["cases"]}
         Path(asked["output"], f"rank-{world.rank}.json").write_text(json.dumps(found))
 

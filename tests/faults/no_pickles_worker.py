@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 
 
 def refuse(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("something was unpickled")
 
 
-def run(world: World, name: str, config: str, overrides: list[str], evaluates: bool) -> None:
+def run(world: DistContext, name: str, config: str, overrides: list[str], evaluates: bool) -> None:
     """Train, with a checkpoint on the way; go on from that; score the end."""
     from megatron.core import parallel_state
     from torch.distributed import PrefixStore, barrier
@@ -40,7 +40,7 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     import torch.distributed.distributed_c10d as c10d
 
-    with join_world() as world:
+    with init_distributed() as world:
         c10d._unpickler = refuse
         pickle.loads = pickle.load = refuse  # type: ignore[assignment]
         for number, (config, overrides, evaluates) in enumerate(asked["runs"]):

@@ -27,7 +27,7 @@ from torch import Tensor
 from pretrain.cnn.trainer import CnnTrainer
 from pretrain.config.sections import CnnConfig, GanConfig, RnnConfig
 from pretrain.data.images import ImageBatch, ImageData
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import HealthError
 from pretrain.gan.trainer import GanTrainer
 from pretrain.gan.zero_shards import write_back
@@ -130,7 +130,7 @@ def plant(trainer: Any, fault: dict[str, Any], mine: bool, stack: ExitStack) -> 
         trainer.carried[fault["micro_batch"]][1, 0, 2] = torch.nan
 
 
-def outcome(world: World, case: dict[str, Any]) -> dict[str, Any]:
+def outcome(world: DistContext, case: dict[str, Any]) -> dict[str, Any]:
     kind, fault = case["tree"]["model"]["kind"], case["fault"]
     config_class, trainer_class = KINDS[kind]
     trainer = trainer_class(config_class.model_validate(case["tree"]), world)
@@ -157,7 +157,7 @@ def outcome(world: World, case: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    with join_world() as world:
+    with init_distributed() as world:
         outcomes = {name: outcome(world, case) for name, case in asked["cases"].items()}
         Path(asked["output"], f"rank-{world.rank}.json").write_text(json.dumps(outcomes))
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from pretrain.checkpoint import Piece, Saver, StoreCoordinator, open_checkpoint, verify
+from pretrain.checkpoint import Saver, ShardedTensor, StoreCoordinator, open_checkpoint, verify
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import UserError
 
@@ -44,7 +44,7 @@ def value_of(step: int) -> torch.Tensor:
     return torch.arange(ROWS * COLUMNS, dtype=torch.float32).view(ROWS, COLUMNS) + step
 
 
-def pieces_of(step: int, rank: int, world_size: int) -> list[Piece]:
+def pieces_of(step: int, rank: int, world_size: int) -> list[ShardedTensor]:
     """The weight split by rows, the moments by range of elements."""
     weight = value_of(step)
     rows, size = ROWS // world_size, ROWS * COLUMNS // world_size
@@ -53,8 +53,8 @@ def pieces_of(step: int, rank: int, world_size: int) -> list[Piece]:
     flat = (rank * size, (rank + 1) * size)
     part = weight.view(-1)[slice(*flat)] * 2
     return [
-        Piece("w", whole, (rank * rows, 0), (rows, COLUMNS), None, box, "weights", True),
-        Piece("m", whole, (0, 0), whole, flat, part, "optimizer", True),
+        ShardedTensor("w", whole, (rank * rows, 0), (rows, COLUMNS), None, box, "weights", True),
+        ShardedTensor("m", whole, (0, 0), whole, flat, part, "optimizer", True),
     ]
 
 

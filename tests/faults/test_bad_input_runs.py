@@ -16,7 +16,7 @@ from bad_input_commands import Commands, documents, write_run
 from text_shards import build_shards
 
 from pretrain.checkpoint import newest_good
-from pretrain.health.heartbeat import read_beat
+from pretrain.health.heartbeat import read_heartbeat
 
 pytestmark = pytest.mark.slow
 STEP_2, STEP_3 = "checkpoints/step-00000002", "checkpoints/step-00000003"
@@ -91,7 +91,7 @@ def test_two_jobs_write_one_run(commands: Commands, good_shards: Path, tmp_path:
     assert commands.wait(first).code == -signal.SIGKILL
     third = commands.start("train", config)
     deadline = time.monotonic() + 60
-    while (beat := read_beat(tmp_path / "run/heartbeat", 0)) is None or beat.pid != third:
+    while (beat := read_heartbeat(tmp_path / "run/heartbeat", 0)) is None or beat.pid != third:
         assert time.monotonic() < deadline, "it does not start"
         time.sleep(0.02)
     os.kill(third, signal.SIGTERM)

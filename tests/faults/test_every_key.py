@@ -30,17 +30,17 @@ from torch.distributed import HashStore
 
 from data_tools.tokenizer import Tokenizer
 from data_tools.train_tokenizer import train_tokenizer
-from pretrain.checkpoint import LocalCoordinator, Piece, Saver
+from pretrain.checkpoint import LocalCoordinator, Saver, ShardedTensor
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.load import read_config
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import CheckpointConfig, GptConfig
 from pretrain.data.sources import open_training
-from pretrain.distributed.rendezvous import meet
-from pretrain.distributed.world import World
+from pretrain.distributed.rendezvous import meet_ranks
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, UserError
-from pretrain.health.phase_timer import Moment, Phase, Pulse, phase_limit
+from pretrain.health.phase_timer import Moment, Phase, PhaseTimer, phase_limit
 from pretrain.hf.new_run import write_run as write_weights
 from pretrain.hf.registry import architecture_of
 from pretrain.run.folder import RunFolder
@@ -164,7 +164,7 @@ def steps_kept(place: Path, **settings: Any) -> list[int]:
     """Steps that are there after saves of steps 1 to 6."""
     writer = saver(place, **settings)
     for step in range(1, 7):
-        writer.save(step, [Piece.whole("w", torch.ones(3))], {"step": step})
+        writer.save(step, [ShardedTensor.whole("w", torch.ones(3))], {"step": step})
     writer.close()
     return sorted(int(path.name[5:]) for path in (place / "checkpoints").glob("step-*"))
 
@@ -210,7 +210,7 @@ def show_async(place: Path) -> None:
     """A save in the background has no report yet when it is asked for."""
     for asynchronous in (False, True):
         writer = saver(place / str(asynchronous), **{"async": asynchronous})
-        report = writer.save(1, [Piece.whole("w", torch.ones(3))], {"step": 1})
+        report = writer.save(1, [ShardedTensor.whole("w", torch.ones(3))], {"step": 1})
         assert (report is None) == asynchronous
         writer.close()
 
@@ -221,9 +221,9 @@ def show_max_failures(place: Path) -> None:
         (place / str(most) / "checkpoints").write_text("in the way")
         writer = saver(place / str(most), max_failures=most)
         for _ in range(most - 1):
-            writer.save(1, [Piece.whole("w", torch.ones(3))], {})
+            writer.save(1, [ShardedTensor.whole("w", torch.ones(3))], {})
         with pytest.raises(UserError, match=f"max_failures: {most}"):
-            writer.save(1, [Piece.whole("w", torch.ones(3))], {})
+            writer.save(1, [ShardedTensor.whole("w", torch.ones(3))], {})
 
 
 def show_eval_every(place: Path) -> None:
@@ -261,7 +261,7 @@ def show_cache_bytes(place: Path) -> None:
 
 def show_enabled(place: Path) -> None:
     for enabled in (False, True):
-        with mock.patch("pretrain.training.session.Background") as uploader:
+        with mock.patch("pretrain.training.session.UploaderProcess") as uploader:
             with open_run(config_for(place / str(enabled), None, enabled=enabled)) as run:
                 run.begin(0)
             assert uploader.called == enabled
@@ -347,9 +347,9 @@ def show_max_restarts(place: Path) -> None:
 
 
 def show_profile(place: Path) -> None:
-    world = World(0, 1, 0, torch.device("cpu"), HashStore())
+    world = DistContext(0, 1, 0, torch.device("cpu"), HashStore())
     for steps in (None, 2):
-        profiler = StepProfiler(steps, place / str(steps), Pulse(), world)
+        profiler = StepProfiler(steps, place / str(steps), PhaseTimer(), world)
         told = []
         for step in range(1, 8):
             profiler.before(step, 7)
@@ -371,7 +371,7 @@ def show_join_timeout(place: Path) -> None:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         text = f"rank 1 of 2 did not come within {seconds:g} s"
         with mock.patch.dict(os.environ, address), pytest.raises(HealthError, match=text):
-            meet(0, 2, config.health.join_timeout, lambda: 0)
+            meet_ranks(0, 2, config.health.join_timeout, lambda: 0)
 
 
 ELSEWHERE: dict[str, Callable[[Path], None]] = {

@@ -147,7 +147,7 @@ def test_keys_of_the_start(tmp_path: Path) -> None:
 ELSEWHERE = {
     "model.init_from": test_keys_of_the_start.__name__,
     "model.init": test_keys_of_the_start.__name__,
-    "model.norm_position": "tests/pretrain/hf/test_bert_hf.py: each position equals another published model",
+    "model.norm_position": "tests/hf/test_bert_hf.py: each position equals another published model",
 }
 
 

@@ -10,7 +10,7 @@ from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import ChatConfig, GptConfig
 from pretrain.gpt.chat.data import ChatTraining
 from pretrain.gpt.chat.open import open_chat
-from pretrain.megatron.init_from import find_start, require_start
+from pretrain.megatron.init_from import find_init_from, require_init_from
 
 ROWS = [
     {
@@ -32,8 +32,8 @@ CHANGES = {
 }
 """Another value than the default, with which the sequences differ."""
 ELSEWHERE = {
-    "data.too_long": "tests/pretrain/gpt/test_chat_data.py: refuse and truncate",
-    "model.init_from": "tests/pretrain/gpt/test_chat.py: the run that is gone on from; required",
+    "data.too_long": "tests/gpt/test_chat_data.py: refuse and truncate",
+    "model.init_from": "tests/gpt/test_chat.py: the run that is gone on from; required",
 }
 
 
@@ -47,7 +47,7 @@ def training(tmp_path: Path) -> ChatTraining:
 
 def opened(folder: Path, *more: str) -> ChatTraining:
     config = chat_config(folder / "gpt", folder / "train.jsonl", *more)
-    return open_chat(config, require_start(find_start(config, print))).training
+    return open_chat(config, require_init_from(find_init_from(config, print))).training
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -20,12 +20,12 @@ from bad_input_commands import Commands, Ended
 from image_shards import draw
 
 from data_tools.errors import machine_error, named
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import OutputError
-from pretrain.health.phase_timer import Pulse
-from pretrain.health.stop import Verdict
-from pretrain.health.watchdog import Job, Watch
+from pretrain.health.phase_timer import PhaseTimer
+from pretrain.health.stop import StopReason
+from pretrain.health.watchdog import Watchdog, WatchedJob
 from pretrain.run.logs import error_console, setup_logging
 from pretrain.run.signals import Signals
 from pretrain.run.status import _overwrite
@@ -131,9 +131,9 @@ def test_all_ranks_are_told_of_an_error_of_the_first(tmp_path: Path) -> None:
         with named(tmp_path), open("/dev/full", "wb", buffering=0) as file:
             file.write(b"a")
 
-    world = World(0, 1, 0, torch.device("cpu"), None)  # type: ignore[arg-type]
+    world = DistContext(0, 1, 0, torch.device("cpu"), None)  # type: ignore[arg-type]
     with pytest.raises(OutputError, match=f"{tmp_path}: No space left on device"):
-        first_decides(world, write)
+        broadcast_from_rank0(world, write)
 
 
 def test_a_log_on_a_full_disk(
@@ -191,9 +191,9 @@ def test_standard_error_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_verdict_on_a_disk_that_takes_nothing(tmp_path: Path) -> None:
     """It cannot be told to other ranks; it still ends this one."""
     missing = tmp_path / "heartbeat"
-    job = Job("a", missing, tmp_path / "log", 0, 2, None, lambda verdict: None)
-    watch = Watch(job, Pulse(), Signals())
-    assert watch._post(4, "a hang", at_once=True) == Verdict(4, "a hang", 0, 0, True)
+    job = WatchedJob("a", missing, tmp_path / "log", 0, 2, None, lambda verdict: None)
+    watch = Watchdog(job, PhaseTimer(), Signals())
+    assert watch._post(4, "a hang", at_once=True) == StopReason(4, "a hang", 0, 0, True)
     missing.mkdir()
     watch._post(4, "a hang", at_once=True)
     assert watch._post(2, "later", at_once=True).message == "a hang"

@@ -37,10 +37,10 @@ from pretrain.checkpoint import open_checkpoint, verify
 from pretrain.checkpoint.tensors import TensorFile, write_tensors
 from pretrain.config.sections import ChatDataConfig
 from pretrain.errors import IntegrityError, UserError
-from pretrain.gan.collapse import GameMemory
+from pretrain.gan.collapse import CollapseHistory
 from pretrain.gpt.chat.conversation import read_conversations
 from pretrain.gpt.chat.template import ChatTemplate
-from pretrain.health.spikes import Memory
+from pretrain.health.spikes import SpikeHistory
 from pretrain.hf.shards import INDEX, TensorFolder
 from pretrain.run.folder import RunFolder, read_yaml
 from pretrain.run.lock import refusal
@@ -192,14 +192,14 @@ MEMORIES: dict[str, tuple[str, Any, str]] = {
 def test_a_forged_memory(tmp_path: Path, key: str, value: Any, what: str) -> None:
     path = forged(tmp_path / "run", "state.json", lambda tree: tree["health"].update({key: value}))
     with pytest.raises(IntegrityError) as caught:
-        open_checkpoint(path).part("health", Memory.from_json)
+        open_checkpoint(path).part("health", SpikeHistory.from_json)
     assert str(caught.value).startswith(f"{path}/state.json: health: {what}")
 
 
 def test_what_a_state_lacks_is_named(tmp_path: Path) -> None:
     path = forged(tmp_path / "run", "state.json", lambda tree: tree.pop("game"))
     with pytest.raises(IntegrityError, match=r"state\.json: has no game"):
-        open_checkpoint(path).part("game", GameMemory.from_json)
+        open_checkpoint(path).part("game", CollapseHistory.from_json)
 
 
 def test_a_box_of_other_dimensions_in_a_forged_index(tmp_path: Path) -> None:

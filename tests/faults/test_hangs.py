@@ -22,7 +22,8 @@ from hang_faults import STEP
 from resume_runs import Life, Runs, Server
 from text_shards import build_shards
 
-from pretrain.health.heartbeat import process_state, read_beat
+from pretrain.distributed.ranks import process_state
+from pretrain.health.heartbeat import read_heartbeat
 from pretrain.proofs.compare import compare_runs, last_step, newest
 
 HOST = socket.gethostname()
@@ -164,7 +165,7 @@ def test_a_signal_in_start_up(runs: Runs) -> None:
     """While the model is built: ends at once, leaves no checkpoint, and the same command starts at step 0."""
     run = runs.folder / "early"
     life = runs.start(run, 2, [], mutation="endless_start")
-    life.until(lambda: read_beat(run / "heartbeat", 1) is not None)
+    life.until(lambda: read_heartbeat(run / "heartbeat", 1) is not None)
     life.signal(signal.SIGTERM, 1)
     assert ended(life, [0, 1], 60) == {0: 75, 1: 75}
     assert "stopped by SIGTERM in start-up: nothing is lost" in life.said()
@@ -178,7 +179,9 @@ def test_a_signal_in_validation_and_in_data_waits(runs: Runs) -> None:
     reference, run = runs.folder / "uninterrupted", runs.folder / "interrupted"
     whole = runs.start(reference, 2, VALIDATE)
     life = runs.start(run, 2, VALIDATE, mutation="slow_validation")
-    life.until(lambda: (beat := read_beat(run / "heartbeat", 0)) is not None and beat.phase == "validation")
+    life.until(
+        lambda: (beat := read_heartbeat(run / "heartbeat", 0)) is not None and beat.phase == "validation"
+    )
     life.signal(signal.SIGUSR1, 1)
     assert ended(life, [0, 1], 60) == {0: 75, 1: 75}
     assert newest(run).step == 4 and newest(run).state["to_validate"]
@@ -230,7 +233,7 @@ def wait_until(due: Any, within: float = 60) -> None:
 def test_the_command_names_a_killed_rank_first_and_leaves_nobody(runs: Runs) -> None:
     run = runs.folder / "command-killed"
     with command(runs, run, LONG, LIMIT) as parent:
-        wait_until(lambda: (beat := read_beat(run / "heartbeat", 1)) is not None and beat.step >= 3)
+        wait_until(lambda: (beat := read_heartbeat(run / "heartbeat", 1)) is not None and beat.step >= 3)
         ranks = ranks_of(parent.pid)
         os.kill(ranks[1], signal.SIGKILL)
         _, said = parent.communicate(timeout=600)

@@ -174,7 +174,7 @@ def test_programs_of_others(tmp_path: Path) -> None:
     hangs = tmp_path / "scontrol"
     hangs.write_text("#!/bin/sh\nexec sleep 100000\n")
     hangs.chmod(0o755)
-    ask = "from pretrain.distributed.rendezvous import first_host; first_host({'SLURM_STEP_NODELIST': 'n[1-2]'})"
+    ask = "from pretrain.distributed import rendezvous as r; r.first_host({'SLURM_STEP_NODELIST': 'n[1-2]'})"
     with Family(tmp_path / "log", "-c", ask, PATH=f"{tmp_path}:/usr/bin:/bin") as family:
         family.until(lambda: family.with_words("sleep 100000"))
         assert family.end(signal.SIGKILL) == -signal.SIGKILL

@@ -25,7 +25,7 @@ from text_shards import build_shards
 from pretrain.checkpoint import newest_good
 from pretrain.config.load import load_config
 from pretrain.gpt.data import TrainingData
-from pretrain.proofs.compare import Comparison, compare_runs, last_step, newest
+from pretrain.proofs.compare import RunComparison, compare_runs, last_step, newest
 from pretrain.tracking.journal import curve, read
 
 STEPS, GLOBAL_SIZE, TOLERANCE = 60, 8, 1e-5
@@ -94,7 +94,7 @@ def references(runs: Runs) -> Any:
     return reference
 
 
-def differing(one: Path, other: Path) -> list[Comparison]:
+def differing(one: Path, other: Path) -> list[RunComparison]:
     found = compare_runs(one, other)
     assert {item.what: item.compared for item in found}["losses"] == STEPS
     assert all(item.compared > 0 for item in found)

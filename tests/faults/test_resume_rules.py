@@ -1,7 +1,7 @@
 """What a resume may change, on real runs of every kind: a run that is prolonged is the one that was longer
 from the start, data may be moved, and what lies behind an unchanged path may not be other data.
 
-`tests/pretrain/config/test_run_compatible.py` has the verdict on every key.
+`tests/config/test_run_compatible.py` has the verdict on every key.
 """
 
 import shutil

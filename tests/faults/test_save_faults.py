@@ -10,7 +10,7 @@ import pytest
 import torch
 from saving import Plan, assert_holds, run_plan
 
-from pretrain.checkpoint import LocalCoordinator, Piece, Saver, clean, newest_good, resolve
+from pretrain.checkpoint import LocalCoordinator, Saver, ShardedTensor, clean, newest_good, resolve
 from pretrain.config.sections import CheckpointConfig
 from pretrain.errors import UserError
 
@@ -29,8 +29,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def pieces(size: int = 100_000) -> list[Piece]:
-    return [Piece.whole("w", torch.ones(size)), Piece.whole("m", torch.ones(size // 4), "optimizer")]
+def pieces(size: int = 100_000) -> list[ShardedTensor]:
+    return [
+        ShardedTensor.whole("w", torch.ones(size)),
+        ShardedTensor.whole("m", torch.ones(size // 4), "optimizer"),
+    ]
 
 
 def names(run_dir: Path) -> list[str]:

@@ -11,14 +11,14 @@ import torch.distributed as dist
 from pretrain.config.gan_losses import GanLoss
 from pretrain.gan import step as game
 from pretrain.gan.engine import Engine
-from pretrain.gan.network_tensors import Network
+from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks import batch_norm
 
 
 def two_backward_passes() -> Any:
     """Real and generated images in a backward pass each: stages 1 and 2 lose the first."""
 
-    class Twice(game.Game):
+    class Twice(game.GanStep):
         def discriminator_update(self, update: int) -> dict[str, float]:
             engine: Any = self._discriminator._engine
             (micro,) = self._micro_batches("discriminator", update)
@@ -34,7 +34,7 @@ def two_backward_passes() -> Any:
             dist.all_reduce(total)
             return {"loss_d": total.item() / dist.get_world_size()}
 
-    return mock.patch("pretrain.gan.trainer.Game", Twice)
+    return mock.patch("pretrain.gan.trainer.GanStep", Twice)
 
 
 def discriminator_through_its_engine() -> Any:
@@ -81,13 +81,13 @@ def batch_norm_without_its_gradient() -> Any:
 
 def power_iteration_in_every_micro_batch() -> Any:
     """As torch's own spectral normalisation does it, so that micro-batches see different networks."""
-    honest = game.Game._images
+    honest = game.GanStep._images
 
     def images(self: Any, samples: range) -> Any:
         game.advance(self._discriminator.module)
         return honest(self, samples)
 
-    return mock.patch.object(game.Game, "_images", images)
+    return mock.patch.object(game.GanStep, "_images", images)
 
 
 def nan_gradient() -> Any:
@@ -113,7 +113,7 @@ def nan_loss_on_one_rank() -> Any:
 
 def buffers_left_out() -> Any:
     """Checkpoints hold parameters alone, as DeepSpeed's universal ones do."""
-    return mock.patch.object(Network, "_whole", lambda self, prefix, tensors: iter(()))
+    return mock.patch.object(NetworkTensors, "_whole", lambda self, prefix, tensors: iter(()))
 
 
 MUTATIONS: dict[str, Callable[[], Any]] = {

@@ -15,7 +15,7 @@ import torch
 from gan_images import RandomImages
 from safetensors.torch import save_file
 
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import HealthError
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # what pytest adds for its own process
@@ -35,7 +35,7 @@ def write(output: Path, name: str, losses: list[Any], tensors: dict[str, torch.T
     Path(f"{path}.json").write_text(json.dumps(losses))
 
 
-def train(world: World, output: Path, name: str, run: dict[str, Any]) -> None:
+def train(world: DistContext, output: Path, name: str, run: dict[str, Any]) -> None:
     from gan_configs import gan_config
     from gan_mutations import mutated
 
@@ -86,7 +86,7 @@ def reference(output: Path, name: str, run: dict[str, Any]) -> None:
 def main() -> None:
     asked = json.loads(sys.argv[1])
     output = Path(asked["output"])
-    with join_world() as world:
+    with init_distributed() as world:
         for name, run in asked["runs"].items():
             if run.get("plain"):
                 reference(output, name, run)

@@ -78,7 +78,7 @@ def keep_gradient_alias() -> Any:
                 chunk.zero_grad_buffer()
             return self._run(batches, forward_only=False)
 
-    return mock.patch("pretrain.megatron.corpus_trainer.Model", Kept)
+    return mock.patch("pretrain.megatron.corpus_trainer.PipelineModel", Kept)
 
 
 def sum_head_gradients() -> Any:

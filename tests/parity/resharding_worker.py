@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 
 SAVED, ALL = 3, 5
 
 
-def save(world: World, asked: dict[str, Any], name: str, trainer: Any) -> None:
+def save(world: DistContext, asked: dict[str, Any], name: str, trainer: Any) -> None:
     from pretrain.checkpoint import Saver, StoreCoordinator
 
     for step in range(SAVED):
@@ -48,13 +48,13 @@ def main() -> None:
 
     from pretrain.config.load import load_config
     from pretrain.kinds import kind_of
-    from pretrain.training.step_sync import Gate
+    from pretrain.training.step_sync import StepSync
 
-    with join_world() as world:
+    with init_distributed() as world:
         curves: dict[str, Any] = {}
         for name, overrides in asked["layouts"].items():
             config = load_config(asked["config"], overrides, world.size).config
-            trainer: Any = kind_of(config).trainer(config, world, Gate(world), None)
+            trainer: Any = kind_of(config).trainer(config, world, StepSync(world), None)
             if "load" in asked:
                 curves[name] = {other: go_on(asked, other, trainer) for other in asked["load"]}
             else:

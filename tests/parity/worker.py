@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pretrain.distributed.world import World, join_world
+from pretrain.distributed.world import DistContext, init_distributed
 
 
-def train(world: World, steps: int, run: dict[str, Any]) -> dict[str, Any]:
+def train(world: DistContext, steps: int, run: dict[str, Any]) -> dict[str, Any]:
     from megatron.core import parallel_state
     from mutations import mutated
 
     from pretrain.config.load import load_config
     from pretrain.kinds import kind_of
-    from pretrain.training.step_sync import Gate
+    from pretrain.training.step_sync import StepSync
 
     loaded = load_config(run["config"], run["overrides"], world.size)
     with mutated(run.get("mutation")), uneven() if run.get("uneven") else nullcontext():
-        trainer: Any = kind_of(loaded.config).trainer(loaded.config, world, Gate(world), None)
+        trainer: Any = kind_of(loaded.config).trainer(loaded.config, world, StepSync(world), None)
         results, between = [], []
         for step in range(steps):
             results.append(trainer.step(step))
@@ -68,13 +68,13 @@ def replicas_that_differ(trainer: Any) -> list[str]:
 
     import torch
 
-    from pretrain.megatron.sharding import logical_parts
+    from pretrain.megatron.sharding import parameter_shards
 
     def digest(part: Any) -> str:
         raw = part.view(part.parameter.data.view(-1)).contiguous().view(torch.uint8)
         return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
 
-    parts = logical_parts(trainer.model.chunks, trainer.layout)
+    parts = parameter_shards(trainer.model.chunks, trainer.layout)
     mine = [(f"{part.key}@{part.offset}", digest(part)) for part in parts]
     everyone: list[Any] = [None] * trainer.layout.world.size
     torch.distributed.all_gather_object(everyone, mine)
@@ -88,7 +88,7 @@ def replicas_that_differ(trainer: Any) -> list[str]:
 
 def main() -> None:
     asked = json.loads(sys.argv[1])
-    with join_world() as world:
+    with init_distributed() as world:
         curves = {name: train(world, asked["steps"], run) for name, run in asked["runs"].items()}
         if world.is_first:
             Path(asked["output"]).write_text(json.dumps(curves))

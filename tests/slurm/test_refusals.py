@@ -16,7 +16,7 @@ from pretrain.config.resolved import config_to_yaml
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder
 from pretrain.tracking.journal import Journal
-from slurm.before import doubts, refuse
+from slurm.before import refuse, warnings_of
 from slurm.submission import new_submission
 from slurm.submit import submit_command
 from slurm.tasks import Tasks
@@ -70,7 +70,7 @@ def test_a_limit_shorter_than_a_checkpoint_interval_is_refused(tmp_path: Path) -
     journal.close()
     with pytest.raises(UserError, match=r"less than the 6,000 s .* \(nearest legal: checkpoint.every 15\)"):
         refuse(loaded, run)
-    assert any("nodes must see it" in doubt for doubt in doubts(loaded.config, Tasks(2, 1), run))
+    assert any("nodes must see it" in doubt for doubt in warnings_of(loaded.config, Tasks(2, 1), run))
 
 
 def test_each_file_is_taken_for_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import State, Status, read_status, write_status
 from pretrain.tracking.journal import Journal
-from slurm.findings import Finding, judge_nodes, write_finding
+from slurm.findings import RankFinding, judge_nodes, write_finding
 from slurm.job import down_nodes, first_failure, judge, mark_cancelled, told_error
 from slurm.measured import signal_seconds, step_seconds
 from slurm.submission import Attempt, bad_nodes, exclude_nodes, new_submission, submissions
@@ -53,9 +53,9 @@ def test_what_follows_an_attempt(code: int, most: int, follows: int) -> None:
     assert after(attempts(0, 5, 9), most, "train", code, None).code == follows
 
 
-def found(rank: int, host: str, **changes: Any) -> Finding:
+def found(rank: int, host: str, **changes: Any) -> RankFinding:
     usual = {"device": "H100", "devices": 8, "versions": {"code": "a"}, "matmul_seconds": 0.1, "clock": 100.0}
-    return Finding(rank, host, **(usual | changes))
+    return RankFinding(rank, host, **(usual | changes))
 
 
 @pytest.mark.parametrize(

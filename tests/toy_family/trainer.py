@@ -9,10 +9,10 @@ from torch import Tensor
 
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.order import micro_batch_samples
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
-from pretrain.training.data_parallel import ReplicaTrainer
-from pretrain.training.step_sync import Gate
+from pretrain.training.data_parallel import DataParallelTrainer
+from pretrain.training.step_sync import StepSync
 
 from .config import PolynomialConfig
 
@@ -29,12 +29,12 @@ def read_points(config: PolynomialConfig) -> Tensor:
         raise UserError(f"{config.data.train}: {error}", "data.train") from None
 
 
-class PolynomialTrainer(ReplicaTrainer[Any, Tensor]):
+class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
     """Model, optimizer and points of one run on this rank."""
 
     UNIT = "points"
 
-    def __init__(self, config: PolynomialConfig, world: World, gate: Gate) -> None:
+    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync) -> None:
         self.points = read_points(config)
         self.model = torch.nn.Linear(config.model.degree, 1)
         torch.nn.init.zeros_(self.model.weight)

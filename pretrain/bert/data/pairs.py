@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from data_tools.marks import Marks
-from pretrain.bert.data.rng import Chance
+from pretrain.bert.data.rng import HashRng
 from pretrain.data.sources import TokenRange
 
 FOLLOWS, RANDOM, NO_LABEL = 0, 1, -1
@@ -37,7 +37,7 @@ class Sampler(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __call__(self, index: int, chance: Chance) -> Segments:
+    def __call__(self, index: int, chance: HashRng) -> Segments:
         """Sample `index`; whatever is random about it comes from `chance`."""
 
 
@@ -52,7 +52,7 @@ class Stretches:
     def __len__(self) -> int:
         return -(-self.source.tokens // self.room)
 
-    def __call__(self, index: int, chance: Chance) -> Segments:
+    def __call__(self, index: int, chance: HashRng) -> Segments:
         """Stretch `index`; the last one may be shorter. Nothing about it is random."""
         start = self.source.start + index * self.room
         return Segments((start, min(start + self.room, self.source.stop)), None, NO_LABEL)
@@ -77,7 +77,7 @@ class Pairs:
     def __len__(self) -> int:
         return self._document_count + (self._stop - self._start - 1) // self._room
 
-    def __call__(self, index: int, chance: Chance) -> Segments:
+    def __call__(self, index: int, chance: HashRng) -> Segments:
         document, starts, end = self._chunk(index)
         target = self._room
         if chance.happens(self._short_probability):
@@ -137,7 +137,7 @@ class Pairs:
             return self._first_sentence + self._sentence_count - number
         return self._sentences.before(self._documents.at(number)) - number
 
-    def _elsewhere(self, document: tuple[int, int], length: int, chance: Chance) -> tuple[int, int]:
+    def _elsewhere(self, document: tuple[int, int], length: int, chance: HashRng) -> tuple[int, int]:
         """Whole sentences of another document: on average of `length` tokens, if it has as many."""
         low, high = (self._sentences.before(edge) for edge in document)
         number = self._first_sentence + chance.below(self._sentence_count - (high - low))
@@ -160,7 +160,7 @@ class Pairs:
 
 
 def _truncated(
-    first: tuple[int, int], second: tuple[int, int], label: int, most: int, chance: Chance
+    first: tuple[int, int], second: tuple[int, int], label: int, most: int, chance: HashRng
 ) -> Segments:
     """Cut both segments to `most` tokens together: the longer one first, by random parts at both ends.
 
@@ -176,6 +176,6 @@ def _truncated(
     return Segments(_cut(first, cut_a, chance), _cut(second, excess - cut_a, chance), label)
 
 
-def _cut(segment: tuple[int, int], tokens: int, chance: Chance) -> tuple[int, int]:
+def _cut(segment: tuple[int, int], tokens: int, chance: HashRng) -> tuple[int, int]:
     front = chance.below(tokens + 1)
     return segment[0] + front, segment[1] - (tokens - front)

@@ -33,7 +33,7 @@ def uniform(keys: Keys, use: int, items: npt.ArrayLike) -> npt.NDArray[np.float6
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-class Chance:
+class HashRng:
     """One sample's choices, in turn."""
 
     def __init__(self, key: int) -> None:

@@ -15,7 +15,7 @@ from pretrain.bert.data.batch import BertBatch
 from pretrain.bert.data.frequent import most_frequent_token
 from pretrain.bert.data.masking import Masker
 from pretrain.bert.data.pairs import Pairs, Sampler, Stretches
-from pretrain.bert.data.rng import Chance, sample_keys
+from pretrain.bert.data.rng import HashRng, sample_keys
 from pretrain.bert.data.rows import BertRow, make_bert_batch, room
 from pretrain.config import derived
 from pretrain.config.sections import BertConfig
@@ -83,7 +83,7 @@ class BertTrainingData(CorpusSamples[BertBatch]):
         keys = sample_keys(self.order.seed, "training", ids)
         sources, found = self.order.locate(ids)
         rows = [
-            BertRow(sample_id, self.sources[source], self.samplers[source](index, Chance(key)))
+            BertRow(sample_id, self.sources[source], self.samplers[source](index, HashRng(key)))
             for sample_id, source, index, key in zip(
                 sample_ids, sources.tolist(), found.tolist(), keys.tolist(), strict=True
             )
@@ -136,7 +136,7 @@ class BertValidationData(OfShards, InTurn[BertBatch]):
         source, place = found
         # The first few samples are to stand for all: they are spread over the source.
         spread = place * len(self.samplers[source]) // self.sizes[source]
-        return BertRow(number, self.sources[source], self.samplers[source](spread, Chance(key)))
+        return BertRow(number, self.sources[source], self.samplers[source](spread, HashRng(key)))
 
 
 def _sampler(source: TokenRange, config: BertConfig) -> Sampler:

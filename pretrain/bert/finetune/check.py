@@ -9,7 +9,7 @@ from pretrain.bert.finetune.data.open import open_examples
 from pretrain.checkpoint.tokenizer import tokenizer_folder
 from pretrain.config import derived
 from pretrain.config.sections import FinetuneConfig
-from pretrain.megatron.init_from import find_start, require_start
+from pretrain.megatron.init_from import find_init_from, require_init_from
 
 
 def check_examples(config: FinetuneConfig) -> LabelledTraining:
@@ -19,7 +19,7 @@ def check_examples(config: FinetuneConfig) -> LabelledTraining:
         UserError: a file, a column or a label is wrong; the run it starts from is not there.
         IntegrityError: that run has no good checkpoint.
     """
-    start = require_start(find_start(config, lambda line: print(line, file=sys.stderr)))
+    start = require_init_from(find_init_from(config, lambda line: print(line, file=sys.stderr)))
     training, _ = open_examples(config, tokenizer_folder(start.checkpoint))
     return training
 

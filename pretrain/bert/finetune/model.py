@@ -9,7 +9,7 @@ from torch import Tensor
 from pretrain.config.sections import FinetuneConfig
 from pretrain.megatron.layers.encoder import Encoder, build_chunks
 from pretrain.megatron.layers.linear import Linear
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.parallel_dims import ParallelDims
 
 POOLER = "pooler."
 """What the names of a classifier's pooler begin with, here and in a BERT pretrained with next sentences."""
@@ -62,7 +62,7 @@ class FinetunedBert(Encoder):
 
 
 def build_finetuned(
-    config: FinetuneConfig, layout: Layout, vocab_size: int, classes: int, *, tagged: bool
+    config: FinetuneConfig, layout: ParallelDims, vocab_size: int, classes: int, *, tagged: bool
 ) -> tuple[list[FinetunedBert], TransformerConfig]:
     """This rank's chunks of the model, on its device, with weights not yet set."""
     make = functools.partial(FinetunedBert, true_vocab_size=vocab_size, classes=classes, tagged=tagged)

@@ -9,15 +9,15 @@ import torch
 
 from data_tools.atomic import write_atomically
 from pretrain.bert.finetune.data.data import LabelledData, LabelledValidation
-from pretrain.bert.finetune.data.examples import NO_LABEL, Example
+from pretrain.bert.finetune.data.examples import NO_LABEL, LabelledExample
 from pretrain.distributed.gather import gather_pairs
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.pipeline import PipelineModel
 
 Span = tuple[int, int, str]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """The classes that a model gave to the examples of a file.
 
     Attributes:
@@ -62,7 +62,7 @@ class Answers:
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
         write_atomically(path, "".join(lines))
 
-    def _right(self, example: Example) -> list[int]:
+    def _right(self, example: LabelledExample) -> list[int]:
         return list(example.words) if self.data.tagged else [example.label]
 
     def _entity_f1(self, right: Sequence[Sequence[int]]) -> float:
@@ -94,7 +94,7 @@ def entities(tags: Sequence[str]) -> set[Span]:
     return found
 
 
-def collect(model: Model, validation: LabelledValidation) -> Answers:
+def collect(model: PipelineModel, validation: LabelledValidation) -> Predictions:
     """Every example's answer; all ranks call this together and get the same."""
     layout, data = model.layout, validation.data
     width = data.width(range(len(data)))
@@ -114,4 +114,4 @@ def collect(model: Model, validation: LabelledValidation) -> Answers:
     given: list[list[int]] = [[] for _ in data.examples]
     for place, number in sorted(everyone.tolist()):
         given[place // width].append(number)
-    return Answers(data, tuple(tuple(numbers) for numbers in given))
+    return Predictions(data, tuple(tuple(numbers) for numbers in given))

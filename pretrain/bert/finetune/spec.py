@@ -12,13 +12,13 @@ from pretrain.bert.finetune.data.data import LabelledTraining
 from pretrain.bert.finetune.data.examples import NO_LABEL
 from pretrain.bert.finetune.model import FinetunedBert, build_finetuned
 from pretrain.config.sections import FinetuneConfig
-from pretrain.megatron.model_spec import Family
-from pretrain.megatron.parallel_dims import Layout
-from pretrain.training.metric_sums import Totals
+from pretrain.megatron.model_spec import ModelSpec
+from pretrain.megatron.parallel_dims import ParallelDims
+from pretrain.training.metric_sums import MetricSums
 
 
 @dataclass(frozen=True)
-class FinetuneTotals(Totals):
+class FinetuneSums(MetricSums):
     """Loss and accuracy, with what always answering the commonest class would reach."""
 
     nll: float
@@ -56,7 +56,7 @@ class LocalLabelled:
 
 
 @dataclass(frozen=True)
-class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
+class FinetuneSpec(ModelSpec[LabelledBatch, LocalLabelled]):
     """An encoder with a new head.
 
     Attributes:
@@ -68,15 +68,15 @@ class FinetuneFamily(Family[LabelledBatch, LocalLabelled]):
     """
 
     config: FinetuneConfig
-    layout: Layout
+    layout: ParallelDims
     classes: int
     commonest: int
     tagged: bool
-    totals = FinetuneTotals
+    totals = FinetuneSums
     reads_numbers = True
 
     @classmethod
-    def of(cls, config: FinetuneConfig, layout: Layout, data: LabelledTraining) -> "FinetuneFamily":
+    def of(cls, config: FinetuneConfig, layout: ParallelDims, data: LabelledTraining) -> "FinetuneSpec":
         return cls(config, layout, len(data.data.labels), data.commonest, data.data.tagged)
 
     def build(self, vocab_size: int) -> tuple[list[FinetunedBert], TransformerConfig]:

@@ -7,47 +7,51 @@ from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidatio
 from pretrain.bert.finetune.data.open import open_examples
 from pretrain.bert.finetune.model import HEAD, POOLER
 from pretrain.bert.finetune.predictions import collect
-from pretrain.bert.finetune.spec import FinetuneFamily
+from pretrain.bert.finetune.spec import FinetuneSpec
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.tokenizer import tokenizer_folder
 from pretrain.config.sections import FinetuneConfig
-from pretrain.distributed.collectives import first_decides
-from pretrain.distributed.world import World
+from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.world import DistContext
 from pretrain.errors import may_be_missing
-from pretrain.megatron.init_from import require_start
-from pretrain.megatron.load_pretrained import take_weights
-from pretrain.megatron.pipeline import Model
+from pretrain.megatron.init_from import require_init_from
+from pretrain.megatron.load_pretrained import load_weights
+from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.restore import LABELS
-from pretrain.megatron.trainer import Trainer, log
-from pretrain.training.step_sync import Gate
+from pretrain.megatron.trainer import MegatronTrainer, log
+from pretrain.training.step_sync import StepSync
 
 PREDICTIONS = "predictions.jsonl"
 
 
-class FinetuneTrainer(Trainer):
+class FinetuneTrainer(MegatronTrainer):
     """A trainer of a pretrained model on labelled examples."""
 
     def __init__(
-        self, config: FinetuneConfig, world: World, gate: Gate | None = None, own: Checkpoint | None = None
+        self,
+        config: FinetuneConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
     ) -> None:
         self.finetuning = config
         super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """The files of the config, encoded with the pretrained model's tokenizer."""
-        return open_examples(self.finetuning, tokenizer_folder(require_start(self.start).checkpoint))
+        return open_examples(self.finetuning, tokenizer_folder(require_init_from(self.start).checkpoint))
 
-    def build_model(self) -> Model:
+    def build_model(self) -> PipelineModel:
         """The encoder with its new head, and the weights that it starts from."""
         data = self.data
         assert isinstance(data, LabelledTraining)
-        family = FinetuneFamily.of(self.finetuning, self.layout, data)
-        model = Model(self.config, self.layout, data.vocab_size, family, training=True)
-        start = require_start(self.start)
+        family = FinetuneSpec.of(self.finetuning, self.layout, data)
+        model = PipelineModel(self.config, self.layout, data.vocab_size, family, training=True)
+        start = require_init_from(self.start)
         if self.finetuning.model.init == "pretrained" and not start.is_own:
             checkpoint = start.checkpoint
             pooled = f"{POOLER}weight" in set(checkpoint.keys())
-            stay = take_weights(model.chunks, self.layout, checkpoint, [HEAD] if pooled else [HEAD, POOLER])
+            stay = load_weights(model.chunks, self.layout, checkpoint, [HEAD] if pooled else [HEAD, POOLER])
             log.info("weights from %s; %s are new", checkpoint.path, ", ".join(stay) or "none on this rank")
         return model
 
@@ -62,7 +66,7 @@ class FinetuneTrainer(Trainer):
             with may_be_missing(unless=step >= self.config.run.steps):
                 answers.write(Path(self.config.run.dir) / PREDICTIONS)
 
-        first_decides(self.layout.world, write)
+        broadcast_from_rank0(self.layout.world, write)
         return metrics | {f"validation_{name}": value for name, value in answers.metrics().items()}
 
     def state(self, step: int) -> dict[str, Any]:

@@ -3,37 +3,37 @@
 import json
 from pathlib import Path
 
-from pretrain.commands.quickstart.runner import Kitchen, Row, fact, learning, picture
+from pretrain.commands.quickstart.runner import Runner, SummaryRow, fact, learning, picture
 
 VOCAB_SIZE = 2048
 
 
-def bert(kitchen: Kitchen) -> list[Row]:
+def bert(kitchen: Runner) -> list[SummaryRow]:
     """A BERT on English: sentence pairs, two data parallel processes, sequences that grow."""
     text, tokenizer, shards, run, result = (
         kitchen.path(name)
         for name in ("english", "english-tokenizer", "english-shards", "bert", "masked.json")
     )
     said, seconds = kitchen.run("data", "embedded", "--corpus", "english", "--output", text)
-    rows = [Row("text", f"Python's language reference and docstrings, {fact(said)}", seconds)]
+    rows = [SummaryRow("text", f"Python's language reference and docstrings, {fact(said)}", seconds)]
     said, seconds = kitchen.run(
         *("data", "tokenizer", "--input", text, "--model-type", "bpe", "--bert"),
         *("--vocab-size", str(VOCAB_SIZE), "--output", tokenizer),
     )
-    rows.append(Row("tokenizer", fact(said), seconds))
+    rows.append(SummaryRow("tokenizer", fact(said), seconds))
     said, seconds = kitchen.run(
         *("data", "build", "--input", text, "--sentences", "split"),
         *("--tokenizer", tokenizer, "--output", shards),
     )
-    rows.append(Row("shards", fact(said).rpartition(", ")[0], seconds))
+    rows.append(SummaryRow("shards", fact(said).rpartition(", ")[0], seconds))
     config = kitchen.preset("bert/quickstart", "bert")
     _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
-    rows.append(Row("training", learning(Path(run)), seconds))
+    rows.append(SummaryRow("training", learning(Path(run)), seconds))
     _, seconds = kitchen.run("eval", run, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]
     score = (
         f"{metrics['mlm_accuracy']:.1%} of masked tokens right (always the most frequent: "
         f"{metrics['mlm_baseline_accuracy']:.1%}), {metrics['nsp_accuracy']:.1%} of next sentences"
     )
-    rows.append(Row("evaluation", score, seconds))
+    rows.append(SummaryRow("evaluation", score, seconds))
     return [*rows, picture(Path(run))]

@@ -17,12 +17,12 @@ from rich.text import Text
 from pretrain.commands.quickstart.bert import bert
 from pretrain.commands.quickstart.gan import gan
 from pretrain.commands.quickstart.gpt import gpt
-from pretrain.commands.quickstart.runner import Kitchen, Row
+from pretrain.commands.quickstart.runner import Runner, SummaryRow
 from pretrain.config.database_uri import database_uri
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder
 
-FAMILIES: dict[str, Callable[[Kitchen], list[Row]]] = {"GPT": gpt, "BERT": bert, "GAN": gan}
+FAMILIES: dict[str, Callable[[Runner], list[SummaryRow]]] = {"GPT": gpt, "BERT": bert, "GAN": gan}
 
 
 def quickstart_command(out: str) -> None:
@@ -37,7 +37,7 @@ def quickstart_command(out: str) -> None:
         table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
     began = time.perf_counter()
     for family, cook in FAMILIES.items():
-        for row in cook(Kitchen(folder, console)):
+        for row in cook(Runner(folder, console)):
             table.add_row(family, row.what, Text(row.result), f"{row.seconds:.0f}")
             family = ""
         table.add_section()

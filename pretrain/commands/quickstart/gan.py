@@ -3,36 +3,36 @@
 import json
 from pathlib import Path
 
-from pretrain.commands.quickstart.runner import Kitchen, Row, fact, learning, shown
+from pretrain.commands.quickstart.runner import Runner, SummaryRow, fact, learning, shown
 
 SIZE = ("--size", "16", "--channels", "1")
 
 
-def gan(kitchen: Kitchen) -> list[Row]:
+def gan(kitchen: Runner) -> list[SummaryRow]:
     """A GAN on handwritten digits: two DeepSpeed engines, scored against images held out."""
     digits, train, test, judge, run, result = (
         kitchen.path(name)
         for name in ("digits", "digits-train", "digits-test", "digits-cnn", "gan", "distances.json")
     )
     _, seconds = kitchen.run("data", "embedded", "--corpus", "digits", "--output", digits)
-    rows = [Row("images", "scikit-learn's handwritten digits", seconds)]
+    rows = [SummaryRow("images", "scikit-learn's handwritten digits", seconds)]
     for part, shards in (("train", train), ("test", test)):
         said, seconds = kitchen.run(
             "data", "images", "--input", f"{digits}/digits/{part}", *SIZE, "--output", shards
         )
-        rows.append(Row(f"shards: {part}", fact(said).rpartition(", ")[0], seconds))
+        rows.append(SummaryRow(f"shards: {part}", fact(said).rpartition(", ")[0], seconds))
     _, seconds = kitchen.run(
         *("train", kitchen.preset("cnn/digits", "digits-cnn"), f"run.dir={judge}"),
         *(f"data.train={train}", f"data.validation={test}"),
     )
-    rows.append(Row("classifier", learning(Path(judge)), seconds))
+    rows.append(SummaryRow("classifier", learning(Path(judge)), seconds))
     config = kitchen.preset("gan/quickstart", "gan")
     _, seconds = kitchen.run("train", config, f"run.dir={run}", f"data.train={train}")
-    rows.append(Row("training", f"sample grids in {run}", seconds))
+    rows.append(SummaryRow("training", f"sample grids in {run}", seconds))
     _, seconds = kitchen.run("eval", run, "--extractor", judge, "--data", test, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]
     distance = next(value for name, value in metrics.items() if name.startswith("fd_"))
     score = f"Frechet distance {distance:.0f} in the classifier's features to held-out digits"
-    rows.append(Row("evaluation", score, seconds))
+    rows.append(SummaryRow("evaluation", score, seconds))
     _, seconds = kitchen.run("generate", run, "--output", kitchen.path("digits.png"))
-    return [*rows, Row("picture", shown(Path(kitchen.path("digits.png"))), seconds)]
+    return [*rows, SummaryRow("picture", shown(Path(kitchen.path("digits.png"))), seconds)]

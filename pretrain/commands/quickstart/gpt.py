@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pretrain.commands.quickstart.runner import Kitchen, Row, fact, learning, picture
+from pretrain.commands.quickstart.runner import Runner, SummaryRow, fact, learning, picture
 from pretrain.errors import named
 from pretrain.tracking.evaluations import log_picture
 
@@ -11,37 +11,37 @@ PROMPT = "def __init__(self"
 VOCAB_SIZE = 2048
 
 
-def gpt(kitchen: Kitchen) -> list[Row]:
+def gpt(kitchen: Runner) -> list[SummaryRow]:
     """A GPT on the source of the standard library: tensor parallel over two processes."""
     out = kitchen.out
     text, tokenizer, shards, run, result = (
         str(out / name) for name in ("text", "tokenizer", "shards", "gpt", "perplexity.json")
     )
     _, seconds = kitchen.run("data", "embedded", "--corpus", "stdlib", "--output", text)
-    rows = [Row("text", "the source of Python's standard library", seconds)]
+    rows = [SummaryRow("text", "the source of Python's standard library", seconds)]
     said, seconds = kitchen.run(
         *("data", "tokenizer", "--input", text, "--model-type", "bpe"),
         *("--vocab-size", str(VOCAB_SIZE), "--output", tokenizer),
     )
-    rows.append(Row("tokenizer", fact(said), seconds))
+    rows.append(SummaryRow("tokenizer", fact(said), seconds))
     said, seconds = kitchen.run(
         "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
     )
-    rows.append(Row("shards", fact(said).rpartition(", ")[0], seconds))  # without its own seconds
+    rows.append(SummaryRow("shards", fact(said).rpartition(", ")[0], seconds))  # without its own seconds
     config = kitchen.preset("gpt/quickstart", "gpt")
     _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
-    rows.append(Row("training", learning(Path(run)), seconds))
+    rows.append(SummaryRow("training", learning(Path(run)), seconds))
     _, seconds = kitchen.run("eval", run, "--json", result)
     metrics = json.loads(Path(result).read_text())["metrics"]
     score = (
         f"perplexity {metrics['token_perplexity']:.1f} by token (guessing: {VOCAB_SIZE:,}), "
         f"{metrics['bits_per_byte']:.2f} bits per byte, on {metrics['tokens_scored']:,} held-out tokens"
     )
-    rows.append(Row("evaluation", score, seconds))
+    rows.append(SummaryRow("evaluation", score, seconds))
     drawing = ("--max-tokens", "60", "--temperature", "0.7")
     sample, seconds = kitchen.run("generate", run, "--prompt", PROMPT, *drawing)
     with named(out / "sample.txt"):
         (out / "sample.txt").write_text(sample, encoding="utf-8")
     log_picture(run, out / "sample.txt")
-    rows.append(Row("sample", str(out / "sample.txt"), seconds))
+    rows.append(SummaryRow("sample", str(out / "sample.txt"), seconds))
     return [*rows, picture(Path(run))]

@@ -19,7 +19,7 @@ from pretrain.tracking.plot import plot_loss_curve
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """A line of the closing table."""
 
     what: str
@@ -28,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Kitchen:
+class Runner:
     """Where a quickstart works, and how it runs a command."""
 
     out: Path
@@ -88,10 +88,10 @@ def learning(run: Path) -> str:
     return f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {counted(len(losses), 'step')}"
 
 
-def picture(run: Path) -> Row:
+def picture(run: Path) -> SummaryRow:
     """The curve of the loss, drawn if the run has not drawn it."""
     began = time.perf_counter()
     file = RunFolder(run).loss_curve
     if not file.is_file():
         plot_loss_curve(RunFolder(run).metrics, file, run.name)
-    return Row("picture", shown(file), time.perf_counter() - began)
+    return SummaryRow("picture", shown(file), time.perf_counter() - began)

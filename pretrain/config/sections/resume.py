@@ -1,7 +1,8 @@
 """What a resume may do to a key: said beside the field, in `Annotated`, or by `RESUME` for all of a section.
 
 A key of which nothing is said must agree, so that a new key is safe until somebody has thought about it.
-Paths of data may change because the fingerprints of what they hold are compared instead (`pretrain.training.session`).
+Paths of data may change because the fingerprints of what they hold are compared instead
+(`pretrain.training.session`).
 """
 
 from dataclasses import dataclass

@@ -15,9 +15,9 @@ from data_tools.counts import counted
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import ChatConfig
 from pretrain.data.batch import PADDING_SAMPLE, Batch
-from pretrain.data.in_memory import HeldTraining, HeldValidation
+from pretrain.data.in_memory import InMemoryTraining, InMemoryValidation
 from pretrain.gpt.chat.conversation import read_conversations
-from pretrain.gpt.chat.examples import Example, encode, fitting
+from pretrain.gpt.chat.examples import ChatExample, encode, fitting
 from pretrain.gpt.chat.packing import pack
 from pretrain.gpt.chat.template import ChatTemplate
 
@@ -31,7 +31,7 @@ class ChatSequences:
     """
 
     path: str
-    examples: tuple[Example, ...]
+    examples: tuple[ChatExample, ...]
     rows: tuple[tuple[int, ...], ...]
     length: int
 
@@ -99,12 +99,12 @@ class ChatSequences:
             sample_ids=tuple(PADDING_SAMPLE if index is None else sample for sample, index in rows),
         )
 
-    def _examples(self, index: int | None) -> list[Example]:
+    def _examples(self, index: int | None) -> list[ChatExample]:
         return [] if index is None else [self.examples[number] for number in self.rows[index]]
 
 
 @dataclass(frozen=True)
-class ChatTraining(HeldTraining[ChatSequences, Batch]):
+class ChatTraining(InMemoryTraining[ChatSequences, Batch]):
     """The training sequences in the order of a run."""
 
     def rows(self, ids: Sequence[int], step: range) -> Batch:
@@ -112,7 +112,7 @@ class ChatTraining(HeldTraining[ChatSequences, Batch]):
 
 
 @dataclass(frozen=True)
-class ChatValidation(HeldValidation[ChatSequences, Batch]):
+class ChatValidation(InMemoryValidation[ChatSequences, Batch]):
     """The sequences of a development file, each once."""
 
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> Batch:

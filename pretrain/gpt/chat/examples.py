@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Example:
+class ChatExample:
     """One conversation, encoded.
 
     tokens: int32 [N]. said: bool [N], those of the assistant, with the ends of its turns; the first is never
@@ -33,14 +33,14 @@ class Example:
         """Positions that it takes: every token but the last is read, every one but the first predicted."""
         return len(self.tokens) - 1
 
-    def cut(self, size: int) -> "Example":
+    def cut(self, size: int) -> "ChatExample":
         """Its beginning, in `size` positions."""
-        return Example(self.tokens[: size + 1], self.said[: size + 1], self.line)
+        return ChatExample(self.tokens[: size + 1], self.said[: size + 1], self.line)
 
 
 def encode(
     path: str, conversations: Sequence[Conversation], tokenizer: Tokenizer, template: ChatTemplate
-) -> list[Example]:
+) -> list[ChatExample]:
     """All conversations of a file; raises UserError naming file and line."""
     found = []
     with Progress("encoding conversations", len(conversations)) as progress:
@@ -51,12 +51,14 @@ def encode(
                 raise UserError(f"{path}:{conversation.line}: {error}") from None
             if said[0]:
                 raise UserError(f"{path}:{conversation.line}: {template.where}: begins with an answer")
-            found.append(Example(np.array(tokens, np.int32), np.array(said), conversation.line))
+            found.append(ChatExample(np.array(tokens, np.int32), np.array(said), conversation.line))
             progress.advance(1)
     return found
 
 
-def fitting(path: str, examples: Sequence[Example], length: int, *, truncate: bool) -> tuple[Example, ...]:
+def fitting(
+    path: str, examples: Sequence[ChatExample], length: int, *, truncate: bool
+) -> tuple[ChatExample, ...]:
     """Those that fit into a sequence.
 
     Args:

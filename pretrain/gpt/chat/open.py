@@ -9,7 +9,7 @@ from pretrain.config.sections import ChatConfig
 from pretrain.gpt.chat.data import ChatSequences, ChatTraining, ChatValidation
 from pretrain.gpt.chat.saved_template import template_of
 from pretrain.gpt.chat.template import ChatTemplate
-from pretrain.megatron.init_from import Start
+from pretrain.megatron.init_from import InitFrom
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class OpenedChat:
     """None where the config names no file."""
 
 
-def open_chat(config: ChatConfig, start: Start) -> OpenedChat:
+def open_chat(config: ChatConfig, start: InitFrom) -> OpenedChat:
     """Read everything that a config names.
 
     Raises UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.

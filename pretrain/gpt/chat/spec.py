@@ -9,13 +9,13 @@ from torch import Tensor
 
 from pretrain.config.sections import ChatConfig
 from pretrain.gpt.model import GPT
-from pretrain.gpt.spec import GptFamily, LocalBatch
+from pretrain.gpt.spec import GptSpec, LocalGptBatch
 from pretrain.megatron.layers.vocabulary import cross_entropy, most_likely, without_padding
-from pretrain.training.metric_sums import Totals
+from pretrain.training.metric_sums import MetricSums
 
 
 @dataclass(frozen=True)
-class ChatTotals(Totals):
+class ChatSums(MetricSums):
     """The negative log-likelihood of answers, and how many of their tokens are the likeliest."""
 
     nll: float
@@ -38,7 +38,7 @@ class ChatTotals(Totals):
 
 
 @dataclass(frozen=True)
-class ChatFamily(GptFamily):
+class ChatSpec(GptSpec):
     """A decoder whose loss is of some tokens alone.
 
     Attributes:
@@ -47,14 +47,14 @@ class ChatFamily(GptFamily):
 
     config: ChatConfig
     vocab_size: int
-    totals: ClassVar[type[Totals]] = ChatTotals
+    totals: ClassVar[type[MetricSums]] = ChatSums
 
-    def run(self, chunk: GPT, local: LocalBatch) -> Tensor:
+    def run(self, chunk: GPT, local: LocalGptBatch) -> Tensor:
         """The last chunk gives logits, [B, S, V]."""
         output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask)
         return output
 
-    def losses(self, output: Tensor, local: LocalBatch) -> tuple[Tensor, Tensor]:
+    def losses(self, output: Tensor, local: LocalGptBatch) -> tuple[Tensor, Tensor]:
         """Where `loss_mask` says so; logits of other positions are not looked at."""
         counts = local.loss_mask > 0
         labels_M = local.labels[counts]

@@ -10,20 +10,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pretrain.distributed.world import find_place, join_world
+from pretrain.distributed.world import init_distributed, read_rank_info
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message
 from pretrain.gpt.chat.saved_template import template_of
 from pretrain.gpt.chat.template import ChatTemplate
-from pretrain.gpt.generate import Speaker, go_on, open_speaker, require_seed, show, spread, teller
-from pretrain.megatron.restore import Saved
-from pretrain.sampling import SEEDS, Sampling
+from pretrain.gpt.generate import TextGenerator, continue_texts, open_text_generator, progress_printer, spread
+from pretrain.megatron.restore import SavedModel
+from pretrain.sampling import SEEDS, Sampling, require_seed, show
 
 HELP = "/reset begins anew, /exit or ctrl-D ends"
 
 
 def answer(
-    speaker: Speaker,
+    speaker: TextGenerator,
     template: ChatTemplate,
     conversations: Sequence[Sequence[Message]],
     max_tokens: int,
@@ -45,7 +45,7 @@ def answer(
     for text in texts:
         if len(text) > length:
             tell(f"the conversation has {len(text):,} tokens; the model sees the last {length:,} of them")
-    drawn = go_on(speaker.model, texts, tokenizer.eod_id, max_tokens, sampling, tell=hear)
+    drawn = continue_texts(speaker.model, texts, tokenizer.eod_id, max_tokens, sampling, tell=hear)
     for number, row in enumerate(drawn, 1):
         if len(row) == max_tokens:
             which = f"answer {number}" if len(drawn) > 1 else "the answer"
@@ -68,12 +68,13 @@ def chat_command(
         checkpoint: run directory (its newest good checkpoint) or one step folder in it.
         prompts: what a user says, each in a conversation of its own; none: standard input.
         processes: ranks to start on this machine.
-        overrides: as in `pretrain.gpt.generate.open_speaker`.
+        overrides: as in `pretrain.gpt.generate.open_text_generator`.
 
     Raises:
-        UserError: the checkpoint has no chat template, there is nothing to answer, or as in `open_speaker`.
+        UserError: the checkpoint has no chat template, there is nothing to answer, or as in
+        `open_text_generator`.
     """
-    place = find_place(os.environ)
+    place = read_rank_info(os.environ)
     talking = not prompts and sys.stdin.isatty()
     several = place.launcher != "alone" or (processes or 1) > 1
     if several and not prompts:
@@ -90,20 +91,20 @@ def chat_command(
     options += [f"--prompt={prompt}" for prompt in prompts]
     spread(place, processes, [*options, "--", checkpoint, *overrides])
     require_seed(sampling)
-    with join_world(place) as world:
-        speaker = open_speaker(checkpoint, world, overrides, require_template)
+    with init_distributed(place) as world:
+        speaker = open_text_generator(checkpoint, world, overrides, require_template)
         template = template_of(speaker.saved.checkpoint)
         assert template is not None, "required above"
         if talking:
             _talk(speaker, template, max_tokens, sampling)
             return
         asked = [[Message("user", prompt)] for prompt in prompts]
-        answers = answer(speaker, template, asked, max_tokens, sampling, teller(world))
+        answers = answer(speaker, template, asked, max_tokens, sampling, progress_printer(world))
         if world.is_first:
             show([""] * len(answers), answers)
 
 
-def require_template(saved: Saved) -> None:
+def require_template(saved: SavedModel) -> None:
     """Raises UserError where a checkpoint has no chat template."""
     if template_of(saved.checkpoint) is None:
         raise UserError(
@@ -134,7 +135,7 @@ def _require_text(prompt: str) -> None:
         raise UserError(f"the prompt {prompt!r} is not valid Unicode: {error.reason}") from None
 
 
-def _talk(speaker: Speaker, template: ChatTemplate, max_tokens: int, sampling: Sampling) -> None:
+def _talk(speaker: TextGenerator, template: ChatTemplate, max_tokens: int, sampling: Sampling) -> None:
     """A conversation at the terminal; turn i is drawn with seed + i."""
     import readline  # noqa: F401 - gives `input` its editing and history
 
@@ -159,7 +160,11 @@ def _talk(speaker: Speaker, template: ChatTemplate, max_tokens: int, sampling: S
 
 
 def _turn(
-    speaker: Speaker, template: ChatTemplate, messages: list[Message], max_tokens: int, sampling: Sampling
+    speaker: TextGenerator,
+    template: ChatTemplate,
+    messages: list[Message],
+    max_tokens: int,
+    sampling: Sampling,
 ) -> list[Message]:
     """Answer as the tokens come; the conversation with the answer."""
     characters = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be part of one

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from pretrain.config.derived import padded_vocab_size, rotary_base
 from pretrain.config.sections import EncoderModelConfig, TextConfig
-from pretrain.megatron.layers.norm import AddThenNorm, norm_class
+from pretrain.megatron.layers.norm import PostNormResidual, norm_class
 from pretrain.megatron.layers.transformer import layer_spec, parameter_dtype, transformer_config
-from pretrain.megatron.parallel_dims import Layout
+from pretrain.megatron.parallel_dims import ParallelDims
 
 TOKEN_TYPES = 2
 E = TypeVar("E", bound="Encoder")
@@ -146,12 +146,12 @@ def _block_spec(
         return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm)
     slots = spec.submodules
     slots.input_layernorm = slots.pre_mlp_layernorm = IdentityOp
-    slots.self_attn_bda = slots.mlp_bda = ModuleSpec(AddThenNorm, {"norm": norm, "config": config})
+    slots.self_attn_bda = slots.mlp_bda = ModuleSpec(PostNormResidual, {"norm": norm, "config": config})
     return TransformerBlockSubmodules(layer_specs=[spec] * layers)
 
 
 def build_chunks(
-    make: Callable[..., E], config: TextConfig, layout: Layout
+    make: Callable[..., E], config: TextConfig, layout: ParallelDims
 ) -> tuple[list[E], TransformerConfig]:
     """This rank's chunks of an encoder, on its device, with weights not yet set.
 

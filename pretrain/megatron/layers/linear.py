@@ -21,7 +21,7 @@ class Linear(torch.nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
-class WholeColumn(ColumnParallelLinear):  # type: ignore[misc]
+class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]
     """In the slot of a column parallel layer."""
 
     def forward(self, input_SBI: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
@@ -29,7 +29,7 @@ class WholeColumn(ColumnParallelLinear):  # type: ignore[misc]
         return linear(input_SBI, self.weight, self.bias), None
 
 
-class WholeRow(RowParallelLinear):  # type: ignore[misc]
+class RowLinear(RowParallelLinear):  # type: ignore[misc]
     """In the slot of a row parallel layer."""
 
     def forward(self, input_SBI: Tensor) -> tuple[Tensor, None]:

@@ -41,7 +41,7 @@ def norm_class(model: TextModelConfig) -> type[LayerNorm] | type[RMSNorm]:
     return RMSNorm if model.normalization == "rmsnorm" else LayerNorm
 
 
-class AddThenNorm(torch.nn.Module):
+class PostNormResidual(torch.nn.Module):
     """A layer's bias-dropout-add slot, with the norm after the sum (Vaswani et al. 2017, section 3.1).
 
     Args:

@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from pretrain.config.derived import ffn_hidden_size, query_groups
 from pretrain.config.sections import TextConfig, TextModelConfig
 from pretrain.megatron.layers.attention import SDPACoreAttention
-from pretrain.megatron.layers.linear import WholeColumn, WholeRow
+from pretrain.megatron.layers.linear import ColumnLinear, RowLinear
 from pretrain.megatron.layers.norm import norm_class
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -95,6 +95,6 @@ def layer_spec(model: TextModelConfig, config: TransformerConfig, mask: AttnMask
     attention, mlp = spec.submodules.self_attention.submodules, spec.submodules.mlp.submodules
     attention.core_attention = SDPACoreAttention
     if config.tensor_model_parallel_size == 1:
-        attention.linear_qkv = mlp.linear_fc1 = WholeColumn
-        attention.linear_proj = mlp.linear_fc2 = WholeRow
+        attention.linear_qkv = mlp.linear_fc1 = ColumnLinear
+        attention.linear_proj = mlp.linear_fc2 = RowLinear
     return spec

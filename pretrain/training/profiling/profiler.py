@@ -12,10 +12,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from data_tools.counts import counted
 from pretrain.config.derived import PROFILED_FROM
 from pretrain.distributed.gather import gather_texts
-from pretrain.distributed.world import World
+from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.health.causes import Cause, shares
-from pretrain.health.phase_timer import Phase, Pulse
+from pretrain.health.phase_timer import Phase, PhaseTimer
 from pretrain.training.profiling.timeline import PHASE, Span, seconds_by_cause
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class StepProfiler:
         world: all its ranks call the methods together.
     """
 
-    def __init__(self, steps: int | None, folder: Path, pulse: Pulse, world: World) -> None:
+    def __init__(self, steps: int | None, folder: Path, pulse: PhaseTimer, world: DistContext) -> None:
         self._left = steps or 0
         self._wait = PROFILED_FROM - 1
         self._folder = folder

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pretrain.bert.finetune.data.examples import NO_LABEL, Example
+from pretrain.bert.finetune.data.examples import NO_LABEL, LabelledExample
 from pretrain.data.batch import PADDING_SAMPLE
 
 
@@ -27,7 +27,7 @@ class LabelledBatch:
 
 
 def stack(
-    examples: Sequence[tuple[int, Example | None]], width: int, pad: int, *, tagged: bool
+    examples: Sequence[tuple[int, LabelledExample | None]], width: int, pad: int, *, tagged: bool
 ) -> LabelledBatch:
     """Pad examples, each with its sample id, to `width` tokens; None makes a row without a label."""
     tokens = torch.full((len(examples), width), pad)

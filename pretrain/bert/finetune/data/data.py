@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pretrain.bert.finetune.data.batch import LabelledBatch, stack
-from pretrain.bert.finetune.data.examples import Example
+from pretrain.bert.finetune.data.examples import LabelledExample
 from pretrain.bert.finetune.data.labels import Labels
-from pretrain.data.in_memory import HeldTraining, HeldValidation
+from pretrain.data.in_memory import InMemoryTraining, InMemoryValidation
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class LabelledData:
     """
 
     path: str
-    examples: tuple[Example, ...]
+    examples: tuple[LabelledExample, ...]
     labels: Labels
     tagged: bool
     pad: int
@@ -52,7 +52,7 @@ class LabelledData:
 
 
 @dataclass(frozen=True)
-class LabelledTraining(HeldTraining[LabelledData, LabelledBatch]):
+class LabelledTraining(InMemoryTraining[LabelledData, LabelledBatch]):
     """The training examples in the order of a run."""
 
     @property
@@ -69,7 +69,7 @@ class LabelledTraining(HeldTraining[LabelledData, LabelledBatch]):
 
 
 @dataclass(frozen=True)
-class LabelledValidation(HeldValidation[LabelledData, LabelledBatch]):
+class LabelledValidation(InMemoryValidation[LabelledData, LabelledBatch]):
     """The development examples, each once, in the order of the file."""
 
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> LabelledBatch:
@@ -79,7 +79,7 @@ class LabelledValidation(HeldValidation[LabelledData, LabelledBatch]):
         return stack(examples, width, self.data.pad, tagged=self.data.tagged)
 
 
-def fingerprint(examples: Sequence[Example], labels: Labels) -> str:
+def fingerprint(examples: Sequence[LabelledExample], labels: Labels) -> str:
     """The sha256 of what the examples say."""
     digest = hashlib.sha256(json.dumps(labels.names).encode())
     for example in examples:
@@ -87,7 +87,7 @@ def fingerprint(examples: Sequence[Example], labels: Labels) -> str:
     return digest.hexdigest()
 
 
-def report_cut(path: str, examples: Sequence[Example], length: int) -> None:
+def report_cut(path: str, examples: Sequence[LabelledExample], length: int) -> None:
     """Say how many examples lost tokens."""
     cut = [example for example in examples if example.cut]
     if cut:

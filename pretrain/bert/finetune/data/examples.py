@@ -17,7 +17,7 @@ NO_LABEL = -1
 
 
 @dataclass(frozen=True)
-class Example:
+class LabelledExample:
     """One example, encoded.
 
     tokens, token_types: of equal length. label: number of the class of the whole, NO_LABEL for tagged words.
@@ -37,7 +37,7 @@ class Example:
 
 def encode_row(
     row: TextRow, path: str, tokenizer: Tokenizer, special: BertIds, labels: Labels, length: int
-) -> Example:
+) -> LabelledExample:
     """One or two texts with a label; `length` is the most tokens it may have, special ones included."""
     parts = [tokenizer.encode(text) for text in row.texts]
     whole = sum(map(len, parts))
@@ -47,7 +47,9 @@ def encode_row(
         tokens += [*part, special.sep]
         types += [index] * (len(part) + 1)
     number = labels.number(row.label, f"{path}:{row.line}")
-    return Example(tuple(tokens), tuple(types), number, (), (), row.line, whole - sum(map(len, parts)))
+    return LabelledExample(
+        tuple(tokens), tuple(types), number, (), (), row.line, whole - sum(map(len, parts))
+    )
 
 
 def encode_sentence(
@@ -57,7 +59,7 @@ def encode_sentence(
     special: BertIds,
     labels: Labels,
     length: int,
-) -> Example:
+) -> LabelledExample:
     """Tagged words: the first token of each word carries its class, as in BERT's paper, section 5.3.
 
     Raises UserError for a word without a token, and as `Labels.number`.
@@ -74,7 +76,9 @@ def encode_sentence(
         tags += [number, *[NO_LABEL] * (len(pieces) - 1)]
     cut = max(0, len(tokens) + 1 - length)
     tokens, tags = [*tokens[: length - 1], special.sep], [*tags[: length - 1], NO_LABEL]
-    return Example(tuple(tokens), (0,) * len(tokens), NO_LABEL, tuple(tags), tuple(words), sentence.line, cut)
+    return LabelledExample(
+        tuple(tokens), (0,) * len(tokens), NO_LABEL, tuple(tags), tuple(words), sentence.line, cut
+    )
 
 
 def _truncated(parts: Sequence[list[int]], length: int) -> list[list[int]]:

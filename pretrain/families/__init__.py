@@ -1,1 +1,0 @@
-"""What differs between model families under one training loop: the module, the batch, the losses."""

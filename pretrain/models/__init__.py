@@ -1,1 +1,0 @@
-"""Models: config in, module out; no loop and no input or output."""
