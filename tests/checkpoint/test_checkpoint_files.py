@@ -23,8 +23,8 @@ from pretrain.checkpoint.files import (
 )
 from pretrain.config.sections import CheckpointConfig
 from pretrain.gan.trainer import save_network
+from pretrain.run import folder
 from pretrain.tracking.journal import Journal
-from pretrain.training.session import folder
 from slurm.findings import RankFinding, write_finding
 
 SIZES = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 4097)

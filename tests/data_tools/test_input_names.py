@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_tools.atomic import write_atomically
 from data_tools.bad_records import SKIPPED_NAME
 from data_tools.builder import BuildOptions, build
 from data_tools.clean.cleaner import clean
 from data_tools.clean.options import CleanOptions
 from data_tools.errors import UserError
 from data_tools.images.builder import ImageBuildOptions, build_images
-from data_tools.index_file import write_atomically
 from data_tools.sources import find_inputs
 
 LATIN = os.fsdecode(b"caf\xe9")

@@ -1,7 +1,7 @@
 """Made the runs beside this file, in a checkout of commit 52a006f (version 0.1): `python make.py TARGET`.
 
 For each kind TARGET/KIND.tar.gz: `data` (shards), `config.yaml`, `run` (four steps, with its checkpoint) and
-`losses.json`, every loss of eight steps, of which the last four were trained by that commit from that checkpoint.
+`losses.json`: every loss of eight steps. The last four were trained by that commit from that checkpoint.
 """
 
 import json
