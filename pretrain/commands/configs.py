@@ -9,6 +9,7 @@ import yaml
 from pretrain.config import derived
 from pretrain.config.load import read_config
 from pretrain.config.presets import copy_preset, preset_names, preset_path
+from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import TextConfig
 
 VOCABULARY = re.compile(r"^#.*--vocab-size (\d+)", re.MULTILINE)
@@ -40,10 +41,9 @@ def _row(name: str) -> tuple[str, str, str, str]:
 def _size(name: str, model: Mapping[str, Any], text: str) -> str:
     """Parameters, where the head says of what vocabulary; otherwise what the config says of size."""
     vocabulary = VOCABULARY.search(text)
-    if vocabulary and "hidden_size" in model:
-        config = read_config(str(preset_path(name))).config
-        if isinstance(config, TextConfig):
-            return _rounded(derived.count_parameters(config, int(vocabulary[1])).total) + " parameters"
+    if vocabulary and "num_attention_heads" in model:
+        config = require_kind(read_config(str(preset_path(name))).config, TextConfig, "this count")
+        return _rounded(derived.count_parameters(config, int(vocabulary[1])).total) + " parameters"
     if "hidden_size" in model:
         return f"{model['num_layers']} layers of {model['hidden_size']}"
     if "image_size" in model:

@@ -144,7 +144,7 @@ class Engine:
             self._done = 0
             if self.stage == 0:
                 gradients = [p.grad for _, p in self.parameters if p.grad is not None]
-            self._judge(float(torch.nn.utils.get_total_norm(gradients)))
+                self._judge(float(torch.nn.utils.get_total_norm(gradients)))
         self._engine.step()
         if last and self.stage > 0:
             overflow = getattr(self.zero, "overflow", False)

@@ -19,8 +19,8 @@ Every trainer lives in one:
                 ...                               # save a checkpoint with run.id in it
 
 Rank 0 does all input and output; the other ranks only write their logs and heartbeats. `together` lets
-rank 0 act and hands its answer, or its refusal, to all (`agree.first_decides`). A watch (`health.watch`) goes
-on from `open` to the end.
+rank 0 act and hands its answer, or its refusal, to all (`broadcast_from_rank0`). A watchdog
+(`health.watchdog`) goes on from `open` to the end.
 """
 
 import logging

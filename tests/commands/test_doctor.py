@@ -84,7 +84,7 @@ def test_what_is_missing_is_a_note_with_its_cost(monkeypatch: pytest.MonkeyPatch
 )
 def test_the_optimizer_that_a_run_gets(library: str | None, level: str, found: str, tmp_path: Path) -> None:
     """It is asked of megatron-core in a process of its own, which imports it once."""
-    lines = ["from pretrain import doctor", "one = doctor._optimizers()"]
+    lines = ["from pretrain.commands import doctor", "one = doctor._optimizers()"]
     lines.append("print(one.level, one.found, one.cost)")
     if library == "broken":
         (tmp_path / "apex").mkdir()

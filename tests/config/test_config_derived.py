@@ -13,14 +13,14 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from config_files import small_config
 from pretrain.config.derived import count_parameters, padded_vocab_size
-from pretrain.distributed.world import join_world
-from pretrain.megatron.parallel_dims import build_layout
+from pretrain.distributed.world import init_distributed
+from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.gpt.model import build_gpt
 llama = dict(model__bias=False, model__activation="swiglu", model__normalization="rmsnorm",
              model__position_embedding="rotary", model__num_query_groups=2, model__tie_embeddings=False)
 cases = [{}, llama, dict(model__activation="swiglu", model__ffn_hidden_size=100), dict(model__bias=False)]
-with join_world() as world:
-    layout = build_layout(world, small_config().parallel)
+with init_distributed() as world:
+    layout = build_parallel_dims(world, small_config().parallel)
     for changes in cases:
         config = small_config(**changes)
         (model,), _ = build_gpt(config, layout, 1000)

@@ -18,6 +18,7 @@ from pretrain.gpt.kind import GPT
 
 # rule -> changes of the small config, world size, a legal value of a key that must be suggested (or None)
 BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] = {
+    "a database's options are ones that SQLite has": ({"tracking__uri": "sqlite:///a?x=1.db"}, None, None),
     "heads divide hidden": ({"model__num_attention_heads": 5}, None, ("model.num_attention_heads", 4)),
     "rotary head size is even": (
         {"model__num_attention_heads": 64, "model__position_embedding": "rotary"},

@@ -14,7 +14,6 @@ from pretrain.kinds import RECORDS, every_kind
 ASKING = {
     "pretrain/commands/check.py",
     "pretrain/cli.py",
-    "pretrain/config/resume.py",
     "pretrain/commands/dry_run.py",
     "pretrain/hf/importer.py",
     "pretrain/plan/command.py",

@@ -56,11 +56,11 @@ def test_all_meet_whoever_comes_first() -> None:
 
 READS_LATE = """
 import time
-from pretrain.distributed.world import join_world
-from pretrain.run.exit import leave_after
+from pretrain.distributed.world import init_distributed
+from pretrain.run.exit import run_and_exit
 
 def main():
-    with join_world() as world:
+    with init_distributed() as world:
         if world.is_first:
             world.store.set("verdict", "good")
         else:
@@ -68,7 +68,7 @@ def main():
             time.sleep(1)
             print(bytes(world.store.get("verdict")))
 
-leave_after(main)
+run_and_exit(main)
 """
 
 

@@ -220,11 +220,11 @@ def test_a_rank_that_lies_runs_no_code(tmp_path: Path) -> None:
 RESTARTS = """
 import os
 import torch
-from pretrain.distributed.world import join_world
-from pretrain.run.exit import leave_after
+from pretrain.distributed.world import init_distributed
+from pretrain.run.exit import run_and_exit
 
 def main():
-    with join_world() as world:
+    with init_distributed() as world:
         value = torch.ones(1)
         torch.distributed.all_reduce(value)
         attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
@@ -232,7 +232,7 @@ def main():
         if attempt == "0":
             os._exit(3) if world.rank == 1 else torch.distributed.barrier()
 
-leave_after(main)
+run_and_exit(main)
 """
 
 

@@ -72,8 +72,8 @@ def test_a_killed_rank_comes_back_and_resumes(good_shards: Path, tmp_path: Path,
 DIES_BEFORE_IT_MEETS = """
 import os, signal, sys
 from pathlib import Path
-from pretrain.distributed.world import join_world
-from pretrain.run.exit import leave_after
+from pretrain.distributed.world import init_distributed
+from pretrain.run.exit import run_and_exit
 
 own = Path(sys.argv[1], os.environ["RANK"])
 again = own.exists()
@@ -82,10 +82,10 @@ own.touch()
 def main():
     if os.environ["RANK"] == "1" and not again:
         os.kill(os.getpid(), signal.SIGKILL)
-    with join_world() as world:
+    with init_distributed() as world:
         os.write(1, f"rank {world.rank} {'again' if again else 'at first'}\\n".encode())
 
-leave_after(main)
+run_and_exit(main)
 """
 
 

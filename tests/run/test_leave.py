@@ -11,7 +11,7 @@ import pytest
 ABORTS = """
 import sys, threading, time
 from datetime import timedelta
-from pretrain.run.exit import leave_after
+from pretrain.run.exit import run_and_exit
 from torch.distributed import HashStore
 
 class Slow:
@@ -28,13 +28,13 @@ def main():
     print("done")
 
 slow = Slow()
-leave_after(main) if sys.argv[1] == "leave" else main()
+run_and_exit(main) if sys.argv[1] == "leave" else main()
 """
 
 ENDS = """
 import atexit, logging, sys, tempfile, threading, time
 from pathlib import Path
-from pretrain.run.exit import leave_after
+from pretrain.run.exit import run_and_exit
 
 folder = tempfile.TemporaryDirectory(dir=sys.argv[1])
 
@@ -53,7 +53,7 @@ def main():
     written.set()
     {end}
 
-leave_after(main)
+run_and_exit(main)
 """
 
 
@@ -103,7 +103,7 @@ def test_an_interrupt_after_the_work_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT])
 def test_output_that_cannot_be_written_is_said(errors: int) -> None:
     """Where anything can be."""
-    code = "from pretrain.run.exit import leave_after; leave_after(lambda: print('lost'))"
+    code = "from pretrain.run.exit import run_and_exit; run_and_exit(lambda: print('lost'))"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -119,9 +119,9 @@ def test_output_that_cannot_be_written_is_said(errors: int) -> None:
 
 
 def test_there_need_be_no_output() -> None:
-    code = "import sys; from pretrain.run.exit import leave_after; leave_after(sys.stdout.close)"
+    code = "import sys; from pretrain.run.exit import run_and_exit; run_and_exit(sys.stdout.close)"
     assert python(code).returncode == 0
-    shell = [sys.executable, "-c", "from pretrain.run.exit import leave_after; leave_after(list)"]
+    shell = [sys.executable, "-c", "from pretrain.run.exit import run_and_exit; run_and_exit(list)"]
     assert subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *shell], check=False).returncode == 0
 
 
@@ -132,10 +132,10 @@ def test_an_error_that_cannot_be_told_keeps_its_exit_code(closed: str) -> None:
     done = subprocess.run(["sh", "-c", command], env=buffered, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    late = "import sys; from pretrain.run.exit import leave_after\ndef main():\n    print('lost')\n    "
+    late = "import sys; from pretrain.run.exit import run_and_exit\ndef main():\n    print('lost')\n    "
     for end, code in (("raise KeyboardInterrupt", 130), ("sys.exit(75)", 75)):
         done = subprocess.run(
-            ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", f"{late}{end}\nleave_after(main)"],
+            ["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-c", f"{late}{end}\nrun_and_exit(main)"],
             env=buffered,
             check=False,
         )

@@ -17,7 +17,9 @@ from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder, write_atomically
 from pretrain.run.lock import RunLock, is_held
 
-CONFIG = "run: {seed: 1, steps: 10}\noptimizer: {lr: 0.001}\nschedule: {decay_steps: 10}\n"
+CONFIG = (
+    "model: {kind: gpt}\nrun: {seed: 1, steps: 10}\noptimizer: {lr: 0.001}\nschedule: {decay_steps: 10}\n"
+)
 
 HOLDER = """
 import sys, time

@@ -61,7 +61,7 @@ def test_mlflow_finds_a_run_of_any_name(
     run = client.get_run(str(sent.mlflow_run))
     assert (run.info.status, run.info.run_name) == ("FINISHED", ODD)
     assert run.data.params["run.dir"] == str(folder)
-    assert len(client.get_metric_history(run.info.run_id, "loss")) == 50
+    assert len(client.get_metric_history(run.info.run_id, "loss/loss")) == 50
     [picture] = (folder / "mlartifacts").rglob("loss.png")
     place = client.download_artifacts(run.info.run_id, "loss.png", str(tmp_path))
     assert Path(place).read_bytes() == picture.read_bytes()
