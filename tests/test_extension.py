@@ -170,7 +170,7 @@ def test_what_it_has_not_is_told_plainly(product: Path, command: str) -> None:
 def test_a_loss_of_a_gan_is_one_record(tmp_path: Path) -> None:
     """Least squares (Mao et al. 2017): offered by the config, told of by the docs, and played."""
     product = copied(tmp_path / "product")
-    table = product / "pretrain" / "gan_losses.py"
+    table = product / "pretrain" / "config" / "gan_losses.py"
     text = table.read_text()
     table.write_text(text.replace(LAST_LOSS, LEAST_SQUARES + LAST_LOSS))
     before, after = files_of(REPOSITORY), files_of(product)

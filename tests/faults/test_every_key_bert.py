@@ -22,7 +22,7 @@ from pretrain.config.sections import (
     TaggerConfig,
 )
 
-FINETUNE_WORKER = REPOSITORY / "tests" / "pretrain" / "finetune_worker.py"
+FINETUNE_WORKER = REPOSITORY / "tests" / "bert" / "finetune_worker.py"
 SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.nsp": ({"nsp": True}, {"nsp": False}),
     "data.mask_probability": ({}, {"mask_probability": 0.3}),
