@@ -49,7 +49,7 @@ def _state(status: Status | None, job: QueuedJob | None, sent: list[Submission])
     if job is not None:
         yield "job", _job_line(job)
     elif status is None:
-        yield "state", _unknown(sent[-1])
+        yield "state", _unknown(sent[-1]) if sent else "unknown: no job has written status.json"
     if sent and sent[-1].job is not None and not (job and (job.is_active or job.state == "COMPLETED")):
         yield from _last_word(sent[-1])
 

@@ -176,3 +176,11 @@ def test_a_job_that_cannot_be_asked_about(
     assert shown(config, capsys)["state"] == "submitted as job 7; there is no Slurm here to ask about it"
     new_submission(Path(config.run.dir))
     assert shown(config, capsys)["state"].startswith("not sent: sbatch has not taken ")
+
+
+def test_a_run_of_which_no_job_has_left_a_word(config: GptConfig, capsys: Capture) -> None:
+    """Killed between its config and its first status."""
+    with suppress(HealthError), open_run(config):
+        raise HealthError("before it began")
+    (Path(config.run.dir) / "status.json").unlink(missing_ok=True)
+    assert shown(config, capsys)["state"] == "unknown: no job has written status.json"
