@@ -47,6 +47,6 @@ def widths(shape: GanShape, full: int) -> list[int]:
 
 
 def with_gain(layer: M, gain: float) -> M:
-    """Mark a layer that no rectifier follows: its initial weights are scaled by `gain` / sqrt(fan-in)."""
+    """Mark a layer that no ReLU follows: its initial weights are scaled by `gain` / sqrt(fan-in)."""
     layer.gain = gain  # type: ignore[assignment]
     return layer
