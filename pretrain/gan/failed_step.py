@@ -77,8 +77,7 @@ class FailedUpdate:
             yield Weight(f"{self.learner.engine.name}.{name}", torch.zeros(0), part)
 
     def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of the learner's weights. They are not stored in `grad`, where DeepSpeed would use
-        them."""
+        """Gradients of the learner's weights, not stored in `grad`, where DeepSpeed would use them."""
         parameters = [parameter for _, parameter in self.learner.engine.parameters]
         return torch.autograd.grad(loss, parameters)
 

@@ -149,8 +149,7 @@ class GanStep:
         return {"loss_g": found}
 
     def _discriminator_numbers(self, micro: MicroBatch, due: bool, judge: Forward) -> tuple[Tensor, ...]:
-        """Loss with penalty, the penalty (0 if none is due), D's mean outputs for real and generated
-        images."""
+        """Loss with penalty, the penalty (0 if none is due), D's mean outputs for real and fake images."""
         real, labels = self._images(micro.samples)
         with torch.no_grad():
             fake = self._generator.module(self._noise(micro.numbers), labels)

@@ -29,7 +29,7 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "modern": ModernDiscriminator,
 }
 RECTIFIER = math.sqrt(2)
-"""Gain of a layer that a rectifier follows (He et al. 2015); others say their own (`shape.with_gain`)."""
+"""Gain of a layer that a ReLU follows (He et al. 2015); other layers state theirs (`shape.with_gain`)."""
 FIRST_ITERATIONS = 15
 """Power iterations before the first step, from a random vector."""
 
@@ -74,8 +74,7 @@ def _count(network: nn.Module) -> int:
 
 @torch.no_grad()
 def _initialise(network: nn.Module, name: str, std: float | None, seed: int) -> None:
-    """Draw each tensor from a generator of its own, seeded by its name: equal bits on every rank and
-    stage."""
+    """Draw each tensor from a generator seeded by its name: equal bits on every rank and stage."""
     for place, module in network.named_modules():
         for leaf, tensor in module.named_parameters(recurse=False):
             random = torch.Generator().manual_seed(stream_seed(seed, name, f"{place}.{leaf}"))
