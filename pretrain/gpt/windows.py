@@ -14,8 +14,7 @@ from pretrain.errors import UserError
 
 @dataclass(frozen=True)
 class Window:
-    """Inputs [start, stop - 1) and labels [start + 1, stop) of the stream; those from `score_from` on
-    count."""
+    """Inputs [start, stop - 1) and labels [start + 1, stop) of the stream; labels count from `score_from`."""
 
     start: int
     stop: int

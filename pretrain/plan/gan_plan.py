@@ -1,4 +1,4 @@
-"""The plan of a GAN under DeepSpeed on a cluster: memory by network, FLOPs, traffic and time."""
+"""The plan of a GAN under DeepSpeed on a cluster: memory by network, FLOPs, communication and time."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
 ASSUMED_CHANNELS = 3
 
 OWN_PASSES = 2
-"""Forward and backward: as often stage 3 gathers a network's weights in a micro-batch of its own update."""
+"""Forward and backward: how often stage 3 gathers a network's weights in a micro-batch of its own update."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class GanPlan:
     generator: NetworkMemory
     discriminator: NetworkMemory
     activations: int
-    """The most bytes of an update above what is held: activations and autograd's gradients."""
+    """The most bytes of an update beyond weights and states: activations and autograd's gradients."""
     reducing: int
-    """What the reduction takes beside them, at most."""
+    """The most bytes that the reduction takes in addition."""
     gathered: int
-    """Weights that stage 3 brings together for a pass, and may keep for the next."""
+    """Weights that stage 3 gathers for a pass, and may keep for the next."""
     micro_batches: int
     """Of an update and rank."""
     flops_per_step: float
@@ -66,7 +66,7 @@ class GanPlan:
     """Real images that D sees."""
 
     def total(self, offloaded: bool) -> int:
-        """Bytes on the card."""
+        """Bytes on the GPU."""
         networks = (self.generator, self.discriminator)
         held = sum(each.total - (each.optimizer if offloaded and each.stage else 0) for each in networks)
         return held + self.activations + self.reducing + self.gathered
@@ -130,6 +130,8 @@ def _traffic(
 
 
 def _touched(network: Sharding) -> float:
-    """Bytes that an update of the optimizer reads and writes: gradient, moments and master, and the weights
-    where they are apart from it."""
+    """Bytes that an optimizer update reads and writes.
+
+    Gradient, moments and master, and the weights if they are separate from the master.
+    """
     return (WIDE + 6 * WIDE + (network.narrow if network.stage else 0)) * network.owned
