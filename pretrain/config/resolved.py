@@ -21,7 +21,7 @@ for _tag, _pattern in RESOLVERS:
 
 
 def config_to_yaml(config: Config) -> str:
-    """Every key with its value, defaults included; reading it gives an equal config."""
+    """Every key with its value, including defaults; reading it gives an equal config."""
     text: str = yaml.dump(_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
