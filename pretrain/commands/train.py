@@ -159,8 +159,8 @@ class _Loop:
                 done = self.step(done)
             self.require_updates(done)
         except HealthError:
-            # All ranks are here together, so a save in progress can finish. If it fails, the verdict still ends
-            # the run.
+            # All ranks are here together, so a save in progress can finish. If it fails, the
+            # verdict still ends the run.
             try:
                 self.saver.close()
             except UserError as error:

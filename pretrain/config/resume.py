@@ -160,7 +160,7 @@ def _number(config: Mapping[str, object], key: str) -> int | None:
 
 
 def _same(before: object, after: object) -> bool:
-    """Whether values are equal, also where YAML 1.1 reads one as text (6e-4) and one as a number (0.0006)."""
+    """Whether values are equal. A text and a number are compared as numbers: YAML 1.1 reads 6e-4 as text."""
     if isinstance(before, bool) or isinstance(after, bool):
         return before is after
     if isinstance(before, str) is isinstance(after, str):
