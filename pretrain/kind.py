@@ -107,9 +107,9 @@ class Kind(Generic[C, D]):
     name: str
     """`model.kind`."""
     title: str
-    """In messages: "--stride has no effect on TITLE"."""
+    """Its name in messages: "--stride has no effect on TITLE"."""
     config: type[C]
-    """What a config holds."""
+    """The config class."""
     rules: "Sequence[Rule[Any]]"
     """Rules between its keys."""
     trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]"

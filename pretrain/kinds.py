@@ -46,7 +46,6 @@ def kind_of(config: "Config") -> "Kind[Any, Any]":
 
 
 def every_kind() -> Iterator["Kind[Any, Any]"]:
-    """All records, in order."""
     return map(kind_named, RECORDS)
 
 

@@ -15,7 +15,7 @@ from pretrain.errors import UserError
 from pretrain.kinds import RECORDS, kind_named
 
 RESOLVED_CONFIG = "config.resolved.yaml"
-"""In a run folder and in each checkpoint: every key with its value."""
+"""File in a run folder and in each checkpoint: every key with its value."""
 OWN = ("kind", "init_from", "init", "init_embeddings", "dropout")
 """Keys of `model` that a run decides for itself."""
 INIT_FROM = ("model", "init_from")

@@ -48,5 +48,5 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _source(key: str, source: Source) -> str | Mapping[str, Any]:
-    """Weights are written for training alone: on validation sources they are refused."""
+    """A source as it is written: its weight only for training, because validation refuses weights."""
     return _values(source) if key == "train" else source.path

@@ -30,7 +30,7 @@ class SavedGenerator:
     classes: int
     """0 where G takes no labels."""
     seed: int
-    """Of the images that it makes."""
+    """Seed of the images that it makes."""
 
     @property
     def image_size(self) -> int:

@@ -21,12 +21,12 @@ ACTIVATIONS: Mapping[str, str] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
-"""Theirs -> ours."""
+"""Their name of an activation -> ours."""
 THEIR_ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new"}
 
 
 class Architecture(ABC):
-    """One layout of weights."""
+    """One layout of weights in transformers."""
 
     kind: ClassVar[str]
     """Our `model.kind` that it is imported as."""

@@ -43,7 +43,7 @@ class Sizes:
     groups: int
     vocabulary: int
     rows: int
-    """Of the embedding, padding included."""
+    """Rows of the embedding, including padding."""
 
     @classmethod
     def of(cls, model: TextModelConfig, vocab_size: int) -> "Sizes":

@@ -44,7 +44,7 @@ class ParameterShard:
 
     @property
     def size(self) -> int:
-        """Elements in the box."""
+        """Number of elements in the box."""
         return int(torch.Size(self.shape).numel())
 
     def view(self, flat: torch.Tensor) -> torch.Tensor:

@@ -36,7 +36,7 @@ class GanTime:
     reduction: float
     """Gradients and weights over the ranks; DeepSpeed hides none of it behind the passes."""
     update: float
-    """Of both optimizers and the average."""
+    """Updates of both optimizers and of the average."""
 
     @property
     def total(self) -> float:
@@ -57,16 +57,16 @@ class GanPlan:
     gathered: int
     """Weights that stage 3 gathers for a pass, and may keep for the next."""
     micro_batches: int
-    """Of an update and rank."""
+    """Micro-batches of an update on one rank."""
     flops_per_step: float
-    """Of one rank: D's updates and G's, penalties included."""
+    """FLOPs of one rank: D's updates and G's, penalties included."""
     traffic: tuple[Communication, ...]
     time: GanTime
     images_per_step: int
-    """Real images that D sees."""
+    """Real images that D sees in a step."""
 
     def total(self, offloaded: bool) -> int:
-        """Bytes on the GPU."""
+        """Bytes on the GPU; offloaded optimizer states are not on it."""
         networks = (self.generator, self.discriminator)
         held = sum(each.total - (each.optimizer if offloaded and each.stage else 0) for each in networks)
         return held + self.activations + self.reducing + self.gathered

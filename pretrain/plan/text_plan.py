@@ -45,7 +45,7 @@ class TextPlan:
     """Share of a step, if all stages were alike."""
     tokens_per_step: int
     flops_per_token: float
-    """Of the model, forward and backward."""
+    """FLOPs of the model, forward and backward."""
     hardware_flops_per_step: float
     """Counted on all ranks of the cluster, recomputation included."""
     mfu: float

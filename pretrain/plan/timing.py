@@ -21,13 +21,13 @@ class StepTime:
     compute: float
     """Passes of the busiest stage."""
     waits: float
-    """For tensor and context parallel collectives, and for messages between stages."""
+    """Waiting for tensor and context parallel collectives, and for messages between stages."""
     bubble: float
-    """For the other stages of the pipeline."""
+    """Waiting for the other stages of the pipeline."""
     reduction: float
     """Gradients and weights over replicas, as far as nothing hides it."""
     update: float
-    """Of the optimizer."""
+    """The optimizer."""
 
     @property
     def total(self) -> float:

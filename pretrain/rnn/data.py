@@ -34,7 +34,7 @@ from pretrain.seeds import stream_seed
 
 @dataclass(frozen=True)
 class StreamBatch:
-    """Some rows of a step."""
+    """Some rows of a step, and which of them begin a stream."""
 
     batch: Batch
     fresh: Tensor

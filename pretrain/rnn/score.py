@@ -25,7 +25,7 @@ class NextTokens:
 
     @property
     def loss(self) -> float:
-        """Nats per token."""
+        """Mean loss in nats per token."""
         return self.nll / self.tokens
 
 

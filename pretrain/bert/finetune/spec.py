@@ -26,9 +26,9 @@ class FinetuneSums(MetricSums):
     answers: float
     """Texts or words with a label."""
     right: float
-    """Those that were predicted correctly."""
+    """Texts or words that were predicted correctly."""
     commonest: float
-    """Those whose class is the commonest of the training data."""
+    """Texts or words whose class is the commonest of the training data."""
 
     @property
     def loss(self) -> float:

@@ -1,4 +1,4 @@
-"""The quickstart's BERT."""
+"""The BERT of `pretrain quickstart`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The quickstart's GAN, and the classifier whose features judge it."""
+"""The GAN of `pretrain quickstart`, and the classifier whose features judge it."""
 
 import json
 from pathlib import Path

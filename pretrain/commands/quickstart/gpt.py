@@ -1,4 +1,4 @@
-"""The quickstart's GPT."""
+"""The GPT of `pretrain quickstart`."""
 
 import json
 from pathlib import Path

@@ -83,7 +83,7 @@ def _initialise(network: nn.Module, name: str, std: float | None, seed: int) -> 
             if leaf == "bias":
                 tensor.zero_()
             elif leaf == "basis" or place == "latent.embedding":
-                tensor.normal_(generator=random)  # as the noise that they stand beside
+                tensor.normal_(generator=random)  # unit variance, like the noise that they are used with
             else:
                 gain = getattr(module, "gain", RECTIFIER)
                 scale = gain and (std or gain / math.sqrt(_fan_in(module, tensor)))

@@ -23,7 +23,7 @@ class ChatSums(MetricSums):
     tokens: float
     """Tokens of answers, with the ends of turns."""
     right: float
-    """Those that are the likeliest."""
+    """Tokens that are the model's first choice."""
     squares: float
     """Squared losses, for the standard error."""
 

@@ -19,7 +19,7 @@ from pretrain.gpt.chat.conversation import Message, as_json
 from pretrain.gpt.chat.renderer import Renderer
 
 FILE = "chat_template.jinja"
-"""In a checkpoint, and in an export."""
+"""File name in a checkpoint and in an export."""
 DEFAULT = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -35,7 +35,7 @@ DEFAULT = """\
 END = "<|endoftext|>"
 """What transformers calls the end of a document; a template must not spell it, since a text may."""
 MOST_BYTES = 1 << 20
-"""Of a template."""
+"""Size of the largest template."""
 MARK = "\0"
 """Stands for the end of a document while a template is rendered; no message contains it."""
 
