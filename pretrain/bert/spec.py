@@ -186,7 +186,7 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
         """[B, 1, 1, keys] bool, in the order of the gathered keys; None if all tokens are real."""
         if bool(real_BS.all()):
             return None
-        # A row of nothing but padding sees all its keys: attention over no key at all gives NaN.
+        # A row of nothing but padding sees all its keys: attention over no key at all has no defined result.
         seen = real_BS | ~real_BS.any(1, keepdim=True)
         if self.layout.parallel.context > 1:
             seen = seen[:, gathered_positions(self.layout.parallel.context, real_BS.shape[1])]

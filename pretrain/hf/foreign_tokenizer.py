@@ -182,7 +182,7 @@ def _changes(normalizer: Any) -> str | None:
 
 
 def _library_size(path: Path) -> int:
-    """Ids in a `tokenizer.json`; 0 if there is none."""
+    """Ids in a `tokenizer.json`; 0 if there is no file, or no vocabulary of a known kind in it."""
     try:
         values = read_json(path, LARGEST_FILE)
         entries = values["model"].get("vocab", {})

@@ -22,7 +22,7 @@ class ModelSpec(ABC, Generic[B, L]):
     totals: ClassVar[type[MetricSums]]
     """The metric sums; their fields name the numbers of a report."""
     reads_numbers: ClassVar[bool] = False
-    """Whether `localise` looks at the values of a batch, which meta tensors do not have."""
+    """Whether `localise` looks at the values of a batch, which fake tensors do not have."""
 
     @abstractmethod
     def build(self, vocab_size: int) -> tuple[Sequence[Any], TransformerConfig]:
