@@ -19,9 +19,8 @@ class ConfigCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            option = getattr(
-                error, "option_name", None
-            )  # from click's NoSuchOption, which typer does not export
+            # From click's NoSuchOption, which typer does not export.
+            option = getattr(error, "option_name", None)
             if not isinstance(option, str) or not (right := key_for(option, given)):
                 raise
             raise UserError(f"{option}: keys of a config are given without dashes: {right}") from None

@@ -252,9 +252,8 @@ class _Loop:
         except Interrupted as interrupted:
             self.stop(step, interrupted.signal)
         except OutputError:
-            self.keep(
-                step, step != self.safe, last=True
-            )  # a file that cannot be written must not cost the training
+            # A file that cannot be written must not cost the training.
+            self.keep(step, step != self.safe, last=True)
             raise
         if metrics is not None:
             self.run.log_validation(step, metrics)

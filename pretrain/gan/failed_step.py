@@ -86,9 +86,8 @@ class FailedUpdate:
             with probe.forward(index):
                 numbers = share.again()
             named = list(zip(NAMES, numbers, strict=False))
-            for what, number in reversed(
-                named
-            ):  # reversed: the penalty is part of the loss, so it is named first
+            # Reversed: the penalty is part of the loss, so it is named first.
+            for what, number in reversed(named):
                 if not is_finite(number):
                     probe.note_loss(number, index, what)
                     break

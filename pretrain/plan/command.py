@@ -24,9 +24,8 @@ def plan_command(path: str, overrides: Sequence[str], request: PlanRequest) -> N
     planning = _planning(loaded.config)
     _refuse_useless(loaded.config, planning, request)
     cluster = _cluster(loaded.config, request)
-    if (
-        not request.search
-    ):  # the search tries the layouts that the rules allow, whatever the config's own layout is
+    # The search tries the layouts that the rules allow, whatever the config's own layout is.
+    if not request.search:
         loaded = load_config(path, overrides, cluster.size)
     from pretrain.cpu import megatron as cpu_backend
 

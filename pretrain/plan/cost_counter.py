@@ -104,9 +104,8 @@ class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif func.namespace == "c10d":
             self.work += _sent(packet.__name__, args)
         elif not (func.is_view or packet in _FREE or func.namespace == "prim"):
-            read = (
-                outputs if packet is _ATEN.embedding else inputs
-            )  # an embedding reads only some rows of its table
+            # An embedding reads only some rows of its table.
+            read = outputs if packet is _ATEN.embedding else inputs
             self.work += Work(moved=sum(map(_size, read)) + sum(map(_size, outputs)), kernels=1)
         given = {tensor.untyped_storage()._cdata for tensor in inputs}
         for tensor in outputs:

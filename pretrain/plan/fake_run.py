@@ -76,8 +76,7 @@ def take_step(config: W, size: int, build: Callable[[W, DistContext, StepSync], 
     with fake_world(0, size, Kind.real) as world:
         trainer = build(config, world, StepSync(world))
         print(f"model: built for {trainer.facts()['layout']}; ranks are alike")
-        with suppress(
-            HealthError
-        ):  # a verdict on numbers means nothing: those of the other ranks are missing
+        # A verdict on numbers means nothing: those of the other ranks are missing.
+        with suppress(HealthError):
             trainer.step(0)
     print(f"step: one of rank 0, with {few} samples of its own")

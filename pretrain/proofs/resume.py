@@ -129,9 +129,8 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
     Raises UserError if the run failed, or was over each time before it could be killed.
     """
     run = Path(config.run.dir)
-    for hurry in range(
-        1, ATTEMPTS + 1
-    ):  # a run of short steps ends soon after the checkpoint, so each attempt kills earlier
+    # A run of short steps ends soon after the checkpoint, so each attempt kills earlier.
+    for hurry in range(1, ATTEMPTS + 1):
         shutil.rmtree(run, ignore_errors=True)
         target = random.randint(steps, steps + steps // 2 // hurry)
         saved = run / "checkpoints" / f"step-{steps:08d}"

@@ -115,9 +115,8 @@ class Masker:
         """Which tokens are to be predicted; tokens with the same number in `units` [B, S] are one unit."""
         # Draws are below 1, so 2 sorts special tokens last.
         draws = np.where(free, uniform(keys, _ORDER, units), 2.0)
-        order = np.argsort(
-            draws, axis=1, kind="stable"
-        )  # a unit's tokens have equal draws, so they stay together
+        # A unit's tokens have equal draws, so they stay together.
+        order = np.argsort(draws, axis=1, kind="stable")
         sorted_draws = np.take_along_axis(draws, order, axis=1)
         places = np.arange(units.shape[1])
         is_first = np.ones_like(free)

@@ -27,9 +27,8 @@ def gpt(kitchen: Runner) -> list[SummaryRow]:
     said, seconds = kitchen.run(
         "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
     )
-    rows.append(
-        SummaryRow("shards", fact(said).rpartition(", ")[0], seconds)
-    )  # the command's own time is left out
+    # The command's own time is left out.
+    rows.append(SummaryRow("shards", fact(said).rpartition(", ")[0], seconds))
     config = kitchen.preset("gpt/quickstart", "gpt")
     _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
     rows.append(SummaryRow("training", learning(Path(run)), seconds))

@@ -28,9 +28,8 @@ class _Spectral(nn.Module):
     def normalised(self) -> Tensor:
         """The weight over its estimated largest singular value, differentiable in the weight."""
         matrix = self.weight.flatten(1).float()
-        sigma = torch.dot(
-            self.u, torch.mv(matrix, self.v).float()
-        )  # autocast would turn the products into bf16
+        # Autocast would turn the products into bf16.
+        sigma = torch.dot(self.u, torch.mv(matrix, self.v).float())
         return self.weight / sigma.to(self.weight.dtype)
 
     @torch.no_grad()

@@ -168,9 +168,8 @@ def _turn(
     sampling: Sampling,
 ) -> list[Message]:
     """Print the answer as its tokens come, and return the conversation with it."""
-    characters = codecs.getincrementaldecoder("utf-8")(
-        "replace"
-    )  # incremental: a token may be part of a character
+    # Incremental: a token may be part of a character.
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def hear(token: int) -> None:
         print(characters.decode(speaker.tokenizer.decode_bytes([token])), end="", flush=True)
