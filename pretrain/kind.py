@@ -1,6 +1,6 @@
 """What is asked of a kind of model. One record a kind (`pretrain/FAMILY/kind.py`) holds all the answers.
 
-Members are functions that import their libraries when they are called: a record costs no more than the
+Members are functions that import their libraries when they are called. So a record costs no more than the
 config that it names, and `pretrain check --no-data` needs no torch.
 """
 
@@ -32,12 +32,12 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Inheritance:
-    """How a run of a kind starts from another run (`model.init_from`)."""
+    """How a run of a kind takes its weights from another run (`model.init_from`)."""
 
     kinds: tuple[str, ...]
-    """Kinds that it may start from, the one that it is made for first."""
+    """Kinds that its weights may come from, the one that it is made for first."""
     section: "type[TextModelConfig]"
-    """Whose keys are taken over from that run."""
+    """The config class whose keys are inherited from that run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Planning:
     """Prints the plan of a config of the kind. The rules between keys hold, except in a search for layouts
     that they allow."""
     options: frozenset[str] = frozenset()
-    """Options with an effect, of those that not every plan has: --search, --vocab-size, --tokens."""
+    """Options that have an effect, of those that not every plan has: --search, --vocab-size, --tokens."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,17 @@ class Evaluation(Generic[C]):
     keys: tuple[str, ...]
     """Keys of the config that have an effect on it (`pretrain.config.evaluation`)."""
     stands_for: tuple[str, ...] = ("data.validation",)
-    """Keys that --data stands for, which have no effect beside it."""
+    """Keys that --data replaces, which have no effect beside it."""
     forgets: tuple[str, ...] = ()
-    """Keys that do not hold any more: they are put back to null."""
+    """Keys that no longer apply: they are set back to null."""
     forgets_with_data: tuple[str, ...] = ()
-    """Keys that do not hold for data of --data."""
+    """Keys that do not apply to the data of --data."""
     options: frozenset[str] = frozenset()
-    """Options with an effect, of those that not every kind has: `stride` and the fields of `ImageOptions`."""
+    """Options that have an effect, of those that not every kind has: `stride`, fields of `ImageOptions`."""
     one_file: bool = False
     """Whether one file is scored at a time."""
     scores_training: bool = False
-    """Whether there is something to score where the config names no validation data."""
+    """Whether there is something to score if the config names no validation data."""
     is_extractor: bool = False
     """Whether its features can compare images (`pretrain eval GAN --extractor RUN`)."""
 
@@ -97,7 +97,7 @@ class Export:
     run: Callable[[str, str, int | None, bool], None]
     """Writes a new folder: (checkpoint, folder, bytes of the largest file, whether with its tokenizer)."""
     options: frozenset[str] = frozenset()
-    """Options with an effect, of --shard-size and --no-tokenizer."""
+    """Which of --shard-size and --no-tokenizer have an effect."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class Kind(Generic[C, D]):
     name: str
     """`model.kind`."""
     title: str
-    """In messages: "--stride has no effect on TITLE"."""
+    """Its name in messages: "--stride has no effect on TITLE"."""
     config: type[C]
-    """What a config holds."""
+    """The config class."""
     rules: "Sequence[Rule[Any]]"
     """Rules between its keys."""
     trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]"
@@ -125,16 +125,16 @@ class Kind(Generic[C, D]):
     contents: Callable[[D], str]
     """What was opened, in a few words, for the dry run."""
     rehearse: Callable[[C, D, int], None]
-    """Builds the model and takes a step of one rank of so many, without a GPU, and says so."""
+    """A fake run: builds the model, takes a step as one rank of so many without a GPU, and says so."""
     family: "Callable[[C, ParallelDims], ModelSpec[Any, Any]] | None" = None
-    """How the loop on megatron-core runs it as it is planned; None: it has a loop of its own."""
+    """Makes the model spec that a plan runs; None: it does not run in the megatron-core loop."""
     inherits: Inheritance | None = None
-    """None: it starts from random weights alone."""
+    """None: it always starts from random weights."""
     planning: Planning | None = None
-    """None: there is no plan of it."""
+    """None: `pretrain plan` does not support it."""
     evaluation: Evaluation[C] | None = None
     """None: `pretrain eval` does not score it."""
     generation: Generation | None = None
-    """None: nothing can be drawn from it."""
+    """None: `pretrain generate` draws nothing from it."""
     export: Export | None = None
-    """None: nobody else reads it."""
+    """None: there is no other format to export it to."""

@@ -1,9 +1,9 @@
 """The kinds of models, by `model.kind`: the one place that names them all.
 
 A kind is a folder with a record (`pretrain.kind.Kind`) and one line here. Commands, Slurm jobs, evaluations
-and the reading of configs ask the record, and nobody asks which kind it is; what the record hands out knows
-nothing of this table. It holds names, so that a command loads the records, and what they import, of the kinds
-that it meets alone.
+and the reading of configs ask the record, and nothing asks which kind it is; what the record returns knows
+nothing of this table. The table holds names, so that a command imports only the records of the kinds that it
+meets, and what those import.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ RECORDS: Mapping[str, str] = MappingProxyType(
 
 @cache
 def kind_named(name: str) -> "Kind[Any, Any]":
-    """The record of a `model.kind` that there is."""
+    """The record of a `model.kind`, which must exist."""
     module, _, attribute = RECORDS[name].partition(":")
     found: Kind[Any, Any] = getattr(import_module(module), attribute)
     assert found.name == name, f"{RECORDS[name]} is the record of {found.name}, not of {name}"
@@ -46,7 +46,6 @@ def kind_of(config: "Config") -> "Kind[Any, Any]":
 
 
 def every_kind() -> Iterator["Kind[Any, Any]"]:
-    """All records, in order."""
     return map(kind_named, RECORDS)
 
 

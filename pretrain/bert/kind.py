@@ -1,4 +1,4 @@
-"""What is asked of a BERT, pretrained or fine-tuned on labelled texts and words."""
+"""The records of BERTs, pretrained and fine-tuned: what each command asks of these kinds."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -124,7 +124,7 @@ def _score_finetuned(path: Path, world: "DistContext", request: "EvalRequest") -
 
 
 def _labelled_files(config: FinetuneConfig, named: bool) -> list[str]:
-    """The training file says which classes there are."""
+    """Files whose contents decide the scores. The training file is one: it says which classes exist."""
     scored = None if named else config.data.validation
     return [config.data.train, *([scored] if scored else [])]
 

@@ -1,4 +1,4 @@
-"""BERT on megatron-core: an encoder with the two heads of pretraining, which see chosen positions alone."""
+"""BERT on megatron-core: an encoder with the two heads of pretraining, which see only chosen positions."""
 
 import copy
 import functools
@@ -18,7 +18,7 @@ from pretrain.megatron.parallel_dims import ParallelDims
 
 
 class MaskedHead(torch.nn.Module):
-    """What a hidden state goes through before it is compared with the embeddings (BERT's published code)."""
+    """Transforms a hidden state before it is compared with the embeddings (BERT's published code)."""
 
     def __init__(self, model: BertModelConfig, config: TransformerConfig) -> None:
         super().__init__()
@@ -71,12 +71,13 @@ class Bert(Encoder):
             tokens_BS: int64.
             token_types_BS: int64, 0 or 1.
             position_ids_BS: int64, positions in the whole sequence.
-            attention_mask: boolean, broadcastable to [B, heads, S, keys], True for real tokens; None: all.
+            attention_mask: boolean, broadcastable to [B, heads, S, keys], True for real tokens; None: all
+                are.
             chosen_M: int64, positions to predict, as b + B x s.
 
         Returns:
-            Hidden states [S, B, H] before the last chunk; from it logits [M, V], minus infinity for padding
-            rows, and those of the next sentence [B, 2] or None.
+            Hidden states [S, B, H] before the last chunk. From the last chunk logits [M, V], minus infinity
+            for padding rows, and those of the next sentence, [B, 2] or None.
         """
         hidden_SBH = self.encode(tokens_BS, token_types_BS, position_ids_BS, attention_mask)
         if not self.post_process:

@@ -1,4 +1,4 @@
-"""BERT under the training loop: chosen tokens are predicted, and whether two segments follow one another.
+"""The model spec of BERT: chosen tokens are predicted, and whether two segments follow one another.
 
 Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", section 3.1.
 """
@@ -42,23 +42,23 @@ class BertSums(MetricSums):
     chosen: float
     """Positions to predict."""
     chosen_right: float
-    """Predicted rightly among them."""
+    """Chosen positions that were predicted correctly."""
     masked: float
-    """Chosen positions that read [MASK]: the others can be copied."""
+    """Chosen positions that read [MASK]; the others can be copied."""
     masked_nll: float
     """Nats, over these."""
     masked_right: float
-    """Predicted rightly among them."""
+    """Masked positions that were predicted correctly."""
     masked_frequent: float
-    """Those of them that hold the most frequent token of the data."""
+    """Masked positions that hold the most frequent token of the data."""
     nsp_nll: float
     """Nats, over all pairs."""
     pairs: float
     """Pairs of segments, each with a label."""
     pairs_right: float
-    """Judged rightly among them."""
+    """Pairs that were predicted correctly."""
     pairs_random: float
-    """Those whose second segment is from elsewhere."""
+    """Pairs whose second segment is from another document."""
 
     @property
     def loss(self) -> float:
@@ -66,7 +66,7 @@ class BertSums(MetricSums):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Losses, accuracies and baselines, where there is something to take a mean of."""
+        """Losses, accuracies and baselines, each if there is something to average."""
         found = {}
         if self.chosen:
             found["mlm_loss"] = self.mlm_nll / self.chosen
@@ -82,7 +82,7 @@ class BertSums(MetricSums):
 
     @property
     def pairs_majority(self) -> float:
-        """What is right where every pair gets the more frequent answer."""
+        """How many pairs are right if each gets the more frequent answer."""
         return max(self.pairs_random, self.pairs - self.pairs_random)
 
     @property
@@ -110,12 +110,12 @@ class LocalBertBatch:
     frequent: Tensor
     """[M] bool."""
     next_sentence: Tensor
-    """[B] int64; NO_LABEL everywhere but on the rank that holds the first position."""
+    """[B] int64; NO_LABEL except on the rank that has the first position."""
 
 
 @dataclass(frozen=True)
 class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
-    """An encoder with two losses."""
+    """An encoder with two losses, of masked tokens and of next sentences."""
 
     config: BertConfig
     layout: ParallelDims
@@ -129,7 +129,7 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
         return float((batch.loss_mask > 0).sum()), float((batch.next_sentence != NO_LABEL).sum())
 
     def dummy_batch(self) -> BertBatch:
-        """The share of the tokens that is to be predicted is spread evenly."""
+        """One micro-batch of full rows; the tokens to predict are spread evenly."""
         rows, length = self.config.batch.micro_size, self.config.batch.sequence_length
         ids = torch.zeros(rows, length, dtype=torch.int64)
         chosen = torch.zeros(rows, length)
@@ -156,7 +156,7 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
         )
 
     def localise(self, batch: BertBatch) -> LocalBertBatch:
-        """Cut along the sequence. What is chosen is found here, on the CPU, where nothing waits for it."""
+        """Cut along the sequence. Chosen positions are found here, on the CPU, where nothing has to wait."""
         rank, size = self.layout.context_rank, self.layout.parallel.context
         rows, length = batch.tokens.shape
         own = zigzag_positions(rank, size, length) if size > 1 else torch.arange(length)
@@ -183,17 +183,17 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
         )
 
     def _attention_mask(self, real_BS: Tensor) -> Tensor | None:
-        """[B, 1, 1, keys] bool, in the order of the gathered keys; None where all tokens are real."""
+        """[B, 1, 1, keys] bool, in the order of the gathered keys; None if all tokens are real."""
         if bool(real_BS.all()):
             return None
-        # A row of nothing but padding would make numbers of no meaning from no key at all.
+        # A row of nothing but padding sees all its keys: attention over no key at all has no defined result.
         seen = real_BS | ~real_BS.any(1, keepdim=True)
         if self.layout.parallel.context > 1:
             seen = seen[:, gathered_positions(self.layout.parallel.context, real_BS.shape[1])]
         return seen[:, None, None].to(self.layout.device, non_blocking=True)
 
     def run(self, chunk: Bert, local: LocalBertBatch) -> Tensor | tuple[Tensor, Tensor | None]:
-        """The last chunk gives logits of the chosen positions and of the pairs."""
+        """On the last chunk: logits of the chosen positions and of the pairs."""
         output: Tensor | tuple[Tensor, Tensor | None] = chunk(
             local.tokens, local.token_types, local.position_ids, local.attention_mask, local.chosen
         )
@@ -202,7 +202,7 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
     def losses(self, output: tuple[Tensor, Tensor | None], local: LocalBertBatch) -> tuple[Tensor, Tensor]:
         logits_MV, pairs_B2 = output
         if pairs_B2 is None:
-            pairs_B2 = logits_MV.new_zeros(len(local.next_sentence), 2)  # for pairs without a label
+            pairs_B2 = logits_MV.new_zeros(len(local.next_sentence), 2)  # pairs without a label do not count
         group = parallel_state.get_tensor_model_parallel_group()
         right = most_likely(logits_MV, self.layout.tensor_rank, group) == local.labels
         nll_M = cross_entropy(logits_MV, local.labels, self.layout.parallel.tensor)

@@ -15,7 +15,7 @@ def check_images(loaded: LoadedConfig, config: CnnConfig) -> ImageData:
     """Open the images that a config names.
 
     Raises:
-        ConfigError: they are missing or do not fit the model or one another.
+        ConfigError: they are missing, or do not fit the model or one another.
         IntegrityError: they are damaged.
     """
     with loaded.at_its_line():
@@ -26,7 +26,7 @@ def check_images(loaded: LoadedConfig, config: CnnConfig) -> ImageData:
 
 
 def summary(config: CnnConfig, processes: int | None, data: ImageData | None) -> Iterator[tuple[str, str]]:
-    """Rows of (what, value); without data the model's size is not known."""
+    """Rows of (what, value). Without data, the model's size is not known."""
     size, steps = config.batch.global_size, config.run.steps
     yield "images", f"{size:,} a step, {size * steps:,} in {counted(steps, 'step')}"
     if data:
@@ -44,5 +44,5 @@ def summary(config: CnnConfig, processes: int | None, data: ImageData | None) ->
 
 
 def contents(data: ImageData) -> str:
-    """What was opened."""
+    """What was opened, in a few words."""
     return f"{counted(data.samples_per_epoch, 'image')} of {counted(data.num_classes, 'class')}"

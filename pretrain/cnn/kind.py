@@ -1,4 +1,4 @@
-"""What is asked of a classifier of images."""
+"""The record of image classifiers: what each command asks of this kind."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -15,7 +15,7 @@ from pretrain.seeds import stream_seed
 class Cnn(nn.Module):
     """A convolution, then `stages` that halve the sides, then a layer of F features and one of K logits.
 
-    No normalisation: what an image's features are does not depend on the batch it comes in.
+    There is no normalisation, so an image's features do not depend on the batch that it is in.
     """
 
     def __init__(self, config: CnnModelConfig, channels: int, size: int, classes: int) -> None:
@@ -30,7 +30,7 @@ class Cnn(nn.Module):
         self.head = nn.Linear(config.features, classes)
 
     def features(self, images_BCHW: Tensor) -> Tensor:
-        """What the classifier sees in each image, [B, F], none below 0.
+        """The features of each image, [B, F], none below 0.
 
         images: uint8 [B, C, H, W].
         """
@@ -45,9 +45,9 @@ class Cnn(nn.Module):
 
 
 def build_cnn(config: CnnModelConfig, channels: int, size: int, classes: int, seed: int) -> Cnn:
-    """A new model, its weights a function of the arguments alone.
+    """A new model, whose weights are a function of the arguments alone.
 
-    Raises UserError where the stages do not divide the image.
+    Raises UserError if the stages do not divide the image.
     """
     if size % (1 << config.stages):
         most = (size & -size).bit_length() - 1
@@ -62,15 +62,16 @@ def build_cnn(config: CnnModelConfig, channels: int, size: int, classes: int, se
 
 
 def shifted(images_BCHW: Tensor, pixels: int, keys: list[int]) -> Tensor:
-    """Images moved by up to `pixels` in each direction over black, each by what its key says.
+    """Images moved by up to `pixels` in each direction over black, each as its key says.
 
     images: uint8 [B, C, H, W]; keys: a random number for each.
     """
     span, size = 2 * pixels + 1, images_BCHW.shape[-1]
     padded = functional.pad(images_BCHW, [pixels] * 4)
-    places = [(key % span, key // span % span) for key in keys]
+    # Two independent shifts from one number: its remainder, and that of its quotient.
+    shifts = [(key % span, key // span % span) for key in keys]
     moved = [
         image[:, top : top + size, left : left + size]
-        for image, (top, left) in zip(padded, places, strict=True)
+        for image, (top, left) in zip(padded, shifts, strict=True)
     ]
     return torch.stack(moved)

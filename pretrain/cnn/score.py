@@ -1,4 +1,4 @@
-"""A classifier of images at work: logits and features in the precision of its run, accuracy over ranks."""
+"""A trained image classifier: logits and features in the precision of its run, accuracy over ranks."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -35,7 +35,7 @@ class Classifier:
 
     @property
     def feature_size(self) -> int:
-        """Numbers that describe an image."""
+        """Length of an image's feature vector."""
         return self.model.head.in_features
 
     def parameters(self) -> Iterator[Parameter]:
@@ -66,7 +66,7 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Scores:
-    """Losses and hits summed over images."""
+    """Losses and correct answers summed over images."""
 
     loss: float = 0.0
     correct: int = 0
@@ -93,7 +93,7 @@ def score_images(
     world: DistContext,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Scores:
-    """Loss and hits on every image of a directory, all ranks together; the same on every rank.
+    """Loss and correct answers on every image of a directory, all ranks together; the same on every rank.
 
     advance: told the number of images done on this rank, for a progress bar.
     """
@@ -112,7 +112,7 @@ def score_images(
 
 @dataclass(frozen=True)
 class SavedClassifier:
-    """A classifier out of a checkpoint, and what it was trained on."""
+    """A classifier loaded from a checkpoint, and what it was trained on."""
 
     checkpoint: Checkpoint
     config: CnnConfig

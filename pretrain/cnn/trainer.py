@@ -1,6 +1,6 @@
-"""A classifier's run: what its images are and what is minimised on them.
+"""The trainer of image classifiers: what its images are and what is minimised on them.
 
-Images and their shifts are functions of the sample, so a resumed run is the uninterrupted one.
+Images and their shifts are functions of the sample, so a resumed run is identical to an uninterrupted one.
 """
 
 from typing import Any
@@ -23,10 +23,10 @@ from pretrain.training.step_sync import StepSync
 
 
 def open_training_images(config: CnnConfig) -> ImageData:
-    """The images of `data.train`.
+    """Open the images of `data.train`.
 
-    Raises UserError or IntegrityError, naming the path; UserError for images without two classes to tell
-    apart.
+    Raises UserError or IntegrityError, naming the path, and UserError if the images do not have two classes
+    to tell apart.
     """
     sources = [(source.path, source.weight) for source in config.data.train]
     batch, cache = config.batch, shard_cache(config.data)
@@ -39,7 +39,7 @@ def open_training_images(config: CnnConfig) -> ImageData:
 
 
 def open_validation_images(config: CnnConfig, data: ImageData) -> tuple[ImageSource, ...]:
-    """The images of `data.validation`, which must be like those of training; none where it names none."""
+    """Open the images of `data.validation`, which must be like those of training; empty if it names none."""
     paths = [source.path for source in config.data.validation or ()]
     cache, like = shard_cache(config.data), data.sources[0].reader
     readers = open_images(paths, "data.validation", cache, like) if paths else []
@@ -87,7 +87,7 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         return functional.cross_entropy(self.classifier.logits(images), labels, reduction="sum")
 
     def validate(self, step: int) -> dict[str, float] | None:
-        """Loss and accuracy on the validation images after `step` steps; None where the config has none."""
+        """Loss and accuracy on the validation images after `step` steps; None if the config has none."""
         if not self.validation:
             return None
         scores = Scores()

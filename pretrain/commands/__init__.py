@@ -1,1 +1,1 @@
-"""Commands that are not a room of their own, one file each."""
+"""Commands that have no package of their own, one file each."""

@@ -1,6 +1,6 @@
 """`pretrain check`: everything that is wrong with a config at once, or what follows from it.
 
-Rules between keys are judged first, then the data are opened, by the code that training uses.
+Rules between keys are judged first; then the data are opened, by the same code as in training.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def check_command(
 ) -> None:
     """Print what follows from a config.
 
-    Raises UserError (exit code 2) with every problem, IntegrityError (3) if only data are damaged.
+    Raises UserError (exit code 2) with every problem, or IntegrityError (3) if only data are damaged.
     """
     loaded = load_config(path, overrides, processes)
     config = loaded.config
@@ -40,7 +40,7 @@ def check_command(
 
 
 def require_fit(loaded: LoadedConfig) -> None:
-    """Refuse a run folder that MLflow cannot keep the run in. Raises ConfigError."""
+    """Refuse a run folder whose run MLflow cannot store. Raises ConfigError."""
     tracking = loaded.config.tracking
     reason = unfit(RunFolder(loaded.config.run.dir), tracking.uri) if tracking.enabled else None
     if reason:
@@ -48,15 +48,15 @@ def require_fit(loaded: LoadedConfig) -> None:
 
 
 def check_data(loaded: LoadedConfig, processes: int | None = None) -> Any:
-    """Open everything that a config names, as a training on so many processes does.
+    """Open everything that a config names, as a training run on that many processes does.
 
-    Raises ConfigError with every problem, or IntegrityError where each of them is damage.
+    Raises ConfigError with every problem, or IntegrityError if all of them are damage.
     """
     return kind_of(loaded.config).open_data(loaded, loaded.config, processes)
 
 
 def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
-    """Aligned plain text: it is read, searched and piped."""
+    """Print aligned plain text, which can be read, searched and piped."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

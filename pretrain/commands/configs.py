@@ -39,7 +39,7 @@ def _row(name: str) -> tuple[str, str, str, str]:
 
 
 def _size(name: str, model: Mapping[str, Any], text: str) -> str:
-    """Parameters, where the head says of what vocabulary; otherwise what the config says of size."""
+    """The number of parameters if the head gives the vocabulary's size, else the config's own sizes."""
     vocabulary = VOCABULARY.search(text)
     if vocabulary and "num_attention_heads" in model:
         config = require_kind(read_config(str(preset_path(name))).config, TextConfig, "this count")
@@ -52,6 +52,6 @@ def _size(name: str, model: Mapping[str, Any], text: str) -> str:
 
 
 def _rounded(count: int) -> str:
-    """As papers write it: three digits and a unit."""
+    """Rounded as in papers: three digits and a unit."""
     unit, letter = next((each for each in UNITS if count >= each[0]), (1, ""))
     return f"{count / unit:.3g}{letter}"

@@ -1,7 +1,7 @@
 """`pretrain doctor`: what this machine has, what is missing, and what that costs.
 
-Versions are judged against the requirements of the installed package, and two processes really exchange a
-tensor, because a library that is present may still not be able to talk.
+Versions are compared with the requirements of the installed package. Two processes really exchange a tensor,
+because a library that is installed may still be unable to communicate.
 """
 
 import importlib.util
@@ -43,12 +43,12 @@ class DoctorFinding:
     what: str
     found: str
     level: Level
-    """ok; note: training works, something costs; bad: training can not work."""
+    """ok; note: training works, at some cost; bad: training cannot work."""
     cost: str = ""
 
 
 def doctor_command() -> None:
-    """Print the report. Raises UserError (exit code 2) when training can not work on this machine."""
+    """Print the report. Raises UserError (exit code 2) if training cannot work on this machine."""
     console = Console()
     table = Table(
         title=f"pretrain {metadata.version(PACKAGE)} on {socket.gethostname()}", title_justify="left"
@@ -96,7 +96,7 @@ def _python() -> DoctorFinding:
 
 
 def packages(requirements: Iterable[str]) -> Iterator[DoctorFinding]:
-    """The packages most worth knowing, and every other one that is missing or of a wrong version."""
+    """The most important packages, and every other one that is missing or of a wrong version."""
     for text in requirements:
         requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
@@ -168,7 +168,7 @@ def _backends() -> Iterator[DoctorFinding]:
 
 
 def _products() -> DoctorFinding:
-    """Which method multiplies with weights on the CPU, and what it takes of torch's own time."""
+    """Which method multiplies with weights on the CPU, and how its time compares with torch's own."""
     from pretrain.cpu.products.choice import VARIABLE, available_here
     from pretrain.cpu.products.settle import decide
     from pretrain.cpu.products.trial import known_trial
@@ -187,7 +187,7 @@ def _optimizers() -> DoctorFinding:
     what, ours = "optimizer", "of a GPT or BERT; GANs, CNNs and RNNs have torch's"
     try:
         from megatron.core.optimizer import USING_PYTORCH_OPTIMIZER, Adam
-    except Exception as error:  # a library of kernels may fail in any way while it is loaded
+    except Exception as error:  # loading a library of kernels may fail in any way
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         return DoctorFinding(what, "none: megatron-core can not be imported", "bad", reason[:200])
     found = f"{Adam.__module__}.{Adam.__qualname__}, {ours}"
@@ -254,7 +254,7 @@ def _slurm() -> DoctorFinding:
 
 
 def _exchange() -> DoctorFinding:
-    """Two processes sum a tensor with gloo, as training on the CPU does."""
+    """Let two processes sum a tensor with gloo, as training on the CPU does."""
     with tempfile.TemporaryDirectory() as folder:
         code = (
             "import sys; from pretrain.commands.doctor import exchange_as_rank; "
@@ -286,7 +286,7 @@ def _exchange() -> DoctorFinding:
 
 
 def exchange_as_rank(rank: str, store: str) -> None:
-    """One of the two processes: sum rank + 1 over both, and end with an error unless that gives 3."""
+    """Be one of the two processes: sum rank + 1 over both, and fail unless that gives 3."""
     from datetime import timedelta
 
     import torch

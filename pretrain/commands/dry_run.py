@@ -1,7 +1,7 @@
-"""`pretrain train --dry-run`: the whole job at its full size, in one process and without a GPU.
+"""`pretrain train --dry-run`: a fake run of the whole job at its full size, in one process and without a GPU.
 
-What would stop the job in its first seconds on a cluster stops it here: a wrong key, data that is not there,
-a layout that a model can not be built in, a step that does not run.
+What would stop the job in its first seconds on a cluster stops it here: a wrong key, data that does not
+exist, a layout in which the model cannot be built, a step that does not run.
 """
 
 import os
@@ -26,7 +26,7 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     Raises:
         UserError: the first reason why it would not run.
     """
-    # Before torch is imported: what runs here needs no GPU.
+    # Before torch is imported, so that it sees no GPU: none is needed here.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     slurm = load_config(path, overrides).config.slurm
     size = processes or (slurm.nodes or 0) * (slurm.gpus_per_node or 0) or 1
@@ -35,7 +35,7 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     print(f"config: no problem found for {counted(size, 'process')}")
     from pretrain.cpu import megatron as cpu_backend
 
-    cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
+    cpu_backend.require_tested_megatron()  # first, because it keeps megatron-core from loading a compiler
     kind = kind_of(config)
     data = kind.open_data(loaded, config, size)
     print(f"data: opened, {kind.contents(data)}")
@@ -53,7 +53,7 @@ def _job_size(config: Config) -> int:
 
 
 def _require_writable(folder: Path) -> None:
-    """The nearest folder that exists must take new files."""
+    """Refuse a folder that cannot be made: its nearest existing parent must take new files."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{folder} can not be made: {there} is no folder that takes new files", "run.dir")

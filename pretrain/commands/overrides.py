@@ -1,4 +1,4 @@
-"""Commands that take `section.key=value`, and what to say to a key that is written as an option."""
+"""Commands that take `section.key=value`, and what they say to a key that is written as an option."""
 
 from typing import Any
 
@@ -14,19 +14,20 @@ class ConfigCommand(TyperCommand):
     """A command whose unknown options may be keys of a config."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As the base class; raises UserError for an option that is a key."""
+        """As the base class. Raises UserError for an option that is a key."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            option = getattr(error, "option_name", None)  # of click's NoSuchOption, which typer does not name
+            # From click's NoSuchOption, which typer does not export.
+            option = getattr(error, "option_name", None)
             if not isinstance(option, str) or not (right := key_for(option, given)):
                 raise
             raise UserError(f"{option}: keys of a config are given without dashes: {right}") from None
 
 
 def key_for(option: str, arguments: list[str]) -> str | None:
-    """How the key that an unknown option stands for is given; None where it stands for none."""
+    """How to write the key that an unknown option means; None if it means none."""
     from pretrain.config.node import dotted
     from pretrain.config.schema import every_key
 

@@ -1,4 +1,4 @@
-"""A whole run: open its folder, take up the newest good checkpoint, step, validate, save, end.
+"""A whole run: open its folder, load the newest good checkpoint, step, validate, save, end.
 
 `pretrain train CONFIG` is one rank of it inside srun or torchrun, or starts the ranks itself with
 `--processes N`.
@@ -49,14 +49,14 @@ from pretrain.training.trainer import StepResult, Trainer
 log = logging.getLogger(__name__)
 
 BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer]
-"""Makes a run's trainer on this rank, as `Kind.trainer`."""
+"""Makes a run's trainer on this rank; see `Kind.trainer`."""
 
 
 def train_command(path: str, processes: int | None, overrides: Sequence[str], signals: Signals) -> None:
     """`pretrain train`.
 
     Args:
-        processes: ranks to start on this machine; None: this process alone, or one of a launcher's.
+        processes: ranks to start on this machine; None: only this process, or one of a launcher's.
         signals: being caught since the command was called.
 
     Raises:
@@ -83,7 +83,7 @@ def train(loaded: LoadedConfig, world: DistContext, signals: Signals | None = No
 
     Raises:
         StoppedEarly: a signal came; a checkpoint is saved.
-        UserError: what the run ends with is not saved.
+        UserError: the final state could not be saved.
         HealthError: a verdict ended the run.
     """
     resolved = config_to_yaml(loaded.config)
@@ -110,7 +110,7 @@ class _Loop:
         self.gate = StepSync(world, run.pulse, run.pending)
         together = partial(broadcast_from_rank0, world)
         self.products = world.products and as_begun(world.products, run.folder, together)
-        # The checkpoint to go on from, and the later one passed over for skipped updates.
+        # The checkpoint to resume from, and the later one that was passed over for skipped updates.
         found, self.gone_back_from = broadcast_from_rank0(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
         self.trainer = build(self.config, world, self.gate, self.found)
@@ -118,11 +118,11 @@ class _Loop:
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0
         self.safe: int | None = 0
-        """Steps done that a stop does not lose; None: whatever the step, something is new."""
+        """Steps done that a stop does not lose; None: there is something to save at any step."""
         self.to_validate = False
-        """Whether the checkpoint is of a step whose validation was given up."""
+        """Whether the checkpoint is of a step whose validation was abandoned."""
         self.rolled_back_to: list[int] = []
-        """Steps done at the checkpoints that this job has gone back to from spikes."""
+        """Steps done at the checkpoints that this job has rolled back to after spikes."""
         self.saver = Saver(
             run.folder.path,
             loaded.config.checkpoint,
@@ -139,12 +139,12 @@ class _Loop:
         }
 
     def go(self) -> None:
-        """From the newest good checkpoint, or step 0, to the end."""
+        """Run from the newest good checkpoint, or step 0, to the end."""
         done, run_id = self.resume()
         gone_back_from = self.gone_back_from
         facts = self.trainer.facts() | ({FACT: self.products.choice.text} if self.products else {})
         self.run.begin(done, facts, run_id, other_course=gone_back_from is not None)
-        self.run.pulse.spent()  # the start is no step's
+        self.run.pulse.spent()  # the time of starting belongs to no step
         log.info("%s: %s", "going on" if done else "starting", self.trainer.describe())
         for key, text in unreached(self.config):
             log.info("note: %s: %s", key, text)
@@ -159,7 +159,8 @@ class _Loop:
                 done = self.step(done)
             self.require_updates(done)
         except HealthError:
-            # All ranks are here together, so the save under way can end; how, is not what ends the run.
+            # All ranks are here together, so a save in progress can finish. If it fails, the
+            # verdict still ends the run.
             try:
                 self.saver.close()
             except UserError as error:
@@ -170,7 +171,7 @@ class _Loop:
         log.info("finished: all %d steps are done", self.config.run.steps)
 
     def resume(self) -> tuple[int, str | None]:
-        """Take up the newest good checkpoint.
+        """Load the newest good checkpoint.
 
         Returns:
             Steps done, and the id of the run that the checkpoint belongs to; (0, None) for a new run.
@@ -184,9 +185,10 @@ class _Loop:
         return done, checkpoint.state.get("run")
 
     def find(self, doubted: Mapping[int, str] | None = None) -> tuple[str | None, str | None]:
-        """The newest good checkpoint of the run folder, and the later one that updates were skipped at.
+        """The newest good checkpoint of the run folder, and the later one at which updates were being
+        skipped.
 
-        `doubted` as for `find_good`.
+        `doubted`: as for `find_good`.
         """
         for line in clean(self.run.folder.path):
             log.info("%s", line)
@@ -211,7 +213,7 @@ class _Loop:
             )
 
     def step(self, index: int) -> int:
-        """One step, counted from 0, and what follows it.
+        """Step `index`, counted from 0, and what follows it.
 
         Returns:
             Steps done: one more, or fewer after a rollback.
@@ -242,7 +244,7 @@ class _Loop:
         return step
 
     def validate(self, step: int) -> None:
-        """Validate after `step` steps; a signal cuts it off, and the next job makes up for it."""
+        """Validate after `step` steps. A signal cuts it off, and the next job makes up for it."""
         self.to_validate = True
         self.run.pulse.mark(Phase.VALIDATION)
         try:
@@ -250,16 +252,17 @@ class _Loop:
         except Interrupted as interrupted:
             self.stop(step, interrupted.signal)
         except OutputError:
-            self.keep(step, step != self.safe, last=True)  # what it has learnt is not lost with a file
+            # A file that cannot be written must not cost the training.
+            self.keep(step, step != self.safe, last=True)
             raise
         if metrics is not None:
             self.run.log_validation(step, metrics)
         self.to_validate = False
 
     def keep(self, step: int, saves: bool, last: bool) -> None:
-        """Compare replicas and save after `step` steps, where it is their turn.
+        """Compare replicas and save after `step` steps, if they are due.
 
-        Raises UserError: saving has failed too often, or for the `last` time.
+        Raises UserError if saving has failed too often, or for the `last` time.
         """
         if self.should_compare(step, saves):
             self.run.pulse.mark(Phase.COMPARISON)
@@ -271,8 +274,8 @@ class _Loop:
         """End on a signal, after `done` steps, with a checkpoint of them.
 
         Raises:
-            StoppedEarly: there is one.
-            UserError: there is none, and why.
+            StoppedEarly: the checkpoint is saved.
+            UserError: it is not, and why.
         """
         self.run.pulse.mark(Phase.SAVING)
         try:
@@ -289,7 +292,7 @@ class _Loop:
         raise self.run.stopped(done, signal, new)
 
     def should_compare(self, step: int, saves: bool) -> bool:
-        """Whether to compare replicas after a step: no checkpoint is saved unchecked."""
+        """Whether to compare replicas after a step. No checkpoint is saved without a comparison."""
         every = self.config.health.replica_check_every
         return self.world.size > 1 and every != 0 and (saves or (every is not None and step % every == 0))
 
@@ -300,11 +303,11 @@ class _Loop:
             Steps done there.
 
         Raises:
-            HealthError: too many rollbacks, or no checkpoint could be saved so far.
+            HealthError: too many rollbacks, or there is no checkpoint yet.
         """
         self.run.pulse.mark(Phase.LOADING)
         self.saver.join()
-        # If the step after a checkpoint is a spike whatever its samples are, it may be the weights.
+        # If the step after a checkpoint is a spike with any samples, the weights may be the cause.
         again = self.rolled_back_to[-2:] == [spike, spike]
         doubted = {spike: "its next step is a spike of other samples too"} if again else {}
         found, _ = broadcast_from_rank0(self.world, lambda: self.find(doubted))
@@ -313,13 +316,13 @@ class _Loop:
         done = self.trainer.roll_back(open_checkpoint(found), spike)
         self.rolled_back_to.append(done)
         self.run.rewind(done)
-        # Saved again with the jump in it, so that a resume makes the jump too.
+        # Saved again with the jump recorded, so that a resume makes the jump too.
         self.safe, self.saver.newest = None, done
         self.save(done)
         return done
 
     def metrics(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """The journal's line of a step; shares are of the time since the line before."""
+        """The journal line of a step; shares are of the time since the line before."""
         spent = shares(by_cause(self.run.pulse.spent()))
         metrics = {**result.metrics, **self.trainer.speed(result, seconds), **spent}
         if result.spike:
@@ -332,16 +335,16 @@ class _Loop:
         return metrics
 
     def save(self, step: int, *, last: bool = False) -> None:
-        """Checkpoint after `step` steps; `checkpoint.max_failures` decides what a failure means.
+        """Save after `step` steps; `checkpoint.max_failures` decides what a failure means.
 
-        The `last` one may not fail. The journal goes to the disk first; where it cannot, the save counts as
+        The `last` one may not fail. The journal is flushed to disk first. If that fails, the save counts as
         failed: a resume would leave a gap in every curve.
 
-        Raises HealthError, and saves nothing, where a number is not finite.
+        Raises HealthError, and saves nothing, if a number is not finite.
         """
         self.run.pulse.mark(Phase.SAVING)
-        pieces = list(self.trainer.pieces())
-        require_finite(self.world, step, pieces)
+        tensors = list(self.trainer.pieces())
+        require_finite(self.world, step, tensors)
         state = self.trainer.state(step) | {"run": self.run.id, "to_validate": self.to_validate}
         if (since := state.get(SUSPECT_SINCE)) is not None:
             log.warning(
@@ -349,4 +352,4 @@ class _Loop:
                 step,
                 since,
             )
-        self.saver.save(step, pieces, state, self.files, last=last)
+        self.saver.save(step, tensors, state, self.files, last=last)

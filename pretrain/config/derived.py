@@ -1,6 +1,6 @@
 """Numbers that follow from a config: defaults that depend on other keys, and sizes of a layout.
 
-The one place where a `null` becomes a number, so that trainer, check and documentation can not disagree.
+This is the only place where a `null` becomes a number, so trainer, check and documentation cannot disagree.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pretrain.config.sections import (
 )
 
 PROFILED_FROM = 5
-"""The first step of a job that is profiled: those before it allocate memory and meet other ranks."""
+"""The first step of a job that is profiled: earlier ones allocate memory and connect to other ranks."""
 
 
 def ffn_hidden_size(model: TextModelConfig) -> int:
@@ -58,8 +58,7 @@ def decay_steps(config: DescentConfig) -> int:
 
 
 def final_decay(steps: int, given: int | None) -> int:
-    """wsd: the length of the final decay of a run of `steps`, a tenth of it unless `schedule.decay_steps` is
-    given."""
+    """wsd: the length of the final decay of a run of `steps`: `given`, or a tenth of the run."""
     return max(1, round(steps * 0.1)) if given is None else given
 
 
@@ -69,14 +68,14 @@ def max_skips(config: DescentConfig) -> int:
 
 
 def spike_window(config: DescentConfig) -> int:
-    """Losses that a loss is compared with; 0 where none is judged."""
+    """Losses that a loss is compared with; 0 if no loss is judged."""
     if config.health.on_spike == "ignore":
         return 0
     return config.health.spike_window or 64
 
 
 def spike_threshold(config: DescentConfig) -> float:
-    """Standard deviations above the median that make a spike."""
+    """Standard deviations above the median that make a loss a spike."""
     return config.health.spike_threshold or 10.0
 
 
@@ -86,7 +85,7 @@ def max_rollbacks(config: DescentConfig) -> int:
 
 
 def short_sequence_probability(config: BertConfig) -> float:
-    """Share of the pairs that are cut to a random shorter length; 0 where samples are no pairs."""
+    """Share of the pairs that are cut to a random shorter length; 0 if samples are not pairs."""
     given = config.data.short_sequence_probability
     if not config.data.nsp:
         return 0.0
@@ -104,13 +103,13 @@ def padded_vocab_size(vocab_size: int, multiple: int) -> int:
 
 
 def data_parallel_size(config: Config, world_size: int) -> int | None:
-    """Replicas in a world of this size; None where the world is no multiple of one replica."""
+    """Replicas in a world of this size; None if the size is not a multiple of one replica."""
     size, rest = divmod(world_size, config.replica_ranks)
     return size if size and not rest else None
 
 
 def micro_batches(config: TextConfig | CnnConfig | RnnConfig, data_parallel: int) -> int | None:
-    """Micro-batches per replica and step (gradient accumulation); None where the batch does not divide."""
+    """Micro-batches per replica and step (gradient accumulation); None if the batch cannot be divided so."""
     count, rest = divmod(config.batch.global_size, config.batch.micro_size * data_parallel)
     return None if rest else count
 
@@ -124,7 +123,7 @@ class ParameterCount:
     layers: int
     """All transformer layers and the final norm."""
     head: int
-    """Output heads, without the matrix that is tied to the embedding."""
+    """Output heads, without a matrix that is tied to the embedding."""
 
     @property
     def total(self) -> int:
@@ -161,7 +160,7 @@ def count_parameters(config: TextConfig, vocab_size: int) -> ParameterCount:
 
 
 def _bert_heads(config: BertConfig, vocab_size: int, norm: int) -> int:
-    """The transform of the masked head with its norm and output biases; pooler and next sentence."""
+    """The transform of the masked head with its norm and output biases; pooler and next-sentence head."""
     hidden = config.model.hidden_size
     bias = 1 if config.model.bias else 0
     masked = hidden * (hidden + bias) + norm + bias * vocab_size

@@ -1,6 +1,6 @@
 """Writes docs/config.md from the docstrings in `sections`: `python -m pretrain.config.docs`.
 
-The page has no source of its own, so that it can not disagree with the code; a test compares the two.
+The page has no other source, so it cannot disagree with the code; a test compares the two.
 """
 
 import inspect
@@ -65,7 +65,7 @@ def _page_lines() -> Iterator[str]:
 
 
 def _table(title: str, sections: Mapping[str, type[Section]], text: str | None = None) -> Iterator[str]:
-    """One section, with the keys of all kinds; a key that kinds define differently has a row for each."""
+    """One section, with the keys of all kinds. A key that kinds define differently has a row for each."""
     yield f"## {title}\n"
     if not any(issubclass(section, Config) for section in sections.values()):
         for words in (
@@ -86,7 +86,7 @@ def _table(title: str, sections: Mapping[str, type[Section]], text: str | None =
 
 
 def _rows(section: type[Section]) -> Iterator[tuple[str, ...]]:
-    """Key, value, default and meaning of each key of a section that holds a value."""
+    """Key, value, default and meaning of each key of a section that has a value."""
     described = section.model_json_schema()["properties"]
     for name, field in keys_of(section).items():
         inner = section_of(field)

@@ -1,6 +1,6 @@
-"""Keys of a run's config that have an effect on scoring what it has trained, in groups.
+"""Keys of a run's config that have an effect on scoring its model, in groups.
 
-All others belong to the training that is done; which groups a kind has, its record says.
+All others belong to training, which is over. A kind's record says which groups it has.
 """
 
 from typing import Any
@@ -21,13 +21,13 @@ SHARDS = (
     "data.cache_dir",
     "data.cache_bytes",
 )
-"""What is read of token shards."""
+"""What is read from token shards."""
 CACHE = ("data.cache_dir", "data.cache_bytes")
-"""Where shards are kept that are named by a URL."""
+"""Where shards that are named by a URL are cached."""
 
 
 def scored_shards(config: Any, named: bool) -> list[str]:
-    """Directories of a config that an evaluation reads; none where what is scored is named beside it."""
+    """Directories of a config that an evaluation reads; none if the data to score is given separately."""
     if named:
         return []
     sources = getattr(config.data, "validation", None) or config.data.train

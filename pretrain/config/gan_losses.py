@@ -1,7 +1,7 @@
-"""The games of a GAN, one record each: what D and G minimise, and what follows from it for the rest.
+"""The losses of a GAN, one record each: what D and G minimise, and what follows from it for the rest.
 
-All are means over images, in fp32. A new game is a record here: the config offers it, the docs name it, and
-networks, rules and verdicts ask the record. Nothing is imported until a game is played.
+All are means over images, in fp32. A new loss is a new record here: the config offers it, the docs name it,
+and networks, rules and verdicts ask the record. Nothing is imported until a loss is computed.
 """
 
 import math
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GanLoss:
-    """One game."""
+    """One pair of losses."""
 
     source: str
     """Where it was published."""
     discriminator: "Callable[[Tensor, Tensor], Tensor]"
-    """D's loss from its answers to real and to generated images, [B] each."""
+    """D's loss from its outputs for real and for generated images, [B] each."""
     generator: "Callable[[Tensor, Tensor], Tensor]"
-    """G's loss from D's answers to generated images and, where it `compares`, to real ones, [B] each."""
+    """G's loss from D's outputs for generated images and, if it `compares`, for real ones, [B] each."""
     tie: float | None
-    """D's loss where it cannot tell; None: there is no such number."""
+    """D's loss if it cannot tell real from generated; None: there is no such number."""
     compares: bool = False
-    """Whether G's step needs answers to real images too."""
+    """Whether G's step also needs outputs for real images."""
     sees_differences: bool = False
-    """Whether it sees only differences of D's answers, which then need no bias."""
+    """Whether it sees only differences of D's outputs, which then need no bias."""
     needs_bound: bool = False
     """Whether D's slope must be bounded, by a penalty or by its norm."""
 
@@ -39,7 +39,7 @@ class GanLoss:
         return self.discriminator(real_B.float(), fake_B.float())
 
     def of_generator(self, fake_B: "Tensor", real_B: "Tensor | None") -> "Tensor":
-        """`generator`, in fp32; `real_B` where it `compares`."""
+        """`generator`, in fp32; `real_B` if it `compares`."""
         assert real_B is not None or not self.compares, "it compares with real images"
         return self.generator(fake_B.float(), (fake_B if real_B is None else real_B).float())
 
@@ -92,10 +92,10 @@ LOSSES: Mapping[str, GanLoss] = MappingProxyType(
         ),
     }
 )
-"""`loss.kind` -> the game."""
+"""`loss.kind` -> the record."""
 
 
 def published() -> str:
-    """Which game is whose, for the docs of `loss.kind`."""
+    """Which loss is whose, for the docs of `loss.kind`."""
     found = groupby(LOSSES, lambda name: LOSSES[name].source)
     return " ".join(f"{', '.join(names)}: {source}." for source, names in found)

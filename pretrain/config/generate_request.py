@@ -1,4 +1,4 @@
-"""What `pretrain generate` is asked for; no torch, so that wrong options are refused at once."""
+"""The options of `pretrain generate`. No torch here, so that wrong options are refused at once."""
 
 from dataclasses import dataclass, fields
 
@@ -6,13 +6,13 @@ from pretrain.errors import UserError
 from pretrain.sampling import Sampling, checked_sampling
 
 OF_TEXT = frozenset({"prompt", "max_tokens", "temperature", "top_k", "top_p", "seed", "greedy"})
-"""Options of whatever continues texts."""
+"""Options for kinds that continue texts."""
 MAX_TOKENS, SEED = 100, 1234
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """The options of `pretrain generate`, None where they are not given."""
+    """The options of `pretrain generate`; None if not given."""
 
     checkpoint: str
     prompt: tuple[str, ...] | None = None
@@ -31,7 +31,7 @@ class GenerateRequest:
     raw: bool | None = None
 
     def refuse_all_but(self, options: frozenset[str], kind: str) -> None:
-        """Raise UserError for the first option that was given and does nothing for a kind of model."""
+        """Raise UserError for the first given option that does nothing for this kind of model."""
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "checkpoint" and field.name not in options and value is not None:
@@ -39,25 +39,23 @@ class GenerateRequest:
                 raise UserError(f"{name} has no effect on a checkpoint of model.kind {kind}; remove it")
 
     def refuse_whatever_the_kind(self) -> None:
-        """Raise UserError for what is wrong where it is not known what the checkpoint holds: most continue
-        texts."""
+        """Raise UserError for what is wrong whatever kind the checkpoint has; most kinds continue texts."""
         if self.output is None and self.count is None:
             self.texts()
         self.sampling()
 
     def texts(self) -> tuple[str, ...]:
-        """The texts to go on from; raises UserError where there is none and no conversation."""
+        """The texts to continue. Raises UserError if there are none and it is not a conversation."""
         if not self.prompt and not self.chat:
             raise UserError("--prompt is missing: the text to go on from")
         return self.prompt or ()
 
     @property
     def tokens(self) -> int:
-        """Tokens to generate."""
         return MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def sampling(self) -> Sampling:
-        """How the next token is drawn; raises UserError as `checked_sampling`."""
+        """How the next token is drawn. Raises UserError as `checked_sampling`."""
         return checked_sampling(bool(self.greedy), self.temperature, self.top_k, self.top_p, self.seed)
 
 

@@ -26,7 +26,7 @@ class Gpu:
     """Bytes/s to other nodes, its share of the node's adapters."""
     per_node: int
     matmul: float
-    """Share of the peak that large matrix products reach; an assumption."""
+    """Share of the peak that large matrix multiplications reach; an assumption."""
     attention: float
     """Share of the peak that fused attention reaches; an assumption."""
     source: str
@@ -59,7 +59,7 @@ GPUS: Mapping[str, Gpu] = MappingProxyType(
 RESERVE = 3e9
 """Bytes of each card that a plan leaves for CUDA's context, NCCL and the allocator's gaps; an assumption."""
 KERNEL_SECONDS = 6e-6
-"""The least time that an operation takes, when Python starts it; an assumption."""
+"""The least time that an operation takes when Python launches it; an assumption."""
 STREAM = 0.8
 """Share of a memory's or a link's bandwidth that long transfers reach; an assumption."""
 SPREAD = 0.2
@@ -85,7 +85,7 @@ class Cluster:
 
     @property
     def nodes(self) -> int:
-        """Nodes, the last one perhaps not full."""
+        """Nodes; the last one may not be full."""
         return -(-self.size // self.per_node)
 
     def peak(self, precision: str) -> float:
@@ -93,11 +93,11 @@ class Cluster:
         return self.gpu.peak if precision == "bf16" else self.gpu.peak_fp32
 
     def crosses(self, span: int) -> bool:
-        """Whether a group whose ranks lie within `span` successive ones needs the network."""
+        """Whether a group whose ranks lie within `span` consecutive ones needs the network."""
         return span > self.per_node
 
     def rate(self, span: int) -> float:
-        """Bytes/s of a group within `span` successive ranks."""
+        """Bytes/s of a group within `span` consecutive ranks."""
         return STREAM * (self.network if self.crosses(span) else self.gpu.link)
 
 
@@ -108,10 +108,10 @@ def make_cluster(
 
     Args:
         name: in `GPUS`.
-        gpus: all accelerators; None: `nodes` full ones, or one node.
+        gpus: all accelerators; None: `nodes` full nodes, or one node.
         nodes: may be left out.
-        per_node: None: as the vendor's own machines have.
-        network_gbit: Gbit/s of each accelerator's share of the network; None: as the vendor's machines have.
+        per_node: None: as in the vendor's own machines.
+        network_gbit: Gbit/s of each accelerator's share of the network; None: as in the vendor's machines.
 
     Raises:
         UserError: an unknown name, or numbers that contradict one another.

@@ -1,8 +1,8 @@
-"""A config with `model.init_from` takes its model from the run that it starts from.
+"""A config with `model.init_from` inherits its model from the run that weights come from.
 
-What `model.init_from` was trained with fills the keys that the config leaves out, as a base file would; a key
-that says otherwise is refused, since the weights would not mean the same. A run that has checkpoints of its
-own takes them from itself: the run that it started from may be gone.
+What that run was trained with fills the keys that the config leaves out, as a base file would. A key that
+says otherwise is refused, since the weights would not mean the same. A run that has checkpoints of its own
+inherits from itself: the run that weights came from may no longer exist.
 """
 
 from pathlib import Path
@@ -15,14 +15,14 @@ from pretrain.errors import UserError
 from pretrain.kinds import RECORDS, kind_named
 
 RESOLVED_CONFIG = "config.resolved.yaml"
-"""In a run folder and in each checkpoint: every key with its value."""
+"""File in a run folder and in each checkpoint: every key with its value."""
 OWN = ("kind", "init_from", "init", "init_embeddings", "dropout")
 """Keys of `model` that a run decides for itself."""
 INIT_FROM = ("model", "init_from")
 
 
 def with_inherited(tree: Node, problems: list[Problem]) -> Node:
-    """The config with the keys of the run that it starts from; what is wrong goes to `problems`."""
+    """The config with the keys of the run that weights come from; problems are added to `problems`."""
     model = mapping(mapping(tree).get("model", Node({}, tree.place)))
     kind, source = model.get("kind"), model.get("init_from")
     name = "" if kind is None else str(kind.value)
@@ -30,14 +30,14 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     if inherits is None or source is None:
         return tree
     if not isinstance(source.value, str):
-        return tree  # starts from no run, or is reported by its type
+        return tree  # no run is named, or the check of types reports it
     wanted, section = inherits.kinds, inherits.section
     where, run_dir = source.value, find(tree, ("run", "dir"))[0].value
     if isinstance(run_dir, str) and goes_on(run_dir, name):
         where, wanted = str(Path(run_dir).expanduser()), (name,)
     path = Path(where) / RESOLVED_CONFIG
     if not path.is_file() and set(keys_of(section)) - set(OWN) <= set(model):
-        return tree  # complete without the run
+        return tree  # the config is complete without the run
     try:
         run = _read(path, wanted)
     except UserError as error:
@@ -61,7 +61,7 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
 
 
 def goes_on(run_dir: str, kind: str) -> bool:
-    """Whether a run folder holds checkpoints of a run of this kind, from which the next job goes on."""
+    """Whether a run folder has checkpoints of a run of this kind, which the next job resumes."""
     folder = Path(run_dir).expanduser()
     try:
         if not any((folder / "checkpoints").glob("step-*")):
@@ -77,7 +77,7 @@ def _differs(mine: Node, theirs: Node, run: str) -> str:
 
 
 def _read(path: Path, wanted: tuple[str, ...]) -> Node:
-    """The config of a run of one of the kinds `wanted`."""
+    """Read the config of a run, which must be of one of the kinds `wanted`."""
     try:
         text = read_bytes(path, SMALL_FILE).decode("utf-8")
     except (OSError, ValueError):

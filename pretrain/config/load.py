@@ -1,7 +1,7 @@
 """A config file and its overrides in, one frozen Config out, with the source of every value.
 
-Reading (`read_config`) is apart from judging (`rules.violations`); `load_config` does both. All problems of
-a file are reported together, each as `file:line: section.key: what is wrong`.
+Reading (`read_config`) is separate from judging (`rules.violations`); `load_config` does both. All problems
+of a file are reported together, each as `file:line: section.key: what is wrong`.
 """
 
 import os
@@ -48,17 +48,17 @@ class LoadedConfig:
 
     config: Config
     text_as_written: str
-    """The file as it stands; a base file and command-line overrides follow as comments."""
+    """The file as written; a base file and command-line overrides follow as comments."""
     sources: Mapping[str, SourceLocation]
-    """Dotted key -> place of its value, for every key; `default` where nobody wrote it."""
+    """Dotted key -> source of its value, for every key; `default` if nobody wrote it."""
     path: str
 
     @contextmanager
     def at_its_line(self) -> Iterator[None]:
-        """Give an error about a key the place where the key is written.
+        """In the block, give an error about a key the line where the key is written.
 
         Raises:
-            ConfigError: for a UserError that names a key of the config; damage stays an IntegrityError.
+            ConfigError: for a UserError that names a key of the config; an IntegrityError stays one.
         """
         try:
             yield
@@ -87,9 +87,8 @@ def load_config(
 ) -> LoadedConfig:
     """Read a config and apply the rules between keys.
 
-    `overrides` are `section.key=value` texts; `world_size` is the number of processes where it is known;
-    `under` names a file whose keys count where the config and its base say nothing; `saved` as in
-    `read_config`.
+    `overrides` are `section.key=value` texts; `world_size` is the number of processes, if known; `under`
+    names a file whose keys count where the config and its base say nothing; `saved` as in `read_config`.
     Raises ConfigError (exit code 2) with all problems of the reading, or else with all violated rules.
     """
     loaded = read_config(path, overrides, under, saved=saved)
@@ -104,7 +103,8 @@ def read_config(
 ) -> LoadedConfig:
     """Read a config without the rules between keys. Raises ConfigError with every problem that was found.
 
-    `saved` says that a run or a checkpoint keeps it: the run that it started from is not looked for.
+    `saved`: the config is stored in a run or a checkpoint, so the run that its weights came from is not
+    looked for.
     """
     tree, text, problems = _read_tree(path, overrides, under)
     tree = tree if saved else with_inherited(tree, problems)
@@ -112,7 +112,7 @@ def read_config(
     kind, wrong = kind_of(values)
     if wrong:
         problems.append(Problem(find(tree, KIND)[0].place, dotted(KIND), wrong))
-        if kind is None:  # what other keys there should be depends on it
+        if kind is None:  # which other keys may exist depends on it
             raise ConfigError(problems)
         values["model"]["kind"] = kind
     assert kind is not None, "nothing is wrong with it"
@@ -123,7 +123,7 @@ def read_config(
 def read_section(
     top: type[S], path: str, overrides: Sequence[str] = (), under: str | None = None
 ) -> tuple[S, Mapping[str, SourceLocation]]:
-    """Read a file that is no training, with the sections of `top`; gives it and the place of each key.
+    """Read a file that is not a training config, with the sections of `top`; also returns each key's source.
 
     Raises ConfigError as `read_config`.
     """
@@ -132,7 +132,7 @@ def read_section(
 
 
 def saved_kind(path: str | Path) -> str | None:
-    """`model.kind` of a run folder or step folder; None where it is neither."""
+    """`model.kind` of a run folder or step folder; None if the path is neither."""
     file = Path(path) / RESOLVED_CONFIG
     if "\0" in str(path) or not file.is_file():
         return None
@@ -149,7 +149,7 @@ def _validated(top: type[S], tree: Node, values: Any, problems: list[Problem], p
     try:
         section = top.model_validate(values)
     except ValidationError as error:
-        # What a run that cannot be read would have given is not for the user to write.
+        # If a run cannot be read, what it would have given must not be reported as missing.
         inherits = any(problem.key == dotted(INIT_FROM) for problem in problems)
         found = problems_of(error, tree, top)
         problems += [problem for problem in found if not (inherits and problem.text == MISSING)]
@@ -159,7 +159,7 @@ def _validated(top: type[S], tree: Node, values: Any, problems: list[Problem], p
 
 
 def _read_tree(path: str, overrides: Sequence[str], under: str | None) -> tuple[Node, str, list[Problem]]:
-    """A file with its base, what lies under it and what the command line says; its text; its problems."""
+    """The file merged with its base, `under` and the command line; its text; its problems."""
     file = _read_file(path, is_base=False)
     problems = list(file.problems)
     tree, text = file.tree, file.text
@@ -181,7 +181,7 @@ def _read_tree(path: str, overrides: Sequence[str], under: str | None) -> tuple[
 
 
 def _reading_order(path: str) -> Callable[[Problem], tuple[bool, bool, str, int]]:
-    """The file itself first, then its base, then the command line; within a file by line."""
+    """Sort key of problems: the file itself, then its base, then the command line; within a file by line."""
 
     def key(problem: Problem) -> tuple[bool, bool, str, int]:
         place = problem.place
@@ -205,7 +205,7 @@ def _read_file(path: str, is_base: bool) -> _File:
 
 
 def _read_text(path: str) -> str:
-    """The file as text. Raises UserError where it can not be opened, is too large or is not UTF-8."""
+    """The file as text. Raises UserError if it cannot be opened, is too large or is not UTF-8."""
     try:
         with open_regular(path) as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -301,7 +301,7 @@ def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
 
 
 def _parse_value(text: str, place: SourceLocation) -> tuple[Node, int, list[Problem]]:
-    """As `parse_yaml`; bytes of a file's name that are no UTF-8 come through, which no YAML text may hold."""
+    """As `parse_yaml`, but keeps bytes of a file name that are not UTF-8, which no YAML text may contain."""
     node, end, problems = parse_yaml(masked(text), lambda line: place)
     return _unmasked(node) if is_foreign(text) else node, end, problems
 

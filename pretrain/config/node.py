@@ -1,7 +1,7 @@
-"""A value of a config together with the place it was written at.
+"""A value of a config, together with where it was written.
 
-Config files, base files and command-line overrides all become trees of `Node`; merging works on trees,
-so that every error and every line of `pretrain check --show` can say where a value came from.
+Config files, base files and command-line overrides all become trees of `Node`, and merging works on trees. So
+every error and every line of `pretrain check --show` can say where a value came from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,14 +42,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Node:
-    """A mapping, a list or a scalar, and its place; children of a mapping keep the order of the file."""
+    """A mapping, a list or a scalar, and its source; children of a mapping keep the order of the file."""
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
     place: SourceLocation
 
 
 class ConfigError(UserError):
-    """A config that can not be used; the message lists every problem that was found."""
+    """A config that cannot be used; the message lists every problem that was found."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -89,7 +89,7 @@ def find(node: Node, path: KeyPath) -> tuple[Node, bool]:
 
 
 def merge(lower: Node, upper: Node) -> Node:
-    """Mappings are merged key by key; of anything else the upper one wins as a whole."""
+    """Merge mappings key by key; of anything else, `upper` wins as a whole."""
     if not (isinstance(lower.value, dict) and isinstance(upper.value, dict)):
         return upper
     merged = dict(lower.value)

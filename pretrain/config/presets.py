@@ -1,7 +1,7 @@
 """Presets: the configs that come with the package, to be listed, copied and edited.
 
-They are the repository's `configs/`. `pretrain/configs` is a link to it, which a wheel holds as a folder:
-a clone, an editable install and a wheel find the same files by the same path.
+They are the repository's `configs/`. `pretrain/configs` is a symbolic link to it, and a folder in a wheel, so
+that a clone, an editable install and a wheel find the same files at the same path.
 """
 
 import shlex
@@ -15,12 +15,12 @@ from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError, named
 
 FOLDER = "configs"
-"""Of the package, and of the paths that docs and the heads of presets show."""
+"""Name of the folder in the package, and in the paths that docs and the heads of presets show."""
 SUFFIX = ".yaml"
 
 
 def presets_folder() -> Path:
-    """Where the presets are on this machine; links are followed, so that a clone shows its own `configs/`."""
+    """Where the presets are on this machine. Links are resolved, so that a clone shows its own `configs/`."""
     return Path(str(files("pretrain") / FOLDER)).resolve()
 
 
@@ -35,10 +35,10 @@ def preset_path(name: str) -> Path:
     """The file of a preset.
 
     Args:
-        name: `gpt/tiny`, or its last part where no other preset has the same; with or without `.yaml`.
+        name: `gpt/tiny`, or its last part if no other preset has the same; with or without `.yaml`.
 
     Raises:
-        UserError: there is none, or there are several.
+        UserError: there is no such preset, or there are several.
     """
     wanted, names = name.removesuffix(SUFFIX), preset_names()
     found = [each for each in names if wanted in {each, each.rpartition("/")[2]}]
@@ -52,7 +52,7 @@ def preset_path(name: str) -> Path:
 
 
 def copy_hint(path: str) -> str | None:
-    """The command that writes a path such as `configs/gpt/tiny.yaml`, if that is a preset's in a clone."""
+    """The command that writes a path such as `configs/gpt/tiny.yaml`, if that is a preset in a clone."""
     name = path.removeprefix(f"{FOLDER}/").removesuffix(SUFFIX)
     if path != f"{FOLDER}/{name}{SUFFIX}" or name not in preset_names():
         return None
@@ -63,7 +63,7 @@ def copy_preset(name: str, target: str | None) -> Path:
     """Write a preset, and the files that it names, for a user to edit.
 
     The commands in its head name the copy afterwards. Files that the preset names relative to itself (a base,
-    the examples of a task) come to lie beside the copy in the same way; they may be there already.
+    the examples of a task) are copied to the same places beside the copy; they may exist already.
 
     Args:
         name: as for `preset_path`.
@@ -73,7 +73,7 @@ def copy_preset(name: str, target: str | None) -> Path:
         The new file.
 
     Raises:
-        UserError: no such preset; or a file is there, which is never overwritten.
+        UserError: there is no such preset; or the file exists, which is never overwritten.
     """
     source = preset_path(name)
     path = Path(source.name if target is None else target)
@@ -92,7 +92,7 @@ def copy_preset(name: str, target: str | None) -> Path:
 
 
 def _with_own_name(source: Path, path: Path) -> str:
-    """The text of a preset whose comments name the path that it is copied to, in place of its own."""
+    """The text of a preset, with comments that name the copy's path in place of the preset's."""
     own = f"{FOLDER}/{source.relative_to(presets_folder()).as_posix()}"
     lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
     new = shlex.quote(str(path))
@@ -108,7 +108,7 @@ def _names_beside(source: Path) -> list[str]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a text too long to be a name
+    except OSError:  # the text is too long for a file name
         return False
 
 

@@ -1,4 +1,4 @@
-"""From any config to that of the kinds which a command is for."""
+"""Narrows a config to the kinds that a command supports."""
 
 from typing import TypeVar
 
@@ -10,8 +10,10 @@ C = TypeVar("C", bound=Config)
 
 
 def require_kind(config: Config, wanted: type[C] | tuple[type[C], ...], what: str) -> C:
-    """The config as a `wanted` one, or one of several; raises UserError saying that `what` is not for its
-    `model.kind`."""
+    """The config as a `wanted` one, or as one of several.
+
+    Raises UserError, saying that `what` is not for its `model.kind`.
+    """
     if isinstance(config, wanted):
         return config
     kinds = " or ".join(kind for kind, known in configs().items() if issubclass(known, wanted))

@@ -21,7 +21,7 @@ for _tag, _pattern in RESOLVERS:
 
 
 def config_to_yaml(config: Config) -> str:
-    """Every key with its value, defaults included; reading it gives an equal config."""
+    """Every key with its value, including defaults; reading it gives an equal config."""
     text: str = yaml.dump(_values(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
@@ -48,5 +48,5 @@ def _value(name: str, value: Any) -> Any:
 
 
 def _source(key: str, source: Source) -> str | Mapping[str, Any]:
-    """Weights are written for training alone: on validation sources they are refused."""
+    """A source as it is written: its weight only for training, because validation refuses weights."""
     return _values(source) if key == "train" else source.path

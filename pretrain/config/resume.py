@@ -1,4 +1,5 @@
-"""Which keys of a config may change when a run is resumed, and why: `config.sections` says it beside each.
+"""Resume rules: which keys of a config may change when a run is resumed. `config.sections` says it beside
+each key.
 
 The lengths of a run and of its decay may change as long as no step that is done would have had another
 learning rate.
@@ -20,11 +21,11 @@ from pretrain.kinds import RECORDS, kind_named
 
 ABSENT = "(absent)"
 Config = Mapping[str, object]
-"""A config as its resolved file has it: sections of keys, or dotted keys."""
+"""A config as in its resolved file: sections of keys, or dotted keys."""
 
 
 def flatten(config: Config) -> dict[str, object]:
-    """Dotted keys of a config, list items by their position (`data.train.0.path`)."""
+    """Dotted keys of a config; list items by their position (`data.train.0.path`)."""
     return dict(_leaves("", config))
 
 
@@ -39,7 +40,7 @@ def _leaves(prefix: str, tree: object) -> list[tuple[str, object]]:
 
 
 def rule_for(kind: str, key: str) -> Resume:
-    """What a resume may do to a dotted key of a kind; a key of which nothing is said must agree."""
+    """What a resume may do to a dotted key of a kind. A key without a rule must stay the same."""
     found = _find(kind_named(kind).config, key.split(".")) if kind in RECORDS else None
     return found or Resume(False, "not known to be safe to change")
 
@@ -56,7 +57,7 @@ def _find(section: type[Section], path: Sequence[str]) -> Resume | None:
 
 
 def said(field: FieldInfo) -> Resume | None:
-    """What stands beside a field, or within its type."""
+    """The rule beside a field, or within its type."""
 
     def search(metadata: Iterable[object], annotation: object) -> Resume | None:
         own = next((each for each in metadata if isinstance(each, Resume)), None)
@@ -69,7 +70,7 @@ def said(field: FieldInfo) -> Resume | None:
 def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
     """Every key whose value differs, with both values; ABSENT for a key that one side lacks.
 
-    A run that began before there was a key has trained as the key's default has it.
+    A run that is older than a key was trained with the key's default.
     """
     before, after = flatten(old), flatten(new)
     missing = _defaults(str(after.get("model.kind"))) if after.keys() - before.keys() else {}
@@ -82,7 +83,7 @@ def changed_keys(old: Config, new: Config) -> dict[str, tuple[object, object]]:
 
 @cache
 def _defaults(kind: str) -> Mapping[str, object]:
-    """The keys of a kind that need not be given, with their defaults."""
+    """The keys of a kind that may be left out, with their defaults."""
     if kind not in RECORDS:
         return {}
     fields = {dotted(path): field for path, field in leaf_keys(kind_named(kind).config)}
@@ -90,7 +91,7 @@ def _defaults(kind: str) -> Mapping[str, object]:
 
 
 def compatible(old: Config, new: Config, saved: Collection[int] = ()) -> list[str]:
-    """Why a run that began with `old` may not go on with `new`: one line a key, none if it may.
+    """Why a run that began with `old` may not resume with `new`: one line a key, none if it may.
 
     Args:
         old: what the run began with.
@@ -105,14 +106,14 @@ def compatible(old: Config, new: Config, saved: Collection[int] = ()) -> list[st
 
 
 def _reason(rule: Resume, before: object, after: object) -> str:
-    """Why a key may not change so; "" if it may."""
+    """Why a key may not change in this way; "" if it may."""
     if not rule.may_change:
         return rule.reason
     return rule.kept if {type(before), type(after)} != {str} or ABSENT in (before, after) else ""
 
 
 def _length_problem(old: dict[str, object], new: dict[str, object], saved: Collection[int]) -> list[str]:
-    """Another `run.steps` or `schedule.decay_steps` that comes too late, with the way out that there is."""
+    """The problem if `run.steps` or `schedule.decay_steps` changes too late, and the way to resume."""
     done, steps = max(saved, default=0), _number(new, "run.steps")
     if steps is not None and steps < done:
         text = f"{counted(done, 'step')} {are(done)} done; set it to {done} or more"
@@ -128,8 +129,10 @@ def _length_problem(old: dict[str, object], new: dict[str, object], saved: Colle
 
 
 def _decay(config: dict[str, object]) -> tuple[int, int]:
-    """The step, from 0, at which the decay begins, and its length or end; no two numbers where none follow
-    from `run.steps` or `schedule.decay_steps`."""
+    """The step, from 0, at which the decay begins, and its length or end.
+
+    No two numbers if they do not depend on `run.steps` or `schedule.decay_steps`.
+    """
     kind, given = config.get("schedule.kind"), _number(config, "schedule.decay_steps")
     steps = _number(config, "run.steps") or 0
     if kind == "wsd":
@@ -141,7 +144,7 @@ def _decay(config: dict[str, object]) -> tuple[int, int]:
 
 
 def _earlier(saved: Collection[int], most: int) -> str:
-    """How to go on from a step before the one that is too late."""
+    """How to resume from a step before the one that is too late."""
     if earlier := [step for step in saved if step <= most]:
         return f"; to go on from step {max(earlier)}, remove the checkpoints after step-{max(earlier):08d}"
     return f"; there is no checkpoint of step {most} or before"
@@ -157,7 +160,7 @@ def _number(config: Mapping[str, object], key: str) -> int | None:
 
 
 def _same(before: object, after: object) -> bool:
-    """Equal as values: YAML 1.1 reads 6e-4 as text and 0.0006 as a number. Two texts are no numbers."""
+    """Whether values are equal. A text and a number are compared as numbers: YAML 1.1 reads 6e-4 as text."""
     if isinstance(before, bool) or isinstance(after, bool):
         return before is after
     if isinstance(before, str) is isinstance(after, str):

@@ -1,7 +1,8 @@
 """What a rule between keys is, and how the nearest legal values are found.
 
-A rule says when it applies, when it holds, and which values of which keys could mend it. Values are tried
-against the rule itself and against every rule that the config keeps, so that what is suggested is legal.
+A rule says when it applies, when it is satisfied, and which values of which keys could fix it. Values are
+tried against the rule itself and against every rule that the config satisfies, so that whatever is suggested
+is legal.
 """
 
 import math
@@ -17,23 +18,23 @@ C = TypeVar("C", bound=Config, covariant=True)
 R = TypeVar("R", bound=Config, contravariant=True)
 
 PROCESSES = "processes"
-"""Stands for the world size where keys are named."""
+"""Stands for the world size among names of keys."""
 SUGGESTIONS = 3
-"""Legal values named per key."""
+"""Legal values that are suggested per key."""
 TRIED = 64
 """Multiples tried on either side of a value."""
 
 
 @dataclass(frozen=True)
 class Setup(Generic[C]):
-    """A config and the number of processes, where that is known."""
+    """A config and the number of processes, if known."""
 
     config: C
     world_size: int | None
 
     @property
     def data_parallel(self) -> int | None:
-        """Replicas; None where the world size is not known or does not fit the layout."""
+        """Replicas; None if the world size is not known or does not fit the layout."""
         if self.world_size is None:
             return None
         return derived.data_parallel_size(self.config, self.world_size)
@@ -54,14 +55,14 @@ class Setup(Generic[C]):
 
 Number = Callable[[Setup[R]], int]
 Message = str | Callable[[Setup[R]], str]
-"""A text with values as in `{batch.global_size}`, or what makes one."""
+"""A text with values as in `{batch.global_size}`, or a function that makes one."""
 Remedies = dict[str, Callable[[Setup[R]], Iterable[float]]]
-"""Key -> values of it that could mend a rule, nearest first."""
+"""Key -> values of it that could fix a rule, nearest first."""
 
 
 @dataclass(frozen=True)
 class Rule(Generic[R]):
-    """One rule; `holds` and `message` are asked only where `applies`."""
+    """One rule; `holds` and `message` are called only if it `applies`."""
 
     name: str
     key: str
@@ -82,7 +83,7 @@ class Rule(Generic[R]):
 
 
 def unless(name: str, key: str, useless: Callable[[Setup[R]], bool], message: str) -> Rule[R]:
-    """A rule that is broken where the key was given and `useless` says that it changes nothing."""
+    """A rule that is broken if the key was given and `useless` says that it changes nothing."""
 
     def given(setup: Setup[R]) -> bool:
         value = setup.value(key)
@@ -92,7 +93,7 @@ def unless(name: str, key: str, useless: Callable[[Setup[R]], bool], message: st
 
 
 def number(key: str) -> Number[Any]:
-    """The whole number of a key; 1 where it is not given."""
+    """The integer value of a key; 1 if it is not given."""
     return lambda setup: int(setup.value(key) or 1)  # type: ignore[call-overload]
 
 
@@ -147,7 +148,7 @@ class Violation:
     value: object
     message: str
     suggestions: Mapping[str, tuple[float, ...]]
-    """Key -> nearest legal values of it, all other keys being as they are."""
+    """Key -> its nearest legal values, with all other keys unchanged."""
 
     @property
     def text(self) -> str:
@@ -157,7 +158,7 @@ class Violation:
         return self.message + (f" (nearest legal: {'; '.join(parts)})" if parts else "")
 
     def problem(self, sources: Mapping[str, SourceLocation]) -> Problem:
-        """The violation at the place of its key."""
+        """The violation, at the line of its key."""
         return Problem(sources.get(self.key, SourceLocation("command line")), self.key, self.text)
 
 

@@ -1,4 +1,4 @@
-"""Walks the sections: which keys exist under which, which name was meant, and what a bad value should be.
+"""Walks the sections: which keys exist where, which name was meant, and what a bad value should be.
 
 Everything here follows from the classes in `sections`; no key is named a second time.
 """
@@ -37,7 +37,7 @@ ORDER = (
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section class a field holds, be it alone, optional or in a tuple; None for a plain value."""
+    """The section class that a field holds, alone, optional or in a tuple; None for a plain value."""
 
     def search(annotation: Any) -> type[Section] | None:
         if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -66,12 +66,12 @@ def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
 
 
 def _place(section: str) -> int:
-    """Where a section is written; one that few kinds have, before what all have."""
+    """Position of a section in a file; sections that few kinds have come before those that all have."""
     return ORDER.index(section if section in ORDER else "loss")
 
 
 def leaf_keys(section: type[Section], prefix: KeyPath = ()) -> Iterator[tuple[KeyPath, FieldInfo]]:
-    """Every key that holds a value, in the order of the sections; lists of sections count as one value."""
+    """Every key that has a value, in the order of the sections; a list of sections counts as one value."""
     for name, field in keys_of(section).items():
         inner = section_of(field)
         if inner is None or is_list(field):
@@ -81,7 +81,7 @@ def leaf_keys(section: type[Section], prefix: KeyPath = ()) -> Iterator[tuple[Ke
 
 
 def every_key() -> dict[KeyPath, tuple[FieldInfo, ...]]:
-    """The keys of all kinds, each with its fields: one, or several where the kinds define it differently."""
+    """The keys of all kinds, each with its fields: one, or several if the kinds define it differently."""
     found: dict[KeyPath, list[FieldInfo]] = {}
     for config in configs().values():
         for path, field in leaf_keys(config):
@@ -102,11 +102,11 @@ def kinds_with(path: KeyPath) -> list[str]:
 def kind_of(tree: Any) -> tuple[str | None, str | None]:
     """The kind that a config's values ask for, and what is wrong with what they say.
 
-    Where they name no kind it is the one that they are likely to mean; None: who knows what they mean.
+    If they name no kind it is the one that they most likely mean; None if that cannot be told.
     """
     model = tree.get("model") if isinstance(tree, dict) else None
     if not isinstance(model, dict) or "kind" not in model:
-        return next(iter(RECORDS)), None  # reported as missing
+        return next(iter(RECORDS)), None  # it is reported as missing
     asked = model["kind"]
     if isinstance(asked, str) and asked in RECORDS:
         return asked, None
@@ -116,7 +116,7 @@ def kind_of(tree: Any) -> tuple[str | None, str | None]:
 
 
 def section_at(top: type[Section], path: KeyPath) -> type[Section] | None:
-    """The section that `path` leads to from `top`; list positions are passed over."""
+    """The section that `path` leads to from `top`; list positions are skipped."""
     section: type[Section] | None = top
     for part in path:
         if section is None:
@@ -128,7 +128,7 @@ def section_at(top: type[Section], path: KeyPath) -> type[Section] | None:
 
 
 def nearest_name(word: str, names: Iterable[str]) -> str | None:
-    """The name that was most likely meant: at most one edit away, or much alike."""
+    """The name that was most likely meant: at most one edit away, or very similar."""
     names = list(names)
     one_edit = [name for name in names if _edits(word.lower(), name.lower()) <= 1]
     if one_edit:
@@ -138,7 +138,7 @@ def nearest_name(word: str, names: Iterable[str]) -> str | None:
 
 
 def _edits(a: str, b: str) -> int:
-    """Edit distance with transpositions of neighbours counted as one (Damerau 1964), cut off at 2."""
+    """Edit distance in which a transposition of neighbours counts as one (Damerau 1964), cut off at 2."""
     if abs(len(a) - len(b)) > 1:
         return 2
     before: list[int] = []
@@ -235,7 +235,7 @@ def _wrong_value(top: type[Section], detail: dict[str, Any]) -> str:
 
 
 def _hint(kind: str, value: Any) -> str:
-    """How the value would have to be written, where that can be told."""
+    """How the value would have to be written, if that can be told."""
     if value is None:
         return " (nothing is written after the colon, or null)"
     if (

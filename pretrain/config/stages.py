@@ -1,4 +1,4 @@
-"""The stages of a run whose batches grow: which batch a step has, and what was seen before it."""
+"""Ramp-up stages: which batch a step has in a run whose batches grow, and how much was seen before it."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from pretrain.config.sections import BatchConfig, TextConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """Steps [first, stop), counted from 0, that have one size of batch; `stop` None in the last stage."""
+    """Steps [first, stop), counted from 0, that have one batch size; `stop` is None in the last stage."""
 
     first: int
     stop: int | None
@@ -19,11 +19,10 @@ class Stage:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one global batch."""
         return self.batch.global_size * self.batch.sequence_length
 
     def first_sample(self, step: int) -> int:
-        """Place in the order of the first sample of step `step`, in a run that has jumped over none."""
+        """Position in the order of the first sample of step `step`, in a run without jumps."""
         return self.skipped + (step - self.first) * self.batch.global_size
 
     def micro_batches(self, data_parallel: int) -> int:
@@ -32,7 +31,7 @@ class Stage:
 
 
 def stages(config: TextConfig) -> tuple[Stage, ...]:
-    """Those of `schedule.sequence_length` or `schedule.batch_size`, and the one of `batch`, up to the end."""
+    """The stages of `schedule.sequence_length` or `schedule.batch_size`, then that of `batch`, to the end."""
     schedule = config.corpus_schedule
     found, first, skipped = list[Stage](), 0, 0
     for smaller in schedule.batch_size or ():
@@ -40,8 +39,8 @@ def stages(config: TextConfig) -> tuple[Stage, ...]:
         found.append(Stage(first, smaller.until, batch, skipped))
         skipped += (smaller.until - first) * smaller.global_size
         first = smaller.until
-    growing = schedule.sequence_length or ()
-    for order, given in enumerate(growing):
+    rampup = schedule.sequence_length or ()
+    for order, given in enumerate(rampup):
         batch = BatchConfig(
             sequence_length=given.sequence_length,
             global_size=given.global_size or config.batch.global_size,
@@ -49,7 +48,7 @@ def stages(config: TextConfig) -> tuple[Stage, ...]:
         )
         found.append(Stage(first, given.until, batch, order=order))
         first = given.until
-    return (*found, Stage(first, None, config.batch, skipped, len(growing)))
+    return (*found, Stage(first, None, config.batch, skipped, len(rampup)))
 
 
 def tokens_until(config: TextConfig, steps: int) -> int:
@@ -58,7 +57,7 @@ def tokens_until(config: TextConfig, steps: int) -> int:
 
 
 def steps_until(config: TextConfig, tokens: int) -> int:
-    """Steps after which so many tokens are seen."""
+    """Steps after which that many tokens have been seen."""
     for stage in stages(config):
         seen = tokens_until(config, stage.first)
         steps = stage.first + -(-max(0, tokens - seen) // stage.tokens_per_step)
@@ -73,9 +72,9 @@ def samples_until(config: TextConfig, steps: int) -> int:
 
 
 def samples_between(config: TextConfig, first: int, stop: int) -> dict[int, range]:
-    """Places of the samples of steps [first, stop), counted from 0, in each order that they draw from.
+    """Positions of the samples of steps [first, stop), counted from 0, in each order that they draw from.
 
-    They are those of a run that has jumped over no samples.
+    This is for a run that has jumped over no samples.
     """
     found: dict[int, range] = {}
     for stage in stages(config):

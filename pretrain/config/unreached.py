@@ -1,5 +1,8 @@
-"""What a config says and its run does not come to: legal, since a run may be a trial or the first part of a
-longer one, and told by `pretrain check`, `train` and `submit`."""
+"""What a config asks for and its run never reaches.
+
+That is legal, since a run may be a trial or the first part of a longer one. `pretrain check`, `train` and
+`submit` report it.
+"""
 
 from collections.abc import Iterator
 
@@ -31,7 +34,7 @@ def unreached(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _rate(config: DescentConfig) -> Iterator[tuple[str, str]]:
-    """Lengths beyond the end, the first one alone: where the warm-up does not end, no decay begins."""
+    """The first length that reaches beyond the end: if the warm-up does not end, no decay begins."""
     steps, schedule, unit = config.run.steps, config.schedule, "steps"
     warmup = ("schedule.warmup_steps", schedule.warmup_steps)
     decay = ("schedule.decay_steps", derived.decay_steps(config))

@@ -1,6 +1,6 @@
 """YAML text in, a tree of values with line numbers out.
 
-YAML 1.1 turns `no` into false, `6e-4` into text, `1:30` into 90 and `012` into 10; here a scalar is null,
+YAML 1.1 turns `no` into false, `6e-4` into text, `1:30` into 90 and `012` into 10. Here a scalar is null,
 true/false, a decimal number or text, and nothing else. Duplicate keys and tags are problems that are
 collected; what makes the rest meaningless (broken syntax, an alias bomb) raises at once.
 """
@@ -35,11 +35,11 @@ RESOLVERS = tuple(
         ("merge", _MERGE),
     )
 )
-"""Which plain scalars are no text: tag and pattern."""
+"""Which plain scalars are not text: tag and pattern."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with the scalar rules above; refuses tags and deep nesting. Constructs nothing."""
+    """Composes nodes with the scalar rules above; refuses tags and deep nesting. Constructs no objects."""
 
     yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {None: list(RESOLVERS)}  # type: ignore[misc]
 
@@ -167,9 +167,9 @@ def _shown(text: str) -> str:
 def parse_yaml(text: str, place: Callable[[int], SourceLocation]) -> tuple[Node, int, list[Problem]]:
     """Read one YAML document.
 
-    `place` makes a Place of a line number (1 is the first line).
-    Returns the tree, the offset in `text` at which the value ends, and the problems that were found.
-    Raises ConfigError where nothing can be read: broken syntax, NUL bytes, alias bombs, deep nesting.
+    `place` makes a SourceLocation of a line number (1 is the first line). Returns the tree, the offset in
+    `text` at which the value ends, and the problems that were found. Raises ConfigError if nothing can be
+    read: broken syntax, NUL bytes, alias bombs, deep nesting.
     """
     reader = _Reader(place)
     bad = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)

@@ -1,1 +1,1 @@
-"""What a GAN's training is made of; `gan_trainer.py` puts it together."""
+"""What GAN training is made of; `trainer.py` puts it together."""

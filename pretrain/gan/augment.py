@@ -1,7 +1,7 @@
 """DiffAugment (Zhao et al. 2020): random changes of all images that D sees, differentiable in the pixels.
 
-Each takes random numbers that were drawn for the global batch and sliced, so that no image's change depends
-on the number of processes.
+The random numbers are drawn for the global batch and then sliced, so an image's change does not depend on the
+number of processes.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ NUMBERS = 7
 
 @dataclass(frozen=True)
 class Changes:
-    """Random numbers in [0, 1) that decide the change of each image of a batch, [B, NUMBERS]."""
+    """Random numbers in [0, 1) that decide how each image of a batch is changed, [B, NUMBERS]."""
 
     kinds: Sequence[Augmentation]
     numbers: Tensor
@@ -66,14 +66,13 @@ def _translation(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def _cutout(x: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """A square hole, half as wide as the image, anywhere, in the middle of the value range."""
+    """A square hole half as wide as the image, anywhere in it, filled with the middle of the value range."""
     rows, columns = _hole(down, x.shape[2]), _hole(right, x.shape[3])
     return x.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)
 
 
 def _hole(numbers: Tensor, side: int) -> Tensor:
-    """Which of a side's pixels lie in each hole, [B, side]; its middle may lie on either edge, as in the
-    paper's code."""
+    """Which pixels of a side lie in each hole, [B, side]. Its centre may be on an edge, as in the paper."""
     size = int(side * HOLE + 0.5)
     first = _whole(numbers, side + 1 - size % 2) - size // 2
     places = torch.arange(side, device=numbers.device) - first[:, None]

@@ -14,14 +14,14 @@ from pretrain.gan.settings import micro_size
 def check_images(loaded: LoadedConfig, config: GanConfig, processes: int | None) -> ImageData:
     """Open the images that a config names.
 
-    Raises ConfigError: they are missing or do not fit; IntegrityError: they are damaged.
+    Raises ConfigError if they are missing or do not fit, IntegrityError if they are damaged.
     """
     with loaded.at_its_line():
         return open_images(config, processes or 1)
 
 
 def summary(config: GanConfig, processes: int | None, data: ImageData | None) -> Iterator[tuple[str, str]]:
-    """Rows of (what, value); without data the images are taken to be RGB without classes."""
+    """Rows of (what, value). Without data, the images are taken to be RGB without classes."""
     channels, classes = (data.channels, data.num_classes) if data else (3, 0)
     shape = shape_of(config.model, config.loss, channels, classes)
     for_generator, for_discriminator = parameter_counts(shape)
@@ -42,5 +42,5 @@ def summary(config: GanConfig, processes: int | None, data: ImageData | None) ->
 
 
 def contents(data: ImageData) -> str:
-    """What was opened."""
+    """What was opened, in a few words."""
     return counted(data.samples_per_epoch, "image")

@@ -9,7 +9,7 @@ from pretrain.gan.settings import micro_size
 
 
 def open_images(config: GanConfig, world_size: int) -> ImageData:
-    """The training images. Raises UserError: they do not fit the model; names both."""
+    """Open the training images. Raises UserError, naming both, if they do not fit the model."""
     sources = [(source.path, source.weight) for source in config.data.train]
     size = micro_size(config, world_size)
     cache = shard_cache(config.data)

@@ -1,4 +1,4 @@
-"""A moving average of G's weights, which samples are drawn from (Yazici et al. 2019).
+"""A moving average of G's weights, from which samples are drawn (Yazici et al. 2019).
 
 Each rank averages the fp32 weights that it updates, so the average is sharded as they are.
 """
@@ -12,7 +12,7 @@ from pretrain.gan.zero_shards import ZeroShard
 
 
 class Ema:
-    """The average, one tensor for each fragment."""
+    """The average: one tensor for each ZeRO shard."""
 
     def __init__(self, parts: Sequence[ZeroShard], decay: float) -> None:
         self._masters = [part.master for part in parts]
@@ -21,7 +21,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after step `step`, counted from 0; early steps weigh more, so that the initial
-        weights are soon forgotten."""
+        """Add the weights after step `step`, counted from 0."""
+        # The decay is smaller in early steps, so that the initial weights are soon forgotten.
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.tensors, self._masters, 1 - decay)

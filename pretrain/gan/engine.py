@@ -1,9 +1,9 @@
-"""One network in a DeepSpeed engine, by the only order of calls that trains as plain PyTorch does.
+"""One network in a DeepSpeed engine, called in the only order that trains as plain PyTorch does.
 
-For each micro-batch: one `forward`, one `backward`, one `step`. DeepSpeed's stages 1 and 2 lose the first of
-two backward passes, and skip an update whose gradient is not finite, both without a word; here the first is
-refused and the second ends the run. `module` is the network itself, for passes that the engine must not see:
-D in G's step, D's penalties, G in D's step.
+For each micro-batch: one `forward`, one `backward`, one `step`. DeepSpeed's stages 1 and 2 silently lose the
+first of two backward passes, and silently skip an update whose gradient is not finite. Here the first is
+refused and the second ends the run. `module` is the bare network, for passes that the engine must not see: D
+in G's step, D's penalties, G in D's step.
 """
 
 import logging
@@ -25,15 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, for this rank's device; only runs of a GAN pay for the import.
+    """Import DeepSpeed for this rank's device; only GAN runs pay for the import.
 
-    Its all-reduce through shared memory is switched off: it is compiled at the first use, by a compiler that
-    a cluster's nodes may not have, and ranks that die leave its memory behind.
+    Its all-reduce through shared memory is switched off: it is compiled at first use, by a compiler that a
+    cluster's nodes may not have, and ranks that die leave its shared memory behind.
 
-    Raises UserError: another version than the one whose private names we use were tested with.
+    Raises UserError if the version is not the one that the private names used here were tested with.
     """
     os.environ["DS_ACCELERATOR"] = device.type
-    os.environ["LOCAL_RANK"] = str(device.index or 0)  # the device that it takes
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed takes its device from it
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 
@@ -76,7 +76,9 @@ class Engine:
             dist_init_required=None,
         )[0]
         if settings.stage == 0 and settings.world_size == 1:
-            self._engine.enable_backward_allreduce = False  # gradients would be copied twice, for nothing
+            self._engine.enable_backward_allreduce = (
+                False  # with one rank, it would only copy gradients twice
+            )
         self.module: nn.Module = self._engine.module
         self.parameters = list(self.module.named_parameters())
         self._prime()
@@ -93,21 +95,21 @@ class Engine:
 
     @torch.no_grad()
     def _prime(self) -> None:
-        """Make Adam's state before the first step, so that a checkpoint can be loaded into it."""
-        if self.stage == 3:  # it takes them out of Adam's groups between steps
+        """Create Adam's state before the first step, so that a checkpoint can be loaded into it."""
+        if self.stage == 3:  # stage 3 takes the weights out of Adam's groups between steps
             everything = list(self.zero.fp32_partitioned_groups_flat)
         else:
-            everything = [held for group in self.adam.param_groups for held in group["params"]]
-        for held in everything:
-            self.adam.state[held] = {
-                "step": torch.zeros((), dtype=torch.float32, device=held.device),
-                "exp_avg": torch.zeros_like(held),
-                "exp_avg_sq": torch.zeros_like(held),
+            everything = [weights for group in self.adam.param_groups for weights in group["params"]]
+        for weights in everything:
+            self.adam.state[weights] = {
+                "step": torch.zeros((), dtype=torch.float32, device=weights.device),
+                "exp_avg": torch.zeros_like(weights),
+                "exp_avg_sq": torch.zeros_like(weights),
             }
 
     @property
     def updates(self) -> int:
-        """Updates done, Adam's own count."""
+        """Updates done: Adam's own count."""
         return max((int(state["step"]) for state in self.adam.state.values()), default=0)
 
     @updates.setter
@@ -116,14 +118,14 @@ class Engine:
             state["step"].fill_(value)
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        """The network's answer, whose gradient `backward` takes."""
+        """The network's output; `backward` computes its gradient."""
         answer: Tensor = self._engine(*inputs)
         return answer
 
     def backward(self, loss: Tensor) -> None:
-        """Add one micro-batch's gradient of its mean loss; the last one of an update is reduced over ranks.
+        """Add the gradient of one micro-batch's mean loss. The last one of an update is reduced over ranks.
 
-        Raises RuntimeError: a second backward pass before `step`.
+        Raises RuntimeError on a second backward pass before `step`.
         """
         if self._awaits_step:
             raise RuntimeError(
@@ -135,7 +137,7 @@ class Engine:
     def step(self) -> None:
         """End a micro-batch; after the last one, update the weights.
 
-        Raises HealthError: the gradient is not finite; the weights are as before then.
+        Raises HealthError if the gradient is not finite; the weights are then as before.
         """
         self._awaits_step = False
         self._done += 1
@@ -143,6 +145,8 @@ class Engine:
         if last:
             self._done = 0
             if self.stage == 0:
+                # Stage 0 hands the gradients to Adam unchecked, so they are judged before the step. The other
+                # stages check for overflow themselves and skip the update; they are judged after it.
                 gradients = [p.grad for _, p in self.parameters if p.grad is not None]
                 self._judge(float(torch.nn.utils.get_total_norm(gradients)))
         self._engine.step()
@@ -157,7 +161,7 @@ class Engine:
 
     @contextmanager
     def frozen(self) -> Iterator[nn.Module]:
-        """The bare network without gradients of its own, for the other's step."""
+        """The bare network without gradients of its own, for a step of the other network."""
         for _, parameter in self.parameters:
             parameter.requires_grad_(False)
         try:

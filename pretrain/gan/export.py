@@ -23,7 +23,7 @@ def export_generator(checkpoint: str, output: str) -> None:
         output: the new folder: generator.safetensors, config.json and generate.py, which loads both.
 
     Raises:
-        UserError, IntegrityError: no good checkpoint, or a folder that is not empty.
+        UserError, IntegrityError: there is no good checkpoint, or the folder is not empty.
     """
     saved = load_generator(checkpoint, torch.device("cpu"), 0, lambda line: print(line, file=sys.stderr))
     facts = {"channels": torch.tensor(saved.channels), "classes": torch.tensor(saved.classes)}

@@ -1,7 +1,7 @@
-"""A failed update of one of the two networks, to be computed again.
+"""A failed update of one of the two networks, kept so that it can be computed again.
 
-The networks are called as plain modules: DeepSpeed's engines are in the middle of an update, and would sum
-gradients over ranks. The run ends with what is found, so nothing is put back.
+The networks are called as plain modules, because DeepSpeed's engines are in the middle of an update and would
+sum gradients over ranks. The run ends with what is found, so nothing is restored.
 """
 
 import math
@@ -18,56 +18,53 @@ from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.probe import Probe, Watched, is_finite, watch
 
 NAMES = ("the loss", "the penalty")
-"""Of the first numbers of a micro-batch."""
+"""Names of the first numbers of a micro-batch."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """One micro-batch of this rank."""
+    """One micro-batch of this rank, which can be computed again."""
 
     samples: Sequence[int]
-    """Images of the data that it is about."""
+    """Indices of its images."""
     again: Callable[[], Sequence[Tensor]]
-    """Its numbers, computed once more: the loss, and what it is made of."""
+    """Computes its numbers once more: the loss, and what it is made of."""
 
 
 @dataclass(frozen=True)
 class FailedUpdate:
-    """As `FailedStep`."""
+    """The `FailedStep` of a GAN."""
 
     world: DistContext
     networks: Sequence[NetworkTensors]
-    """In the order in which they work."""
+    """In the order in which they run."""
     learner: NetworkTensors
-    """The one that was to be updated."""
+    """The one that was being updated."""
     shares: Sequence[Share]
     together: bool
-    """Whether ranks normalise by the images of all ranks, and so get numbers from one another."""
+    """Whether batch normalisation runs over the images of all ranks, which spreads a bad number to all."""
 
     @property
     def samples(self) -> Sequence[Sequence[int]]:
-        """As `FailedStep.samples`."""
         return [share.samples for share in self.shares]
 
     def watched(self) -> Sequence[Watched]:
-        """As `FailedStep.watched`."""
         engines = [network.engine for network in self.networks]
         return [watch(engine.module, engine.name, place) for place, engine in enumerate(engines)]
 
     def look(self) -> Evidence:
-        """As `FailedStep.look`: weights, and gradients that are summed over ranks here, since each stage of
-        ZeRO leaves them elsewhere."""
+        # Gradients are summed over ranks here, since each ZeRO stage leaves them in another place.
         return look(0 if self.together else self.world.rank, [*self._weights(), *self._summed()])
 
     def _weights(self) -> Iterator[Weight]:
         for network in self.networks:
             name = network.engine.name
             yield from (Weight(f"{name}.{part.name}", part.master) for part in network.parts)
-            for piece in network.computed():
-                yield Weight(piece.key.removeprefix("computed."), piece.tensor)
+            for shard in network.computed():
+                yield Weight(shard.key.removeprefix("computed."), shard.tensor)
 
     def _summed(self) -> Iterator[Weight]:
-        """The learner's weights with the gradient of the whole update; none where their norm is finite."""
+        """The learner's weights with the gradient of the whole update; nothing if its norm is finite."""
         named = self.learner.engine.parameters
         gradients = [self._gradients(share.again()[0]) for share in self.shares]
         flat = torch.stack([torch.cat([each.flatten().float() for each in one]) for one in gradients]).sum(0)
@@ -80,22 +77,21 @@ class FailedUpdate:
             yield Weight(f"{self.learner.engine.name}.{name}", torch.zeros(0), part)
 
     def _gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """Of the learner's weights. They are not left in the weights, where DeepSpeed would take them up."""
+        """Gradients of the learner's weights, not stored in `grad`, where DeepSpeed would use them."""
         parameters = [parameter for _, parameter in self.learner.engine.parameters]
         return torch.autograd.grad(loss, parameters)
 
     def replay(self, probe: Probe) -> None:
-        """As `FailedStep.replay`."""
         for index, share in enumerate(self.shares):
             with probe.forward(index):
                 numbers = share.again()
             named = list(zip(NAMES, numbers, strict=False))
-            for what, number in reversed(named):  # a penalty is a part of its loss
+            # Reversed: the penalty is part of the loss, so it is named first.
+            for what, number in reversed(named):
                 if not is_finite(number):
                     probe.note_loss(number, index, what)
                     break
             self._gradients(numbers[0])
 
     def repeats(self) -> bool:
-        """As `FailedStep.repeats`."""
         return next(self._summed(), None) is not None

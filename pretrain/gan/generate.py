@@ -30,7 +30,7 @@ def generate_images(
         average: draw from the moving average of the weights.
 
     Raises:
-        UserError, IntegrityError: no good checkpoint, or options that do not fit it or one another.
+        UserError, IntegrityError: there is no good checkpoint, or options do not fit it or one another.
     """
     target = Path(output or "samples.png")
     one = target.suffix.lower() == ".png"
@@ -64,7 +64,7 @@ def _check_label(saved: SavedGenerator, label: int | None) -> None:
 
 
 def _write_folder(saved: SavedGenerator, folder: Path, count: int, label: int | None) -> None:
-    """`000000.png` ...; in a folder per class where the model has classes, as `data images` reads them."""
+    """Write `000000.png` ...; with classes, in a folder for each class, as `data images` reads them."""
     with Progress("generating", count) as progress:
         for first in range(0, count, BATCH):
             numbers = range(first, min(count, first + BATCH))

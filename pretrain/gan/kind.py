@@ -1,4 +1,4 @@
-"""What is asked of a GAN."""
+"""The record of GANs: what each command asks of this kind."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -12,7 +12,7 @@ from pretrain.gan.zero_shards import MOMENTS, assemble, zero_shards
 
 
 class NetworkTensors:
-    """An engine and this rank's fragments of its weights and states."""
+    """An engine and this rank's ZeRO shards of its weights and states."""
 
     def __init__(self, engine: Engine, world: DistContext) -> None:
         self.engine = engine
@@ -29,13 +29,13 @@ class NetworkTensors:
             yield from self.pieces_of(f"optimizer.{moment}.{name}", states, "optimizer")
 
     def pieces_of(self, prefix: str, tensors: Sequence[Tensor], group: Group) -> Iterator[ShardedTensor]:
-        """One tensor of each fragment's extent, such as its master, as pieces of `prefix.PARAMETER`."""
+        """One tensor per ZeRO shard, such as its master, as sharded tensors named `prefix.PARAMETER`."""
         rank, size = self._world.rank, self._world.size
         for part, tensor in zip(self.parts, tensors, strict=True):
             yield part.piece(f"{prefix}.{part.name}", tensor, group, rank, size)
 
     def computed(self) -> Iterator[ShardedTensor]:
-        """The weights that forward passes use, where every rank has all of them beside what it updates."""
+        """The weights that forward passes use, at stages where every rank keeps all of them."""
         if self.engine.stage in (1, 2):
             weights = {name: parameter.detach() for name, parameter in self.engine.parameters}
             yield from self._whole(f"computed.{self.engine.name}", weights)
@@ -44,7 +44,7 @@ class NetworkTensors:
         """Every parameter and buffer, whole; all ranks call this together.
 
         Args:
-            tensors: stand for the masters of this rank's fragments.
+            tensors: used in place of the masters of this rank's ZeRO shards.
         """
         mine = [part.master for part in self.parts] if tensors is None else tensors
         return assemble(self.engine, self.parts, mine) | self._buffers()

@@ -1,7 +1,7 @@
-"""Penalties on the gradient of D's answer with respect to its images.
+"""Penalties on the gradient of D's output with respect to its images.
 
-Each takes a second derivative, so D is called as a plain module whose weights are whole on this rank:
-DeepSpeed's stage 3 cannot do it, which `pretrain check` says.
+Each takes a second derivative, so D is called as a plain module whose weights are whole on this rank.
+DeepSpeed's stage 3 cannot do that; `pretrain check` says so.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,7 @@ def penalty(loss: GanLossConfig, answer: Answer, images: PenaltyImages) -> Tenso
         total = total + loss.r2 / 2 * _zero_centred(answer, images.fake)
     if loss.gradient_penalty:
         total = total + loss.gradient_penalty * _one_centred(answer, images)
+    # Lazy regularisation: a penalty in every n-th update counts n times.
     return total * (loss.penalty_every or 1)
 
 
@@ -51,7 +52,7 @@ def _zero_centred(answer: Answer, images: Tensor) -> Tensor:
 def _one_centred(answer: Answer, images: PenaltyImages) -> Tensor:
     """Gulrajani et al. 2017, equation 3, at random points between pairs of real and generated images."""
     between = images.mix * images.real + (1 - images.mix) * images.fake
-    # The root has no derivative at 0.
+    # The square root has no derivative at 0.
     return ((_squared_norms(answer, between) + 1e-12).sqrt() - 1).square().mean()
 
 

@@ -1,4 +1,4 @@
-"""From a GAN's checkpoint to a generator that makes images, whatever ZeRO stage and world wrote it."""
+"""From a GAN's checkpoint to a generator that makes images, whatever ZeRO stage and world size wrote it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from pretrain.seeds import stream_seed
 
 @dataclass(frozen=True)
 class SavedGenerator:
-    """G, or its moving average, out of a checkpoint."""
+    """G, or its moving average, loaded from a checkpoint."""
 
     checkpoint: Checkpoint
     config: GanConfig
@@ -30,7 +30,7 @@ class SavedGenerator:
     classes: int
     """0 where G takes no labels."""
     seed: int
-    """Of the images that it makes."""
+    """Seed of the images that it makes."""
 
     @property
     def image_size(self) -> int:
@@ -64,7 +64,7 @@ def load_generator(
         path: run folder (its newest good checkpoint) or a step folder.
         seed: of the images to make.
         say: told of newer checkpoints that were passed over, and why.
-        average: the moving average of its weights, else the weights themselves.
+        average: load the moving average of the weights instead of the weights.
 
     Raises:
         UserError, IntegrityError: there is none, it is damaged, or the run trained something else.

@@ -35,7 +35,7 @@ def sample(generator: nn.Module, latents_NL: Tensor, labels_N: Tensor | None) ->
 
 
 def pixels(images_NCHW: Tensor) -> Tensor:
-    """uint8 of images in [-1, 1]; what lies outside is cut off."""
+    """uint8 of images in [-1, 1]; values outside are clipped."""
     return ((images_NCHW.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -52,7 +52,7 @@ def grid(pixels_NCHW: Tensor) -> Pixels:
 
 
 def save_png(path: Path, picture: Pixels) -> None:
-    """Write a picture; a reader never sees half of it."""
+    """Write a picture; a reader never sees a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded = io.BytesIO()
     Image.fromarray(picture).save(encoded, format="PNG")
@@ -62,8 +62,8 @@ def save_png(path: Path, picture: Pixels) -> None:
 def diversity(images_NCHW: Tensor, labels_N: Tensor | None = None) -> float:
     """Mean distance between two different images, per pixel (root mean square).
 
-    With labels only pairs of one class count, if there are any: a conditional G that makes one image a class
-    would look diverse otherwise.
+    With labels, only pairs of one class count, if there are any: a conditional G that makes one image for
+    each class would otherwise look diverse.
     """
     flat = images_NCHW.flatten(1).double()
     distances = torch.pdist(flat) / math.sqrt(flat.shape[1])

@@ -1,4 +1,4 @@
-"""What a DeepSpeed engine is told, from the config."""
+"""DeepSpeed's settings for both engines, from the config."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ class EngineSettings:
     clip_grad: float
 
     def deepspeed(self, numbers: int) -> dict[str, Any]:
-        """DeepSpeed's own config for a network of so many weights."""
+        """DeepSpeed's own config for a network of `numbers` weights."""
         bucket = bucket_size(numbers)
         zero: dict[str, Any] = {
             "stage": self.stage,
@@ -43,7 +43,7 @@ class EngineSettings:
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,
             "steps_per_print": 2**31 - 1,
-            "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice in every pass
+            "timers": {"throughput": {"enabled": False}},  # this timer waits for the GPU twice in every pass
         }
         if self.bf16:
             config["bf16"] = {"enabled": True, "check_grad_overflow": True}
@@ -53,18 +53,21 @@ class EngineSettings:
 
 
 def bucket_size(numbers: int) -> int:
-    """Elements of the reduction's buckets for a network of so many weights: hardly more than it has, since
-    buffers of this size are allocated; DeepSpeed wants even numbers."""
+    """Elements of the reduction buckets for a network of `numbers` weights.
+
+    Hardly more than the network has, because buffers of this size are allocated; DeepSpeed wants even
+    numbers.
+    """
     return -(-numbers // 64) * 64
 
 
 def micro_size(config: GanConfig, world_size: int) -> int:
-    """Images per forward pass of one process: its whole share unless the config says otherwise."""
+    """Images per forward pass of one process: its whole share, unless the config says otherwise."""
     return config.batch.micro_size or config.batch.global_size // world_size
 
 
 def engine_settings(config: GanConfig, world_size: int) -> tuple[EngineSettings, EngineSettings]:
-    """Of the generator and of the discriminator."""
+    """Settings of the generator and of the discriminator."""
     optimizer, parallel = config.optimizer, config.parallel
     micro = micro_size(config, world_size)
 

@@ -1,7 +1,7 @@
-"""Batch statistics of a generator whose weights were averaged.
+"""Batch statistics of a generator whose weights are an average.
 
-The running statistics of training belong to the weights of its last steps. Those of their moving average are
-measured anew, from noise, as for any average of weights (Izmailov et al. 2018, "Averaging Weights Leads to
+The running statistics of training belong to the weights of its last steps. For the moving average they are
+measured again, from noise, as for any average of weights (Izmailov et al. 2018, "Averaging Weights Leads to
 Wider Optima and Better Generalization", section 3.2).
 """
 
@@ -21,12 +21,12 @@ BATCHES = 16
 def measure_statistics(generator: nn.Module, latent_size: int, classes: int, seed: int) -> None:
     """Set the running statistics of every `BatchNorm` to their means over batches of generated images.
 
-    This rank does it alone: with equal weights and seeds every rank gets the same.
+    No communication: with equal weights and seeds every rank computes the same.
 
     Args:
         generator: with the weights that its statistics are to fit; in evaluation mode afterwards.
-        latent_size: numbers of noise of an image.
-        classes: that a conditional generator is given in turn; 0: none.
+        latent_size: numbers of noise for an image.
+        classes: given in turn to a conditional generator; 0: none.
         seed: of the noise.
     """
     norms = [module for module in generator.modules() if isinstance(module, BatchNorm)]
@@ -60,4 +60,5 @@ def _normalise_by_batch(
     norm.running_var.copy_(variance)
     count = values.shape[1]
     mean_C += mean / BATCHES
+    # Unbiased, as the running variance is.
     variance_C += variance * (count / (count - 1)) / BATCHES

@@ -1,7 +1,7 @@
-"""One update of D, one update of G: the order of calls under which DeepSpeed trains as plain PyTorch does.
+"""The GAN step: one update of D and one of G, in an order under which DeepSpeed trains as plain PyTorch does.
 
 - D sees real and generated images in one pass through its engine, and there is one backward pass.
-- In G's update, D is a frozen plain module; through its engine it would be wrong at stage 3, in silence.
+- In G's update, D is a frozen plain module; through its engine it would be silently wrong at stage 3.
 - Penalties call D as a plain module as well.
 - Images, noise and augmentation of the global batch are functions of (seed, update), sliced by rank.
 """
@@ -39,14 +39,14 @@ class MicroBatch:
     """One rank's images of one forward pass, with their random numbers."""
 
     samples: range
-    """Global indices of its images of the data; none of G's where its loss does not see any."""
+    """Global indices of its real images; empty for an update of G whose loss sees none."""
     numbers: Draw
     last: bool
-    """Of its update."""
+    """Whether it is the last of its update."""
 
 
 class GanStep:
-    """The two engines and the images they play with."""
+    """The two engines and the images that they train on."""
 
     def __init__(
         self,
@@ -58,16 +58,16 @@ class GanStep:
     ) -> None:
         self._config, self._world, self._data = config, world, data
         self.images: Mapping[range, ImageBatch] = {}
-        """This rank's real images of the step under way, by their samples; what `read` gave."""
+        """This rank's real images of the current step, by their samples: what `read` returned."""
         self._networks = generator, discriminator
         self._generator, self._discriminator = generator.engine, discriminator.engine
         self._micro_size = micro_size(config, world.size)
         self._whole_discriminator = discriminator.whole
 
     def read(self, updates: range) -> dict[range, ImageBatch]:
-        """This rank's real images of these updates of D, by their samples.
+        """Read this rank's real images of these updates of D, by their samples.
 
-        G's update sees those of the last one again.
+        G's update uses those of the last one again.
         """
         batches = (samples for update in updates for samples in self._samples(update))
         return {samples: self._data.images(samples) for samples in batches}
@@ -76,14 +76,15 @@ class GanStep:
         """Update number `update` of D, counted from 0.
 
         Returns:
-            Means over the global batch: `loss_d` with its penalty, `penalty` where one was due, and D's
-            answers, `answer_real` and `answer_fake`.
+            Means over the global batch: `loss_d` with its penalty, `penalty` if one was due, and D's outputs,
+            `answer_real` and `answer_fake`.
 
         Raises:
-            HealthError: loss or gradient is not finite; D is as before then.
+            HealthError: the loss or gradient is not finite; D is then as before.
         """
         engine, module = self._discriminator, self._discriminator.module
         if self._config.model.spectral_norm:
+            # Power iterations need whole weights, and at stage 3 a rank holds only a part of them.
             advance(module, weights=self._whole_discriminator() if engine.stage == 3 else None)
         due = is_due(self._config.loss, update)
         means = self._means("loss_d")
@@ -111,17 +112,19 @@ class GanStep:
 
         Args:
             update: of G.
-            discriminator_update: of D, whose images and labels are used again where the loss compares with
-                real images or the model is conditional.
+            discriminator_update: of D, whose images and labels are used again if the loss compares with real
+                images or the model is conditional.
 
         Returns:
             `loss_g`, the mean over the global batch.
 
         Raises:
-            HealthError: loss or gradient is not finite; G is as before then.
+            HealthError: the loss or gradient is not finite; G is then as before.
         """
         engine = self._generator
         uses_data = LOSSES[self._config.loss.kind].compares or self._config.model.conditional
+        # D may have more updates than G, so the images of D's last update are shifted from those of G's
+        # number.
         ahead = (discriminator_update - update) * self._config.batch.global_size
         means = self._means("loss_g")
         micro_batches = []
@@ -146,8 +149,7 @@ class GanStep:
         return {"loss_g": found}
 
     def _discriminator_numbers(self, micro: MicroBatch, due: bool, judge: Forward) -> tuple[Tensor, ...]:
-        """Loss with its penalty, penalty (0 where none is due) and D's mean answers to real and to generated
-        images."""
+        """Loss with penalty, the penalty (0 if none is due), D's mean outputs for real and fake images."""
         real, labels = self._images(micro.samples)
         with torch.no_grad():
             fake = self._generator.module(self._noise(micro.numbers), labels)
@@ -162,8 +164,8 @@ class GanStep:
         return value, extra, real_answers.float().mean(), fake_answers.float().mean()
 
     def _generator_numbers(self, micro: MicroBatch, make: Forward, judge: Forward) -> tuple[Tensor]:
-        """Loss."""
-        game = LOSSES[self._config.loss.kind]
+        """The loss of a micro-batch, as a tuple like that of D's numbers."""
+        loss = LOSSES[self._config.loss.kind]
         real: Tensor | None = None
         labels: Tensor | None = None
         if micro.samples:
@@ -171,14 +173,14 @@ class GanStep:
         fake = make(self._noise(micro.numbers), labels)
         fake_answers = judge(self._changes(micro.numbers.fake_changes)(fake), labels)
         real_answers = None
-        if real is not None and game.compares:
+        if real is not None and loss.compares:
             with torch.no_grad():
                 real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
-        return (game.of_generator(fake_answers, real_answers),)
+        return (loss.of_generator(fake_answers, real_answers),)
 
     @contextmanager
     def _explained(self, update: int, learner: NetworkTensors, again: Sequence[Share]) -> Iterator[None]:
-        """Let a verdict on numbers in the block say which update it is about and where they went wrong."""
+        """Make a verdict in the block say which update it is about and where the bad numbers began."""
         try:
             yield
         except HealthError as error:

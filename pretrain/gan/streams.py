@@ -1,6 +1,6 @@
-"""Everything random in a step, as a function of (seed, step): drawn for the global batch, then sliced.
+"""Everything random in a step, as a function of (seed, update): drawn for the global batch, then sliced.
 
-So a resumed run draws what the uninterrupted one draws, and no image depends on the number of processes.
+So a resumed run draws what an uninterrupted one draws, and no image depends on the number of processes.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Who = Literal["generator", "discriminator"]
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers of images, on the CPU."""
+    """Random numbers for images, on the CPU."""
 
     latents: Tensor
     """[B, latent], standard normal."""
@@ -34,13 +34,13 @@ class Draw:
 
 
 def draw(seed: int, who: Who, update: int, size: int, latent_size: int) -> Draw:
-    """The numbers of a global batch.
+    """The random numbers of a global batch.
 
     Args:
         who: whose update it is.
         update: its number, counted from 0.
         size: images in the global batch.
-        latent_size: numbers of noise of an image.
+        latent_size: numbers of noise for an image.
     """
     random = torch.Generator().manual_seed(stream_seed(seed, who, update))
     return Draw(

@@ -1,8 +1,8 @@
-"""What one step of a GAN's run is: some updates of D, one of G, the moving average, and verdicts.
+"""One step of a GAN run: some updates of D, one of G, the moving average, and verdicts.
 
-Everything that decides the next step is the weights, both Adam states, the buffers, the average and the step
-number: images, noise and augmentation are functions of these, so a resumed run is the uninterrupted one.
-`train.py` makes a whole run of it.
+The next step depends on the weights, both Adam states, the buffers, the average and the step number, and on
+nothing else: images, noise and augmentation are functions of these. So a resumed run is identical to an
+uninterrupted one. `pretrain.commands.train` drives the whole run.
 """
 
 import logging
@@ -87,7 +87,7 @@ class GanTrainer:
         """Step `step`, counted from 0.
 
         Raises:
-            HealthError: a loss or gradient is not finite, or the game has ended and the config says to stop.
+            HealthError: a loss or gradient is not finite, or D has won and the config says to stop.
         """
         rounds = self.config.loss.discriminator_steps
         updates = range(step * rounds, (step + 1) * rounds)
@@ -115,6 +115,7 @@ class GanTrainer:
         if self.config.health.on_collapse == "ignore" or not self.memory.has_ended(self.config.loss):
             return
         metrics["collapse"] = 1
+        # Reported once, when it happens, and not in every later step.
         if not had_ended:
             self._report(
                 f"step {step + 1}: D has won: its loss averages {self.memory.average:.2g}, G learns nothing "
@@ -130,9 +131,9 @@ class GanTrainer:
         return {"images_per_second": result.units / seconds}
 
     def validate(self, step: int) -> dict[str, float] | None:
-        """Write a grid of samples, and after the last step G and its average; judge whether samples differ.
+        """Write a grid of samples and, after the last step, G and its average; judge whether samples differ.
 
-        Raises HealthError: they do not, and the config says to stop.
+        Raises HealthError if they do not and the config says to stop.
         """
         folder = RunFolder(self.config.run.dir)
         average, last = self.average(), self.final()
@@ -151,7 +152,7 @@ class GanTrainer:
     def _draw(
         self, step: int, average: dict[str, Tensor], last: dict[str, Tensor], folder: RunFolder
     ) -> float:
-        """On rank 0: the grid, its diversity, and the files of the end."""
+        """On rank 0: write the grid and the files of the end, and return the diversity of the samples."""
         generator = build_generator(self.shape, self.config.run.seed)
         generator.load_state_dict(average)
         measure_statistics(generator, self.config.model.latent_size, self.shape.classes, self.config.run.seed)
@@ -172,7 +173,7 @@ class GanTrainer:
         return diversity(real.float() / 127.5 - 1, labels if self.shape.classes else None)
 
     def average(self) -> dict[str, Tensor]:
-        """The moving average of G, whole, with the buffers of the live G; all ranks call this together."""
+        """The moving average of G, whole, with the buffers of the current G; all ranks call this together."""
         return self.generator.whole(self.ema.tensors)
 
     def final(self) -> dict[str, Tensor]:
@@ -182,17 +183,17 @@ class GanTrainer:
     def check_replicas(self, step: int) -> None:
         """Compare what ranks share after `step` steps.
 
-        Raises HealthError: two ranks hold different bits of the same tensor.
+        Raises HealthError if two ranks hold different bits of the same tensor.
         """
-        computed = [piece for network in self.networks for piece in network.computed()]
+        computed = [tensor for network in self.networks for tensor in network.computed()]
         self._replica_check(step, [*self.pieces(), *computed])
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
-        """Never asked for: a GAN's loss has no spikes."""
+        """Never called: a GAN's loss has no spikes."""
         raise HealthError(f"step {spike + 1}: a GAN's run does not roll back to {checkpoint.path}")
 
     def go_back(self, step: int, later: Checkpoint) -> None:
-        """Never asked for: a GAN's run skips no updates."""
+        """Never called: a GAN run skips no updates."""
         raise HealthError(f"a GAN's run does not go back from {later.path} to step {step}")
 
     def pieces(self) -> Iterator[ShardedTensor]:
@@ -218,9 +219,9 @@ class GanTrainer:
         return {}
 
     def load(self, checkpoint: Checkpoint) -> int:
-        """Take over everything from a checkpoint of any number of processes and any stages.
+        """Restore everything from a checkpoint of any number of processes and any ZeRO stages.
 
-        Raises UserError: it is of another model or other images.
+        Raises UserError if it is of another model or other images.
         """
         checkpoint.require_data(self.data.fingerprint, "images")
         load_all(checkpoint, self.pieces(), self.world)
@@ -253,7 +254,7 @@ class GanTrainer:
 
 
 def save_network(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a network as a safetensors file; a reader never sees half of it."""
+    """Write a network as a safetensors file; a reader never sees a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_place_of(path) as partial:
         write_tensors(

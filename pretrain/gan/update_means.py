@@ -1,6 +1,6 @@
-"""What an update reports: means over its micro-batches and over all ranks.
+"""Update means: what an update reports, as means over its micro-batches and over all ranks.
 
-They are summed over the ranks while the backward pass is at work, so that no rank waits for them.
+They are summed over the ranks while the backward pass runs, so that no rank waits for them.
 """
 
 import math
@@ -32,7 +32,7 @@ class UpdateMeans:
         self._sending: Any = None
 
     def add(self, *numbers: Tensor) -> None:
-        """One micro-batch's numbers, each a scalar."""
+        """Add one micro-batch's numbers, each a scalar."""
         found = torch.stack([number.detach().double() for number in numbers])
         self._sums = found if self._sums is None else self._sums + found
 
@@ -41,15 +41,17 @@ class UpdateMeans:
         assert self._sums is not None, "nothing was added"
         size = self._world.size
         mine = torch.zeros(size, dtype=torch.float64, device=self._sums.device)
+        # The losses of all ranks travel with the sums, so that every rank can name the bad ones.
         mine[self._world.rank] = self._sums[0]
         self._message = torch.cat([self._sums / self._micro_batches, mine])
         if size > 1:
             self._sending = dist.all_reduce(self._message, async_op=True)
 
     def take(self) -> Sequence[float]:
-        """The means, the same on every rank.
+        """Wait for the means, which are the same on every rank.
 
-        Raises HealthError: on every rank, if the loss is not finite; the message names the ranks of it.
+        Raises HealthError on every rank if the loss is not finite; the message names the ranks where it is
+        not.
         """
         if self._sending is not None:
             self._sending.wait()

@@ -1,9 +1,9 @@
-"""What this rank holds of a network's fp32 weights and Adam states, at any ZeRO stage, as pieces of logical
+"""ZeRO shards: this rank's part of a network's fp32 weights and Adam states, at any stage, as sharded
 tensors.
 
-Stage 0 holds whole tensors, the others runs of their elements: stages 1 and 2 wherever a flat buffer of all
-weights was cut, stage 3 an equal part of each tensor. Everything is a view, so a checkpoint is read into
-place.
+Stage 0 holds whole tensors, the others ranges of their elements: stages 1 and 2 wherever the flat buffer of
+all weights was cut, stage 3 an equal part of each tensor. Everything is a view, so loading a checkpoint
+writes into place.
 """
 
 import zlib
@@ -35,12 +35,12 @@ class ZeroShard:
     moments: Mapping[str, Tensor]
     """Adam's states, [stop - start] each."""
     shared: bool
-    """Whether all ranks hold the same, the whole tensor."""
+    """Whether all ranks hold the same: the whole tensor."""
 
     def piece(self, key: str, tensor: Tensor, group: Group, rank: int, size: int) -> ShardedTensor:
-        """A tensor of the fragment's extent as a piece of `key`."""
+        """A tensor with the extent of this shard, as a sharded tensor named `key`."""
         if self.shared:
-            # Ranks take turns, by name, so that they share the work of saving.
+            # Ranks take turns, by name, to share the work of saving.
             owner = zlib.crc32(key.encode()) % size == rank
             return ShardedTensor.whole(key, tensor.view(self.shape), group, owner)
         zeros = tuple(0 for _ in self.shape)
@@ -48,7 +48,7 @@ class ZeroShard:
 
 
 def zero_shards(engine: Engine) -> list[ZeroShard]:
-    """This rank's fragments of a network, in the order of its parameters."""
+    """This rank's ZeRO shards of a network, in the order of its parameters."""
     find = {0: _whole, 1: _flat_cut, 2: _flat_cut, 3: _equal_parts}[engine.stage]
     return list(find(engine))
 
@@ -69,6 +69,7 @@ def _whole(engine: Engine) -> Iterator[ZeroShard]:
 def _flat_cut(engine: Engine) -> Iterator[ZeroShard]:
     for name, parameter in engine.parameters:
         mapping: Any = getattr(parameter, "_hp_mapping", None)
+        # DeepSpeed maps only parameters of which this rank updates some elements.
         if mapping is None:
             continue
         flat = engine.adam.param_groups[mapping.param_group_index]["params"][0]
@@ -86,7 +87,7 @@ def _equal_parts(engine: Engine) -> Iterator[ZeroShard]:
         partitioned: Any = parameter
         group, at, size = zero.grad_position[zero.get_param_id(parameter)]
         shape = tuple(partitioned.ds_shape)
-        # The last parts are filled up beyond the tensor's end.
+        # The last parts are padded beyond the tensor's end.
         start, stop = rank * size, min((rank + 1) * size, prod(shape))
         if start >= stop:
             continue
@@ -98,7 +99,7 @@ def _equal_parts(engine: Engine) -> Iterator[ZeroShard]:
 
 @torch.no_grad()
 def write_back(engine: Engine) -> None:
-    """Compute with the weights of the fragments from now on; all ranks call this together."""
+    """Update the weights of forward passes from the ZeRO shards; all ranks call this together."""
     zero: Any = engine.zero
     if engine.stage in (1, 2):
         zero.update_lp_params()
@@ -109,10 +110,10 @@ def write_back(engine: Engine) -> None:
 
 @torch.no_grad()
 def assemble(engine: Engine, parts: Sequence[ZeroShard], tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Whole tensors from all ranks' fragments of them; all ranks call this together.
+    """Whole tensors from all ranks' ZeRO shards; all ranks call this together.
 
     Args:
-        tensors: one of each fragment's extent, such as its master.
+        tensors: one with the extent of each shard, such as its master.
 
     Returns:
         A tensor for each parameter; at stage 0 views of `tensors`.
@@ -125,7 +126,7 @@ def assemble(engine: Engine, parts: Sequence[ZeroShard], tensors: Sequence[Tenso
     whole = {name: torch.zeros(prod(shape), device=device) for name, shape in shapes.items()}
     for part, tensor in found:
         whole[part.name][part.start : part.stop] = tensor
-    # Each element is held by one rank, so the sum is exact.
+    # Each element is on one rank and 0 on the others, so the sum is exact.
     flat = torch.cat(list(whole.values()))
     dist.all_reduce(flat)
     pieces = torch.split(flat, [prod(shape) for shape in shapes.values()])

@@ -1,7 +1,7 @@
 """Batches of tokens: training batches by step, validation batches in order.
 
-Both are pure functions of the config and the shards. A sample of a source is S + 1 tokens, sample j being
-[j S, j S + S + 1): its last token is only a label here and the first input of sample j + 1.
+Both are pure functions of the config and the shards. A sample of a source is S + 1 tokens, sample j being [j
+S, j S + S + 1): its last token is only a label here, and the first input of sample j + 1.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class TrainingData(CorpusSamples[Batch]):
 
     @classmethod
     def over(cls, sources: tuple[TokenRange, ...], config: GptConfig) -> "TrainingData":
-        """The samples of these ranges, in the sizes and the order that a config says."""
+        """The samples of these ranges, in the sizes and the order that a config asks for."""
         length = config.batch.sequence_length
         weights = [source.weight for source in config.data.train]
         order = make_order(config.run.seed, [(source.tokens - 1) // length for source in sources], weights)
@@ -70,13 +70,12 @@ class TrainingData(CorpusSamples[Batch]):
         )
 
     def resized(self, config: GptConfig) -> "TrainingData":
-        """As `CorpusSamples.resized`."""
         return self.over(self.sources, config)
 
     def samples(self, sample_ids: Sequence[int]) -> Batch:
         if not self.reset_at_document_end:
             stored = self.stored.read(sample_ids)
-            if int(stored.max()) < self.vocab_size:  # else row by row, which names the place
+            if int(stored.max()) < self.vocab_size:  # else row by row, whose error names the place
                 return self._whole(stored, tuple(sample_ids))
         sources, found = self.order.locate(np.asarray(sample_ids, dtype=np.int64))
         rows = [
@@ -86,7 +85,7 @@ class TrainingData(CorpusSamples[Batch]):
         return make_batch(rows, self.sequence_length, self.vocab_size)
 
     def _whole(self, stored: npt.NDArray[np.integer], sample_ids: tuple[int, ...]) -> Batch:
-        """Samples whose labels all count, in which documents do not matter."""
+        """A batch whose labels all count, and in which documents do not matter."""
         tokens, labels = inputs_and_labels(stored)
         mask, positions = self._frame
         if len(sample_ids) != self.micro_size:
@@ -95,7 +94,7 @@ class TrainingData(CorpusSamples[Batch]):
 
     @cached_property
     def _frame(self) -> tuple[Tensor, Tensor]:
-        """What all micro-batches share."""
+        """Loss mask and positions, which all micro-batches share."""
         return self._make_frame(self.micro_size)
 
     def _make_frame(self, rows: int) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,10 @@
-"""Logits of the next token of several texts at once, with a cache, over tensor and pipeline parallel ranks.
+"""Next-token logits of several texts at once, with a cache, over tensor and pipeline parallel ranks.
 
-Texts of different lengths are padded on the left, so that all end in the same column. While every text fits
-into the sequence that the model was trained on, a step costs one column; from then on the model sees the last
-`sequence_length` tokens of each text, whose positions move, and everything is computed anew.
+Texts of different lengths are padded on the left, so that all end in the same column. As long as every text
+fits into the sequence length that the model was trained on, a step costs one column. After that the model
+sees the last `sequence_length` tokens of each text, whose positions move, and everything is computed again.
 
-Shape legend: B texts, S columns, K columns with those of the cache, V vocabulary.
+Shape legend: B texts, S columns, K columns including those of the cache, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,22 +25,22 @@ from pretrain.megatron.pipeline import PipelineModel
 
 @dataclass(frozen=True)
 class Columns:
-    """What goes through the model in one step."""
+    """Input of the model in one step."""
 
     tokens: Tensor
     """[B, S] int64."""
     positions: Tensor
-    """[B, S] int64, of each text from its own beginning."""
+    """[B, S] int64, each text counted from its own beginning."""
     mask: Tensor | None
-    """[B, 1, S, K] bool; None where nothing is padded."""
+    """[B, 1, S, K] bool; None if nothing is padded."""
 
 
 class Decoder:
-    """A model that is asked for one token after the other; a context manager. All ranks of a replica
-    call it alike.
+    """A model that is asked for one token after the other; a context manager. All ranks of a replica call it
+    alike.
 
     Args:
-        model: of a GPT, on tensor and pipeline parallel ranks; replicas go their own ways.
+        model: of a GPT, on tensor and pipeline parallel ranks; replicas are independent.
         rows: texts.
         longest: tokens that a text may reach.
         cached: keep keys and values from step to step.
@@ -62,6 +62,7 @@ class Decoder:
             self._cache = self._stack.enter_context(caching(chunk, self._rows, self._capacity))
         last_layer = chunk.decoder.final_layernorm
         if last_layer is not None:
+            # Only the last column's logits are needed, so the head sees only that column.
             hook = last_layer.register_forward_pre_hook(lambda _, inputs: (inputs[0][-1:], *inputs[1:]))
             self._stack.callback(hook.remove)
         return self
@@ -87,27 +88,27 @@ class Decoder:
         return logits_BV[:, : chunk.true_vocab_size]
 
     def _columns(self, texts: Sequence[Sequence[int]]) -> Columns:
-        """The columns that the cache has not."""
+        """The columns that are not in the cache."""
         width = max(map(len, texts))
         padding = [width - len(text) for text in texts]
-        held = 0
+        cached = 0
         if self._cache is not None:
-            held = self._cache.length
-            if padding != self._padding or held != width - 1:
+            cached = self._cache.length
+            if padding != self._padding or cached != width - 1:
                 self._cache.clear()
-                held = 0
+                cached = 0
         self._padding = padding
         device = self._model.layout.device
         tokens = torch.tensor([[0] * pad + list(text) for pad, text in zip(padding, texts, strict=True)])
         pad_B1 = torch.tensor(padding)[:, None]
-        key_K, query_S = torch.arange(width), torch.arange(held, width)
+        key_K, query_S = torch.arange(width), torch.arange(cached, width)
         mask = None
         if any(padding):
-            own = query_S[:, None] == key_K  # of a column of padding, which must look somewhere
+            own = query_S[:, None] == key_K  # a column of padding must attend to something, so to itself
             seen = (query_S[:, None] >= key_K) & (key_K >= pad_B1[:, :, None])
             mask = (seen | own)[:, None].to(device)
         positions = (query_S - pad_B1).clamp(min=0)
-        return Columns(tokens[:, held:].to(device), positions.to(device), mask)
+        return Columns(tokens[:, cached:].to(device), positions.to(device), mask)
 
 
 def _step(batches: Iterator[Columns], chunk: Any) -> tuple[Tensor, None]:
@@ -116,7 +117,7 @@ def _step(batches: Iterator[Columns], chunk: Any) -> tuple[Tensor, None]:
 
 
 def _gathered(local_BV: Tensor) -> Tensor:
-    """Logits of the whole vocabulary from those of all tensor parallel ranks."""
+    """Logits of the whole vocabulary, from those of all tensor parallel ranks."""
     group = parallel_state.get_tensor_model_parallel_group()
     if group.size() == 1:
         return local_BV
@@ -126,7 +127,7 @@ def _gathered(local_BV: Tensor) -> Tensor:
 
 
 def _from_last_rank(logits_BV: Tensor | None, shape: tuple[int, int], layout: ParallelDims) -> Tensor:
-    """Those of the last pipeline stage, on every rank of this replica."""
+    """The last pipeline stage's logits, on every rank of this replica."""
     if logits_BV is None:
         logits_BV = torch.empty(shape)
     shared = logits_BV.float().to(layout.device).contiguous()

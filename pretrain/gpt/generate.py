@@ -1,4 +1,4 @@
-"""Text from a checkpoint, whatever layout wrote it, on one rank or many."""
+"""Text from a checkpoint of any layout, on one rank or many."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model, o
 from pretrain.sampling import SEEDS, Sampling, choose, require_seed, show
 
 OVERRIDES = ("parallel.tensor", "parallel.pipeline")
-"""Keys that have an effect on the generation of text."""
+"""Keys that have an effect on text generation."""
 
 
 def generate(
@@ -38,11 +38,9 @@ def generate(
     *,
     cached: bool = True,
 ) -> list[list[int]]:
-    """Draw tokens for each prompt, as the beginning of a document; the rest as `continue_texts`.
-
-    A text begins as a document does: after the end of another. Where attention was reset at the ends of
-    documents, the model never saw that end together with what follows it.
-    """
+    """Draw tokens for each prompt, as the beginning of a document; otherwise as `continue_texts`."""
+    # A document begins after the end of another, so the prompt follows that token. But a model whose
+    # attention was reset at the ends of documents never saw the token together with what follows it.
     alone = model.config.resets_at_document_end
     texts = [list(prompt) if alone and prompt else [eod, *prompt] for prompt in prompts]
     return continue_texts(model, texts, eod, max_tokens, sampling, cached=cached)
@@ -59,16 +57,17 @@ def continue_texts(
     tell: Callable[[int], None] = lambda _: None,
     enough: Callable[[Sequence[int]], bool] = lambda _: False,
 ) -> list[list[int]]:
-    """Draw tokens after each text until the end of the document or `max_tokens`; all ranks of a replica call
-    this together.
+    """Draw tokens after each text until the end of the document or `max_tokens`.
+
+    All ranks of a replica call this together.
 
     Args:
         texts: token ids of each, one or more.
         eod: id of the end of a document.
-        sampling: how to draw. Text i goes on with a generator of its own, of seed `sampling.seed` + i.
+        sampling: how to draw. Text i has a generator of its own, with seed `sampling.seed` + i.
         cached: keep keys and values of the tokens so far.
-        tell: told of each token of the first text as it is drawn, the end excepted.
-        enough: whether a continuation, as far as it is there, may end.
+        tell: told of each token of the first text as it is drawn, except the end.
+        enough: whether a continuation, as far as it has been drawn, may end.
 
     Returns:
         The continuations, without the end of the document.
@@ -80,7 +79,7 @@ def continue_texts(
         for _ in range(max_tokens):
             logits_BV = decoder.next_logits(rows)
             for row, text in enumerate(rows):
-                # A text that has ended goes along with the others, and nobody reads it.
+                # A text that has ended stays in the batch; what follows its end is never read.
                 token = eod if ended[row] else choose(logits_BV[row], sampling, generators[row])
                 text.append(token)
                 ended[row] = ended[row] or token == eod or enough(text[starts[row] :])
@@ -94,7 +93,7 @@ def continue_texts(
 
 @dataclass(frozen=True)
 class TextGenerator:
-    """A model that generates text, on this rank, with what belongs to it."""
+    """A model that generates text, on this rank, with its checkpoint and tokenizer."""
 
     saved: SavedModel
     model: PipelineModel
@@ -112,8 +111,8 @@ def open_text_generator(
     Args:
         checkpoint: run directory (its newest good checkpoint) or one step folder in it.
         world: as many ranks as the layout has.
-        overrides: `section.key=value` texts; `OVERRIDES` says which.
-        require: raises what is wrong with a checkpoint, before its weights are read.
+        overrides: `section.key=value` texts; `OVERRIDES` lists the keys.
+        require: raises an error for an unsuitable checkpoint, before its weights are read.
 
     Raises:
         UserError, IntegrityError: no good checkpoint, or a layout that does not fit.
@@ -146,18 +145,18 @@ def generate_texts(
     """The continuations of several prompts, all ranks together.
 
     Args:
-        prompts: texts to go on from.
+        prompts: texts to continue.
         cached: as in `continue_texts`.
 
     Raises:
         UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large,
-            a layout that does not fit.
+            or a layout that does not fit.
     """
     require_seed(sampling)
-    speaker = open_text_generator(checkpoint, world, overrides)
-    tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
+    generator = open_text_generator(checkpoint, world, overrides)
+    tokenizer, length = generator.tokenizer, generator.saved.config.batch.sequence_length
     ids = [_encode(tokenizer, prompt, length, progress_printer(world)) for prompt in prompts]
-    drawn = generate(speaker.model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
+    drawn = generate(generator.model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
     return [tokenizer.decode(row) for row in drawn]
 
 
@@ -191,7 +190,7 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
 
 
 def progress_printer(world: DistContext) -> Callable[[str], None]:
-    """Says lines on standard error, on the first rank alone."""
+    """Prints lines on standard error, on the first rank only."""
     return (lambda line: print(line, file=sys.stderr)) if world.is_first else lambda _: None
 
 
@@ -216,7 +215,7 @@ def generate_command(
     processes: int | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
-    """`pretrain generate`: print each prompt and its continuation, as one of many ranks or starting them.
+    """`pretrain generate`: print each prompt and its continuation, as one of many ranks or by starting them.
 
     Args:
         processes: ranks to start on this machine.
@@ -232,10 +231,9 @@ def generate_command(
 
 
 def spread(place: RankInfo, processes: int | None, arguments: Sequence[str]) -> None:
-    """Start the ranks of `pretrain generate` and exit with their code, where this process is alone and more
-    are wanted.
+    """Start the ranks of `pretrain generate` and exit with their code, if more than this process are wanted.
 
-    Raises UserError: a launcher has started another number of ranks.
+    Raises UserError if a launcher has started another number of ranks.
     """
     ranks = ranks_to_start(place, processes)
     if ranks > 1:

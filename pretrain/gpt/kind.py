@@ -1,4 +1,4 @@
-"""What is asked of a GPT, pretrained or fine-tuned on conversations."""
+"""The records of GPTs, pretrained and fine-tuned on conversations: what each command asks of these kinds."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +71,7 @@ def _family(config: DecoderConfig, layout: "ParallelDims") -> "GptSpec":
 
 
 def _rehearse(config: DecoderConfig, data: "TrainingDataset", size: int) -> None:
-    """A chat's model with a GPT's loss: its own picks tokens by their numbers."""
+    """Fake run with a GPT's loss, also for chat: the chat loss picks tokens by values, which are missing."""
     from pretrain.plan.fake_run import rehearse
 
     rehearse(config, data.vocab_size, size, _family)

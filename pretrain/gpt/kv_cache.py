@@ -1,7 +1,7 @@
-"""Keys and values of the tokens so far, so that each new token costs one column and not the whole text.
+"""Keys and values of the tokens so far, so that each new token costs one column instead of the whole text.
 
-The cache hangs on the core attention of each layer: what comes in is added to what is there, and queries see
-all of it. Rotary positions go on from where the cache ends.
+The cache is attached to the core attention of each layer: new keys and values are appended, and queries see
+all of them. Rotary positions continue where the cache ends.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from pretrain.megatron.layers.attention import LayerCache, SDPACoreAttention
 
 
 class KeyValueCache:
-    """The caches of all layers of a GPT's chunk; all hold the same number of tokens."""
+    """The caches of all layers of a GPT's chunk; all have the same number of tokens."""
 
     def __init__(self, layers: list[LayerCache]) -> None:
         self._layers = layers

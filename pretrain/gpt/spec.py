@@ -1,4 +1,4 @@
-"""GPT under the training loop: every token but the first is predicted from those before it."""
+"""The model spec of GPT: every token but the first is predicted from those before it."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -23,7 +23,7 @@ class GptSums(MetricSums):
     nll: float
     """Nats."""
     tokens: float
-    """Labels scored."""
+    """Labels that count."""
     squares: float
     """Squared losses, for the standard error."""
 
@@ -45,7 +45,7 @@ class LocalGptBatch:
 
 @dataclass(frozen=True)
 class GptSpec(ModelSpec[Batch, LocalGptBatch]):
-    """A decoder with one loss."""
+    """A decoder with one loss, that of the next token."""
 
     config: DecoderConfig
     layout: ParallelDims
@@ -58,9 +58,9 @@ class GptSpec(ModelSpec[Batch, LocalGptBatch]):
         return (float((batch.loss_mask > 0).sum()),)
 
     def dummy_batch(self) -> Batch:
-        """Of one document each."""
         rows, length = self.config.batch.micro_size, self.config.batch.sequence_length
         ids = torch.zeros(rows, length, dtype=torch.int64)
+        # One document a row.
         documents = ids if self.config.resets_at_document_end else None
         labels, positions = every_label(rows, length), plain_positions(rows, length)
         return Batch(ids, ids, labels, positions, documents, tuple(range(rows)))
@@ -87,7 +87,7 @@ class GptSpec(ModelSpec[Batch, LocalGptBatch]):
         )
 
     def run(self, chunk: GPT, local: LocalGptBatch) -> Tensor:
-        """The last chunk gives the loss of each label, [B, S]."""
+        """On the last chunk: the loss of each label, [B, S]."""
         output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask, labels=local.labels)
         return output
 

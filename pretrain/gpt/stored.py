@@ -1,7 +1,7 @@
 """Training samples as they are stored, gathered from memory-mapped shards many at a time.
 
-Where samples lie is worked out for a chunk of them at once, and those of one shard are copied by one call: a
-batch costs little more than the memory that it moves, and a sample well under a microsecond.
+The positions of samples are computed for a chunk of them at once, and those of one shard are copied by one
+call. So a batch costs little more than the memory that it moves, and a sample well under a microsecond.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from pretrain.data.permutation import Indices
 from pretrain.data.sources import TokenRange
 
 SPLIT = -1
-"""Stands for the shard of a sample that is not in one piece: it reaches over the end of a block."""
+"""In place of a shard's number: a sample that is not contiguous, because it spans the end of a block."""
 GATHERED = 4
-"""Samples a shard, on average, from which on it pays to gather them."""
+"""Samples per shard, on average, from which on gathering is faster than reading one by one."""
 
 
 class StoredSamples:
-    """The samples of all sources by their global indices; what it remembers changes no answer."""
+    """The samples of all sources by their global indices. Caching changes no result."""
 
     def __init__(self, sources: Sequence[TokenRange], order: SampleOrder, sequence_length: int) -> None:
-        """Set up from the indices of the shards alone.
+        """Set up from the indices of the shards alone; no data is read.
 
         Args:
             order: which sample has which index.
@@ -42,7 +42,7 @@ class StoredSamples:
             for number, (source, shard) in enumerate(self._shards)
             for block in indices[source].shards[shard].blocks
         ]
-        # One stream of all sources, behind one another.
+        # All sources, one after the other, as one stream.
         stream = [0, *accumulate(block.tokens for _, block in blocks)]
         self._starts, self._ends = np.array(stream[:-1], np.int64), np.array(stream[1:], np.int64)
         self._shards_of = np.array([number for number, _ in blocks], np.int64)
@@ -77,7 +77,7 @@ class StoredSamples:
         return self._sources[source].reader.gather(shard, places, self._step + 1)
 
     def _find(self, sample_ids: Sequence[int]) -> Indices:
-        """As `_locate`; samples that follow one another, as training asks for them, from their chunk."""
+        """As `_locate`, from a cached chunk if the samples are consecutive, as those of training are."""
         if isinstance(sample_ids, range) and sample_ids.step == 1:
             chunk, first = divmod(sample_ids.start, self._order.chunk)
             if first + len(sample_ids) <= self._order.chunk:
@@ -89,7 +89,7 @@ class StoredSamples:
         return self._locate(np.arange(chunk * size, (chunk + 1) * size))
 
     def _locate(self, samples: Indices) -> Indices:
-        """Source, position in it, shard or SPLIT, and byte of the shard: [4, samples]."""
+        """Source, position in it, shard or SPLIT, and byte offset in the shard: [4, samples]."""
         sources, found = self._order.locate(samples)
         starts = self._firsts[sources] + found * self._step
         positions = self._bases[sources] + starts

@@ -1,4 +1,4 @@
-"""Pretraining a GPT."""
+"""The trainer that pretrains a GPT."""
 
 from pretrain.config.sections import GptConfig
 from pretrain.gpt.data import TrainingData, ValidationData
@@ -10,9 +10,7 @@ class GptTrainer(CorpusTrainer[GptConfig]):
     """A trainer on windows of text."""
 
     def open_data(self) -> tuple[TrainingData, ValidationData | None]:
-        """The shards of the config."""
         return TrainingData.from_config(self.corpus), ValidationData.from_config(self.corpus)
 
     def family(self) -> GptSpec:
-        """A decoder that predicts the next token."""
         return GptSpec(self.corpus, self.layout)

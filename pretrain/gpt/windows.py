@@ -1,10 +1,10 @@
 """Windows over a token range that score each label exactly once.
 
-A range of n tokens has n - 1 labels: every token but the first, which nothing precedes. Windows are
-`length` labels long. The first scores all of its labels; each later one begins `stride` further on and
-scores only its last `stride` labels, the others being context. With stride = length the windows do not
-overlap. The last window may be partial. Every label is scored with at least length - stride + 1 tokens of
-context, or all that there are.
+A range of n tokens has n - 1 labels: every token but the first, which nothing precedes. Windows are `length`
+labels long. The first scores all of its labels; each later one begins `stride` further on and scores only its
+last `stride` labels, the others being context. With stride = length the windows do not overlap. The last
+window may be partial. Every label is scored with at least length - stride + 1 tokens of context, or with all
+that there are.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 
 @dataclass(frozen=True)
 class Window:
-    """Inputs [start, stop - 1) and labels [start + 1, stop) of the stream; labels from `score_from` count."""
+    """Inputs [start, stop - 1) and labels [start + 1, stop) of the stream; labels count from `score_from`."""
 
     start: int
     stop: int

@@ -1,2 +1,2 @@
-"""Hugging Face both ways: our checkpoints as folders that transformers loads, and the reverse, each proven by
-logits."""
+"""Hugging Face both ways: our checkpoints as folders that transformers loads, and the reverse. Every
+conversion is checked by comparing logits."""

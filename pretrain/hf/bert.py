@@ -42,13 +42,12 @@ class HfBert(Architecture):
         return self.classes()[0 if config.data.nsp else 1]
 
     def family(self, config: Any, layout: ParallelDims) -> ModelSpec[Any, Any]:
-        """One that predicts masked tokens."""
         from pretrain.bert.spec import BertSpec
 
         return BertSpec(config, layout)
 
     def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
-        """Of real tokens, and of pairs."""
+        """Logits of real tokens, and of pairs."""
         positions, mask = plain_positions(*tokens_BS.shape), real_BS[:, None, None]
         flat = real_BS.t().flatten().nonzero()[:, 0]
         logits_MV, pairs_B2 = chunk(tokens_BS, types_BS, positions, mask, flat)
@@ -78,7 +77,7 @@ class HfBert(Architecture):
         yield from self._heads(config, sizes)
 
     def _heads(self, config: Any, sizes: Sizes) -> Iterator[ParamMapping]:
-        """What comes after the encoder."""
+        """Mappings of what comes after the encoder."""
         hidden, head = sizes.hidden, "cls.predictions."
         yield from pair("masked_head.dense", f"{head}transform.dense", hidden, hidden)
         yield from pair("masked_head.norm", f"{head}transform.LayerNorm", hidden)
@@ -88,7 +87,7 @@ class HfBert(Architecture):
             yield from pair("next_sentence", "cls.seq_relationship", 2, hidden)
 
     def _outer_norm(self, hidden: int) -> Iterator[ParamMapping]:
-        """The one norm that is in no layer."""
+        """The mapping of the one norm that is in no layer."""
         yield from pair("embedding.embedding_dropout.norm", "bert.embeddings.LayerNorm", hidden)
 
     def _norms(self) -> dict[str, str]:
@@ -109,7 +108,7 @@ class HfBert(Architecture):
         yield from pair(f"{ours}mlp.linear_fc2", f"{theirs}output.dense", hidden, ffn)
 
     def copies(self, config: Encoder) -> Mapping[str, str]:
-        """The head's weight is the embedding, and its bias goes by two names."""
+        """The head's weight is the embedding, and its bias has two names."""
         head = "cls.predictions."
         return {f"{head}decoder.weight": EMBEDDING, f"{head}decoder.bias": f"{head}bias"}
 
@@ -133,7 +132,7 @@ class HfBert(Architecture):
         }
 
     def our_keys(self, theirs: Any, names: frozenset[str]) -> dict[str, dict[str, Any]]:
-        """See `Architecture`; whether there are next sentences is seen from the tensors."""
+        """See `Architecture`. The tensors show whether there are next sentences."""
         supports(theirs, theirs.type_vocab_size, TOKEN_TYPES, key="type_vocab_size")
         supports(theirs, theirs.tie_word_embeddings, True, key="tie_word_embeddings")
         supports(theirs, theirs.is_decoder, False, key="is_decoder")

@@ -1,7 +1,7 @@
 """`pretrain export`: a checkpoint of any layout as a folder that transformers loads.
 
-Each tensor is read, cut, written and let go, so memory holds two copies of the largest at most; then the
-folder is loaded by transformers and its logits are compared with ours.
+Each tensor is read, cut, written and released, so at most two copies of the largest one are in memory. Then
+the folder is loaded by transformers and its logits are compared with ours.
 """
 
 import sys
@@ -36,11 +36,11 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
 
     Args:
         checkpoint: run folder (its newest good checkpoint) or one step folder in it.
-        shard_bytes: bytes of a file of weights, except of a tensor that is larger; None: 2 GB.
+        shard_bytes: bytes of a file of weights, unless a tensor is larger; None: 2 GB.
         tokenizer: whether the tokenizer goes with it.
 
     Raises:
-        UserError: the model or its tokenizer has no counterpart there.
+        UserError: the model or its tokenizer has no counterpart in transformers.
         IntegrityError: the checkpoint is damaged, or the logits of the two models differ.
     """
     require_transformers("pretrain export")
@@ -81,11 +81,11 @@ def _say(line: str) -> None:
 
 
 def _write_weights(saved: SavedModel, architecture: Architecture, folder: Path, most: int) -> int:
-    links = list(architecture.links(saved.config, saved.vocab_size))
+    mappings = list(architecture.links(saved.config, saved.vocab_size))
     checkpoint = saved.checkpoint
-    if wrong := {link.key for link in links} ^ set(checkpoint.keys("weights")):
+    if wrong := {mapping.key for mapping in mappings} ^ set(checkpoint.keys("weights")):
         raise IntegrityError(f"{checkpoint.path}: its config and its tensors disagree on {min(wrong)}")
-    sources = [source for link in links for source in _sources(checkpoint, link)]
+    sources = [source for mapping in mappings for source in _sources(checkpoint, mapping)]
     dtype = sources[0].dtype
     sources += [
         TensorSource(name, shape, dtype, lambda shape=shape: torch.zeros(shape, dtype=dtype))  # type: ignore[misc]
@@ -96,7 +96,7 @@ def _write_weights(saved: SavedModel, architecture: Architecture, folder: Path, 
 
 
 def _sources(checkpoint: Checkpoint, link: ParamMapping) -> Iterator[TensorSource]:
-    """Their tensors, each made of ours when it is written."""
+    """Their tensors, each made from ours when it is written."""
     dtype = DTYPES[checkpoint.index[link.key].dtype]
     for number, (name, shape) in enumerate(zip(link.names, link.shapes, strict=True)):
         yield TensorSource(

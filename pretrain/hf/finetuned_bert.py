@@ -18,7 +18,7 @@ ONE_OF_THEM = "single_label_classification"
 
 
 class HfFinetunedBert(HfBert):
-    """`BertForSequenceClassification`, for words `BertForTokenClassification`; written, not read.
+    """`BertForSequenceClassification`, for words `BertForTokenClassification`; exported, not imported.
 
     Args:
         labels: the classes, in the order of their numbers.
@@ -31,13 +31,12 @@ class HfFinetunedBert(HfBert):
         self.labels: tuple[str, ...] = labels
 
     def family(self, config: FinetuneConfig, layout: ParallelDims) -> ModelSpec[Any, Any]:
-        """One that puts texts or words into classes."""
         from pretrain.bert.finetune.spec import FinetuneSpec
 
         return FinetuneSpec(config, layout, len(self.labels), commonest=0, tagged=config.tagged)
 
     def logits(self, chunk: Any, tokens_BS: Tensor, types_BS: Tensor, real_BS: Tensor) -> list[Tensor]:
-        """Of texts, or of real tokens."""
+        """Logits of texts, or of real tokens."""
         positions, mask = plain_positions(*tokens_BS.shape), real_BS[:, None, None]
         return [of_real_tokens(chunk(tokens_BS, types_BS, positions, mask), real_BS)]
 
@@ -50,11 +49,11 @@ class HfFinetunedBert(HfBert):
         yield from pair("classes", "classifier", len(self.labels), sizes.hidden)
 
     def copies(self, config: Encoder) -> Mapping[str, str]:
-        """None: there is no head over the vocabulary."""
+        """There are none, as there is no head over the vocabulary."""
         return {}
 
     def their_config(self, config: Any, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
-        """See `Architecture`; with the names of the classes."""
+        """See `Architecture`; includes the names of the classes."""
         numbered = dict(enumerate(self.labels))
         found = super().their_config(config, vocab_size, ids)
         found |= {"id2label": numbered, "label2id": {name: number for number, name in numbered.items()}}

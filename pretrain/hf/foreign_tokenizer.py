@@ -1,7 +1,7 @@
-"""The tokenizer of a transformers folder as one of ours, where it can be one.
+"""Imports the tokenizer of a transformers folder as one of ours, if it can be one.
 
-Ours give every text back byte for byte: a sentencepiece model that changes texts, or lacks pieces for bytes,
-is left behind, and so is everything that has no sentencepiece model. What comes along has been tried on
+Ours give every text back byte for byte. So a sentencepiece model that changes texts, or lacks byte pieces, is
+left behind, and so is everything that has no sentencepiece model. What is imported has been tried on
 thousands of texts, against the files that it comes from.
 """
 
@@ -32,19 +32,20 @@ FILES = (
     "merges.txt",
     "added_tokens.json",
 )
-"""What says which text an id stands for, in the tokenizers of transformers."""
+"""Files that say which text an id stands for, in tokenizers of transformers."""
 PIECES = 1000
-"""Of a vocabulary, about as many are tried as texts."""
+"""About so many pieces of a vocabulary are tried as texts."""
 Encode = Callable[[str], list[int]]
 LARGEST_FILE = 1 << 27
-"""Bytes; the largest known, of 256 thousand ids, have a quarter of it."""
+"""Bytes; the largest known file, with 256 thousand ids, has a quarter of it."""
 
 
 @dataclass(frozen=True)
 class FoundTokenizer:
-    """A tokenizer that comes along, or why none does.
+    """A tokenizer that is imported, or why none is.
 
-    is_ours: it was written by `pretrain export`. why: it stays behind. files: that stay behind, with sha256.
+    is_ours: it was written by `pretrain export`. why: the reason why it stays behind. files: those that stay
+    behind, with sha256.
     """
 
     tokenizer: Tokenizer | None = None
@@ -83,7 +84,7 @@ def find_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
 
 
 def _misfit(path: Path, tokenizer: Tokenizer, vocab_size: int) -> str | None:
-    """How the number of ids keeps a tokenizer from its model, if it does."""
+    """Why the number of ids does not fit the model, if it does not."""
     ids = tokenizer.vocab_size
     _require_size(path, ids, vocab_size)
     if ids < vocab_size:
@@ -95,7 +96,7 @@ def _misfit(path: Path, tokenizer: Tokenizer, vocab_size: int) -> str | None:
 
 
 def _difference(path: Path, tokenizer: Tokenizer, library: Path) -> str | None:
-    """A text that does not come back, or of which another reader of the same files makes other tokens."""
+    """A text, if any, that does not come back, or that another reader of the same files cuts differently."""
     others: dict[str, Encode] = {}
     if path.name == SENTENCEPIECE:
         others["sentencepiece"] = _encode_by_sentencepiece(tokenizer)
@@ -106,7 +107,7 @@ def _difference(path: Path, tokenizer: Tokenizer, library: Path) -> str | None:
         if tokenizer.decode_bytes(ids) != text.encode():
             return f"{path} does not give every text back byte for byte, as {text[:40]!r}"
         if path.name == SENTENCEPIECE and SPACE_SYMBOL in text:
-            continue  # sentencepiece takes it for a space, ours spells it by its bytes
+            continue  # sentencepiece reads it as a space, ours spells it by its bytes
         for name, encode in others.items():
             if (theirs := encode(text)) != ids:
                 at = next((i for i, pair in enumerate(zip(ids, theirs, strict=False)) if len({*pair}) > 1), 0)
@@ -139,21 +140,21 @@ def _encode_by_library(path: Path) -> Encode:
 
     try:
         library = Library.from_file(str(path))
-    except Exception as error:  # whatever the library makes of a damaged file
+    except Exception as error:  # a damaged file may raise anything in the library
         raise IntegrityError(f"{path}: is no tokenizer of Hugging Face's library: {error}") from None
-    library.encode_special_tokens = True  # a text that spells one is a text
+    library.encode_special_tokens = True  # a text that spells a special token is a text
     library.no_truncation()
     library.no_padding()
     return lambda text: list(library.encode(text, add_special_tokens=False).ids)
 
 
 def _sentencepiece(path: Path) -> Tokenizer | str:
-    """The tokenizer of a sentencepiece model, or why it is none of ours."""
+    """The tokenizer of a sentencepiece model, or why it cannot be one of ours."""
     import sentencepiece
 
     try:
         model = read_bytes(path, LARGEST_FILE)
-        sentencepiece.SentencePieceProcessor(model_proto=model)  # refuses what is damaged
+        sentencepiece.SentencePieceProcessor(model_proto=model)  # raises if the model is damaged
         description = _description(model)
         if changes := _changes(description.normalizer_spec):
             return f"{path} {changes}, and ours keep every text as it is"
@@ -181,7 +182,7 @@ def _changes(normalizer: Any) -> str | None:
 
 
 def _library_size(path: Path) -> int:
-    """Ids in a `tokenizer.json`; 0 where it has none of a kind that is known."""
+    """Ids in a `tokenizer.json`; 0 if there is no file, or no vocabulary of a known kind in it."""
     try:
         values = read_json(path, LARGEST_FILE)
         entries = values["model"].get("vocab", {})
@@ -204,7 +205,7 @@ def _require_size(path: Path, ids: int, vocab_size: int) -> None:
 
 
 def _checksums(folder: Path) -> dict[str, str]:
-    """The files of a tokenizer, so that it can be known again."""
+    """Hashes of a tokenizer's files, so that the same tokenizer can be recognised."""
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
         for name in FILES

@@ -26,7 +26,7 @@ from pretrain.hf.param_mapping import (
 
 
 class HfGpt2(Decoder):
-    """`GPT2LMHeadModel`; its linear layers hold their weights transposed."""
+    """`GPT2LMHeadModel`; its linear layers store their weights transposed."""
 
     prefix, heads = "GPT2", ("LMHeadModel",)
     base = "transformer."

@@ -1,8 +1,7 @@
-"""`pretrain import`: a transformers folder as a run with a checkpoint of step 0, to score, to generate from
-and to train on from (`model.init_from`).
+"""`pretrain import`: a transformers folder as a run with a checkpoint of step 0.
 
-Each tensor is read, put together, written and let go; then the checkpoint is loaded and its logits are
-compared with those of transformers.
+Such a run can be scored, generate text, and serve as `model.init_from`. Each tensor is read, assembled,
+written and released; then the checkpoint is loaded and its logits are compared with those of transformers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,22 +32,22 @@ from pretrain.hf.shards import TensorFolder
 from pretrain.kinds import kind_named
 
 NO_DATA = "imported-without-data"
-"""Stands for the shards of a run that was trained elsewhere."""
+"""In place of the shards of a run that was trained elsewhere."""
 MOST_LABELS = 100_000
 OLD_NAMES = ((".gamma", ".weight"), (".beta", ".bias"))
-"""Of norms in checkpoints from before 2019."""
+"""Names of norms in checkpoints from before 2019."""
 
 
 def import_command(folder: str, output: str) -> None:
-    """Write a run folder with the weights, and where possible the tokenizer, of a transformers folder.
+    """Write a run folder with the weights and, if possible, the tokenizer of a transformers folder.
 
     Args:
         folder: what transformers loads: config.json, safetensors.
         output: the new run folder.
 
     Raises:
-        UserError: the model has an architecture or an option that ours has not, or tensors are missing, too
-            many or of another shape.
+        UserError: the model has an architecture or an option that ours does not have, or tensors are missing,
+            superfluous or of another shape.
         IntegrityError: a file is damaged, or the logits of the two models differ.
     """
     require_transformers("pretrain import")
@@ -57,13 +56,13 @@ def import_command(folder: str, output: str) -> None:
     tensors = TensorFolder(source)
     names = _plain_names(tensors, architecture)
     config = _our_config(output, architecture, their_config, names, tensors)
-    links = list(architecture.links(config, their_config.vocab_size))
-    _check(tensors, names, links, architecture.copies(config))
+    mappings = list(architecture.links(config, their_config.vocab_size))
+    _check(tensors, names, mappings, architecture.copies(config))
     found = find_tokenizer(source, their_config.vocab_size)
     template, left = _template(source, found)
     class_name = architecture.class_of(config)
     with new_folder(output) as run:
-        weights = list(_sources(tensors, names, links, config))
+        weights = list(_sources(tensors, names, mappings, config))
         vocab_size = their_config.vocab_size
         write_run(run, folder, config, vocab_size, weights, found.tokenizer, template, found.files)
         checkpoint = open_checkpoint(run / CHECKPOINTS / step_name(0))
@@ -80,7 +79,8 @@ def import_command(folder: str, output: str) -> None:
 
 
 def _template(folder: Path, found: FoundTokenizer) -> tuple[ChatTemplate | None, str]:
-    """The chat template, or why it stays behind: with a tokenizer that is not ours, its tokens are others."""
+    """The chat template, or why it stays behind: its tokens would differ with a tokenizer that is not
+    ours."""
     path = folder / FILE
     if not path.is_file():
         return None, ""
@@ -90,7 +90,7 @@ def _template(folder: Path, found: FoundTokenizer) -> tuple[ChatTemplate | None,
 
 
 def _read_config(folder: Path) -> tuple[Any, Architecture]:
-    """A transformers config, and the layout it is of."""
+    """A transformers config, and its architecture."""
     import transformers
 
     path = folder / "config.json"
@@ -102,7 +102,7 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
     except (ValueError, AttributeError, KeyError, TypeError):
         raise UserError(f"{path}: is no config of transformers") from None
     labels = values.get("num_labels")
-    if isinstance(labels, int) and labels > MOST_LABELS:  # transformers would make a name for each
+    if isinstance(labels, int) and labels > MOST_LABELS:  # transformers would create a name for each
         raise UserError(f"{path}: num_labels is {labels}; at most {MOST_LABELS:,} are supported")
     for architecture in ARCHITECTURES:
         if wanted in architecture.classes():
@@ -124,7 +124,7 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
 
 
 def _plain_names(tensors: TensorFolder, architecture: Architecture) -> dict[str, str]:
-    """Name as a model of today with its head writes it -> name in the folder."""
+    """The name in a current model with its head -> the name in the folder."""
     found = {}
     bare = not any(name.startswith(architecture.base) for name in tensors.tensors)
     for name in tensors.tensors:
@@ -175,8 +175,10 @@ def _our_config(
 def _check(
     tensors: TensorFolder, names: Mapping[str, str], links: Sequence[ParamMapping], copies: Mapping[str, str]
 ) -> None:
-    """Refuse missing tensors, tensors too many, and shapes that the config does not have."""
-    wanted = {name: shape for link in links for name, shape in zip(link.names, link.shapes, strict=True)}
+    """Refuse missing and superfluous tensors, and shapes that the config does not have."""
+    wanted = {
+        name: shape for mapping in links for name, shape in zip(mapping.names, mapping.shapes, strict=True)
+    }
     if missing := [name for name in wanted if name not in names]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
@@ -202,7 +204,7 @@ def _check(
 def _sources(
     tensors: TensorFolder, names: Mapping[str, str], links: Sequence[ParamMapping], config: Any
 ) -> Iterator[TensorSource]:
-    """Our logical tensors, each made of theirs when it is written."""
+    """Our logical tensors, each made from theirs when it is written."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     for link in links:
 

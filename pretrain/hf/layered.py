@@ -1,5 +1,7 @@
-"""A whole transformer in the memory of one of its layers: its forward pass is the real one, in which each
-layer in turn gets its weights just before it runs."""
+"""A whole transformer in the memory of one of its layers.
+
+Its forward pass is the real one, in which each layer in turn gets its weights just before it runs.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +22,7 @@ Read = Callable[[str], Tensor]
 
 
 class EveryLayer(torch.nn.Module):
-    """Stands in the place of a block's only layer, and is all of them."""
+    """Takes the place of a block's only layer, and runs as all of them."""
 
     def __init__(self, layer: torch.nn.Module, count: int, fill: Callable[[int], None]) -> None:
         super().__init__()
@@ -48,9 +50,9 @@ def build_layered(
     Args:
         config: the run's; its layout and precision do not matter.
         vocab_size: ids of the tokenizer, without padding.
-        read: gives the weights.
+        read: returns the weights.
         world: of one process.
-        family: makes the model's family.
+        family: makes the model spec.
     """
     one = config.model.model_copy(update={"num_layers": 1})
     parallel = ParallelConfig()
@@ -70,10 +72,11 @@ def build_layered(
 
 @torch.no_grad()
 def _fill(parts: Sequence[ParameterShard], read: Read, number: int) -> None:
-    """Give parts the weights of a layer, tensor by tensor."""
+    """Fill parts with the weights of a layer, tensor by tensor."""
     last, whole = "", torch.empty(0)
     for part in parts:
         key = part.key.replace(FIRST, f".layers.{number}.")
+        # Parts of one tensor follow one another, so each tensor is read only once.
         if key != last:
             last, whole = key, read(key)
         box = tuple(slice(o, o + s) for o, s in zip(part.offset, part.shape, strict=True))

@@ -7,9 +7,9 @@ from pretrain.errors import UserError
 
 
 def require_transformers(command: str) -> None:
-    """Refuse a command without transformers, and keep it off the network and quiet.
+    """Refuse a command without transformers; keep transformers quiet and off the network.
 
-    Raises UserError: it is not installed.
+    Raises UserError if it is not installed.
     """
     if importlib.util.find_spec("transformers") is None:
         raise UserError(f"{command} needs the package transformers: pip install 'pretrain[hf]'")

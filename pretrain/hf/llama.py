@@ -90,7 +90,7 @@ class HfLlama(Decoder):
 
 
 def _linear(ours: str, theirs: str, sizes: Sizes, kind: str) -> Iterator[ParamMapping]:
-    """The linear layers of a layer: weights, or biases."""
+    """Mappings of the linear layers of a layer: weights, or biases."""
     into = (sizes.hidden,) if kind == "weight" else ()
     attention = f"{theirs}self_attn."
     names = (f"{attention}q_proj.{kind}", f"{attention}k_proj.{kind}", f"{attention}v_proj.{kind}")

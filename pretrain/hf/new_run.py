@@ -48,7 +48,7 @@ def write_run(
         weights: all logical tensors, made one by one.
         tokenizer: goes into the checkpoint.
         template: of conversations; goes into the checkpoint.
-        left_behind: files of a tokenizer that does not come along, each with its sha256.
+        left_behind: files of a tokenizer that is not imported, each with its sha256.
     """
     resolved = config_to_yaml(config)
     written = (
@@ -93,7 +93,7 @@ def write_run(
 
 
 def _finished(origin: str, tokenizer: Tokenizer | None) -> Status:
-    """There is nothing to train in such a run, so nothing of it is still to come."""
+    """The status "finished": there is nothing left to train in such a run."""
     facts = environment_facts() | {"imported_from": origin}
     if tokenizer is not None:
         facts["tokenizer_fingerprint"] = tokenizer.fingerprint
@@ -102,7 +102,7 @@ def _finished(origin: str, tokenizer: Tokenizer | None) -> Status:
 
 
 def _logical(source: TensorSource) -> LogicalTensor:
-    """The index's entry of a tensor that is in the one file, whole."""
+    """The index entry of a tensor, which is whole and in the only file."""
     whole = Extent(tuple(0 for _ in source.shape), source.shape)
     stored = (StoredShard(FILE, source.name, whole),)
     return LogicalTensor(source.name, source.shape, dtype_name(source.dtype), "weights", stored)

@@ -1,4 +1,5 @@
-"""How one of our logical tensors is cut into Hugging Face's, and put together again, bit by bit.
+"""Parameter mappings: how a logical tensor of ours is split into Hugging Face's, and joined again, bit by
+bit.
 
 Shape legend: H hidden, F feed-forward width, N heads, G key/value heads, D head size, V vocabulary.
 """
@@ -18,16 +19,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class ParamMapping:
-    """One logical tensor and the tensors that hold the same numbers on the other side."""
+    """One logical tensor, and the tensors that hold the same numbers on the other side."""
 
     key: str
     """Our logical name."""
     names: tuple[str, ...]
-    """Theirs."""
+    """Their names."""
     shapes: tuple[Shape, ...]
-    """Theirs."""
+    """Their shapes."""
     split: Callable[[Tensor], Sequence[Tensor]]
-    """From our whole tensor to theirs; views where that is possible."""
+    """From our whole tensor to theirs; views if possible."""
     join: Callable[[Sequence[Tensor]], Tensor]
     """Inverse of `split`; rows that pad the vocabulary are zero."""
 
@@ -42,7 +43,7 @@ class Sizes:
     groups: int
     vocabulary: int
     rows: int
-    """Of the embedding, padding included."""
+    """Rows of the embedding, including padding."""
 
     @classmethod
     def of(cls, model: TextModelConfig, vocab_size: int) -> "Sizes":
@@ -84,7 +85,7 @@ def vocabulary(key: str, name: str, sizes: Sizes, *shape: int) -> ParamMapping:
 
 
 def gated(key: str, names: tuple[str, str], sizes: Sizes, *shape: int) -> ParamMapping:
-    """Gate and up projection, [F, ...] each, behind one another in ours."""
+    """Gate and up projection, [F, ...] each, one after the other in ours."""
     return ParamMapping(
         key,
         names,
@@ -95,8 +96,10 @@ def gated(key: str, names: tuple[str, str], sizes: Sizes, *shape: int) -> ParamM
 
 
 def qkv(key: str, names: tuple[str, str, str], sizes: Sizes, *shape: int) -> ParamMapping:
-    """Query, key and value: [N D, ...], [G D, ...], [G D, ...] there; ours has for each key/value head its
-    queries, its key and its value."""
+    """Query, key and value: [N D, ...], [G D, ...], [G D, ...] there.
+
+    Ours has, for each key/value head, its queries, its key and its value.
+    """
     shares = [sizes.heads // sizes.groups * sizes.head, sizes.head, sizes.head]
 
     def split(whole: Tensor) -> Sequence[Tensor]:
@@ -114,7 +117,7 @@ def qkv(key: str, names: tuple[str, str, str], sizes: Sizes, *shape: int) -> Par
 
 
 def fused_qkv(key: str, name: str, sizes: Sizes, *, bias: bool) -> ParamMapping:
-    """As `qkv`, with the three behind one another along the last axis of one transposed tensor (GPT-2)."""
+    """As `qkv`, with the three joined along the last axis of a single transposed tensor (GPT-2)."""
     three = qkv(key, ("q", "k", "v"), sizes, *(() if bias else (sizes.hidden,)))
 
     def split(whole: Tensor) -> Sequence[Tensor]:

@@ -1,7 +1,7 @@
-"""Whether two models are the same function: their logits for the same tokens, ours and those of transformers.
+"""Checks that two models are the same function, by their logits for the same tokens: ours and transformers'.
 
-Both compute in fp32, whatever the weights are stored in. Neither is held in memory: ours has one layer at a
-time (`layered`), theirs is mapped from its files.
+Both compute in fp32, whatever the weights are stored in. Neither is in memory as a whole: ours has one layer
+at a time (`layered`), theirs is mapped from its files.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from pretrain.hf.architecture import Architecture, of_real_tokens
 from pretrain.hf.layered import Read, build_layered
 
 TOLERANCE = 1e-5
-"""Largest difference of two logits, relative to the largest logit where that is above 1."""
+"""Largest difference of two logits, relative to the largest logit if that is above 1."""
 ROWS, LENGTH, SEED = 2, 32, 20_240
 
 
@@ -31,11 +31,11 @@ def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read:
         architecture: the layout that the two have in common.
         config: of our model.
         vocab_size: ids of the tokenizer, without padding.
-        read: gives our weights.
+        read: returns our weights.
         folder: what transformers loads.
 
     Returns:
-        The largest difference, as `TOLERANCE` counts it.
+        The largest difference, measured as for `TOLERANCE`.
 
     Raises:
         IntegrityError: the logits differ, or transformers does not find what it needs.
@@ -60,7 +60,7 @@ def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read:
 
 @contextmanager
 def _own_groups() -> Iterator[None]:
-    """Leave nothing of megatron's groups behind."""
+    """Destroy megatron's groups at the end of the block."""
     try:
         yield
     finally:
@@ -70,7 +70,7 @@ def _own_groups() -> Iterator[None]:
 def _their_logits(
     folder: Path, class_name: str, inputs: dict[str, Tensor], real_BS: Tensor | None
 ) -> list[Tensor]:
-    """[rows, V] of the tokens, or [B, classes] of texts, and, of a BERT with pairs, [B, 2].
+    """[rows, V] of the tokens, or [B, classes] of texts, and, for a BERT with pairs, [B, 2].
 
     `real_BS` says which tokens of a BERT count.
     """
@@ -96,7 +96,7 @@ def _their_logits(
 
 
 def _compute_in_fp32(model: torch.nn.Module) -> None:
-    """Widen the weights of each module while it runs, and no longer."""
+    """Widen the weights of each module to fp32 only while it runs."""
 
     def widen(module: Any, _inputs: Any) -> None:
         module.kept = {name: value.data for name, value in module.named_parameters(recurse=False)}
@@ -122,7 +122,7 @@ def _difference(ours: list[Tensor], theirs: list[Tensor], folder: Path) -> float
                 f"{folder}: logits are {list(other.shape)} there and {list(mine.shape)} here"
             )
         difference = float((mine - other).abs().max() / other.abs().max().clamp(min=1.0))
-        if not difference <= TOLERANCE:  # also where it is not a number
+        if not difference <= TOLERANCE:  # written so that NaN fails, too
             raise IntegrityError(
                 f"{folder}: the logits of the two models differ by {difference:.2g}, more than {TOLERANCE}; "
                 "nothing was written"

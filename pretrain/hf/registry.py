@@ -1,4 +1,4 @@
-"""The layouts that are known, and which of them a config is of."""
+"""The layouts that are known, and which of them a config has."""
 
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
@@ -19,7 +19,7 @@ def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Archite
         labels: the classes of a fine-tuned BERT.
 
     Raises:
-        UserError: there is none; names the keys in the way of the nearest.
+        UserError: there is none; names the keys that rule out the nearest one.
     """
     known = (*ARCHITECTURES, HfFinetunedBert(labels), HfFinetunedMegatronBert(labels))
     candidates = [each for each in known if isinstance(config, each.holds)]

@@ -16,12 +16,12 @@ from pretrain.errors import IntegrityError, UserError, named
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 1 << 28
-"""Bytes; that of a model of a million tensors has half of it."""
+"""Bytes; the index of a model of a million tensors has half of it."""
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 def write_shards(folder: Path, sources: Iterable[TensorSource], most: int, advance: Any) -> int:
-    """Write tensors one by one, `most` bytes in a file and at least one tensor.
+    """Write tensors one by one, at most `most` bytes in a file but at least one tensor.
 
     Args:
         folder: where to.
@@ -57,7 +57,7 @@ def write_shards(folder: Path, sources: Iterable[TensorSource], most: int, advan
 
 @dataclass(frozen=True)
 class FolderTensor:
-    """A tensor of a folder, not read yet."""
+    """A tensor of a folder, not yet read."""
 
     file: Path
     shape: tuple[int, ...]
@@ -72,8 +72,8 @@ class TensorFolder:
         """Read the headers.
 
         Raises:
-            UserError: there are no weights, or only a pickle that carries code.
-            IntegrityError: a file is damaged, or not what the index says.
+            UserError: there are no weights, or only a pickle that contains code.
+            IntegrityError: a file is damaged, or differs from what the index says.
         """
         self.folder = folder
         self._loaded: Mapping[str, Tensor] = {}
@@ -97,7 +97,7 @@ class TensorFolder:
         return self._files[self.tensors[name].file].tensor(name)
 
     def _names(self) -> Mapping[str, set[str]]:
-        """File -> the tensors that the index says it holds; empty: not said."""
+        """File -> the tensors that the index says it holds; empty without an index."""
         if not (self.folder / INDEX).is_file():
             return {SINGLE: set()}
         return _weight_map(self.folder / INDEX)
@@ -133,7 +133,7 @@ def _weight_map(path: Path) -> Mapping[str, set[str]]:
 
 
 def _load_pickles(folder: Path) -> Mapping[str, Tensor]:
-    """Weights in torch's format, as long as they are nothing but tensors."""
+    """Weights in torch's format, if they are nothing but tensors."""
     import torch
 
     single, index = (folder / name for name in PICKLES)

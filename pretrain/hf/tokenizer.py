@@ -1,13 +1,13 @@
-"""Our tokenizers as the `tokenizer.json` of Hugging Face's library, which gives the same ids for every text.
+"""Our tokenizers as the `tokenizer.json` of Hugging Face's library, with the same ids for every text.
 
-The pieces keep their spaces, where sentencepiece has U+2581, so that this character is spelt by its bytes as
-ours spell it; and the text is cut into the same segments, by a regular expression that says what
+The pieces keep their spaces, where sentencepiece has U+2581, so that this character is spelt by its bytes, as
+ours spell it. The text is cut into the same segments, by a regular expression that says what
 `data_tools.tokenizer.segments` does.
 
 A sentencepiece bpe merges what has the best score, Hugging Face's what comes first in a list: all ways to
-make a piece, in the order of the pieces' scores. A unigram model cannot be had: sentencepiece adds the
-logarithms of probabilities in single precision and Hugging Face in double, and a line of 40 dashes, which
-may be cut in many ways of one probability, comes out differently.
+make a piece, in the order of the pieces' scores. A unigram model cannot be converted: sentencepiece adds the
+logarithms of probabilities in single precision and Hugging Face in double, so a line of 40 dashes, which may
+be cut in many ways of equal probability, comes out differently.
 """
 
 import json
@@ -22,7 +22,7 @@ from pretrain.gpt.chat.template import END, FILE, ChatTemplate
 from pretrain.hf.trial_texts import trial_texts
 
 OURS = "pretrain-tokenizer"
-"""Folder in an export: our own tokenizer, as `Tokenizer.save` writes it, for the way back."""
+"""Folder in an export: our own tokenizer, as `Tokenizer.save` writes it, for a later import."""
 _SEGMENT = (
     rf"[\s\S]{{1,{SEGMENT_CHARACTERS}}}\z"
     rf"|[\s\S]{{0,{SEGMENT_CHARACTERS - 1}}}\n"
@@ -39,13 +39,13 @@ def write_tokenizer(
     begins: bool,
     template: ChatTemplate | None = None,
 ) -> None:
-    """Write what `AutoTokenizer` loads, and our own beside it.
+    """Write what `AutoTokenizer` loads, and our own tokenizer beside it.
 
     Args:
         folder: the export.
-        tokenizer: ours; no unigram.
+        tokenizer: ours; not unigram.
         sequence_length: tokens that the model sees.
-        begins: a text is encoded with the end of a document before it, as the model was trained; not the
+        begins: a text is encoded with the end of a document before it, as the model was trained; not for the
             texts of a BERT, which get [CLS] and [SEP].
         template: of the model's conversations.
 
@@ -58,7 +58,7 @@ def write_tokenizer(
     if tokenizer.bert_ids:
         names = ("pad_token", "cls_token", "sep_token", "mask_token")
         special: dict[str, Any] = dict(zip(names, BERT_PIECES, strict=True))
-        # Those of a BERT, by the names of its arguments; what is left out here is not given to the model.
+        # A BERT's inputs, by the names of its arguments; one that is left out here is not given to the model.
         special["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     else:
         special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END)
@@ -66,7 +66,7 @@ def write_tokenizer(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": sequence_length,
         "clean_up_tokenization_spaces": False,
-        # A text that spells <|endoftext|> is a text; but a BERT is asked by writing [MASK], and what a chat
+        # A text that spells <|endoftext|> is a text. But a BERT is asked by writing [MASK], and what a chat
         # template renders is one text, in which the ends of turns are spelt.
         "split_special_tokens": tokenizer.bert_ids is None and template is None,
         **special,
@@ -80,7 +80,7 @@ def write_tokenizer(
 
 
 def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    """Render and encode conversations with both. Raises UserError: one gives different ids."""
+    """Render and encode conversations with both. Raises UserError if one gives different ids."""
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder)
@@ -102,7 +102,7 @@ def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -
 
 
 def why_not(tokenizer: Tokenizer) -> str | None:
-    """Why Hugging Face's library cannot stand in for this tokenizer, if it cannot."""
+    """Why Hugging Face's library cannot replace this tokenizer, if it cannot."""
     if tokenizer.model_type != "unigram":
         return None
     return (
@@ -141,7 +141,9 @@ def _byte_model() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 
 def _byte_name(value: int) -> str:
-    """A byte that is a character goes by it: the library makes one text of neighbouring bytes, or none."""
+    """The piece of a byte: an ASCII byte's own character, else `<0xXX>`."""
+    # The library decodes neighbouring `<0xXX>` pieces as one text or not at all, so ASCII must not be among
+    # them.
     return chr(value) if value < 128 else f"<0x{value:02X}>"
 
 
@@ -170,7 +172,7 @@ def _model(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]
 def prove(tokenizer: Tokenizer, library: Any) -> None:
     """Encode some thousand texts with both.
 
-    Raises UserError: one gives different ids, or does not come back.
+    Raises UserError if one gives different ids, or does not come back.
     """
     library.encode_special_tokens = True
     for text in (*_trials(tokenizer), *trial_texts([])):
@@ -186,7 +188,7 @@ def prove(tokenizer: Tokenizer, library: Any) -> None:
 
 
 def _trials(tokenizer: Tokenizer) -> list[str]:
-    """Texts of the tokenizer's own pieces, of few characters, of many, and what is peculiar."""
+    """Texts of the tokenizer's own pieces, of few characters, of many, and peculiar ones."""
     draw = random.Random(0)
     pieces = [piece for value in range(tokenizer.vocab_size) if (piece := tokenizer.decode([value]))]
     odd = [

@@ -1,6 +1,6 @@
 """Texts on which two tokenizers are compared: some thousand, the same ones each time.
 
-Every character of the Basic Multilingual Plane stands in one of them; the others are made of what tokenizers
+Every character of the Basic Multilingual Plane is in one of them; the others are made of what tokenizers
 treat specially.
 """
 
@@ -35,7 +35,7 @@ def trial_texts(pieces: Sequence[str]) -> Iterator[str]:
     """The texts.
 
     Args:
-        pieces: names of the tokenizer's own pieces, special ones too, for texts that are made of them.
+        pieces: names of the tokenizer's own pieces, including special ones, for texts that are made of them.
     """
     codes = [code for code in range(0x10000) if code not in SURROGATES]
     codes += [code for first in BEYOND for code in range(first, first + 4 * WIDTH)]
@@ -54,7 +54,7 @@ def trial_texts(pieces: Sequence[str]) -> Iterator[str]:
         yield unicodedata.normalize(draw.choice(("NFC", "NFD", "NFKC", "NFKD")), _joined(draw, WORDS, " ", 8))
     for _ in range(300):
         yield _joined(draw, [*WORDS, *NAMES, *pieces], ["", "", " "], 8)
-    for _ in range(20):  # longer than what is encoded at once, with blank lines and indentation
+    for _ in range(20):  # longer than what is encoded in one go, with blank lines and indentation
         yield _joined(draw, WORDS, [" ", " ", ". ", "\n", "\n\n", "\n    ", "\r\n"], 600)
 
 
@@ -63,5 +63,5 @@ def _drawn(draw: random.Random, alphabet: str, most: int) -> str:
 
 
 def _joined(draw: random.Random, words: Sequence[str], between: Sequence[str], count: int) -> str:
-    """So many of the words, each with something between it and the next, before the first and at the end."""
+    """`count` of the words, each with something between it and the next, before the first and at the end."""
     return "".join(draw.choice(between) + draw.choice(words) for _ in range(count)) + draw.choice(between)

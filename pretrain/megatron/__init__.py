@@ -1,2 +1,1 @@
-"""What GPT and BERT share on megatron-core: pipeline model, trainer, optimizer, DDP, sharding, loading of
-weights."""
+"""What GPT and BERT share on megatron-core: pipeline model, trainer, optimizer, DDP, sharding, loading."""

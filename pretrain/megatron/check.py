@@ -1,4 +1,4 @@
-"""What follows from a transformer's config, for `pretrain check`; no torch, which only its data need."""
+"""What follows from a transformer's config, for `pretrain check`. No torch: only its data need that."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def summary(
     config: TextConfig, processes: int | None, training: "TrainingDataset | None"
 ) -> Iterator[tuple[str, str]]:
-    """Rows of (what, value); without data the size of the vocabulary is not known."""
+    """Rows of (what, value). Without data, the size of the vocabulary is not known."""
     batch, steps = config.batch, config.run.steps
     vocab = training.vocab_size if training else 0
     parameters = derived.count_parameters(config, vocab)

@@ -1,4 +1,4 @@
-"""The shards of a transformer's config and the run that it starts from, opened for `pretrain check`."""
+"""For `pretrain check`: opens the shards of a transformer's config and the run that its weights come from."""
 
 import sys
 from collections.abc import Callable
@@ -15,22 +15,22 @@ T = TypeVar("T", GptConfig, BertConfig)
 
 
 def say(line: str) -> None:
-    """What is no result goes to stderr."""
+    """Print a line that is not a result, on standard error."""
     print(line, file=sys.stderr)
 
 
 def open_corpus(
     loaded: LoadedConfig, config: T, open_feed: Callable[[T], TrainingDataset]
 ) -> TrainingDataset:
-    """As `open_tokens`, with the run that it starts from.
+    """As `open_tokens`, and also open the run that the weights come from.
 
     Raises:
-        ConfigError, IntegrityError: as `open_tokens`; or that run is not there, or has another tokenizer.
+        ConfigError, IntegrityError: as `open_tokens`; or that run does not exist, or has another tokenizer.
     """
     training = open_tokens(loaded, config, open_feed)
     try:
-        if start := find_init_from(config, say):
-            require_tokenizer(config, start, training.tokenizer.fingerprint)
+        if init_from := find_init_from(config, say):
+            require_tokenizer(config, init_from, training.tokenizer.fingerprint)
     except UserError as error:
         raise together(loaded, [("model.init_from", error)]) from None
     return training

@@ -1,4 +1,4 @@
-"""Pretraining a transformer on token shards, from weights of its own or those of another run."""
+"""Pretraining a transformer on token shards, from new weights or from those of another run."""
 
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar
@@ -18,7 +18,7 @@ C = TypeVar("C", GptConfig, BertConfig)
 
 
 class CorpusTrainer(MegatronTrainer, Generic[C]):
-    """A trainer whose run may start from another one; a subclass says what is read and how it is run."""
+    """A trainer that may take its weights from another run; a subclass says what is read and how."""
 
     def __init__(
         self, config: C, world: DistContext, gate: StepSync | None = None, own: Checkpoint | None = None
@@ -28,10 +28,9 @@ class CorpusTrainer(MegatronTrainer, Generic[C]):
 
     @abstractmethod
     def family(self) -> ModelSpec[Any, Any]:
-        """How the model is run on this rank."""
+        """The model spec: how the model is run on this rank."""
 
     def build_model(self) -> PipelineModel:
-        """As `MegatronTrainer.build_model`."""
         model = PipelineModel(self.config, self.layout, self.data.vocab_size, self.family(), training=True)
         if self.start is not None:
             require_tokenizer(self.corpus, self.start, self.data.tokenizer.fingerprint)

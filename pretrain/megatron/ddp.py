@@ -1,4 +1,4 @@
-"""megatron-core's data parallel wrapper of a chunk, with gradients that begin anew for less."""
+"""megatron-core's data-parallel wrapper of a chunk, without the cost of zeroing gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class DDP(DistributedDataParallel):  # type: ignore[misc]
-    """The first micro-batch of a step writes its gradients over those of the step before.
+    """The first micro-batch of a step overwrites the gradients of the step before.
 
-    Megatron-core sets the buffer to zero and adds every micro-batch to it: two more passes over memory.
-    `begin` and `complete` stand around the micro-batches of a step; without them `zero_grad_buffer` works as
-    ever.
+    megatron-core zeroes the buffer and then adds every micro-batch to it: two more passes over memory.
+    `begin` and `complete` enclose the micro-batches of a step. Without them, `zero_grad_buffer` works as in
+    megatron-core.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
@@ -21,19 +21,20 @@ class DDP(DistributedDataParallel):  # type: ignore[misc]
         super().__init__(*arguments, **more)
 
     def begin(self) -> None:
-        """The gradients in the buffer no longer count."""
+        """Begin a step: the gradients in the buffer no longer count."""
         for group in self.bucket_groups:
             group.reset()
         self._stale = set(self.params_with_grad)
 
     @torch.no_grad()
     def complete(self) -> None:
+        """End a step: parameters that no micro-batch used get a gradient of zero."""
         while self._stale:
             unused: Any = self._stale.pop()
             unused.main_grad.zero_()
 
     def _make_backward_post_hook(self, parameter: torch.nn.Parameter) -> Callable[..., None]:
-        """What megatron-core calls when a gradient of a micro-batch is there."""
+        """The hook that megatron-core calls when a micro-batch's gradient of a parameter is complete."""
         total: Any = parameter
 
         @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A failed step of a model in megatron's chunks, in any layout, to be computed again."""
+"""A failed step of a megatron model, in any layout, kept so that it can be computed again."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from pretrain.megatron.sharding import parameter_shards
 
 
 class TextStep:
-    """As `FailedStep`."""
+    """The `FailedStep` of a transformer."""
 
     def __init__(
         self,
@@ -26,40 +26,38 @@ class TextStep:
         reseed: Callable[[], None],
         norm: Callable[[], float],
     ) -> None:
-        """Take hold of a step.
+        """Keep what is needed to repeat a step.
 
         Args:
-            model: as it was in the step, its gradients still there.
+            model: as it was in the step, with its gradients still there.
             batches: this rank's micro-batches of the step.
             local: their losses in the step.
             reseed: sets the random streams as at the start of the step.
-            norm: prepares the reduced gradients and gives their norm.
+            norm: prepares the reduced gradients and returns their norm.
         """
         self._model, self._batches, self._local = model, batches, local
         self._reseed, self._norm = reseed, norm
 
     @property
     def world(self) -> DistContext:
-        """As `FailedStep.world`."""
         return self._model.layout.world
 
     @property
     def samples(self) -> Sequence[Sequence[int]]:
-        """As `FailedStep.samples`."""
         return [batch.sample_ids for batch in self._batches]
 
     def watched(self) -> Sequence[Watched]:
-        """As `FailedStep.watched`."""
         layout, found = self._model.layout, []
         for number, chunk in enumerate(self._model.chunks):
             parameters = {part.parameter: part.key for part in parameter_shards([chunk], layout)}
+            # With virtual pipeline stages, chunk n of stage p comes n x stages + p in the forward pass.
             place = number * layout.parallel.pipeline + layout.pipeline_rank
             found.append(Watched(_numbered(chunk), parameters, place))
         return found
 
     def look(self) -> Evidence:
-        """As `FailedStep.look`."""
         bad = [not is_finite(loss) for loss in self._local.micro_batches]
+        # Not strict: only ranks of the last pipeline stage have losses.
         losses = [batch.sample_ids for batch, is_bad in zip(self._batches, bad, strict=False) if is_bad]
         return look(self._model.layout.data_rank, self._weights(), losses)
 
@@ -69,7 +67,6 @@ class TextStep:
             yield Weight(part.key, part.view(parameter.view(-1)), part.view(parameter.main_grad.view(-1)))
 
     def replay(self, probe: Probe) -> None:
-        """As `FailedStep.replay`."""
         begun = dict.fromkeys(map(id, self._model.wrapped), 0)
 
         def watch(forward_step: ForwardStep) -> ForwardStep:
@@ -87,15 +84,14 @@ class TextStep:
             probe.note_loss(loss, micro_batch)
 
     def repeats(self) -> bool:
-        """As `FailedStep.repeats`."""
         self._reseed()
         again = self._model.backward(self._batches)
-        totals, (norms,) = again.over_world(self._norm())
-        return not math.isfinite(norms + totals.loss)
+        sums, (norms,) = again.over_world(self._norm())
+        return not math.isfinite(norms + sums.loss)
 
 
 def _numbered(chunk: Module) -> dict[Module, str]:
-    """Modules without children, by a name that has the layer's number in the whole model."""
+    """Modules without children, with names that have the layer's number in the whole model."""
     layers = {
         f"{name}.": f"{name.rsplit('.', 1)[0]}.{module.layer_number - 1}."
         for name, module in chunk.named_modules()

@@ -10,16 +10,17 @@ PEAK_BF16_FLOPS = {
     "H100 PCIe": 756e12,
     **{name.partition("-")[0].upper(): gpu.peak for name, gpu in GPUS.items() if name != "cpu"},
 }
-"""Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets; the first name that a device's name
+"""Dense bf16 tensor-core peaks in FLOP/s, from NVIDIA's data sheets. The first name that the device's name
 contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""
 
 
 def flops_per_token(config: TextConfig, vocab_size: int, length: int) -> float:
-    """Forward and backward matrix multiplications of one token in samples of `length` tokens.
+    """FLOPs of the forward and backward matrix multiplications of one token, in samples of `length` tokens.
 
-    6 per element of a matrix that is multiplied with (2 forward, 4 backward) plus 12 layers x hidden x
+    6 per element of a matrix that is multiplied with (2 forward, 4 backward) plus 12 x layers x hidden x
     sequence for attention scores and values, as if none were masked (Chowdhery et al. 2022, "PaLM", appendix
-    B). Recomputation is not counted. The heads of a BERT see the tokens to predict alone, or the first one.
+    B). Recomputation is not counted. The heads of a BERT see only the tokens to predict, or only the first
+    one.
     """
     model = config.model
     hidden = model.hidden_size
@@ -32,7 +33,7 @@ def flops_per_token(config: TextConfig, vocab_size: int, length: int) -> float:
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:
-    """The device's peak in FLOP/s; None where it is not known for this device and precision."""
+    """The device's peak in FLOP/s; None if it is not known for this device and precision."""
     if device.type != "cuda" or config.precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,8 +1,8 @@
-"""Initial weights that depend on the seed and the logical name alone, not on the layout.
+"""Initial weights that depend only on the seed and the logical name, not on the layout.
 
 Each logical tensor is drawn whole from a generator of its own, seeded by (run seed, name), and each rank
-keeps its part. So one process and any layout start from the same bits, and a layer's weights do not
-change when another is added.
+keeps its part. So every layout starts from the same bits, and a layer's weights do not change when another
+layer is added.
 """
 
 import math
@@ -22,9 +22,12 @@ RESIDUAL_PROJECTIONS = ("linear_proj.weight", "linear_fc2.weight")
 def initialise(
     chunks: Sequence[torch.nn.Module], model: TextModelConfig, layout: ParallelDims, seed: int
 ) -> None:
-    """Set every parameter: norms 1, biases 0, embeddings normal with `init_std`, matrices with
-    `linear_init_std`, those that write into the residual stream smaller by sqrt(2 num_layers) (Radford et
-    al. 2019, section 2.3)."""
+    """Set every parameter.
+
+    Norms are 1, biases 0, embeddings normal with `init_std`, and matrices normal with `linear_init_std`.
+    Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford et al. 2019,
+    section 2.3).
+    """
     for part in parameter_shards(chunks, layout):
         target = part.view(part.parameter.data.view(-1))
         if part.key.endswith("bias"):

@@ -1,4 +1,4 @@
-"""The run that `model.init_from` names: read at step 0 alone; later a run goes on from its own checkpoint."""
+"""The run that `model.init_from` names. It is read at step 0 only; later, a run uses its own checkpoint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ Together = Callable[[Callable[[], str]], str]
 
 @dataclass(frozen=True)
 class InitFrom:
-    """What a run takes its tokenizer from, and at step 0 its weights."""
+    """The checkpoint that a run takes its tokenizer from and, at step 0, its weights."""
 
     checkpoint: Checkpoint
-    """Of the run that `model.init_from` names; of the run itself where it goes on."""
+    """Of the run that `model.init_from` names; of the run itself when it is resumed."""
     is_own: bool
-    """Whether it is the run's own."""
+    """Whether the checkpoint is the run's own."""
 
     @property
     def origin(self) -> Mapping[str, str]:
-        """Where the weights of step 0 came from: for `state.json`, which carries it on, and the status."""
+        """Where the weights of step 0 came from, for the status and for `state.json`, which carries it on."""
         if self.is_own:
             state = self.checkpoint.state
             return {key: str(state[key]) for key in (CHECKPOINT, RUN) if key in state}
@@ -41,18 +41,18 @@ def open_init_from(
     say: Callable[[str], None],
     together: Together = lambda act: act(),
 ) -> InitFrom | None:
-    """What a run starts with.
+    """Open the checkpoint that a run takes its weights from.
 
     Args:
-        own: the checkpoint of the run itself that it goes on from; None: it is at step 0.
+        own: the run's own checkpoint, if it is being resumed; None: it is at step 0.
         say: told of checkpoints that were passed over.
-        together: so that all ranks start from the same checkpoint of a run that still goes on.
+        together: makes all ranks use the same checkpoint of a run that is still in progress.
 
     Returns:
-        None where the weights are drawn from `run.seed`.
+        None if the weights are drawn from `run.seed`.
 
     Raises:
-        UserError, IntegrityError: there is no run to start from, or its checkpoints are damaged.
+        UserError, IntegrityError: the named run does not exist, or its checkpoints are damaged.
     """
     source = _source(config)
     if source is None:
@@ -63,11 +63,11 @@ def open_init_from(
 
 
 def find_init_from(config: TextConfig, say: Callable[[str], None], *, anew: bool = False) -> InitFrom | None:
-    """As `open_init_from`, where no run has been opened: looks for the run's own checkpoint.
+    """As `open_init_from` when no run has been opened: looks for the run's own checkpoint first.
 
     Args:
         say: told of checkpoints that were passed over.
-        anew: what is in `run.dir` does not count.
+        anew: ignore what is in `run.dir`.
     """
     own = None
     if _source(config) is not None and not anew and goes_on(config.run.dir, config.model.kind):
@@ -76,13 +76,13 @@ def find_init_from(config: TextConfig, say: Callable[[str], None], *, anew: bool
 
 
 def require_init_from(start: InitFrom | None) -> InitFrom:
-    """That of a run which cannot do without one."""
+    """The same, for a run that must have one: a rule between keys has checked it."""
     assert start is not None, "model.init_from is required"
     return start
 
 
 def require_tokenizer(config: GptConfig | BertConfig, start: InitFrom, fingerprint: str) -> None:
-    """Refuse data of another tokenizer than the weights'.
+    """Refuse data of another tokenizer than that of the weights.
 
     Args:
         fingerprint: of the tokenizer of the data.

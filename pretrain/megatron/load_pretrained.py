@@ -1,4 +1,4 @@
-"""Weights of another run's checkpoint as the start of this one."""
+"""Loads the weights of another run's checkpoint into a new run."""
 
 import logging
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def load_weights(
 
     Args:
         chunks: this rank's bare chunks, initialised.
-        keep: beginnings of the names of weights that stay as they are.
+        keep: name prefixes of weights that stay as they are.
 
     Returns:
         Names of the weights on this rank that stay.
@@ -38,7 +38,7 @@ def load_weights(
         if part.key.startswith(tuple(keep)):
             stay.append(part.key)
             continue
-        master = f"optimizer.master.{part.key}"  # what a bf16 weight was rounded from
+        master = f"optimizer.master.{part.key}"  # fp32; the bf16 weight is this, rounded
         key = master if master in there else part.key
         read = torch.empty(part.shape, dtype=DTYPES[checkpoint.index[key].dtype] if key in there else None)
         group: Group = "weights" if key == part.key else "optimizer"
@@ -55,9 +55,10 @@ def load_pretrained(
     """Fill a model with the weights of another run of its kind; all ranks call this together.
 
     Args:
-        start: what the run starts with; nothing is done where its own checkpoint will be loaded.
+        start: the checkpoint that weights come from; nothing is done if it is the run's own, which is loaded
+            later.
         chunks: this rank's bare chunks, initialised.
-        anew: beginnings of the names of weights that stay as they were drawn.
+        anew: name prefixes of weights that stay as they were drawn.
 
     Raises:
         UserError: the run has other weights.

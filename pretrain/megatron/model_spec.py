@@ -1,4 +1,4 @@
-"""What the loop over micro-batches asks of a model family."""
+"""The model spec: what the loop over micro-batches asks of a kind of model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.training.metric_sums import MetricSums
 
 B = TypeVar("B")
-"""What a family is fed: one micro-batch of a data parallel rank, on the CPU."""
+"""One micro-batch of a data-parallel rank, on the CPU."""
 L = TypeVar("L")
-"""What this context parallel rank needs of it, on its device."""
+"""The part of it that this context-parallel rank needs, on its device."""
 
 
 class ModelSpec(ABC, Generic[B, L]):
     """How one kind of model is built, run and judged on this rank."""
 
     totals: ClassVar[type[MetricSums]]
-    """Its fields name the numbers of a report."""
+    """The metric sums; their fields name the numbers of a report."""
     reads_numbers: ClassVar[bool] = False
-    """Whether `localise` looks at the numbers of a batch, which tensors without numbers have not."""
+    """Whether `localise` looks at the values of a batch, which fake tensors do not have."""
 
     @abstractmethod
     def build(self, vocab_size: int) -> tuple[Sequence[Any], TransformerConfig]:
-        """This rank's chunks of the model, with weights not yet set.
+        """This rank's chunks of the model, with weights not yet set, and megatron-core's config.
 
         Args:
             vocab_size: ids of the tokenizer, without padding.
@@ -34,15 +34,15 @@ class ModelSpec(ABC, Generic[B, L]):
 
     @abstractmethod
     def labels(self, batch: B) -> tuple[float, ...]:
-        """How many labels each of the family's losses has in a micro-batch."""
+        """How many labels each loss of the model has in a micro-batch."""
 
     @abstractmethod
     def dummy_batch(self) -> B:
-        """One micro-batch of full rows, for its shapes alone."""
+        """One micro-batch of full rows, used only for its shapes."""
 
     @abstractmethod
     def without_labels(self, batch: B) -> B:
-        """A micro-batch of the same shape that counts for nothing."""
+        """A micro-batch of the same shape that adds nothing to any loss."""
 
     @abstractmethod
     def localise(self, batch: B) -> L:
@@ -50,17 +50,17 @@ class ModelSpec(ABC, Generic[B, L]):
 
     @abstractmethod
     def run(self, chunk: Any, local: L) -> Any:
-        """A micro-batch through one chunk: what goes to the next, or what `losses` takes."""
+        """Run a micro-batch through one chunk: returns the input of the next chunk, or that of `losses`."""
 
     @abstractmethod
     def losses(self, output: Any, local: L) -> tuple[Tensor, Tensor]:
-        """The last chunk's output to numbers.
+        """Turn the last chunk's output into numbers.
 
         Returns:
             The sum of each loss over its labels, [losses] float32, to be divided by the global batch's number
-            of them, and a report, [fields of `totals`] float64, without gradient.
+            of them; and a report, [fields of `totals`] float64, without gradient.
         """
 
 
 FamilyOf = Callable[[Any, ParallelDims], ModelSpec[Any, Any]]
-"""Makes the family of a config on this rank."""
+"""Makes the model spec of a config on this rank."""

@@ -1,8 +1,8 @@
-"""AdamW over a laid-out model, and its state as logical tensors.
+"""AdamW over a model-parallel model, and its state as logical tensors.
 
-megatron-core reduces gradients and shards states; its own way of saving them is not used: with torch's AdamW
-it gives all parameters one shared `step` tensor on load, and it gathers a sharded state on one rank.
-Here every rank names the pieces it holds, and states are set in place.
+megatron-core reduces gradients and shards states. Its own way of saving states is not used: with torch's
+AdamW it gives all parameters one shared `step` tensor on load, and it gathers a sharded state on one rank.
+Here every rank names the shards that it holds, and states are set in place.
 """
 
 import math
@@ -26,21 +26,21 @@ from pretrain.megatron.sharding import ParameterShard, parameter_shards
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 FUSED_ADAM = "FusedAdam"
-"""What Transformer Engine and Apex call theirs."""
+"""The class name that Transformer Engine and Apex both use."""
 
 
 @dataclass(frozen=True)
 class _Holding:
-    """The run of a parameter's elements whose optimizer state this rank holds."""
+    """The range of a parameter's elements whose optimizer state this rank holds."""
 
     start: int
     stop: int
     main: Tensor
-    """fp32 weights of the run; the parameter itself in fp32 without sharding."""
+    """fp32 weights of the range; the parameter itself in fp32 without sharding."""
 
 
 class Optimizer:
-    """megatron-core's optimizer, stepped in two halves so that a verdict can stand between them."""
+    """megatron-core's optimizer, with norm and update apart, so that a verdict can stand between them."""
 
     def __init__(self, config: TextConfig, model: PipelineModel) -> None:
         settings = config.optimizer
@@ -66,7 +66,7 @@ class Optimizer:
             config_overrides=standard_weight_decay(megatron),
             use_gloo_process_groups=False,
         )
-        # A chain of one: it has a second link only for experts.
+        # A chain of one optimizer: megatron-core adds a second one only for experts.
         (self._megatron,) = getattr(whole, "chained_optimizers", [whole])
         self._adam: torch.optim.Optimizer = self._megatron.optimizer
         if not self._is_torch and type(self._adam).__name__ != FUSED_ADAM:
@@ -80,10 +80,10 @@ class Optimizer:
         return class_name(type(self._adam))
 
     def _prime(self) -> None:
-        """Make every state before the first step.
+        """Create every state before the first step, so that a checkpoint can be loaded into it.
 
-        torch counts steps in each parameter's state, Transformer Engine and Apex in each group; the latter
-        begin at 1 where they find no count.
+        torch counts steps in each parameter's state, Transformer Engine and Apex in each group. The latter
+        two begin at 1 if they find no count.
         """
         for group in self._adam.param_groups:
             if self._is_torch:
@@ -102,10 +102,10 @@ class Optimizer:
 
     @property
     def updates(self) -> int:
-        """Updates done, Adam's own step count."""
+        """Updates done: Adam's own step count."""
         if self._is_torch:
             return next((int(state["step"]) for state in self._adam.state.values()), 0)
-        # A group without parameters on this rank stays behind.
+        # The count of a group without parameters on this rank stays behind.
         return max((int(group["step"]) for group in self._adam.param_groups), default=0)
 
     @updates.setter
@@ -128,7 +128,7 @@ class Optimizer:
 
         Args:
             learning_rate: of this step.
-            gradient_norm: as `gradient_norm()` gave it; must be finite.
+            gradient_norm: as `gradient_norm()` returned it; must be finite.
         """
         if not math.isfinite(gradient_norm):
             raise ValueError(f"refusing to step with a gradient norm of {gradient_norm}")
@@ -141,7 +141,7 @@ class Optimizer:
 
     def _scale_gradients(self, factor: float) -> None:
         if self._is_torch:
-            # The fused update divides by this as it goes, which saves a pass over all gradients.
+            # The fused update divides by this on the way, which saves a pass over all gradients.
             adam: Any = self._adam
             adam.grad_scale = None
             if factor != 1:
@@ -151,16 +151,16 @@ class Optimizer:
             torch._foreach_mul_(gradients, factor)
 
     def tensors(self) -> list[Tensor]:
-        """All that this rank's optimizer steps on and remembers; in fp32 the weights themselves among it."""
-        held: list[Tensor] = []
+        """Everything that this rank's optimizer steps on and remembers; in fp32 that includes the weights."""
+        found: list[Tensor] = []
         for group in self._adam.param_groups:
             for main in group["params"]:
                 states = self._adam.state[main].values()
-                held += [main, *(state for state in states if isinstance(state, Tensor))]
-        return held
+                found += [main, *(state for state in states if isinstance(state, Tensor))]
+        return found
 
     def pieces(self) -> Iterator[ShardedTensor]:
-        """This rank's pieces of the weights and of the optimizer's state, for saving and loading."""
+        """This rank's shards of the weights and of the optimizer state, for saving and loading."""
         layout, chunks = self._model.layout, self._model.chunks
         mixed = self._model.config.precision == "bf16"
         sharded = isinstance(self._megatron, DistributedOptimizer)
@@ -192,7 +192,7 @@ class Optimizer:
                 )
 
     def _holding(self, parameter: torch.nn.Parameter) -> _Holding | None:
-        """What this rank holds of a parameter's state; None where the others hold all of it."""
+        """What this rank holds of a parameter's state; None if other ranks hold all of it."""
         if not isinstance(self._megatron, DistributedOptimizer):
             main = getattr(parameter, "main_param", parameter)
             return _Holding(0, parameter.numel(), main)
@@ -204,7 +204,7 @@ class Optimizer:
 
 
 def class_name(cls: type) -> str:
-    """A class as it is imported, such as `torch.optim.adamw.AdamW`."""
+    """The name that a class is imported by, such as `torch.optim.adamw.AdamW`."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
@@ -222,7 +222,8 @@ def weight_shard(part: ParameterShard, layout: ParallelDims) -> ShardedTensor:
 
 
 def _is_owner(part: ParameterShard, layout: ParallelDims) -> bool:
-    """Replicas take turns, by name, so that data parallel ranks share the work of saving."""
+    """Whether this rank saves a part. Replicas take turns, by name, to share the work of saving."""
     replicas = layout.data_size * layout.parallel.context
     mine = layout.data_rank * layout.parallel.context + layout.context_rank
+    # crc32 and not hash(): Python's hash of a string differs between processes.
     return part.primary and zlib.crc32(part.key.encode()) % replicas == mine

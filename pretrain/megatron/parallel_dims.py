@@ -1,4 +1,4 @@
-"""The layout: this rank's coordinates in the tensor, pipeline, context and data parallel groups."""
+"""Parallel dimensions: this rank's coordinates in the tensor, pipeline, context and data parallel groups."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from pretrain.distributed.world import DistContext
 
 @dataclass(frozen=True)
 class ParallelDims:
-    """This rank's coordinates. A size of 1 means that kind of parallelism is off."""
+    """This rank's coordinates. A size of 1 means that this kind of parallelism is off."""
 
     world: DistContext
     parallel: ParallelConfig
@@ -51,7 +51,7 @@ class ParallelDims:
 
 
 def build_parallel_dims(world: DistContext, parallel: ParallelConfig) -> ParallelDims:
-    """Make megatron's process groups and find this rank in them.
+    """Create megatron's process groups and find this rank in them.
 
     The caller has checked that the sizes divide the world (`config.rules`).
     """
@@ -60,7 +60,7 @@ def build_parallel_dims(world: DistContext, parallel: ParallelConfig) -> Paralle
         parallel.pipeline,
         parallel.virtual_pipeline,
         context_parallel_size=parallel.context,
-        create_gloo_process_groups=False,  # beside NCCL, for its own checkpoints, which are not used
+        create_gloo_process_groups=False,  # only megatron's own checkpoints need them
     )
     return ParallelDims(
         world=world,

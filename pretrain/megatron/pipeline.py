@@ -1,6 +1,6 @@
-"""A model laid over the ranks: forward and backward over micro-batches, whatever the layout.
+"""A model laid out over the ranks: forward and backward over micro-batches, in any layout.
 
-The trainer, validation and `pretrain eval` all go through the same forward step, so their losses are the same
+The trainer, validation and `pretrain eval` all use the same forward step, so their losses are the same
 numbers.
 """
 
@@ -37,15 +37,15 @@ class LocalLoss:
     layout: ParallelDims
     totals: type[MetricSums]
     micro_batches: tuple[Tensor, ...]
-    """Numbers that make a `totals`, float64 each; none before the last pipeline stage."""
+    """Fields of `totals` for each micro-batch, float64; none before the last pipeline stage."""
 
     def over_world(self, *numbers: float) -> tuple[MetricSums, list[float]]:
-        """Sum over all ranks, together with further numbers in the same message; the same on every rank."""
+        """Sum over all ranks, with further numbers in the same message; the same result on every rank."""
         width = len(fields(self.totals))
         total = torch.zeros(width + len(numbers), dtype=torch.float64)
         total[width:] = torch.tensor(numbers, dtype=torch.float64)
         total = total.to(self.layout.device)
-        # Tensor parallel ranks hold the same losses; one of them speaks.
+        # Tensor parallel ranks hold the same losses, so only one of them counts.
         if self.layout.is_last_stage and self.layout.tensor_rank == 0:
             total[:width] += torch.stack(self.micro_batches).sum(0)
         summed = world_sum(total).tolist()
@@ -56,7 +56,7 @@ class PipelineModel:
     """This rank's chunks of a model, ready to run a pipeline schedule.
 
     Attributes:
-        chunks: the bare modules; `models.logical` names their parameters.
+        chunks: the bare modules; `megatron.sharding` names their parameters.
         wrapped: the same with mixed precision and, for training, gradient reduction around them.
     """
 
@@ -71,7 +71,7 @@ class PipelineModel:
     ) -> None:
         self.config = config
         self.layout = layout
-        # megatron's layers take their random streams from its tracker even where they do not use them.
+        # megatron's layers take random streams from its tracker even if they never draw from them.
         seed_step(config.run.seed, 0, layout)
         self.family = family
         self.chunks, self.megatron = self.family.build(vocab_size)
@@ -90,11 +90,12 @@ class PipelineModel:
             grad_reduce_in_fp32=True,
             overlap_grad_reduce=parallel.overlap_grad_reduce,
             use_distributed_optimizer=parallel.distributed_optimizer,
-            check_for_nan_in_grad=False,  # the trainer judges, on all ranks together
+            check_for_nan_in_grad=False,  # the trainer judges on all ranks together
         )
         wrapped = DDP(self.megatron, settings, chunk, disable_bucketing=index > 0)
         if parallel.overlap_grad_reduce:
-            # Reduce only in the last micro-batch of a step, as megatron's schedules expect.
+            # Reduce only in the last micro-batch of a step, as megatron's schedules expect; with several
+            # chunks they want a list of these functions.
             previous = self.megatron.no_sync_func
             self.megatron.no_sync_func = (
                 wrapped.no_sync if self.layout.chunks == 1 else [*(previous or []), wrapped.no_sync]
@@ -102,7 +103,7 @@ class PipelineModel:
         return wrapped
 
     def before_reduction(self, tell: Callable[[], None]) -> None:
-        """Call `tell` in each step when this rank's gradients are there and their sum over ranks begins."""
+        """Call `tell` in each step when this rank's gradients are complete, before their sum over ranks."""
         reduce = self.megatron.finalize_model_grads_func
 
         def told(*arguments: Any, **more: Any) -> None:
@@ -112,7 +113,7 @@ class PipelineModel:
         self.megatron.finalize_model_grads_func = told
 
     def backward(self, batches: Sequence[AnyBatch]) -> LocalLoss:
-        """Gradients of the mean loss per label of the global batch, summed over all ranks.
+        """Compute gradients of the mean loss per label of the global batch, summed over all ranks.
 
         Args:
             batches: this rank's micro-batches of the step.
@@ -138,7 +139,7 @@ class PipelineModel:
         settings = self.megatron.finalize_model_grads_func, self.megatron.no_sync_func
         self.megatron.finalize_model_grads_func = self.megatron.no_sync_func = None
         try:
-            self.forget_gradients()  # this also switches the reduction on, so it comes first
+            self.forget_gradients()  # first, because it also switches the reduction on
             with ExitStack() as stack:
                 for chunk in self.wrapped:
                     stack.enter_context(chunk.no_sync())
@@ -147,17 +148,17 @@ class PipelineModel:
             self.megatron.finalize_model_grads_func, self.megatron.no_sync_func = settings
 
     def rehearse(self, local: Sequence[Any]) -> None:
-        """As `backward` without its sum over ranks, for tensors that hold no numbers.
+        """As `backward` without the sum over ranks, for a fake run: its tensors have no values.
 
         Args:
-            local: micro-batches as the family's `localise` gives them.
+            local: micro-batches as the model spec's `localise` returns them.
         """
         with self._apart():
             step = functools.partial(forward_step, self.family, torch.ones(()))
             self.schedule(step, local, forward_only=False)
 
     def gradient_buffers(self) -> list[Tensor]:
-        """The memory in which this rank's gradients add up; only of a model for training."""
+        """The memory in which this rank's gradients add up; only a model for training has it."""
         return [buffer.grad_data for chunk in self.wrapped for buffer in chunk.buffers]
 
     def forget_gradients(self) -> None:
@@ -168,15 +169,15 @@ class PipelineModel:
 
     def _prepare(self) -> None:
         for chunk in self.wrapped:
-            if not chunk.training:  # walking through all modules takes its time
+            if not chunk.training:  # train() walks through all modules, which takes time
                 chunk.train()
             for parameter in chunk.params_with_grad:
-                # The optimizer makes `grad` an alias of the buffer; kept, it would be added to itself.
+                # The optimizer makes `grad` an alias of the buffer. If kept, it would be added to itself.
                 parameter.grad = None
 
     @torch.no_grad()
     def score(self, batches: Sequence[AnyBatch]) -> MetricSums:
-        """Loss of these micro-batches of every data parallel rank, without dropout.
+        """Loss of these micro-batches of every data-parallel rank, without dropout.
 
         Args:
             batches: this rank's micro-batches, as many as every other rank has.
@@ -192,10 +193,11 @@ class PipelineModel:
 
         Args:
             batches: this rank's micro-batches of one shape, as many as every other rank of its replica has.
-            run: takes one, as the family's `localise` gives it, through a chunk; None: as the family does.
+            run: runs one, as the model spec's `localise` returns it, through a chunk; None: the model spec's
+                `run`.
 
         Returns:
-            As many on the last pipeline stage; none before it.
+            As many outputs on the last pipeline stage; none before it.
         """
         for chunk in self.wrapped:
             chunk.eval()
@@ -204,7 +206,7 @@ class PipelineModel:
         return self.schedule(step, local, forward_only=True)[: len(batches)]
 
     def _whole_rounds(self, batches: Sequence[AnyBatch]) -> list[AnyBatch]:
-        """Filled up with micro-batches that count for nothing, as interleaved schedules want it."""
+        """The micro-batches, padded with ones that count for nothing to what interleaved schedules need."""
         stages = self.layout.parallel.pipeline
         missing = -len(batches) % stages if self.layout.parallel.virtual_pipeline else 0
         return [*batches, *[self.family.without_labels(batches[0])] * missing]
@@ -219,10 +221,10 @@ class PipelineModel:
         return LocalLoss(self.layout, self.family.totals, tuple(sums))
 
     def schedule(self, step: "ForwardStep", local: Sequence[Any], *, forward_only: bool) -> list[Any]:
-        """Take micro-batches through the pipeline.
+        """Run micro-batches through the pipeline.
 
         Args:
-            step: one micro-batch through one chunk.
+            step: runs one micro-batch through one chunk.
             local: this rank's micro-batches, each with `tokens` [B, S].
             forward_only: without gradients.
 
@@ -259,24 +261,25 @@ Watch = Callable[[ForwardStep], ForwardStep]
 def forward_step(
     family: ModelSpec[Any, Any], divisors: Tensor, batches: Iterator[Any], chunk: Any
 ) -> tuple[Any, LossFunction]:
-    """One micro-batch through one chunk, in the form that megatron's schedules call.
+    """Run one micro-batch through one chunk, in the form that megatron's schedules call.
 
     Args:
-        family: what to do with the chunk.
+        family: the model spec, which runs the chunk.
         divisors: labels of each loss in the global batch, so that the sum of all micro-batches' losses over
             all ranks is the loss of the step, however the batch is cut.
-        batches: of this context parallel rank.
+        batches: of this context-parallel rank.
         chunk: of this pipeline stage.
 
     Returns:
-        The chunk's output, and the function that turns the last chunk's into (its share of the loss, nothing
-        to divide it by, what to report).
+        The chunk's output, and the function that turns the last chunk's output into (its share of the loss, a
+        label count of zero, the report).
     """
     local = next(batches)
     output = family.run(chunk, local)
 
     def loss(output: Any) -> tuple[Tensor, Tensor, Tensor]:
         sums, report = family.losses(output, local)
+        # The label count only reaches `_finalise`, which ignores it: the loss is already divided.
         return (sums / divisors).sum(), torch.zeros((), dtype=torch.int, device=sums.device), report
 
     return output, loss
@@ -292,7 +295,7 @@ def _without_loss(run: Callable[[Any, Any], Any]) -> ForwardStep:
 
 
 def _finalise(chunks: list[Any], _labels: Tensor, **settings: Any) -> None:
-    """Sum gradients over ranks; their losses are divided by the labels of the global batch already."""
+    """Sum gradients over ranks. Losses were already divided by the labels of the global batch."""
     for chunk in chunks:
         chunk.complete()
     finalize_model_grads(chunks, None, **settings)
@@ -305,10 +308,10 @@ def seed_step(seed: int, step: int, layout: ParallelDims) -> None:
     generator state in the checkpoint. Ranks of one tensor parallel group share the default stream (their
     activations are replicated there) and differ in megatron's model-parallel stream.
     """
-    place = (layout.data_rank, layout.context_rank, layout.pipeline_rank)
-    shared = stream_seed(seed, step, *place)
-    own = stream_seed(seed, step, *place, layout.tensor_rank, 1)
-    # torch.manual_seed does the same, but formats a stack trace each time, for a CUDA that may come later.
+    coordinates = (layout.data_rank, layout.context_rank, layout.pipeline_rank)
+    shared = stream_seed(seed, step, *coordinates)
+    own = stream_seed(seed, step, *coordinates, layout.tensor_rank, 1)
+    # torch.manual_seed does the same, but formats a stack trace each time in case CUDA is initialised later.
     torch.default_generator.manual_seed(shared)
     if layout.device.type == "cuda":
         torch.cuda.manual_seed(shared)

@@ -1,8 +1,8 @@
-"""The training data of a run whose sequences or batches grow.
+"""Ramp-up: the training data of a run whose sequences or batches grow.
 
-Each stage of `schedule.sequence_length` has samples of its own length in an order of its own; those of
-`schedule.batch_size` go on in one order. Either way a sample is a function of the step within the stage, so a
-resumed run needs no more than its step, as one whose batches do not grow.
+Each stage of `schedule.sequence_length` has samples of its own length in an order of its own. All stages of
+`schedule.batch_size` share one order. Either way a sample is a function of the step within the stage, so a
+resumed run needs no more than its step number, as without ramp-up.
 """
 
 import hashlib
@@ -25,10 +25,12 @@ class RampupDataset:
 
     @property
     def fingerprint(self) -> str:
-        """Equal fingerprints give equal samples at every step; that of the data where nothing grows."""
+        """Equal fingerprints give equal samples at every step. Without ramp-up it is that of the data."""
         if len(self.feeds) == 1:
             return self.feeds[0].fingerprint
-        parts = [[stage.stop, feed.fingerprint] for stage, feed in zip(self.stages, self.feeds, strict=True)]
+        parts = [
+            [stage.stop, dataset.fingerprint] for stage, dataset in zip(self.stages, self.feeds, strict=True)
+        ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def stage(self, step: int) -> Stage:
@@ -41,12 +43,12 @@ class RampupDataset:
         Args:
             step: counted from 0.
             jumped: samples of the stage's order that were jumped over before it.
-            rank: data parallel rank.
-            size: data parallel size.
+            rank: data-parallel rank.
+            size: data-parallel size.
         """
-        stage, feed = self.stage(step), self.feeds[self._number(step)]
+        stage, dataset = self.stage(step), self.feeds[self._number(step)]
         position, count = step - stage.first, stage.micro_batches(size)
-        return [feed.batch(position, index, rank, size, jumped) for index in range(count)]
+        return [dataset.batch(position, index, rank, size, jumped) for index in range(count)]
 
     def samples(self, step: int, jumped: int) -> range:
         """Indices of the samples of a step in the order of its stage; `jumped` as for `batches`."""
@@ -59,7 +61,7 @@ class RampupDataset:
 
 
 def rampup_dataset(config: TextConfig, last: TrainingDataset) -> RampupDataset:
-    """The data of all stages of a run; `last` are the samples of the last one."""
+    """The data of all stages of a run; `last` is the dataset of the last stage."""
     found = stages(config)
     if len(found) == 1:
         return RampupDataset(found, (last,))
@@ -70,12 +72,13 @@ def rampup_dataset(config: TextConfig, last: TrainingDataset) -> RampupDataset:
             replace(last, global_size=stage.batch.global_size, skipped=stage.skipped) for stage in found
         )
         return RampupDataset(found, tuple(same_order))
-    feeds = [last.resized(_of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
-    return RampupDataset(found, (*feeds, last))
+    datasets = [last.resized(_of_stage(config, stage, number)) for number, stage in enumerate(found[:-1])]
+    return RampupDataset(found, (*datasets, last))
 
 
 def _of_stage(config: TextConfig, stage: Stage, number: int) -> TextConfig:
-    """The config as if the stage were the whole run. Its seed is its own, lest samples be seen again."""
+    """The config as if the stage were the whole run, with a seed of its own, so that samples do not
+    repeat."""
     message = f"{config.run.seed}/stage/{number}".encode()
     seed = int.from_bytes(hashlib.blake2b(message, digest_size=4).digest(), "little")
     run = config.run.model_copy(update={"seed": seed})

@@ -1,4 +1,4 @@
-"""From a checkpoint to a model that scores or generates, on the layout at hand."""
+"""From a checkpoint to a model that scores or generates, in the layout at hand."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from pretrain.megatron.sharding import parameter_shards
 T = TypeVar("T", bound=TextConfig)
 RESOLVED_CONFIG = "config.resolved.yaml"
 LABELS = "labels"
-"""Under which the state of a fine-tuned BERT has its classes, in the order of their numbers."""
+"""Key in the checkpoint state of a fine-tuned BERT: its classes, in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def open_saved_model(
     Args:
         path: run folder (its newest good checkpoint) or a step folder.
         say: told of newer checkpoints that were passed over, and why.
-        wanted: what its config may be.
+        wanted: the kinds of config that are accepted.
 
     Raises:
         UserError, IntegrityError: there is none, or it is damaged.
@@ -64,7 +64,7 @@ def load_model(
 
     Args:
         config: the checkpoint's config with the layout at hand.
-        family: how the model is run.
+        family: the model spec.
 
     Raises:
         UserError: the checkpoint is of another model.
@@ -75,8 +75,8 @@ def load_model(
 
 
 def saved_labels(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """The classes of a fine-tuned BERT, in the order of their numbers; empty where it is none.
+    """The classes of a fine-tuned BERT, in the order of their numbers; empty for any other model.
 
-    Raises IntegrityError: they are no names.
+    Raises IntegrityError if they are not names.
     """
     return checkpoint.part(LABELS, names) if LABELS in checkpoint.state else ()

@@ -10,7 +10,7 @@ from pretrain.megatron.pipeline import PipelineModel
 from pretrain.training.metric_sums import MetricSums
 
 MICRO_BATCHES_PER_CALL = 16
-"""Enough to fill a pipeline, few enough to hold in memory."""
+"""Enough to fill a pipeline, few enough to keep in memory."""
 
 
 def score(
@@ -19,7 +19,7 @@ def score(
     """Loss of every label of `data`, each once, over all ranks together.
 
     Args:
-        model: this rank's part; every rank calls with its own.
+        model: this rank's part; all ranks call this with theirs.
         data: the same on every rank.
         advance: told the number of micro-batches done, for a progress bar.
 
@@ -28,8 +28,8 @@ def score(
     """
     layout = model.layout
     batches = data.micro_batches(layout.data_rank, layout.data_size, model.config.batch.micro_size)
-    totals: list[MetricSums] = []
+    sums: list[MetricSums] = []
     while group := list(islice(batches, MICRO_BATCHES_PER_CALL)):
-        totals.append(model.score(group))
+        sums.append(model.score(group))
         advance(len(group))
-    return reduce(add, totals)
+    return reduce(add, sums)

@@ -21,14 +21,14 @@ from pretrain.megatron.parallel_dims import ParallelDims
 
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
 VOCABULARY = (WORD_EMBEDDING, "output_layer.")
-"""Beginnings of the names of what has a row for each token: the embedding, the output's weight and bias."""
+"""Name prefixes of tensors with a row for each token: the embedding, and the output's weight and bias."""
 
 
 @dataclass(frozen=True)
 class ParameterShard:
-    """A box of a logical tensor, and the run of a local parameter's elements that holds it.
+    """A box of a logical tensor, and the range of a local parameter's elements that holds it.
 
-    A parameter is one part, except where megatron stores two logical halves behind one another on each rank
+    A parameter is one part, except where megatron stores two logical halves one after the other on each rank
     (gate and up projection of a gated feed-forward layer).
     """
 
@@ -40,15 +40,15 @@ class ParameterShard:
     start: int
     """First element of this part in the flattened parameter."""
     primary: bool
-    """Whether this rank's tensor and pipeline coordinates make it the one that saves the part."""
+    """Whether the tensor and pipeline coordinates of this rank make it the one that saves the part."""
 
     @property
     def size(self) -> int:
-        """Elements in the box."""
+        """Number of elements in the box."""
         return int(torch.Size(self.shape).numel())
 
     def view(self, flat: torch.Tensor) -> torch.Tensor:
-        """This part of a flattened tensor shaped like the parameter."""
+        """This part of a tensor that is flattened like the parameter."""
         return flat[self.start : self.start + self.size].view(self.shape)
 
 
@@ -83,7 +83,7 @@ def parameter_shards(chunks: Sequence[torch.nn.Module], layout: ParallelDims) ->
 
 
 def _global_names(chunk: torch.nn.Module) -> dict[str, str]:
-    """Parameter name in the chunk -> the same with the layer's number in the whole model."""
+    """Parameter name in the chunk -> the same name with the layer's number in the whole model."""
     prefixes = {
         f"{name}.": f"{name.rsplit('.', 1)[0]}.{module.layer_number - 1}."
         for name, module in chunk.named_modules()
@@ -97,17 +97,18 @@ def _global_names(chunk: torch.nn.Module) -> dict[str, str]:
 
 
 def _logical_name(name: str, parameter: torch.nn.Parameter) -> tuple[str, bool]:
-    """The last stage's copy of a tied embedding goes by the embedding's name; it is never the one to save."""
+    """The logical name, and whether this is a copy (the tied embedding of the last stage), never saved."""
     if name == "output_layer.weight" and getattr(parameter, "shared_embedding", False):
         return WORD_EMBEDDING, True
     return name, False
 
 
 def _split_dimension(module: torch.nn.Module, local: str) -> int | None:
-    """Dimension along which tensor parallelism splits a parameter; None: every rank has all of it."""
+    """Dimension along which tensor parallelism splits a parameter; None if every rank has all of it."""
     if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding):
         return 0
     if isinstance(module, RowParallelLinear):
+        # The bias is added after the sum over ranks, so every rank has all of it.
         return 1 if local == "weight" else None
     return None
 
@@ -128,6 +129,7 @@ def _split(
     tensor = layout.parallel.tensor
     full = tuple(size * tensor if axis == dimension else size for axis, size in enumerate(shape))
     part = tuple(size // halves if axis == dimension else size for axis, size in enumerate(shape))
+    # Each half is split over the ranks on its own, so a rank's parameter is two boxes of the logical tensor.
     for half in range(halves):
         first = half * full[dimension] // halves + layout.tensor_rank * part[dimension]
         offset = tuple(first if axis == dimension else 0 for axis in range(len(shape)))

@@ -1,4 +1,4 @@
-"""The trainer of transformers, whose model is laid over the ranks by megatron-core."""
+"""The trainer of transformers, whose model megatron-core lays out over the ranks."""
 
 import logging
 from abc import abstractmethod
@@ -45,10 +45,10 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         gate: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
-        """Build everything.
+        """Open the data and build the model and its optimizer.
 
         Args:
-            own: the run's own checkpoint, which is loaded next; so `model.init_from` is not read.
+            own: the run's own checkpoint, which is loaded next; then `model.init_from` is not read.
         """
         super().__init__(config, world, gate)
         self.start = open_init_from(config, own, log.warning, partial(broadcast_from_rank0, world))
@@ -69,7 +69,7 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
 
     @abstractmethod
     def build_model(self) -> PipelineModel:
-        """The model of the config, with its initial weights or those of the run that it starts from."""
+        """The model of the config, with new weights or with those of the run that weights come from."""
 
     @property
     def fingerprint(self) -> str:
@@ -87,22 +87,22 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         self._seed(step)
         self._stage = self.growing.stage(step)
         if step == self._stage.first:
-            self.memory = self.memory.without_losses()  # other sequences have other losses
+            self.memory = self.memory.without_losses()  # losses at another length cannot be compared
         local = self.model.backward(batches)
         norm = self.optimizer.gradient_norm()
-        # One message carries the loss and every rank's norm: all ranks judge the same.
-        totals, (norms,) = local.over_world(norm)
-        for warning in self._plateau.after(step, totals):
+        # One message carries the loss and every rank's norm, so all ranks judge the same numbers.
+        sums, (norms,) = local.over_world(norm)
+        for warning in self._plateau.after(step, sums):
             log.warning("step %d: %s", step + 1, warning)
-        # Of one batch, so not under the names that an evaluation gives its results.
-        more = {f"training_{name}": value for name, value in totals.metrics.items()}
+        # These are of one batch, so they do not get the names that an evaluation gives its results.
+        more = {f"training_{name}": value for name, value in sums.metrics.items()}
         again = self.optimizer.gradient_norm
         failed = TextStep(self.model, batches, local, lambda: self._seed(step), again)
         where = partial(find_nonfinite, failed)
-        return Gradient(totals.loss, norm, norms, more, where)
+        return Gradient(sums.loss, norm, norms, more, where)
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """Tokens per second of the whole world, and MFU where the device's peak is known."""
+        """Tokens per second of the whole world, and MFU if the device's peak is known."""
         rate = result.units / seconds
         if self._peak is None:
             return {"tokens_per_second": rate}
@@ -133,15 +133,15 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         return tokens_until(self.config, steps)
 
     def validate(self, step: int) -> dict[str, float] | None:
-        """Loss on the validation data after `step` steps; None where the config has none."""
+        """Loss on the validation data after `step` steps; None if the config has none."""
         if self.validation is None:
             return None
-        totals = score(self.model, self.validation, self.gate.validated)
-        more = {f"validation_{name}": value for name, value in totals.metrics.items()}
-        return {"validation_loss": totals.loss, **more, "tokens": tokens_until(self.config, step)}
+        sums = score(self.model, self.validation, self.gate.validated)
+        more = {f"validation_{name}": value for name, value in sums.metrics.items()}
+        return {"validation_loss": sums.loss, **more, "tokens": tokens_until(self.config, step)}
 
     def files(self) -> Mapping[str, bytes | Path]:
-        """The tokenizer: read now, since the folder may be that of a checkpoint which is deleted one day."""
+        """The tokenizer. It is read now: the folder may belong to a checkpoint that is deleted later."""
         folder = self.data.tokenizer_folder
         return {
             f"{TOKENIZER_FOLDER}/{path.relative_to(folder)}": path.read_bytes()

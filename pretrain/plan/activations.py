@@ -1,4 +1,4 @@
-"""The most memory that activations take on a pipeline stage: what is in flight, and the pass under way."""
+"""The most memory that activations take on a pipeline stage, from the pipeline order."""
 
 from collections import Counter
 
@@ -7,11 +7,11 @@ from pretrain.plan.pipeline_order import passes
 from pretrain.plan.trace import Trace, role_of
 
 IN_TRANSIT = 3
-"""Hidden states on their way in interleaved schedules: two received ahead, one being sent."""
+"""Hidden states being sent in interleaved schedules: two received ahead, one being sent."""
 
 
 def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batches: int) -> int:
-    """Bytes at the worst moment of a step, the inputs of all its micro-batches among them.
+    """Bytes at the worst moment of a step, including the inputs of all its micro-batches.
 
     Args:
         traced: what its chunks cost.
@@ -20,17 +20,17 @@ def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batche
     """
     chunks = config.parallel.virtual_pipeline or 1
     costs = [traced.chunks[role_of(config, stage, chunk)] for chunk in range(chunks)]
-    in_flight: Counter[int] = Counter()
+    outstanding: Counter[int] = Counter()
     worst, pipeline = 0.0, config.parallel.pipeline
-    # Warm-up takes fewer than (chunks + 1) x pipeline passes; what follows repeats itself.
+    # Warm-up takes fewer than (chunks + 1) x pipeline passes; after that the pattern repeats.
     for chunk, forward in passes(pipeline, stage, chunks, min(micro_batches, 4 * pipeline)):
         cost = costs[chunk]
         if not forward:
-            in_flight[chunk] -= 1
-        saved = sum(costs[other].saved * count for other, count in in_flight.items())
+            outstanding[chunk] -= 1
+        saved = sum(costs[other].saved * count for other, count in outstanding.items())
         worst = max(worst, saved + (cost.forward_peak if forward else cost.backward_peak))
         if forward:
-            in_flight[chunk] += 1
+            outstanding[chunk] += 1
     steady = chunks > 1 and micro_batches > pipeline
     transit = IN_TRANSIT * traced.hidden if steady else 0
     return round(worst) + transit + traced.input_bytes * micro_batches

@@ -16,7 +16,7 @@ from pretrain.plan.request import PlanRequest
 def plan_command(path: str, overrides: Sequence[str], request: PlanRequest) -> None:
     """Print the plan of a config.
 
-    Raises UserError: the config does not fit the cluster, or there is nothing to plan.
+    Raises UserError if the config does not fit the cluster, or there is nothing to plan.
     """
     # Before torch is imported: a plan is the same with and without GPUs in the machine that makes it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -24,11 +24,12 @@ def plan_command(path: str, overrides: Sequence[str], request: PlanRequest) -> N
     planning = _planning(loaded.config)
     _refuse_useless(loaded.config, planning, request)
     cluster = _cluster(loaded.config, request)
-    if not request.search:  # which tries the layouts that the rules allow, whatever the config's own
+    # The search tries the layouts that the rules allow, whatever the config's own layout is.
+    if not request.search:
         loaded = load_config(path, overrides, cluster.size)
     from pretrain.cpu import megatron as cpu_backend
 
-    cpu_backend.require_tested_megatron()  # imported first, it keeps megatron-core from loading a compiler
+    cpu_backend.require_tested_megatron()  # first, because it keeps megatron-core from loading a compiler
     planning.show(loaded.config, request, cluster)
 
 
@@ -41,7 +42,7 @@ def _planning(config: Config) -> Planning:
 
 
 def _refuse_useless(config: Config, planning: Planning, request: PlanRequest) -> None:
-    """Options without effect; raises UserError."""
+    """Raise UserError for an option that has no effect."""
     options = {
         "--search": request.search or None,
         "--vocab-size": request.vocab_size,
@@ -69,7 +70,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _cluster(config: Config, request: PlanRequest) -> Cluster:
-    """What the command line says, or else the config's `slurm` section, or else one replica."""
+    """The cluster of the command line, else of the config's `slurm` section, else one replica."""
     gpus, nodes, per_node = request.gpus, request.nodes, request.per_node
     if gpus is None and nodes is None:
         slurm = config.slurm

@@ -23,8 +23,10 @@ class Communication:
 
 
 def group_spans(config: TextConfig, replicas: int) -> dict[str, tuple[int, int]]:
-    """Group -> (ranks in it, successive ranks it lies within); tensor parallel ranks are neighbours, then
-    context, data and pipeline parallel ones."""
+    """Group -> (ranks in it, consecutive ranks that it spans).
+
+    Tensor parallel ranks are neighbours, then context, data and pipeline parallel ones.
+    """
     p = config.parallel
     sizes = {"tensor": p.tensor, "context": p.context, "data": replicas, "pipeline": p.pipeline}
     spans, within = {}, 1
@@ -45,7 +47,7 @@ def step_traffic(
     micro_batches: int,
     shared_embedding: int,
 ) -> list[Communication]:
-    """All groups of more than one rank.
+    """The communication of all groups of more than one rank.
 
     Args:
         traced: what micro-batches cost.
@@ -59,7 +61,7 @@ def step_traffic(
     spans = group_spans(config, replicas)
     owners = spans["data"][0]
     weight_bytes = 2 if config.precision == "bf16" else 4
-    # Reduce-scatter and all-gather of the weights, or an all-reduce.
+    # Reduce-scatter of fp32 gradients and all-gather of the weights, or an all-reduce (both halves in fp32).
     per_parameter = 4 + weight_bytes if p.distributed_optimizer else 8
     boundaries = (p.virtual_pipeline or 1) if p.pipeline > 1 else 0
     sent = {

@@ -1,7 +1,8 @@
-"""What a piece of training does, counted as it runs: live bytes, multiplications, bytes moved.
+"""The cost counter: what a part of training does, counted as it runs: live bytes, multiplications, bytes
+moved.
 
-A dispatch mode that sees every operation, on real or fake tensors. It counts what the code does, whatever
-formulas say.
+It is a dispatch mode that sees every operation, on real or fake tensors. So it counts what the code does, not
+what a formula says.
 """
 
 import weakref
@@ -20,23 +21,23 @@ from torch.utils.flop_counter import flop_registry
 _ATEN = torch.ops.aten
 
 _FREE = frozenset({_ATEN._unsafe_view, _ATEN.empty, _ATEN.empty_like, _ATEN.new_empty, _ATEN.empty_strided})
-"""Operations that touch no memory."""
+"""Operations that do not access memory."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What some operations cost, to be scaled and added up."""
+    """What some operations cost; can be scaled and added up."""
 
     matmul_flops: float = 0
-    """Two per multiplication and addition, in matrix products."""
+    """Two for each multiplication and addition, in matrix products."""
     attention_flops: float = 0
-    """The same in fused attention; its backward pass computes the scores again, and they are counted."""
+    """The same in fused attention; its backward pass computes the scores again, and that is counted."""
     moved: float = 0
     """Bytes read and written by all other operations."""
     kernels: float = 0
-    """Operations that are no mere view."""
+    """Operations that are not mere views."""
     tensor_sent: float = 0
-    """Bytes that a rank sends in collectives of its tensor parallel group, by rings."""
+    """Bytes that a rank sends in ring collectives of its tensor parallel group."""
     context_sent: float = 0
     """The same in its context parallel group."""
 
@@ -72,11 +73,11 @@ _ATTENTION: Mapping[Any, Callable[..., int]] = MappingProxyType(
 
 
 class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts while it is entered.
+    """Counts inside a `with` block.
 
     Attributes:
-        live: bytes of the memory that was made under it and is still referred to.
-        peak: the most of it.
+        live: bytes of memory that was allocated in the block and is still referenced.
+        peak: the largest value of `live`.
         work: all operations so far.
     """
 
@@ -90,7 +91,7 @@ class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and enter it in the books."""
+        """Run an operation and count it."""
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -103,11 +104,12 @@ class CostCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif func.namespace == "c10d":
             self.work += _sent(packet.__name__, args)
         elif not (func.is_view or packet in _FREE or func.namespace == "prim"):
-            read = outputs if packet is _ATEN.embedding else inputs  # of a table some rows alone
+            # An embedding reads only some rows of its table.
+            read = outputs if packet is _ATEN.embedding else inputs
             self.work += Work(moved=sum(map(_size, read)) + sum(map(_size, outputs)), kernels=1)
         given = {tensor.untyped_storage()._cdata for tensor in inputs}
         for tensor in outputs:
-            if tensor.untyped_storage()._cdata not in given:  # else a view, or the same written to
+            if tensor.untyped_storage()._cdata not in given:  # otherwise a view, or written in place
                 self._remember(tensor)
         return made
 
@@ -132,7 +134,7 @@ def _size(tensor: Tensor) -> int:
 def _sent(name: str, args: tuple[Any, ...]) -> Work:
     """What a rank sends in one collective: (n - 1) / n of the whole tensor, twice for an all-reduce.
 
-    Point-to-point messages are counted by `traffic`.
+    Point-to-point messages are counted by `plan.communication`.
     """
     group = next((found for arg in args if (found := _group(arg)) is not None), None)
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
@@ -146,7 +148,7 @@ def _sent(name: str, args: tuple[Any, ...]) -> Work:
 
 
 def _group(arg: Any) -> dist.ProcessGroup | None:
-    """A collective's group among its arguments."""
+    """The process group, if this argument of a collective is one."""
     try:
         return dist.ProcessGroup.unbox(arg) if isinstance(arg, torch.ScriptObject) else None
     except RuntimeError:  # another kind of object

@@ -1,7 +1,7 @@
-"""A job's model and one step of it, by one process that is any rank of the world.
+"""A fake run: a job's model and one step of it, in one process that can be any rank of the world.
 
-Transformers take no memory: every number that is not a shape is missing, and what depends on numbers is left
-to the job. Models that every rank holds whole are small enough for numbers.
+Transformers take no memory: tensors have shapes but no values, and what depends on values is not tried.
+Models that every rank holds whole are small enough for real values.
 """
 
 from collections.abc import Callable
@@ -24,36 +24,36 @@ from pretrain.training.trainer import Trainer
 W = TypeVar("W", bound=Config)
 
 FEW = 2
-"""Samples of a rank in a step with numbers; batch normalisation needs two."""
+"""Samples of a rank in a step with real values; batch normalisation needs two."""
 
 
 def rehearse(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> None:
     """Build a transformer's ranks and run steps of its schedule, and say so.
 
-    A chat's model is tried with a GPT's loss: its own picks tokens by their numbers.
-
     Args:
         config: must fit the world (`config.rules`).
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model family of a rank.
+        family: makes the model spec of a rank. For chat it is a GPT's: the chat loss picks tokens by values.
     """
     pipeline = config.parallel.pipeline
     for stage in range(pipeline):
-        # The others of a stage have the same shapes: other parts of the same tensors, or other samples.
+        # The other ranks of a stage have the same shapes: other shards of the same tensors, or other samples.
         with fake_world(stage * size // pipeline, size, Kind.meta) as world:
             layout = build_parallel_dims(world, config.parallel)
             model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
             Optimizer(config, model)
     print(f"model: built for {pipeline} of {size} ranks; the others have the same shapes")
-    # The first, one in the middle and the last: those between are alike.
+    # The first, one in the middle and the last; the others in the middle are alike.
     for stage in sorted({0, min(1, pipeline - 1), pipeline - 1}):
         _run_schedule(config, vocab_size, stage, family)
         print(f"schedule: one step of stage {stage}, forward and backward")
 
 
 def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: FamilyOf) -> None:
-    """One step of a stage: with one layer in each chunk and two chunks at most, since more are alike, and as
-    many micro-batches as there are stages."""
+    """Run one step of a stage, with as many micro-batches as there are stages.
+
+    Each chunk has one layer, and there are two chunks at most, since more would be alike.
+    """
     config = shallow(config, 1, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     with fake_world(stage * size // pipeline, size, Kind.fake) as world:
@@ -63,19 +63,20 @@ def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: Famil
 
 
 def take_step(config: W, size: int, build: Callable[[W, DistContext, StepSync], Trainer]) -> None:
-    """Take the first step of rank 0 with real numbers and few samples, and say so.
+    """Take the first step of rank 0 with real values and few samples, and say so.
 
     Args:
         config: must fit the world (`config.rules`).
         build: makes the trainer.
     """
-    whole: Any = config  # which kinds of configs have a batch, no class says
+    whole: Any = config  # no class says which kinds of config have a batch
     few = min(FEW, whole.batch.micro_size or FEW)
     batch = whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})
     config = config.model_copy(update={"batch": batch})
     with fake_world(0, size, Kind.real) as world:
         trainer = build(config, world, StepSync(world))
         print(f"model: built for {trainer.facts()['layout']}; ranks are alike")
-        with suppress(HealthError):  # a verdict on numbers, and those of the other ranks are missing
+        # A verdict on numbers means nothing: those of the other ranks are missing.
+        with suppress(HealthError):
             trainer.step(0)
     print(f"step: one of rank 0, with {few} samples of its own")

@@ -1,8 +1,8 @@
 """Any rank of a world of any size in one process: torch's fake process group, and tensors without memory.
 
-Collectives of the fake group return at once. Tensors are of device meta, which is fastest, or of torch's fake
-tensor mode on the CPU, which also chooses kernels as real tensors do (attention keeps what a fused kernel
-keeps), or have this rank's numbers. The code that runs is that of training.
+Collectives of the fake group return at once. Tensors are either on device meta, which is fastest; or in
+torch's fake tensor mode on the CPU, which also chooses kernels as real tensors do (attention saves what a
+fused kernel saves); or real, with this rank's values. The code that runs is that of training.
 """
 
 import enum
@@ -24,14 +24,14 @@ from pretrain.megatron import pipeline as model
 
 
 class Kind(enum.Enum):
-    """What stands for tensors."""
+    """What is used for tensors."""
 
     meta = "meta"
-    """Shapes alone."""
+    """Only shapes."""
     fake = "fake"
-    """Shapes, on a pretended CPU."""
+    """Only shapes, on a simulated CPU."""
     real = "real"
-    """Numbers, to which the other ranks add nothing."""
+    """Values, to which the other ranks add nothing."""
 
 
 @contextmanager
@@ -61,8 +61,8 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[DistContext]:
 
 
 def _stand_ins(kind: Kind) -> list[tuple[Any, str, Any]]:
-    """What can not run without numbers: (where, name, what stands for it)."""
-    # Every rank of the group says the same.
+    """What cannot run without values: (where, name, replacement)."""
+    # As if every rank of the group had the same object.
     found: list[tuple[Any, str, Any]] = [(dist, "all_gather_object", _everyone_agrees)]
     if kind is Kind.real:
         return found
@@ -70,7 +70,7 @@ def _stand_ins(kind: Kind) -> list[tuple[Any, str, Any]]:
         (model, "initialise", lambda *_: None),
         (CudaRNGStatesTracker, "fork", lambda self, name="": nullcontext()),
         (CudaRNGStatesTracker, "add", lambda self, name, seed: None),
-        # Module.to() would swap fake parameters, which are referred to weakly.
+        # Module.to() would swap fake parameters, which fails because they are weakly referenced.
         (torch.utils, "swap_tensors", _take_data),
     ]
     if kind is Kind.meta:
@@ -91,5 +91,5 @@ def _take_data(parameter: torch.Tensor, other: torch.Tensor) -> None:
 
 
 def _as_on_cuda(answer: Any) -> Any:
-    """The name of a meta tensor's type, as megatron-core's optimizers compare it."""
+    """The type name of a meta tensor, changed to what megatron-core's optimizers compare it with."""
     return answer.replace("cuda.cuda.meta", "cuda") if isinstance(answer, str) else answer

@@ -11,11 +11,11 @@ from pretrain.plan.request import PlanRequest, print_json
 
 
 def show_gan_plan(config: GanConfig, request: PlanRequest, cluster: Cluster) -> None:
-    """Print it.
+    """Print the plan.
 
     Args:
         config: of the run; it fits the cluster (`config.rules`).
-        request: what is asked.
+        request: the command's options.
         cluster: where it is to run.
     """
     path = config.data.train[0].path

@@ -1,4 +1,4 @@
-"""The plan of a GAN under DeepSpeed on a cluster: memory by network, FLOPs, traffic and time."""
+"""The plan of a GAN under DeepSpeed on a cluster: memory by network, FLOPs, communication and time."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
 ASSUMED_CHANNELS = 3
 
 OWN_PASSES = 2
-"""Forward and backward: as often stage 3 gathers a network's weights in a micro-batch of its own update."""
+"""Forward and backward: how often stage 3 gathers a network's weights in a micro-batch of its own update."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class GanTime:
     reduction: float
     """Gradients and weights over the ranks; DeepSpeed hides none of it behind the passes."""
     update: float
-    """Of both optimizers and the average."""
+    """Updates of both optimizers and of the average."""
 
     @property
     def total(self) -> float:
@@ -51,22 +51,22 @@ class GanPlan:
     generator: NetworkMemory
     discriminator: NetworkMemory
     activations: int
-    """The most bytes of an update above what is held: activations and autograd's gradients."""
+    """The most bytes of an update beyond weights and states: activations and autograd's gradients."""
     reducing: int
-    """What the reduction takes beside them, at most."""
+    """The most bytes that the reduction takes in addition."""
     gathered: int
-    """Weights that stage 3 brings together for a pass, and may keep for the next."""
+    """Weights that stage 3 gathers for a pass, and may keep for the next."""
     micro_batches: int
-    """Of an update and rank."""
+    """Micro-batches of an update on one rank."""
     flops_per_step: float
-    """Of one rank: D's updates and G's, penalties included."""
+    """FLOPs of one rank: D's updates and G's, penalties included."""
     traffic: tuple[Communication, ...]
     time: GanTime
     images_per_step: int
-    """Real images that D sees."""
+    """Real images that D sees in a step."""
 
     def total(self, offloaded: bool) -> int:
-        """Bytes on the card."""
+        """Bytes on the GPU; offloaded optimizer states are not on it."""
         networks = (self.generator, self.discriminator)
         held = sum(each.total - (each.optimizer if offloaded and each.stage else 0) for each in networks)
         return held + self.activations + self.reducing + self.gathered
@@ -130,6 +130,8 @@ def _traffic(
 
 
 def _touched(network: Sharding) -> float:
-    """Bytes that an update of the optimizer reads and writes: gradient, moments and master, and the weights
-    where they are apart from it."""
+    """Bytes that an optimizer update reads and writes.
+
+    Gradient, moments and master, and the weights if they are separate from the master.
+    """
     return (WIDE + 6 * WIDE + (network.narrow if network.stage else 0)) * network.owned

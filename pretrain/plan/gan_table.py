@@ -1,4 +1,4 @@
-"""A GAN's plan for people."""
+"""Prints a GAN's plan as tables."""
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,7 @@ MB = 1e6
 
 
 def print_gan_plan(config: GanConfig, plan: GanPlan, cluster: Cluster) -> None:
-    """Tables of memory, traffic and time on standard output."""
+    """Print tables of memory, communication and time on standard output."""
     console = Console(width=None if Console().is_terminal else 110, highlight=False)
     console.print(_facts(config, plan, cluster))
     console.print(_memory(plan))

@@ -1,6 +1,6 @@
-"""What the updates of a GAN cost, by running the trainer's own (`gan.game`) on fake tensors.
+"""What the updates of a GAN cost, measured by running the trainer's own (`gan.step`) on fake tensors.
 
-The networks stand alone, without DeepSpeed: what its stages hold and send is `zero`'s.
+The networks run by themselves, without DeepSpeed: what its stages hold and send is computed in `plan.zero`.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Update:
     work: Work
     """On average over updates with and without penalties."""
     peak: int
-    """The most bytes at a time, above what networks hold: activations, images and autograd's gradients."""
+    """The most bytes at a time, beyond what networks hold: activations, images and autograd's gradients."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ def trace_gan(config: GanConfig, shape: GanShape, size: int) -> GanTrace:
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         kinds = (kinds[config.model.architecture] for kinds in (GENERATORS, DISCRIMINATORS))
         generator, discriminator = (_Engine(kind(shape), dtype) for kind in kinds)
-        played = _Game(config, world, generator, discriminator, shape)
+        updates = _Game(config, world, generator, discriminator, shape)
         every = (config.loss.penalty_every or 1) if is_due(config.loss, 0) else 1
-        update = played.discriminator(0)
+        update = updates.discriminator(0)
         if every > 1:
-            work = update.work + played.discriminator(1).work * (every - 1)
+            work = update.work + updates.discriminator(1).work * (every - 1)
             update = Update(work * (1 / every), update.peak)
-        return GanTrace(generator.facts(), discriminator.facts(), played.generator(), update)
+        return GanTrace(generator.facts(), discriminator.facts(), updates.generator(), update)
 
 
 class _Engine:
-    """Stands for `gan.engine.Engine`: the bare network, whose gradients are autograd's."""
+    """Stands in for `gan.engine.Engine`: the bare network, with autograd's gradients."""
 
     stage = 0
 
@@ -116,7 +116,7 @@ class _Engine:
 
 
 class _Game:
-    """The trainer's game with images that have no pixels."""
+    """The trainer's GAN step, with images that have no pixel values."""
 
     def __init__(
         self,
@@ -128,23 +128,23 @@ class _Game:
     ) -> None:
         self._world, self._shape, self._images = world, shape, config.batch.micro_size or 0
         networks: list[Any] = [_Network(each) for each in (generator, discriminator)]
-        no_data: Any = None  # `images` has what it would be asked for
+        no_data: Any = None  # never asked: `images` is filled below
         self._game = game.GanStep(config, world, no_data, *networks)
 
     def discriminator(self, update: int) -> Update:
-        with CostCounter() as ledger:
+        with CostCounter() as counter:
             self._look(update)
             self._game.discriminator_update(update)
-            return Update(ledger.work, ledger.peak)
+            return Update(counter.work, counter.peak)
 
     def generator(self) -> Update:
-        with CostCounter() as ledger:
+        with CostCounter() as counter:
             self._look(0)
             self._game.generator_update(0, 0)
-            return Update(ledger.work, ledger.peak)
+            return Update(counter.work, counter.peak)
 
     def _look(self, update: int) -> None:
-        """Have the images of an update on the device, as bytes."""
+        """Put the images of an update on the device, as bytes."""
         side, count = self._shape.size, self._images
         pixels = torch.empty(count, self._shape.channels, side, side, dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.long) if self._shape.classes else None
@@ -153,7 +153,7 @@ class _Game:
 
 
 class _Network:
-    """Stands for `gan.network_pieces.Network`."""
+    """Stands in for `gan.network_tensors.NetworkTensors`."""
 
     def __init__(self, engine: _Engine) -> None:
         self.engine = engine
@@ -163,7 +163,7 @@ class _Network:
 
 
 def _draw(_seed: int, _who: str, _update: int, size: int, latent_size: int) -> Draw:
-    """Random numbers, of which a rank takes its part; they are drawn in the host's memory."""
+    """Random numbers of which a rank takes its part; without memory, as the real ones are on the host."""
     return Draw(
         latents=torch.empty(1, latent_size).expand(size, -1),
         mix=torch.empty(1, 1, 1, 1).expand(size, -1, -1, -1),
@@ -173,7 +173,7 @@ def _draw(_seed: int, _who: str, _update: int, size: int, latent_size: int) -> D
 
 
 class _Means:
-    """Stands for `gan.means.Means`, without numbers to judge."""
+    """Stands in for `gan.update_means.UpdateMeans`, with no values to judge."""
 
     def __init__(self, *_: Any) -> None:
         self._count = 0

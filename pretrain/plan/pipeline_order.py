@@ -1,4 +1,5 @@
-"""The order in which a pipeline stage runs its chunks, and so how many micro-batches are in flight.
+"""The pipeline order: the order in which a stage runs its chunks, and so how many micro-batches it has
+outstanding.
 
 One forward, one backward (Narayanan et al. 2021, "Efficient Large-Scale Language Model Training on GPU
 Clusters Using Megatron-LM", section 2.2), as megatron-core's schedules run it, interleaved or not.
@@ -35,7 +36,7 @@ def passes(pipeline: int, stage: int, chunks: int, micro_batches: int) -> Iterat
 
 
 def _chunk(index: int, pipeline: int, chunks: int) -> int:
-    """The chunk of the pass number `index` of one direction: as many micro-batches as stages, in turn."""
+    """The chunk of pass number `index` of one direction: as many micro-batches as stages, in turn."""
     return index // pipeline % chunks
 
 

@@ -1,4 +1,4 @@
-"""What `pretrain plan` is asked for, and its answer for scripts."""
+"""The options of `pretrain plan`, and its answer for scripts."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ class PlanRequest:
 
 
 def print_json(plan: Any, more: Mapping[str, Any], cluster: Cluster) -> None:
-    """A plan, and more about it, on a cluster."""
+    """Print a plan on a cluster, and `more` about it, as JSON."""
     print(json.dumps({"cluster": asdict(cluster), **more, **_tree(plan)}, indent=1))
 
 
 def _tree(plan: Any) -> dict[str, Any]:
-    """A plan as plain values, with the sums that it gives as properties."""
+    """A plan as plain values, including the sums that it has as properties."""
     tree: dict[str, Any] = asdict(plan)
     if hasattr(plan, "stages"):
         for stage, found in zip(tree["stages"], plan.stages, strict=True):

@@ -1,4 +1,4 @@
-"""One micro-batch of a model family, for its shapes alone."""
+"""One micro-batch of a model spec, used only for its shapes."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -11,12 +11,13 @@ from pretrain.megatron.pipeline import PipelineModel
 
 
 def local_micro_batch(model: PipelineModel) -> Any:
-    """As the model's family gives it to this rank, without numbers; in a world of fake tensors."""
-    family = model.family
-    if not family.reads_numbers:
-        return family.localise(family.dummy_batch())
+    """A micro-batch as the model spec gives it to this rank, without values; in a fake world."""
+    spec = model.family
+    if not spec.reads_numbers:
+        return spec.localise(spec.dummy_batch())
+    # This model spec looks at values, so it gets a real batch, which becomes fake afterwards.
     with unset_fake_temporarily():
-        local = family.localise(family.dummy_batch())
+        local = spec.localise(spec.dummy_batch())
     fake = detect_fake_mode()
     assert fake is not None, "called in a fake world"
     return replace(
@@ -30,6 +31,6 @@ def local_micro_batch(model: PipelineModel) -> Any:
 
 
 def bytes_of(local: Any) -> int:
-    """Bytes of a local micro-batch, as if nothing in it were shared."""
+    """Bytes of a local micro-batch, counting shared memory each time."""
     tensors = [getattr(local, field.name) for field in fields(local)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

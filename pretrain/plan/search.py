@@ -1,4 +1,4 @@
-"""Every layout of a config on a cluster, ranked by time; and why the others are out."""
+"""Every layout of a config on a cluster, ranked by time, and why the others are rejected."""
 
 import json
 import math
@@ -26,8 +26,10 @@ SHOWN = 15
 
 @dataclass(frozen=True)
 class CandidateLayout:
-    """What a search varies; sequence parallelism follows tensor parallelism, and optimizer states are sharded
-    wherever there are replicas."""
+    """What a search varies.
+
+    Sequence parallelism follows tensor parallelism, and optimizer states are sharded if there are replicas.
+    """
 
     tensor: int
     pipeline: int
@@ -69,14 +71,14 @@ class RankedLayout:
 
 @dataclass(frozen=True)
 class RejectedLayout:
-    """A layout that is out, and the first reason."""
+    """A layout that is rejected, with the first reason."""
 
     layout: CandidateLayout
     reason: str
     kind: str
-    """Under which it is counted."""
+    """The group that it is counted in."""
     gigabytes: float | None = None
-    """What it needs; None where it is not legal."""
+    """What it needs; None if it is not legal."""
 
 
 class Search:
@@ -91,7 +93,7 @@ class Search:
         self._held: dict[tuple[int, int], tuple[States, ...]] = {}
 
     def layouts(self) -> Iterator[CandidateLayout]:
-        """All that divide heads, layers and nodes; without recomputation first."""
+        """All layouts that divide heads, layers and nodes; those without recomputation first."""
         model, size = self.config.model, self.cluster.size
         tensors = [
             n for n in range(1, self.cluster.per_node + 1) if model.num_attention_heads % n == 0 == size % n
@@ -104,7 +106,7 @@ class Search:
                 yield CandidateLayout(tensor, pipeline, virtual, micro, recompute)
 
     def judge(self, layout: CandidateLayout) -> RankedLayout | RejectedLayout:
-        """What a layout costs, or why it is out."""
+        """What a layout costs, or why it is rejected."""
         config = layout.applied(self.config, self.cluster.size)
         broken = violations(config, self.cluster.size)
         if broken:
@@ -126,7 +128,7 @@ class Search:
         return RejectedLayout(layout, reason, f"too large: {what}", size / 1e9)
 
     def _trace(self, layout: CandidateLayout, config: TextConfig) -> Trace:
-        """Costs of this layout's chunks; those of larger micro-batches follow from one and two samples."""
+        """Costs of this layout's chunks. Those of larger micro-batches follow from one and two samples."""
         deep = config.model.num_layers // (layout.pipeline * (layout.virtual_pipeline or 1)) - 1
         one, two = (
             self._shallow(layout, config, 1, samples).extended(
@@ -137,7 +139,7 @@ class Search:
         return one.extended(two, layout.micro_size - 1)
 
     def _shallow(self, layout: CandidateLayout, config: TextConfig, layers: int, samples: int) -> Trace:
-        """Of three stages in place of any number, so that there is a first, a middle and a last one."""
+        """Trace at most three stages, whatever the layout has: a first, a middle and a last one."""
         stages = 3 if layout.pipeline > 1 else 1
         key = layout.tensor, stages, layout.recompute, layers, samples
         if key not in self._traces:
@@ -153,7 +155,7 @@ class Search:
 def search_command(
     config: TextConfig, vocab_size: int, cluster: Cluster, family: FamilyOf, *, as_json: bool
 ) -> None:
-    """Print the ranking. Raises UserError: no layout is legal and fits."""
+    """Print the ranking. Raises UserError if no layout is legal and fits."""
     search = Search(config, vocab_size, cluster, family)
     found: list[RankedLayout] = []
     out: list[RejectedLayout] = []

@@ -1,4 +1,4 @@
-"""Bytes of weights, gradients and optimizer states that one rank holds, by building them without memory."""
+"""Bytes of weights, gradients and optimizer states of one rank, measured by building them without memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class States:
     """What a rank holds from step to step, in bytes."""
 
     parameters: int
-    """Elements of its parameters, not bytes; what tensor parallel ranks share counts on each."""
+    """Elements of its parameters, not bytes; what tensor parallel ranks share is counted on each."""
     weights: int
-    """In the precision of the forward pass, with the padding of the buffer they lie in."""
+    """In the precision of the forward pass, with the padding of the buffer that they are in."""
     gradients: int
     """float32, with the same padding."""
     optimizer: int
@@ -32,7 +32,7 @@ class States:
 
 
 def held_states(model: PipelineModel, optimizer: Optimizer) -> States:
-    """What a model and its optimizer hold on this rank, real or not."""
+    """What a model and its optimizer keep on this rank, real or fake."""
     parameters = [parameter for chunk in model.chunks for parameter in chunk.parameters()]
     known = storages_of(parameters)
     weights = sum(known.values())
@@ -47,19 +47,19 @@ def held_states(model: PipelineModel, optimizer: Optimizer) -> States:
 
 
 def storages_of(tensors: Sequence[torch.Tensor]) -> dict[int, int]:
-    """Identity of each memory under these tensors -> its bytes."""
+    """Identity of each storage under these tensors -> its bytes."""
     found = [tensor.untyped_storage() for tensor in tensors]
     return {storage._cdata: storage.nbytes() for storage in found}
 
 
 def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int, family: FamilyOf) -> States:
-    """What rank `rank` of `size` holds.
+    """What rank `rank` of `size` keeps from step to step.
 
     Args:
         config: must fit the world (`config.rules`).
         vocab_size: ids of the tokenizer, without padding.
         rank: in megatron-core's order: tensor fastest, then context, data, pipeline.
-        family: makes the model's family.
+        family: makes the model spec.
     """
     with fake_world(rank, size, Kind.meta) as world:
         layout = build_parallel_dims(world, config.parallel)

@@ -1,4 +1,4 @@
-"""A plan for people."""
+"""Prints a plan as tables."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,13 +15,13 @@ from pretrain.plan.text_plan import StageMemory, TextPlan
 GB = 1e9
 DAY = 86_400
 SHOWN_STAGES = 4
-"""Stages in the middle of a long pipeline hold alike; the first ones and the last are shown."""
+"""Stages in the middle of a long pipeline are alike, so only the first ones and the last are shown."""
 
 
 def print_text_plan(
     config: TextConfig, plan: TextPlan, cluster: Cluster, vocabulary: str, tokens: float | None
 ) -> None:
-    """Tables of memory, traffic and time on standard output."""
+    """Print tables of memory, communication and time on standard output."""
     console = Console(width=None if Console().is_terminal else 110, highlight=False)
     console.print(_facts(config, plan, cluster, vocabulary))
     console.print(_memory(plan, cluster))
@@ -138,7 +138,7 @@ def _time(config: TextConfig, plan: TextPlan, cluster: Cluster, tokens: float | 
 
 
 def grid() -> Table:
-    """An empty table of names and what is to be said of them."""
+    """An empty table of names and explanations."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column()

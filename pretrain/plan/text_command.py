@@ -17,13 +17,13 @@ from pretrain.plan.text_plan import plan_text
 def show_text_plan(
     config: CorpusConfig, request: PlanRequest, cluster: Cluster, family: FamilyOf, assumed: int
 ) -> None:
-    """Print it.
+    """Print the plan.
 
     Args:
         config: of the run; it fits the cluster (`config.rules`), except in a search.
-        request: what is asked.
+        request: the command's options.
         cluster: where it is to run.
-        family: makes the model's family.
+        family: makes the model spec.
         assumed: ids of the published tokenizer, for configs whose data is not here yet.
 
     Raises:

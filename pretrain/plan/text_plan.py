@@ -1,4 +1,4 @@
-"""The plan of a transformer on a cluster: memory by stage, FLOPs, traffic and time."""
+"""The plan of a transformer on a cluster: memory by stage, FLOPs, communication and time."""
 
 from dataclasses import dataclass
 
@@ -42,10 +42,10 @@ class TextPlan:
     traffic: tuple[Communication, ...]
     time: StepTime
     bubble: float
-    """Share of a step, were all stages alike."""
+    """Share of a step, if all stages were alike."""
     tokens_per_step: int
     flops_per_token: float
-    """Of the model, forward and backward."""
+    """FLOPs of the model, forward and backward."""
     hardware_flops_per_step: float
     """Counted on all ranks of the cluster, recomputation included."""
     mfu: float
@@ -53,7 +53,7 @@ class TextPlan:
 
     @property
     def fullest(self) -> StageMemory:
-        """The stage whose ranks need most memory."""
+        """The stage whose ranks need the most memory."""
         return max(self.stages, key=lambda stage: stage.total)
 
     @property
@@ -62,9 +62,9 @@ class TextPlan:
 
 
 def held_by_stage(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> tuple[States, ...]:
-    """What the first rank of each pipeline stage holds in a world of `size`.
+    """What the first rank of each pipeline stage keeps in a world of `size`.
 
-    Stages between the first and the last are alike, so one of them is built.
+    Stages between the first and the last are alike, so only one of them is built.
     """
     pipeline = config.parallel.pipeline
     built = {
@@ -86,9 +86,9 @@ def plan_text(
 
     Args:
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model's family.
-        traced: what micro-batches cost, where that is known.
-        held: what stages hold, where that is known.
+        family: makes the model spec.
+        traced: what micro-batches cost, if known.
+        held: what stages keep from step to step, if known.
     """
     traced = traced or trace(config, vocab_size, family, fused_dropout=cluster.name != "cpu")
     pipeline, size = config.parallel.pipeline, cluster.size
@@ -129,7 +129,7 @@ def plan_text(
 
 
 def stage_work(config: TextConfig, traced: Trace, stage: int) -> Work:
-    """What one micro-batch is to a stage, forward and backward."""
+    """The work of one micro-batch on a stage, forward and backward."""
     found = Work()
     for chunk in range(config.parallel.virtual_pipeline or 1):
         cost = traced.chunks[role_of(config, stage, chunk)]

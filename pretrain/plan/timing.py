@@ -1,6 +1,6 @@
 """How long a step takes: a roofline over the operations that were counted, then the pipeline around them.
 
-Every operation takes the longest of its arithmetic, its memory traffic and the time to start it. Collectives
+Every operation takes the longest of its arithmetic, its memory traffic and the time to launch it. Collectives
 of tensor and context parallelism are waited for; the gradients' reduction and the optimizer come once a step.
 """
 
@@ -21,13 +21,13 @@ class StepTime:
     compute: float
     """Passes of the busiest stage."""
     waits: float
-    """For tensor and context parallel collectives, and for messages between stages."""
+    """Waiting for tensor and context parallel collectives, and for messages between stages."""
     bubble: float
-    """For the other stages of the pipeline."""
+    """Waiting for the other stages of the pipeline."""
     reduction: float
     """Gradients and weights over replicas, as far as nothing hides it."""
     update: float
-    """Of the optimizer."""
+    """The optimizer."""
 
     @property
     def total(self) -> float:
@@ -45,7 +45,7 @@ class StepTime:
 
 
 def seconds_of(work: Work, cluster: Cluster, precision: str) -> float:
-    """Of operations on one card, without collectives."""
+    """Seconds of operations on one card, without collectives."""
     gpu, peak = cluster.gpu, cluster.peak(precision)
     busy = (
         work.matmul_flops / (peak * gpu.matmul)
@@ -86,7 +86,7 @@ def step_time(
     # Interleaved schedules send while they compute.
     between = sent.get("pipeline", 0.0) if chunks == 1 else 0.0
     reduction = sent.get("data", 0.0)
-    if p.overlap_grad_reduce:  # behind the last backward pass, two thirds of a micro-batch
+    if p.overlap_grad_reduce:  # hidden by the last backward pass, two thirds of a micro-batch
         reduction = max(reduction - both[slowest] * 2 / 3, 0.1 * reduction)
     # Gradients, moments and master weights are read, moments, master weights and weights written.
     share = states.optimizer / 12 if config.precision == "bf16" else states.optimizer / 8

@@ -1,6 +1,6 @@
-"""What one micro-batch costs in each kind of chunk, by running it on fake tensors.
+"""What one micro-batch costs in each kind of chunk, measured by running it on fake tensors.
 
-All layers of a model are alike, so chunks of one and of two layers are run, and others follow from their
+All layers of a model are alike, so chunks of one and of two layers are run, and others follow from the
 difference: nothing here depends on the model's depth.
 """
 
@@ -29,12 +29,12 @@ T = TypeVar("T", bound=TextConfig)
 
 @dataclass(frozen=True)
 class Role:
-    """What a chunk has beside its layers."""
+    """What a chunk has besides its layers."""
 
     first: bool
-    """The embedding."""
+    """Whether it has the embedding."""
     last: bool
-    """The final norm, the head and the loss."""
+    """Whether it has the final norm, the head and the loss."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class ChunkCost:
     """One micro-batch through a chunk, forward and backward."""
 
     saved: float
-    """Bytes that stay from its forward to its backward pass, the chunk's input and output among them."""
+    """Bytes that stay from its forward to its backward pass, including the chunk's input and output."""
     forward_peak: float
     """The most bytes at a time in the forward pass, above what was there before."""
     backward_peak: float
-    """The same in the backward pass, what was saved included."""
+    """The same in the backward pass, including what was saved."""
     forward: Work
     backward: Work
-    """What is recomputed is in it."""
+    """Including what is recomputed."""
 
     def extended(self, longer: "ChunkCost", times: float) -> "ChunkCost":
-        """This one with `times` what `longer` has more."""
+        """This cost plus `times` the difference to that of the `longer` chunk."""
         return ChunkCost(
             saved=self.saved + (longer.saved - self.saved) * times,
             forward_peak=self.forward_peak + (longer.forward_peak - self.forward_peak) * times,
@@ -68,14 +68,14 @@ class Trace:
 
     chunks: Mapping[Role, ChunkCost]
     input_bytes: int
-    """Of one micro-batch's tokens, labels and masks; all of a step's lie on the device together."""
+    """One micro-batch's tokens, labels and masks; all those of a step are on the device together."""
     buffers: int
     """Bytes that megatron-core keeps for collectives, whatever the number of layers and micro-batches."""
     hidden: int
     """Bytes of the hidden states that one stage sends to the next."""
 
     def extended(self, longer: "Trace", times: float) -> "Trace":
-        """This one with `times` what `longer` has more: of layers, or of samples."""
+        """This trace plus `times` the difference to the `longer` one: of layers, or of samples."""
 
         def further(here: int, there: int) -> int:
             return round(here + (there - here) * times)
@@ -94,9 +94,9 @@ def trace(config: TextConfig, vocab_size: int, family: FamilyOf, *, fused_dropou
     Args:
         config: the run's; `config.rules` hold.
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model's family.
-        fused_dropout: whether attention keeps no dropout mask, as on a GPU; torch's kernel for CPUs has no
-            dropout, and the fallback keeps all scores.
+        family: makes the model spec.
+        fused_dropout: whether attention saves no dropout mask, as on a GPU. torch's fused CPU kernel has no
+            dropout, and the fallback saves all scores.
     """
     one = trace_shallow(config, vocab_size, family, 1, fused_dropout=fused_dropout)
     layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
@@ -111,7 +111,7 @@ def _chunks(config: TextConfig) -> int:
 
 
 def role_of(config: TextConfig, stage: int, chunk: int) -> Role:
-    """What a chunk of a stage has beside its layers."""
+    """What a chunk of a stage has besides its layers."""
     last = stage == config.parallel.pipeline - 1 and chunk == _chunks(config) - 1
     return Role(first=stage == 0 and chunk == 0, last=last)
 
@@ -128,7 +128,7 @@ def shallow(config: T, layers: int, chunks: int | None) -> T:
 
 
 def without_attention_dropout(stack: ExitStack) -> None:
-    """Until the stack ends, attention runs as GPUs run it: in one kernel, which keeps no dropout mask."""
+    """Until the stack ends, attention runs as on GPUs: in one kernel, which saves no dropout mask."""
     plain = F.scaled_dot_product_attention
 
     def fused(*args: Any, **kwargs: Any) -> Tensor:
@@ -169,21 +169,21 @@ def trace_shallow(
 
 
 def _measure(model: PipelineModel, number: int, local: Any, role: Role) -> tuple[ChunkCost, int]:
-    """The chunk's cost, and the bytes that stay behind."""
+    """The chunk's cost, and the bytes that stay allocated."""
     chunk = model.wrapped[number]
-    with chunk.no_sync(), CostCounter() as ledger:
-        # What the stage before sends; the first chunk has the tokens instead.
+    with chunk.no_sync(), CostCounter() as counter:
+        # What the previous stage sends; the first chunk has the tokens instead.
         given = None if role.first else _hidden(model)
         get_attr_wrapped_model(chunk, "set_input_tensor")(given)
         output, loss = forward_step(model.family, torch.ones(()), iter([local]), chunk)
         result = loss(output)[0] if role.last else output
-        saved, forward_peak, forward = ledger.live, ledger.peak, ledger.work
-        ledger.peak = ledger.live
+        saved, forward_peak, forward = counter.live, counter.peak, counter.work
+        counter.peak = counter.live
         torch.autograd.backward(result, None if role.last else torch.empty_like(result))
-        backward, backward_peak = ledger.work - forward, ledger.peak
+        backward, backward_peak = counter.work - forward, counter.peak
         get_attr_wrapped_model(chunk, "set_input_tensor")(None)
         del given, output, loss, result
-        kept = ledger.live
+        kept = counter.live
         cost = ChunkCost(saved - kept, forward_peak - kept, backward_peak - kept, forward, backward)
         return cost, kept
 

@@ -1,7 +1,7 @@
-"""What DeepSpeed's ZeRO leaves on a rank and sends, stage by stage.
+"""What DeepSpeed's ZeRO keeps on a rank and sends, stage by stage.
 
-Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 5, in
-the partitions and buffers that the tested version of DeepSpeed makes for the trainer's settings; a test
+Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", section 5,
+with the partitions and buffers that the tested version of DeepSpeed makes for the trainer's settings. A test
 compares them with real ranks.
 """
 
@@ -13,7 +13,7 @@ from pretrain.plan.gan_trace import NetworkCost
 WIDE = 4
 """Bytes of an fp32 number: masters, moments and reduced gradients, whatever the weights are."""
 ALIGNMENT = 2
-"""Elements to whose multiple DeepSpeed rounds each rank's share at stages 1 and 2."""
+"""DeepSpeed rounds each rank's share at stages 1 and 2 up to a multiple of so many elements."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class NetworkMemory:
     gradients: int
     """Buffers that outlast a step; other gradients come and go with the updates."""
     optimizer: int
-    """Both moments, counters, and fp32 masters where they are apart from the weights; in the host's memory
-    if offloaded."""
+    """Both moments, counters, and masters (fp32) if separate from the weights; on the host if offloaded."""
     average: int
     """G's moving average, fp32, sharded as the masters."""
 
@@ -41,7 +40,7 @@ class NetworkMemory:
 
 @dataclass(frozen=True)
 class Sharding:
-    """How one network lies on the ranks."""
+    """How one network is spread over the ranks."""
 
     network: NetworkCost
     stage: int
@@ -73,8 +72,8 @@ class Sharding:
         return self.owned * self.ranks if self.stage in (1, 2) else self.owned
 
     def memory(self, name: str, *, averaged: bool) -> NetworkMemory:
-        """What rank 0 holds: stage 1 divides optimizer states by the ranks, 2 gradients, 3 weights too."""
-        numbers = 2 if self.stage == 0 else 3  # moments; masters too
+        """What rank 0 keeps. Stage 1 divides optimizer states by the ranks, 2 also gradients, 3 all."""
+        numbers = 2 if self.stage == 0 else 3  # two moments, and masters unless they are the weights
         counters = len(self.network.sizes) if self.stage == 0 else 1
         return NetworkMemory(
             name,
@@ -92,25 +91,28 @@ class Sharding:
         return WIDE * self.kept if self.bf16 and self.stage == 1 else 0
 
     def reducing(self, micro_batches: int) -> int:
-        """Bytes that the reduction of an update takes at most, beside autograd's own gradients: sums over
-        micro-batches, flat copies and buckets; as measured."""
+        """The most bytes that the reduction of an update takes in addition to autograd's gradients.
+
+        Sums over micro-batches, flat copies and buckets; as measured.
+        """
         whole = WIDE * self.count
         if self.stage == 0:
             return whole if self.ranks > 1 or micro_batches > 1 else 0
         return whole * {1: 1 if self.bf16 else 2, 2: 3, 3: 1}[self.stage]
 
     def gathered(self) -> int:
-        """Bytes of weights that a pass brings together for its time."""
+        """Bytes of weights that are gathered for the duration of a pass."""
         return self.narrow * self.count if self.stage == 3 and self.ranks > 1 else 0
 
     def sent(self, micro_batches: int, passes: int, *, spectral: bool = False) -> float:
         """Bytes that a rank sends for one update: rings, so (n - 1) / n of a tensor, twice for an all-reduce.
 
         Args:
-            micro_batches: of the update. Stages 2 and 3 reduce each, as no rank keeps all gradients till
+            micro_batches: of the update. Stages 2 and 3 reduce each one, as no rank keeps all gradients until
                 the last.
             passes: of the network in each micro-batch, for which stage 3 gathers the weights.
-            spectral: whether spectral normalisation brings the masters together, which stage 3 makes it do.
+            spectral: whether spectral normalisation assembles the masters, which is necessary only at stage
+                3.
         """
         reduced = self.kept if self.bf16 and self.stage == 1 else self.count
         rounds = micro_batches if self.stage == 2 else 1

@@ -1,1 +1,1 @@
-"""The project's own proofs, for a user's config: layouts agree (`parity`), resume is exact (`resume`)."""
+"""Proofs on a user's config: that layouts agree (`parity`), and that resume is exact (`resume`)."""

@@ -1,4 +1,4 @@
-"""Compare two runs bit by bit, and two checkpoints by how far their tensors are apart."""
+"""Compares two runs bit by bit, and two checkpoints by how far their tensors are apart."""
 
 import re
 from collections.abc import Sequence
@@ -38,9 +38,9 @@ class RunComparison:
 
 
 def compare_runs(one: Path, other: Path) -> list[RunComparison]:
-    """Curves and newest checkpoints of two runs; equal where every `differing` is 0.
+    """Compare curves and newest checkpoints of two runs; they are equal if every `differing` is 0.
 
-    Raises IntegrityError: one has no journal or no good checkpoint.
+    Raises IntegrityError if one has no journal or no good checkpoint.
     """
     curves = [_compare_curves(one, other, metric) for metric in CURVES]
     pair = newest(one), newest(other)
@@ -53,7 +53,7 @@ def compare_runs(one: Path, other: Path) -> list[RunComparison]:
 
 
 def newest(run: Path) -> Checkpoint:
-    """The newest good checkpoint of a run, open. Raises IntegrityError: there is none."""
+    """Open the newest good checkpoint of a run. Raises IntegrityError if there is none."""
     path, _ = newest_good(run)
     if path is None:
         raise IntegrityError(f"{run}: has no checkpoint")
@@ -61,7 +61,7 @@ def newest(run: Path) -> Checkpoint:
 
 
 def last_step(run: Path) -> int:
-    """The last step in a run's journal; 0 where there is none yet."""
+    """The last step in a run's journal; 0 if there is none yet."""
     try:
         return max((step for step, _ in curve(read(RunFolder(run).metrics), "loss")), default=0)
     except FileNotFoundError:
@@ -94,7 +94,7 @@ def _compare_state(one: Checkpoint, other: Checkpoint) -> RunComparison:
 
 
 def compare_tensors(one: Checkpoint, other: Checkpoint, group: Group) -> RunComparison:
-    """Every logical tensor of a group, bit by bit, in the order of the forward pass."""
+    """Compare every logical tensor of a group, bit by bit, in the order of the forward pass."""
     keys = sorted({*one.keys(group), *other.keys(group)}, key=forward_order)
     differing = []
     for key in keys:
@@ -110,7 +110,7 @@ def compare_tensors(one: Checkpoint, other: Checkpoint, group: Group) -> RunComp
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors are equal in shape, dtype and every bit; NaNs equal themselves."""
+    """Whether two tensors are equal in shape, dtype and every bit; a NaN equals itself."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
@@ -125,7 +125,7 @@ def describe_difference(a: torch.Tensor, b: torch.Tensor) -> str:
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
-    """2-norm of the difference relative to the norm of the larger; 0 where both are 0."""
+    """2-norm of the difference relative to the norm of the larger tensor; 0 if both are 0."""
     a, b = a.double(), b.double()
     scale = float(torch.maximum(a.norm(), b.norm()))
     distance = float((a - b).norm())
@@ -133,7 +133,7 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def forward_order(key: str) -> tuple[int, int, int, str]:
-    """Sorts logical names as data meets them: embeddings, layers from the first to the last, norm, head."""
+    """Sort key of logical names in forward order: embeddings, layers from first to last, norm, head."""
     layer = re.search(r"\.layers\.(\d+)\.", key)
     if layer:
         place = next((n for n, part in enumerate(IN_A_LAYER) if part in key), len(IN_A_LAYER))

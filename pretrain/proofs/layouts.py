@@ -1,4 +1,4 @@
-"""Layouts by name, such as TP2xPP2xVPP2+SP: what to prove a config on, and which of them are legal for it."""
+"""Layouts by name, such as TP2xPP2xVPP2+SP: which ones a config is proven on, and which are legal for it."""
 
 import math
 import re
@@ -13,7 +13,7 @@ SIZES = {"TP": "tensor", "PP": "pipeline", "VPP": "virtual_pipeline", "CP": "con
 OPTIONS = {"SP": "sequence", "DO": "distributed_optimizer", "OVERLAP": "overlap_grad_reduce"}
 SINGLE = ("TP2", "PP2", "CP2", "DP2")
 LARGEST_DEFAULT = 16
-"""A config's own layout of more processes than this is proven only where its name is given."""
+"""A config's own layout of more processes than this is proven only if its name is given."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class ProofLayout:
 
     @property
     def layer_unit(self) -> int:
-        """The number of layers is a multiple of this."""
+        """The number of layers must be a multiple of this."""
         return self.parallel.pipeline * (self.parallel.virtual_pipeline or 1)
 
     @property
     def name(self) -> str:
-        """As `parse_layout` reads it; "one process" where nothing is split."""
+        """The name that `parse_layout` reads; "one process" if nothing is split."""
         sizes = {code: getattr(self.parallel, key, self.data) or 1 for code, key in SIZES.items()}
         options = "".join(f"+{code}" for code, key in OPTIONS.items() if getattr(self.parallel, key))
         return ("x".join(f"{code}{size}" for code, size in sizes.items() if size > 1) + options) or (
@@ -83,7 +83,7 @@ def parse_layout(text: str, base: ParallelConfig | None = None) -> ProofLayout:
 
 
 def own_layout(config: CorpusConfig) -> ProofLayout:
-    """The config's layout with as few replicas as it can have."""
+    """The config's layout with as few replicas as possible."""
     parallel = config.parallel
     shares = parallel.distributed_optimizer or parallel.overlap_grad_reduce
     return ProofLayout(parallel, 2 if shares and parallel.context == 1 else 1)
@@ -96,7 +96,7 @@ def layers_for(layouts: Sequence[ProofLayout]) -> int:
 
 
 def problems(config: CorpusConfig, layout: ProofLayout) -> list[str]:
-    """Why a config cannot be laid out so; none if it can."""
+    """Why a config cannot have this layout; none if it can."""
     laid_out = config.model_copy(update={"parallel": layout.parallel})
     return [f"{found.key}: {found.text}" for found in violations(laid_out, layout.processes)]
 
@@ -104,7 +104,7 @@ def problems(config: CorpusConfig, layout: ProofLayout) -> list[str]:
 def asked_layouts(config: CorpusConfig, text: str) -> list[ProofLayout]:
     """The layouts of a comma-separated list.
 
-    Raises UserError: one is not understood, is given twice, or breaks a rule in this config.
+    Raises UserError if one is not understood, is given twice, or breaks a rule in this config.
     """
     layouts = [parse_layout(name, config.parallel) for name in text.split(",")]
     layers = layers_for(layouts)
@@ -118,7 +118,7 @@ def asked_layouts(config: CorpusConfig, text: str) -> list[ProofLayout]:
 
 
 def default_layouts(config: CorpusConfig) -> tuple[list[ProofLayout], list[str]]:
-    """The config's own layout and every layout that splits one thing in two.
+    """The config's own layout, and every layout that splits one thing in two.
 
     Returns:
         The legal ones, and a line for each that was left out.

@@ -1,7 +1,7 @@
 """`pretrain parity`: every layout trains the same model, shown on a user's config at reduced depth.
 
-The same few steps are trained in one process and in each layout, from the seed alone. Where a curve differs,
-one more step is trained in both and the first tensor that differs is named.
+The same few steps are trained in one process and in each layout, from the seed alone. If a curve differs, one
+more step is trained in both, and the first tensor that differs is named.
 """
 
 import sys
@@ -22,11 +22,11 @@ from pretrain.proofs.rank import Curve, Plan, read_curves
 from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scratch_folder, write_config
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-3}
-"""Largest difference of a loss or a gradient norm; relative where the number itself is above 1."""
+"""Largest difference of a loss or a gradient norm; relative if the number itself is above 1."""
 GRADIENT_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 """Largest difference of a gradient or an update, relative to its norm, that rounding explains."""
 UPDATE_TOLERANCE = 0.2
-"""As above for updates: Adam's first step turns the rounding of tiny gradients into whole steps."""
+"""The same for updates: Adam's first step turns the rounding of tiny gradients into whole steps."""
 ONE = "one process"
 
 
@@ -128,13 +128,13 @@ def _judge(proof: _Proof, curves: dict[str, Curve]) -> None:
 
 
 def largest_difference(one: Sequence[float], other: Sequence[float]) -> float:
-    """Largest difference of two curves, relative where the number is above 1; infinite for a NaN."""
+    """Largest difference of two curves, relative if the number is above 1; infinite for a NaN."""
     found = [abs(a - b) / max(1.0, abs(a)) for a, b in zip(one, other, strict=True)]
     return max(value if value == value else float("inf") for value in found)
 
 
 def _explain(proof: _Proof, different: Sequence[ProofLayout]) -> str:
-    """Train one step with tensors kept, and name the first that differs in each layout."""
+    """Train one step, keeping tensors, and name the first one that differs in each layout."""
     print("looking for the first tensor that differs", flush=True)
     _train(proof, different, "tensors", 1, keep_tensors=True)
     lines = []
@@ -157,11 +157,11 @@ def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], 
 
     Args:
         before: both runs' checkpoints of step 0.
-        after: and of step 1.
+        after: both runs' checkpoints of step 1.
 
     Returns:
-        A sentence: initial weights are compared first, then gradients (Adam's first moments after one
-        step), then updates.
+        A sentence. Initial weights are compared first, then gradients (Adam's first moments after one step),
+        then updates.
     """
     keys = sorted(before[0].keys("weights"), key=forward_order)
     for key in keys:

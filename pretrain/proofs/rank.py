@@ -1,6 +1,6 @@
 """One rank of `pretrain parity`: trains each layout of its world in turn. Run as a module, with a plan file.
 
-Layouts of one world size share their processes, since starting those costs most.
+Layouts of one world size share their processes, because starting those takes the longest.
 """
 
 import json
@@ -33,7 +33,7 @@ class Plan:
     """Name of a layout -> config file."""
     steps: int
     curves: str
-    """File that rank 0 writes in the end."""
+    """File that rank 0 writes at the end."""
     keep_tensors: bool
     """Also save checkpoints before and after every step, in each config's `run.dir`."""
 
@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Curve:
-    """What one layout gave, a number a step."""
+    """Results of one layout, a number a step."""
 
     losses: list[float]
     gradient_norms: list[float]
@@ -88,7 +88,7 @@ def _train(world: DistContext, name: str, config_path: str, plan: Plan) -> Curve
 
 
 def main(path: str) -> None:
-    """Train what the plan says."""
+    """Train what the plan lists."""
     plan = Plan.read(path)
     warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)

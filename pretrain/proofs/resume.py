@@ -1,4 +1,4 @@
-"""`pretrain verify-resume`: a run that is killed and resumed is, bit by bit, the run that was not.
+"""`pretrain verify-resume`: a run that is killed and resumed equals, bit by bit, one that was not.
 
 The config is trained twice by the real command: once without a stop, and once with a `kill -9` of all ranks
 at a random moment after the first checkpoint, and a resume. Every step's loss, gradient norm and learning
@@ -30,9 +30,9 @@ from pretrain.proofs.scratch import columns, load_for_proof, proof_config, scrat
 from pretrain.run.relay import Relay
 
 ATTEMPTS = 6
-"""A run that ends before it could be killed is started anew this often."""
+"""How often a run that ends before it could be killed is started."""
 WINDOWS = 4
-"""Validation windows of each source: enough to see that validating disturbs nothing."""
+"""Validation windows of each source: enough to see that validation disturbs nothing."""
 POLL_SECONDS = 0.01
 
 
@@ -41,7 +41,7 @@ class _Kill:
     step: int
     """The last step in the journal when the ranks were killed."""
     resumes_from: int
-    """The step of the newest good checkpoint then."""
+    """The step of the newest good checkpoint at that time."""
 
 
 def verify_resume_command(
@@ -105,7 +105,7 @@ def _config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:
 
 
 def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> None:
-    """Train to the end. Raises UserError: the command failed; quotes what it said last."""
+    """Train to the end. Raises UserError, quoting its last output, if the command failed."""
     began = time.monotonic()
     run = Path(config.run.dir)
     first = _first_step(run)
@@ -124,12 +124,13 @@ def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> N
 
 
 def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: int) -> _Kill:
-    """Train and end all ranks with SIGKILL at a random moment after the checkpoint of `steps`.
+    """Train, and end all ranks with SIGKILL at a random moment after the checkpoint of `steps`.
 
-    Raises UserError: the run failed, or was over each time before it could be killed.
+    Raises UserError if the run failed, or was over each time before it could be killed.
     """
     run = Path(config.run.dir)
-    for hurry in range(1, ATTEMPTS + 1):  # a run of short steps is over soon after the checkpoint
+    # A run of short steps ends soon after the checkpoint, so each attempt kills earlier.
+    for hurry in range(1, ATTEMPTS + 1):
         shutil.rmtree(run, ignore_errors=True)
         target = random.randint(steps, steps + steps // 2 // hurry)
         saved = run / "checkpoints" / f"step-{steps:08d}"
@@ -158,7 +159,7 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
 
 
 def _start(relay: Relay, scratch: Path, config: CorpusConfig, processes: int) -> tuple[Child, Path]:
-    """Start `pretrain train`; the parent of several ranks takes them along when it is killed."""
+    """Start `pretrain train`. With several ranks, killing their parent kills them too."""
     name = Path(config.run.dir).name
     path, log = write_config(scratch, name, config), scratch / f"{name}.log"
     command = [sys.executable, "-m", "pretrain", "train", "--processes", str(processes), "--", str(path)]
@@ -167,7 +168,7 @@ def _start(relay: Relay, scratch: Path, config: CorpusConfig, processes: int) ->
 
 
 def _follow(process: Child, run: Path, title: str, first: int, last: int, due: Callable[[], bool]) -> None:
-    """Show the steps as they come until the process ends or `due` says so."""
+    """Show the steps as they come, until the process ends or `due` returns True."""
     shown = first
     with Progress(title, total=last - first, unit="step") as progress:
         while process.poll() is None and not due():
@@ -178,7 +179,7 @@ def _follow(process: Child, run: Path, title: str, first: int, last: int, due: C
 
 
 def _first_step(run: Path) -> int:
-    """The step that a run goes on from."""
+    """The step that a run resumes from."""
     found, _ = newest_good(run)
     return (step_of(found.name) or 0) if found is not None else 0
 

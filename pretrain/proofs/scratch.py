@@ -1,4 +1,4 @@
-"""Where a proof works: a temporary folder, and the user's config cut to the steps of the proof."""
+"""The scratch space of a proof: a temporary folder, and the user's config cut to the steps of the proof."""
 
 import os
 import re
@@ -39,9 +39,9 @@ S = TypeVar("S", StageConfig, BatchStageConfig)
 
 @contextmanager
 def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
-    """A new folder beside `run.dir`, or in `out`; removed in the end, kept and named if the proof failed.
+    """A new folder beside `run.dir`, or in `out`; removed at the end, or kept and named if the proof failed.
 
-    Raises UserError: it cannot be made.
+    Raises UserError if it cannot be made.
     """
     parent = Path(out) if out is not None else RunFolder(run_dir).path.parent
     try:
@@ -60,16 +60,18 @@ def scratch_folder(run_dir: str, out: str | None, proof: str) -> Iterator[Path]:
 
 
 def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -> CorpusConfig:
-    """The user's config, with its data at hand. From here on all runs of the proof multiply alike.
+    """The user's config, after checking its data.
 
-    Raises UserError: the config or its data are wrong, or a launcher has started this process as a rank.
+    From here on, all runs of the proof use the same method for products on the CPU.
+
+    Raises UserError if the config or its data are wrong, or a launcher has started this process as a rank.
     """
     launcher = read_rank_info(os.environ).launcher
     if launcher != "alone":
         raise UserError(f"a proof starts its own processes; call it once, not under {launcher}")
     loaded = load_config(path, overrides, processes)
     config = require_kind(loaded.config, CorpusConfig, "this proof")
-    with tempfile.TemporaryDirectory() as anew:  # a proof begins at step 0, whatever is in run.dir
+    with tempfile.TemporaryDirectory() as anew:  # a proof starts at step 0, whatever is in run.dir
         run = config.run.model_copy(update={"dir": str(anew)})
         check_data(replace(loaded, config=config.model_copy(update={"run": run})))
     if not torch.cuda.is_available():
@@ -79,8 +81,11 @@ def load_for_proof(path: str, overrides: Sequence[str], processes: int | None) -
 
 
 def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:
-    """The schedule for a run of `steps`: the decay as in the whole run, the warm-up done half-way, and the
-    stages of growing batches as long as one another, as many of the last ones as there are steps for."""
+    """The schedule for a run of `steps`.
+
+    The decay is as in the whole run, and the warm-up is done half-way. Ramp-up stages are equally long, as
+    many of the last ones as there are steps for.
+    """
     schedule = config.schedule.model_copy(
         update={
             key: _sooner(given, steps)
@@ -100,7 +105,7 @@ def shortened(config: CorpusConfig, steps: int) -> ScheduleConfig:
 
 
 def _sooner(given: Sequence[S], steps: int) -> tuple[S, ...] | None:
-    """Stages that end before a run of `steps`; None for one step, which has none."""
+    """Stages that end within a run of `steps`; None for one step, which has room for none."""
     fitting = given[max(0, len(given) - steps + 1) :]
     ends = [number * steps // (len(fitting) + 1) for number in range(1, len(fitting) + 1)]
     moved = zip(fitting, ends, strict=True)
@@ -108,7 +113,7 @@ def _sooner(given: Sequence[S], steps: int) -> tuple[S, ...] | None:
 
 
 def proof_config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfig:
-    """The config as a run of its own of `steps` steps: other folder, no tracking and no profile."""
+    """The config as a run of its own of `steps` steps: another folder, no tracking and no profile."""
     return config.model_copy(
         update={
             "run": RunConfig(dir=str(run_dir), seed=config.run.seed, steps=steps),
@@ -120,7 +125,7 @@ def proof_config(config: CorpusConfig, run_dir: Path, steps: int) -> CorpusConfi
 
 
 def write_config(folder: Path, name: str, config: CorpusConfig) -> Path:
-    """The config as a file that commands and ranks read."""
+    """Write the config as a file that commands and ranks read."""
     path = folder / (re.sub(r"[^A-Za-z0-9+]+", "-", name) + ".yaml")
     write_atomically(path, config_to_yaml(config))
     return path

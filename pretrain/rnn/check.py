@@ -12,7 +12,7 @@ from pretrain.rnn.model import build_rnn
 def summary(
     config: RnnConfig, processes: int | None, data: TrainingDataset | None
 ) -> Iterator[tuple[str, str]]:
-    """Rows of (what, value); without data the model's size is not known."""
+    """Rows of (what, value). Without data, the model's size is not known."""
     batch, steps = config.batch, config.run.steps
     tokens = batch.global_size * batch.sequence_length
     if data:

@@ -1,13 +1,12 @@
-"""Batches for a model that carries its state: row b of a step goes on where row b of the step before ended.
+"""Batches for a model that carries its state: row b of a step continues row b of the step before.
 
-Training. A batch has `global_size` rows, which the sources share in proportion to their weights. A source
-of n tokens whose share is R rows is cut into R streams of T = (n - 1) // S // R sequences of S tokens,
-behind one another; T steps are an epoch of it. What is left over, fewer than R S + 1 tokens, decides where
-the streams of an epoch begin: as many tokens from the front as a hash of (seed, source, epoch) says. So the
-tokens of any row and step are a function of (seed, step), whatever the number of ranks, and a loader has no
-state.
+Training. A batch has `global_size` rows, which the sources share in proportion to their weights. A source of
+n tokens whose share is R rows is cut into R streams of T = (n - 1) // S // R sequences of S tokens, one after
+the other; T steps are an epoch of it. The rest, fewer than R S + 1 tokens, decides where the streams of an
+epoch begin: as many tokens from the front as a hash of (seed, source, epoch) says. So the tokens of any row
+and step are a function of (seed, step), whatever the number of ranks, and a loader has no state.
 
-Validation. Each source is cut into as many lanes as a batch has rows, or into its sequences where these are
+Validation. Each source is cut into as many lanes as a batch has rows, or into its sequences if these are
 fewer. A lane begins without a state, so the numbers depend on the number of lanes and on nothing else.
 """
 
@@ -35,34 +34,34 @@ from pretrain.seeds import stream_seed
 
 @dataclass(frozen=True)
 class StreamBatch:
-    """Some rows of a step."""
+    """Some rows of a step, and which of them begin a stream."""
 
     batch: Batch
     fresh: Tensor
-    """bool [B]: rows that begin here, without a state."""
+    """bool [B]: rows that begin a stream here, without a state."""
 
 
 @dataclass(frozen=True)
 class Streams:
-    """One source's rows."""
+    """The rows that one source has in each batch."""
 
     source: TokenRange
     number: int
-    """Of the source."""
+    """Index of the source."""
     rows: int
     steps: int
-    """Of an epoch."""
+    """Steps of an epoch."""
     spare: int
     """Tokens that an epoch leaves out."""
 
 
 @dataclass(frozen=True)
 class StreamData:
-    """The training streams of a run. Immutable: what comes next is known from the step alone."""
+    """The training streams of a run. Immutable: what comes next follows from the step alone."""
 
     streams: tuple[Streams, ...]
     places: tuple[tuple[int, int], ...]
-    """Of each row of a batch: source, and which of its streams."""
+    """For each row of a batch: its source, and which of the source's streams it is."""
     config: RnnConfig
     fingerprint: str
     """Equal fingerprints give equal tokens at every step."""
@@ -90,7 +89,7 @@ class StreamData:
 
     @property
     def samples_per_epoch(self) -> int:
-        """Sequences that are read of all sources before one of them begins again, if they were equal."""
+        """Sequences read from all sources before one of them begins again, if they were equally long."""
         return sum(each.rows * each.steps for each in self.streams)
 
     @property
@@ -106,14 +105,14 @@ class StreamData:
         return self.streams[0].source.reader.index.vocab_size
 
     def rows(self, micro_batch: int, rank: int, size: int) -> range:
-        """Rows of every batch that are micro-batch `micro_batch` of rank `rank` of `size`."""
+        """Rows of every batch that make up micro-batch `micro_batch` of rank `rank` of `size`."""
         batch = self.config.batch
         return micro_batch_samples(0, micro_batch, rank, size, batch.global_size, batch.micro_size)
 
     def batch(self, position: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> StreamBatch:
         """Micro-batch `micro_batch` of global batch `position` (both from 0) for rank `rank` of `size`.
 
-        jumped: sequences that were jumped over before it, whole batches of them.
+        jumped: sequences that were jumped over before it, in whole batches.
         """
         position += jumped // self.config.batch.global_size
         length = self.config.batch.sequence_length
@@ -122,6 +121,7 @@ class StreamData:
             number, stream = self.places[row]
             mine = self.streams[number]
             epoch, step = divmod(position, mine.steps)
+            # A new offset in each epoch, so that sequences are cut elsewhere each time.
             offset = stream_seed(self.config.run.seed, "streams", number, epoch) % (mine.spare + 1)
             start = mine.source.start + offset + (stream * mine.steps + step) * length
             sample = position * self.config.batch.global_size + row
@@ -133,7 +133,7 @@ class StreamData:
 def _places(weights: list[float], rows: int) -> tuple[tuple[int, int], ...]:
     """Which source each row reads, in exact proportion.
 
-    Raises UserError with the nearest numbers of rows that can be shared out so.
+    Raises UserError, with the nearest numbers of rows that can be shared out, if `rows` cannot be.
     """
     blend = make_blend(weights)
     if len(weights) > 1 and rows % blend.period:
@@ -167,7 +167,7 @@ class Lanes:
 
     source: TokenRange
     stop: int
-    """Position behind the last label."""
+    """Position after the last label."""
     count: int
     steps: int
     """Sequences in a lane; the last ones may have fewer."""
@@ -179,7 +179,7 @@ class Lanes:
         return self.source.start + 1, self.stop
 
     def row(self, lane: int, step: int) -> BatchRow:
-        """Sequence `step` of a lane; padding behind the last label."""
+        """Sequence `step` of a lane; padding after the last label."""
         start = self.source.start + (lane * self.steps + step) * self.length
         if lane >= self.count or start + 1 >= self.stop:
             return padding_row(reset=False)
@@ -219,9 +219,10 @@ class LaneData(OfShards):
         return sum(lanes.steps * -(-lanes.count // (micro_size * size)) for lanes in self.lanes)
 
     def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[StreamBatch]:
-        """The batches of one rank, as many on every rank: `micro_size` lanes from begin to end, then others.
+        """The batches of one rank, as many on every rank: `micro_size` lanes from beginning to end, then the
+        next.
 
-        Which lanes are together does not depend on the number of ranks, nor does any number.
+        Which lanes are read together does not depend on the number of ranks, and neither does any number.
         """
         for lanes in self.lanes:
             for group in range(-(-lanes.count // (micro_size * size))):

@@ -1,4 +1,4 @@
-"""Text from a recurrent model: each token is read once, and the state is all that is kept of it."""
+"""Text from a recurrent model. Each token is read once, and only the state is kept."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,8 @@ def generate_command(checkpoint: str, prompts: Sequence[str], max_tokens: int, s
     """`pretrain generate`: print each prompt and its continuation; prompt i is drawn with seed + i.
 
     Raises:
-        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, a seed that is too large.
+        UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, or a seed that is too
+            large.
     """
     if not 0 <= sampling.seed <= SEEDS - len(prompts):
         raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - len(prompts)}")

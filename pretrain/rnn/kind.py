@@ -1,4 +1,4 @@
-"""What is asked of a recurrent language model."""
+"""The record of recurrent language models: what each command asks of this kind."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -50,7 +50,7 @@ def _summary(
 
 
 def _rehearse(config: RnnConfig, data: "TrainingDataset", size: int) -> None:
-    """With one source: so few rows need not be what the weights of several want."""
+    """Fake run with one source only: the few rows of this run need not suit the weights of several."""
     from pretrain.plan.fake_run import take_step
 
     alone = config.data.model_copy(update={"train": config.data.train[:1]})

@@ -28,7 +28,7 @@ class Recurrence(nn.Module):
     """One layer that reads a sequence from left to right.
 
     torch's own modules hold several layers with dropout between them, which a GPU draws from a stream that a
-    checkpoint cannot hold, and under autocast a GRU would stay in fp32 on a CPU.
+    checkpoint cannot hold; and under autocast a GRU would stay in fp32 on a CPU.
     """
 
     def __init__(self, cell: str, hidden_size: int) -> None:
@@ -45,7 +45,7 @@ class Recurrence(nn.Module):
         return self.input_weight.shape[1] * (2 if self.cell == "lstm" else 1)
 
     def forward(self, inputs_BSH: Tensor, state_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs [B, S, H] and the state after the last token, in the type of the inputs."""
+        """Outputs [B, S, H] and the state after the last token, in the dtype of the inputs."""
         dtype = inputs_BSH.dtype
         weights = [weight.to(dtype) for weight in self.parameters()]
         parts = [part.contiguous() for part in state_BC.to(dtype)[None].tensor_split(self._states, -1)]
@@ -61,7 +61,7 @@ class Recurrence(nn.Module):
 
 
 class Rnn(nn.Module):
-    """The whole model; its weights are fp32, and are cast to the precision of the arithmetic."""
+    """The whole model. Its weights are fp32 and are cast to the precision of the arithmetic."""
 
     def __init__(self, config: RnnModelConfig, vocab_size: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Rnn(nn.Module):
 
         Args:
             tokens_BS: int64.
-            state_BLC: after the tokens before these; zeros at the start of a stream.
+            state_BLC: after the tokens before these; zeros at the beginning of a stream.
 
         Returns:
             Logits of the token after each, float32 [B, S, V], and the state after the last, float32.
@@ -106,8 +106,8 @@ class Rnn(nn.Module):
 def build_rnn(config: RnnModelConfig, vocab_size: int, seed: int, dtype: torch.dtype = torch.float32) -> Rnn:
     """A new model, each weight a function of the seed and its name.
 
-    Embedding and head are normal with standard deviation 1 / sqrt(hidden), input weights uniform as Glorot &
-    Bengio (2010) have them, recurrent weights orthogonal gate by gate (Saxe et al. 2014), biases 0, but 1 for
+    Embedding and head are normal with standard deviation 1 / sqrt(hidden), input weights uniform as in Glorot
+    & Bengio (2010), recurrent weights orthogonal gate by gate (Saxe et al. 2014), and biases 0, except 1 for
     the gate by which an LSTM keeps its memory (Jozefowicz et al. 2015).
     """
     model = Rnn(config, vocab_size, dtype)

@@ -1,4 +1,4 @@
-"""A recurrent model out of a checkpoint."""
+"""Loads a recurrent model from a checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,9 @@ def dtype_of(config: RnnConfig) -> torch.dtype:
 
 
 def load_rnn(path: Path, device: torch.device) -> SavedRnn:
-    """Open a verified step folder.
+    """Load a verified step folder.
 
-    Raises UserError, IntegrityError: the run trained something else, or the folder is damaged.
+    Raises UserError or IntegrityError if the run trained something else or the folder is damaged.
     """
     checkpoint = open_checkpoint(path)
     loaded = read_config(str(path / RESOLVED_CONFIG)).config

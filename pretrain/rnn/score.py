@@ -25,7 +25,7 @@ class NextTokens:
 
     @property
     def loss(self) -> float:
-        """Nats per token."""
+        """Mean loss in nats per token."""
         return self.nll / self.tokens
 
 
@@ -34,7 +34,7 @@ def losses(model: Rnn, batch: StreamBatch, state_BLC: Tensor) -> tuple[Tensor, T
 
     Args:
         batch: on the CPU.
-        state_BLC: after the batch before; rows that are fresh start without one.
+        state_BLC: after the batch before; fresh rows ignore it.
 
     Returns:
         Negative log-likelihood of each label, [B, S] float32, 0 where it does not count, and the state after

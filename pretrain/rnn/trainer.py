@@ -1,7 +1,7 @@
-"""A recurrent language model's run: truncated back-propagation through time with carried state.
+"""The trainer of recurrent language models: truncated back-propagation through time with carried state.
 
-Each rank carries the state of its rows of the batch from step to step. It is saved with the weights, as parts
-of one tensor over all rows, so that any number of ranks goes on where the run was.
+Each rank carries the state of its rows of the batch from step to step. It is saved with the weights, as
+shards of one tensor over all rows, so that any number of ranks can resume the run.
 """
 
 import math
@@ -43,7 +43,7 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         self.carried = [no_state.clone() for _ in range(self.micro_batches)]
         """[B, L, C] for each micro-batch: the state after the step before."""
         self._after: dict[int, Tensor] = {}
-        """The same after the step that is computed."""
+        """The same after the current step."""
 
     @property
     def fingerprint(self) -> str:
@@ -58,11 +58,11 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         return self.config.batch.global_size * self.config.batch.sequence_length
 
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> StreamBatch:
-        """This rank's rows of a step that are this micro-batch."""
+        """This rank's rows of a step that make up this micro-batch."""
         return self.data.batch(step, micro_batch, self.world.rank, self.world.size, jumped)
 
     def reseed(self, step: int) -> None:
-        """For dropout, which is a function of (seed, step, rank)."""
+        """Seed dropout as a function of (seed, step, rank)."""
         if self.config.model.dropout:
             seed = stream_seed(self.config.run.seed, "dropout", step, self.world.rank)
             torch.default_generator.manual_seed(seed)
@@ -72,7 +72,7 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
     def step(self, step: int) -> StepResult:
         """As `DataParallelTrainer.step`.
 
-        After a step whose numbers are not finite no state is carried on: it would spoil those to come.
+        After a step whose numbers are not finite, no state is carried on: it would spoil later steps.
         """
         result = super().step(step)
         finite = math.isfinite(result.loss) and math.isfinite(result.metrics["grad_norm"])
@@ -81,17 +81,17 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         return result
 
     def inputs(self, micro_batch: int) -> Sequence[tuple[str, Tensor]]:
-        """The state that its rows carry."""
+        """The state that the micro-batch's rows carry."""
         return [("carried state", self.carried[micro_batch])]
 
     def losses(self, batch: StreamBatch, micro_batch: int) -> Tensor:
-        """Of the next tokens; gradients do not go back into the carried state."""
+        """Losses of the next tokens. Gradients do not flow back into the carried state."""
         found, after = losses(self.model, batch, self.carried[micro_batch])
         self._after[micro_batch] = after.detach()
         return found.sum()
 
     def validate(self, step: int) -> dict[str, float] | None:
-        """Loss on the validation data after `step` steps; None where the config has none."""
+        """Loss on the validation data after `step` steps; None if the config has none."""
         if self.validation is None:
             return None
         micro_size = self.config.batch.micro_size
@@ -106,7 +106,7 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         return done
 
     def pieces(self) -> Iterator[ShardedTensor]:
-        """Weights and optimizer, which all ranks share, and the state of this rank's rows."""
+        """Weights and optimizer state, which all ranks share, and the state of this rank's rows."""
         yield from super().pieces()
         shape = (self.config.batch.global_size, *self.model.state_shape)
         for micro_batch, state in enumerate(self.carried):

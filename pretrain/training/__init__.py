@@ -1,2 +1,2 @@
-"""The training loop of every kind: session, trainer protocol, step synchronisation, schedule, data-parallel
-trainer. What only transformers need is in `megatron`."""
+"""The training loop of every kind: session, trainer protocol, step sync, schedule, data-parallel trainer.
+What only transformers need is in `megatron`."""

@@ -1,4 +1,4 @@
-"""AdamW over a model that every rank holds whole: gradients are summed over ranks in one message."""
+"""AdamW over a model that every rank holds whole; all gradients are summed over ranks in one message."""
 
 from collections.abc import Iterator
 
@@ -14,10 +14,10 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DataParallelAdamW:
-    """The optimizer, stepped in two halves so that a verdict can stand between them."""
+    """The optimizer. Reduction and update are separate calls, so that a verdict can stand between them."""
 
     def __init__(self, settings: OptimizerConfig, model: Module, world: DistContext) -> None:
-        """Make its state, so that a checkpoint can be loaded before the first step."""
+        """Create all optimizer state now, so that a checkpoint can be loaded before the first step."""
         self.world = world
         self._updates = 0
         self._clip = settings.clip_grad
@@ -25,6 +25,7 @@ class DataParallelAdamW:
         parameters = list(self._named.values())
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+            # Biases and norms are not decayed.
             {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
         ]
         betas = (settings.beta1, settings.beta2)
@@ -35,11 +36,12 @@ class DataParallelAdamW:
             self._adam.state[parameter]["step"] = torch.zeros((), dtype=torch.float32)
 
     def forget_gradients(self) -> None:
-        """Before the first micro-batch of a step."""
+        """Zero the gradients before the first micro-batch of a step."""
+        # `reduce` needs a gradient for every parameter on every rank, so they are zeroed, not removed.
         self._adam.zero_grad(set_to_none=False)
 
     def reduce(self) -> float:
-        """Sum the gradients over all ranks; returns the norm of the sum."""
+        """Sum the gradients over all ranks and return the 2-norm of the sum."""
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
         flat = torch.cat([gradient.view(-1) for gradient in gradients])
         dist.all_reduce(flat)
@@ -48,10 +50,11 @@ class DataParallelAdamW:
         return float(flat.double().norm())
 
     def update(self, learning_rate: float, norm: float) -> None:
-        """Clip the summed gradients, of this norm, and take a step."""
+        """Clip the summed gradients, whose norm is `norm`, and take a step."""
         if self._clip and norm > self._clip:
             for parameter in self._named.values():
                 assert parameter.grad is not None
+                # The same epsilon as torch's clip_grad_norm_.
                 parameter.grad.mul_(self._clip / (norm + 1e-6))
         for group in self._adam.param_groups:
             group["lr"] = learning_rate
@@ -60,7 +63,7 @@ class DataParallelAdamW:
 
     @property
     def updates(self) -> int:
-        """Updates done, Adam's own step count."""
+        """Updates done: Adam's own step count."""
         return self._updates
 
     @updates.setter
@@ -70,7 +73,7 @@ class DataParallelAdamW:
             state["step"].fill_(updates)
 
     def pieces(self) -> Iterator[ShardedTensor]:
-        """Weights and both moments; every rank holds all, and rank 0 writes them."""
+        """Weights and both moments. Every rank holds all of them; rank 0 writes them."""
         owner = self.world.is_first
         for name, parameter in self._named.items():
             yield ShardedTensor.whole(name, parameter.detach(), owner=owner)

@@ -1,7 +1,7 @@
-"""Cross entropy in the memory of the logits, where one rank has the whole vocabulary.
+"""Cross entropy computed in the memory of the logits, for a rank that has the whole vocabulary.
 
-torch's own makes three more tensors of the logits' size: log-probabilities, the gradient of the negative
-log-likelihood (zeros but for one number a row), and the gradient of the logits.
+torch's own makes three more tensors of the logits' size: the log-probabilities, the gradient of the negative
+log-likelihood (zeros except for one number a row), and the gradient of the logits.
 """
 
 from typing import Any
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """The logits become log-probabilities, and these the gradient of the logits."""
+    """The logits become log-probabilities, and in the backward pass their own gradient."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, labels_N1: Tensor) -> Tensor:
-        torch._log_softmax(logits_NV, -1, False, out=logits_NV)  # the public one takes no `out`
+        torch._log_softmax(logits_NV, -1, False, out=logits_NV)  # the public function takes no `out`
         ctx.save_for_backward(logits_NV, labels_N1)
         return -logits_NV.gather(1, labels_N1).squeeze(1)
 
@@ -23,6 +23,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         gradient_N1 = gradients[0][:, None]
         logits_NV, labels_N1 = ctx.saved_tensors
+        # The gradient of -log softmax is softmax minus one-hot, times the incoming gradient.
         logits_NV.exp_().mul_(gradient_N1).scatter_add_(1, labels_N1, -gradient_N1)
         return logits_NV, None
 

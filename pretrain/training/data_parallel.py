@@ -1,4 +1,4 @@
-"""A trainer whose every rank holds the whole model; ranks share the samples of a step."""
+"""A trainer in which every rank holds the whole model and the ranks share the samples of a step."""
 
 import logging
 from abc import abstractmethod
@@ -49,21 +49,21 @@ class DataParallelTrainer(DescentTrainer[C, B]):
     @property
     @abstractmethod
     def units(self) -> int:
-        """Images or tokens of a step, which are as many labels."""
+        """Images or tokens of a step; there are as many labels."""
 
     @abstractmethod
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> B:
-        """This rank's micro-batch of step `step`, both from 0, after a jump over so many samples."""
+        """This rank's micro-batch of step `step`, both counted from 0, after a jump over `jumped` samples."""
 
     @abstractmethod
     def losses(self, batch: B, micro_batch: int) -> Tensor:
         """The sum of the losses of a micro-batch, in nats."""
 
     def reseed(self, step: int) -> None:
-        """Set every random stream as a function of (seed, step, rank); nothing where none is drawn from."""
+        """Set every random stream as a function of (seed, step, rank). A model may draw none."""
 
     def inputs(self, micro_batch: int) -> Sequence[tuple[str, Tensor]]:
-        """What the model begins a micro-batch with beside its data, by name."""
+        """What the model is given for a micro-batch beside its data, by name."""
         return ()
 
     def samples(self, step: int) -> range:
@@ -109,13 +109,19 @@ class DataParallelTrainer(DescentTrainer[C, B]):
         return Gradient(loss, norm, norm, where=where)
 
     def _backward(self, batches: Sequence[B]) -> tuple[float, float, Sequence[Tensor]]:
-        """Mean loss of a global batch, the norm of its gradient, left in the parameters, and the sum of the
-        losses of each of this rank's micro-batches."""
+        """Compute the gradient of a global batch and leave it in the parameters.
+
+        Returns:
+            The mean loss of the global batch, the norm of its gradient, and the sum of the losses of each of
+            this rank's micro-batches.
+        """
         self.optimizer.forget_gradients()
         total = torch.zeros((), dtype=torch.float64, device=self.world.device)
         local = []
         for index, batch in enumerate(batches):
             losses = self.losses(batch, index)
+            # Divided by the labels of the global batch, so that gradients only have to be summed: neither the
+            # number of ranks nor the micro-batch size changes the result.
             (losses / self.units).backward()  # type: ignore[no-untyped-call]
             local.append(losses.detach().double())
             total += local[-1]
@@ -130,7 +136,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
     def _failed(
         self, step: int, samples: Sequence[range], batches: Sequence[B], local: Sequence[Tensor]
     ) -> ReplicaStep:
-        """The step just computed, for a second look."""
+        """The step just computed, so that it can be replayed in search of the first non-finite number."""
         micro_batches = [
             MicroBatch(
                 samples=numbers,
@@ -144,7 +150,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
 
     @abstractmethod
     def validate(self, step: int) -> dict[str, float] | None:
-        """The journal's line of a validation after `step` steps; None where the config has none."""
+        """The journal line of a validation after `step` steps; None if the config has no validation data."""
 
     def files(self) -> dict[str, Path]:
         return {}

@@ -1,10 +1,8 @@
-"""What the steps of all trainers have in common that minimise one loss: batches in, gradients, a verdict, an
-update out.
+"""What all trainers that minimise one loss have in common: batches in, gradients, a verdict, an update out.
 
-Everything that decides the next step is the weights, the optimizer's state, the step number and the memory
-of earlier verdicts: samples, learning rate and random streams are functions of these, so a resumed run is the
-uninterrupted one.
-`train.py` makes a whole run of it.
+The next step depends on the weights, the optimizer's state, the step number and the memory of earlier
+verdicts, and on nothing else: samples, learning rate and random streams are functions of these. So a resumed
+run is identical to an uninterrupted one. `pretrain.commands.train` drives the whole run.
 """
 
 import logging
@@ -44,30 +42,30 @@ class AnyOptimizer(Protocol):
         """Clip gradients of this norm and take a step."""
 
     def pieces(self) -> Iterator[ShardedTensor]:
-        """Weights and optimizer states, this rank's parts."""
+        """This rank's shards of the weights and of the optimizer state."""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What the batches of a step gave; the gradient itself is in the parameters."""
+    """What the batches of a step gave. The gradient itself is in the parameters."""
 
     loss: float
-    """Of the global batch."""
+    """Mean over the global batch."""
     norm: float
-    """Of the gradient."""
+    """2-norm of the gradient."""
     judged: float
-    """The same on every rank; not finite if any rank's norm is not."""
+    """What the verdict looks at: the same number on every rank, not finite if any rank's norm is not."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What else the journal says of the step."""
+    """Further numbers for the journal line of the step."""
     where: Callable[[], str] = lambda: ""
-    """Where numbers first went wrong."""
+    """Says where a number first became non-finite; called only when one did."""
 
 
 class DescentTrainer(ABC, Generic[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
     UNIT: str
-    """What a run counts: images or tokens."""
+    """What a run counts: "images" or "tokens"."""
     optimizer: AnyOptimizer
 
     def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
@@ -80,7 +78,7 @@ class DescentTrainer(ABC, Generic[C, B]):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Of the training data."""
+        """Fingerprint of the training data."""
 
     @property
     @abstractmethod
@@ -100,15 +98,15 @@ class DescentTrainer(ABC, Generic[C, B]):
 
     @abstractmethod
     def samples(self, step: int) -> range:
-        """Places of the samples of a step in the order that it draws from."""
+        """Positions of the samples of a step in the order that it draws from."""
 
     @abstractmethod
     def samples_before(self, step: int) -> int:
-        """Samples of all orders, trained on or jumped over, before those of a step."""
+        """Samples of all orders, trained on or jumped over, before those of `step`."""
 
     @abstractmethod
     def samples_between(self, first: int, stop: int) -> Mapping[int, range]:
-        """Places of the samples of steps [first, stop) in each order, in a run without jumps."""
+        """Positions of the samples of steps [first, stop) in each order, in a run without jumps."""
 
     @abstractmethod
     def units_until(self, steps: int) -> int:
@@ -117,11 +115,13 @@ class DescentTrainer(ABC, Generic[C, B]):
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.
 
-        Raises HealthError: the loss or a gradient is not finite, and the config says to stop. Weights are as
-        before the step then.
+        Raises HealthError if the loss or a gradient is not finite and the config says to stop. The weights
+        are then as they were before the step.
         """
         batches = self.gate.fetch(lambda: self.batches(step))
         found = self.backward(step, batches)
+        # The verdict comes before the update, from numbers that are the same on every rank, so that all ranks
+        # update or none does.
         verdict = judge(self.config, self.memory, found.loss, found.judged)
         rate = learning_rate(self.config, step)
         if verdict.update:
@@ -144,7 +144,7 @@ class DescentTrainer(ABC, Generic[C, B]):
         return {f"{self.UNIT}_per_second": result.units / seconds}
 
     def check_replicas(self, step: int) -> None:
-        """Compare what ranks share after `step` steps; raises HealthError naming what differs."""
+        """Compare what ranks share after `step` steps. Raises HealthError naming what differs."""
         self._replica_check(step, self.pieces())
 
     @property
@@ -156,7 +156,7 @@ class DescentTrainer(ABC, Generic[C, B]):
 
         Args:
             checkpoint: the last good one of this run.
-            spike: step, counted from 0, whose loss was a spike; its samples are the last to be jumped over.
+            spike: step, counted from 0, whose loss was a spike; its samples are the last ones jumped over.
 
         Returns:
             Steps done at the checkpoint.
@@ -180,7 +180,7 @@ class DescentTrainer(ABC, Generic[C, B]):
         return self.optimizer.pieces()
 
     def facts(self) -> dict[str, str]:
-        """What the run's status and MLflow's tags say beside the config."""
+        """What the run's status and the MLflow tags record in addition to the config."""
         return {
             "layout": self.layout_name,
             "device": self.world.device.type,
@@ -189,7 +189,7 @@ class DescentTrainer(ABC, Generic[C, B]):
         }
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors; images or tokens are those that were trained on."""
+        """What a checkpoint records besides its tensors. Images or tokens are those that were trained on."""
         return {
             "step": step,
             "samples": self.samples_before(step),
@@ -201,9 +201,9 @@ class DescentTrainer(ABC, Generic[C, B]):
         }
 
     def load(self, checkpoint: Checkpoint) -> int:
-        """Take over weights, optimizer state and step from a checkpoint of any layout.
+        """Restore weights, optimizer state and step from a checkpoint of any layout.
 
-        Raises UserError: it is of another model or other data.
+        Raises UserError if the checkpoint is of another model or other data.
         """
         checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
         load_all(checkpoint, self.pieces(), self.world)
@@ -216,8 +216,9 @@ class DescentTrainer(ABC, Generic[C, B]):
 
 
 def load_all(checkpoint: Checkpoint, pieces: Iterator[ShardedTensor], world: DistContext) -> None:
-    """Load these pieces. Raises UserError for tensors of the checkpoint that no rank asks for."""
+    """Load these sharded tensors. Raises UserError if the checkpoint has tensors that no rank asks for."""
     here = list(pieces)
-    everyone = gather_texts(world, "\n".join(sorted({piece.key for piece in here})))
+    # A rank knows only its own tensors, so what nobody asks for is known only after all keys are gathered.
+    everyone = gather_texts(world, "\n".join(sorted({tensor.key for tensor in here})))
     checkpoint.require_all_read(key for keys in everyone for key in keys.split("\n"))
     checkpoint.load(here)

@@ -1,4 +1,4 @@
-"""A failed step of a model that every rank holds whole, to be computed again."""
+"""A failed step of a model that every rank holds whole, kept so that it can be computed again."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -15,40 +15,37 @@ from pretrain.training.adamw import DataParallelAdamW
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One micro-batch of this rank, to be computed again."""
+    """One micro-batch of this rank, which can be computed again."""
 
     samples: Sequence[int]
     loss: Tensor
     """Its loss in the step."""
     inputs: Sequence[tuple[str, Tensor]]
-    """What else it begins with, by name."""
+    """What the model is given beside the data, by name."""
     again: Callable[[], Tensor]
-    """Its loss, computed once more."""
+    """Computes its loss once more."""
 
 
 @dataclass(frozen=True)
 class ReplicaStep:
-    """As `FailedStep`."""
+    """The `FailedStep` of a data-parallel model."""
 
     world: DistContext
     model: Module
     optimizer: DataParallelAdamW
-    """With the summed gradients of the step."""
+    """Holds the summed gradients of the step."""
     micro_batches: Sequence[MicroBatch]
     reseed: Callable[[], None]
     """Sets the random streams as at the start of the step."""
 
     @property
     def samples(self) -> Sequence[Sequence[int]]:
-        """As `FailedStep.samples`."""
         return [micro_batch.samples for micro_batch in self.micro_batches]
 
     def watched(self) -> Sequence[Watched]:
-        """As `FailedStep.watched`."""
         return [watch(self.model)]
 
     def look(self) -> Evidence:
-        """As `FailedStep.look`."""
         losses = [each.samples for each in self.micro_batches if not is_finite(each.loss)]
         return look(self.world.rank, self._weights(), losses)
 
@@ -56,7 +53,6 @@ class ReplicaStep:
         return (Weight(name, each, each.grad) for name, each in self.model.named_parameters())
 
     def replay(self, probe: Probe) -> None:
-        """As `FailedStep.replay`."""
         self.reseed()
         self.optimizer.forget_gradients()
         for index, micro_batch in enumerate(self.micro_batches):
@@ -68,5 +64,5 @@ class ReplicaStep:
             loss.backward()  # type: ignore[no-untyped-call]
 
     def repeats(self) -> bool:
-        """As `FailedStep.repeats`; every loss was finite in the replay, whose gradients are summed now."""
+        """Every loss was finite in the replay; what is left to check is the sum of the gradients."""
         return not math.isfinite(self.optimizer.reduce())

@@ -9,12 +9,12 @@ from dataclasses import astuple, dataclass
 from typing import Self
 
 MARGIN = 1.05
-"""Accuracies below this many times the baseline are at it."""
+"""An accuracy below this multiple of the baseline counts as being at the baseline."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """How many of some predictions were right, and how many one constant answer would have got right."""
+    """How many of some predictions were right, and how many a constant answer would have got right."""
 
     metric: str
     count: float
@@ -25,15 +25,16 @@ class Baseline:
 
     @property
     def at_baseline(self) -> bool:
-        """Whether what lies above the baseline may be chance: three standard deviations."""
+        """Whether the lead over the baseline may be chance: at most three standard deviations."""
         share = self.by_baseline / self.count
+        # Standard deviation of a binomial count, three times.
         chance = 3 * math.sqrt(self.count * share * (1 - share))
         return self.right <= MARGIN * self.by_baseline + chance
 
 
 @dataclass(frozen=True)
 class MetricSums(ABC):
-    """A subclass's fields are numbers to be summed, in the order of the vectors that its family reports."""
+    """Sums of a step. A subclass's fields are in the order of its model spec's report vectors."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -41,14 +42,14 @@ class MetricSums(ABC):
     @property
     @abstractmethod
     def loss(self) -> float:
-        """What is minimised, in nats."""
+        """The loss that is minimised, in nats."""
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What else the journal tells of a step, by name."""
+        """Further metrics of a step for the journal, by name."""
         return {}
 
     @property
     def guesses(self) -> tuple[Baseline, ...]:
-        """What can be compared with guessing; only what there are predictions of."""
+        """Predictions that can be compared with a baseline; empty where nothing was predicted."""
         return ()

@@ -1,18 +1,18 @@
-"""A run that does no better than guessing without looking, and what that is most often due to.
+"""Detects a run that does no better than guessing without looking, and says what the usual cause is.
 
-Accuracies are compared over a window of steps, since a single batch is too small for a verdict. It is a hint
-in the log and changes nothing, so that what is summed here needs no place in checkpoints.
+Accuracies are compared over a window of steps, because a single batch is too small for a verdict. The result
+is a hint in the log and changes nothing, so the sums need no place in checkpoints.
 """
 
 from pretrain.config.sections import TextConfig
 from pretrain.training.metric_sums import MetricSums
 
 SHORTEST, LONGEST = 100, 1000
-"""Steps of a window, a tenth of the run in between."""
+"""Steps of the shortest and of the longest window; between them it is a tenth of the run."""
 
 
 class Plateau:
-    """Sums the totals of steps, and judges them at the end of each window."""
+    """Adds up the metric sums of steps and judges them at the end of each window."""
 
     def __init__(self, config: TextConfig) -> None:
         self._window = min(LONGEST, max(SHORTEST, config.run.steps // 10))
@@ -21,11 +21,12 @@ class Plateau:
         self._sum: MetricSums | None = None
 
     def after(self, step: int, totals: MetricSums) -> list[str]:
-        """Take in step `step`, counted from 0.
+        """Add the sums of step `step`, counted from 0.
 
         Returns:
             A warning for each prediction that was at its baseline in the window that ends here.
         """
+        # During warm-up every model is at its baseline.
         if step < self._warmup:
             return []
         if self._sum is None or step < self._first:  # a new window, or a rollback

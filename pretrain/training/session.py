@@ -1,12 +1,12 @@
-"""What a run is: its folder and lock, its journal and status, its signals, when to save, validate and stop.
+"""A run in progress: its folder and lock, journal and status, signals, and when to save, validate and stop.
 
 Every trainer lives in one:
 
-    with Run.open(config, text, resolved, rank, together) as run:
-        ...                                       # load the newest checkpoint, or start at step 0
+    with Session.open(config, text, resolved, rank, together) as run:
+        ...                                       # load the newest checkpoint, or begin at step 0
         run.begin(step, facts, run_id)
         for step in range(step + 1, config.run.steps + 1):
-            signal = agree(run.pending())         # the same on every rank
+            signal = all_reduce_max(run.pending())  # the same on every rank
             if signal:
                 ...                               # save a checkpoint
                 raise run.stopped(step - 1, signal)
@@ -18,9 +18,9 @@ Every trainer lives in one:
                 run.sync()
                 ...                               # save a checkpoint with run.id in it
 
-Rank 0 does all input and output; the other ranks only write their logs and heartbeats. `together` lets
-rank 0 act and hands its answer, or its refusal, to all (`broadcast_from_rank0`). A watchdog
-(`health.watchdog`) goes on from `open` to the end.
+Rank 0 does all input and output; the other ranks only write their logs and heartbeats. `together` lets rank 0
+act and gives every rank its answer or raises its error (`collectives.broadcast_from_rank0`). A watchdog
+(`health.watchdog`) runs from `open` to the end.
 """
 
 import logging
@@ -60,13 +60,13 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """A run in progress; a context manager that knows in the end how it ended.
+    """A run in progress; a context manager that records how the run ended.
 
     Attributes:
-        folder: the names in the run folder.
-        id: id of the logical run, the same on every rank and in every job that goes on with it; "" before
+        folder: paths in the run folder.
+        id: id of the logical run, the same on every rank and in every job that continues it; "" before
             `begin`.
-        pulse: what this rank does; whoever marks it is watched.
+        pulse: the phase that this rank is in; the watchdog watches whoever marks it.
     """
 
     def __init__(self, config: Config, rank: int, together: Together) -> None:
@@ -101,13 +101,13 @@ class Session:
         size: int = 1,
         signals: Signals | None = None,
     ) -> "Session":
-        """Lock the run folder (rank 0), start the logs, catch signals and start the watch.
+        """Lock the run folder (rank 0), start the logs, catch signals and start the watchdog.
 
         Args:
             config_text: the config as its user wrote it.
             resolved_text: the config with every key, as YAML.
             together: see the top of this file; not needed for one process.
-            signals: that are being caught already; None: from now on.
+            signals: signals that are being caught already; None: from now on.
 
         Raises:
             UserError: on all ranks, if the folder is refused (`RunFolder.create_or_open`).
@@ -148,11 +148,11 @@ class Session:
         *,
         other_course: bool = False,
     ) -> None:
-        """Say where training starts: winds the journal back to that step and starts the uploader.
+        """Record where training starts: truncate the journal after that step and start the uploader.
 
         Args:
             step: optimizer steps done: 0, or those of the checkpoint that was loaded.
-            facts: layout, fingerprints and the like, for `status.json` and MLflow's tags. A `*_fingerprint`
+            facts: layout, fingerprints and the like, for `status.json` and the MLflow tags. A `*_fingerprint`
                 must be the same in every job of a run.
             run_id: the id that the checkpoint holds, if one was loaded.
             other_course: steps after this one were done before and are given up.
@@ -209,7 +209,7 @@ class Session:
         return self._status.run
 
     def log_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Journal a step and show it. Costs tens of microseconds; does nothing on ranks other than 0."""
+        """Journal a step and show it, in tens of microseconds. Ranks other than 0 do nothing."""
         self._step = step
         if self._journal is not None:
             self._journal.append(step, metrics)
@@ -219,43 +219,43 @@ class Session:
             self._uploader.look()
 
     def log_validation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Journal the metrics of a validation and always show them."""
+        """Write the metrics of a validation to the journal and always show them."""
         if self._journal is not None:
             self._journal.append(step, metrics)
             log.info("%s", metrics_line(step, self._config.run.steps, metrics))
 
     def log_more(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Journal more of a step, which is shown elsewhere."""
+        """Write further metrics of a step to the journal without showing them."""
         if self._journal is not None:
             self._journal.append(step, metrics)
 
     def rewind(self, step: int) -> None:
-        """Go back to an earlier step within this job: later lines of the journal are superseded."""
+        """Go back to an earlier step within this job; later lines of the journal are superseded."""
         self._step = step
         if self._journal is not None and self._status is not None:
             self._journal.truncate_after(step)
-            # After the journal: whoever sees the new course sees the new lines.
+            # The status after the journal, so that a reader who sees the new course also sees the new lines.
             self._status = replace(self._status, course=self._status.course + 1, step=step, time=time.time())
             with suppress(OSError):  # written again at the end
                 write_status(self.folder, self._status)
 
     def sync(self) -> None:
-        """Put the journal on the disk; before a checkpoint is saved. Raises OSError: the disk is full."""
+        """Flush the journal to disk, before a checkpoint is saved. Raises OSError if the disk is full."""
         if self._journal is not None:
             self._journal.sync()
 
     def should_save(self, step: int, signal: int = 0) -> bool:
-        """Whether to save a checkpoint after a step: at its turn, at the last step, or before a stop."""
+        """Whether to save after a step: when it is due, at the last step, or before a stop."""
         every = self._config.checkpoint.every
         return bool(signal) or step >= self._config.run.steps or (every is not None and step % every == 0)
 
     def should_validate(self, step: int) -> bool:
-        """Whether to validate after a step: at its turn and at the last step."""
+        """Whether to validate after a step: when it is due and at the last step."""
         every = self._config.eval.every
         return step >= self._config.run.steps or (every is not None and step % every == 0)
 
     def pending(self) -> int:
-        """The signal that this rank got, 0 if none; ranks take the largest of all before they act on it."""
+        """The signal that this rank received, 0 if none. Ranks agree on the largest before they act."""
         number = self._signals.pending()
         if number and number != self._told_signal:
             self._told_signal = number
@@ -266,7 +266,7 @@ class Session:
         return f"stopped by {signal_name(signal)} at step {step} of {self._config.run.steps}"
 
     def stopped(self, step: int, signal: int, saved: bool = True) -> StoppedEarly:
-        """The error to raise on a signal once what is new is saved, if anything is (`saved`)."""
+        """The error to raise on a signal. `saved`: whether a checkpoint was saved, or nothing was new."""
         what = "with a checkpoint saved" if saved else "before anything new was to be saved"
         return StoppedEarly(f"{self.stop_text(step, signal)} {what}; the same command goes on from there")
 
@@ -278,7 +278,7 @@ class Session:
     ) -> None:
         state, code, reason = _outcome(error)
         if error is not None and not isinstance(error, UserError):
-            # With several ranks `_end_watch` tells it, if it is the first failure.
+            # With several ranks, `_end_watch` reports the error if it is the first failure.
             told = machine_error(error) is not None or (self._job is not None and self._job.size > 1)
             log.error("rank %d ends at step %d", self._rank, self._step, exc_info=error, extra={"live": told})
         self._end_watch(error, code)
@@ -289,7 +289,7 @@ class Session:
             self._stack.close()
 
     def _end_watch(self, error: BaseException | None, code: int) -> None:
-        """Tell the other ranks of an error. One that they do not share ends this process here."""
+        """Tell the other ranks of an error. An error that the others do not share ends this process here."""
         if self._watch is None or self._job is None:
             return
         if error is None:
@@ -305,10 +305,11 @@ class Session:
             print_error(f"pretrain: error: {verdict.message}")
         else:
             print_error(f"pretrain: {verdict.message}\n{''.join(traceback.format_exception(error))}")
+        # Without clean-up: whatever talks to other ranks would wait for them, and they are ending too.
         os._exit(code)
 
     def _record_end(self, verdict: StopReason) -> None:
-        """From any rank: how the job ended, where rank 0 may not be able to say so."""
+        """Record how the job ended, from any rank, since rank 0 may not be able to."""
         with suppress(OSError, UserError):
             status = read_status(self.folder)
             if status is not None and status.state == "running":
@@ -324,7 +325,7 @@ class Session:
 
     def _close(self, journal: Journal, status: Status, state: State, code: int, reason: str | None) -> None:
         with suppress(OSError):
-            journal.sync()  # first, for the status says that these lines are there
+            journal.sync()  # first, because the status says that these lines exist
         journal.close()
         done = min(self._step, last_step(self.folder.metrics))
         end = replace(status, state=state, step=done, time=time.time(), exit_code=code, reason=reason)
@@ -337,7 +338,7 @@ class Session:
 
 
 def _outcome(error: BaseException | None) -> tuple[State, int, str | None]:
-    """State, exit code and reason from what a run ended with."""
+    """State, exit code and reason that follow from what a run ended with."""
     if error is None:
         return "finished", 0, None
     if isinstance(error, StoppedEarly):
@@ -361,11 +362,11 @@ FINGERPRINTS = MappingProxyType(
         "chat_template_fingerprint": "the chat template",
     }
 )
-"""Fact that every job of a run must share -> what it is of."""
+"""Fact that every job of a run must share -> what it is the fingerprint of."""
 
 
 def _check_fingerprints(before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Paths of data may change when a run is resumed; what they hold may not."""
+    """Refuse other contents. Paths of data may change when a run is resumed, but not what they hold."""
     for key, value in now.items():
         old = before.get(key, value)
         if key.endswith("_fingerprint") and old != value:

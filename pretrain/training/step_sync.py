@@ -1,7 +1,7 @@
-"""The gate that every rank passes in every step, between its data and its arithmetic.
+"""The step sync: where all ranks meet in every step, between reading the data and computing.
 
-Here all ranks agree on signals: nobody computes a step that another rank will not compute, so what was
-done before is whole and can be saved. The same message carries each rank's own time in the last step.
+Here the ranks agree on signals. No rank computes a step that another rank will not compute, so everything
+done before is complete and can be saved. The same message carries each rank's own time in the last step.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """A signal came to some rank; raised on all ranks together, before anything of a step is changed."""
+    """Some rank received a signal. Raised on all ranks together, before anything of a step is changed."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"signal {signal}")
@@ -26,12 +26,12 @@ class Interrupted(Exception):
 
 
 class StepSync:
-    """What a trainer tells of where it is, and asks before it goes on.
+    """What a trainer reports its position to, and asks before it continues.
 
     Args:
         world: all its ranks pass together.
         pulse: takes the marks.
-        pending: the signal that this rank got, 0 if none.
+        pending: returns the signal that this rank received, 0 if none.
     """
 
     def __init__(
@@ -42,22 +42,23 @@ class StepSync:
         self._pending = pending
         self._data = DataThread()
         self.own_seconds: list[float] = []
-        """Own time of every rank between its last two passes."""
+        """For every rank, the time that it spent by itself between its last two passes."""
         self.passed = 0
         """How often this rank has passed."""
 
     def fetch(self, load: Callable[[], T]) -> T:
-        """Wait for the data of a step, and go on together.
+        """Wait for the data of a step, then continue on all ranks together.
 
         Args:
-            load: reads them; called in another thread, so that a signal ends the wait.
+            load: reads the data; called in another thread, so that a signal ends the wait.
 
         Raises:
-            Interrupted: a signal came to some rank.
+            Interrupted: some rank received a signal.
         """
         self._pulse.mark(Phase.DATA)
         batches = self._data.read(load, self._pending)
         self._pulse.mark(Phase.AGREEMENT)
+        # Each rank fills its own slot, so one all-reduce of maxima gathers all times along with the signal.
         own = [0] * self._world.size
         own[self._world.rank] = round(self._pulse.lap() * 1e9)
         signal, *everyone = all_reduce_max(self._world, [self._pending(), *own])
@@ -69,9 +70,10 @@ class StepSync:
         return batches
 
     def reduce(self) -> None:
-        """This rank's gradients are there, and what follows waits for other ranks."""
+        """Mark that this rank's gradients are complete and that it now waits for other ranks."""
         if self._world.device.type == "cuda":
-            # Else the host would be ahead of its GPU, and wait for it where it seems to wait for others.
+            # Without this the host runs ahead of its GPU, and waiting for the GPU would be counted as
+            # waiting for other ranks.
             torch.cuda.current_stream().synchronize()
         self._pulse.mark(Phase.REDUCTION)
 
@@ -79,9 +81,9 @@ class StepSync:
         self._pulse.mark(phase)
 
     def validated(self, count: int) -> None:
-        """So many parts of the validation are done.
+        """Report that `count` more parts of the validation are done.
 
-        Raises Interrupted: a signal came to some rank; the validation is given up.
+        Raises Interrupted if some rank received a signal; the validation is abandoned.
         """
         self._pulse.mark(Phase.VALIDATION, part=self._pulse.now.part + count)
         signal = largest(self._world, self._pending())

@@ -1,8 +1,8 @@
-"""What the run loop in `train.py` asks of a trainer, whatever it trains.
+"""What the run loop in `pretrain.commands.train` asks of a trainer, whatever it trains.
 
-A trainer is a function of (config, world): every rank builds its own, and all methods are called by all ranks
-in the same order. It is given the loop's `Gate`, and passes it once in every step, with `fetch`, before it
-changes anything: there all ranks agree on signals.
+A trainer is a function of (config, world): every rank builds its own, and all ranks call all methods in the
+same order. It is given the loop's `StepSync` and passes it once in every step, with `fetch`, before it
+changes anything: that is where all ranks agree on signals.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,16 +16,16 @@ from pretrain.checkpoint.sharded_tensor import ShardedTensor
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimizer step did, the same on every rank."""
+    """What one optimizer step did; the same on every rank."""
 
     loss: float
-    """What is minimised, over the global batch."""
+    """The loss that is minimised, over the global batch."""
     metrics: Mapping[str, float]
-    """The journal's line: `loss`, `lr`, `grad_norm` and the like, and `tokens` or `images` so far."""
+    """The journal line: `loss`, `lr`, `grad_norm` and the like, and `tokens` or `images` so far."""
     units: int
-    """Tokens or images that the step was about, for rates."""
+    """Tokens or images of the step, for throughput."""
     updated: bool
-    """False where a number was not finite or the loss a spike to roll back from."""
+    """False if a number was not finite, or if the loss was a spike to roll back from."""
     spike: bool
     """Whether the loss was far above the ones before."""
 
@@ -36,48 +36,49 @@ class Trainer(Protocol):
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.
 
-        Raises HealthError where a verdict ends the run; Interrupted, from the gate, on a signal.
+        Raises HealthError if a verdict ends the run, and Interrupted, from the step sync, on a signal.
         """
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """What a step that took `seconds` says in the journal: tokens or images per second, MFU."""
+        """Throughput of a step that took `seconds`, for the journal: tokens or images per second, MFU."""
 
     def validate(self, step: int) -> dict[str, float] | None:
-        """The journal's line of a validation after `step` steps; None where the config has none."""
+        """The journal line of a validation after `step` steps; None if the config has no validation data."""
 
     def check_replicas(self, step: int) -> None:
-        """Compare what ranks share after `step` steps; raises HealthError naming what differs."""
+        """Compare what ranks share after `step` steps. Raises HealthError naming what differs."""
 
     @property
     def may_roll_back(self) -> bool:
-        """Whether a spike goes back to a checkpoint, so that the first is saved before the first step."""
+        """Whether a spike goes back to a checkpoint; then one is saved before the first step."""
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
-        """Go back to a checkpoint, jumping over the samples up to step `spike`; returns the steps done."""
+        """Go back to a checkpoint, jumping over the samples up to step `spike`. Returns the steps done."""
 
     def pieces(self) -> Iterable[ShardedTensor]:
-        """Every tensor that a checkpoint holds, this rank's parts."""
+        """This rank's shards of every tensor that a checkpoint holds."""
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says beside its tensors; `SUSPECT_SINCE` among it while updates are skipped."""
+        """What a checkpoint records besides tensors; `SUSPECT_SINCE` among it while updates are skipped."""
 
     def files(self) -> Mapping[str, bytes | Path]:
-        """Files and folders that every checkpoint takes along, by their name in it."""
+        """Files and folders that every checkpoint includes, by their name in it."""
 
     def load(self, checkpoint: Checkpoint) -> int:
-        """Take over everything from a checkpoint of any layout; returns the steps done.
+        """Restore everything from a checkpoint of any layout. Returns the steps done.
 
-        Raises UserError where it is of another model or other data.
+        Raises UserError if the checkpoint is of another model or other data.
         """
 
     def go_back(self, step: int, later: Checkpoint) -> None:
-        """After a checkpoint of `step` steps was loaded since `later` was saved while updates were skipped.
+        """Called after loading a checkpoint of `step` steps because `later` was saved while updates were
+        skipped.
 
-        Raises HealthError where the run has gone back there too often.
+        Raises HealthError if the run has gone back there too often.
         """
 
     def facts(self) -> dict[str, str]:
-        """What the run's status and MLflow's tags say beside the config."""
+        """What the run's status and the MLflow tags record in addition to the config."""
 
     def describe(self) -> str:
         """Layout, device and sizes, on one line for the log."""

@@ -1,4 +1,4 @@
-"""The most frequent token of some text: what predicts best without looking, the baseline of MLM accuracy."""
+"""The most frequent token of some text: the best guess without looking, and the baseline of MLM accuracy."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ RUN = 1 << 16
 
 
 def most_frequent_token(sources: Sequence[TokenRange], special: npt.NDArray[np.bool_]) -> int:
-    """The id that occurs most often at the beginnings of these sources; the smallest of several.
+    """The id that occurs most often at the beginnings of these sources; the smallest if several do.
 
     Args:
         sources: of one tokenizer.

@@ -1,8 +1,8 @@
-"""Which tokens a BERT is to predict, and what it sees in their place.
+"""Which tokens a BERT has to predict, and what it sees in their place.
 
 Tokens are chosen in units, all or none of a unit: single tokens, words (the whole-word masking of Devlin et
 al.'s later models), or spans of words whose length is geometric (Joshi et al. 2020, "SpanBERT", section 3.1).
-A row's units are put in random order and taken until the asked share of its tokens is reached; the unit that
+A row's units are put in random order and taken until the wanted share of its tokens is reached. The unit that
 crosses it is taken with the probability that makes the expected share exact.
 """
 
@@ -42,7 +42,7 @@ class Masker:
 
     ids: BertIds
     special: Flags
-    """[vocab_size]: ids that stand for no text. They are never chosen and never put in place of others."""
+    """[vocab_size]: ids that stand for no text. They are never chosen and never replace other tokens."""
     ordinary: Tokens
     """The other ids."""
     begins_word: Flags
@@ -55,7 +55,7 @@ class Masker:
 
     @classmethod
     def make(cls, tokenizer: Tokenizer, ids: BertIds, data: BertDataConfig, max_span: int) -> "Masker":
-        """The masking that a config asks for; spans are of `max_span` words at most."""
+        """The masking that a config asks for, with spans of at most `max_span` words."""
         special = tokenizer.piece_lengths == 0
         begins, ends = tokenizer.word_edges
         return cls(
@@ -75,6 +75,7 @@ class Masker:
         units: Tokens = np.cumsum(self._unit_starts(tokens, free, keys), axis=1, dtype=np.int64)
         chosen = self._choose(units, free, keys)
         positions = np.arange(tokens.shape[1])
+        # All tokens of a span share one fate, as in SpanBERT.
         fate = uniform(keys, _FATE, units if self.masking == "span" else positions)
         masked = chosen & (fate < TO_MASK)
         replaced = chosen & (fate >= TO_MASK) & (fate < TO_MASK + TO_RANDOM)
@@ -97,11 +98,11 @@ class Masker:
         return words & (after_special | self._span_starts(words, keys))
 
     def _span_starts(self, words: Flags, keys: Keys) -> Flags:
-        """Words that begin a span, when a row is divided into spans of geometric length from its start."""
+        """Words that begin a span when a row is divided, from its start, into spans of geometric length."""
         rows, length = words.shape
         beyond = (1 - SPAN_STOP) ** self.max_span
         draws = uniform(keys, _SPANS, np.arange(length))
-        # The geometric distribution cut off after max_span and scaled up, by its inverse.
+        # Inverse of the geometric distribution, which is cut off after max_span and rescaled.
         lengths = 1 + np.floor(np.log1p(-draws * (1 - beyond)) / np.log(1 - SPAN_STOP)).astype(np.int64)
         starts = np.minimum(np.cumsum(lengths, axis=1), length)
         first = np.zeros((rows, length + 1), np.bool_)
@@ -111,9 +112,11 @@ class Masker:
         return np.take_along_axis(first, ordinal, axis=1)
 
     def _choose(self, units: npt.NDArray[np.int64], free: Flags, keys: Keys) -> Flags:
-        """Which tokens of units [B, S] are to be predicted."""
+        """Which tokens are to be predicted; tokens with the same number in `units` [B, S] are one unit."""
+        # Draws are below 1, so 2 sorts special tokens last.
         draws = np.where(free, uniform(keys, _ORDER, units), 2.0)
-        order = np.argsort(draws, axis=1, kind="stable")  # the tokens of a unit stay together
+        # A unit's tokens have equal draws, so they stay together.
+        order = np.argsort(draws, axis=1, kind="stable")
         sorted_draws = np.take_along_axis(draws, order, axis=1)
         places = np.arange(units.shape[1])
         is_first = np.ones_like(free)

@@ -1,15 +1,16 @@
-"""Samples of segments out of a token range, each found on its own: no index is built.
+"""Samples of segments from a token range. Each is found by itself: no index is built.
 
 With next-sentence prediction (Devlin et al. 2019, section 3.1 and appendix A.2) the range is divided into
-chunks that begin at each document and at each multiple of a sample's length, so that chunk i is known from
-i. The whole sentences that begin in a chunk are its own: an epoch, which is each chunk once, has every
-sentence about once. They are divided at one of them into segments A and B; for half of the samples B is
-replaced by as much text from another document.
+chunks that begin at each document and at each multiple of a sample's length, so that chunk i follows from i.
+The whole sentences that begin in a chunk belong to it: an epoch, which is each chunk once, has every sentence
+about once. They are divided at one of them into segments A and B. For half of the samples, B is replaced by
+as much text from another document.
 
-Two things differ from the original, lest a model learn to tell random pairs by their form: the label does not
-depend on the text (a chunk of one sentence takes one of its neighbours in, and one in a document of a single
-sentence gives way to the next longer document), and a random B is about as long as the one it stands for and,
-in documents of two sentences or more, not the first sentence, which no true B is.
+Two things differ from the original, so that a model cannot learn to recognise random pairs by their form.
+First, the label does not depend on the text: a chunk of one sentence also takes one of its neighbours, and a
+chunk in a document of a single sentence is replaced by the next longer document. Second, a random B is about
+as long as the one that it replaces and, in documents of two sentences or more, is not the first sentence,
+which no true B is.
 """
 
 from bisect import bisect_left
@@ -25,7 +26,7 @@ FOLLOWS, RANDOM, NO_LABEL = 0, 1, -1
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Stream positions [start, stop) of a sample's segments; `second` None where there is one segment."""
+    """Stream positions [start, stop) of a sample's segments; `second` is None if there is only one."""
 
     first: tuple[int, int]
     second: tuple[int, int] | None
@@ -38,13 +39,15 @@ class Sampler(Protocol):
     def __len__(self) -> int: ...
 
     def __call__(self, index: int, chance: HashRng) -> Segments:
-        """Sample `index`; whatever is random about it comes from `chance`."""
+        """Sample `index`; everything random about it comes from `chance`."""
 
 
 @dataclass(frozen=True)
 class Stretches:
-    """One segment each: `room` tokens of the stream after the other, across documents (Liu et al. 2019,
-    "RoBERTa", section 4.2, FULL-SENTENCES without the sentences)."""
+    """Samples of one segment: each the next `room` tokens of the stream, across documents.
+
+    Liu et al. 2019, "RoBERTa", section 4.2: FULL-SENTENCES, without the sentences.
+    """
 
     source: TokenRange
     room: int
@@ -59,7 +62,7 @@ class Stretches:
 
 
 class Pairs:
-    """Segment pairs of a range that has two documents or more, one of them of two sentences or more.
+    """Segment pairs of a range with two documents or more, one of them of two sentences or more.
 
     room: tokens of both segments together.
     """
@@ -82,7 +85,7 @@ class Pairs:
         target = self._room
         if chance.happens(self._short_probability):
             target = 2 + chance.below(self._room - 1)
-        # As many sentences as reach the target, and two at least.
+        # As many sentences as reach the target, and at least two.
         count = max(2, min(bisect_left(starts, starts[0] + target), len(starts)))
         end = starts[count] if count < len(starts) else end
         middle = starts[1 + chance.below(count - 1)]
@@ -121,10 +124,10 @@ class Pairs:
         return max(self._documents.at(number), self._start), min(end - 1, self._stop)
 
     def _next_of_sentences(self, number: int) -> tuple[int, int]:
-        """The first document from `number` on that has two sentences; past the end, from the beginning."""
+        """The first document from `number` on that has two sentences; after the end, from the beginning."""
         last = self._first_document + self._document_count
         for start in (max(number, self._first_document), self._first_document):
-            # What a document has more than one sentence adds up, so the place is found by halving.
+            # The count of sentences beyond the first of each document never falls, so bisect finds the place.
             spare = self._spare(start)
             found = bisect_left(range(start, last), spare + 1, key=lambda each: self._spare(each + 1))
             if start + found < last:
@@ -132,15 +135,16 @@ class Pairs:
         raise AssertionError("the range has a document of two sentences")
 
     def _spare(self, number: int) -> int:
-        """Sentences before a document that are not the first of theirs."""
+        """Sentences before a document that are not the first of their own document."""
         if number >= self._first_document + self._document_count:
             return self._first_sentence + self._sentence_count - number
         return self._sentences.before(self._documents.at(number)) - number
 
     def _elsewhere(self, document: tuple[int, int], length: int, chance: HashRng) -> tuple[int, int]:
-        """Whole sentences of another document: on average of `length` tokens, if it has as many."""
+        """Whole sentences of another document, of `length` tokens on average if it has as many."""
         low, high = (self._sentences.before(edge) for edge in document)
         number = self._first_sentence + chance.below(self._sentence_count - (high - low))
+        # `number` was drawn from the sentences of other documents, so this document's are skipped.
         if number >= low:
             number += high - low
         start = self._sentences.at(number)
@@ -164,13 +168,13 @@ def _truncated(
 ) -> Segments:
     """Cut both segments to `most` tokens together: the longer one first, by random parts at both ends.
 
-    (The original tosses a coin for each token, which of a long segment leaves the middle alone to be seen.)
+    (The original tosses a coin for each token, which leaves only the middle of a long segment to be seen.)
     """
     a, b = first[1] - first[0], second[1] - second[0]
     excess = a + b - most
     if excess <= 0:
         return Segments(first, second, label)
-    # Down to equal lengths the longer one loses; then both in turn, the second one first.
+    # The longer one is cut until both are equally long; then both in turn, the second one first.
     lead = min(excess, abs(a - b))
     cut_a = (lead if a > b else 0) + (excess - lead) // 2
     return Segments(_cut(first, cut_a, chance), _cut(second, excess - cut_a, chance), label)

@@ -1,4 +1,4 @@
-"""Random numbers that are computed from what they are for: no generator whose state must be kept.
+"""Random numbers computed from what they are for, without a generator whose state would have to be saved.
 
 A sample has a key, a hash of the seed and the sample's global index. Its choices are the numbers that
 SplitMix64 (Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators") draws from that key.
@@ -17,7 +17,7 @@ _WORD = 2**64 - 1
 
 
 def sample_keys(seed: int, purpose: str, samples: npt.ArrayLike) -> Keys:
-    """A key for each sample index, uint64, shaped as `samples`; other purposes give other keys."""
+    """A key for each sample index, uint64, in the shape of `samples`; other purposes give other keys."""
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8, person=b"pretrain bert").digest()
     base = np.frombuffer(digest, "<u8").astype(np.uint64)
     return mix(base + np.asarray(samples).astype(np.uint64) * np.uint64(GOLDEN))
@@ -26,25 +26,25 @@ def sample_keys(seed: int, purpose: str, samples: npt.ArrayLike) -> Keys:
 def uniform(keys: Keys, use: int, items: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Numbers in [0, 1), float64 [B, N]: one for each of the items [N] or [B, N] of each key [B].
 
-    The same item of the same key has the same number; another `use` (1, 2, ...) gives other ones.
+    The same item of the same key always has the same number; another `use` (1, 2, ...) gives others.
     """
     stream = mix(keys + np.uint64(use * GOLDEN & _WORD))[:, None]
     bits = mix(stream + np.asarray(items).astype(np.uint64) * np.uint64(GOLDEN))
+    # The upper 53 bits fit a float64 exactly.
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class HashRng:
-    """One sample's choices, in turn."""
+    """The choices of one sample, one after the other."""
 
     def __init__(self, key: int) -> None:
         self._state = key
 
     def below(self, n: int) -> int:
-        """One of range(n), each as likely."""
+        """One of range(n), all equally likely."""
         return self._bits() * n >> 64
 
     def happens(self, probability: float) -> bool:
-        """True with that probability."""
         return self._bits() * 2.0**-64 < probability
 
     def _bits(self) -> int:

@@ -1,4 +1,4 @@
-"""Segments of token shards to batches: special tokens, padding, masks."""
+"""From segments of token shards to batches: special tokens, padding, masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pretrain.errors import IntegrityError
 
 @dataclass(frozen=True, slots=True)
 class BertRow:
-    """One sample on its way into a batch."""
+    """One sample that is being put into a batch."""
 
     sample_id: int
     source: TokenRange
@@ -26,19 +26,19 @@ class BertRow:
 
 
 def room(sequence_length: int, nsp: bool) -> int:
-    """Tokens of text in a sample: what [CLS] and [SEP], or two of them, leave."""
+    """Tokens of text in a sample: the sequence without [CLS] and one [SEP], or two with pairs."""
     return sequence_length - (3 if nsp else 2)
 
 
 def make_bert_batch(
     rows: Sequence[BertRow | None], keys: Keys, sequence_length: int, masker: Masker, frequent_token: int
 ) -> BertBatch:
-    """Stack rows; None is a row that is there for the shape alone. `keys` [B] decide the masks.
+    """Stack rows; None is a row that only fills the batch. `keys` [B] decide the masks.
 
-    Raises IntegrityError when a token id is not in the vocabulary.
+    Raises IntegrityError if a token id is not in the vocabulary.
     """
     tokens = np.full((len(rows), sequence_length), masker.ids.pad, np.int64)
-    lengths = np.zeros((2, len(rows), 1), np.int64)  # up to the end of the first segment's [SEP], and of all
+    lengths = np.zeros((2, len(rows), 1), np.int64)  # up to the first segment's [SEP], and in all
     for number, row in enumerate(rows):
         if row is not None:
             lengths[:, number, 0] = _fill(tokens[number], row, masker.ids)
@@ -63,14 +63,14 @@ def make_bert_batch(
 def _fill(
     target: "np.ndarray[tuple[int], np.dtype[np.int64]]", row: BertRow, ids: BertIds
 ) -> tuple[int, int]:
-    """Write one sample; returns where its first segment ends, [SEP] included, and where it ends."""
+    """Write one sample. Returns where its first segment ends, [SEP] included, and where the sample ends."""
     reader, (start, stop) = row.source.reader, row.segments.first
     first = stop - start + 2
     target[0] = ids.cls
     target[1 : first - 1] = reader.read(start, stop)
     target[first - 1] = ids.sep
     if row.segments.second is None:
-        # A stretch may reach over the ends of documents.
+        # A stretch may span the ends of documents.
         target[1:first][target[1:first] == reader.index.eod_id] = ids.sep
         return first, first
     start, stop = row.segments.second

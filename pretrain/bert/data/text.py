@@ -1,7 +1,7 @@
 """Batches for a BERT: training batches by step, validation batches in order with fixed masks.
 
 Both are pure functions of the config and the shards. Every choice of a training sample (its segments, its
-masks) follows from the seed and its global index, so another epoch makes others.
+masks) follows from the seed and its global index, so another epoch makes other choices.
 """
 
 import hashlib
@@ -44,9 +44,9 @@ class BertTrainingData(CorpusSamples[BertBatch]):
 
     @classmethod
     def over(cls, sources: tuple[TokenRange, ...], config: BertConfig) -> "BertTrainingData":
-        """The samples of these ranges, in the sizes and the order that a config says.
+        """The samples of these ranges, in the sizes and the order that a config asks for.
 
-        Raises UserError where there can be none.
+        Raises UserError if no samples can be made of them.
         """
         samplers = tuple(_sampler(source, config) for source in sources)
         masker = _masker(sources[0], config)
@@ -75,7 +75,6 @@ class BertTrainingData(CorpusSamples[BertBatch]):
         )
 
     def resized(self, config: BertConfig) -> "BertTrainingData":
-        """As `CorpusSamples.resized`."""
         return self.over(self.sources, config)
 
     def samples(self, sample_ids: Sequence[int]) -> BertBatch:
@@ -108,7 +107,7 @@ class BertValidationData(OfShards, InTurn[BertBatch]):
     def over(
         cls, sources: tuple[TokenRange, ...], config: BertConfig, seed: int = VALIDATION_SEED
     ) -> "BertValidationData":
-        """The samples of these ranges, `eval.max_windows` of each at most; `seed` decides the masks."""
+        """The samples of these ranges, at most `eval.max_windows` of each; `seed` decides the masks."""
         samplers = tuple(_sampler(source, config) for source in sources)
         most = config.eval.max_windows
         sizes = tuple(len(sampler) if most is None else min(most, len(sampler)) for sampler in samplers)
@@ -134,7 +133,7 @@ class BertValidationData(OfShards, InTurn[BertBatch]):
         if found is None:
             return None
         source, place = found
-        # The first few samples are to stand for all: they are spread over the source.
+        # The few samples that are scored stand for all, so they are spread over the source.
         spread = place * len(self.samplers[source]) // self.sizes[source]
         return BertRow(number, self.sources[source], self.samplers[source](spread, HashRng(key)))
 
@@ -142,7 +141,7 @@ class BertValidationData(OfShards, InTurn[BertBatch]):
 def _sampler(source: TokenRange, config: BertConfig) -> Sampler:
     """The samples of a source.
 
-    Raises UserError where pairs cannot be made of it.
+    Raises UserError if pairs cannot be made of it.
     """
     length = room(config.batch.sequence_length, config.data.nsp)
     if not config.data.nsp:
@@ -171,7 +170,7 @@ def _sampler(source: TokenRange, config: BertConfig) -> Sampler:
 
 
 def _masker(source: TokenRange, config: BertConfig) -> Masker:
-    """Raises UserError where the tokenizer has no [MASK]."""
+    """The masking of a source's tokenizer. Raises UserError if that has no [MASK]."""
     tokenizer = source.reader.tokenizer()
     ids = tokenizer.bert_ids
     if ids is None:

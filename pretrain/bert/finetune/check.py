@@ -13,10 +13,11 @@ from pretrain.megatron.init_from import find_init_from, require_init_from
 
 
 def check_examples(config: FinetuneConfig) -> LabelledTraining:
-    """Open the files that a config names, with the tokenizer of the run that it starts from, or goes on with.
+    """Open the files that a config names, with the tokenizer of the run that the weights come from, or of the
+    run itself.
 
     Raises:
-        UserError: a file, a column or a label is wrong; the run it starts from is not there.
+        UserError: a file, a column or a label is wrong, or the run that the weights come from does not exist.
         IntegrityError: that run has no good checkpoint.
     """
     start = require_init_from(find_init_from(config, lambda line: print(line, file=sys.stderr)))
@@ -47,7 +48,7 @@ def summary(
 
 
 def contents(training: LabelledTraining) -> str:
-    """What was opened."""
+    """What was opened, in a few words."""
     return (
         f"{counted(training.samples_per_epoch, 'example')} of {counted(len(training.data.labels), 'class')}"
     )

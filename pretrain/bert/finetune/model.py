@@ -12,21 +12,21 @@ from pretrain.megatron.layers.linear import Linear
 from pretrain.megatron.parallel_dims import ParallelDims
 
 POOLER = "pooler."
-"""What the names of a classifier's pooler begin with, here and in a BERT pretrained with next sentences."""
+"""Name prefix of a classifier's pooler, here and in a BERT pretrained with next sentences."""
 HEAD = "classes."
-"""What the names of the new head begin with."""
+"""Name prefix of the new head."""
 
 
 class FinetunedBert(Encoder):
-    """An encoder whose head is linear: of the pooled [CLS], or of every position.
+    """An encoder with a linear head: on the pooled [CLS], or on every position.
 
     Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers", sections 4.1 and 5.3. Dropout
     before the head is the model's, as in BERT's published code.
 
     Args:
         classes: how many there are.
-        tagged: whether every position has one, not the whole.
-        others: as `Encoder`.
+        tagged: whether every position has a class, instead of the whole text.
+        others: as for `Encoder`.
     """
 
     def __init__(self, *others: object, classes: int, tagged: bool, **more: object) -> None:
@@ -34,7 +34,7 @@ class FinetunedBert(Encoder):
         super().__init__(*others, **more)  # type: ignore[arg-type]
 
     def build_heads(self, run: FinetuneConfig, rows: int) -> None:
-        """Pooler, dropout and a linear layer; `rows` does not matter."""
+        """Create the pooler, dropout and a linear layer; `rows` is not used."""
         classes, tagged = self.sizes
         hidden, bias = run.model.hidden_size, run.model.bias
         self.pooler = None if tagged else Linear(hidden, hidden, bias=bias)
@@ -48,10 +48,11 @@ class FinetunedBert(Encoder):
         position_ids_BS: Tensor,
         attention_mask: Tensor | None,
     ) -> Tensor:
-        """Encode and classify; arguments as `Encoder.encode` has them.
+        """Encode and classify; arguments as for `Encoder.encode`.
 
         Returns:
-            Hidden states [S, B, H] before the last chunk; from it logits, [B, classes] or [B, S, classes].
+            Hidden states [S, B, H] before the last chunk; from the last chunk logits, [B, classes] or [B, S,
+            classes].
         """
         hidden_SBH = self.encode(tokens_BS, token_types_BS, position_ids_BS, attention_mask)
         if not self.post_process:

@@ -1,4 +1,4 @@
-"""What a fine-tuned model answers on a file: gathered from all ranks, scored, written out."""
+"""What a fine-tuned model predicts for a file: gathered from all ranks, scored, and written."""
 
 import json
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ Span = tuple[int, int, str]
 
 @dataclass(frozen=True)
 class Predictions:
-    """The classes that a model gave to the examples of a file.
+    """The classes that a model predicted for the examples of a file.
 
     Attributes:
         data: the file.
-        given: per example the number of its class, or those of its words in order; words that were cut off
-            have none and count as wrong.
+        given: for each example the number of its class, or those of its words in order; words that were cut
+            off have none and count as wrong.
     """
 
     data: LabelledData
     given: tuple[tuple[int, ...], ...]
 
     def metrics(self) -> dict[str, float]:
-        """Accuracy, and F1: of entities where classes are named as in B-PER, else the mean over classes."""
+        """Accuracy, and F1: of entities if classes are named as in B-PER, else the mean over classes."""
         right = [self._right(example) for example in self.data.examples]
         true = [number for numbers in right for number in numbers]
         said = [
@@ -48,7 +48,7 @@ class Predictions:
         return {"accuracy": accuracy, "f1": float(f1)}
 
     def write(self, path: Path) -> None:
-        """One object a line: line of the example in its file, label and prediction."""
+        """Write one object a line: the example's line in its file, label and prediction."""
         names = self.data.labels.names
         lines = []
         for example, given in zip(self.data.examples, self.given, strict=True):
@@ -80,7 +80,7 @@ class Predictions:
 def entities(tags: Sequence[str]) -> set[Span]:
     """(first word, word after the last, kind) of each entity in IOB tags.
 
-    An entity begins at B-, and at an I- that does not go on with one of its kind, as in conlleval.
+    An entity begins at B-, and at an I- that does not continue one of its kind, as in conlleval.
     """
     found: set[Span] = set()
     begin, kind = 0, ""
@@ -95,7 +95,7 @@ def entities(tags: Sequence[str]) -> set[Span]:
 
 
 def collect(model: PipelineModel, validation: LabelledValidation) -> Predictions:
-    """Every example's answer; all ranks call this together and get the same."""
+    """Predict every example; all ranks call this together and get the same."""
     layout, data = model.layout, validation.data
     width = data.width(range(len(data)))
     pairs: list[torch.Tensor] = []

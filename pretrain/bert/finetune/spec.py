@@ -1,4 +1,4 @@
-"""Fine-tuning under the training loop: an encoder answers with a class for each text or each word."""
+"""The model spec of fine-tuning: an encoder predicts a class for each text or each word."""
 
 from dataclasses import dataclass, replace
 
@@ -19,16 +19,16 @@ from pretrain.training.metric_sums import MetricSums
 
 @dataclass(frozen=True)
 class FinetuneSums(MetricSums):
-    """Loss and accuracy, with what always answering the commonest class would reach."""
+    """Loss and accuracy, with the accuracy of always predicting the commonest class."""
 
     nll: float
     """Nats."""
     answers: float
     """Texts or words with a label."""
     right: float
-    """Answered rightly among them."""
+    """Texts or words that were predicted correctly."""
     commonest: float
-    """Those whose class is the commonest of the training data."""
+    """Texts or words whose class is the commonest of the training data."""
 
     @property
     def loss(self) -> float:
@@ -61,7 +61,7 @@ class FinetuneSpec(ModelSpec[LabelledBatch, LocalLabelled]):
 
     Attributes:
         config: of the run.
-        layout: this rank's place.
+        layout: this rank's coordinates.
         classes: how many there are.
         commonest: number of the commonest class of the training data.
         tagged: whether words are classified, not texts.
@@ -86,7 +86,6 @@ class FinetuneSpec(ModelSpec[LabelledBatch, LocalLabelled]):
         return (float((batch.labels != NO_LABEL).sum()),)
 
     def dummy_batch(self) -> LabelledBatch:
-        """Of the first class."""
         batch = self.config.batch
         ids = torch.zeros(batch.micro_size, batch.sequence_length, dtype=torch.int64)
         labels = ids if self.tagged else ids[:, 0]
@@ -96,7 +95,7 @@ class FinetuneSpec(ModelSpec[LabelledBatch, LocalLabelled]):
         return replace(batch, labels=torch.full_like(batch.labels, NO_LABEL))
 
     def localise(self, batch: LabelledBatch) -> LocalLabelled:
-        """The whole batch on this rank's device; context parallelism is refused by a rule."""
+        """The whole batch on this rank's device; a rule refuses context parallelism."""
         device = self.layout.device
         positions = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
         mask = None if bool(batch.padding_mask.all()) else batch.padding_mask[:, None, None]

@@ -1,4 +1,4 @@
-"""Fine-tuning a BERT in the loop that pretrains it: other data, another head, weights to start from."""
+"""Fine-tuning a BERT in the loop that pretrains it: other data, another head, weights of another run."""
 
 from pathlib import Path
 from typing import Any
@@ -38,19 +38,20 @@ class FinetuneTrainer(MegatronTrainer):
         super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
-        """The files of the config, encoded with the pretrained model's tokenizer."""
+        """Open the files of the config, encoded with the pretrained model's tokenizer."""
         return open_examples(self.finetuning, tokenizer_folder(require_init_from(self.start).checkpoint))
 
     def build_model(self) -> PipelineModel:
-        """The encoder with its new head, and the weights that it starts from."""
+        """The encoder with a new head, and the weights of the run that they come from."""
         data = self.data
         assert isinstance(data, LabelledTraining)
-        family = FinetuneSpec.of(self.finetuning, self.layout, data)
-        model = PipelineModel(self.config, self.layout, data.vocab_size, family, training=True)
+        spec = FinetuneSpec.of(self.finetuning, self.layout, data)
+        model = PipelineModel(self.config, self.layout, data.vocab_size, spec, training=True)
         start = require_init_from(self.start)
         if self.finetuning.model.init == "pretrained" and not start.is_own:
             checkpoint = start.checkpoint
             pooled = f"{POOLER}weight" in set(checkpoint.keys())
+            # A BERT that was pretrained without next-sentence prediction has no pooler.
             stay = load_weights(model.chunks, self.layout, checkpoint, [HEAD] if pooled else [HEAD, POOLER])
             log.info("weights from %s; %s are new", checkpoint.path, ", ".join(stay) or "none on this rank")
         return model

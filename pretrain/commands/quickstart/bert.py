@@ -1,4 +1,4 @@
-"""The quickstart's BERT."""
+"""The BERT of `pretrain quickstart`."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ VOCAB_SIZE = 2048
 
 
 def bert(kitchen: Runner) -> list[SummaryRow]:
-    """A BERT on English: sentence pairs, two data parallel processes, sequences that grow."""
+    """A BERT on English: sentence pairs, two data-parallel processes, sequences that grow."""
     text, tokenizer, shards, run, result = (
         kitchen.path(name)
         for name in ("english", "english-tokenizer", "english-shards", "bert", "masked.json")

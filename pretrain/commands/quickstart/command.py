@@ -1,7 +1,8 @@
-"""`pretrain quickstart`: every stage, on real data that each Python carries, as commands a user would type.
+"""`pretrain quickstart`: every stage, on real data that comes with Python, as commands that a user would
+type.
 
 Each stage runs as a command of its own and is shown as typed, so that what works here can be copied. A family
-of models is one function that returns its part of the closing table; further families join `FAMILIES`.
+of models is one function that returns its rows of the closing table; further families join `FAMILIES`.
 """
 
 import shlex
@@ -26,9 +27,9 @@ FAMILIES: dict[str, Callable[[Runner], list[SummaryRow]]] = {"GPT": gpt, "BERT":
 
 
 def quickstart_command(out: str) -> None:
-    """Run every family and close with a table of what was done and how to look at it.
+    """Run every family, then print a table of what was done and how to look at it.
 
-    Raises UserError: the folder is not empty, or a command failed.
+    Raises UserError if the folder is not empty, or a command failed.
     """
     folder = _make_folder(out)
     console = Console()
@@ -36,8 +37,8 @@ def quickstart_command(out: str) -> None:
     for column in ("", "stage", "result", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
     began = time.perf_counter()
-    for family, cook in FAMILIES.items():
-        for row in cook(Runner(folder, console)):
+    for family, run_family in FAMILIES.items():
+        for row in run_family(Runner(folder, console)):
             table.add_row(family, row.what, Text(row.result), f"{row.seconds:.0f}")
             family = ""
         table.add_section()

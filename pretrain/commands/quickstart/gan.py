@@ -1,4 +1,4 @@
-"""The quickstart's GAN, and the classifier whose features judge it."""
+"""The GAN of `pretrain quickstart`, and the classifier whose features judge it."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ SIZE = ("--size", "16", "--channels", "1")
 
 
 def gan(kitchen: Runner) -> list[SummaryRow]:
-    """A GAN on handwritten digits: two DeepSpeed engines, scored against images held out."""
+    """A GAN on handwritten digits: two DeepSpeed engines, scored against held-out images."""
     digits, train, test, judge, run, result = (
         kitchen.path(name)
         for name in ("digits", "digits-train", "digits-test", "digits-cnn", "gan", "distances.json")

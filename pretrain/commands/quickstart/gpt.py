@@ -1,4 +1,4 @@
-"""The quickstart's GPT."""
+"""The GPT of `pretrain quickstart`."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,8 @@ def gpt(kitchen: Runner) -> list[SummaryRow]:
     said, seconds = kitchen.run(
         "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
     )
-    rows.append(SummaryRow("shards", fact(said).rpartition(", ")[0], seconds))  # without its own seconds
+    # The command's own time is left out.
+    rows.append(SummaryRow("shards", fact(said).rpartition(", ")[0], seconds))
     config = kitchen.preset("gpt/quickstart", "gpt")
     _, seconds = kitchen.run("train", config, "--processes", "2", f"run.dir={run}", f"data.train={shards}")
     rows.append(SummaryRow("training", learning(Path(run)), seconds))

@@ -1,4 +1,4 @@
-"""Where a quickstart works: commands are run as a user would type them, and shown so."""
+"""The runner of a quickstart: commands run in one folder as a user would type them, and are shown so."""
 
 import os
 import shlex
@@ -29,7 +29,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class Runner:
-    """Where a quickstart works, and how it runs a command."""
+    """A quickstart's folder, and how it runs a command."""
 
     out: Path
     console: Console
@@ -41,7 +41,7 @@ class Runner:
             What it printed, and its seconds.
 
         Raises:
-            UserError: it failed, its own message has been shown; or a signal came.
+            UserError: the command failed (its own message has been shown), or a signal came.
         """
         line = f"$ pretrain {shlex.join(arguments)}"
         self.console.print(line, style="bold", markup=False, highlight=False, soft_wrap=True)
@@ -51,7 +51,7 @@ class Runner:
                 [sys.executable, "-m", "pretrain", *arguments],
                 stdout=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "COLUMNS": str(self.console.width)},  # tables as wide as they are here
+                env={**os.environ, "COLUMNS": str(self.console.width)},  # tables as wide as in this terminal
             )
             said = child.communicate()[0]
         self.console.print(said, markup=False, highlight=False, soft_wrap=True)
@@ -62,23 +62,23 @@ class Runner:
         return said, time.perf_counter() - began
 
     def preset(self, name: str, copy: str) -> str:
-        """A preset's copy in the folder, to edit afterwards; `copy` is its name without `.yaml`."""
+        """Copy a preset into the folder, to be edited afterwards; `copy` is its name without `.yaml`."""
         path = self.path(f"{copy}.yaml")
         self.run("configs", "copy", name, path)
         return path
 
     def path(self, name: str) -> str:
-        """A name in the folder, as commands are given it."""
+        """A path in the folder, as commands take it."""
         return str(self.out / name)
 
 
 def shown(path: Path) -> str:
-    """A path as briefly as it can be typed here."""
+    """The shortest form in which a path can be typed here."""
     return min(str(path), os.path.relpath(path), key=len)
 
 
 def fact(said: str) -> str:
-    """What a data command says of what it made, after the path."""
+    """What a data command says about its output, after the path."""
     return [line for line in said.splitlines() if ": " in line][-1].partition(": ")[2]
 
 
@@ -89,7 +89,7 @@ def learning(run: Path) -> str:
 
 
 def picture(run: Path) -> SummaryRow:
-    """The curve of the loss, drawn if the run has not drawn it."""
+    """Plot the loss, unless the run has done so."""
     began = time.perf_counter()
     file = RunFolder(run).loss_curve
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""All rules between keys; `violations` reports every one that a config breaks, all together."""
+"""All rules between keys; `violations` reports every one that a config breaks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from pretrain.config.sections import Config
 from pretrain.kinds import kind_of
 
 DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
-"""Of every run that minimises one loss."""
+"""Rules for every run that minimises one loss."""
 CORPUS: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
@@ -22,16 +22,16 @@ CORPUS: tuple[Rule[Any], ...] = (
     *warm_start.RULES,
     *DESCENT,
 )
-"""Of a transformer on token shards."""
+"""Rules for a transformer on token shards."""
 FINETUNE: tuple[Rule[Any], ...] = (
     *text.RULES,
     *text_useless.USELESS,
     *finetune.RULES,
     *DESCENT,
 )
-"""Of a transformer that is fine-tuned."""
+"""Rules for a transformer that is fine-tuned."""
 
 
 def violations(config: Config, world_size: int | None) -> list[Violation]:
-    """Every rule that the config breaks; `world_size` None leaves out the rules that depend on it."""
+    """Every rule that the config breaks. Without `world_size`, rules that depend on it are left out."""
     return broken_rules(kind_of(config).rules, Setup(config, world_size))

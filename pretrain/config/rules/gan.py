@@ -1,4 +1,4 @@
-"""Rules between keys of a GAN: what DeepSpeed cannot do or would do wrong in silence, and useless keys."""
+"""Rules between keys of a GAN: what DeepSpeed cannot do or would silently do wrong, and useless keys."""
 
 from pretrain.config.gan_losses import LOSSES
 from pretrain.config.rule import PROCESSES, Rule, Setup, divisors, multiple_of, unless

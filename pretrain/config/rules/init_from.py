@@ -1,4 +1,4 @@
-"""Rules between keys of a run that may start with the weights of another."""
+"""Rules between keys of a run that may take its weights from another run."""
 
 from pretrain.config.rule import Rule
 from pretrain.config.sections import BertConfig, GptConfig

@@ -1,4 +1,4 @@
-"""Rules of shards that are named by a URL, and of the folder that they are kept in."""
+"""Rules of shards that are named by a URL, and of the folder that they are cached in."""
 
 from data_tools.sources import is_remote
 from pretrain.config.rule import Rule, Setup, unless

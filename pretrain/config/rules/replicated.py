@@ -1,4 +1,4 @@
-"""Rules between keys of a run whose every rank holds the whole model."""
+"""Rules between keys of a run in which every rank holds the whole model."""
 
 from pretrain.config.rule import PROCESSES, Rule, Setup, divisors, multiple_of
 from pretrain.config.sections import CnnConfig, RnnConfig
@@ -12,7 +12,7 @@ def _unit(setup: Setup[ReplicaConfig]) -> int:
 
 
 def rules(samples: str) -> tuple[Rule[ReplicaConfig], ...]:
-    """They call what a batch consists of by the name `samples`."""
+    """The rules, whose messages call what a batch consists of `samples`."""
 
     def text(setup: Setup[ReplicaConfig]) -> str:
         batch = setup.config.batch

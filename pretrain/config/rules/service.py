@@ -1,6 +1,6 @@
 """Rules between keys that every run has: checkpoints, health, tracking, jobs.
 
-What is legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain sync` reads it.
+Legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain sync` reads it.
 """
 
 from pretrain.config import derived

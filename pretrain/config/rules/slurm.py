@@ -5,7 +5,7 @@ from pretrain.config.sections import Config
 from pretrain.config.sections.slurm import seconds_of
 
 LARGEST_SIGNAL = 65_535
-"""sbatch keeps the seconds of --signal in 16 bits."""
+"""sbatch stores the seconds of --signal in 16 bits."""
 
 RULES: tuple[Rule[Config], ...] = (
     unless(
@@ -53,4 +53,4 @@ RULES: tuple[Rule[Config], ...] = (
         ),
     ),
 )
-"""What is legal on purpose: `max_restarts` with `requeue: false`, as it also limits a chain."""
+"""Legal on purpose: `max_restarts` with `requeue: false`, as it also limits a chain."""

@@ -23,7 +23,7 @@ def _repeated(sources: tuple[Source, ...] | None) -> list[str]:
 
 
 def trained_on(setup: Setup[SourcedConfig]) -> list[str]:
-    """Paths that are both trained and validated on."""
+    """Paths that are used for both training and validation."""
     train = {_same(source.path) for source in setup.config.data.train}
     return [source.path for source in setup.config.data.validation or () if _same(source.path) in train]
 

@@ -12,7 +12,7 @@ CorpusSetup = Setup[CorpusConfig]
 
 
 def _illegal(setup: CorpusSetup) -> list[str]:
-    """What is wrong with the batches of stages before the last, whose batch has rules of its own."""
+    """What is wrong with batches of stages before the last; the last one's batch has rules of its own."""
     return [
         f"until {stage.stop}: {rule.text(changed)}"
         for stage in stages(setup.config)[:-1]

@@ -1,4 +1,4 @@
-"""Rules between keys of a run on text: those without which it would fail or be wrong."""
+"""Rules between keys of a run on text without which it would fail or be wrong."""
 
 import math
 
@@ -57,12 +57,12 @@ def _batch_unit(setup: TextSetup) -> int:
 
 
 def _rounds(setup: TextSetup) -> int:
-    """The interleaved schedule wants full rounds of stages: micro-batches in multiples of this."""
+    """Micro-batches must be a multiple of this: the interleaved schedule needs full rounds of stages."""
     return setup.config.parallel.pipeline if setup.config.parallel.virtual_pipeline else 1
 
 
 def _step_unit(setup: TextSetup) -> int:
-    """The global batch is a multiple of this."""
+    """The global batch must be a multiple of this."""
     return _batch_unit(setup) * _rounds(setup)
 
 

@@ -1,8 +1,8 @@
 """Rules of a run on text against options that would have no effect.
 
-A key that changes nothing is most often a misunderstanding, so it is refused instead of being passed over.
-What is legal on purpose: `every` beyond `run.steps` (`config.unreached` tells it), `recompute: selective` (it
-also frees the gathered keys and values under context parallelism), `num_query_groups` equal to the heads,
+A key that changes nothing is most often a misunderstanding, so it is refused instead of being ignored. Legal
+on purpose: `every` beyond `run.steps` (`config.unreached` reports it), `recompute: selective` (it also frees
+the gathered keys and values under context parallelism), `num_query_groups` equal to the heads, and
 `distributed_optimizer` and `overlap_grad_reduce` with one replica (presets fit small clusters too).
 """
 

@@ -1,7 +1,7 @@
 """Batch normalisation over the images of all ranks.
 
-`torch.nn.SyncBatchNorm` refuses tensors on the CPU. Here two sums per channel go through one all-reduce,
-forward and backward, on whatever device the tensors are.
+`torch.nn.SyncBatchNorm` refuses tensors on the CPU. Here, forward and backward, two sums per channel go
+through one all-reduce, on whatever device the tensors are.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class BatchNorm(nn.Module):
     """Ioffe & Szegedy 2015, algorithm 1, over batch, height and width of all ranks; computed in fp32.
 
-    In training it normalises by the batch and remembers a running average, by which it normalises in
-    evaluation. Ranks hold equally many images.
+    In training it normalises by the batch and updates a running average; in evaluation it normalises by that
+    average. All ranks hold equally many images.
     """
 
     def __init__(self, channels: int, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
@@ -44,7 +44,7 @@ class BatchNorm(nn.Module):
         size = _ranks()
         axes = [axis for axis in range(values.dim()) if axis != 1]
         count = size * values.numel() // values.shape[1]
-        # Two rounds: the variance around the known mean, as E[x^2] - E[x]^2 loses digits.
+        # Two rounds: E[x^2] - E[x]^2 would lose digits, so the variance is taken around the known mean.
         mean_C = _sum_over_ranks(values.sum(axes), size) / count
         centred = values - mean_C.view(1, -1, *(1 for _ in values.shape[2:]))
         variance_C = _sum_over_ranks(centred.square().sum(axes), size) / count
@@ -64,7 +64,7 @@ def _sum_over_ranks(local: Tensor, size: int) -> Tensor:
 
 
 class _AllReduce(torch.autograd.Function):
-    """Sum over ranks; each rank's loss depends on the sum, so gradients are summed as well."""
+    """Sum over ranks. Each rank's loss depends on the sum, so gradients are summed as well."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "modern": ModernDiscriminator,
 }
 RECTIFIER = math.sqrt(2)
-"""Gain of a layer that a rectifier follows (He et al. 2015); others say their own (`shape.with_gain`)."""
+"""Gain of a layer that a ReLU follows (He et al. 2015); other layers state theirs (`shape.with_gain`)."""
 FIRST_ITERATIONS = 15
 """Power iterations before the first step, from a random vector."""
 
@@ -39,8 +39,8 @@ def shape_of(model: GanModelConfig, loss: GanLossConfig, channels: int, classes:
 
     Args:
         model: the config's section.
-        loss: decides whether D's answer has a bias.
-        classes: of the images; used by a conditional model alone.
+        loss: decides whether D's output has a bias.
+        classes: of the images; used only by a conditional model.
     """
     head_bias = not LOSSES[loss.kind].sees_differences
     return GanShape(model, channels, classes if model.conditional else 0, head_bias)
@@ -54,14 +54,14 @@ def build_generator(shape: GanShape, seed: int) -> nn.Module:
 
 
 def build_discriminator(shape: GanShape, seed: int) -> nn.Module:
-    """D: (images [B, C, H, W], labels [B] or None) -> answers [B], above 0 for real."""
+    """D: (images [B, C, H, W], labels [B] or None) -> outputs [B], above 0 for real."""
     discriminator = DISCRIMINATORS[shape.model.architecture](shape)
     _initialise(discriminator, "discriminator", shape.model.init_std, seed)
     return discriminator
 
 
 def parameter_counts(shape: GanShape) -> tuple[int, int]:
-    """Of G and of D, without making them."""
+    """Parameters of G and of D, counted without allocating them."""
     with torch.device("meta"):
         kinds = GENERATORS[shape.model.architecture], DISCRIMINATORS[shape.model.architecture]
         generator, discriminator = (kind(shape) for kind in kinds)
@@ -74,7 +74,7 @@ def _count(network: nn.Module) -> int:
 
 @torch.no_grad()
 def _initialise(network: nn.Module, name: str, std: float | None, seed: int) -> None:
-    """Each tensor from a generator of its own, seeded by its name: the same bits on every rank and stage."""
+    """Draw each tensor from a generator seeded by its name: equal bits on every rank and stage."""
     for place, module in network.named_modules():
         for leaf, tensor in module.named_parameters(recurse=False):
             random = torch.Generator().manual_seed(stream_seed(seed, name, f"{place}.{leaf}"))
@@ -83,7 +83,7 @@ def _initialise(network: nn.Module, name: str, std: float | None, seed: int) -> 
             if leaf == "bias":
                 tensor.zero_()
             elif leaf == "basis" or place == "latent.embedding":
-                tensor.normal_(generator=random)  # as the noise that they stand beside
+                tensor.normal_(generator=random)  # unit variance, like the noise that they are used with
             else:
                 gain = getattr(module, "gain", RECTIFIER)
                 scale = gain and (std or gain / math.sqrt(_fan_in(module, tensor)))

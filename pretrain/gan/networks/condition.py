@@ -1,4 +1,4 @@
-"""Where classes enter: beside G's noise, and in D's answer."""
+"""Where classes enter: next to G's noise, and in D's output."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from pretrain.gan.networks.spectral import Layers
 
 
 class Latent(nn.Module):
-    """G's input: the noise, and beside it the embedded class of a conditional model."""
+    """G's input: the noise and, in a conditional model, the embedded class next to it."""
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Latent(nn.Module):
 
 
 class Head(nn.Module):
-    """D's answer: a number per image, and for a conditional model the projection of its features on the class
+    """D's output: a number per image and, in a conditional model, the projection of its features on the class
     (Miyato & Koyama 2018, equation 5)."""
 
     def __init__(self, shape: GanShape, layers: Layers, inputs: int, features: int) -> None:

@@ -1,7 +1,8 @@
 """Transposed convolutions (Radford et al. 2016), for any power of two from 16 on.
 
-As there: 4 x 4 kernels of stride 2, rectifiers in G, leaky ones in D. Otherwise: a 3 x 3 convolution at full
-resolution in both, and no batch normalisation in D, which would let real and generated images see each other.
+As in the paper: 4 x 4 kernels of stride 2, ReLU in G, leaky ReLU in D. Different from the paper: a 3 x 3
+convolution at full resolution in both, and no batch normalisation in D, which would let real and generated
+images see each other.
 """
 
 from itertools import pairwise
@@ -39,7 +40,7 @@ class DcganGenerator(nn.Module):
 
 
 class DcganDiscriminator(nn.Module):
-    """Image -> halved until 4 x 4 -> answer."""
+    """Image -> halved until 4 x 4 -> output."""
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class DcganDiscriminator(nn.Module):
         self.head = Head(shape, layers, wide[-1] * SMALLEST**2, wide[-1])
 
     def forward(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        """Images -> answers [B]; above 0 is real."""
+        """Images -> outputs [B]; above 0 is real."""
         hidden = F.leaky_relu(self.first(x_BCHW), 0.2)
         for down in self.downs:
             hidden = F.leaky_relu(down(hidden), 0.2)

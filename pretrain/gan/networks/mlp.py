@@ -1,4 +1,4 @@
-"""Fully connected networks (Goodfellow et al. 2014, section 5), with leaky rectifiers in both."""
+"""Fully connected networks (Goodfellow et al. 2014, section 5), with leaky ReLU in both."""
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,7 @@ class MlpGenerator(nn.Module):
 
 
 class MlpDiscriminator(nn.Module):
-    """Image -> two hidden layers -> answer."""
+    """Image -> two hidden layers -> output."""
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class MlpDiscriminator(nn.Module):
         self.head = Head(shape, layers, width, width)
 
     def forward(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        """Images -> answers [B]; above 0 is real."""
+        """Images -> outputs [B]; above 0 is real."""
         hidden = x_BCHW.flatten(1)
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)

@@ -1,8 +1,8 @@
 """Residual networks without normalisation, after R3GAN (Huang et al. 2024, "The GAN is dead; long live the
 GAN!", section 3).
 
-Inverted bottlenecks with grouped convolutions, leaky rectifiers, bilinear resampling, a learned 4 x 4 basis
-that the noise weighs; the last layer of every branch starts at zero (Fixup, Zhang et al. 2019), so that
+Inverted bottlenecks with grouped convolutions, leaky ReLU, bilinear resampling, and a learned 4 x 4 basis
+that the noise weighs. The last layer of every branch starts at zero (Fixup, Zhang et al. 2019), so that
 training starts from a nearly linear network. For the relativistic loss with R1 and R2.
 """
 
@@ -38,7 +38,7 @@ class _Block(nn.Module):
         self.down = with_gain(nn.Conv2d(inner, channels, 1, bias=False), 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same."""
+        """[B, C, H, W] -> the same shape."""
         hidden = F.leaky_relu(self.up(x), 0.2)
         branch: Tensor = self.down(F.leaky_relu(self.middle(hidden), 0.2))
         return x + branch
@@ -92,12 +92,12 @@ class ModernGenerator(nn.Module):
 
 
 class ModernDiscriminator(nn.Module):
-    """Image -> a stage for each resolution -> 4 x 4 folded into one -> answer."""
+    """Image -> a stage for each resolution -> 4 x 4 folded into one -> output."""
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
         wide = widths(shape, shape.model.discriminator_channels)[::-1]
-        # A bias here would shift all answers alike, which the relativistic loss cannot see.
+        # A bias here would shift all outputs alike, which the relativistic loss cannot see.
         self.first = with_gain(nn.Conv2d(shape.channels, wide[0], 1, bias=False), 1.0)
         ins = [wide[0], *wide[:-1]]
         self.stages = nn.ModuleList(
@@ -108,7 +108,7 @@ class ModernDiscriminator(nn.Module):
         self.head = Head(shape, Layers(spectral=False), wide[-1], wide[-1])
 
     def forward(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        """Images -> answers [B]; above 0 is real."""
+        """Images -> outputs [B]; above 0 is real."""
         hidden = self.first(x_BCHW)
         for stage in self.stages:
             hidden = stage(hidden)

@@ -17,9 +17,10 @@ def _double(x: Tensor) -> Tensor:
 
 
 class _UpBlock(nn.Module):
-    """Norm, rectifier, double, convolve; norm, rectifier, convolve; plus the doubled input.
+    """Norm, ReLU, double, convolve; norm, ReLU, convolve; plus the doubled input.
 
-    A bias that a later norm takes away again would get no gradient but rounding errors, so there is none.
+    There is no bias where a later norm takes it away again: its gradient would be nothing but rounding
+    errors.
     """
 
     def __init__(self, in_: int, out: int, norm: bool) -> None:
@@ -34,7 +35,7 @@ class _UpBlock(nn.Module):
         """[B, in, H, W] -> [B, out, 2H, 2W]."""
         hidden: Tensor = self.conv1(_double(F.relu(self.norm1(x))))
         hidden = self.conv2(F.relu(self.norm2(hidden)))
-        # A 1 x 1 convolution and doubling commute; this way round costs a quarter.
+        # A 1 x 1 convolution and doubling commute; in this order it costs a quarter.
         return hidden + _double(self.shortcut(x))
 
 
@@ -60,7 +61,7 @@ class ResnetGenerator(nn.Module):
 
 
 class _DownBlock(nn.Module):
-    """Rectifier, convolve, rectifier, convolve, halve; plus the halved input."""
+    """ReLU, convolve, ReLU, convolve, halve; plus the halved input."""
 
     def __init__(self, layers: Layers, in_: int, out: int, *, down: bool, first: bool) -> None:
         super().__init__()
@@ -80,7 +81,7 @@ class _DownBlock(nn.Module):
 
 
 class ResnetDiscriminator(nn.Module):
-    """Image -> a block for each halving -> one more block -> answer from the summed features."""
+    """Image -> a block for each halving -> one more block -> output from the summed features."""
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class ResnetDiscriminator(nn.Module):
         self.head = Head(shape, layers, wide[-1], wide[-1])
 
     def forward(self, x_BCHW: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        """Images -> answers [B]; above 0 is real."""
+        """Images -> outputs [B]; above 0 is real."""
         hidden = x_BCHW
         for block in self.blocks:
             hidden = block(hidden)

@@ -21,7 +21,7 @@ class GanShape:
     channels: int
     """1: grey, 3: RGB."""
     classes: int
-    """Of a conditional model; 0 for one without labels."""
+    """Classes of a conditional model; 0 without labels."""
     head_bias: bool
     """Whether D's answer has a bias. A loss that sees only differences of answers gives it no gradient but
     rounding errors, which Adam would make steps of."""
@@ -47,6 +47,6 @@ def widths(shape: GanShape, full: int) -> list[int]:
 
 
 def with_gain(layer: M, gain: float) -> M:
-    """Mark a layer that no rectifier follows: its initial weights are scaled by `gain` / sqrt(fan-in)."""
+    """Mark a layer that no ReLU follows: its initial weights are scaled by `gain` / sqrt(fan-in)."""
     layer.gain = gain  # type: ignore[assignment]
     return layer

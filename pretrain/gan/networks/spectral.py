@@ -1,8 +1,8 @@
 """Spectral normalisation (Miyato et al. 2018): layers whose weight is divided by its largest singular value.
 
 The estimate's vectors move only when `advance` is called, once for each update of D (algorithm 1), and not in
-the forward pass as in torch's: so neither the number of micro-batches, nor the penalties' extra passes, nor
-an evaluation changes the training. Vectors are fp32 buffers, whatever the weights are.
+the forward pass as in torch's version. So training does not depend on the number of micro-batches, on the
+penalties' extra passes or on evaluations. The vectors are fp32 buffers, whatever the weights are.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class _Spectral(nn.Module):
-    """What layers with a normalised weight [out, ...] share."""
+    """Common part of layers with a normalised weight [out, ...]."""
 
     if TYPE_CHECKING:
         weight: Tensor
@@ -28,7 +28,8 @@ class _Spectral(nn.Module):
     def normalised(self) -> Tensor:
         """The weight over its estimated largest singular value, differentiable in the weight."""
         matrix = self.weight.flatten(1).float()
-        sigma = torch.dot(self.u, torch.mv(matrix, self.v).float())  # autocast makes bf16 of products
+        # Autocast would turn the products into bf16.
+        sigma = torch.dot(self.u, torch.mv(matrix, self.v).float())
         return self.weight / sigma.to(self.weight.dtype)
 
     @torch.no_grad()
@@ -77,7 +78,7 @@ class SpectralEmbedding(_Spectral, nn.Embedding):
 
 
 class Layers:
-    """Makes a discriminator's layers, with spectral normalisation or without."""
+    """Makes a discriminator's layers, with or without spectral normalisation."""
 
     def __init__(self, spectral: bool) -> None:
         self._spectral = spectral
@@ -102,7 +103,7 @@ def advance(module: nn.Module, iterations: int = 1, weights: Mapping[str, Tensor
     Args:
         module: whose layers.
         iterations: of each.
-        weights: stand for the module's own, by name, where this rank does not hold all of those.
+        weights: used in place of the module's own, by name, where this rank does not hold all of those.
     """
     for name, layer in module.named_modules():
         if isinstance(layer, _Spectral):

@@ -1,1 +1,1 @@
-"""Conversations: read, made into tokens by a template, trained on, and held."""
+"""Conversations: read, turned into tokens by a template, trained on, and continued."""

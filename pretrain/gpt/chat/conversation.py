@@ -1,4 +1,4 @@
-"""Conversations, and the .jsonl files that hold them: an object a line."""
+"""Conversations, and the .jsonl files that they are in, one object a line."""
 
 import json
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Messages, the last of them an assistant's. line: where it stands in its file, from 1."""
+    """Messages, the last of them an assistant's. line: of its file, from 1."""
 
     line: int
     messages: tuple[Message, ...]
 
 
 def read_conversations(path: str, data: ChatDataConfig) -> list[Conversation]:
-    """Every conversation of a file.
+    """Read every conversation of a file.
 
     Args:
         path: .jsonl.
@@ -113,5 +113,5 @@ def _shown(value: Any) -> str:
 
 
 def as_json(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """As a template, and transformers, have them."""
+    """The form in which templates, and transformers, take messages."""
     return [message.to_json() for message in messages]

@@ -26,7 +26,7 @@ from pretrain.gpt.chat.template import ChatTemplate
 class ChatSequences:
     """The sequences of one file.
 
-    path: the file. examples: its conversations. rows: of each sequence, which examples it holds. length:
+    path: the file. examples: its conversations. rows: for each sequence, which examples it has. length:
     positions of a sequence.
     """
 
@@ -39,7 +39,7 @@ class ChatSequences:
     def read(
         cls, path: str, config: ChatConfig, tokenizer: Tokenizer, template: ChatTemplate
     ) -> "ChatSequences":
-        """Those of a file; raises UserError naming file and line."""
+        """Read the sequences of a file. Raises UserError naming file and line."""
         length = config.batch.sequence_length
         whole = encode(path, read_conversations(path, config.data), tokenizer, template)
         examples = fitting(path, whole, length, truncate=config.data.too_long == "truncate")
@@ -72,7 +72,7 @@ class ChatSequences:
     def batch(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
         """Sequences, each with its sample id; None makes one without a label.
 
-        Examples lie one behind the other; each is a document. What is left over is one more.
+        Examples lie one after the other; each is a document. The rest of the sequence is one more document.
         """
         stored = np.zeros((4, len(rows), self.length), np.int64)
         tokens, labels, positions, documents = stored
@@ -94,7 +94,7 @@ class ChatSequences:
             labels=torch.from_numpy(labels),
             loss_mask=torch.from_numpy(counts),
             position_ids=torch.from_numpy(positions),
-            # Causal attention alone keeps a single example from the padding behind it.
+            # With a single example, causal attention alone keeps it from seeing the padding after it.
             document_ids=None if one_each else torch.from_numpy(documents),
             sample_ids=tuple(PADDING_SAMPLE if index is None else sample for sample, index in rows),
         )

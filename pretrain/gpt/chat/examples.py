@@ -1,4 +1,4 @@
-"""Conversations as token ids, and which of them count."""
+"""Conversations as token ids, and which of the ids count in the loss."""
 
 import logging
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class ChatExample:
     """One conversation, encoded.
 
-    tokens: int32 [N]. said: bool [N], those of the assistant, with the ends of its turns; the first is never
-    one of them. line: in the file it comes from.
+    tokens: int32 [N]. said: bool [N], tokens that the assistant says, with the ends of its turns; the first
+    token is never one of them. line: of the file that it comes from.
     """
 
     tokens: npt.NDArray[np.int32]
@@ -30,7 +30,7 @@ class ChatExample:
 
     @property
     def size(self) -> int:
-        """Positions that it takes: every token but the last is read, every one but the first predicted."""
+        """Positions that it takes: every token but the last is read, every token but the first predicted."""
         return len(self.tokens) - 1
 
     def cut(self, size: int) -> "ChatExample":
@@ -41,7 +41,7 @@ class ChatExample:
 def encode(
     path: str, conversations: Sequence[Conversation], tokenizer: Tokenizer, template: ChatTemplate
 ) -> list[ChatExample]:
-    """All conversations of a file; raises UserError naming file and line."""
+    """Encode all conversations of a file. Raises UserError naming file and line."""
     found = []
     with Progress("encoding conversations", len(conversations)) as progress:
         for conversation in conversations:
@@ -59,7 +59,7 @@ def encode(
 def fitting(
     path: str, examples: Sequence[ChatExample], length: int, *, truncate: bool
 ) -> tuple[ChatExample, ...]:
-    """Those that fit into a sequence.
+    """The examples that fit into a sequence.
 
     Args:
         length: `batch.sequence_length`.

@@ -1,4 +1,4 @@
-"""What a config of a run on conversations names: the run to start from, a template, the files."""
+"""Opens what a chat config names: the run that weights come from, a template, the files."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class OpenedChat:
 def open_chat(config: ChatConfig, start: InitFrom) -> OpenedChat:
     """Read everything that a config names.
 
-    Raises UserError, IntegrityError: the run to start from has no tokenizer, or a file is wrong.
+    Raises UserError or IntegrityError if the run that weights come from has no tokenizer, or a file is wrong.
     """
     template = _template(config, start.checkpoint)
     folder = tokenizer_folder(start.checkpoint)
@@ -39,7 +39,7 @@ def open_chat(config: ChatConfig, start: InitFrom) -> OpenedChat:
 
 
 def _template(config: ChatConfig, start: Checkpoint) -> ChatTemplate:
-    """That of the config, or of the checkpoint it starts with, or the default one."""
+    """The template of the config, else of the checkpoint that the weights come from, else the default one."""
     if config.data.chat_template is not None:
         return ChatTemplate.read(config.data.chat_template)
     return template_of(start) or ChatTemplate.default()

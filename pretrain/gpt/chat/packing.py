@@ -1,12 +1,13 @@
-"""Which conversations share a sequence."""
+"""Packing: which conversations share a sequence."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[tuple[int, ...]]:
-    """Put all items into as few bins as best-fit decreasing does (Johnson 1974): the largest first, each
-    into the bin that it fills best.
+    """Put all items into as few bins as best-fit decreasing needs (Johnson 1974).
+
+    The largest item comes first, and each goes into the bin that it fills best.
 
     Args:
         sizes: of the items, at most `capacity` each.

@@ -1,8 +1,9 @@
-"""Renders a chat template in a process of its own: a template is a program that may never end.
+"""Renders a chat template in a separate process, because a template is a program that may never end.
 
 `python -m pretrain.gpt.chat.renderer` is that process: a JSON line in, a JSON line out. The first line is the
-template, each further one a conversation. What takes more than `SECONDS` of processor time ends the process;
-what takes more than `MEMORY_BYTES`, or makes more than `MOST_CHARACTERS`, is an answer that says so.
+template, each further line a conversation. A conversation that takes more than `SECONDS` of processor time
+ends the process; one that takes more than `MEMORY_BYTES`, or makes more than `MOST_CHARACTERS`, gets an
+answer that says so.
 """
 
 import json
@@ -19,7 +20,7 @@ from data_tools.children import Child
 from pretrain.errors import UserError
 
 SECONDS = 10
-"""Of processor time, a conversation; the default template takes a hundred thousandth of it."""
+"""Processor time for one conversation; the default template takes a hundred thousandth of it."""
 MEMORY_BYTES = 1 << 30
 MOST_CHARACTERS = 1 << 24
 
@@ -28,7 +29,7 @@ class Renderer:
     """A template, compiled in a process that ends with this object."""
 
     def __init__(self, source: str, where: str, seconds: int = SECONDS) -> None:
-        """Start it. Raises UserError for what is no template; `where` is for messages."""
+        """Start the process. Raises UserError if `source` is not a template; `where` is for messages."""
         self._where, self._seconds = where, seconds
         self._process = children.start(
             [sys.executable, "-m", "pretrain.gpt.chat.renderer", str(seconds)],
@@ -39,7 +40,7 @@ class Renderer:
         self._ask({"source": source})
 
     def render(self, values: Mapping[str, Any]) -> str:
-        """The text of a conversation. Raises UserError where the template fails."""
+        """The text of a conversation. Raises UserError if the template fails."""
         return str(self._ask(values))
 
     def _ask(self, request: Mapping[str, Any]) -> Any:
@@ -77,7 +78,7 @@ def main() -> None:
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal; whoever asks decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the one that asks decides
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -106,14 +107,14 @@ def main() -> None:
             number = getattr(error, "lineno", None) if template is None else None
             what = "is no Jinja template: " if template is None else ""
             answer = {"error": f"{f':{number}' if number else ''}: {what}{error}"}
-        except Exception as error:  # a template is a program of the user's
+        except Exception as error:  # a template is a program that the user wrote
             answer = {"error": f": {error}"}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
 def _limit(kind: int, most: int) -> None:
-    """Set the soft limit, which the process itself may raise again, up to the hard one."""
+    """Set the soft limit, which the process itself may raise again, up to the hard limit."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
@@ -126,7 +127,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    """As transformers has it: nothing is escaped for HTML."""
+    """`tojson` as transformers has it: nothing is escaped for HTML."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 

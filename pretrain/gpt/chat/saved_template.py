@@ -5,5 +5,5 @@ from pretrain.gpt.chat.template import FILE, ChatTemplate
 
 
 def template_of(checkpoint: Checkpoint) -> ChatTemplate | None:
-    """What the model was trained with; None where it was not trained on conversations."""
+    """The template that the model was trained with; None if it was not trained on conversations."""
     return ChatTemplate.read(checkpoint.path / FILE) if FILE in checkpoint.files else None

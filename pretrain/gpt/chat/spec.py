@@ -1,4 +1,4 @@
-"""Fine-tuning on conversations under the training loop: what the assistant says is predicted."""
+"""The model spec of fine-tuning on conversations: what the assistant says is predicted."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,14 +16,14 @@ from pretrain.training.metric_sums import MetricSums
 
 @dataclass(frozen=True)
 class ChatSums(MetricSums):
-    """The negative log-likelihood of answers, and how many of their tokens are the likeliest."""
+    """The negative log-likelihood of answers, and how many of their tokens are the model's first choice."""
 
     nll: float
     """Nats."""
     tokens: float
     """Tokens of answers, with the ends of turns."""
     right: float
-    """Those that are the likeliest."""
+    """Tokens that are the model's first choice."""
     squares: float
     """Squared losses, for the standard error."""
 
@@ -39,7 +39,7 @@ class ChatSums(MetricSums):
 
 @dataclass(frozen=True)
 class ChatSpec(GptSpec):
-    """A decoder whose loss is of some tokens alone.
+    """A decoder with a loss on some of the tokens.
 
     Attributes:
         vocab_size: ids of the tokenizer, without padding.
@@ -50,12 +50,12 @@ class ChatSpec(GptSpec):
     totals: ClassVar[type[MetricSums]] = ChatSums
 
     def run(self, chunk: GPT, local: LocalGptBatch) -> Tensor:
-        """The last chunk gives logits, [B, S, V]."""
+        """On the last chunk: logits, [B, S, V]."""
         output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask)
         return output
 
     def losses(self, output: Tensor, local: LocalGptBatch) -> tuple[Tensor, Tensor]:
-        """Where `loss_mask` says so; logits of other positions are not looked at."""
+        """Losses where `loss_mask` says so; logits of other positions are not used."""
         counts = local.loss_mask > 0
         labels_M = local.labels[counts]
         logits_MV = without_padding(output[counts], self.vocab_size, self.layout.tensor_rank)

@@ -1,7 +1,7 @@
 """`pretrain generate --chat`: answers of a model that has a chat template.
 
-At a terminal it is a conversation; otherwise each `--prompt`, or each line of standard input, begins one of
-its own and gets its answer.
+At a terminal it is a conversation. Otherwise each `--prompt`, or each line of standard input, begins a
+conversation of its own and gets its answer.
 """
 
 import codecs
@@ -34,7 +34,8 @@ def answer(
     """What the assistant says next in each conversation; all ranks together.
 
     Args:
-        template: its template, the one that it was trained with.
+        speaker: the text generator.
+        template: the template that it was trained with.
         conversations: from their first message to a user's.
         sampling: how to draw; conversation i with seed + i.
         tell: told of conversations that the model does not see whole, and of answers that were cut off.
@@ -72,7 +73,7 @@ def chat_command(
 
     Raises:
         UserError: the checkpoint has no chat template, there is nothing to answer, or as in
-        `open_text_generator`.
+            `open_text_generator`.
     """
     place = read_rank_info(os.environ)
     talking = not prompts and sys.stdin.isatty()
@@ -92,20 +93,20 @@ def chat_command(
     spread(place, processes, [*options, "--", checkpoint, *overrides])
     require_seed(sampling)
     with init_distributed(place) as world:
-        speaker = open_text_generator(checkpoint, world, overrides, require_template)
-        template = template_of(speaker.saved.checkpoint)
+        generator = open_text_generator(checkpoint, world, overrides, require_template)
+        template = template_of(generator.saved.checkpoint)
         assert template is not None, "required above"
         if talking:
-            _talk(speaker, template, max_tokens, sampling)
+            _talk(generator, template, max_tokens, sampling)
             return
         asked = [[Message("user", prompt)] for prompt in prompts]
-        answers = answer(speaker, template, asked, max_tokens, sampling, progress_printer(world))
+        answers = answer(generator, template, asked, max_tokens, sampling, progress_printer(world))
         if world.is_first:
             show([""] * len(answers), answers)
 
 
 def require_template(saved: SavedModel) -> None:
-    """Raises UserError where a checkpoint has no chat template."""
+    """Raise UserError if a checkpoint has no chat template."""
     if template_of(saved.checkpoint) is None:
         raise UserError(
             f"{saved.checkpoint.path}: has no chat template: it was not trained on conversations; "
@@ -114,7 +115,7 @@ def require_template(saved: SavedModel) -> None:
 
 
 def _lines(raw: bytes) -> list[str]:
-    """What stands on standard input; raises UserError naming the line."""
+    """The lines of standard input. Raises UserError naming the line."""
     found = []
     for number, line in enumerate(raw.splitlines(), 1):
         try:
@@ -166,8 +167,9 @@ def _turn(
     max_tokens: int,
     sampling: Sampling,
 ) -> list[Message]:
-    """Answer as the tokens come; the conversation with the answer."""
-    characters = codecs.getincrementaldecoder("utf-8")("replace")  # a token may be part of one
+    """Print the answer as its tokens come, and return the conversation with it."""
+    # Incremental: a token may be part of a character.
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def hear(token: int) -> None:
         print(characters.decode(speaker.tokenizer.decode_bytes([token])), end="", flush=True)

@@ -1,10 +1,10 @@
 """From a conversation to tokens: one Jinja template, which training and generation both render.
 
-A template is written as transformers has them: it gets `messages`, `add_generation_prompt`, `bos_token` and
+A template is written as for transformers: it gets `messages`, `add_generation_prompt`, `bos_token` and
 `eos_token`, in a sandbox (`ImmutableSandboxedEnvironment`) in a process of its own. Both tokens are the end
-of a document, the only special piece that every tokenizer of a GPT has. It alone divides the default
-template, roles being plain words: no text is ever encoded into it, so no message can pass for another role's,
-and a message has the same tokens whatever stands before it.
+of a document, the only special piece that every tokenizer of a GPT has. The default template uses it alone as
+a separator, and roles are plain words: no text is ever encoded into it, so no message can pass for one of
+another role, and a message has the same tokens whatever stands before it.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from pretrain.gpt.chat.conversation import Message, as_json
 from pretrain.gpt.chat.renderer import Renderer
 
 FILE = "chat_template.jinja"
-"""In a checkpoint, and in an export."""
+"""File name in a checkpoint and in an export."""
 DEFAULT = """\
 {{- bos_token }}
 {%- for message in messages %}
@@ -35,14 +35,14 @@ DEFAULT = """\
 END = "<|endoftext|>"
 """What transformers calls the end of a document; a template must not spell it, since a text may."""
 MOST_BYTES = 1 << 20
-"""Of a template."""
+"""Size of the largest template."""
 MARK = "\0"
-"""Stands for the end of a document while a template is rendered; no message holds it."""
+"""Stands for the end of a document while a template is rendered; no message contains it."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template; made by `read` or of `DEFAULT`.
+    """A template, from `read` or from `DEFAULT`.
 
     source: its text. where: its file, for messages.
     """
@@ -52,12 +52,12 @@ class ChatTemplate:
 
     @classmethod
     def default(cls) -> "ChatTemplate":
-        """The one that runs have whose config names none."""
+        """The template of runs whose config names none."""
         return cls(DEFAULT, "the default chat template")
 
     @classmethod
     def read(cls, path: str | Path) -> "ChatTemplate":
-        """From a file; raises UserError where it cannot be read or is no template."""
+        """Read a template from a file. Raises UserError if it cannot be read or is not a template."""
         try:
             text = read_bytes(path, MOST_BYTES).decode("utf-8")
         except OSError as error:
@@ -102,7 +102,7 @@ class ChatTemplate:
     def answers(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
         """The ids of a whole conversation, and which of them the assistant says, with the ends of its turns.
 
-        Raises UserError: the template does not say where an answer begins or ends.
+        Raises UserError if the template does not say where an answer begins or ends.
         """
         ids = self.tokens(tokenizer, messages, answer=False)
         said = [False] * len(ids)

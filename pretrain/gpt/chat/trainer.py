@@ -1,4 +1,4 @@
-"""Fine-tuning a GPT on conversations in the loop that pretrains it: other data, weights to start from."""
+"""Fine-tuning a GPT on conversations, in the loop that pretrains it: other data, weights of another run."""
 
 import hashlib
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class ChatTrainer(MegatronTrainer):
         super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
-        """The files of the config, encoded with the pretrained model's tokenizer."""
+        """Open the files of the config, encoded with the pretrained model's tokenizer."""
         self.opened = open_chat(self.chat, require_init_from(self.start))
         training, validation = self.opened.training, self.opened.validation
         for sequences in (training.data, *([validation.data] if validation else [])):
@@ -41,8 +41,8 @@ class ChatTrainer(MegatronTrainer):
 
     def build_model(self) -> PipelineModel:
         vocab_size = self.data.vocab_size
-        family = ChatSpec(self.chat, self.layout, vocab_size)
-        model = PipelineModel(self.config, self.layout, vocab_size, family, training=True)
+        spec = ChatSpec(self.chat, self.layout, vocab_size)
+        model = PipelineModel(self.config, self.layout, vocab_size, spec, training=True)
         load_pretrained(require_init_from(self.start), model.chunks, self.layout)
         return model
 

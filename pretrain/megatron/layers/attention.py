@@ -1,10 +1,10 @@
 """Core attention on torch's scaled_dot_product_attention, in place of megatron's unfused one.
 
-It serves tensor parallelism (heads are split before it), context parallelism (keys and values are
-gathered; the sequence is laid out in zigzag order so that every rank does the same work) and masks.
+It supports tensor parallelism (heads are split before it), context parallelism (keys and values are gathered;
+the sequence is laid out in zigzag order so that every rank does the same work) and masks.
 
-Shape legend: S local sequence, K keys (= S x context parallel size), B micro-batch, N local heads,
-G local key/value heads, H head size.
+Shape legend: S local sequence, K keys (= S x context parallel size), B micro-batch, N local heads, G local
+key/value heads, H head size.
 """
 
 from contextlib import nullcontext
@@ -23,13 +23,13 @@ from torch import Tensor
 def zigzag_positions(rank: int, size: int, sequence_length: int) -> Tensor:
     """Positions of the sequence that context rank `rank` of `size` holds, [sequence_length / size] int64.
 
-    The sequence is cut into 2 x size pieces, and a rank holds piece `rank` from the front and from the
-    back, so that causal attention costs every rank the same (Brandon et al. 2023, "Striped attention";
-    the layout is megatron-core's).
+    The sequence is cut into 2 x size chunks, and a rank holds chunk `rank` from the front and from the back,
+    so that causal attention costs every rank the same (Brandon et al. 2023, "Striped attention"; the layout
+    is megatron-core's).
     """
-    piece = sequence_length // (2 * size)
-    steps = torch.arange(piece)
-    return torch.cat([rank * piece + steps, (2 * size - 1 - rank) * piece + steps])
+    chunk = sequence_length // (2 * size)
+    steps = torch.arange(chunk)
+    return torch.cat([rank * chunk + steps, (2 * size - 1 - rank) * chunk + steps])
 
 
 def gathered_positions(size: int, sequence_length: int) -> Tensor:
@@ -49,7 +49,7 @@ def attention_mask(
         sequence_length: full sequence length.
 
     Returns:
-        Boolean [B or 1, 1, S, K], True where the query may look; None where plain causal attention does.
+        Boolean [B or 1, 1, S, K], True where the query may look; None if plain causal attention is enough.
     """
     if context_size == 1 and document_ids_BS is None:
         return None
@@ -83,7 +83,7 @@ class _GatherSequence(torch.autograd.Function):
 
 
 class LayerCache:
-    """Keys and values of one layer, [B, G, capacity, H] each, of which the first `length` tokens are there.
+    """Keys and values of one layer, [B, G, capacity, H] each; the first `length` tokens are filled.
 
     Args:
         rows: B.
@@ -95,13 +95,13 @@ class LayerCache:
         self._both: tuple[Tensor, Tensor] | None = None
 
     def extend(self, key_BGSH: Tensor, value_BGSH: Tensor) -> tuple[Tensor, Tensor]:
-        """Add tokens; all keys and values so far."""
+        """Add tokens, and return all keys and values so far."""
         if self._both is None:
             shape = (self.rows, key_BGSH.shape[1], self.capacity, key_BGSH.shape[3])
             self._both = key_BGSH.new_empty(shape), value_BGSH.new_empty(shape)
         stop = self.length + key_BGSH.shape[2]
-        for held, new in zip(self._both, (key_BGSH, value_BGSH), strict=True):
-            held[:, :, self.length : stop] = new
+        for cached, new in zip(self._both, (key_BGSH, value_BGSH), strict=True):
+            cached[:, :, self.length : stop] = new
         self.length = stop
         return self._both[0][:, :, :stop], self._both[1][:, :, :stop]
 
@@ -148,8 +148,8 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
             key_SBGH: keys of the local part of the sequence.
             value_SBGH: values of the local part of the sequence.
             attention_mask: boolean, broadcastable to [B, N, S, K], True where a query may look; None: causal.
-                With tokens in the cache, K counts these too, and None is for a single new token.
-            attn_mask_type: the slot's; the constructor's counts.
+                With tokens in the cache, K counts these too, and None is only for a single new token.
+            attn_mask_type: required by the slot; the constructor's counts.
             attention_bias: must be None.
             packed_seq_params: must be None.
 
@@ -157,6 +157,7 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
             [S, B, N x H].
         """
         if self.context_group is not None:
+            # Keys and values in one message.
             both: Tensor = _GatherSequence.apply(  # type: ignore[no-untyped-call]
                 torch.cat([key_SBGH, value_SBGH], -1), self.context_group
             )
@@ -165,8 +166,8 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         if self.cache is not None:
             k, v = self.cache.extend(k, v)
         dropout = self.dropout if self.training else 0.0
-        # Heads differ between tensor parallel ranks, so their masks must too. Under sequence parallelism
-        # the whole layer runs in that random stream already.
+        # Heads differ between tensor parallel ranks, so their dropout masks must too. Under sequence
+        # parallelism the whole layer already runs in that random stream.
         fork = dropout > 0 and not self.config.sequence_parallel
         with tensor_parallel.get_cuda_rng_tracker().fork() if fork else nullcontext():
             out_BNSH = F.scaled_dot_product_attention(
@@ -175,6 +176,7 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
                 v,
                 attn_mask=attention_mask,
                 dropout_p=dropout,
+                # torch's causal mask starts at the first key, so it is wrong for a query behind cached keys.
                 is_causal=self.causal and attention_mask is None and q.shape[2] == k.shape[2],
                 scale=self.scale,
                 enable_gqa=self.grouped,

@@ -1,6 +1,6 @@
 """A bidirectional encoder on megatron-core: embeddings and layers, without heads.
 
-Megatron's own BertModel computes logits at every position, and fixes the norm of its head and the form of its
+megatron's own BertModel computes logits at every position, and fixes the norm of its head and the form of its
 mask. This one is made of the same parts.
 """
 
@@ -36,7 +36,7 @@ E = TypeVar("E", bound="Encoder")
 
 
 class Encoder(LanguageModule, ABC):  # type: ignore[misc]
-    """A bidirectional encoder; subclasses have the heads.
+    """A bidirectional encoder; subclasses add the heads.
 
     Heads are replicated over tensor parallel ranks and see whole sequences, also under sequence parallelism.
 
@@ -81,6 +81,8 @@ class Encoder(LanguageModule, ABC):  # type: ignore[misc]
                 config, rows, run.batch.sequence_length, kind, num_tokentypes=TOKEN_TYPES
             )
             if model.norm_position == "post":
+                # BERT normalises the embeddings before their dropout, and megatron's embedding has no slot
+                # for that.
                 norm = norm_class(model)(config, config.hidden_size, config.layernorm_epsilon)
                 dropout = self.embedding.embedding_dropout
                 self.embedding.embedding_dropout = torch.nn.Sequential(
@@ -110,10 +112,10 @@ class Encoder(LanguageModule, ABC):  # type: ignore[misc]
 
     @abstractmethod
     def build_heads(self, run: Any, rows: int) -> None:
-        """What follows the last layer; `rows` is the padded size of the vocabulary."""
+        """Create what follows the last layer; `rows` is the padded size of the vocabulary."""
 
     def set_input_tensor(self, input_tensor: Tensor | list[Tensor]) -> None:
-        """Take over the output of the stage before, as megatron's schedules call it."""
+        """Take the output of the stage before; megatron's schedules call this."""
         self.encoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
     def encode(
@@ -130,7 +132,7 @@ class Encoder(LanguageModule, ABC):  # type: ignore[misc]
             rotary = self.rotary_positions(tokens_BS.shape[1] * self.config.context_parallel_size)
         hidden_SBH: Tensor = self.encoder(embedded, attention_mask, rotary_pos_emb=rotary)
         if self.post_process and self.config.sequence_parallel:
-            # Every rank computes the same heads, so each has the whole gradient of what it gathers.
+            # Every rank computes the same heads, so each already has the whole gradient of what it gathered.
             hidden_SBH = gather_from_sequence_parallel_region(hidden_SBH, tensor_parallel_output_grad=False)
         return hidden_SBH
 
@@ -156,7 +158,7 @@ def build_chunks(
     """This rank's chunks of an encoder, on its device, with weights not yet set.
 
     Args:
-        make: makes a chunk: the class, with what it needs beside the places that are given here.
+        make: makes a chunk: the class, with the arguments that are not given here.
         config: the run's config.
     """
     megatron = transformer_config(config, layout.device)

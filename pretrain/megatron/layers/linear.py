@@ -1,7 +1,6 @@
-"""Linear maps whose weights no rank has to share.
+"""Linear layers for a tensor parallel size of one.
 
-In a layer's slots megatron's parallel layers compute the same at a tensor parallel size of one, but add the
-bias in a pass of its own and go through more Python.
+megatron's parallel layers compute the same there, but add the bias in a separate pass and run more Python.
 """
 
 from typing import Any
@@ -14,7 +13,7 @@ from pretrain.cpu.linear import linear
 
 
 class Linear(torch.nn.Linear):
-    """torch's, by `product.linear`."""
+    """torch's linear layer, computed by `pretrain.cpu.linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., I] to [..., O]."""
@@ -22,16 +21,16 @@ class Linear(torch.nn.Linear):
 
 
 class ColumnLinear(ColumnParallelLinear):  # type: ignore[misc]
-    """In the slot of a column parallel layer."""
+    """Fills the slot of a column parallel layer."""
 
     def forward(self, input_SBI: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
-        """[S, B, I] to [S, B, O], bias added, and none left to add."""
+        """[S, B, I] to [S, B, O] with the bias added, and None for the bias that is left to add."""
         return linear(input_SBI, self.weight, self.bias), None
 
 
 class RowLinear(RowParallelLinear):  # type: ignore[misc]
-    """In the slot of a row parallel layer."""
+    """Fills the slot of a row parallel layer."""
 
     def forward(self, input_SBI: Tensor) -> tuple[Tensor, None]:
-        """[S, B, I] to [S, B, O], bias added, and none left to add."""
+        """[S, B, I] to [S, B, O] with the bias added, and None for the bias that is left to add."""
         return linear(input_SBI, self.weight, self.bias), None

@@ -1,8 +1,8 @@
 """LayerNorm and RMSNorm for megatron-core's norm slots.
 
-megatron's own wrapper of the torch norms refuses sequence parallelism. There each tensor parallel rank sees
-a part of the sequence, so the gradients of norms must be summed over the group: megatron does so for
-parameters tagged `sequence_parallel`, and these are.
+megatron's own wrapper of the torch norms refuses sequence parallelism. There, each tensor parallel rank sees
+a part of the sequence, so the gradients of norms must be summed over the group. megatron does that for
+parameters tagged `sequence_parallel`, and these are tagged.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def _tag(norm: torch.nn.Module, config: TransformerConfig) -> None:
 
 
 def norm_class(model: TextModelConfig) -> type[LayerNorm] | type[RMSNorm]:
-    """What the model's norm slots hold."""
+    """The class for the model's norm slots."""
     return RMSNorm if model.normalization == "rmsnorm" else LayerNorm
 
 

@@ -1,4 +1,4 @@
-"""From our config to megatron-core's TransformerConfig, shared by all transformer families."""
+"""From our config to megatron-core's TransformerConfig, for every transformer."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def parameter_dtype(config: TextConfig) -> torch.dtype:
 
 
 def _leave_uninitialised(tensor: torch.Tensor) -> torch.Tensor:
-    """`models.initialise` sets every weight, by its logical name."""
+    """Do nothing: `megatron.init` sets every weight by its logical name."""
     return tensor
 
 
@@ -66,11 +66,11 @@ def transformer_config(config: TextConfig, device: torch.device) -> TransformerC
         # The loss is a sum over tokens, divided once by the tokens of the global batch, so that neither
         # the micro-batch size nor the layout weighs tokens differently.
         calculate_per_token_loss=True,
-        # Interleaved schedules with batched p2p train wrong in silence at two stages.
+        # Interleaved schedules with batched p2p silently train wrong at two stages.
         batch_p2p_comm=not interleaved,
         overlap_p2p_comm=interleaved,
         batch_p2p_sync=False,
-        # gloo may still be sending an output when the schedule would free it.
+        # gloo may still be sending an output when the schedule frees it.
         deallocate_pipeline_outputs=device.type == "cuda",
         gradient_accumulation_fusion=False,
         bias_activation_fusion=False,
@@ -86,7 +86,7 @@ def transformer_config(config: TextConfig, device: torch.device) -> TransformerC
 
 
 def layer_spec(model: TextModelConfig, config: TransformerConfig, mask: AttnMaskType) -> ModuleSpec:
-    """megatron-core's layer with our attention and norms in its slots; one of its own at each call."""
+    """megatron-core's layer with our attention and norms in its slots; a new spec at each call."""
     norm = norm_class(model)
     spec: ModuleSpec = get_gpt_layer_local_spec(normalization=config.normalization)
     spec.submodules.input_layernorm = norm

@@ -1,4 +1,4 @@
-"""Logits over a vocabulary that is padded, and split over tensor parallel ranks.
+"""Logits over a vocabulary that is padded and split over tensor parallel ranks.
 
 Shape legend: V local vocabulary, padding rows included; ... any shape, the same in and out.
 """
@@ -36,14 +36,14 @@ def cross_entropy(logits: Tensor, labels: Tensor, tensor_size: int) -> Tensor:
     if tensor_size > 1 or logits.is_cuda:
         losses: Tensor = vocab_parallel_cross_entropy(logits, labels.contiguous())
         return losses
-    # megatron's own takes three times the passes over the logits, and three all-reduces.
+    # megatron's own makes three times as many passes over the logits, and three all-reduces.
     flat = cross_entropy_in_place(logits.flatten(0, -2).float(), labels.flatten())
     return flat.view(labels.shape)
 
 
 @torch.no_grad()
 def most_likely(logits: Tensor, tensor_rank: int, group: dist.ProcessGroup) -> Tensor:
-    """The id with the largest logit, [...] int64; the smallest of several.
+    """The id with the largest logit, [...] int64; the smallest id if several have it.
 
     Args:
         logits: [..., V].

@@ -1,1 +1,1 @@
-"""Where a step's time goes: shares of every step from the marks of its phases, and a trace on request."""
+"""Where a step's time goes: shares of every step from its phase marks, and a trace on request."""

@@ -26,8 +26,8 @@ class StepProfiler:
 
     Args:
         steps: how many; None: none.
-        folder: where traces and the table go; made when there are any.
-        pulse: whose marks show in the trace.
+        folder: where traces and the table go; created when there are any.
+        pulse: its marks show in the trace.
         world: all its ranks call the methods together.
     """
 
@@ -42,7 +42,7 @@ class StepProfiler:
         self._first = 0
 
     def before(self, step: int, last: int) -> None:
-        """Step `step`, counted from 1, begins; `last` is the run's last."""
+        """Call before step `step`, counted from 1; `last` is the last step of the run."""
         if not self._left or self._profile is not None:
             return
         if last - step + 1 < self._wait + self._left:
@@ -61,10 +61,10 @@ class StepProfiler:
         self._mark(self._pulse.now.phase)
 
     def after(self, step: int) -> dict[str, float]:
-        """All of step `step` is done.
+        """Call when step `step` is complete.
 
         Returns:
-            Metrics, once the last of the steps is: the mean shares of all ranks.
+            Metrics, once the last profiled step is done: the mean shares over all ranks.
 
         Raises:
             UserError: on all ranks, if the folder cannot be written.
@@ -87,7 +87,7 @@ class StepProfiler:
         return shares(means, "profiled_")
 
     def close(self) -> None:
-        """The run ends, maybe within the steps: no trace of them then."""
+        """End the profile. If the run ends within the profiled steps, no trace of them is written."""
         if self._profile is not None:
             self._pulse.listen(None)
             self._leave()
@@ -95,7 +95,7 @@ class StepProfiler:
             self._profile = None
 
     def _end(self, name: str) -> tuple[dict[Cause, float], float]:
-        """Stop, write this rank's trace and say what took how long."""
+        """Stop, write this rank's trace and log what took how long."""
         ended = self._profile
         assert ended is not None
         if self._world.device.type == "cuda":
@@ -119,7 +119,7 @@ class StepProfiler:
 
 
 def table_of(seconds: list[dict[Cause, float]], idle: list[float], first: int, last: int) -> str:
-    """The table of all ranks: shares and milliseconds a step, and the ranks with least and most.
+    """The table over all ranks: shares and milliseconds a step, and the ranks with the least and the most.
 
     Args:
         seconds: of each rank, by cause.

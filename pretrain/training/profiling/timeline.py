@@ -1,8 +1,8 @@
-"""A rank's profiled time by cause, from what the profiler saw.
+"""One rank's profiled time by cause, from the profiler's spans.
 
-Within the phases in which a rank computes, a moment is arithmetic where an operator runs (a kernel, on a
-GPU), communication where none does and a collective is under way, and else Python. So communication that
-hides behind arithmetic costs nothing here, as it costs the step nothing.
+Within the phases in which a rank computes, a moment counts as arithmetic while an operator runs (on a GPU: a
+kernel), as communication while only a collective runs, and as Python otherwise. So communication hidden
+behind arithmetic costs nothing here, as it costs the step nothing.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +12,9 @@ from pretrain.health.causes import Cause, cause_of
 from pretrain.health.phase_timer import Phase
 
 COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel", "ncclKernel")
-"""How spans of communication begin: gloo's from start to end, NCCL's kernels."""
+"""Name prefixes of communication spans: gloo's operations, NCCL's kernels."""
 OPERATORS = ("aten::", "mkldnn::")
-"""How spans of arithmetic on a CPU begin: torch's own operators, and oneDNN's (`models.product`)."""
+"""Name prefixes of arithmetic spans on a CPU: torch's operators, and oneDNN's (`cpu.linear`)."""
 PHASE = "phase: "
 WORKING = {Phase.COMPUTE, Phase.REDUCTION, Phase.UPDATE}
 """Phases in which operators and collectives share the time."""
@@ -30,10 +30,10 @@ class Span(NamedTuple):
 
 
 def seconds_by_cause(spans: Sequence[Span]) -> tuple[dict[Cause, float], float]:
-    """What each cause took.
+    """How long each cause took.
 
     Args:
-        spans: of one rank, those of its phases (`PHASE` and the phase's value) among them.
+        spans: of one rank, including those of its phases (`PHASE` and the phase's value).
 
     Returns:
         Seconds of each cause, and the seconds of compute, communication and optimizer in which neither an
@@ -67,7 +67,7 @@ Stretch = tuple[float, float]
 
 
 def _union(spans: Iterable[Span]) -> list[Stretch]:
-    """Stretches, in order, in which at least one span lasts."""
+    """Intervals, in order, in which at least one span is active."""
     joined: list[Stretch] = []
     for start, end in sorted((span.start, span.end) for span in spans):
         if joined and start <= joined[-1][1]:
@@ -78,7 +78,7 @@ def _union(spans: Iterable[Span]) -> list[Stretch]:
 
 
 def _overlap(one: Sequence[Stretch], other: Sequence[Stretch]) -> list[Stretch]:
-    """What lies in both; each is in order and without overlaps of its own."""
+    """Intervals that lie in both; each argument is in order and has no overlaps of its own."""
     found, i, j = [], 0, 0
     while i < len(one) and j < len(other):
         start, end = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])

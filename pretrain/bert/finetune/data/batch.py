@@ -1,4 +1,4 @@
-"""What a fine-tuned BERT is fed: one micro-batch of one rank, as torch tensors on the CPU."""
+"""One micro-batch of one rank for a fine-tuned BERT, as torch tensors on the CPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ class LabelledBatch:
     """B examples of S tokens.
 
     tokens, token_types: int64 [B, S]. padding_mask: bool [B, S], True for real tokens. labels: int64, [B] for
-    texts or [B, S] for tagged words, NO_LABEL where there is nothing to answer. sample_ids: global sample of
-    each row, PADDING_SAMPLE for a row that is there for the shape alone and has no label.
+    texts or [B, S] for tagged words, NO_LABEL where there is nothing to predict. sample_ids: global sample of
+    each row, PADDING_SAMPLE for a row that only fills the batch and has no label.
     """
 
     tokens: Tensor
@@ -36,7 +36,7 @@ def stack(
     labels = torch.full((len(examples), width) if tagged else (len(examples),), NO_LABEL)
     for row, (_, example) in enumerate(examples):
         if example is None:
-            padding_mask[row, 0] = True  # attention needs something to look at
+            padding_mask[row, 0] = True  # attention needs at least one key
             continue
         size = len(example.tokens)
         tokens[row, :size] = torch.tensor(example.tokens)

@@ -14,7 +14,7 @@ DOCUMENT_START = "-DOCSTART-"
 
 @dataclass(frozen=True)
 class TaggedSentence:
-    """One sentence. line: where it begins, from 1. words, labels: alike in number."""
+    """One sentence. line: where it begins, from 1. words, labels: equally many."""
 
     line: int
     words: tuple[str, ...]
@@ -22,15 +22,15 @@ class TaggedSentence:
 
 
 def read_conll(path: str, word_column: int, label_column: int) -> list[TaggedSentence]:
-    """Every sentence of a file.
+    """Read every sentence of a file.
 
-    Blanks and tabs alone separate columns: a no-break space is part of a word. Lines of `-DOCSTART-` are no
+    Only blanks and tabs separate columns: a no-break space is part of a word. Lines of `-DOCSTART-` are not
     sentences, and lines of `#` before a sentence are comments if they have another number of columns.
 
     Args:
         path: text file of columns between blanks or tabs.
-        word_column: where the word stands, from 0; below 0 from the right.
-        label_column: where the tag stands.
+        word_column: column of the word, from 0; below 0 from the right.
+        label_column: column of the tag.
 
     Raises:
         UserError: the file or a column is missing, or a line has more or fewer columns than the first; names
@@ -80,7 +80,7 @@ def _refuse_comments(path: str, sentences: Sequence[TaggedSentence], doubtful: l
 
 
 def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers, from 1, and columns; none of a blank line."""
+    """Line numbers, from 1, and columns; no columns for a blank line."""
     for number, line in read_lines(path):
         text = (line.removeprefix("\ufeff") if number == 1 else line).rstrip(" \t")
         if text.startswith((" ", "\t")):
@@ -89,7 +89,7 @@ def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _width(path: str, rows: Sequence[tuple[int, list[str]]], word_column: int, label_column: int) -> int:
-    """The columns of the first line that is no comment; raises UserError if they are too few."""
+    """The number of columns of the first line that is not a comment. Raises UserError if it is too small."""
     tagged = [row for row in rows if row[1] and row[1][0] != DOCUMENT_START]
     number, fields = next((row for row in tagged if not row[1][0].startswith("#")), tagged[0])
     width = len(fields)

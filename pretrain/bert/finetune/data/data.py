@@ -24,7 +24,7 @@ class LabelledData:
 
     Attributes:
         path: the file.
-        examples: in its order.
+        examples: in the order of the file.
         labels: the classes.
         tagged: whether words are classified, not texts.
         pad: token id of padding.
@@ -46,7 +46,7 @@ class LabelledData:
         return len(self.examples)
 
     def width(self, indices: Sequence[int]) -> int:
-        """Tokens that the longest of these examples needs, up to the next whole unit that the model takes."""
+        """Tokens that the longest of these examples needs, rounded up to a width that the model takes."""
         longest = max(len(self.examples[index].tokens) for index in indices)
         return min(-(-longest // self.width_unit) * self.width_unit, self.length)
 
@@ -57,12 +57,12 @@ class LabelledTraining(InMemoryTraining[LabelledData, LabelledBatch]):
 
     @property
     def commonest(self) -> int:
-        """Number of the class that most examples, or words, are of."""
+        """Number of the class that most examples, or most words, have."""
         counts = Counter(number for each in self.data.examples for number in (each.words or (each.label,)))
         return min(counts, key=lambda number: (-counts[number], number))
 
     def rows(self, ids: Sequence[int], step: range) -> LabelledBatch:
-        """These examples; all micro-batches of a step have the width of its longest one."""
+        """These examples; all micro-batches of a step have the width of its longest example."""
         every = self.places(step)
         rows = [(sample, self.data.examples[every[sample - step.start]]) for sample in ids]
         return stack(rows, self.data.width(every), self.data.pad, tagged=self.data.tagged)
@@ -73,7 +73,7 @@ class LabelledValidation(InMemoryValidation[LabelledData, LabelledBatch]):
     """The development examples, each once, in the order of the file."""
 
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> LabelledBatch:
-        """Examples by their place in the file, all of one width."""
+        """Examples by their position in the file, all of one width."""
         width = self.data.width(range(len(self.data)))
         examples = [(sample, None if index is None else self.data.examples[index]) for sample, index in rows]
         return stack(examples, width, self.data.pad, tagged=self.data.tagged)
@@ -88,7 +88,7 @@ def fingerprint(examples: Sequence[LabelledExample], labels: Labels) -> str:
 
 
 def report_cut(path: str, examples: Sequence[LabelledExample], length: int) -> None:
-    """Say how many examples lost tokens."""
+    """Log how many examples lost tokens."""
     cut = [example for example in examples if example.cut]
     if cut:
         tokens = sum(example.cut for example in cut)

@@ -1,7 +1,7 @@
-"""Examples as token ids: what a fine-tuned BERT reads, and what it is to answer.
+"""Examples as token ids: what a fine-tuned BERT reads, and what it has to predict.
 
-A text is [CLS] A [SEP], a pair [CLS] A [SEP] B [SEP] (Devlin et al. 2019, section 3). What is longer than the
-sequence loses tokens from the end of the longer text, as BERT's published code does.
+A text is [CLS] A [SEP], a pair [CLS] A [SEP] B [SEP] (Devlin et al. 2019, section 3). If they are longer than
+the sequence, the longer text loses tokens from its end, as in BERT's published code.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ class LabelledExample:
     """One example, encoded.
 
     tokens, token_types: of equal length. label: number of the class of the whole, NO_LABEL for tagged words.
-    tags: per token the class of the word that begins there, NO_LABEL elsewhere; empty for texts.
-    words: the class of every word, those that were cut off too; empty for texts.
-    line: in the file it comes from. cut: tokens that did not fit.
+    tags: for each token the class of the word that begins there, NO_LABEL elsewhere; empty for texts. words:
+    the class of every word, including those that were cut off; empty for texts. line: of the file that it
+    comes from. cut: tokens that did not fit.
     """
 
     tokens: tuple[int, ...]
@@ -38,7 +38,7 @@ class LabelledExample:
 def encode_row(
     row: TextRow, path: str, tokenizer: Tokenizer, special: BertIds, labels: Labels, length: int
 ) -> LabelledExample:
-    """One or two texts with a label; `length` is the most tokens it may have, special ones included."""
+    """Encode one or two texts with a label; `length` is the most tokens allowed, special ones included."""
     parts = [tokenizer.encode(text) for text in row.texts]
     whole = sum(map(len, parts))
     parts = _truncated(parts, length - 1 - len(parts))
@@ -60,20 +60,20 @@ def encode_sentence(
     labels: Labels,
     length: int,
 ) -> LabelledExample:
-    """Tagged words: the first token of each word carries its class, as in BERT's paper, section 5.3.
+    """Encode tagged words: the first token of each word carries its class, as in BERT's paper, section 5.3.
 
     Raises UserError for a word without a token, and as `Labels.number`.
     """
     tokens, tags, words = [special.cls], [NO_LABEL], []
     for index, (word, label) in enumerate(zip(sentence.words, sentence.labels, strict=True)):
-        pieces = tokenizer.encode(f" {word}" if index else word)
+        subwords = tokenizer.encode(f" {word}" if index else word)
         where = f"{path}:{sentence.line + index}"
-        if not pieces:  # its class would fall on the next word
+        if not subwords:  # its class would fall on the next word
             raise UserError(f"{where}: the word {word!a:.60} is nothing to this tokenizer; take it out")
         number = labels.number(label, where)
         words.append(number)
-        tokens += pieces
-        tags += [number, *[NO_LABEL] * (len(pieces) - 1)]
+        tokens += subwords
+        tags += [number, *[NO_LABEL] * (len(subwords) - 1)]
     cut = max(0, len(tokens) + 1 - length)
     tokens, tags = [*tokens[: length - 1], special.sep], [*tags[: length - 1], NO_LABEL]
     return LabelledExample(

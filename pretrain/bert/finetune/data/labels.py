@@ -18,7 +18,7 @@ class Labels:
         return len(self.names)
 
     def number(self, name: str, where: str) -> int:
-        """The number of a class; raises UserError, saying `where`, for one that training never showed."""
+        """The number of a class. Raises UserError, saying `where`, if training never showed it."""
         try:
             return self.names.index(name)
         except ValueError:
@@ -34,10 +34,11 @@ def training_labels(path: str, found: Iterable[str], given: Sequence[str] | None
 
     Args:
         found: the label of every example.
-        given: the classes that the config lists, None: those that are found, sorted.
+        given: the classes that the config lists; None: those that are found, sorted.
 
     Raises:
-        UserError: fewer than two classes, a class without an example, or an example of no class.
+        UserError: fewer than two classes, a class without an example, or an example of a class that is not
+            listed.
     """
     counts = Counter(found)
     if given is not None:

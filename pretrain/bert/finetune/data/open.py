@@ -1,4 +1,4 @@
-"""The files that a fine-tuning config names, read and encoded."""
+"""Reads and encodes the files that a fine-tuning config names."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +23,7 @@ from pretrain.errors import UserError
 def open_examples(
     config: FinetuneConfig, tokenizer_folder: Path
 ) -> tuple[LabelledTraining, LabelledValidation | None]:
-    """What a fine-tuning run trains on and is judged by.
+    """Open what a fine-tuning run trains on and is judged by.
 
     Args:
         tokenizer_folder: of the pretrained model.
@@ -43,14 +43,14 @@ def open_examples(
 def open_labelled(
     config: FinetuneConfig, tokenizer: Tokenizer, where: Path
 ) -> tuple[LabelledData, LabelledData | None]:
-    """Training and development examples, the latter None where the config names none.
+    """Training and development examples; the latter is None if the config names none.
 
     Args:
         tokenizer: of the pretrained model.
         where: its folder, for messages.
 
     Raises:
-        UserError: a file, a column or a label is wrong, or the tokenizer has no pieces for BERT.
+        UserError: a file, a column or a label is wrong, or the tokenizer has no special ids for BERT.
     """
     if tokenizer.bert_ids is None:
         raise UserError(
