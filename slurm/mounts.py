@@ -66,7 +66,7 @@ def named_paths(section: Section, before: str = "") -> Iterator[NamedPath]:
 def _is_path(hint: object) -> bool:
     """Whether a type is `PathText`, also where more is said of it, or holds it."""
     said = getattr(hint, "__metadata__", ())
-    return PathText.__metadata__[0] in said or any(_is_path(each) for each in get_args(hint))
+    return get_args(PathText)[1] in said or any(_is_path(each) for each in get_args(hint))
 
 
 def training_mounts(config: Config) -> Mounts:
