@@ -1,8 +1,8 @@
 """The index of a directory of image shards: what it says and how it is checked.
 
 It names every shard with its size and checksum, and for every image the byte offset and length of its file in
-the tar and its class, so that a reader finds an image without reading the tars. Sample i of a shard
-has the key `STEM-IIIIII`.
+the tar and its class, so that a reader finds an image without scanning the tars. Sample i of a shard has the
+key `STEM-IIIIII`.
 """
 
 import json
@@ -90,7 +90,7 @@ def make_image_index(
 
 
 def write_image_index(directory: Path, index: ImageIndex) -> None:
-    """Write `index.json` atomically: it is there in full, or not at all."""
+    """Write `index.json` atomically: it is there in full or not at all."""
     text = json.dumps(asdict(index), separators=(",", ":")) + "\n"
     check_index_size(directory / INDEX_NAME, text.encode())
     write_atomically(directory / INDEX_NAME, text)
@@ -100,7 +100,7 @@ def read_image_index(directory: str | os.PathLike[str], named: str | None = None
     """Read and check the `index.json` of image shards; `named` as in `read_document`.
 
     Raises:
-        UserError: `directory` is not there, or is not a directory of image shards.
+        UserError: `directory` does not exist, or is not a directory of image shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
     fields = read_document(directory, "images", tuple(ImageIndex.__dataclass_fields__), named=named)

@@ -24,8 +24,8 @@ from data_tools.verify import (
 def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = None) -> VerifyReport:
     """Check every checksum and decode every image of a directory; one by URL is read through a `cache`.
 
-    Raises UserError or IntegrityError only if the index itself cannot be read; all else is listed in the
-    report.
+    Raises UserError or IntegrityError only if the index itself cannot be read; everything else is listed in
+    the report.
     """
     place = open_directory(directory, cache)
     index = read_image_index(place.local, place.named)
@@ -46,7 +46,7 @@ def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = N
 
 @dataclass(frozen=True)
 class _VerifyShard:
-    """Verifies the shard of a number; a callable that workers can be sent."""
+    """Verifies a shard by number; a callable that can be sent to workers."""
 
     directory: ShardDirectory
 
