@@ -1,4 +1,4 @@
-"""What a suite lists: the tasks of `configs/eval/*.yaml`, each with the options that it has an effect on."""
+"""What a suite lists: the tasks of `configs/eval/*.yaml`, each with the options that apply to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -89,7 +89,7 @@ class SuiteEntry(Section):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Everything that it reads beside the run."""
+        """Everything that it reads besides the run."""
         return (*self.data, *(value for name in _PATHS if (value := getattr(self, name)) is not None))
 
     def metric(self, name: str) -> str:
@@ -108,7 +108,7 @@ class Suite:
     """What to score, and where that is written."""
 
     path: str | None
-    """None: on the command line."""
+    """None: given on the command line."""
     entries: tuple[SuiteEntry, ...]
 
     def misfit(self, kind: str) -> str | None:
@@ -143,7 +143,7 @@ def load_suite(path: str) -> Suite:
 
 def named_tasks(tasks: tuple[str, ...], folder: str | None) -> Suite:
     """What `pretrain eval --tasks` scores."""
-    # On a command line the shell has expanded what Entry would refuse.
+    # Not validated: on a command line the shell has expanded globs, which SuiteEntry would refuse.
     return Suite("--tasks", (SuiteEntry.model_construct(task="harness", tasks=tasks, task_folder=folder),))
 
 

@@ -1,4 +1,4 @@
-"""Features of many images, each rank doing its share; the same numbers on any number of ranks."""
+"""Features of many images, each rank computing its share; the same values for any number of ranks."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.world import DistContext
 
 BATCH = 64
-"""Images that go through the extractor together, whatever the number of ranks."""
+"""Images that go through the extractor together, independent of the number of ranks."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -45,7 +45,7 @@ def features_of(
             numbers = range(first, min(first + BATCH, count))
             found[first : numbers.stop] = extractor.features(pictures(numbers))
             progress.advance(len(numbers))
-    dist.all_reduce(found)  # every row was zero on all ranks but one, so the sum is exact
+    dist.all_reduce(found)  # every row is zero on all ranks but one, so the sum is exact
     return found.numpy()
 
 
@@ -61,9 +61,10 @@ def chosen_images(readers: Sequence[ImageReader], most: int) -> list[tuple[int, 
 def real_features(
     readers: Sequence[ImageReader], most: int, extractor: Extractor, world: DistContext, cache: Path | None
 ) -> Matrix:
-    """Features of the images of some directories, up to `most`, float32 [N, F]; read from `cache` if there.
+    """Features of the images of some directories, up to `most`, float32 [N, F]; read from `cache` if stored
+    there.
 
-    cache: a folder; None: nothing is kept.
+    cache: a folder; None: nothing is stored.
     """
     places = chosen_images(readers, most)
     identity = {
@@ -91,7 +92,7 @@ def real_features(
 
 
 def _read(cache: Path, name: str, shape: tuple[int, int]) -> Matrix | None:
-    """Kept features; None where there are none or they are not what was written."""
+    """Stored features; None if there are none or they are not what was written."""
     try:
         raw = read_bytes(cache / f"{name}.f32", shape[0] * shape[1] * 4)
         written = read_json(cache / f"{name}.json")
@@ -105,7 +106,7 @@ def _read(cache: Path, name: str, shape: tuple[int, int]) -> Matrix | None:
 
 
 def _write(cache: Path, name: str, identity: dict[str, Any], features: Matrix) -> None:
-    """Keep features, their checksum last; a folder that cannot be written keeps none."""
+    """Store features, their checksum last; if the folder cannot be written, nothing is stored."""
     raw = np.ascontiguousarray(features, np.float32).tobytes()
     about = identity | {"shape": list(features.shape), "sha256": hashlib.sha256(raw).hexdigest()}
     try:
