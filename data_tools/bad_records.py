@@ -1,6 +1,5 @@
 """Records of the input that cannot be used: reported with their location, counted against a limit, listed at
-the end.
-"""
+the end."""
 
 import json
 from collections.abc import Iterable, Sequence

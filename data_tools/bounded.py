@@ -65,8 +65,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 def read_json(path: str | os.PathLike[str], limit: int = SMALL_FILE) -> Any:
     """The value in a regular file of at most `limit` bytes. Raises OSError, and ValueError as `parse_json`
-    does.
-    """
+    does."""
     return parse_json(read_bytes(path, limit))
 
 

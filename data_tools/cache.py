@@ -150,8 +150,7 @@ class ShardCache:
 
     def _claim(self, shard: ShardFile) -> BinaryIO | None:
         """A file of the shard's size to download into; None while another process has it, or there is no
-        room.
-        """
+        room."""
         path = self._part(shard)
         try:
             part = open(open_private(path, os.O_RDWR | os.O_CREAT), "r+b")  # noqa: SIM115 - the caller's
@@ -172,8 +171,7 @@ class ShardCache:
 
     def _make_room(self, size: int) -> bool:
         """Remove what was opened longest ago until `size` bytes are free; False if running downloads use
-        them.
-        """
+        them."""
         kept = []
         for path in self.directory.iterdir():
             if path.suffix in (".tar", ".part") and HEX_DIGEST.fullmatch(path.stem):

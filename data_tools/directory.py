@@ -1,6 +1,5 @@
 """A shard directory as its users open it: a local one, or one by URL, of which index and tokenizer are
-fetched.
-"""
+fetched."""
 
 import contextlib
 import hashlib

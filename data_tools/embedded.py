@@ -89,8 +89,7 @@ def _prose(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 def _docstrings(source: str) -> str:
     """The docstrings of a module, its classes and functions, in the file's order; none if the code does not
-    parse.
-    """
+    parse."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
         with warnings.catch_warnings(action="ignore"):  # invalid escapes in its literals

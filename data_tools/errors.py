@@ -75,8 +75,7 @@ def named(path: str | PathLike[str]) -> Iterator[None]:
 
 def printable(text: str) -> str:
     """The text with escapes in place of characters that a terminal would obey or cannot print; line breaks
-    stay.
-    """
+    stay."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

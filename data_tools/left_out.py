@@ -1,6 +1,5 @@
 """What a command found and did not read: counts and bytes by ending; refused if it is more than what was
-read.
-"""
+read."""
 
 import os
 from collections.abc import Iterable

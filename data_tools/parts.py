@@ -19,8 +19,7 @@ Options = BuildOptions | ImageBuildOptions | CleanOptions
 
 def divide(options: Options) -> Divided[Any]:
     """The build that these options describe; a part of a cleaning does the filtering. Raises UserError as the
-    build does.
-    """
+    build does."""
     if isinstance(options, BuildOptions):
         return prepare(options)[1]
     return prepare_images(options)[1] if isinstance(options, ImageBuildOptions) else prepare_clean(options)[1]

@@ -68,8 +68,7 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
 
 def _block_size(filesystem: Any) -> int:
     """The block size for a file that is read from the beginning: 0 streams, since not every server supports
-    ranges.
-    """
+    ranges."""
     return 0 if "http" in filesystem.protocol else CHUNK
 
 

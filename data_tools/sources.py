@@ -310,8 +310,7 @@ def _expand_remote(argument: str) -> Found:
 
 def _below(path: str, name: str, is_folder: bool) -> str:
     """The path of a file relative to its folder, or to that of a pattern; empty where the argument names the
-    file.
-    """
+    file."""
     if is_folder:
         return name.removeprefix(path.rstrip("/") + "/")
     before = re.split(r"[*?\[]", path)[0]

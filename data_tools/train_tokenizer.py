@@ -29,8 +29,7 @@ def training_texts(
     files: tuple[InputFile, ...], options: ReadOptions, most: int, skipped: list[BadRecord]
 ) -> Iterator[str]:
     """The text of the input files in parts. Bad records go to `skipped`; raises UserError for more than
-    `most`.
-    """
+    `most`."""
     check_read_options(options, files)
     with Progress("reading text", sum(file.size for file in files), "B") as progress:
         for partition in make_partitions(files, options.document):

@@ -145,8 +145,7 @@ def checksum_faults(file: BinaryIO, shard: ShardFile, report: Report) -> list[st
 
 def _content_faults(file: BinaryIO, shard: Shard, index: ShardIndex) -> tuple[list[str], bool, bool]:
     """Faults of the blocks, whether the shard begins with a document, and whether it ends with the end of
-    one.
-    """
+    one."""
     faults: list[str] = []
     starts = ends = True
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:

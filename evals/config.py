@@ -124,8 +124,7 @@ def _yaml(value: object) -> str:
 
 def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:
     """A global batch that any parallel dims divide: evaluation takes no optimizer steps, but the rules check
-    it.
-    """
+    it."""
     replicas = derived.data_parallel_size(config, world_size) or 1
     rounds = config.parallel.pipeline if config.parallel.virtual_pipeline else 1
     size = config.batch.micro_size * replicas * rounds

@@ -48,16 +48,14 @@ def unit_scale(features: Features) -> float:
 
 def _estimate(own_a: Sums, own_b: Sums, across: Sums, rows_a: int, rows_b: int) -> Sums:
     """The distance from sums of the kernel over pairs of different rows within a set, and over pairs across
-    the sets.
-    """
+    the sets."""
     within = own_a / (rows_a * (rows_a - 1)) + own_b / (rows_b * (rows_b - 1))
     return within - 2 * across / (rows_a * rows_b)
 
 
 def _sums(a: Features, b: Features) -> tuple[Sums, Sums]:
     """The kernel between all rows of a and of b, summed over b for each row of a, and over a for each row of
-    b.
-    """
+    b."""
     left, right = a.astype(np.float64), b.astype(np.float64)
     of_a, of_b = np.empty(len(left)), np.zeros(len(right))
     for start in range(0, len(left), ROWS):

@@ -24,8 +24,7 @@ Keys = npt.NDArray[np.uint64]
 
 class _Signature(MinhashDedupSignature):  # type: ignore[misc]
     """datatrove's MinHash of 5-word shingles, a few at a time: the original takes gigabytes for a long
-    document.
-    """
+    document."""
 
     def get_signature(self, shingles: Keys) -> list[list[int]]:
         some = range(0, len(shingles), SHINGLES_AT_ONCE)

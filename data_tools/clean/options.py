@@ -52,8 +52,7 @@ class CleanOptions:
 
     def plan(self) -> dict[str, Any]:
         """Everything that decides which documents are kept, including the versions of the libraries that
-        judge them.
-        """
+        judge them."""
         without = ("inputs", "output", "workers", "max_bad_records", "restart", "allow_left_out")
         kept = {key: value for key, value in asdict(self).items() if key not in without}
         return {

@@ -1,6 +1,5 @@
 """Colours of an image file as sRGB: embedded profiles are converted, and what cannot be converted is
-reported.
-"""
+reported."""
 
 import io
 from functools import lru_cache

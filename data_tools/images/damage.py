@@ -66,8 +66,7 @@ def _png(data: bytes) -> str | None:
 
 def _jpeg_warning(data: bytes) -> str | None:
     """What libjpeg warns about, such as data that ends before the pixels do; decodes at an eighth of the
-    size.
-    """
+    size."""
     import simplejpeg
 
     try:
@@ -82,8 +81,7 @@ def _jpeg_warning(data: bytes) -> str | None:
 
 def _scan_fault(data: bytes) -> str | None:
     """Why a JPEG is incomplete: the scans must give every coefficient down to its last bit, and no scan may
-    have a hole.
-    """
+    have a hole."""
     bits: dict[int, list[int]] = {}
     shortest: dict[int, int] = {}
     progressive = False

@@ -114,8 +114,7 @@ def _in_colours(opened: Image.Image, channels: int) -> tuple[Image.Image, bool]:
 
 def _from_16_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
     """0 to 65,535, or the range given by a TIFF's bits per sample, scaled to 0 to 255, rounded to the
-    nearest.
-    """
+    nearest."""
     if not image.mode.startswith("I;16") and opened.format not in ("PNG", "PPM"):
         raise BadImage("its pixels are 32-bit numbers, which have no known range")
     values = np.asarray(image).astype(np.int32)  # up to a third of a gigabyte, so the arithmetic is in place

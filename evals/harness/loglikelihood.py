@@ -93,8 +93,7 @@ def _batch(asked: Sequence[Continuation], numbers: Sequence[int], rows: int, wid
 
 def _judge(chunk: Any, local: LocalGptBatch) -> Tensor:
     """Run a micro-batch through one chunk; the last gives [B, 2] float64: nats, and tokens that are not the
-    argmax.
-    """
+    argmax."""
     output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask)
     gpt = get_attr_wrapped_model(chunk, "true_vocab_size", return_model_obj=True)
     if not gpt.post_process:

@@ -36,8 +36,7 @@ def build_task(definition: Definition) -> Any:
 
 def requests_fingerprint(task: Any) -> str:
     """A hash of every text that the model is asked about, and so of templates, examples and the few-shot
-    draw.
-    """
+    draw."""
     asked = [[one.request_type, list(one.args)] for one in task.instances]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
