@@ -62,7 +62,8 @@ def spawn(
     ranks: list[_Rank] = []
     try:
         with Relay() as relay:
-            # A child is born with its parent's mask; a signal that it got before would be lost.
+            # A child inherits its parent's mask. Without it, a signal that comes before the child has
+            # handlers would be lost.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
             for rank in range(processes):
                 ranks.append(_start(relay, command, rank, processes, store.port, secret))

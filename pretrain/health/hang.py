@@ -1,7 +1,8 @@
-"""Who holds up whom, from the heartbeats of all ranks: pure functions, the text of a hang's verdict.
+"""Which rank blocks the others, from the heartbeats of all ranks: pure functions that make the text of a
+hang's verdict.
 
-Ranks of one step wait for one another. So the one that has come least far is the one that the others wait
-for, whatever each of them is waiting in; and one that gives no sign of life comes before all.
+Ranks of one step wait for each other. So the rank that has made the least progress is the one that the others
+wait for, whatever each of them is waiting in. A rank without a sign of life is reported first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +15,11 @@ _SHOWN = 4
 
 
 def judge(beats: Mapping[int, Heartbeat | None], silent: Iterable[int]) -> str | None:
-    """The verdict on ranks that do not go on, None if what they do may still take its time.
+    """The verdict on ranks that make no progress; None if what they do may still take its time.
 
     Args:
-        beats: of every rank, None where there has been none.
-        silent: ranks whose heartbeat stands still, or which have none.
+        beats: heartbeat of every rank, None if there has been none.
+        silent: ranks whose heartbeat has stopped, or which have none.
     """
     lost = sorted(silent)
     living = [beat for rank, beat in sorted(beats.items()) if beat is not None and rank not in lost]
@@ -53,7 +54,7 @@ def _lost(rank: int, beat: Heartbeat | None) -> str:
 
 
 def _others(beats: Sequence[Heartbeat]) -> list[str]:
-    """`ranks 0-3 wait in all-reduce of gradients of step 12`, by place."""
+    """`ranks 0-3 wait in all-reduce of gradients of step 12`, grouped by phase."""
     places: dict[str, list[int]] = {}
     for beat in beats:
         places.setdefault(beat.place, []).append(beat.rank)
