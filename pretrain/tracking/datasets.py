@@ -1,4 +1,4 @@
-"""What a run reads, by the fingerprints of its files: for `status.json` and MLflow's dataset inputs."""
+"""The datasets of a run, with fingerprints of their files: for `status.json` and MLflow's dataset inputs."""
 
 import hashlib
 from collections.abc import Iterator
