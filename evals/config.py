@@ -33,9 +33,9 @@ def evaluation_config(
 ) -> TextConfig:
     """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
 
-    data: what is scored instead of the config's own data, whose limits then do not apply. known: keys that
-    have an effect; None: those of its kind. Raises UserError with everything that is wrong with the
-    overrides.
+    data: what is scored instead of the config's own data, whose limits then do not apply.
+    known: keys that have an effect; None: those of its kind. Raises UserError with everything that is wrong
+    with the overrides.
     """
     loaded = _read(path, overrides, data, known, on_layout=True)
     config = _fit_batch(require_kind(loaded.config, TextConfig, "this evaluation"), world_size)
@@ -45,7 +45,7 @@ def evaluation_config(
 
 
 def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str]) -> RnnConfig:
-    """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides no result."""
+    """As `evaluation_config`, for a recurrent model; its distribution over ranks changes nothing."""
     loaded = _read(path, overrides, data)
     config = require_kind(loaded.config, RnnConfig, "this evaluation")
     if found := _broken(config, None, data):

@@ -18,9 +18,9 @@ MOST_HASHES = 1024
 class CleanOptions:
     """What is removed, and why. `max_bad_records` 0 stops at the first one; `workers` 0 is one per core.
 
-    quality: names of `QUALITY`, in any order. min_line_words, min_sentences: of c4. language: ISO 639-1 code;
-    None: any. language_share: its minimum probability. bands, rows: of MinHash; a pair of similarity s is
-    found with probability 1 - (1 - s^rows)^bands.
+    quality: names of `QUALITY`, in any order. min_line_words, min_sentences: of c4.
+    language: ISO 639-1 code; None: any. language_share: its minimum probability.
+    bands, rows: of MinHash; a pair of similarity s is found with probability 1 - (1 - s^rows)^bands.
     """
 
     inputs: tuple[str, ...]

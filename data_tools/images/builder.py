@@ -86,7 +86,8 @@ class ImageResult:
     """The result of one partition.
 
     `enlarged` counts images smaller than requested, `unconverted` those whose colours are not sRGB and were
-    kept. bytes: of the image files. left_out: members of tars that were not read.
+    kept.
+    bytes: of the image files. left_out: members of tars that were not read.
     """
 
     number: int

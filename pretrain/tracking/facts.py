@@ -62,7 +62,7 @@ def git_commit() -> str | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         answer = children.run(
-            # With its locks, a `git` that is ended (no time, a full disk) would leave one in the checkout.
+            # With optional locks, a killed `git` (timeout, full disk) would leave a lock in the checkout.
             ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
