@@ -59,8 +59,8 @@ def kind_of(path: str, cache: ShardCache | None) -> str:
 
     Raises as `open_directory` and `index_kind` do.
     """
-    place = open_directory(path, cache)
-    return index_kind(place.local, place.named)
+    opened = open_directory(path, cache)
+    return index_kind(opened.local, opened.named)
 
 
 class PassingCache(ShardCache):

@@ -162,9 +162,9 @@ class Fields:
 
     def fail(self, key: str, problem: str) -> NoReturn:
         """Raise the IntegrityError for a key."""
-        place = ".".join(part for part in (self.where, key) if part) or "the index"
+        location = ".".join(part for part in (self.where, key) if part) or "the index"
         raise IntegrityError(
-            f"{self.path}: {place} {problem}; the index is damaged or foreign, build the shards again"
+            f"{self.path}: {location} {problem}; the index is damaged or foreign, build the shards again"
         )
 
     def integer(self, key: str, low: int, high: int | None = None) -> int:

@@ -122,14 +122,14 @@ def _split(text: str) -> Iterator[str]:
 
 def _with_leading_space(pieces: Iterable[str]) -> Iterator[str]:
     """Move whitespace at the end of a sentence to the start of the next; only the last keeps its own."""
-    held, space = "", ""
+    pending, space = "", ""
     for piece in pieces:
         body = piece.rstrip()
         if not body:
             space += piece
             continue
-        if held:
-            yield held
-        held, space = space + body, piece[len(body) :]
-    if held or space:
-        yield held + space
+        if pending:
+            yield pending
+        pending, space = space + body, piece[len(body) :]
+    if pending or space:
+        yield pending + space

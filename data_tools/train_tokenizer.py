@@ -112,9 +112,9 @@ def sample(lines: Iterable[str], most: int) -> list[str]:
         if count < most:
             kept.append(line)
         else:
-            place = generator.randrange(count + 1)
-            if place < most:
-                kept[place] = line
+            slot = generator.randrange(count + 1)
+            if slot < most:
+                kept[slot] = line
     return kept
 
 

@@ -50,14 +50,14 @@ def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) ->
     Raises UserError or IntegrityError only if the index itself cannot be read; everything else is listed in
     the report.
     """
-    place = open_directory(directory, cache)
-    index = read_index(place.local, place.named)
+    opened = open_directory(directory, cache)
+    index = read_index(opened.local, opened.named)
     verdicts: dict[int, ShardVerdict] = {}
     numbers = list(range(len(index.shards)))
     with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for verdict in run_tasks(_VerifyShard(place), numbers, workers, progress.advance):
+        for verdict in run_tasks(_VerifyShard(opened), numbers, workers, progress.advance):
             verdicts[verdict.number] = verdict
-    faults = _directory_faults(place, index)
+    faults = _directory_faults(opened, index)
     before = True
     for number in numbers:
         verdict = verdicts[number]

@@ -90,11 +90,11 @@ def evaluate_command(asked: Command, processes: int | None = None) -> None:
         HealthError: the loss is not finite.
     """
     asked.check()
-    place = read_rank_info(os.environ)
-    ranks = ranks_to_start(place, processes)
+    rank_info = read_rank_info(os.environ)
+    ranks = ranks_to_start(rank_info, processes)
     if ranks > 1:
         sys.exit(spawn([sys.executable, "-m", "pretrain", "eval", *asked.arguments()], ranks))
-    with init_distributed(place) as world:
+    with init_distributed(rank_info) as world:
         if asked.is_plain:
             _one(asked, world)
         else:

@@ -57,11 +57,11 @@ def evaluate_model(
     found = evaluation_config(path / RESOLVED_CONFIG, request.overrides, world.size, data=request.data)
     config = require_kind(found, kind, "this evaluation")
     task = open_task(opened, config, tokenizer, request)
-    layout = request.layout_of(world, config.parallel)
+    dims = request.layout_of(world, config.parallel)
     saved = SavedModel(opened, config, tokenizer.vocab_size)
-    model = load_model(saved, config, layout, task.family(layout))
-    metrics = task.metrics(_score(model, task.data, layout), model)
-    return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, layout))
+    model = load_model(saved, config, dims, task.family(dims))
+    metrics = task.metrics(_score(model, task.data, dims), model)
+    return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, dims))
 
 
 def open_sources(config: CorpusConfig, tokenizer: Tokenizer, request: EvalRequest) -> tuple[TokenRange, ...]:

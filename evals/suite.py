@@ -127,14 +127,14 @@ class Suite:
 def load_suite(path: str) -> Suite:
     """Read a suite. Raises ConfigError: everything that is wrong with it, at once."""
     file, sources = read_section(SuiteFile, path)
-    place = sources["tasks"]
-    problems = [problem for entry in _numbered(file) for problem in _useless(*entry, place)]
+    location = sources["tasks"]
+    problems = [problem for entry in _numbered(file) for problem in _useless(*entry, location)]
     seen: dict[tuple[str | None, str], str] = {}
     for key, entry in _numbered(file):
         metrics = (entry.name, "" if entry.name else entry.task)
         if metrics in seen:
             text = f"has the name of {seen[metrics]}; their metrics would be mixed up: give each a `name`"
-            problems.append(Problem(place, key, text))
+            problems.append(Problem(location, key, text))
         seen[metrics] = key
     if problems:
         raise ConfigError(problems)

@@ -77,16 +77,16 @@ def all_are_well(folder: Path, size: int) -> bool:
 
 def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFinding:
     """Join the rendezvous of all ranks, read the clock, and all-reduce a vector."""
-    meeting = rendezvous(place, MEETING.total_seconds())
+    joined = rendezvous(place, MEETING.total_seconds())
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=meeting.store,
+        store=joined.store,
         rank=place.rank,
         world_size=place.size,
         timeout=MEETING,
     )
     dist.barrier()
-    met = replace(finding, clock=time.time())
+    measured = replace(finding, clock=time.time())
     vector = torch.ones(VECTOR[device.type] // 4, device=device)
     dist.all_reduce(vector)
     vector.fill_(1)
@@ -98,11 +98,11 @@ def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFin
     size = dist.get_world_size()
     wrong = not bool((vector == size).all())
     dist.destroy_process_group()
-    meeting.part(GRACE_SECONDS)
+    joined.part(GRACE_SECONDS)
     if size == 1:
-        return met
+        return measured
     rate = VECTOR[device.type] * 2 * (size - 1) / size / seconds
-    return replace(met, bandwidth=rate, error="the all-reduce gave wrong sums" if wrong else None)
+    return replace(measured, bandwidth=rate, error="the all-reduce gave wrong sums" if wrong else None)
 
 
 def code_fingerprint() -> str:
@@ -144,16 +144,16 @@ def main(arguments: Sequence[str]) -> int:
     submission = Submission(Path(arguments[0]))
     job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     folder = submission.preflight / f"{job}.{restart}"
-    place = read_rank_info(os.environ)
+    rank_info = read_rank_info(os.environ)
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
-    finding = RankFinding(place.rank, socket.gethostname())
+    finding = RankFinding(rank_info.rank, socket.gethostname())
     try:
-        device = choose_device(place)
+        device = choose_device(rank_info)
         finding = look(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
         write_finding(folder, finding)
-        if not all_are_well(folder, place.size):
+        if not all_are_well(folder, rank_info.size):
             return 4
-        finding = meet(finding, device, place)
+        finding = meet(finding, device, rank_info)
     except Exception as error:  # a broken driver, link or disk may raise anything: it becomes the finding
         finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
     try:

@@ -26,9 +26,9 @@ def read_job(
     job, sources = read_section(top, path, overrides, cluster)
     problems = [violation.problem(sources) for violation in broken_rules(RULES, Setup(cast(Any, job), None))]
     for key in useless:
-        place = sources[f"slurm.{key}"]
-        if place.layer in ("file", "command line"):
-            problems.append(Problem(place, f"slurm.{key}", "has no effect on this job; remove it"))
+        location = sources[f"slurm.{key}"]
+        if location.layer in ("file", "command line"):
+            problems.append(Problem(location, f"slurm.{key}", "has no effect on this job; remove it"))
     if problems:
         raise ConfigError(problems)
     unset = {key: type(job.slurm).model_fields[key].default for key in useless}

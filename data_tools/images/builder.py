@@ -250,8 +250,8 @@ def _classes(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]
     """The names of the classes by number; none where nothing is labelled."""
     if options.classes is not None:
         with passing_cache(options.classes) as cache:
-            place = open_directory(options.classes, cache)
-            classes = read_image_index(place.local, place.named).classes
+            opened = open_directory(options.classes, cache)
+            classes = read_image_index(opened.local, opened.named).classes
         if not classes:
             raise UserError(f"--classes {options.classes}: its images have no labels")
         return classes

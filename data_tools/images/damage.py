@@ -50,17 +50,17 @@ def find_damage(opened: Image.Image, data: bytes) -> str | None:
 
 
 def _png(data: bytes) -> str | None:
-    place = 8
-    while place + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + length
+    offset = 8
+    while offset + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 12 + length
         if end > len(data):
             break
-        if zlib.crc32(memoryview(data)[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
-            return f"the checksum of its chunk {kind.decode('latin-1')} at byte {place:,} is wrong"
+        if zlib.crc32(memoryview(data)[offset + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            return f"the checksum of its chunk {kind.decode('latin-1')} at byte {offset:,} is wrong"
         if kind == b"IEND":
             return None
-        place = end
+        offset = end
     return "it is truncated: it has no end mark"
 
 
@@ -94,10 +94,10 @@ def _scan_fault(data: bytes) -> str | None:
         elif kind == SCAN:
             pairs, (start, stop, shift) = body[1 : 1 + 2 * body[0]], body[1 + 2 * body[0] : 4 + 2 * body[0]]
             for component in pairs[::2]:
-                for place in range(start, stop + 1) if progressive else range(64):
-                    if bits[component][place] != (shift >> 4 or NO_BIT):
+                for index in range(start, stop + 1) if progressive else range(64):
+                    if bits[component][index] != (shift >> 4 or NO_BIT):
                         return "scans are missing: one goes on from another that is not there"
-                    bits[component][place] = shift & 15
+                    bits[component][index] = shift & 15
             # A run of zeros may be legal: blocks without coefficients, where a code of zeros means that, or
             # refinement bits of the first coefficient.
             codes = [shortest.get(0x10 | table & 15, 0) for table in pairs[1::2]]
@@ -113,19 +113,19 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """The markers of a JPEG, each with its parameters and, for a scan, the data that follow."""
     found = MARKER.search(data, 2)
     while found:
-        kind, place = data[found.end() - 1], found.end()
-        length = 0 if kind == END else int.from_bytes(data[place : place + 2])
-        found = MARKER.search(data, place + length)
-        after = data[place + length : found.start() if found else None] if kind == SCAN else b""
-        yield kind, data[place + 2 : place + length], after
+        kind, offset = data[found.end() - 1], found.end()
+        length = 0 if kind == END else int.from_bytes(data[offset : offset + 2])
+        found = MARKER.search(data, offset + length)
+        after = data[offset + length : found.start() if found else None] if kind == SCAN else b""
+        yield kind, data[offset + 2 : offset + length], after
 
 
 def _shortest_codes(body: bytes) -> dict[int, int]:
     """The symbol of the all-zeros code in each Huffman table; tables from 16 on are for AC coefficients."""
-    codes, place = {}, 0
-    while place + 17 < len(body):
-        codes[body[place]] = body[place + 17]
-        place += 17 + sum(body[place + 1 : place + 17])
+    codes, offset = {}, 0
+    while offset + 17 < len(body):
+        codes[body[offset]] = body[offset + 17]
+        offset += 17 + sum(body[offset + 1 : offset + 17])
     return codes
 
 
@@ -133,19 +133,19 @@ def _bmp(data: bytes) -> str | None:
     """Why the runs of a run-length coded BMP do not cover every pixel; Pillow paints the rest black."""
     if data[14] < 40:  # an old header without compression
         return None
-    place, width, height, coding = (struct.unpack_from("<i", data, at)[0] for at in (10, 18, 22, 30))
+    offset, width, height, coding = (struct.unpack_from("<i", data, at)[0] for at in (10, 18, 22, 30))
     if coding not in RUNS:
         return None
     column = row = 0
-    while row + (column >= width) < abs(height) and place + 2 <= len(data):
-        count, value = data[place : place + 2]
-        place += 2
+    while row + (column >= width) < abs(height) and offset + 2 <= len(data):
+        count, value = data[offset : offset + 2]
+        offset += 2
         if count:
             column += count
         elif value > 2:  # `value` literal pixels
             column += value
             size = value if coding == 1 else (value + 1) // 2
-            place += size + size % 2
+            offset += size + size % 2
         elif value == 0 and column >= width:
             column, row = 0, row + 1
         else:  # the end, a jump, or a line that ends early
@@ -154,12 +154,12 @@ def _bmp(data: bytes) -> str | None:
 
 
 def _webp(data: bytes) -> str | None:
-    place = 12
-    while place + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, place)
-        if kind in (b"VP8 ", b"VP8L", b"ALPH") and bytes(HOLE) in data[place + 8 : place + 8 + length]:
+    offset = 12
+    while offset + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, offset)
+        if kind in (b"VP8 ", b"VP8L", b"ALPH") and bytes(HOLE) in data[offset + 8 : offset + 8 + length]:
             return f"its pixels have a hole: {HOLE} zero bytes in a row"
-        place += 8 + length + length % 2
+        offset += 8 + length + length % 2
     return None
 
 
@@ -169,10 +169,10 @@ def _tiff(tags: Any, data: bytes) -> str | None:
         return None
     head = tags.get(JPEG_TABLES, b"")[:-2] if tags[COMPRESSION] == TIFF_JPEG else b""
     for offsets, sizes in OFFSETS_AND_SIZES:
-        for place, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
-            part = data[place : place + size]
+        for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
+            part = data[offset : offset + size]
             if fault := check(head + part[2:] if head else part):
-                return f"its pixels at byte {place:,} are damaged: {fault}"
+                return f"its pixels at byte {offset:,} are damaged: {fault}"
     return None
 
 

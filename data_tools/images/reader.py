@@ -54,8 +54,8 @@ class ImageReader:
 
     def encoded(self, number: int) -> bytes:
         """The image's file as stored. Raises IndexError outside the directory."""
-        shard, place = self._find(number)
-        offset, size = self.index.shards[shard].offsets[place], self.index.shards[shard].sizes[place]
+        shard, index = self._find(number)
+        offset, size = self.index.shards[shard].offsets[index], self.index.shards[shard].sizes[index]
         with self._lock:
             return self._maps.find(shard)[offset : offset + size]
 
@@ -69,10 +69,10 @@ class ImageReader:
         try:
             return decode(self.encoded(number), self.index.image_size, self.index.channels)
         except BadImage as error:
-            which, place = self._find(number)
+            which, index = self._find(number)
             shard = self.index.shards[which]
             raise IntegrityError(
-                f"{self._store.place(shard)}: image {image_key(shard.name, place)} {error}; copy the shard "
+                f"{self._store.place(shard)}: image {image_key(shard.name, index)} {error}; copy the shard "
                 "again or build the directory again"
             ) from None
 

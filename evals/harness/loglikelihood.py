@@ -50,23 +50,23 @@ def score_continuations(
         asked: the same on every rank.
         advance: called with the number of continuations that all replicas have finished, for a progress bar.
     """
-    layout, rows = model.layout, model.config.batch.micro_size
+    dims, rows = model.layout, model.config.batch.micro_size
     found_N2 = torch.zeros(len(asked), 2, dtype=torch.float64)
     # Sorted by length, so that texts of similar length share a batch and little of it is padding.
     order = sorted(range(len(asked)), key=lambda number: -len(asked[number].ids))
     batches = [order[first : first + rows] for first in range(0, len(order), rows)]
-    round_size = MICRO_BATCHES_PER_CALL * layout.data_size
+    round_size = MICRO_BATCHES_PER_CALL * dims.data_size
     for first in range(0, len(batches), round_size):
         together = batches[first : first + round_size]
-        if mine := together[layout.data_rank :: layout.data_size]:
+        if mine := together[dims.data_rank :: dims.data_size]:
             width = _width(model, max(len(asked[number].ids) for batch in mine for number in batch) - 1)
             outputs = model.outputs([_batch(asked, numbers, rows, width) for numbers in mine], _judge)
-            if layout.is_last_stage and layout.tensor_rank == 0:
+            if dims.is_last_stage and dims.tensor_rank == 0:
                 for numbers, output_B2 in zip(mine, outputs, strict=True):
                     found_N2[numbers] = output_B2[: len(numbers)].cpu()
         advance(sum(map(len, together)))
     # context-parallel ranks each have a part of the sum
-    summed = world_sum(found_N2.to(layout.device)).tolist()
+    summed = world_sum(found_N2.to(dims.device)).tolist()
     return [Likelihood(nll, misses == 0) for nll, misses in summed]
 
 

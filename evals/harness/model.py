@@ -116,31 +116,31 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         for number, request in enumerate(requests):
             kinds.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         mine: dict[int, str] = {}
-        layout, rows = self._model.layout, self._model.config.batch.micro_size
+        dims, rows = self._model.layout, self._model.config.batch.micro_size
         with self._progress("generating", len(requests)) as advance:
             for kind, numbers in kinds.items():
                 batches = [numbers[first : first + rows] for first in range(0, len(numbers), rows)]
-                for batch in batches[layout.data_rank :: layout.data_size]:
+                for batch in batches[dims.data_rank :: dims.data_size]:
                     contexts = [requests[number].args[0] for number in batch]
                     texts = self._generate(contexts, parse_generation(json.loads(kind)), batch[0])
                     mine |= zip(batch, texts, strict=True)
-                    advance(len(batch) * layout.data_size)
-        parts = gather_texts(layout.world, json.dumps(mine))
+                    advance(len(batch) * dims.data_size)
+        parts = gather_texts(dims.world, json.dumps(mine))
         everyone: dict[str, str] = {key: text for part in parts for key, text in json.loads(part).items()}
         return [everyone[str(number)] for number in range(len(requests))]
 
     def _generate(self, contexts: Sequence[str], how: Generation, first: int) -> list[str]:
-        room = self.max_length - how.max_tokens
-        if room < 1:
+        longest = self.max_length - how.max_tokens
+        if longest < 1:
             raise UserError(
                 f"a task generates {how.max_tokens:,} tokens, and the model's sequence of "
                 f"{self.max_length:,} leaves no room for a context: set max_gen_toks in generation_kwargs"
             )
         prompts = [self.tok_encode(context) or [self.eot_token_id] for context in contexts]
-        self.cut += sum(len(prompt) > room for prompt in prompts)
+        self.cut += sum(len(prompt) > longest for prompt in prompts)
         drawn = continue_texts(
             self._model,
-            [prompt[-room:] for prompt in prompts],
+            [prompt[-longest:] for prompt in prompts],
             self.eot_token_id,
             how.max_tokens,
             replace(how.sampling, seed=(how.sampling.seed + first) % SEEDS),

@@ -64,17 +64,17 @@ def evaluate_tasks(
         built = {definition.name: build_task(definition) for definition in definitions}
         _refuse_layout(config, built)
         tokenizer = load_tokenizer(opened)
-        layout = layout_of(world, config.parallel)
+        dims = layout_of(world, config.parallel)
         from evals.harness.model import CheckpointLM
 
         saved = SavedModel(opened, config, tokenizer.vocab_size)
-        model = load_model(saved, config, layout, GptSpec(config, layout))
+        model = load_model(saved, config, dims, GptSpec(config, dims))
         lm = CheckpointLM(model, tokenizer)
         answer = run_harness(lm, built, BOOTSTRAPS if world.is_first else 0)["results"]
     metrics = broadcast_from_rank0(
         world, lambda: [metrics_of(each, built[each.name], answer[each.name]) for each in definitions]
     )
-    layout_name = layout.describe()
+    layout_name = dims.describe()
     meanings = {name: meaning for one in metrics for name, (_, meaning) in one.items()}
     spec = {
         **spec_of("harness", meanings, opened, world, LIBRARIES),

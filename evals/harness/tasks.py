@@ -78,22 +78,22 @@ def _check_answers(definition: Definition, task: Any, examples: dict[str, list[T
         return
     split = task.config.test_split or task.config.validation_split
     documents = task.eval_docs
-    places = [example.place for example in examples[split]]
-    if len(places) != len(documents):  # process_docs has dropped some examples
-        places = [f"{definition.file.path}: document {number}" for number in range(len(documents))]
-    for place, document in zip(places, documents, strict=True):
+    locations = [example.place for example in examples[split]]
+    if len(locations) != len(documents):  # process_docs has dropped some examples
+        locations = [f"{definition.file.path}: document {number}" for number in range(len(documents))]
+    for location, document in zip(locations, documents, strict=True):
         choices = task.doc_to_choice(document)
         if (
             not isinstance(choices, list)
             or not choices
             or not all(isinstance(each, str) and each for each in choices)
         ):
-            raise UserError(f"{place}: doc_to_choice must give a list of texts, got {choices!r}")
+            raise UserError(f"{location}: doc_to_choice must give a list of texts, got {choices!r}")
         answer = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
         for each in answer if isinstance(answer, list) else [answer]:
             fits = each in choices if isinstance(each, str) else 0 <= each < len(choices)
             if not fits:
-                raise UserError(f"{place}: the answer {each!r} is not one of the {len(choices)} choices")
+                raise UserError(f"{location}: the answer {each!r} is not one of the {len(choices)} choices")
 
 
 def metrics_of(definition: Definition, task: Any, found: dict[str, Any]) -> dict[str, tuple[float, str]]:

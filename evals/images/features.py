@@ -51,11 +51,11 @@ def features_of(
 
 def chosen_images(readers: Sequence[ImageReader], most: int) -> list[tuple[int, int]]:
     """(reader, image) of all images, or of `most` of them drawn evenly, always the same ones."""
-    places = [(which, number) for which, reader in enumerate(readers) for number in range(len(reader))]
-    if len(places) <= most:
-        return places
-    drawn = permute(permutation_key(0, 0, 0), len(places), np.arange(most))
-    return [places[place] for place in sorted(drawn.tolist())]
+    positions = [(which, number) for which, reader in enumerate(readers) for number in range(len(reader))]
+    if len(positions) <= most:
+        return positions
+    drawn = permute(permutation_key(0, 0, 0), len(positions), np.arange(most))
+    return [positions[position] for position in sorted(drawn.tolist())]
 
 
 def real_features(
@@ -66,15 +66,15 @@ def real_features(
 
     cache: a folder; None: nothing is stored.
     """
-    places = chosen_images(readers, most)
+    selected = chosen_images(readers, most)
     identity = {
         "data": [reader.fingerprint for reader in readers],
-        "images": len(places),
+        "images": len(selected),
         "extractor": {k: v for k, v in extractor.describe().items() if k != "checkpoint"},
         "batch": BATCH,
     }
     name = "real-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    shape = (len(places), extractor.feature_size)
+    shape = (len(selected), extractor.feature_size)
     if cache is not None and broadcast_from_rank0(world, lambda: _read(cache, name, shape) is not None):
         found = _read(cache, name, shape)
         if found is not None:
@@ -82,10 +82,10 @@ def real_features(
     sources = [ImageSource(reader) for reader in readers]
 
     def pictures(numbers: Sequence[int]) -> Tensor:
-        chosen = [places[number] for number in numbers]
+        chosen = [selected[number] for number in numbers]
         return torch.from_numpy(np.stack([sources[which].pixels(number) for which, number in chosen]))
 
-    features = features_of(pictures, len(places), extractor, world, "features of real images")
+    features = features_of(pictures, len(selected), extractor, world, "features of real images")
     if cache is not None and world.is_first:
         _write(cache, name, identity, features)
     return features

@@ -120,9 +120,9 @@ class Checkpoint:
         """One complete logical tensor, as a new tensor on the CPU. Raises UserError: there is no such
         tensor."""
         tensor = self._find(key, "")
-        piece = ShardedTensor.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
-        self.load([piece])
-        return piece.tensor
+        shard = ShardedTensor.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
+        self.load([shard])
+        return shard.tensor
 
     def load(self, pieces: Iterable[ShardedTensor]) -> None:
         """Fill the tensor of every shard in place, whatever parallel dims the checkpoint was written on.
@@ -133,11 +133,11 @@ class Checkpoint:
             IntegrityError: the files are not as the index says.
         """
         wanted = list(pieces)
-        for piece in wanted:
-            self._match(piece)
+        for shard in wanted:
+            self._match(shard)
         with torch.no_grad():
-            for piece in wanted:
-                self._fill(piece)
+            for shard in wanted:
+                self._fill(shard)
 
     def unread(self, keys: Iterable[str], group: Group | None = None) -> tuple[str, ...]:
         """Tensors of a group (or of all) that are not among `keys`, the logical names that a model

@@ -66,7 +66,7 @@ class LogicalTensor:
             "shape": list(self.shape),
             "dtype": self.dtype,
             "group": self.group,
-            "pieces": [piece.to_json() for piece in self.pieces],
+            "pieces": [shard.to_json() for shard in self.pieces],
         }
 
     @classmethod
@@ -74,8 +74,8 @@ class LogicalTensor:
         """Inverse of `to_json`; raises ValueError, KeyError or TypeError for anything else."""
         if value["dtype"] not in DTYPES or value["group"] not in GROUPS:
             raise ValueError(f"dtype {value['dtype']!r:.60} or group {value['group']!r:.60} is not known")
-        pieces = tuple(StoredShard.from_json(piece) for piece in value["pieces"])
-        return cls(key, _ints(value["shape"]), value["dtype"], value["group"], pieces)
+        shards = tuple(StoredShard.from_json(shard) for shard in value["pieces"])
+        return cls(key, _ints(value["shape"]), value["dtype"], value["group"], shards)
 
 
 def _ints(value: Any) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
     in the description of the shards, and must not become a checkpoint.
     """
     merged: dict[str, LogicalTensor] = {}
-    pieces: dict[str, list[StoredShard]] = {}
+    shards: dict[str, list[StoredShard]] = {}
     for writer, part in parts:
         for key, tensor in part.items():
             known = merged.setdefault(key, tensor)
@@ -110,9 +110,9 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
                     f"checkpoint not written: {key} is {tensor.describe} ({tensor.group}) on {writer}, "
                     f"{known.describe} ({known.group}) on another rank"
                 )
-            pieces.setdefault(key, []).extend(tensor.pieces)
+            shards.setdefault(key, []).extend(tensor.pieces)
     index = {
-        key: LogicalTensor(key, tensor.shape, tensor.dtype, tensor.group, tuple(pieces[key]))
+        key: LogicalTensor(key, tensor.shape, tensor.dtype, tensor.group, tuple(shards[key]))
         for key, tensor in sorted(merged.items())
     }
     if fault := coverage_fault(index):
@@ -123,8 +123,8 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
 def coverage_fault(index: Index) -> str | None:
     """The first logical tensor whose shards do not tile it, and where; None if all do."""
     for key, tensor in index.items():
-        if fault := tiling_fault(tensor.shape, [piece.extent for piece in tensor.pieces]):
-            files = ", ".join(sorted({piece.file for piece in tensor.pieces})[:4]) or "no file"
+        if fault := tiling_fault(tensor.shape, [shard.extent for shard in tensor.pieces]):
+            files = ", ".join(sorted({shard.file for shard in tensor.pieces})[:4]) or "no file"
             return f"{key} {tensor.describe}: {fault} (pieces in {files})"
     return None
 
@@ -151,9 +151,9 @@ def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{where}: not an index of a checkpoint: {misread(error)}") from error
     for key, tensor in index.items():
-        for piece in tensor.pieces:
-            if PurePosixPath(piece.file).name != piece.file or piece.file in ("", "..", "."):
+        for shard in tensor.pieces:
+            if PurePosixPath(shard.file).name != shard.file or shard.file in ("", "..", "."):
                 raise IntegrityError(
-                    f"{where}: {key!r:.60} lies in {piece.file!r:.60}, which is no file of the checkpoint"
+                    f"{where}: {key!r:.60} lies in {shard.file!r:.60}, which is no file of the checkpoint"
                 )
     return index

@@ -215,19 +215,19 @@ def _structure(path: Path, manifest: Manifest) -> list[Fault]:
         index = parse((path / INDEX).read_bytes(), INDEX)
         if fault := coverage_fault(index):
             return [Fault(INDEX, fault)]
-        named = {piece.file for tensor in index.values() for piece in tensor.pieces}
+        named = {shard.file for tensor in index.values() for shard in tensor.pieces}
         if unlisted := sorted(named - manifest.files.keys()):
             return [Fault(unlisted[0], f"is named in {INDEX} but not listed in the manifest")]
         headers = {name: read_header(path / name) for name in sorted(named)}
     except IntegrityError as error:
         return [Fault(INDEX, str(error))]
     for tensor in index.values():
-        for piece in tensor.pieces:
-            entry = headers[piece.file].get(piece.name)
-            expected = piece.extent.shape if piece.extent.flat is None else (piece.extent.size,)
+        for shard in tensor.pieces:
+            entry = headers[shard.file].get(shard.name)
+            expected = shard.extent.shape if shard.extent.flat is None else (shard.extent.size,)
             if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, expected):
                 found = "is not there" if entry is None else f"is {list(entry.shape)} {entry.dtype}"
                 return [
-                    Fault(piece.file, f"{piece.name} {found}, {INDEX} has {list(expected)} {tensor.dtype}")
+                    Fault(shard.file, f"{shard.name} {found}, {INDEX} has {list(expected)} {tensor.dtype}")
                 ]
     return []

@@ -33,7 +33,7 @@ def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
     Raises:
         CoordinationError: a rank does not answer.
     """
-    size = sum(_memory_of_copy(piece.tensor) for piece in pieces)
+    size = sum(_memory_of_copy(shard.tensor) for shard in pieces)
     team.put(f"room/{team.rank}", json.dumps([socket.gethostname(), size, available_memory()]).encode())
     if team.rank == 0:
         team.put("room", _judge([json.loads(team.get(f"room/{rank}")) for rank in range(team.world_size)]))

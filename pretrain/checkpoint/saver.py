@@ -48,14 +48,14 @@ class _HostCopies:
     def take(self, pieces: Sequence[ShardedTensor]) -> tuple[ShardedTensor, ...]:
         """The shards with copies of their tensors, which training does not change."""
         kept: dict[tuple[str, str], torch.Tensor] = {}
-        for piece in pieces:
-            source = piece.tensor.detach()
-            buffer = self._buffers.get((piece.group, piece.name))
+        for shard in pieces:
+            source = shard.tensor.detach()
+            buffer = self._buffers.get((shard.group, shard.name))
             if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
                 buffer = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
-            kept[piece.group, piece.name] = buffer.copy_(source)
+            kept[shard.group, shard.name] = buffer.copy_(source)
         self._buffers = kept
-        return tuple(replace(piece, tensor=kept[piece.group, piece.name]) for piece in pieces)
+        return tuple(replace(shard, tensor=kept[shard.group, shard.name]) for shard in pieces)
 
 
 class _Pending:

@@ -63,19 +63,19 @@ class SaveJob:
 
     def bytes_needed(self, leads: bool) -> int:
         """Bytes that this rank will write; if it `leads`, plus a generous estimate for rank 0's own files."""
-        size = sum(file_size(_named(pieces)) for pieces in self._groups().values())
-        size += sum(400 + 2 * len(piece.name) for piece in self.pieces)  # its entries in index.json
+        size = sum(file_size(_named(shards)) for shards in self._groups().values())
+        size += sum(400 + 2 * len(shard.name) for shard in self.pieces)  # its entries in index.json
         if leads:
             size += len(self.state) + (64 << 10) + sum(_size(source) for source in self.files.values())
         return size
 
     def _groups(self) -> dict[str, list[ShardedTensor]]:
-        by_group = {group: [piece for piece in self.pieces if piece.group == group] for group in GROUPS}
-        return {group: pieces for group, pieces in by_group.items() if pieces}
+        by_group = {group: [shard for shard in self.pieces if shard.group == group] for group in GROUPS}
+        return {group: shards for group, shards in by_group.items() if shards}
 
 
 def _named(pieces: Sequence[ShardedTensor]) -> list[tuple[str, Any]]:
-    return [(piece.name, piece.tensor) for piece in pieces]
+    return [(shard.name, shard.tensor) for shard in pieces]
 
 
 def _size(source: bytes | Path) -> int:
@@ -109,17 +109,17 @@ def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> Wr
     files: dict[str, FileRecord] = {}
     tensors: dict[str, LogicalTensor] = {}
     on_event("before-files")
-    for group, pieces in job._groups().items():
+    for group, shards in job._groups().items():
         if files:
             on_event("between-files")
         name = f"{group}-rank-{rank:04d}.safetensors"
-        files[name] = write_tensors(folder / name, _named(pieces))
-        for piece in pieces:
-            stored = (StoredShard(name, piece.name, piece.extent),)
-            known = tensors.get(piece.key)
+        files[name] = write_tensors(folder / name, _named(shards))
+        for shard in shards:
+            stored = (StoredShard(name, shard.name, shard.extent),)
+            known = tensors.get(shard.key)
             before = known.pieces if known else ()
-            tensors[piece.key] = LogicalTensor(
-                piece.key, piece.global_shape, dtype_name(piece.tensor.dtype), piece.group, before + stored
+            tensors[shard.key] = LogicalTensor(
+                shard.key, shard.global_shape, dtype_name(shard.tensor.dtype), shard.group, before + stored
             )
     on_event("after-files")
     return WrittenFiles(files, tensors)

@@ -44,9 +44,9 @@ def open_tokens(
             problems.append(("data.validation", error))
     if not problems:
         try:
-            feed = open_feed(config)
-            _ = feed.tokenizer.fingerprint  # read it now: every checkpoint needs it
-            return feed
+            dataset = open_feed(config)
+            _ = dataset.tokenizer.fingerprint  # read it now: every checkpoint needs it
+            return dataset
         except UserError as error:
             problems.append(("data", error))
     raise together(loaded, problems)

@@ -80,8 +80,8 @@ class InMemoryTraining(InSteps, ABC, Generic[H, B]):
 
     def places(self, ids: Sequence[int]) -> list[int]:
         """The positions of samples in the file."""
-        _, places = self.order.locate(np.asarray(ids))
-        found: list[int] = places.tolist()
+        _, positions = self.order.locate(np.asarray(ids))
+        found: list[int] = positions.tolist()
         return found
 
 

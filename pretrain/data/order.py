@@ -43,8 +43,8 @@ class SampleOrder:
         if not len(samples) or (chunks != chunks[0]).any():
             return self._locate(samples)
         sources, found = self._chunk(int(chunks[0]))
-        places = samples % self.chunk
-        return sources[places], found[places]
+        within = samples % self.chunk
+        return sources[within], found[within]
 
     def _locate_chunk(self, chunk: int) -> tuple[Indices, Indices]:
         return self._locate(np.arange(chunk * self.chunk, (chunk + 1) * self.chunk))

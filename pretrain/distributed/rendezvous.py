@@ -181,9 +181,9 @@ class _Address:
 
     def serve(self, secret: bytes) -> StoreServer:
         """Run the store, on the address that the others use and on no other."""
-        place = (_listening_host(self.host), 0 if self.agent else self.port)
-        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        server = StoreServer(socket.create_server(place, family=family, backlog=socket.SOMAXCONN), secret)
+        endpoint = (_listening_host(self.host), 0 if self.agent else self.port)
+        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+        server = StoreServer(socket.create_server(endpoint, family=family, backlog=socket.SOMAXCONN), secret)
         if self.agent is not None:
             self.agent.set(_PORT, str(server.port))
         return server
@@ -261,10 +261,10 @@ def _connect(address: _Address, secret: bytes, wait: _Wait, earlier: set[str]) -
         The prefix of its keys, none of the `earlier` attempts', and the store with that prefix.
     """
     while True:
-        place = address.find()
+        address_of_store = address.find()
         with suppress(OSError, dist.DistError):  # not started yet, or already gone
-            if place is not None:
-                with socket.create_connection(place, timeout=CONNECT_SECONDS) as connection:
+            if address_of_store is not None:
+                with socket.create_connection(address_of_store, timeout=CONNECT_SECONDS) as connection:
                     prefix = _introduce(connection, secret)
                     host, port = connection.getpeername()[:2]
                 if prefix not in earlier:
@@ -289,15 +289,15 @@ def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> bool:
     rank."""
     node, start = (os.environ.get(name, "0") for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT"))
     for number in itertools.count():
-        meeting = PrefixStore(f"meeting/{number}", store)
-        meeting.append(_JOINED, f"{rank}:{node}:{start} ")  # type: ignore[attr-defined]
-        place = meeting.add(_COUNT, 1)
-        if place == size:
-            meeting.set(_OUTCOME, _MIXED if _is_mixed(_joined(meeting), size) else _COMPLETE)
-        while not meeting.check([_OUTCOME]):
-            wait.pause(partial(_missing, meeting, size))
-        if meeting.get(_OUTCOME).decode() == _COMPLETE:
-            return place <= size
+        attempt = PrefixStore(f"meeting/{number}", store)
+        attempt.append(_JOINED, f"{rank}:{node}:{start} ")  # type: ignore[attr-defined]
+        arrival = attempt.add(_COUNT, 1)
+        if arrival == size:
+            attempt.set(_OUTCOME, _MIXED if _is_mixed(_joined(attempt), size) else _COMPLETE)
+        while not attempt.check([_OUTCOME]):
+            wait.pause(partial(_missing, attempt, size))
+        if attempt.get(_OUTCOME).decode() == _COMPLETE:
+            return arrival <= size
     raise AssertionError
 
 

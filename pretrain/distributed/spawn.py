@@ -135,15 +135,15 @@ def _report(first: _Rank, ranks: Sequence[_Rank], last_place: Callable[[int, int
     code = first.process.returncode
     # Errors that a user can cause are raised on all ranks, and rank 0 has printed them. After a bug on one
     # rank, rank 0 ends too, but reports a lost connection.
-    said = code in AGREED and ranks[0].process.returncode == code
-    if first.errors is not None and not said:
+    shown = code in AGREED and ranks[0].process.returncode == code
+    if first.errors is not None and not shown:
         first.errors.seek(0)
         for line in first.errors.read().decode(errors="replace").splitlines()[-40:]:
             print(f"[rank {first.rank}] {line}", file=sys.stderr)
     if code < 0:
-        name, place = signal.Signals(-code).name, last_place(first.rank, first.process.pid)
+        name, doing = signal.Signals(-code).name, last_place(first.rank, first.process.pid)
         print(
-            f"pretrain: rank {first.rank} on {socket.gethostname()} was killed by {name}{place}; the other "
+            f"pretrain: rank {first.rank} on {socket.gethostname()} was killed by {name}{doing}; the other "
             "ranks were ended",
             file=sys.stderr,
         )

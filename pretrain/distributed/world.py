@@ -154,17 +154,17 @@ def init_distributed(
     device = choose_device(place)
     cpu_backend.install()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    meeting = rendezvous(place, patience, given_up)
+    joined = rendezvous(place, patience, given_up)
     dist.init_process_group(
         backend,
-        store=PrefixStore("world", meeting.store),
+        store=PrefixStore("world", joined.store),
         rank=place.rank,
         world_size=place.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
     patience = PART_SECONDS
     try:
-        store = PrefixStore("pretrain", meeting.store)
+        store = PrefixStore("pretrain", joined.store)
         choosing = settled(place.rank, place.size) if device.type == "cpu" else nullcontext()
         with choosing as products:
             yield DistContext(place.rank, place.size, place.local_rank, device, store, products)
@@ -175,7 +175,7 @@ def init_distributed(
     finally:
         _forget_layout()
         dist.destroy_process_group()
-        meeting.part(patience)
+        joined.part(patience)
 
 
 def _forget_layout() -> None:

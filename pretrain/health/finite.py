@@ -23,7 +23,7 @@ def require_finite(world: DistContext, step: int, pieces: Iterable[ShardedTensor
     Raises:
         HealthError: on every rank, if a shard of any rank is not finite; names the first one and the ranks.
     """
-    bad = (piece.name for piece in pieces if piece.owner and not _is_finite(piece.tensor))
+    bad = (shard.name for shard in pieces if shard.owner and not _is_finite(shard.tensor))
     found = gather_texts(world, next(bad, ""))
     if where := [rank for rank, name in enumerate(found) if name]:
         raise HealthError(

@@ -96,7 +96,7 @@ class HeartbeatWriter:
     def beat(self, moment: Moment, limit: float) -> Heartbeat:
         """Write what the rank is doing now. Raises OSError: it cannot be written."""
         self._count += 1
-        beat = Heartbeat(
+        heartbeat = Heartbeat(
             job=self._job,
             rank=self._rank,
             host=self._host,
@@ -110,13 +110,13 @@ class HeartbeatWriter:
             lasted=round(time.monotonic() - moment.since, 3),
             limit=None if limit == float("inf") else limit,
         )
-        text = json.dumps(asdict(beat)).encode()
+        text = json.dumps(asdict(heartbeat)).encode()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.pwrite(descriptor, text.ljust(_BYTES - 1) + b"\n", 0)
         finally:
             os.close(descriptor)
-        return beat
+        return heartbeat
 
 
 def read_heartbeat(folder: Path, rank: int, job: str | None = None) -> Heartbeat | None:
@@ -125,10 +125,10 @@ def read_heartbeat(folder: Path, rank: int, job: str | None = None) -> Heartbeat
     Raises OSError: it cannot be read.
     """
     try:
-        beat = parse(Heartbeat, read_bytes(path_of(folder, rank), 8 * _BYTES))
+        heartbeat = parse(Heartbeat, read_bytes(path_of(folder, rank), 8 * _BYTES))
     except (FileNotFoundError, UnfitFileError, ValueError):
         return None
-    return beat if job in (None, beat.job) else None
+    return heartbeat if job in (None, heartbeat.job) else None
 
 
 def is_dead(beat: Heartbeat) -> bool:
@@ -142,16 +142,16 @@ def is_dead(beat: Heartbeat) -> bool:
 def rank_name(folder: Path, rank: int) -> str:
     """`rank 5 on n2`, or less if its heartbeat cannot be read."""
     with suppress(OSError):
-        beat = read_heartbeat(folder, rank)
-        if beat is not None:
-            return beat.name
+        heartbeat = read_heartbeat(folder, rank)
+        if heartbeat is not None:
+            return heartbeat.name
     return f"rank {rank}"
 
 
 def last_place(folder: Path, rank: int, pid: int) -> str:
     """` (last heartbeat: data wait of step 12)`, or empty if the process with that pid has no heartbeat."""
     with suppress(OSError):
-        beat = read_heartbeat(folder, rank)
-        if beat is not None and beat.pid == pid:
-            return f" (last heartbeat: {beat.place})"
+        heartbeat = read_heartbeat(folder, rank)
+        if heartbeat is not None and heartbeat.pid == pid:
+            return f" (last heartbeat: {heartbeat.place})"
     return ""

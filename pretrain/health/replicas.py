@@ -47,7 +47,7 @@ class ReplicaCheck:
         Raises:
             HealthError: on every rank, if a shard that several ranks have differs; names tensor and ranks.
         """
-        named = {piece.name: tensor_hash(piece.tensor, self._factors) for piece in pieces}
+        named = {shard.name: tensor_hash(shard.tensor, self._factors) for shard in pieces}
         hashes = torch.stack(list(named.values())).cpu() if named else torch.zeros(0, dtype=torch.int64)
         mine = dict(zip(named, hashes.tolist(), strict=True))
         keys = torch.tensor([_key(name) for name in named], dtype=torch.int64)

@@ -122,10 +122,10 @@ class SpikeHistory:
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "SpikeHistory":
         """The inverse of `to_json`; raises ValueError for anything else."""
-        memory = typed(cls, tree)
-        for order in {each.order for each in memory.skipped}:
-            ranges = sorted((each.first, each.stop) for each in memory.skipped if each.order == order)
-            ends = [place for each in ranges for place in each]
+        history = typed(cls, tree)
+        for order in {each.order for each in history.skipped}:
+            ranges = sorted((each.first, each.stop) for each in history.skipped if each.order == order)
+            ends = [bound for each in ranges for bound in each]
             if ends != sorted(ends):
                 raise ValueError("skipped: ranges of samples that overlap, or end before they begin")
-        return memory
+        return history

@@ -150,16 +150,20 @@ class Watchdog:
         if not (self._lost or own.overdue or self._neighbour_is_lost()):
             self._survey = None
             return
-        beats = {rank: self._read(rank) for rank in range(self._job.size)}
+        heartbeats = {rank: self._read(rank) for rank in range(self._job.size)}
         now = time.monotonic()
-        dead = [rank for rank, beat in beats.items() if beat is not None and not beat.ended and is_dead(beat)]
+        dead = [
+            rank
+            for rank, heartbeat in heartbeats.items()
+            if heartbeat is not None and not heartbeat.ended and is_dead(heartbeat)
+        ]
         if self._survey is None and not dead:
-            self._survey = now, beats
+            self._survey = now, heartbeats
             return
         before = self._survey
         if dead or before is None or now - before[0] >= SURVEY_BEATS * self._job.interval:
-            silent = dead if before is None else self._silent(before[1], beats)
-            message = judge(beats, silent)
+            silent = dead if before is None else self._silent(before[1], heartbeats)
+            message = judge(heartbeats, silent)
             if message is not None:
                 self._accuse(message, silent)
             self._survey, self._settled = None, self._lost
@@ -168,19 +172,21 @@ class Watchdog:
         """Whether the rank before this one has given no sign of life for too long."""
         if self._job.size == 1:
             return False
-        beat, now = self._read((self._job.rank - 1) % self._job.size), time.monotonic()
-        if beat != self._neighbour:
-            self._neighbour, self._neighbour_seen = beat, now
-        if beat is None:
+        heartbeat, now = self._read((self._job.rank - 1) % self._job.size), time.monotonic()
+        if heartbeat != self._neighbour:
+            self._neighbour, self._neighbour_seen = heartbeat, now
+        if heartbeat is None:
             return now - self._neighbour_seen > phase_limit(self._job.timeout, self._pulse.now, None)
         silent = now - self._neighbour_seen > patience(self._job.timeout)
-        return not beat.ended and (silent or is_dead(beat))
+        return not heartbeat.ended and (silent or is_dead(heartbeat))
 
     def _silent(self, before: dict[int, Heartbeat | None], beats: dict[int, Heartbeat | None]) -> list[int]:
         return [
             rank
-            for rank, beat in beats.items()
-            if rank != self._job.rank and beat == before[rank] and not (beat is not None and beat.ended)
+            for rank, heartbeat in beats.items()
+            if rank != self._job.rank
+            and heartbeat == before[rank]
+            and not (heartbeat is not None and heartbeat.ended)
         ]
 
     def _read(self, rank: int) -> Heartbeat | None:
@@ -211,7 +217,7 @@ class Watchdog:
         Returns:
             The verdict in force.
         """
-        place = f"rank {self._job.rank} on {self._host} failed in {_place(self._pulse)}"
+        where = f"rank {self._job.rank} on {self._host} failed in {_place(self._pulse)}"
         if self._job.size > 1 and is_lost_connection(error):
             self._lost = True
             self._signals.wake()
@@ -222,7 +228,7 @@ class Watchdog:
         text = str(error) if isinstance(error, UserError) else machine_error(error)
         text = text or f"{type(error).__name__}: {error}"
         try:
-            return self._post(code, f"{place}: {text}", at_once=False)
+            return self._post(code, f"{where}: {text}", at_once=False)
         finally:
             self.close()
 

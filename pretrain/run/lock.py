@@ -139,10 +139,10 @@ def _holders(path: Path) -> list[int]:
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return []
-    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
     # 1: FLOCK ADVISORY WRITE 4242 08:01:1835018 0 EOF; waiting processes have an arrow
     rows = (line.split() for line in lines if "->" not in line)
-    return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place and int(row[4]) > 0})
+    return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == inode and int(row[4]) > 0})
 
 
 def _owner(pid: int) -> str:

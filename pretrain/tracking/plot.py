@@ -118,10 +118,10 @@ def running_mean(points: Points) -> Points:
     """Centred mean over a fiftieth of the points, so that it does not lag; the window narrows towards both
     ends."""
     count = len(points)
-    half, places = max(1, count // 100), np.arange(count)
+    half, index = max(1, count // 100), np.arange(count)
     sums = np.concatenate([[0.0], np.cumsum(points[:, 1])])
-    reach = np.minimum(half, np.minimum(places, count - 1 - places))
-    means = (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    reach = np.minimum(half, np.minimum(index, count - 1 - index))
+    means = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
     return np.column_stack([points[:, 0], means])
 
 

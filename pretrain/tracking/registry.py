@@ -48,8 +48,8 @@ def register_version(
 
     client = connect(uri)
     for file in files:
-        place = Path(version.folder) / file.relative_to(root).parent
-        client.log_artifact(version.mlflow_run, str(file), place.as_posix())
+        folder = Path(version.folder) / file.relative_to(root).parent
+        client.log_artifact(version.mlflow_run, str(file), folder.as_posix())
         advance(file.stat().st_size)
     try:
         client.create_registered_model(version.name)

@@ -149,8 +149,8 @@ class Sender:
         server = ServerRun(address, self.sent.mlflow_run, anew=self.sent.course != status.course)
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
-        place = {"experiment": address.experiment, "experiment_id": server.experiment_id}
-        self._note(**place, offset=0, state="", complete="", course=status.course)
+        experiment = {"experiment": address.experiment, "experiment_id": server.experiment_id}
+        self._note(**experiment, offset=0, state="", complete="", course=status.course)
         for follower in (self._metrics, self._system, self._evaluations):
             follower.close()
         self._metrics.offset, self._system.offset = 0, 0
@@ -173,8 +173,8 @@ class Sender:
                 continue
             parent = str(below.parent) if below.parent != Path(".") else None
             if path.suffix in (".yaml", ".json"):
-                with tempfile.TemporaryDirectory() as place:
-                    copy = Path(place) / path.name
+                with tempfile.TemporaryDirectory() as folder:
+                    copy = Path(folder) / path.name
                     copy.write_text(redact(path.read_text()))
                     server.send_artifact(copy, parent)
             else:

@@ -110,8 +110,8 @@ class ServerRun:
         name = self._address.experiment
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            place = self._address.local_artifacts
-            location = place.as_uri() if place else None
+            folder = self._address.local_artifacts
+            location = folder.as_uri() if folder else None
             return str(self._client.create_experiment(name, location))
         if experiment.lifecycle_stage != "active":
             raise UserError(
