@@ -126,6 +126,7 @@ def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:
     """A global batch that any parallel dims divide: evaluation takes no optimizer steps, but the rules check
     it."""
     replicas = derived.data_parallel_size(config, world_size) or 1
+    # The interleaved schedule needs a multiple of the pipeline's size as number of micro-batches.
     rounds = config.parallel.pipeline if config.parallel.virtual_pipeline else 1
     size = config.batch.micro_size * replicas * rounds
     return config.model_copy(update={"batch": config.batch.model_copy(update={"global_size": size})})

@@ -88,7 +88,7 @@ def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFin
     dist.barrier()
     measured = replace(finding, clock=time.time())
     vector = torch.ones(VECTOR[device.type] // 4, device=device)
-    dist.all_reduce(vector)
+    dist.all_reduce(vector)  # sets up the connections; only the second one is timed
     vector.fill_(1)
     _wait_for(device)
     began = time.perf_counter()

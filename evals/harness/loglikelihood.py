@@ -73,6 +73,8 @@ def score_continuations(
 def _width(model: PipelineModel, longest: int) -> int:
     """Number of columns for the longest text, rounded up so that the ranks can divide them."""
     parallel = model.config.parallel
+    # A context-parallel rank takes two chunks of the sequence, one from each end (zigzag), so that causal
+    # attention is balanced.
     parts = 2 * parallel.context if parallel.context > 1 else 1
     parts *= parallel.tensor if parallel.sequence else 1
     return -(-longest // parts) * parts

@@ -70,8 +70,9 @@ def real_features(
     identity = {
         "data": [reader.fingerprint for reader in readers],
         "images": len(selected),
+        # The path of a classifier's checkpoint does not matter: its fingerprint identifies it.
         "extractor": {k: v for k, v in extractor.describe().items() if k != "checkpoint"},
-        "batch": BATCH,
+        "batch": BATCH,  # the batch size changes the rounding of features
     }
     name = "real-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     shape = (len(selected), extractor.feature_size)

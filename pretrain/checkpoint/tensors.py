@@ -206,7 +206,7 @@ class TensorFile:
         dtype = DTYPES[entry.dtype]
         raw = self._bytes[entry.start : entry.stop]
         if entry.start % dtype.itemsize:
-            raw = raw.clone()
+            raw = raw.clone()  # a view in a wider dtype needs aligned data
         return raw.view(dtype).view(entry.shape)
 
 
@@ -214,7 +214,7 @@ def foreign(path: Path) -> str | None:
     """Which forbidden kind of file this is, a pickle or a torch archive (both can carry code); else None."""
     with open(path, "rb") as file:
         start = file.read(16)
-    if start[8:9] == b"{":
+    if start[8:9] == b"{":  # safetensors: the JSON header follows its 8-byte length
         return None
     if start.startswith(b"PK\x03\x04"):
         return (

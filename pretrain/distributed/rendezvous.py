@@ -267,6 +267,7 @@ def _connect(address: _Address, secret: bytes, wait: _Wait, earlier: set[str]) -
                 with socket.create_connection(address_of_store, timeout=CONNECT_SECONDS) as connection:
                     prefix = _introduce(connection, secret)
                     host, port = connection.getpeername()[:2]
+                # Each server has its own salt and so its own prefix: a known prefix is an earlier attempt's.
                 if prefix not in earlier:
                     patience = timedelta(seconds=CONNECT_SECONDS)
                     found = TCPStore(host, port, wait_for_workers=False, timeout=patience)
@@ -297,6 +298,7 @@ def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> bool:
         while not attempt.check([_OUTCOME]):
             wait.pause(partial(_missing, attempt, size))
         if attempt.get(_OUTCOME).decode() == _COMPLETE:
+            # Arriving after the round was complete: it counted an earlier start of this rank.
             return arrival <= size
     raise AssertionError
 

@@ -82,7 +82,7 @@ def spawn(
 def _start(relay: Relay, command: Sequence[str], rank: int, processes: int, port: int, secret: str) -> _Rank:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),  # before os.environ, so that the user's own setting wins
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -50,6 +50,7 @@ class RunLock:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             _make_private(descriptor)
+            # The file may have been replaced between opening and locking it: then the lock protects nothing.
             if _try_lock(descriptor, path, fcntl.LOCK_EX) and _is_still(path, descriptor):
                 break
             os.close(descriptor)
