@@ -50,6 +50,6 @@ def whole_or_part(options: Given, whole: Callable[[Given], Report], part: str | 
 
 
 def print_left_out(left_out: "LeftOut", where: str = "input folders") -> None:
-    """Tell the user what was found there and not read."""
+    """Print what was found there and not read."""
     if left_out.files:
         typer.echo(f"{counted(left_out.files, 'file')} in {where} left out: {left_out}")

@@ -33,7 +33,7 @@ class ShardStore(Protocol):
 
 
 class LocalShards(ShardStore):
-    """Shards that lie in a local directory."""
+    """Shards in a local directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

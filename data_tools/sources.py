@@ -237,7 +237,7 @@ def _pattern(path: str) -> str:
 
 
 def _walk(top: str, left_out: LeftOut) -> Iterator[str]:
-    """The files below a folder; hidden ones, and all in hidden folders, go to `left_out`."""
+    """The files below a folder; hidden files, and all files in hidden folders, go to `left_out`."""
     visited = set()
     for folder, folders, names in os.walk(top, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)

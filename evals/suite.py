@@ -148,7 +148,7 @@ def named_tasks(tasks: tuple[str, ...], folder: str | None) -> Suite:
 
 
 def only_task(kind: str) -> Suite:
-    """What `pretrain eval` scores of a kind when no suite is given; raises UserError if there is nothing."""
+    """What `pretrain eval` scores of a kind without a suite; raises UserError if there is nothing."""
     return Suite(None, (SuiteEntry.model_validate({"task": evaluation_named(kind).tasks[0]}),))
 
 

@@ -53,7 +53,7 @@ class _Build:
 
     @property
     def mounts(self) -> Mounts:
-        """What a container of it sees: of a glob, the folder that it is in."""
+        """What its container mounts; for a glob, the folder in which it matches."""
         name = self.command[1]
         own = (("", Path.cwd()), (f"{name}.output", Path(self.section.output).absolute().parent))
         found = named_paths(self.section, f"{name}.")

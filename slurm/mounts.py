@@ -45,7 +45,7 @@ def named_paths(section: Section, before: str = "") -> Iterator[NamedPath]:
     """Every local path in a section and its subsections, except `slurm`, whose paths are for the host.
 
     Args:
-        section: a whole config, or a part of one.
+        section: a complete config, or a part of one.
         before: prefix of its keys, such as "data.".
     """
     hints = get_type_hints(type(section), include_extras=True)

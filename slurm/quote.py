@@ -29,7 +29,7 @@ def for_file_name(folder: object, name: str) -> str:
 
 
 def for_option(text: str) -> str:
-    """A whole option of sbatch, such as --mail-user=me or -M other."""
+    """A complete option of sbatch, such as --mail-user=me or -M other."""
     separator = "=" if text.startswith("--") else " "
     name, found, value = text.partition(separator)
     return f"{name}{found}{for_sbatch(value)}" if found else for_sbatch(name)

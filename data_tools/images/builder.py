@@ -247,7 +247,7 @@ def _check_keys(options: ImageBuildOptions, inputs: ImageInputs) -> None:
 
 
 def _classes(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]:
-    """The names of the classes by number; none where nothing is labelled."""
+    """The names of the classes by number; empty if nothing is labelled."""
     if options.classes is not None:
         with passing_cache(options.classes) as cache:
             opened = open_directory(options.classes, cache)

@@ -35,7 +35,7 @@ CLASS_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 class ImageShard:
     """One tar file: its size in bytes, its sha256 and its images in order.
 
-    offsets, sizes: where the file of each image lies. labels: the class of each, none without classes.
+    offsets, sizes: of the file of each image. labels: the class of each image; empty without classes.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ImageShard:
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """What a directory of image shards holds: square images of `image_size` pixels a side.
+    """What a directory of image shards holds: square images of `image_size` pixels per side.
 
     classes: names of the classes in the order of their numbers; empty for images without labels.
     """

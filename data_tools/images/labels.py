@@ -31,7 +31,7 @@ def check_labels(schema: Any, column: str, url: str) -> None:
 
 
 def declared_classes(schema: Any, column: str | None, url: str) -> tuple[str, ...]:
-    """The names of the classes by number, as a `ClassLabel` lists them; none where the column has none.
+    """The names of the classes by number, as a `ClassLabel` lists them; empty if the column declares none.
 
     Raises UserError for a list that names a class twice.
     """

@@ -144,7 +144,7 @@ def encode(picture: Image.Image, encoding: str) -> bytes:
 
 
 def decode(data: bytes, size: int, channels: int) -> Pixels:
-    """The pixels of a file that `encode` made, uint8 [C, H, W].
+    """The pixels of a file from `encode`, uint8 [C, H, W].
 
     Raises BadImage if it is damaged or of another size or kind.
     """

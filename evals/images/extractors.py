@@ -49,7 +49,7 @@ class Extractor(Protocol):
         """Names of its classes; empty if it has none."""
 
     def kernel_scale(self, real_NF: Features) -> float:
-        """What KID's kernel expects the features to be multiplied by."""
+        """The factor by which features are multiplied for KID's kernel."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the features."""

@@ -118,7 +118,7 @@ class DurableFile:
 
 
 def write_durably(path: Path, data: bytes, opener: Callable[[str, int], int] | None = None) -> FileRecord:
-    """Create `path` with `data`, fsynced, by an opener as `open` takes one."""
+    """Create `path` with `data`, fsynced; `opener` as for `open`."""
     with DurableFile(path, opener) as file:
         file.write(data)
     return file.record

@@ -23,7 +23,7 @@ from pretrain.errors import IntegrityError, UserError
 
 @dataclass(frozen=True)
 class FoundCheckpoint:
-    """What a search for a run's newest good checkpoint found."""
+    """The result of a search for a run's newest good checkpoint."""
 
     path: Path | None
     """The checkpoint; None where the run has none at all."""

@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of."""
+    """The content of `manifest.json`: all files of a checkpoint."""
 
     step: int
     files: Mapping[str, FileRecord]

@@ -24,7 +24,7 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer; raises UserError as `tokenizer_folder`, IntegrityError where it is damaged."""
+    """The tokenizer; raises UserError as `tokenizer_folder`, IntegrityError if it is damaged."""
     return Tokenizer.load(tokenizer_folder(checkpoint))
 
 

@@ -91,7 +91,7 @@ def install() -> bool:
     """Patch torch and megatron-core for the CPU.
 
     Returns:
-        True where patches were needed, False on a machine with CUDA.
+        True if patches were needed, False on a machine with CUDA.
     """
     require_tested_megatron()
     if torch.cuda.is_available() or torch.cuda.current_device is _cpu_device:

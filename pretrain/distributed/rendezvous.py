@@ -157,7 +157,7 @@ class _Wait:
 
 @dataclass(frozen=True)
 class _Address:
-    """Where the ranks look for the store."""
+    """Where ranks look for the store."""
 
     host: str
     port: int

@@ -113,7 +113,7 @@ def ranks_to_start(place: RankInfo, processes: int | None) -> int:
 
 
 def choose_device(place: RankInfo) -> torch.device:
-    """One GPU per rank where there are GPUs, else the CPU.
+    """One GPU per rank if there are GPUs, else the CPU.
 
     Raises UserError: more ranks than GPUs on this machine.
     """

@@ -1,4 +1,4 @@
-"""A run on disk: the name of everything in a run folder, and who may write into it.
+"""A run on disk: the path of everything in a run folder, and who may write into it.
 
 RUN/config.yaml  config.resolved.yaml  status.json  metrics.jsonl  logs/  heartbeat/  checkpoints/  lock
 RUN/tracking.json  evaluations.jsonl  system.jsonl  artifacts/  profile/  mlflow.db  mlartifacts/

@@ -1,4 +1,4 @@
-"""One sandbox: a folder, its daemons and what can be done to them."""
+"""A sandbox: its folder, its daemons and the operations on them."""
 
 import fcntl
 import json
