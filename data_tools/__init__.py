@@ -1,1 +1,1 @@
-"""Raw text to tokenizer to sharded WebDataset tars; imports no torch."""
+"""Raw text and images to sharded WebDataset tars; imports no torch."""

@@ -1,6 +1,6 @@
-"""Files that are replaced whole: a reader, or a crash, sees the old content or the new, never a part.
+"""Files that are replaced as a whole: a reader, or a crash, sees the old content or the new, never a part.
 
-Nor a mixture of two that are written at once: each has a temporary name of its own.
+Two processes that write at once do not mix their content either: each has a temporary name of its own.
 """
 
 import errno
@@ -19,9 +19,9 @@ Opener = Callable[[str, int], int]
 
 @contextmanager
 def in_place_of(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A name beside `path` for a new file or folder, which takes its place when the block ends well.
+    """A temporary name beside `path` for a new file or folder, which replaces `path` if the block succeeds.
 
-    `durable`: the new name is on the disk then; whoever writes there takes care of the content.
+    `durable`: the new name is on disk then; the caller is responsible for syncing the content.
     """
     temporary = path.with_name(temporary_name(path.name))
     try:
@@ -37,11 +37,11 @@ def in_place_of(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True, opener: Opener | None = None) -> Iterator[BinaryIO]:
-    """A file to write the new content of `path` to; `durable`: it is on the disk before it gets its name."""
+    """A file to write the new content of `path` to; with `durable`, it is on disk before it gets its name."""
     with (
         in_place_of(path, durable=durable) as temporary,
         named(path),
-        open(temporary, "xb", opener=opener) as file,  # a link that somebody put there is not followed
+        open(temporary, "xb", opener=opener) as file,  # never follow a link that somebody else put there
     ):
         yield file
         file.flush()
@@ -54,20 +54,21 @@ def write_atomically(
 ) -> None:
     """Replace `path` by `content`, in UTF-8 if it is text; `opener` as for `open`.
 
-    A byte of a file's name that is no UTF-8 stands in a text as \\udcNN, which is how JSON writes it too.
+    A byte of a file name that is not UTF-8 is kept as \\udcNN, which is how JSON writes it too.
     """
     with replacing(path, durable=durable, opener=opener) as file:
         file.write(storable(content).encode() if isinstance(content, str) else content)
 
 
 def sync_folder(path: Path) -> None:
-    """Fsync a directory, so that the names in it are on the disk."""
+    """Fsync a directory, so that the names in it are on disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with named(path):
             os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that have no such operation
+        # some file systems do not support fsync of a directory
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(descriptor)

@@ -1,4 +1,5 @@
-"""Records of the input that cannot be used: named in place, counted against a limit, listed at the end."""
+"""Records of the input that cannot be used: reported with their location, counted against a limit, listed at
+the end."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ def parse_bad_records(value: str) -> int:
 
 
 def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:
-    """Raise UserError for the first bad record more than `most`."""
+    """Raise UserError for the first bad record beyond `most`."""
     for count, record in enumerate(skipped, 1):
         if count > most:
             allowed = (
@@ -57,7 +58,7 @@ def check_skipped(skipped: Iterable[BadRecord], most: int) -> None:
 
 
 def unreadable(record: BadRecord) -> UserError:
-    """The error of a file of records of which not one can be read, whatever number may be skipped."""
+    """The error for a file of records none of which can be read, however many may be skipped."""
     return UserError(
         f"{record} (nothing in it can be read, and that is not one bad record: take the file out of --input)"
     )

@@ -1,4 +1,4 @@
-"""Writes the tokens of one partition into WebDataset tars, block by block, in flat memory."""
+"""Writes the tokens of one partition into WebDataset tars, block by block, in constant memory."""
 
 import io
 from pathlib import Path
@@ -27,7 +27,7 @@ def npy_bytes(array: np.ndarray[Any, np.dtype[Any]]) -> tuple[bytes, int]:
 class PartitionWriter:
     """Collects documents into blocks of `block_tokens`, and blocks into shards `PPPPPP-NNN.tar`.
 
-    A shard gets its final name when it is complete and on disk; before that it has a temporary name in
+    A shard gets its final name once it is complete and on disk; until then it has a temporary name in
     `scratch`.
     """
 
@@ -59,7 +59,7 @@ class PartitionWriter:
         self._docs.append(self._used)
 
     def add(self, ids: Ids, sentences: Ids | None = None) -> None:
-        """Append tokens to the current document; `sentences` are the positions at which one begins.
+        """Append tokens to the current document; `sentences` are the positions at which a sentence begins.
 
         Raises IntegrityError, when the block is written, for an id beyond the vocabulary.
         """

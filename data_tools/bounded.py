@@ -1,8 +1,8 @@
-"""Reading small files that others may have written: never for ever, and never more than a limit.
+"""Reads small files that others may have written, without blocking forever or reading more than a limit.
 
-A FIFO, a device or a socket is refused before anything is read from it: it may never begin, or never end.
-What is refused raises OSError with the reason in `strerror`, as a file that cannot be opened does, and text
-that is no JSON raises ValueError: whoever reads a file has to tell these two in any case.
+A FIFO, a device or a socket is refused before anything is read from it: it may never begin, or never end. A
+refusal raises OSError with the reason in `strerror`, as a file that cannot be opened does, and text that is
+not JSON raises ValueError: whoever reads a file has to handle both in any case.
 """
 
 import errno
@@ -20,7 +20,7 @@ at worst."""
 
 
 class UnfitFileError(OSError):
-    """A file that can be opened but shall not be read; `strerror` says why."""
+    """A file that can be opened but must not be read; `strerror` says why."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
         super().__init__(errno.EINVAL, reason, os.fspath(path))
@@ -28,12 +28,12 @@ class UnfitFileError(OSError):
 
 
 def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a plain file, or a link to one, to read it.
+    """Open a regular file, or a link to one, for reading.
 
     Raises OSError, UnfitFileError for anything else.
     """
     check_regular(path, os.stat(path))
-    # Whoever puts a FIFO there just now does not make this wait either.
+    # O_NONBLOCK: a FIFO that appears between the check and the open does not block either.
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         check_regular(path, os.fstat(handle))
@@ -44,7 +44,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
 
 
 def check_regular(path: str | os.PathLike[str], found: os.stat_result) -> None:
-    """Raise an OSError for what is no plain file."""
+    """Raise an OSError for anything but a regular file."""
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if not stat.S_ISREG(found.st_mode):
@@ -52,10 +52,11 @@ def check_regular(path: str | os.PathLike[str], found: os.stat_result) -> None:
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
-    """The whole of a plain file of at most `limit` bytes. Raises OSError."""
+    """The whole content of a regular file of at most `limit` bytes. Raises OSError."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        content = file.read((size or limit) + 1) if size <= limit else b""  # /proc says 0 of every file
+        # files in /proc report a size of 0
+        content = file.read((size or limit) + 1) if size <= limit else b""
     found = max(size, len(content))
     if found > limit:
         raise UnfitFileError(path, f"holds {found:,} bytes, more than the {limit:,} allowed")
@@ -63,15 +64,16 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 
 def read_json(path: str | os.PathLike[str], limit: int = SMALL_FILE) -> Any:
-    """The value in a plain file of at most `limit` bytes. Raises OSError, and ValueError as `parse_json`."""
+    """The value in a regular file of at most `limit` bytes. Raises OSError, and ValueError as `parse_json`
+    does."""
     return parse_json(read_bytes(path, limit))
 
 
 def parse_json(text: bytes | str) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError for bytes that are not UTF-8, for nesting without an end, a key that stands twice in an
-    object, and numbers that are not finite.
+    Raises ValueError for bytes that are not UTF-8, for nesting that is too deep, a key that occurs twice in
+    an object, and numbers that are not finite.
     """
     try:
         decoded = text if isinstance(text, str) else text.decode("utf-8")

@@ -1,4 +1,4 @@
-"""What the commands have in common that write a directory: options, and how they end."""
+"""What the commands that write a directory have in common: options, and how they end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ PartOption = Annotated[
 
 
 def whole_or_part(options: Given, whole: Callable[[Given], Report], part: str | None) -> Report | None:
-    """The report of a whole build; None after part K/N of one, which says itself what it did.
+    """The report of a whole build; None after part K/N of one, which prints its own result.
 
     Raises UserError as the build does, and when it is interrupted.
     """
@@ -50,6 +50,6 @@ def whole_or_part(options: Given, whole: Callable[[Given], Report], part: str | 
 
 
 def print_left_out(left_out: "LeftOut", where: str = "input folders") -> None:
-    """Tell the user what was found there and not read."""
+    """Print what was found there and not read."""
     if left_out.files:
         typer.echo(f"{counted(left_out.files, 'file')} in {where} left out: {left_out}")

@@ -1,4 +1,4 @@
-"""Text to token shards: parallel, interruptible, and the same bytes whatever the number of workers."""
+"""Text to token shards: parallel, resumable, and the same bytes whatever the number of workers."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ from data_tools.workspace import PLAN_NAME, Workspace
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """The arguments of a build. `max_bad_records` 0 stops at the first; `workers` 0 is one per core."""
+    """The arguments of a build. `max_bad_records` 0 stops at the first one; `workers` 0 is one per core."""
 
     inputs: tuple[str, ...]
     tokenizer: str
@@ -58,7 +58,7 @@ class BuildReport:
 
 @dataclass(frozen=True)
 class PartitionResult:
-    """What one partition gave: its shards, counts and the records it skipped."""
+    """The result of one partition: its shards, counts and the records it skipped."""
 
     number: int
     shards: tuple[Shard, ...]
@@ -88,11 +88,10 @@ class PartitionJob:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Loaded once in each process."""
         return Tokenizer.load(self.options.tokenizer)
 
     def __call__(self, partition: Partition, report: Report) -> PartitionResult:
-        """Write the partition's shards and record it as finished; reports bytes of input done."""
+        """Write the partition's shards and record it as finished; reports bytes of input processed."""
         options, workspace = self.options, Workspace(Path(self.options.output))
         size = (self.tokenizer.vocab_size, self.tokenizer.eod_id, options.block_tokens)
         keep = options.sentences != "none"
@@ -138,9 +137,9 @@ class _Counts:
 
 
 def build(options: BuildOptions) -> BuildReport:
-    """Build a shard directory, or continue an interrupted build of the same arguments.
+    """Build a shard directory, or continue an interrupted build with the same arguments.
 
-    Raises UserError for input that cannot be used and for an output directory that holds something else.
+    Raises UserError for unusable input and for an output directory that holds something else.
     """
     start = time.monotonic()
     inputs, work, tokenizer = prepare(options)
@@ -163,7 +162,7 @@ def build(options: BuildOptions) -> BuildReport:
 def prepare(options: BuildOptions) -> tuple[Inputs, Divided[PartitionResult], Tokenizer]:
     """The input files, the work on them, and the tokenizer.
 
-    Raises UserError for options and input that cannot be used.
+    Raises UserError for unusable options and input.
     """
     _check_options(options)
     tokenizer = Tokenizer.load(options.tokenizer)
@@ -210,7 +209,7 @@ def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
 def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[str, Any]:
     """What must be equal for a build to be continued.
 
-    Neither workers nor the bad-record limit changes the shards.
+    Neither the number of workers nor the bad-record limit changes the shards, so neither is part of it.
     """
     return {
         **plan_of_inputs(options.inputs, inputs.files),
@@ -230,13 +229,13 @@ def _count_sentences(shards: list[Shard]) -> int | None:
 
 
 def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionResult]) -> ShardIndex:
-    """Write what stands beside the shards; the index comes last and makes the directory readable."""
+    """Write the files beside the shards; the index comes last and makes the directory readable."""
     directory = workspace.directory
     shards: list[Shard] = [shard for result in results for shard in result.shards]
     if not shards:
         workspace.remove()
         raise UserError("--input: there is no text in it, so there is nothing to build")
-    shutil.rmtree(directory / "tokenizer", ignore_errors=True)  # of a build that was killed here
+    shutil.rmtree(directory / "tokenizer", ignore_errors=True)  # left by a build that was killed here
     tokenizer.save(directory / "tokenizer")
     index = make_index(
         dtype=token_dtype(tokenizer.vocab_size),

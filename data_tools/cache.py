@@ -1,10 +1,11 @@
 """Remote shards on a local disk: a folder of bounded size that the processes of a node share.
 
-A shard lies there under its sha256 as soon as it is whole and checked. Nobody but the user may write there;
-and since disks fail, and programs of the user's own err, a process hashes a shard that it did not download
-itself before it reads from it, and one that is damaged is downloaded again. For a new one, those that were
-opened longest ago make room. Short work is done under one lock; a download holds a lock of its own, which
-goes with its process, so others wait for it, and one that was killed is begun anew by the next.
+A shard is stored under its sha256 once it is complete and verified. Nobody but the user may write there.
+Since disks fail, and the user's own programs have bugs, a process hashes a shard that it did not download
+itself before it reads from it, and a damaged one is downloaded again. Shards that were opened longest ago are
+evicted to make room for a new one. Short operations run under one lock. A download holds a lock of its own,
+which is released when its process ends: others wait for it, and if it is killed, the next process starts the
+download again.
 """
 
 import contextlib
@@ -26,9 +27,9 @@ from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download
 
 LOOK_SECONDS = 0.1
-"""How often a process looks whether another one's download is done."""
+"""How often a process checks whether another one's download is done."""
 TELL_SECONDS = 10.0
-"""How often a process says how many bytes it has hashed."""
+"""How often a process logs how many bytes it has hashed."""
 CHUNK = 4 << 20
 
 log = logging.getLogger(__name__)
@@ -36,16 +37,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Hashed:
-    """What a process knows to be whole: files by device, inode, size and time of the last change."""
+    """Files that a process has verified, by device, inode, size and time of the last change."""
 
     files: set[tuple[int, int, int, int]] = field(default_factory=set)
     bytes: int = 0
     seconds: float = 0.0
     told: float = 0.0
-    """Value of `seconds` when something was said last."""
+    """Value of `seconds` at the last log message."""
 
     def is_whole(self, file: BinaryIO, shard: ShardFile) -> bool:
-        """Whether a file holds a shard, by its hash if this process has not seen the file yet."""
+        """Whether a file holds a shard; hashed only if this process has not verified the file yet."""
         identity = _identity(file)
         if identity in self.files:
             return True
@@ -82,7 +83,7 @@ class ShardCache:
         return type(self), (self.directory, self.limit)
 
     def open(self, url: str, shard: ShardFile) -> BinaryIO:
-        """A shard as a local file, downloaded if it is not there or not whole.
+        """A shard as a local file, downloaded if it is missing or incomplete.
 
         Raises UserError and IntegrityError as `download` does, and UserError if the cache cannot be written,
         or others may write there.
@@ -108,11 +109,11 @@ class ShardCache:
             time.sleep(LOOK_SECONDS)
 
     def path(self, shard: ShardFile) -> Path:
-        """Where a shard lies while it is kept."""
+        """The path of a shard while it is cached."""
         return self.directory / f"{shard.sha256}.tar"
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
-        """Whether the file was removed to make room: who has it in memory keeps its bytes on the disk."""
+        """Whether the file was evicted: a process that has it mapped keeps its bytes on disk."""
         try:
             return self.path(shard).stat().st_ino != inode
         except FileNotFoundError:
@@ -135,11 +136,12 @@ class ShardCache:
             self._drop(path, error.reason)
             return None
         found = os.fstat(file.fileno())
-        if found.st_size != shard.size:  # the disk was full, or somebody was here
+        if found.st_size != shard.size:  # the disk was full, or somebody changed the file
             file.close()
             self._drop(path, f"holds {found.st_size} bytes instead of {shard.size}")
             return None
-        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))  # the other time tells whether it has changed
+        # the access time orders evictions; the modification time is kept to detect changes
+        os.utime(path, ns=(time.time_ns(), found.st_mtime_ns))
         return file
 
     def _drop(self, path: Path, reason: str) -> None:
@@ -147,7 +149,8 @@ class ShardCache:
         path.unlink()
 
     def _claim(self, shard: ShardFile) -> BinaryIO | None:
-        """A file of the shard's size to download into; None while there is another's, or no room."""
+        """A file of the shard's size to download into; None while another process has it, or there is no
+        room."""
         path = self._part(shard)
         try:
             part = open(open_private(path, os.O_RDWR | os.O_CREAT), "r+b")  # noqa: SIM115 - the caller's
@@ -158,7 +161,7 @@ class ShardCache:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
             part.truncate(0)
             if self._make_room(shard.size):
-                part.truncate(shard.size)  # so that others see that the room is taken
+                part.truncate(shard.size)  # reserves the space: others count it as used
                 return part
             path.unlink()
         except BlockingIOError:
@@ -167,7 +170,8 @@ class ShardCache:
         return None
 
     def _make_room(self, size: int) -> bool:
-        """Remove what was opened longest ago until `size` bytes are free; False if downloads take them."""
+        """Remove what was opened longest ago until `size` bytes are free; False if running downloads use
+        them."""
         kept = []
         for path in self.directory.iterdir():
             if path.suffix in (".tar", ".part") and HEX_DIGEST.fullmatch(path.stem):
@@ -190,7 +194,7 @@ class ShardCache:
                     os.replace(self._part(shard), self.path(shard))
                     self._hashed.files.add(_identity(part))
                     return open(open_private(self.path(shard), os.O_RDONLY), "rb")
-            except BaseException:  # after success the name may be another process's already
+            except BaseException:  # after success the name may already belong to another process
                 with self._locked():
                     self._part(shard).unlink(missing_ok=True)
                 raise
@@ -200,7 +204,7 @@ class ShardCache:
 
 
 def _is_abandoned(part: Path) -> bool:
-    """Whether no process downloads into a file."""
+    """Whether no process is downloading into a file."""
     try:
         file = open(open_private(part, os.O_RDONLY), "rb")  # noqa: SIM115 - closed below
     except UnfitFileError:
@@ -214,7 +218,7 @@ def _is_abandoned(part: Path) -> bool:
 
 
 def _identity(file: BinaryIO) -> tuple[int, int, int, int]:
-    """Device, inode, size and time of the last change; the last two are those of what is on the disk now."""
+    """Device, inode, size and time of the last change; the last two describe what is on disk now."""
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

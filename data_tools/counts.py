@@ -2,7 +2,7 @@
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun, as in "1 shard" or "1,297 images"; the noun is given in singular."""
+    """A count with its noun, as in "1 shard" or "1,297 images"; the noun is given in the singular."""
     if count == 1:
         return f"1 {noun}"
     ending = "es" if noun.endswith(("s", "ch", "x")) else "s"

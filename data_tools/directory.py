@@ -1,4 +1,5 @@
-"""A shard directory as its users open it: local, or by URL, with its index and tokenizer fetched."""
+"""A shard directory as its users open it: a local one, or one by URL, of which index and tokenizer are
+fetched."""
 
 import contextlib
 import hashlib
@@ -24,7 +25,7 @@ from data_tools.sources import is_remote
 from data_tools.tokenizer import MODEL_BYTES
 
 IS_TEXT = re.compile(rb'"kind"\s*:\s*"text"')
-"""In an index of text. One that is damaged may match or not: it is refused when it is read."""
+"""Matches an index of text. The result for a damaged index does not matter: it is refused when it is read."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,12 @@ class ShardDirectory:
     named: str
     """Its path or URL, as it was given."""
     local: Path
-    """Where its index and its tokenizer lie."""
+    """The folder of its index and its tokenizer."""
     store: ShardStore
 
 
 def open_directory(path: str | os.PathLike[str], cache: ShardCache | None) -> ShardDirectory:
-    """A directory, whose index is not looked at if it is local.
+    """Locate a shard directory. The index of a local one is not read.
 
     Raises UserError for a URL without a cache, or one that cannot be read.
     """
@@ -58,12 +59,12 @@ def kind_of(path: str, cache: ShardCache | None) -> str:
 
     Raises as `open_directory` and `index_kind` do.
     """
-    place = open_directory(path, cache)
-    return index_kind(place.local, place.named)
+    opened = open_directory(path, cache)
+    return index_kind(opened.local, opened.named)
 
 
 class PassingCache(ShardCache):
-    """Keeps no shard: it is on the disk, without a name, for as long as somebody has it open."""
+    """Keeps no shard: it is on disk, without a name, for as long as somebody has it open."""
 
     def open(self, url: str, shard: ShardFile) -> BinaryIO:
         """A shard as a local file; raises as `ShardCache.open` does."""
@@ -80,7 +81,10 @@ class PassingCache(ShardCache):
 
 @contextlib.contextmanager
 def passing_cache(path: str) -> Iterator[ShardCache | None]:
-    """For a command that reads a directory once: nothing is left of one by URL; a local one needs none."""
+    """A cache for a command that reads a directory once.
+
+    Nothing remains on disk of a directory by URL; a local one needs no cache.
+    """
     if not is_remote(path):
         yield None
         return
@@ -91,9 +95,9 @@ def passing_cache(path: str) -> Iterator[ShardCache | None]:
 def _fetch_index(url: str, directory: Path) -> Path:
     """A local folder with the index and, for text, the tokenizer of a remote shard directory.
 
-    It is named by the index, so that shards that were built anew are not taken for the old ones. What lies
-    there is not believed, but written again where it is not what the remote holds.
-    Raises UserError if they cannot be read or written.
+    It is named after the hash of the index, so that rebuilt shards are not taken for the old ones. Existing
+    content is not trusted, but written again where it differs from the remote. Raises UserError if they
+    cannot be read or written.
     """
     base = url.rstrip("/")
     files = {INDEX_NAME: fetch(f"{base}/{INDEX_NAME}", INDEX_BYTES)}
@@ -118,7 +122,7 @@ def _fetch_index(url: str, directory: Path) -> Path:
 
 
 def _holds(path: Path, content: bytes) -> bool:
-    """Whether a file of this user has this content."""
+    """Whether a file that belongs to this user has this content."""
     try:
         with open(open_private(path, os.O_RDONLY), "rb") as file:
             return file.read(len(content) + 1) == content

@@ -1,6 +1,6 @@
 """A build by partitions, whatever it makes of them: text shards, image shards or clean text.
 
-Each partition is a task of its own whose result is recorded, so that a build goes on where it was.
+Each partition is a task of its own whose result is recorded, so that a build can resume.
 """
 
 import os
@@ -17,7 +17,7 @@ from data_tools.workspace import SHARDS, Finished, OutputLayout, Workspace, open
 
 
 class Options(Protocol):
-    """What all builds are given."""
+    """The options that all builds share."""
 
     @property
     def output(self) -> str: ...
@@ -30,7 +30,7 @@ class Options(Protocol):
 
 
 class PartitionResult(Finished, Protocol):
-    """What a partition gave."""
+    """The result of one partition."""
 
     @property
     def skipped(self) -> tuple[BadRecord, ...]: ...
@@ -42,7 +42,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Divided(Generic[Result]):
-    """A build of text or images, or a cleaning, looked at by its partitions."""
+    """A build of text or images, or a cleaning, seen as partitions."""
 
     options: Options
     partitions: list[Partition]
@@ -51,7 +51,7 @@ class Divided(Generic[Result]):
     parse: Callable[[dict[str, Any]], Result]
     """From the JSON of an earlier build; raises KeyError, TypeError or ValueError if it is not one."""
     job: Callable[[Partition, Report], Result]
-    """Does a partition and records it as finished; picklable."""
+    """Processes a partition and records it as finished; picklable."""
     doing: str = "building shards"
     layout: OutputLayout = SHARDS
 
@@ -60,7 +60,7 @@ class Divided(Generic[Result]):
         return Path(self.options.output)
 
     def run(self, mine: Sequence[Partition], done: Mapping[int, Result]) -> list[Result]:
-        """Do those of these partitions that are not done; all results in the order of the partitions."""
+        """Process those of these partitions that are not done; all results in the order of the partitions."""
         results, most = dict(done), self.options.max_bad_records
         check_skipped(all_skipped(results.values()), most)
         pending = [partition for partition in mine if partition.number not in done]
@@ -75,9 +75,11 @@ class Divided(Generic[Result]):
     def whole(
         self, finish: Callable[[Workspace, list[Result]], Made], made: Callable[[Path], Made]
     ) -> tuple[Made, list[Result], int]:
-        """Do all that is not done, and `finish` it; of a finished build what `made` reads, without results.
+        """Process everything that is not done, then `finish`; for a finished build, return what `made` reads,
+        without results.
 
-        The number is of the partitions that were done before. Raises UserError where it cannot be built here.
+        The number counts the partitions that were done before. Raises UserError where it cannot be built
+        here.
         """
         try:
             with open_workspace(self.output, self.plan, self.options.restart, self.layout) as workspace:
@@ -92,11 +94,11 @@ class Divided(Generic[Result]):
 
 
 def workers_of(options: Options) -> int:
-    """Processes; by default one per core that this process may use."""
+    """Number of processes; by default one per core that this process may use."""
     return options.workers or len(os.sched_getaffinity(0))
 
 
 def all_skipped(results: Iterable[PartitionResult]) -> tuple[BadRecord, ...]:
-    """The records that partitions skipped, in the order of the input."""
+    """The records that all partitions skipped, in the order of the input."""
     ordered = sorted(results, key=lambda result: result.number)
     return tuple(record for result in ordered for record in result.skipped)

@@ -1,4 +1,4 @@
-"""Real text that every installation carries, for trying everything out without data of one's own."""
+"""Real text that every installation carries, for trying everything out without data of your own."""
 
 import ast
 import hashlib
@@ -24,7 +24,7 @@ LEFT_OUT = {
 def stdlib_source() -> Iterator[tuple[str, str]]:
     """(name, text) of each .py file of the running Python's standard library, sorted by name.
 
-    Its tests are left out, and so are the few files in another encoding than UTF-8.
+    Its tests are left out, and so are the few files that are not UTF-8.
     """
     yield from _sources(sysconfig.get_path("stdlib"))
 
@@ -54,8 +54,8 @@ def language_reference() -> Iterator[tuple[str, str]]:
 def english() -> Iterator[tuple[str, str]]:
     """(name, text) of the language reference's topics and of all docstrings of each module of the library.
 
-    Prose without layout: any whitespace is one space. Documents below `SHORTEST_ENGLISH` characters are left
-    out.
+    Plain prose: all whitespace is collapsed to one space. Documents below `SHORTEST_ENGLISH` characters are
+    left out.
     """
     yield from _prose(language_reference())
     yield from _prose((name, _docstrings(source)) for name, source in stdlib_source())
@@ -64,13 +64,13 @@ def english() -> Iterator[tuple[str, str]]:
 def packages(root: str | None = None) -> Iterator[tuple[str, str]]:
     """`english`, and the same of each module of the packages installed beside this one, each text once.
 
-    Texts come in an order that mixes packages, so that what is held out from the end is like the rest.
+    Texts come in an order that mixes packages, so that a validation set taken from the end is like the rest.
 
     Args:
         root: where packages are; None: those of the running Python, some fifty megabytes of documentation
-            with what this project needs.
+            including this project's dependencies.
     """
-    found: dict[bytes, tuple[str, str]] = {}  # packages carry copies of one another
+    found: dict[bytes, tuple[str, str]] = {}  # packages vendor copies of one another
     sources = _sources(root or sysconfig.get_path("purelib"))
     installed = ((name, _docstrings(source)) for name, source in sources)
     for documents in (english(), _prose(installed)):
@@ -88,10 +88,11 @@ def _prose(documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def _docstrings(source: str) -> str:
-    """The docstrings of a module, its classes and functions, in the file's order; none of broken code."""
+    """The docstrings of a module, its classes and functions, in the file's order; none if the code does not
+    parse."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     try:
-        with warnings.catch_warnings(action="ignore"):  # about its literals
+        with warnings.catch_warnings(action="ignore"):  # invalid escapes in its literals
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return ""

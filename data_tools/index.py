@@ -1,7 +1,7 @@
 """The index of a directory of text shards: what it says and how it is checked.
 
 It names every shard with its size and checksum, and every block with the byte offsets of its two arrays, so
-that a reader maps tokens in place without reading the tars.
+that a reader memory-maps tokens without reading the tars.
 """
 
 import json
@@ -59,7 +59,7 @@ class ShardIndex:
     """What a shard directory holds; `bytes` and `words` count the documents' text.
 
     Bytes are those of UTF-8, words are separated by whitespace. `sentences` is None where they are not kept;
-    the file then says nothing of them.
+    the file then has no such key.
     """
 
     format_version: int
@@ -78,7 +78,6 @@ class ShardIndex:
 
     @property
     def item_size(self) -> int:
-        """Bytes of one token on disk."""
         return ITEM_SIZES[self.dtype]
 
 
@@ -88,13 +87,13 @@ def token_dtype(vocab_size: int) -> str:
 
 
 def make_index(**content: Any) -> ShardIndex:
-    """Build an index from its fields ; `format_version`, `kind` and `fingerprint` are added."""
+    """Build an index from its fields; `format_version`, `kind` and `fingerprint` are added."""
     draft = ShardIndex(format_version=FORMAT_VERSION, kind="text", fingerprint="", **content)
     return ShardIndex(**{**_shallow(draft), "fingerprint": content_fingerprint(_content(draft))})
 
 
 def write_index(directory: Path, index: ShardIndex) -> None:
-    """Write `index.json` atomically: it is there in full, or not at all."""
+    """Write `index.json` atomically: it is there in full or not at all."""
     content = {**_content(index), "fingerprint": index.fingerprint}
     text = json.dumps(content, indent=1) + "\n"
     check_index_size(directory / INDEX_NAME, text.encode())
@@ -105,7 +104,7 @@ def read_index(directory: str | os.PathLike[str], named: str | None = None) -> S
     """Read and check the `index.json` of text shards; `named` as in `read_document`.
 
     Raises:
-        UserError: `directory` is not there, or is not a directory of text shards.
+        UserError: `directory` does not exist, or is not a directory of text shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
     names = _names(ShardIndex, ("sentences",))

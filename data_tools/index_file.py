@@ -1,8 +1,8 @@
-"""What every `index.json` has in common: how it is written, found, read and taken apart with checks.
+"""What every `index.json` has in common: how it is written, found, read and parsed with checks.
 
 The index is written last and atomically, so its presence means that the build finished. `kind` says what the
-shards hold; `fingerprint` is the sha256 over everything else in the file: whatever is edited, damaged or
-mixed up in the index is found when it is read.
+shards hold. `fingerprint` is the sha256 over everything else in the file, so any edit, damage or mix-up in
+the index is found when it is read.
 """
 
 import hashlib
@@ -19,10 +19,10 @@ from data_tools.errors import IntegrityError, UserError
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
 INDEX_BYTES = 128 << 20
-"""The limit of an index, which is read whole: 0.9 million blocks of text, or 6 million images."""
+"""Size limit of an index, which is read whole: 0.9 million blocks of text, or 6 million images."""
 INDEX_MEMORY = 1 << 30
 VALUE_BYTES, CONTAINER_BYTES = 64, 240
-"""What a number or a short text, and a list or an object, take at most in memory once they are read."""
+"""Upper bounds of the memory that a number or short text, and a list or object, take once read."""
 WORK_DIR = ".build"
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.tar")
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,14 +31,14 @@ BUILDERS = {"text": "pretrain data build", "images": "pretrain data images"}
 
 
 class ShardFile(Protocol):
-    """What every index says of a tar file."""
+    """What every index records about a tar file."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
 
     @property
     def sha256(self) -> str:
@@ -55,7 +55,7 @@ def index_kind(directory: str | os.PathLike[str], named: str | None = None) -> s
     """What the shards of a directory hold, one of `BUILDERS`; `named` as in `read_document`.
 
     Raises:
-        UserError: `directory` is not there, or is not a shard directory.
+        UserError: `directory` does not exist, or is not a shard directory.
         IntegrityError: the build did not finish, or the index is damaged.
     """
     path, document = _load(directory, None, named)
@@ -73,12 +73,12 @@ def read_document(
     optional: Sequence[str] = (),
     named: str | None = None,
 ) -> "Fields":
-    """The index of shards of that kind: with these names, perhaps the optional ones and no others.
+    """The index of shards of that kind, with exactly these keys and any of the optional ones.
 
     named: what messages call the directory, where it is the copy of one by URL.
 
     Raises:
-        UserError: `directory` is not there, is not a shard directory, or holds shards of another kind.
+        UserError: `directory` does not exist, is not a shard directory, or holds shards of another kind.
         IntegrityError: the build did not finish, or the index is damaged.
     """
     path, document = _load(directory, kind, named)
@@ -116,7 +116,7 @@ def _load(place: str | os.PathLike[str], kind: str | None, named: str | None) ->
 
 
 def check_index_size(path: str | os.PathLike[str], raw: bytes) -> None:
-    """Raise UserError for an index of more bytes, or of more values in memory, than any is read of."""
+    """Raise UserError for an index with too many bytes, or too many values to hold in memory."""
     memory = raw.count(b",") * VALUE_BYTES + (raw.count(b"[") + raw.count(b"{")) * CONTAINER_BYTES
     for found, limit, what in (
         (len(raw), INDEX_BYTES, "bytes"),
@@ -146,9 +146,9 @@ def _explain_missing(directory: Path, kind: str | None) -> NoReturn:
 
 
 class Fields:
-    """One JSON object of the index, taken apart with checks.
+    """One JSON object of the index, parsed with checks.
 
-    Errors name the place, as in `shards[3].size`.
+    Errors name the location, as in `shards[3].size`.
     """
 
     def __init__(self, path: str, where: str, value: Any, names: tuple[str, ...]) -> None:
@@ -162,9 +162,9 @@ class Fields:
 
     def fail(self, key: str, problem: str) -> NoReturn:
         """Raise the IntegrityError for a key."""
-        place = ".".join(part for part in (self.where, key) if part) or "the index"
+        location = ".".join(part for part in (self.where, key) if part) or "the index"
         raise IntegrityError(
-            f"{self.path}: {place} {problem}; the index is damaged or foreign, build the shards again"
+            f"{self.path}: {location} {problem}; the index is damaged or foreign, build the shards again"
         )
 
     def integer(self, key: str, low: int, high: int | None = None) -> int:
@@ -177,7 +177,7 @@ class Fields:
         return value
 
     def text(self, key: str, pattern: re.Pattern[str], meaning: str) -> str:
-        """The text under a key; `meaning` says what the pattern stands for."""
+        """The text under a key; `meaning` describes the pattern in words."""
         value = self.value[key]
         if not isinstance(value, str) or not pattern.fullmatch(value):
             self.fail(key, f"is {_short(value)} instead of {meaning}")
@@ -201,6 +201,6 @@ class Fields:
 def _short(value: Any) -> str:
     try:
         text = repr(value)
-    except ValueError:  # an integer of more digits than Python prints
+    except ValueError:  # an integer with more digits than Python converts
         text = "a huge number"
     return text if len(text) <= 60 else text[:57] + "..."

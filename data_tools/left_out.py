@@ -1,4 +1,5 @@
-"""What a command found and did not read: counts and bytes by ending, refused where they are the most."""
+"""What a command found and did not read: counts and bytes by ending; refused if it is more than what was
+read."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from data_tools.errors import UserError, printable
 from data_tools.progress import amount
 
 HIDDEN, METADATA, BESIDE = "hidden", "metadata", " beside pictures"
-"""Kinds that no one means to be read, whatever their size; the last one is the end of a kind's name."""
+"""Kinds that nobody means to be read, whatever their size; the last one is the end of a kind's name."""
 PACKED = (".gz", ".zst", ".bz2", ".xz", ".zip")
 LONGEST_ENDING, SHOWN = 16, 10
 
@@ -29,7 +30,7 @@ class LeftOut:
 
     @property
     def bytes(self) -> int:
-        """Bytes that may have been meant to be read."""
+        """Bytes that the user may have meant to be read."""
         return sum(
             size
             for kind, (_, size) in self.kinds.items()
@@ -54,7 +55,7 @@ def together(each: Iterable[LeftOut]) -> LeftOut:
 
 
 def ending_of(name: str) -> str:
-    """The ending of a file's name, with the one before that of a compression."""
+    """The ending of a file's name, including the ending before that of a compression."""
     stem, ending = os.path.splitext(os.path.basename(name).lower())
     if ending in PACKED:
         ending = os.path.splitext(stem)[1] + ending
@@ -63,7 +64,7 @@ def ending_of(name: str) -> str:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a part of a path below an input is hidden, or what macOS packs beside files."""
+    """Whether a part of a path below an input is hidden, or metadata that macOS packs beside files."""
     return any(
         part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in path.split("/")
     )

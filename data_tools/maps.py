@@ -1,4 +1,4 @@
-"""Shards in memory, in place: mapped when first touched, and few at a time.
+"""Memory-mapped shards: mapped when first used, and few at a time.
 
 At most `MAX_OPEN_SHARDS` stay mapped, so a corpus of any number of shards needs few file handles.
 """
@@ -26,14 +26,14 @@ class ShardStore(Protocol):
         """Raise UserError or IntegrityError for a shard that could not be opened."""
 
     def open(self, shard: ShardFile) -> BinaryIO:
-        """Its file; raises as `check` does."""
+        """The shard's file; raises as `check` does."""
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
-        """Whether a file that was opened has been taken away, so that it should be let go."""
+        """Whether a file that was opened has since been removed, so that its map should be released."""
 
 
 class LocalShards(ShardStore):
-    """Shards that lie in a local directory."""
+    """Shards in a local directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -53,7 +53,7 @@ class LocalShards(ShardStore):
 
 
 class MappedShards:
-    """The shards of a directory by number; `forget` is told which one was let go."""
+    """The shards of a directory by number; `forget` is told which one was released."""
 
     def __init__(
         self, store: ShardStore, shards: Sequence[ShardFile], forget: Callable[[int], None] = lambda _: None
@@ -69,7 +69,7 @@ class MappedShards:
         return len(self._maps)
 
     def find(self, number: int) -> mmap.mmap:
-        """The shard in memory; forgets those that are gone, and one that was mapped first to make room."""
+        """The mapped shard; releases those that are gone, and the one mapped first to make room."""
         found = self._maps.get(number)
         if found is not None:
             return found
@@ -89,7 +89,7 @@ class MappedShards:
 
 
 def check_shard_size(directory: Path, shard: ShardFile) -> None:
-    """Check that a shard is a plain file of the size in the index.
+    """Check that a shard is a regular file of the size in the index.
 
     Raises IntegrityError: it is missing, a link, unreadable, or has another size.
     """

@@ -1,6 +1,6 @@
-"""Ascending positions in a stream of blocks: where documents or sentences begin, by number or by place.
+"""Ascending positions in a stream of blocks: where documents or sentences begin, by number or by position.
 
-Nothing is held in memory but the counts of the blocks: each question reads one block's array, where it lies.
+Only the counts of the blocks are in memory: each query reads one block's memory-mapped array.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,7 +19,7 @@ class Marks:
     def __init__(
         self, counts: Sequence[int], block_starts: Sequence[int], read: Callable[[int], Positions]
     ) -> None:
-        """Set up.
+        """Index the marks of all blocks.
 
         Args:
             counts: marks in each block.
@@ -34,14 +34,14 @@ class Marks:
         return self._firsts[-1]
 
     def at(self, number: int) -> int:
-        """The position of a mark. Raises IndexError where there is none of that number."""
+        """The position of a mark. Raises IndexError if there is none with that number."""
         if not 0 <= number < len(self):
             raise IndexError(f"mark {number} of {len(self)}")
         block = bisect_right(self._firsts, number) - 1
         return self._block_starts[block] + int(self._read(block)[number - self._firsts[block]])
 
     def before(self, position: int) -> int:
-        """How many marks lie before a position, which is the number of the first one at or after it."""
+        """How many marks lie before a position; this is also the number of the first mark at or after it."""
         block = bisect_left(self._block_starts, min(position, self._block_starts[-1])) - 1
         if block < 0:
             return 0

@@ -1,8 +1,8 @@
 """Divides the input into partitions of work, by the sizes of the files alone.
 
 Each partition writes its own shards, so the bytes of a build depend on the partitions and never on the number
-of workers. Small files share a partition; a large line-oriented file is divided into byte ranges (a line
-belongs to the range in which it begins) and a large parquet file into ranges of row groups.
+of workers. Small files share a partition. A large line-oriented file is divided into byte ranges (a line
+belongs to the range in which it begins), and a large parquet file into ranges of row groups.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TARGET_PARTITIONS = 64
 
 @dataclass(frozen=True)
 class Unit:
-    """A file or a part [start, stop) of it: bytes of a line-oriented file, row groups of parquet.
+    """A file, or a part [start, stop) of it: bytes of a line-oriented file, row groups of parquet.
 
     `stop` None is the end; `weight` is in bytes of stored input.
     """
@@ -36,15 +36,11 @@ class Partition:
 
     @property
     def weight(self) -> int:
-        """Bytes of stored input."""
         return sum(unit.weight for unit in self.units)
 
 
 def make_partitions(files: tuple[InputFile, ...], document: str) -> list[Partition]:
-    """Partitions of about total/64 bytes, but at least 4 MiB and at most 256 MiB.
-
-    They keep the order of the files.
-    """
+    """Partitions of about total/64 bytes, at least 4 MiB and at most 256 MiB, in the order of the files."""
     total = sum(file.size for file in files)
     target = min(max(total // TARGET_PARTITIONS, SMALLEST_TARGET), LARGEST_TARGET)
     partitions: list[Partition] = []

@@ -1,7 +1,7 @@
 """A build in parts, by several machines at once: part K of N does every N-th partition.
 
 `missing_parts` prepares it, `build_part` does one, and the build itself, called last, finds all partitions
-done and writes the index. What was done before is not done again.
+done and writes the index. Finished partitions are not processed again.
 """
 
 from typing import Any
@@ -18,17 +18,17 @@ Options = BuildOptions | ImageBuildOptions | CleanOptions
 
 
 def divide(options: Options) -> Divided[Any]:
-    """What these options ask for; the parts of a cleaning filter. Raises UserError as the build does."""
+    """The build that these options describe; a part of a cleaning does the filtering. Raises UserError as the
+    build does."""
     if isinstance(options, BuildOptions):
         return prepare(options)[1]
     return prepare_images(options)[1] if isinstance(options, ImageBuildOptions) else prepare_clean(options)[1]
 
 
 def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:
-    """Prepare a build for `parts` processes, and name the parts (from 1) that have something to do.
+    """Prepare a build for `parts` processes, and return the parts (from 1) that still have work to do.
 
-    Returns None if the build is finished, index and all.
-    Raises UserError as the build does.
+    Returns None if the build is finished, including the index. Raises UserError as the build does.
     """
     with open_workspace(build.output, build.plan, build.options.restart, build.layout) as workspace:
         if workspace is None:
@@ -41,8 +41,8 @@ def missing_parts(build: Divided[Result], parts: int) -> list[int] | None:
 def build_part(build: Divided[Result], part: int, parts: int) -> tuple[int, int]:
     """Do part `part` of `parts`, counted from 1.
 
-    Returns how many partitions it has, and how many of them were done before.
-    Raises UserError as the build does, and if the build was not prepared.
+    Returns how many partitions the part has, and how many of them were done before. Raises UserError as the
+    build does, and if the build was not prepared.
     """
     if not 1 <= part <= parts:
         raise UserError(f"--part {part}/{parts}: parts are counted from 1 to {parts}")
@@ -60,7 +60,7 @@ def build_part(build: Divided[Result], part: int, parts: int) -> tuple[int, int]
 
 
 def parse_part(text: str, *, restart: bool) -> tuple[int, int]:
-    """K and N of "K/N". Raises UserError for anything else, and for `--restart` beside it."""
+    """K and N of "K/N". Raises UserError for anything else, and if `--restart` is given too."""
     if restart:
         raise UserError("--restart: has no effect with --part; a build is prepared before its parts start")
     part, slash, parts = text.partition("/")

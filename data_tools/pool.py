@@ -1,7 +1,7 @@
 """Runs independent tasks in worker processes that never outlive their parent.
 
-A worker has a pipe of its own and nothing else in common with the others. The kernel kills it when the parent
-is gone (`tie.py`), so a build that is started again meets no left-over writers.
+Each worker has its own pipe and shares nothing else with the others. The kernel kills it when the parent is
+gone (`tie.py`), so a build that is started again has no left-over writers to fear.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ def run_tasks(
     """Yield `function(task, report)` for every task, in the order in which they finish.
 
     `function` must be picklable if there is more than one worker. `report` is called in this process with the
-    amounts that tasks report. The first error of a task ends all workers and is raised here.
+    amounts that tasks report. The first error of a task stops all workers and is raised here.
     """
     if workers <= 1 or len(tasks) <= 1:
         for task in tasks:
@@ -98,9 +98,9 @@ def _receive(connection: Connection, process: BaseProcess) -> tuple[str, Any]:
 
 
 def _serve(parent: int, connection: Connection, function: Callable[[Any, Report], Any]) -> None:
-    """The life of a worker: task in, reports and result out, until the pipe ends."""
+    """The main loop of a worker: task in, reports and result out, until the pipe closes."""
     tie_to(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which ends its workers
     try:
         while True:
             task = connection.recv()

@@ -1,7 +1,7 @@
-"""Files of a folder that nobody but this user may write: what lies there is not another user's, and no link.
+"""Files in a folder that nobody but this user may write, so that no file there is a link or another user's.
 
-A name in a folder that others may write, as in /tmp, can be theirs, or lead to a file of this user that was
-never meant.
+A name in a folder that others may write to, such as /tmp, can be theirs, or lead to a file of this user that
+was never meant.
 """
 
 import errno
@@ -13,7 +13,7 @@ from data_tools.bounded import UnfitFileError, check_regular
 
 
 def make_private_folder(path: Path) -> None:
-    """Make a folder for this user alone, or check that one is his. Raises OSError."""
+    """Make a folder for this user alone, or check that an existing one is. Raises OSError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     user, link, found = os.geteuid(), os.lstat(path), os.stat(path)
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, user):
@@ -29,9 +29,10 @@ def make_private_folder(path: Path) -> None:
 
 
 def open_private(path: Path, flags: int) -> int:
-    """A descriptor of a plain file of this user, with O_CREAT one for him alone.
+    """A descriptor of a regular file of this user; with O_CREAT, a new one is for this user alone.
 
-    Raises OSError, UnfitFileError for a link and for what is another user's or no plain file.
+    Raises OSError, UnfitFileError for a link and for anything that belongs to another user or is not a
+    regular file.
     """
     safe = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:

@@ -1,4 +1,4 @@
-"""The one progress display: a live bar with rate and time to go on a terminal, plain lines elsewhere."""
+"""The one progress display: a live bar with rate and remaining time on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -43,7 +43,7 @@ class _Rate(ProgressColumn):
 
 
 class Progress:
-    """Shows on stderr how far a long task is; a context manager.
+    """Shows the progress of a long task on stderr; a context manager.
 
     `with Progress("building shards", total=1000, unit="doc") as p: p.advance(10)`; `total` None is unknown.
     """

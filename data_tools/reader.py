@@ -1,7 +1,7 @@
-"""Random access to the tokens of a shard directory, memory-mapped in place.
+"""Random access to the tokens of a shard directory, memory-mapped.
 
-The directory is one stream of tokens: its blocks in the order of the index. Nothing is read at start but the
-index and the sizes of the shards.
+The directory is one stream of tokens: its blocks in the order of the index. At start only the index and the
+sizes of the shards are read.
 """
 
 import os
@@ -60,7 +60,7 @@ class ShardReader:
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 that stands for the content: every shard's checksum is in it."""
+        """The sha256 that identifies the content: it covers every shard's checksum."""
         return self.index.fingerprint
 
     def read(self, start: int, stop: int) -> np.ndarray[Any, np.dtype[Any]]:
@@ -86,13 +86,14 @@ class ShardReader:
         return np.concatenate(parts)
 
     def gather(self, shard: int, places: Positions, length: int) -> np.ndarray[Any, np.dtype[Any]]:
-        """The `length` tokens from each of these bytes of shard number `shard` on: a copy, [places, length].
+        """Copy the `length` tokens that start at each of these byte offsets of shard number `shard`: [places,
+        length].
 
         It costs little more than its memory. The index says where tokens are; IndexError outside the shard.
         """
         with self._lock:
             found = self._maps.find(shard)
-        # Every run as one item of an array of its own, for numpy to copy whole.
+        # Each run of tokens is viewed as one wide item, so that numpy copies it in one piece.
         run = np.dtype((np.void, length * self._dtype.itemsize))
         runs = np.ndarray((len(found) - run.itemsize + 1,), run, found, strides=(1,))
         return runs[places].view(self._dtype).reshape(len(places), length)
@@ -160,7 +161,7 @@ class ShardReader:
 def own_tokenizer(directory: ShardDirectory, index: ShardIndex) -> Tokenizer:
     """The tokenizer that shards carry.
 
-    Raises IntegrityError: it is missing, damaged, or not the one that the shards were built with.
+    Raises IntegrityError: it is missing or damaged, or is not the one that the shards were built with.
     """
     path = directory.local / "tokenizer"
     try:

@@ -1,8 +1,8 @@
-"""Reads documents out of input files and names every record that is not one.
+"""Reads documents from input files and reports every record that is not one.
 
 A document is a whole .txt file, one of its lines or paragraphs, one line of .jsonl, or one row of .parquet.
-What cannot be a document (not UTF-8, not JSON, no text, broken compression) comes out as a `BadRecord`, in
-its place in the order, so that the caller decides whether to stop or to go on.
+What cannot be a document (not UTF-8, not JSON, no text, broken compression) comes out as a `BadRecord`, at
+its position in the order, so that the caller decides whether to stop or to go on.
 """
 
 import codecs
@@ -23,12 +23,12 @@ from data_tools.typed import json_type
 WHOLE_FILE_BYTES = 4 << 20
 REPORT_BYTES = 1 << 16
 LINE_BYTES = 32 << 20
-"""The limit of a document that is read whole, if no option says another. As JSON it takes 1 GB at worst."""
+"""Default limit of a document that is read whole. As JSON it takes 1 GB at worst."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One document; `parts` gives its text, in order, once."""
+    """One document; `parts` yields its text, in order, once."""
 
     parts: Iterator[str]
 
@@ -37,7 +37,7 @@ class Document:
 class ReadOptions:
     """How files become documents: the key or column of the text, and what a document is in a .txt file.
 
-    line_bytes: the most bytes of a line, of a paragraph, or of the text of a row.
+    line_bytes: the maximum bytes of a line, of a paragraph, or of the text of a row.
     """
 
     text_key: str = "text"
@@ -82,8 +82,8 @@ def read_partition(
     """The documents of a partition. Bad records go to `skipped`; raises UserError for more than `most`.
 
     Args:
-        size: bytes of all text so far, by the caller's count.
-        report: is told bytes of input.
+        size: bytes of all text so far, as counted by the caller.
+        report: called with bytes of input read.
     """
     for unit in partition.units:
         reported, start = 0, size()
@@ -109,7 +109,7 @@ def _damaged() -> tuple[type[Exception], ...]:
 def _whole_file(file: InputFile) -> Iterator[Document | BadRecord]:
     """A file as one document.
 
-    A large one is read twice, first to be sure that it is good, so memory stays flat.
+    A large one is read twice, first to be sure that it is valid, so that memory use stays constant.
     """
     try:
         with open_text_bytes(file) as stream:
@@ -149,7 +149,7 @@ def _not_utf8(error: UnicodeDecodeError) -> str:
 def _guarded_lines(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:
     """Documents of a line-oriented file.
 
-    Numbers lines from the start of the file, even within a byte range.
+    Lines are numbered from the start of the file, even within a byte range.
     """
     count = 0
     offset: int | None = None if unit.start else 0
@@ -176,7 +176,7 @@ def _guarded_lines(unit: Unit, options: ReadOptions) -> Iterator[Document | BadR
 
 
 Line = tuple[int, bytes | None]
-"""A number, from 1, and the bytes with their end; None where they are more than allowed."""
+"""A number, from 1, and the bytes including the line's end; None where they are more than allowed."""
 
 
 def _lines(unit: Unit, most: int) -> Iterator[Line]:
@@ -200,7 +200,7 @@ def _lines(unit: Unit, most: int) -> Iterator[Line]:
 
 
 def _pass_over(stream: IO[bytes]) -> int:
-    """Read to the end of a line; returns how many bytes that were."""
+    """Read to the end of a line; returns the number of bytes read."""
     count = 0
     while part := stream.readline(READ_CHUNK):
         count += len(part)
@@ -292,7 +292,7 @@ def _parquet_rows(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRe
             row = rows_before(table.metadata, unit.start)
             groups = list(range(unit.start, stop))
             for batch in table.iter_batches(256, row_groups=groups, columns=[text_key], use_threads=False):
-                for value in batch.column(text_key):  # a name with a point may bring others along
+                for value in batch.column(text_key):  # a column name with a dot may select others too
                     row += 1
                     yield _parquet_value(value, row, options, unit.file.url)
             if fault := row_fault(table.metadata, stop, row):

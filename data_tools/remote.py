@@ -1,4 +1,4 @@
-"""Reading by URL through fsspec: what fails is tried again, a few times, and then told in one message."""
+"""Reading by URL through fsspec: failures are retried a few times, and then reported in one message."""
 
 import errno
 import hashlib
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class _DamagedError(Exception):
-    """What came is not what the index says."""
+    """The downloaded bytes are not what the index says."""
 
 
 def fetch(url: str, limit: int) -> bytes:
@@ -44,7 +44,7 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
 
     Raises:
         UserError: it cannot be read.
-        IntegrityError: its size or its bytes are not those of the index, however often it is read.
+        IntegrityError: its size or its bytes differ from the index, however often it is read.
         OSError: the disk is full.
     """
     filesystem, path = filesystem_of(url)
@@ -67,7 +67,8 @@ def download(url: str, shard: ShardFile, file: BinaryIO) -> None:
 
 
 def _block_size(filesystem: Any) -> int:
-    """For a file that is read from its beginning: 0 streams, since not every server knows ranges."""
+    """The block size for a file that is read from the beginning: 0 streams, since not every server supports
+    ranges."""
     return 0 if "http" in filesystem.protocol else CHUNK
 
 

@@ -1,4 +1,4 @@
-"""Input files by URL: what fails in the middle is told in one message, and a server need not know ranges."""
+"""Input files by URL: failures while reading end in one message, and a server need not support ranges."""
 
 import io
 from collections.abc import Callable
@@ -12,7 +12,8 @@ SKIPPED_AT_ONCE = 1 << 20
 
 
 class RemoteInput(io.RawIOBase):
-    """A file to read by URL. Where it can only be read from its beginning, what a seek passes is read too.
+    """A file to read by URL. Where it can only be read from its beginning, a seek forward reads what it
+    skips.
 
     Everything raises UserError, naming the URL, for whatever a backend of fsspec raises.
     """
@@ -35,7 +36,6 @@ class RemoteInput(io.RawIOBase):
         return len(data)
 
     def tell(self) -> int:
-        """The position in bytes."""
         return int(self._handle.tell())
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

@@ -1,8 +1,8 @@
 """Where the sentences of a document begin, in text and then in tokens.
 
-Tokens do not depend on it: a text is encoded as it would be without sentences, and each boundary is moved to
-the first token that begins at or after it. Sentences lie next to each other and give the text back when
-joined; the whitespace between two of them belongs to the second, as in sentencepiece's pieces.
+Tokens do not depend on sentences: a text is encoded as it would be without them, and each boundary is moved
+to the first token that begins at or after it. Sentences are adjacent and give the text back when joined; the
+whitespace between two of them belongs to the second, as in sentencepiece's pieces.
 """
 
 from collections import deque
@@ -15,15 +15,15 @@ from data_tools.tokenizer import Ids, Tokenizer
 KINDS = ("none", "split", "lines")
 LONGEST_LINE = 1 << 16
 LONGEST_SENTENCE = 1024
-"""Characters; what no rule ends before (code, tables) is divided at a space."""
+"""Characters; text in which no rule finds an end (code, tables) is divided at a space."""
 
 
 def sentences(parts: Iterable[str], kind: str) -> Iterator[str]:
     """The sentences of a text, which may arrive in parts; joined, they are the text.
 
-    kind: "lines" takes each line that is not blank for a sentence; "split" finds sentences within paragraphs
-    by the rules of sentencex, with its English abbreviations, and divides those longer than
-    `LONGEST_SENTENCE`. The result does not depend on how the text was divided into parts.
+    kind: "lines" takes each non-blank line as a sentence; "split" finds sentences within paragraphs by the
+    rules of sentencex, with its English abbreviations, and divides those longer than `LONGEST_SENTENCE`. The
+    result does not depend on how the text was divided into parts.
     """
     if kind == "lines":
         return _with_leading_space(_lines(parts))
@@ -33,12 +33,12 @@ def sentences(parts: Iterable[str], kind: str) -> Iterator[str]:
 class SentenceMarks:
     """Iterates over the sentences of a document and tells in which token of a segment each begins.
 
-    The segments that are asked for must be those of the text that the iteration gave, in order.
+    Segments must be requested in order, and must be those of the text that the iteration gave.
     """
 
     def __init__(self, pieces: Iterable[str], tokenizer: Tokenizer) -> None:
         self._pieces, self._lengths = pieces, tokenizer.piece_lengths
-        self._starts: deque[int] = deque()  # characters, of sentences that were not asked for yet
+        self._starts: deque[int] = deque()  # character offsets of sentences that no segment has consumed yet
         self._read = self._asked = 0
         self._carried = False
 
@@ -61,13 +61,13 @@ class SentenceMarks:
         found = np.searchsorted(begins, offsets)
         if self._carried:
             found = np.concatenate([[0], found])
-        # A sentence within the last token begins with the next segment.
+        # A sentence that starts within the last token is assigned to the start of the next segment.
         self._carried = bool(len(found) and found[-1] == len(ids))
         return np.unique(found[found < len(ids)]).astype(np.int32)
 
 
 def _lines(parts: Iterable[str]) -> Iterator[str]:
-    """Lines with their ends; one longer than `LONGEST_LINE` is divided."""
+    """Lines including their ends; one longer than `LONGEST_LINE` is divided."""
     buffer, position = "", 0
     for part in parts:
         buffer, position = buffer[position:] + part, 0
@@ -84,7 +84,7 @@ def _lines(parts: Iterable[str]) -> Iterator[str]:
 
 
 def _cut(text: str, start: int, most: int) -> int:
-    """Where to divide a text that goes on beyond `most` characters: before a space, if there is one."""
+    """Where to divide a text that is longer than `most` characters: before a space, if there is one."""
     space = text.rfind(" ", start + 1, start + most)
     return space if space > 0 else start + most
 
@@ -121,15 +121,15 @@ def _split(text: str) -> Iterator[str]:
 
 
 def _with_leading_space(pieces: Iterable[str]) -> Iterator[str]:
-    """Move whitespace at the end of a piece to the next one; only the last keeps its own."""
-    held, space = "", ""
+    """Move whitespace at the end of a sentence to the start of the next; only the last keeps its own."""
+    pending, space = "", ""
     for piece in pieces:
         body = piece.rstrip()
         if not body:
             space += piece
             continue
-        if held:
-            yield held
-        held, space = space + body, piece[len(body) :]
-    if held or space:
-        yield held + space
+        if pending:
+            yield pending
+        pending, space = space + body, piece[len(body) :]
+    if pending or space:
+        yield pending + space

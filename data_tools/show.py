@@ -59,8 +59,8 @@ def _shards(reader: ShardReader, most: int = 10) -> Table:
 def _documents(reader: ShardReader, count: int) -> Table:
     tokenizer = reader.tokenizer()
     table = Table("at token", "text", "ids", title="Some documents", title_justify="left")
-    places = np.linspace(0, len(reader) - 1, count, dtype=np.int64)
-    for start in sorted({reader.nearest_document_start(int(place)) for place in places}):
+    positions = np.linspace(0, len(reader) - 1, count, dtype=np.int64)
+    for start in sorted({reader.nearest_document_start(int(position)) for position in positions}):
         ids = reader.read(start, min(start + PREVIEW_TOKENS, len(reader))).tolist()
         if reader.index.eod_id in ids:
             ids = ids[: ids.index(reader.index.eod_id) + 1]

@@ -1,8 +1,8 @@
 """Finds and opens the input files: paths, folders, globs and fsspec URLs; plain, .gz or .zst.
 
 The list is in a fixed order (arguments as given, each expanded in sorted order), because the order of the
-files is the order of the documents in the shards. Hidden files of a folder are left out, and files of unknown
-endings but for JSON lines.
+files is the order of the documents in the shards. Hidden files of a folder are left out, and so are files
+with unknown endings unless they hold JSON lines.
 """
 
 import contextlib
@@ -28,13 +28,13 @@ TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 READ_CHUNK = 1 << 20
 SNIFFED = 1 << 16
-"""Bytes of a file's first line that are looked at."""
+"""Bytes of a file's first line that are examined."""
 LONG_OBJECT = re.compile(rb'\s*\{\s*"')
 IN_FOLDERS = "in folders that a pattern matches"
 REPORTS = frozenset({"build.json", "report.json"})
 """What `pretrain data clean` writes beside its texts."""
 ZSTD_CHUNK = 1 << 10
-"""Compressed bytes that are unpacked at once: 4 of them can stand for 128 KiB, and these for 32 MiB."""
+"""Compressed bytes to decompress at once: 4 of them can stand for 128 KiB, and so these for 32 MiB."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,15 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The files to read, in order, and the files of folders that are not."""
+    """The files to read, in order, and the files in input folders that are not read."""
 
     files: tuple[InputFile, ...]
     left_out: LeftOut
     of_folder: bool = False
-    """They are all files of one folder, which was named."""
+    """Whether they are all files of one folder, which was named."""
 
 
 def is_remote(url: str) -> bool:
-    """Whether a path is an fsspec URL."""
     return "://" in url
 
 
@@ -67,8 +66,8 @@ def find_inputs(arguments: list[str], input_format: str = "auto", allow_left_out
     """Expand the `--input` arguments of a command that reads text.
 
     `input_format` other than "auto" reads every file as that format whatever its ending. Raises UserError for
-    an argument that matches nothing, an unknown ending, a file named twice or not readable, and where more
-    bytes would be left out than read, unless `allow_left_out`.
+    an argument that matches nothing, an unknown ending, a file that is given twice or not readable, and where
+    more bytes would be left out than read, unless `allow_left_out`.
     """
     known = f"{', '.join(TEXT_FORMATS)} (+ .gz, .zst)"
 
@@ -98,8 +97,8 @@ KindOf = Callable[[str], tuple[str | None, str | None]]
 def find_files(argument: str, kind_of: KindOf, known: str, endings: str) -> Inputs:
     """Expand one `--input` argument.
 
-    known, endings: of the message for a file and for a folder with nothing to read. Raises UserError for
-    these and for an argument that matches nothing.
+    known, endings: used in the messages for a file that cannot be read and for a folder with nothing to read.
+    Raises UserError for these and for an argument that matches nothing.
     """
     files: list[InputFile] = []
     found, is_folder, left_out = _expand_remote(argument) if is_remote(argument) else _expand_local(argument)
@@ -126,12 +125,12 @@ def _is_report(url: str, urls: set[str]) -> bool:
 
 
 def absolute(url: str) -> str:
-    """A local path from the root; a URL as it is."""
+    """An absolute path for a local file; a URL unchanged."""
     return url if is_remote(url) else os.path.abspath(os.path.expanduser(url))
 
 
 def inputs_digest(files: Sequence[InputFile]) -> str:
-    """A sha256 that changes when a file does, or their order."""
+    """A sha256 that changes when a file does, or the order of files."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(json.dumps(asdict(replace(file, url=absolute(file.url)))).encode())
@@ -139,7 +138,7 @@ def inputs_digest(files: Sequence[InputFile]) -> str:
 
 
 def plan_of_inputs(arguments: Sequence[str], files: Sequence[InputFile]) -> dict[str, Any]:
-    """What must be equal of the input for a build to go on."""
+    """What must be equal about the input for a build to resume."""
     return {
         "inputs": [absolute(value) for value in arguments],
         "files": len(files),
@@ -149,7 +148,7 @@ def plan_of_inputs(arguments: Sequence[str], files: Sequence[InputFile]) -> dict
 
 
 def refuse_inside_output(files: Sequence[InputFile], output: str) -> None:
-    """Raise UserError for an input that lies in the directory to be written."""
+    """Raise UserError for an input that lies in the output directory."""
     folder = Path(output).resolve()
     for file in files:
         if not is_remote(file.url) and folder in Path(file.url).resolve().parents:
@@ -186,9 +185,9 @@ def _format(url: str, input_format: str) -> tuple[str | None, str | None]:
 
 
 def _holds_json_lines(url: str, compression: str | None, ending: str) -> bool:
-    """Whether the first line that is not blank is an object, as in dumps named .json.gz or part-00000.
+    """Whether the first non-blank line is an object, as in dumps named .json.gz or part-00000.
 
-    A .json that cannot be read counts as one: whoever reads it tells what is wrong with it.
+    A .json that cannot be read counts as one: whoever reads it reports what is wrong with it.
     """
     import zstandard
 
@@ -207,7 +206,7 @@ def _holds_json_lines(url: str, compression: str | None, ending: str) -> bool:
 
 
 Found = tuple[list[tuple[str, int, str]], bool, LeftOut]
-"""Url, size and marker of each file, whether they are those of a folder, and what is not looked at."""
+"""Url, size and marker of each file, whether they belong to a folder, and what is left out."""
 
 
 def _expand_local(argument: str) -> Found:
@@ -229,7 +228,7 @@ def _expand_local(argument: str) -> Found:
 
 
 def _pattern(path: str) -> str:
-    """A glob in which a folder that is there under just this name, as data[1], means itself."""
+    """The path as a glob, in which a folder with brackets in its literal name, such as data[1], is itself."""
     folder, rest = os.path.dirname(path), os.path.basename(path)
     while folder not in ("", os.sep) and not os.path.isdir(folder):
         folder, last = os.path.dirname(folder), os.path.basename(folder)
@@ -238,7 +237,7 @@ def _pattern(path: str) -> str:
 
 
 def _walk(top: str, left_out: LeftOut) -> Iterator[str]:
-    """The files below a folder; hidden ones, and all in hidden folders, go to `left_out`."""
+    """The files below a folder; hidden files, and all files in hidden folders, go to `left_out`."""
     visited = set()
     for folder, folders, names in os.walk(top, followlinks=True, onerror=_refuse):
         real = os.path.realpath(folder)
@@ -259,7 +258,7 @@ def _walk(top: str, left_out: LeftOut) -> Iterator[str]:
 def _stored_size(path: str) -> int:
     try:
         return os.lstat(path).st_size
-    except OSError:  # gone meanwhile: it would not be read in any case
+    except OSError:  # removed meanwhile
         return 0
 
 
@@ -310,7 +309,8 @@ def _expand_remote(argument: str) -> Found:
 
 
 def _below(path: str, name: str, is_folder: bool) -> str:
-    """The path of a file below a folder, or below that of a pattern; empty where the argument names it."""
+    """The path of a file relative to its folder, or to that of a pattern; empty where the argument names the
+    file."""
     if is_folder:
         return name.removeprefix(path.rstrip("/") + "/")
     before = re.split(r"[*?\[]", path)[0]
@@ -321,7 +321,7 @@ def _below(path: str, name: str, is_folder: bool) -> str:
 
 @contextlib.contextmanager
 def open_raw(file: InputFile) -> Iterator[IO[bytes]]:
-    """Open the file as it is stored. Raises UserError if it cannot be opened."""
+    """Open the file as stored. Raises UserError if it cannot be opened."""
     if is_remote(file.url):
         handle: IO[bytes] = io.BufferedReader(RemoteInput(file.url), READ_CHUNK)
     else:
@@ -352,14 +352,14 @@ def open_text_bytes(file: InputFile) -> Iterator[IO[bytes]]:
 class _ZstdFile(io.RawIOBase):
     """Decompressed bytes of one or more zstd frames.
 
-    Unlike zstandard's own reader it notices a truncated frame.
+    Unlike zstandard's own reader, it notices a truncated frame.
     """
 
     def __init__(self, raw: IO[bytes]) -> None:
         import zstandard
 
         self._raw = raw
-        # As far as zstd goes: Reddit's dumps are made with `--long=31`, and ask for 2 GiB.
+        # The largest window that zstd allows: Reddit's dumps are made with `--long=31`, which needs 2 GiB.
         self._new_frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
         self._frame: Any = None
         self._input = b""

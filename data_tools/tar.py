@@ -1,4 +1,5 @@
-"""Writes one tar: plain members at known offsets, hashed on the way, in place under its name only when whole.
+"""Writes one tar: regular members at known offsets, hashed while written, under its final name only when
+complete.
 
 The tars are what `webdataset.TarWriter(..., mtime=0)` writes, byte for byte (a test compares them), but
 written with the standard library: importing webdataset imports torch, which would cost every worker two
@@ -21,7 +22,7 @@ TAR_BLOCK = 512
 
 @dataclass(frozen=True)
 class WrittenTar:
-    """A tar on the disk: its name, its size in bytes and its sha256."""
+    """A finished tar: its name, its size in bytes and its sha256."""
 
     name: str
     size: int
@@ -29,7 +30,7 @@ class WrittenTar:
 
 
 class _Hashed:
-    """A file that is only appended to, and its sha256 on the way."""
+    """An append-only file that computes its sha256 while it is written."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
@@ -44,7 +45,7 @@ class _Hashed:
 
 
 class TarFileWriter:
-    """A tar `STEM.tar` in the making: a temporary in `scratch` until `close` moves it to `directory`."""
+    """A tar `STEM.tar` being written: a temporary file in `scratch` until `close` moves it to `directory`."""
 
     def __init__(self, directory: Path, scratch: Path, stem: str) -> None:
         self.stem = stem
@@ -56,7 +57,7 @@ class TarFileWriter:
         self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
 
     def add(self, name: str, data: bytes) -> int:
-        """Append a file; returns the byte offset of its first byte of data."""
+        """Append a file; returns the byte offset of its data."""
         member = tarfile.TarInfo(name)
         member.size, member.mtime, member.mode = len(data), 0, 0o444
         member.uname = member.gname = "bigdata"
@@ -67,7 +68,7 @@ class TarFileWriter:
         return offset
 
     def close(self) -> WrittenTar:
-        """Finish the tar, put it on the disk and give it its name."""
+        """Finish the tar, sync it to disk and give it its name."""
         with named(self._target):
             self._tar.close()
             self._file.flush()

@@ -1,4 +1,4 @@
-"""Options that all commands have which read text."""
+"""Options of all commands that read text."""
 
 import enum
 from typing import Annotated

@@ -2,9 +2,9 @@
 
     python -I -S data_tools/tie.py PARENT PROGRAM ARGUMENT...
 
-ties itself, then becomes that program; `data_tools.children` starts programs so. A hook between fork and exec
-(`preexec_fn`) would do the same, but runs Python where another thread may have held a lock. This file imports
-as little as it can, since every child waits for it.
+It ties itself, then becomes that program; `data_tools.children` starts programs so. A hook between fork and
+exec (`preexec_fn`) would do the same, but runs Python where another thread may have held a lock. This file
+imports as little as it can, since every child waits for it.
 """
 
 import ctypes
@@ -13,24 +13,25 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2). What it sets lasts through exec, and is not inherited: each child ties itself."""
+"""prctl(2). The setting survives exec but is not inherited by children: each child ties itself."""
 
 
 def tie_to(parent: int) -> None:
-    """End with the parent from now on; at once, where it has ended already.
+    """End with the parent from now on; at once if it has ended already.
 
     Args:
-        parent: process id that it had when it started this process.
+        parent: process id of the parent when it started this process.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call above
+        if os.getppid() != parent:  # the parent ended before the call above took effect
             os._exit(128 + signal.SIGKILL)
 
 
 def main(arguments: list[str]) -> None:
     """Tie this process to its parent and become a program."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would hand that on
+    # Python ignores these signals, and exec would pass that on to the program
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     tie_to(int(arguments[0]))
     try:

@@ -2,12 +2,12 @@
 
 Three are sentencepiece models (bpe, unigram, char) trained without any normalisation and with a token for
 each byte; the fourth, `byte`, is the 256 bytes alone. sentencepiece writes a space as U+2581, and would read
-a U+2581 in the text as a space; here such a character is always spelt by its three bytes. Decoding is ours: a
-table from id to bytes.
+a U+2581 in the text as a space; here such a character is always encoded as its three bytes. Decoding is our
+own: a table from id to bytes.
 
-A long text is cut into segments before it is encoded, which keeps memory flat and is also faster, since the
-cost of byte-pair merging grows with the length. The rule of the cut depends on the text alone and so is part
-of the tokenizer: whoever encodes a text, in whatever pieces it arrives, gets the same tokens.
+A long text is cut into segments before it is encoded. This bounds memory and is also faster, since the cost
+of byte-pair merging grows with the length. The rule of the cut depends on the text alone and so is part of
+the tokenizer: a text gives the same tokens however it is divided when it arrives.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ MODEL_TYPES = ("bpe", "unigram", "char", "byte")
 SEGMENT_CHARACTERS = 512
 SPACE_SYMBOL = "\u2581"
 MODEL_BYTES = 64 << 20
-"""The limit of a sentencepiece model; one of 256,000 pieces takes 5 MB."""
+"""Size limit of a sentencepiece model; one with 256,000 pieces takes 5 MB."""
 BERT_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 
@@ -38,8 +38,9 @@ Ids = np.ndarray[Any, np.dtype[np.int32]]
 def segments(parts: Iterable[str]) -> Iterator[str]:
     """Cut a text, which may arrive in parts, into segments of at most `SEGMENT_CHARACTERS`.
 
-    A segment ends after the last newline in reach, else before the last space that follows another character,
-    else (one endless word) at the limit. The cuts do not depend on how the text was divided into parts.
+    A segment ends after the last newline within the limit, else before the last space that follows another
+    character, else (one endless word) at the limit. The cuts do not depend on how the text was divided into
+    parts.
     """
     buffer, position = "", 0
     for part in parts:
@@ -91,7 +92,7 @@ class Tokenizer:
 
     @cached_property
     def bert_ids(self) -> BertIds | None:
-        """Where the special pieces of BERT are; None in a tokenizer without them.
+        """The ids of BERT's special pieces; None in a tokenizer without them.
 
         They are control pieces: no text is ever encoded into one.
         """
@@ -143,7 +144,7 @@ class Tokenizer:
         return np.concatenate([self.encode_segment(segment) for segment in segments([text])])
 
     def encode_segment(self, text: str) -> Ids:
-        """The ids of one of the pieces that `segments` yields, shape [tokens]."""
+        """The ids of one segment from `segments`, shape [tokens]."""
         try:
             if self.model_type == "byte":
                 return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
@@ -195,7 +196,7 @@ class Tokenizer:
         """Read a tokenizer directory.
 
         Raises:
-            UserError: it is not there, or is not a tokenizer directory.
+            UserError: it does not exist, or is not a tokenizer directory.
             IntegrityError: its files do not belong together or are damaged.
         """
         directory = Path(path)

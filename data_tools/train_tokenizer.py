@@ -20,16 +20,16 @@ BYTE_VOCAB_SIZE = 257
 RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
 LINE_CHARACTERS = 1024
 SAMPLE_LINES = 1_000_000
-# Never learnt as part of a piece: newline, return and tab (which the trainer uses or
-# strips), NUL and the two
-# symbols that sentencepiece uses itself. In a text each of them is spelt by its bytes.
+# Never learnt as part of a piece: newline, return and tab (which the trainer uses or strips), NUL and the two
+# symbols that sentencepiece uses itself. In a text each of them is encoded as its bytes.
 SEPARATORS = re.compile("[\n\r\t\x00\u2581\u2585]+")
 
 
 def training_texts(
     files: tuple[InputFile, ...], options: ReadOptions, most: int, skipped: list[BadRecord]
 ) -> Iterator[str]:
-    """The text of the input files in parts. Bad records go to `skipped`; UserError for more than `most`."""
+    """The text of the input files in parts. Bad records go to `skipped`; raises UserError for more than
+    `most`."""
     check_read_options(options, files)
     with Progress("reading text", sum(file.size for file in files), "B") as progress:
         for partition in make_partitions(files, options.document):
@@ -53,10 +53,10 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train on texts; the same texts give the same tokenizer.
 
-    At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id, the
-    256 bytes and the end of a document included; None is allowed for char (all characters) and byte. `bert`
-    adds its special pieces, which take 4 of the ids. Raises UserError if the text cannot give that many
-    pieces, naming the largest possible number.
+    At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id,
+    including the 256 bytes and the end of a document; None is allowed for char (all characters) and byte.
+    `bert` adds its special pieces, which take 4 of the ids. Raises UserError if the text cannot give that
+    many pieces, naming the largest possible number.
     """
     if model_type not in MODEL_TYPES:
         raise UserError(f"--model-type {model_type}: known are {', '.join(MODEL_TYPES)}")
@@ -92,7 +92,7 @@ def _char_tokenizer(lines: list[str], vocab_size: int | None, special: list[str]
 
 
 def training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Pieces of text of at most `LINE_CHARACTERS`, without the separators."""
+    """Texts cut into lines of at most `LINE_CHARACTERS`, without the separators."""
     for text in texts:
         for line in SEPARATORS.split(text):
             for start in range(0, len(line), LINE_CHARACTERS):
@@ -112,9 +112,9 @@ def sample(lines: Iterable[str], most: int) -> list[str]:
         if count < most:
             kept.append(line)
         else:
-            place = generator.randrange(count + 1)
-            if place < most:
-                kept[place] = line
+            slot = generator.randrange(count + 1)
+            if slot < most:
+                kept[slot] = line
     return kept
 
 
@@ -141,7 +141,7 @@ def _train(lines: list[str], model_type: str, vocab_size: int, special: list[str
             control_symbols=special,
             eos_piece="<|endoftext|>",
             max_sentence_length=8 * LINE_CHARACTERS,
-            num_threads=4,  # part of the result of unigram training, so not the machine's number of cores
+            num_threads=4,  # fixed, since the number of threads changes the result of unigram training
             minloglevel=3,
         )
     except (RuntimeError, ValueError, OSError) as error:

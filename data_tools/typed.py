@@ -1,6 +1,7 @@
-"""From the JSON that a process of ours wrote back to the dataclass that it was, with every type checked.
+"""From JSON that one of our processes wrote back to the dataclass that it was, with every type checked.
 
-Such a file lies where others can write, or was cut by a crash; what comes out of it is used as it is.
+Such a file lies where others can write, or may have been truncated by a crash, and its values are used
+without further checks.
 """
 
 import json
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DataclassInstance")
 Natural = Annotated[int, Field(ge=0, lt=1 << 53)]
-"""A count; numbers below 2 to the 53 are exact in every reader of JSON."""
+"""A count; whole numbers below 2 to the 53 are exact in every JSON reader."""
 Seconds = Annotated[float, Field(ge=0, lt=253_402_300_800)]
-"""Unix time, or how long something lasted: before the year 10000, where Python's calendar ends."""
+"""Unix time, or a duration: before the year 10000, where Python's calendar ends."""
 
 
 def parse(kind: type[T], text: bytes | str) -> T:
@@ -38,14 +39,14 @@ def typed(kind: type[T], tree: Any) -> T:
     if unknown := sorted(tree.keys() - {each.name for each in fields(kind)}):
         raise ValueError(f"unknown key {unknown[0][:60]!r}")
     text = json.dumps(tree, ensure_ascii=False)
-    foreign = is_foreign(text)  # pydantic reads no such byte, even spelt out
+    foreign = is_foreign(text)  # pydantic does not accept such bytes, even escaped
     try:
-        # As JSON, where a list may be a tuple; strict, so that "5" or true is no number.
+        # Validated as JSON, so that a list may become a tuple; strict, so that "5" or true is not a number.
         found: T = _adapter(kind).validate_json(storable(masked(text) if foreign else text), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{place}: {first['msg']}, got {_short(first['input'])}") from None
+        location = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{location}: {first['msg']}, got {_short(first['input'])}") from None
     return _unmasked(found) if foreign else found
 
 
@@ -71,7 +72,7 @@ def natural(value: Any) -> int:
 
 
 def names(value: Any) -> tuple[str, ...]:
-    """The value, which must be a list of different texts; raises ValueError."""
+    """The value, which must be a list of distinct texts; raises ValueError."""
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"must be a list of names, got {_short(value)}")
     if len(set(value)) != len(value):
@@ -80,7 +81,7 @@ def names(value: Any) -> tuple[str, ...]:
 
 
 def misread(error: Exception) -> str:
-    """What is wrong with a JSON tree whose reading ended so, in words of JSON and not of Python."""
+    """What is wrong with a JSON tree that raised this error, in terms of JSON and not of Python."""
     if isinstance(error, KeyError):
         return f"has no key {_short(error.args[0])}"
     if isinstance(error, TypeError | AttributeError):

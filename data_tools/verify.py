@@ -28,7 +28,7 @@ MOST_FAULTS_PER_SHARD = 20
 
 @dataclass(frozen=True)
 class ShardVerdict:
-    """What was found in one shard; the two flags join it to its neighbours."""
+    """What was found in one shard; the two flags connect it to its neighbours."""
 
     number: int
     faults: tuple[str, ...]
@@ -38,7 +38,7 @@ class ShardVerdict:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What a directory holds, and all its faults, each naming the shard; none means that it is good."""
+    """What a directory holds, and all its faults, each naming the shard; no faults means that it is good."""
 
     counts: str
     faults: tuple[str, ...]
@@ -47,17 +47,17 @@ class VerifyReport:
 def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) -> VerifyReport:
     """Check every checksum and every block of a shard directory; one by URL is read through a `cache`.
 
-    Raises UserError or IntegrityError only if the index itself cannot be read; all else is listed in the
-    report.
+    Raises UserError or IntegrityError only if the index itself cannot be read; everything else is listed in
+    the report.
     """
-    place = open_directory(directory, cache)
-    index = read_index(place.local, place.named)
+    opened = open_directory(directory, cache)
+    index = read_index(opened.local, opened.named)
     verdicts: dict[int, ShardVerdict] = {}
     numbers = list(range(len(index.shards)))
     with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for verdict in run_tasks(_VerifyShard(place), numbers, workers, progress.advance):
+        for verdict in run_tasks(_VerifyShard(opened), numbers, workers, progress.advance):
             verdicts[verdict.number] = verdict
-    faults = _directory_faults(place, index)
+    faults = _directory_faults(opened, index)
     before = True
     for number in numbers:
         verdict = verdicts[number]
@@ -76,7 +76,7 @@ def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) ->
 
 
 def _directory_faults(directory: ShardDirectory, index: ShardIndex) -> list[str]:
-    """Shards that the index does not know, and a tokenizer that does not fit."""
+    """Shards that are not in the index, and a tokenizer that does not match."""
     faults = foreign_shards(directory, index.shards)
     try:
         own_tokenizer(directory, index)
@@ -86,7 +86,7 @@ def _directory_faults(directory: ShardDirectory, index: ShardIndex) -> list[str]
 
 
 def foreign_shards(directory: ShardDirectory, shards: Sequence[ShardFile]) -> list[str]:
-    """A fault for each tar of a local directory that the index does not know; a URL has no list of files."""
+    """A fault for each tar of a local directory that is not in the index; a URL has no list of files."""
     if is_remote(directory.named):
         return []
     known = {shard.name for shard in shards}
@@ -103,7 +103,7 @@ def few(faults: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _VerifyShard:
-    """Verifies the shard of a number; a callable that workers can be sent."""
+    """Verifies a shard by number; a callable that can be sent to workers."""
 
     directory: ShardDirectory
 
@@ -121,7 +121,7 @@ class _VerifyShard:
 
 @contextlib.contextmanager
 def gathered(faults: list[str], directory: ShardDirectory, shard: ShardFile) -> Iterator[None]:
-    """Add what cannot be read of a shard to its faults, without the shard's name."""
+    """Add read errors of a shard to its faults, without the shard's name."""
     try:
         yield
     except (UserError, IntegrityError) as error:
@@ -131,7 +131,7 @@ def gathered(faults: list[str], directory: ShardDirectory, shard: ShardFile) -> 
 
 
 def checksum_faults(file: BinaryIO, shard: ShardFile, report: Report) -> list[str]:
-    """A fault if the bytes of a shard are not those of the index; reports bytes read."""
+    """A fault if the bytes of a shard differ from the index; reports bytes read."""
     digest = hashlib.sha256()
     while chunk := file.read(HASH_CHUNK):
         digest.update(chunk)
@@ -144,7 +144,8 @@ def checksum_faults(file: BinaryIO, shard: ShardFile, report: Report) -> list[st
 
 
 def _content_faults(file: BinaryIO, shard: Shard, index: ShardIndex) -> tuple[list[str], bool, bool]:
-    """Faults of the blocks, whether the shard begins with a document, and whether it ends with one's end."""
+    """Faults of the blocks, whether the shard begins with a document, and whether it ends with the end of
+    one."""
     faults: list[str] = []
     starts = ends = True
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
@@ -173,7 +174,7 @@ def _parts(block: Block) -> tuple[str, ...]:
 
 
 def member_places(file: BinaryIO, expected: list[str]) -> dict[str, tuple[int, int]]:
-    """Offset and size of each member's data. Raises IntegrityError for members other than the index's."""
+    """Offset and size of each member's data. Raises IntegrityError for members that differ from the index."""
     file.seek(0)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         members = tar.getmembers()
@@ -190,14 +191,14 @@ def member_places(file: BinaryIO, expected: list[str]) -> dict[str, tuple[int, i
 def _array(
     view: mmap.mmap, offsets: dict[str, tuple[int, int]], name: str, data_offset: int, count: int, dtype: str
 ) -> "np.ndarray[Any, np.dtype[Any]]":
-    """Copy an .npy member out of the tar. Raises ValueError if its header is not as the index says."""
+    """Copy an .npy member out of the tar. Raises ValueError if its header differs from the index."""
     offset, size = offsets[name]
     header = io.BytesIO(view[offset : offset + min(size, 4096)])
     try:
         if np.lib.format.read_magic(header) != (1, 0):
             raise ValueError(f"{name} is not an .npy file of version 1.0")
         shape, _, found = np.lib.format.read_array_header_1_0(header)
-    except Exception as error:  # numpy reads it as Python's own tokens, with their errors
+    except Exception as error:  # numpy parses the header with Python's tokenizer, and raises its errors
         raise ValueError(f"{name} has a damaged header: {' '.join(str(error).split())[:200]}") from None
     expected = np.dtype(dtype).newbyteorder("<")
     if shape != (count,) or found != expected:
@@ -241,7 +242,7 @@ def _sentence_faults(
     docs: "np.ndarray[Any, np.dtype[Any]]",
     eod_id: int,
 ) -> list[str]:
-    """Faults of where sentences begin, if the block says. Raises ValueError as `_array` does."""
+    """Faults of the sentence starts, if the block has them. Raises ValueError as `_array` does."""
     if block.sents is None or block.sents_offset is None:
         return []
     sents = _array(view, offsets, f"{block.key}.sents.npy", block.sents_offset, block.sents, "int64")

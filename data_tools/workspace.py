@@ -1,9 +1,9 @@
-"""The output directory of a build while it is being built: who may write, what is done, what is rubbish.
+"""The output directory of a build in progress: who may write, what is done, what can be deleted.
 
 `DIR/.build` holds the plan (the arguments and a digest of the inputs), a lock that a crash releases,
 temporaries and one result file per finished partition. A build that is killed at any moment is continued by
 the same command; another command is refused once a partition is finished. `index.json` is written when all
-partitions are done, then `.build` goes.
+partitions are done, then `.build` is deleted.
 """
 
 import contextlib
@@ -33,20 +33,20 @@ TEMPORARIES = ".*.tmp"
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """What lies in an output directory of one kind."""
+    """The files in an output directory of one kind of build."""
 
     last: str
-    """File that is written last: with it the directory is finished."""
+    """The file that is written last: once it exists, the directory is finished."""
     pattern: re.Pattern[str]
-    """Names of the files that partitions give."""
+    """Names of the files that partitions write."""
     others: frozenset[str] = frozenset()
-    """What else may lie there."""
+    """Other names that may exist there."""
     changeable: frozenset[str] = frozenset()
-    """Keys of the plan that may change before it is finished, because partitions know them by themselves."""
+    """Keys of the plan that may change before it is finished, because partitions check them themselves."""
 
     @property
     def names(self) -> frozenset[str]:
-        """All that are known, but for the files of partitions."""
+        """All known names, except for the files of partitions."""
         return self.others | {self.last, PLAN_NAME, SKIPPED_NAME, WORK_DIR}
 
 
@@ -54,7 +54,7 @@ SHARDS = OutputLayout(INDEX_NAME, SHARD_NAME, frozenset({"tokenizer"}))
 
 
 class Finished(Protocol):
-    """What a finished partition gave; a dataclass, with what its builder counts beside this."""
+    """The result of a finished partition: a dataclass, to which a builder adds its own counts."""
 
     @property
     def number(self) -> int: ...
@@ -79,7 +79,7 @@ class Workspace:
     def finished(self, partitions: int, parse: Callable[[dict[str, Any]], Result]) -> dict[int, Result]:
         """The finished partitions by number; `parse` makes a result from the JSON that `save` wrote.
 
-        One whose shards are not there in full counts as not finished.
+        A partition whose shards are not all there counts as not finished.
         """
         results = {}
         for number in range(partitions):
@@ -87,7 +87,7 @@ class Workspace:
             if path.exists():
                 try:
                     result = parse(json.loads(path.read_text(encoding="utf-8")))
-                except (ValueError, KeyError, TypeError):  # damaged: do the partition again
+                except (ValueError, KeyError, TypeError):  # damaged: process the partition again
                     continue
                 if all(self._has(shard) for shard in result.shards):
                     results[number] = result
@@ -96,7 +96,7 @@ class Workspace:
     def clean(self, keep: Mapping[int, Finished]) -> None:
         """Delete temporaries and files of unfinished partitions."""
         for path in [*self.work.glob("*.tmp"), *self.directory.glob(TEMPORARIES)]:
-            path.unlink(missing_ok=True)  # a worker of a killed build may be naming its last file
+            path.unlink(missing_ok=True)  # a worker of a killed build may still be renaming its last file
         kept = {shard.name for result in keep.values() for shard in result.shards}
         for path in self.directory.iterdir():
             if self.layout.pattern.fullmatch(path.name) and path.name not in kept:
@@ -116,8 +116,9 @@ def open_workspace(
 ) -> Iterator[Workspace | None]:
     """Take the output directory for this build; None if it already holds exactly this build, finished.
 
-    What an attempt of other arguments left that finished no partition, as one with a typo, is not in the way.
-    Raises UserError if it holds anything else, another build is writing it, or it cannot be written.
+    What an attempt with other arguments left (one with a typo, say) is no obstacle if it finished no
+    partition. Raises UserError if it holds anything else, another build is writing it, or it cannot be
+    written.
     """
     workspace = Workspace(directory, layout)
     if (directory / layout.last).exists():
@@ -149,9 +150,9 @@ def open_workspace(
 
 
 def require_free(directory: Path, plan: dict[str, Any], layout: OutputLayout = SHARDS) -> None:
-    """Refuse an output directory that `open_workspace` refuses for what it holds, without writing.
+    """Refuse an output directory that `open_workspace` would refuse for its content, without writing.
 
-    Raises UserError if it holds anything else than this build.
+    Raises UserError if it holds anything other than this build.
     """
     if (directory / layout.last).exists():
         _refuse_unless_same(directory / PLAN_NAME, plan, "a finished build")
@@ -168,7 +169,7 @@ def join_workspace(
 ) -> Iterator[Workspace]:
     """Take one part of a build that was prepared; other parts may be at work at the same time.
 
-    Raises UserError if there is no such build, or another process has this part.
+    Raises UserError if there is no such build, or another process has taken this part.
     """
     work = directory / WORK_DIR
     if not (work / PLAN_NAME).is_file():
@@ -184,7 +185,7 @@ def join_workspace(
 
 
 def unfinished(output: str, error: OSError) -> UserError:
-    """The message of a build that the machine ends."""
+    """The message for a build that a machine error ends."""
     again = "" if error.errno == errno.ENAMETOOLONG else "; run the same command again to go on"
     return UserError(f"--output {output}: {machine_error(error) or error}{again}")
 

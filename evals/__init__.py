@@ -1,1 +1,1 @@
-"""Checkpoints to scores."""
+"""Scores of checkpoints: perplexity, accuracy, image distances and lm-evaluation-harness."""

@@ -29,7 +29,7 @@ Which = Literal["newest", "all", "watch"]
 LOOK_SECONDS = 5.0
 """Between looks for a new checkpoint."""
 SHOWN = 3
-"""Metrics of a result on its line."""
+"""Metrics of a result that are shown on its line."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class BatchRequest:
     checkpoint: str
     """Run directory, or one step folder in it."""
     which: Which
-    """Checkpoints: the newest good one, or the one that is named; all there are; all until the run ends."""
+    """Checkpoints: the newest good one, or the one that is named; all that exist; all until the run ends."""
     suite: str | None
     """File; None: what `pretrain eval` scores without one."""
     overrides: tuple[str, ...] = ()
     json_path: str | None = None
     tasks: tuple[str, ...] = ()
-    """Of lm-evaluation-harness, in place of a suite: task files, or names of tasks in `task_folder`."""
+    """Tasks of lm-evaluation-harness, instead of a suite: task files, or names of tasks in `task_folder`."""
     task_folder: str | None = None
 
 
@@ -59,7 +59,7 @@ class ScoredTask:
 
 
 def evaluate_several(order: BatchRequest, world: DistContext) -> list[ScoredTask]:
-    """Score, all ranks together; what the run has already is not computed again.
+    """Score, all ranks together; results that the run already has are not computed again.
 
     Returns:
         The results, in order, on every rank.
@@ -74,7 +74,7 @@ def evaluate_several(order: BatchRequest, world: DistContext) -> list[ScoredTask
         suite = named_tasks(order.tasks, order.task_folder)
     layout_of: LayoutOf = lru_cache(maxsize=1)(
         build_parallel_dims
-    )  # groups are made once for all checkpoints
+    )  # process groups are created once for all checkpoints
     scored: list[ScoredTask] = []
     damaged: list[str] = []
     unsent: set[RunFolder] = set()
@@ -120,7 +120,7 @@ def _score(
     world: DistContext,
     layout_of: LayoutOf,
 ) -> ScoredTask:
-    """One task on one checkpoint, as it is kept in the run or new."""
+    """One task on one checkpoint: the result stored in the run, or a new one."""
     step = step_of(path.name)
     if step is None:
         raise UserError(f"{path}: is no step folder of a run")
@@ -167,13 +167,13 @@ def _line(entry: SuiteEntry, result: Result, *, again: bool) -> str:
 
 
 def _document(order: BatchRequest, scored: list[ScoredTask]) -> str:
-    """What `--json` writes: every result as `pretrain eval --json` has it, with its task."""
+    """What `--json` writes: every result in the form of `pretrain eval --json`, with its task."""
     results = [{"task": each.task, "name": each.name, **json.loads(each.result.to_json())} for each in scored]
     return json.dumps({"order": asdict(order), "results": results}, indent=1, ensure_ascii=False) + "\n"
 
 
 def _checkpoints(order: BatchRequest, world: DistContext, damaged: list[str]) -> Iterator[Path]:
-    """Verified step folders, oldest first; what is wrong with others goes to `damaged`."""
+    """Verified step folders, oldest first; the faults of others are appended to `damaged`."""
     if order.which == "newest":
         yield Path(broadcast_from_rank0(world, lambda: str(resolve(order.checkpoint, say))))
         return
@@ -183,7 +183,8 @@ def _checkpoints(order: BatchRequest, world: DistContext, damaged: list[str]) ->
     seen: set[str] = set()
     waited = False
     while True:
-        over = broadcast_from_rank0(world, lambda: is_over(run))  # before the look: none is missed
+        # asked before the listing, so that no checkpoint is missed
+        over = broadcast_from_rank0(world, lambda: is_over(run))
         names = broadcast_from_rank0(world, lambda: _new(run, order, seen))
         for name in names:
             seen.add(name)
@@ -209,9 +210,9 @@ def _checkpoints(order: BatchRequest, world: DistContext, damaged: list[str]) ->
 
 
 def _new(run: RunFolder, order: BatchRequest, seen: set[str]) -> list[str]:
-    """Names of complete checkpoints that were not there before, oldest first."""
+    """Names of complete checkpoints that have not been seen yet, oldest first."""
     if not run.path.is_dir() or not run.is_run:
-        resolve(order.checkpoint, say)  # says what is wrong with it
+        resolve(order.checkpoint, say)  # raises an error that says what is wrong with it
     found = [path.name for path in reversed(steps_in(run.checkpoints).values()) if path.name not in seen]
     if not found and not seen and order.which == "all":
         raise UserError(f"{run.path}: the run has no checkpoint yet; --watch waits for them")
@@ -225,5 +226,5 @@ def _problem(path: Path) -> str | None:
     except IntegrityError as error:
         return str(error) if path.exists() else "gone"
     except UserError:
-        return "gone"  # deleted meanwhile by the run, which keeps the newest ones
+        return "gone"  # the run has deleted it since: it keeps only the newest ones
     return None

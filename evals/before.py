@@ -1,4 +1,4 @@
-"""What is wrong with an evaluation and needs no checkpoint to be seen: before a job waits in a queue."""
+"""Checks of an evaluation that need no checkpoint, for use before a job waits in a queue."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def plain_entry(kind: str, data: tuple[str, ...], stride: int | None, images: ImageEvalOptions) -> SuiteEntry:
-    """What `pretrain eval` scores of a kind with these options and no suite.
+    """What `pretrain eval` scores for a kind with these options and no suite.
 
-    Raises UserError: it scores none of the kind.
+    Raises UserError: it scores nothing for this kind.
     """
     task = only_task(kind).entries[0].task
     return SuiteEntry.model_construct(task=task, data=data, stride=stride, **vars(images))
 
 
 def misfits(entry: SuiteEntry, config: Config) -> Iterator[tuple[str, str]]:
-    """Keys of an entry, and what is wrong with each for a run of this config; its task fits the kind."""
+    """Keys of an entry, each with what is wrong with it for a run of this config; its task fits the kind."""
     if entry.task == "harness":
         try:
             definitions(entry)
@@ -59,13 +59,13 @@ def _images(entry: SuiteEntry) -> Iterator[tuple[str, str]]:
 
 
 def _validates(config: Config) -> bool:
-    """Whether the config names something to score."""
+    """Whether the config names validation data."""
     data = getattr(config, "data", None)
     return any(getattr(data, key, None) is not None for key in ("validation", "validation_fraction"))
 
 
 def definitions(entry: SuiteEntry) -> "tuple[Definition, ...]":
-    """The tasks of the harness that an entry lists. Raises UserError as `find_definitions`."""
+    """The tasks of the harness that an entry lists. Raises UserError as `find_definitions` does."""
     if entry.task != "harness":
         return ()
     from evals.harness.definition import find_definitions

@@ -1,4 +1,4 @@
-"""`pretrain eval`: score checkpoints, print the numbers, put them into the run's MLflow run."""
+"""`pretrain eval`: scores checkpoints, prints the metrics, and logs them to the run's MLflow run."""
 
 import hashlib
 import json
@@ -25,16 +25,16 @@ from pretrain.tracking.evaluations import log_evaluation
 
 @dataclass(frozen=True)
 class Command:
-    """What `pretrain eval` was given."""
+    """The arguments of `pretrain eval`."""
 
     checkpoint: str
     """Run directory (its newest good checkpoint) or one step folder in it."""
     json_path: str | None = None
     """File for the result."""
     stride: int | None = None
-    """Tokens that a window moves on; None: a whole sequence, as in the trainer's validation."""
+    """Tokens by which a window moves on; None: a whole sequence, as in the trainer's validation."""
     data: tuple[str, ...] = ()
-    """Shard directories to score in place of the run's validation data."""
+    """Shard directories to score instead of the run's validation data."""
     images: ImageEvalOptions = NO_IMAGE_OPTIONS
     """Options about images."""
     suite: str | None = None
@@ -49,11 +49,11 @@ class Command:
 
     @property
     def is_plain(self) -> bool:
-        """One task on one checkpoint."""
+        """Whether it scores one task on one checkpoint."""
         return self.suite is None and self.which == "newest" and not self.tasks
 
     def arguments(self) -> list[str]:
-        """The command line again, for ranks to be started with."""
+        """The command line again, to start ranks with."""
         options = [] if self.stride is None else ["--stride", str(self.stride)]
         options += [] if self.json_path is None else ["--json", self.json_path]
         options += [] if self.suite is None else ["--suite", self.suite]
@@ -64,7 +64,7 @@ class Command:
         return [*options, "--", self.checkpoint, *self.overrides]
 
     def check(self) -> None:
-        """Raise UserError for options that have no effect together."""
+        """Raise UserError for options that have no effect in combination."""
         if self.json_path is not None:
             require_writable(self.json_path)
         if self.task_folder is not None and not self.tasks:
@@ -83,18 +83,18 @@ class Command:
 
 
 def evaluate_command(asked: Command, processes: int | None = None) -> None:
-    """Score as one of many ranks, or start `processes` ranks that do.
+    """Score as one of many ranks, or start `processes` ranks that do so.
 
     Raises:
         UserError, IntegrityError: the arguments, the checkpoint or the data are wrong.
         HealthError: the loss is not finite.
     """
     asked.check()
-    place = read_rank_info(os.environ)
-    ranks = ranks_to_start(place, processes)
+    rank_info = read_rank_info(os.environ)
+    ranks = ranks_to_start(rank_info, processes)
     if ranks > 1:
         sys.exit(spawn([sys.executable, "-m", "pretrain", "eval", *asked.arguments()], ranks))
-    with init_distributed(place) as world:
+    with init_distributed(rank_info) as world:
         if asked.is_plain:
             _one(asked, world)
         else:
@@ -138,12 +138,12 @@ def _several(asked: Command, world: DistContext) -> None:
 
 
 def _record(result: Result) -> None:
-    """Hand the numbers to MLflow, with the whole result as an artifact, if the checkpoint lies in a run."""
+    """Send the metrics to MLflow, with the whole result as an artifact, if the checkpoint lies in a run."""
     run = RunFolder(Path(result.checkpoint).parent.parent)
     if not run.is_run:
         say(f"{result.checkpoint} lies in no run folder, so nothing goes to MLflow")
         return
-    # The trainer has logged validation_loss, on its own windows; its curve stays its own.
+    # The trainer logs validation_loss on its own windows; that curve must not be mixed with this one.
     metrics = {name: value for name, value in result.metrics.items() if name != "validation_loss"}
     what = json.dumps([result.spec["data"], result.spec.get("stride")])
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""The config of an evaluation: that of the checkpoint, on a layout of its own.
+"""The config of an evaluation: that of the checkpoint, with parallel dims of its own.
 
-What the model is and what it was trained on comes from the checkpoint. The layout of training is not taken
-over: evaluation starts from one rank per replica, and `parallel.*` overrides say otherwise.
+The model and its training data come from the checkpoint. The parallel dims of training are not used:
+evaluation starts from one rank per replica, and `parallel.*` overrides change that.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ def evaluation_config(
 ) -> TextConfig:
     """The config in the file `path` of a checkpoint, for evaluation on `world_size` ranks.
 
-    data: what is scored, where it is named beside it: the config's limits on its own data do not hold then.
-    known: keys that have an effect; None: those of its kind. Raises UserError with everything that is
-    wrong with the overrides.
+    data: what is scored instead of the config's own data, whose limits then do not apply.
+    known: keys that have an effect; None: those of its kind. Raises UserError with everything that is wrong
+    with the overrides.
     """
     loaded = _read(path, overrides, data, known, on_layout=True)
     config = _fit_batch(require_kind(loaded.config, TextConfig, "this evaluation"), world_size)
@@ -45,7 +45,7 @@ def evaluation_config(
 
 
 def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str]) -> RnnConfig:
-    """As `evaluation_config`, for a recurrent model; how it is spread over ranks decides nothing."""
+    """As `evaluation_config`, for a recurrent model; its distribution over ranks changes nothing."""
     loaded = _read(path, overrides, data)
     config = require_kind(loaded.config, RnnConfig, "this evaluation")
     if found := _broken(config, None, data):
@@ -54,7 +54,7 @@ def recurrent_config(path: Path, overrides: Sequence[str], *, data: Sequence[str
 
 
 def one_file(paths: Sequence[str], validation: str | None) -> str:
-    """What is scored of a fine-tuned model: the file of `--data`, or else that of `data.validation`.
+    """The file to score of a fine-tuned model: that of `--data`, or else that of `data.validation`.
 
     Raises UserError: there is neither, or more than one.
     """
@@ -73,9 +73,9 @@ def _read(
     *,
     on_layout: bool = False,
 ) -> LoadedConfig:
-    """The config with the overrides, and with what does not hold any more put back to its default.
+    """The config with the overrides; keys that no longer apply are reset to their defaults.
 
-    Arguments and errors as of `evaluation_config`; `on_layout`: of a model that is laid out over ranks.
+    Arguments and errors as in `evaluation_config`; `on_layout`: the model is distributed by parallel dims.
     """
     evaluation = evaluation_of(read_config(str(path), saved=True).config)
     keys = evaluation.keys if known is None else known
@@ -112,7 +112,7 @@ def _broken(config: Config, world_size: int | None, data: Sequence[str]) -> list
 
 
 def _settable(violation: Violation) -> Violation:
-    """The violation with those of its remedies that an evaluation has: the model is as it is."""
+    """The violation with only those remedies that an evaluation allows: the model cannot change."""
     keys = {*LAYOUT, *SHARDS, PROCESSES}
     remedies = {key: values for key, values in violation.suggestions.items() if key in keys}
     return replace(violation, suggestions=remedies)
@@ -123,8 +123,10 @@ def _yaml(value: object) -> str:
 
 
 def _fit_batch(config: TextConfig, world_size: int) -> TextConfig:
-    """A global batch that any layout divides: evaluation takes no steps, but the rules speak of one."""
+    """A global batch that any parallel dims divide: evaluation takes no optimizer steps, but the rules check
+    it."""
     replicas = derived.data_parallel_size(config, world_size) or 1
+    # The interleaved schedule needs a multiple of the pipeline's size as number of micro-batches.
     rounds = config.parallel.pipeline if config.parallel.virtual_pipeline else 1
     size = config.batch.micro_size * replicas * rounds
     return config.model_copy(update={"batch": config.batch.model_copy(update={"global_size": size})})

@@ -1,4 +1,4 @@
-"""Score a checkpoint of any kind, on any layout."""
+"""Scores a checkpoint of any kind, on any parallel dims."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +33,11 @@ def evaluate(
 
     Args:
         checkpoint: run directory (its newest good checkpoint) or one step folder in it.
-        stride: tokens that a window moves on; None: a whole sequence, as in the trainer's validation.
-        data: what to score in place of the run's validation data.
+        stride: tokens by which a window moves on; None: a whole sequence, as in the trainer's validation.
+        data: what to score instead of the run's validation data.
         images: options about images.
         overrides: `section.key=value` texts; the kind's `Evaluation.keys` says which.
-        layout_of: makes the groups of ranks, or hands out those that there are.
+        layout_of: creates the process groups, or returns existing ones.
 
     Returns:
         The result, on every rank.
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def _refuse_useless(request: EvalRequest, evaluation: Evaluation[Any], why: str) -> None:
-    """Raise UserError for the first option that was given and has no effect."""
+    """Raise UserError for the first given option that has no effect."""
     request.images.refuse([name for name in fields_of(request.images) if name not in evaluation.options], why)
     if request.stride is not None and "stride" not in evaluation.options:
         raise UserError(f"--stride {request.stride} has no effect {why}; remove it")

@@ -1,14 +1,14 @@
-"""The Frechet distance between two sets of features, each taken for a Gaussian.
+"""The Frechet distance between two sets of features, each modelled as a Gaussian.
 
 d^2 = |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, "GANs Trained by
-a Two Time-Scale Update Rule", section 4). In Inception's features it is called FID, there and nowhere else.
+a Two Time-Scale Update Rule", section 4). It is called FID only when the features are Inception's.
 """
 
 import numpy as np
 import numpy.typing as npt
 
 Features = npt.NDArray[np.floating]
-"""[N, F], a row for each image."""
+"""[N, F], one row per image."""
 Matrix = npt.NDArray[np.float64]
 
 
@@ -23,8 +23,8 @@ def moments(features: Features) -> tuple[Matrix, Matrix]:
 def frechet_distance(a: Features, b: Features) -> float:
     """The squared Frechet distance between Gaussians with the moments of two sets of features.
 
-    tr (S1 S2)^(1/2) is the sum of the roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which is symmetric:
-    two `eigh` instead of a general matrix root.
+    tr (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of S1^(1/2) S2 S1^(1/2), which is
+    symmetric: two `eigh` instead of a general matrix square root.
     """
     (mean_a, covariance_a), (mean_b, covariance_b) = moments(a), moments(b)
     values, vectors = np.linalg.eigh(covariance_a)
@@ -33,4 +33,4 @@ def frechet_distance(a: Features, b: Features) -> float:
     difference = mean_a - mean_b
     traces = np.trace(covariance_a) + np.trace(covariance_b)
     distance = difference @ difference + traces - 2 * np.sqrt(np.clip(cross, 0, None)).sum()
-    return float(max(distance, 0.0))  # rounding may leave less than nothing between equal sets
+    return float(max(distance, 0.0))  # rounding may make the distance of equal sets negative

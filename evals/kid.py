@@ -2,14 +2,15 @@
 
 The squared maximum mean discrepancy under the kernel (x.y / F + 1)^3, by its unbiased estimator (Gretton et
 al. 2012, equation 3). It is computed once over all pairs, where others average it over random subsets: the
-expectation is the same, and there is no draw to depend on. Unbiased, it may fall below 0 for equal sets.
+expectation is the same, and the result does not depend on a draw. The estimate is unbiased, so it may be
+negative for equal sets.
 
-Its standard error is the jackknife's for U-statistics of two samples (Arvesen 1969): the estimate is taken
-without each image in turn, which the sums of the kernel's rows give without another pass. The spread over
-subsets would be that of an estimate from so few images as a subset has.
+Its standard error is the jackknife's for U-statistics of two samples (Arvesen 1969): the estimate is repeated
+without each image in turn, which the row sums of the kernel give without another pass. The spread over
+subsets would describe an estimate from only as many images as a subset has.
 
-The kernel was made for Inception's features, whose x.x / F is below 1. Where it is in the hundreds, the cube
-of the few largest features decides everything; such features are scaled first (`unit_scale`).
+The kernel was designed for Inception's features, whose x.x / F is below 1. Where it is in the hundreds, the
+cube of the few largest features dominates; such features are scaled first (`unit_scale`).
 """
 
 import math
@@ -46,13 +47,15 @@ def unit_scale(features: Features) -> float:
 
 
 def _estimate(own_a: Sums, own_b: Sums, across: Sums, rows_a: int, rows_b: int) -> Sums:
-    """From sums of the kernel over pairs of different rows of one set, and over pairs between the sets."""
+    """The distance from sums of the kernel over pairs of different rows within a set, and over pairs across
+    the sets."""
     within = own_a / (rows_a * (rows_a - 1)) + own_b / (rows_b * (rows_b - 1))
     return within - 2 * across / (rows_a * rows_b)
 
 
 def _sums(a: Features, b: Features) -> tuple[Sums, Sums]:
-    """The kernel between all rows of a and of b, summed over b for each row of a, and the other way round."""
+    """The kernel between all rows of a and of b, summed over b for each row of a, and over a for each row of
+    b."""
     left, right = a.astype(np.float64), b.astype(np.float64)
     of_a, of_b = np.empty(len(left)), np.zeros(len(right))
     for start in range(0, len(left), ROWS):
@@ -64,6 +67,6 @@ def _sums(a: Features, b: Features) -> tuple[Sums, Sums]:
 
 
 def _with_itself(a: Features) -> Sums:
-    """[rows]: the kernel of each row with itself."""
+    """The kernel of each row with itself, shape [rows]."""
     itself: Sums = ((a.astype(np.float64) ** 2).sum(1) / a.shape[1] + 1) ** 3
     return itself

@@ -1,4 +1,4 @@
-"""Score a transformer on megatron-core, on any layout.
+"""Scores a transformer on megatron-core, on any parallel dims.
 
 The weights, the windows and the forward pass are those of the trainer's validation, so with the default
 stride exp(validation loss) of the trainer at that step is the token perplexity here.
@@ -32,7 +32,7 @@ from pretrain.training.metric_sums import MetricSums
 LIBRARIES = ("pretrain", "torch", "megatron-core")
 C = TypeVar("C", bound=TextConfig)
 OpenTask = Callable[[Checkpoint, C, Tokenizer, EvalRequest], Task]
-"""What a model is for, on the data of a request or those of its run."""
+"""Opens the task of a model on the data of a request, or on the validation data of its run."""
 
 
 def evaluate_model(
@@ -57,11 +57,11 @@ def evaluate_model(
     found = evaluation_config(path / RESOLVED_CONFIG, request.overrides, world.size, data=request.data)
     config = require_kind(found, kind, "this evaluation")
     task = open_task(opened, config, tokenizer, request)
-    layout = request.layout_of(world, config.parallel)
+    dims = request.layout_of(world, config.parallel)
     saved = SavedModel(opened, config, tokenizer.vocab_size)
-    model = load_model(saved, config, layout, task.family(layout))
-    metrics = task.metrics(_score(model, task.data, layout), model)
-    return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, layout))
+    model = load_model(saved, config, dims, task.family(dims))
+    metrics = task.metrics(_score(model, task.data, dims), model)
+    return Result(str(path), opened.step, metrics, _spec(opened, config, task, tokenizer, dims))
 
 
 def open_sources(config: CorpusConfig, tokenizer: Tokenizer, request: EvalRequest) -> tuple[TokenRange, ...]:
@@ -90,7 +90,7 @@ def _score(model: PipelineModel, data: ValidationDataset, layout: ParallelDims) 
 def _spec(
     opened: Checkpoint, config: TextConfig, task: Task, tokenizer: Tokenizer, layout: ParallelDims
 ) -> dict[str, Any]:
-    """Everything needed to get the same numbers again."""
+    """Everything needed to reproduce the metrics."""
     return {
         **spec_of(task.NAME, task.DEFINITIONS, opened, layout.world, LIBRARIES),
         "tokenizer_fingerprint": tokenizer.fingerprint,

@@ -49,12 +49,12 @@ def perplexities(nll: float, tokens: int, size: TextSize) -> dict[str, float]:
 
 
 def standard_error(nll: float, squares: float, tokens: int) -> float:
-    """Of the mean loss, from the sums of losses and of their squares."""
+    """Standard error of the mean loss, from the sums of losses and of their squares."""
     return math.sqrt(max(0.0, squares / tokens - (nll / tokens) ** 2) / tokens)
 
 
 def _exp(value: float) -> float:
-    """e^value; infinity where it is too large for a float, as for a text that is one endless word."""
+    """e^value; infinity if it overflows, as for a text that is one endless word."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -1,10 +1,10 @@
-"""What nearest neighbours among features say of generated images: fidelity, variety and memorisation.
+"""Nearest-neighbour statistics of features of generated images: fidelity, variety and memorisation.
 
-A ball around an image reaches to its k-th nearest neighbour in its own set. Precision is the share of
+The ball around an image reaches to its k-th nearest neighbour in its own set. Precision is the share of
 generated images within the ball of a real one, recall the share of real images within the ball of a generated
 one (Kynkaanniemi et al. 2019, "Improved Precision and Recall Metric for Assessing Generative Models", k = 3).
-Density counts the real balls that a generated image lies in, divided by k; coverage is the share of
-real balls with a generated image in them (Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for
+Density counts the real balls that a generated image lies in, divided by k; coverage is the share of real
+balls with a generated image in them (Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics for
 Generative Models", k = 5).
 """
 
@@ -18,7 +18,7 @@ from evals.frechet import Features, Matrix
 PRECISION_NEIGHBOURS = 3
 DENSITY_NEIGHBOURS = 5
 NEAR = 0.01
-"""Share of training images that count as very near to another one."""
+"""Share of training images that count as very close to another one."""
 ROWS = 512
 """Rows of the distance matrix that are in memory at once."""
 SMALLEST_SET = DENSITY_NEIGHBOURS + 1
@@ -48,9 +48,9 @@ def precision_recall(real: Features, generated: Features) -> dict[str, float]:
 
 
 def memorised(training: Features, generated: Features) -> float:
-    """The share of generated images that are suspiciously near to a training image.
+    """The share of generated images that are suspiciously close to a training image.
 
-    Nearer, that is, than all but NEAR of the training images are to the nearest other one: a generator that
+    That is, closer than all but NEAR of the training images are to their nearest other one. A generator that
     has learnt the distribution gives about NEAR, one that copies its training images gives 1.
     """
     usual = _reach(training, (1,))[:, 0]
@@ -64,14 +64,14 @@ def _reach(features: Features, neighbours: tuple[int, ...]) -> Matrix:
     reach = np.empty((len(features), len(neighbours)))
     for start, distances in _rows(features, features):
         rows = np.arange(len(distances))
-        distances[rows, start + rows] = np.inf  # not to itself
+        distances[rows, start + rows] = np.inf  # an image is not its own neighbour
         nearest = np.partition(distances, [k - 1 for k in neighbours], axis=1)
         reach[start : start + len(distances)] = nearest[:, [k - 1 for k in neighbours]]
     return reach
 
 
 def _rows(a: Features, b: Features) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
-    """(first row, squared Euclidean distances of a few rows of `a` to all of `b`), in turn."""
+    """(first row, squared Euclidean distances of a few rows of `a` to all of `b`), block by block."""
     left, right = a.astype(np.float64), b.astype(np.float64)
     squares = (right**2).sum(1)
     for start in range(0, len(left), ROWS):

@@ -1,4 +1,4 @@
-"""What is asked of an evaluation of one checkpoint, whatever its kind."""
+"""The request to evaluate one checkpoint, of any kind."""
 
 import sys
 from collections.abc import Callable
@@ -17,17 +17,17 @@ class EvalRequest:
     """The options of `pretrain eval`."""
 
     stride: int | None = None
-    """Tokens that a window moves on; None: a whole sequence, as in the trainer's validation."""
+    """Tokens by which a window moves on; None: a whole sequence, as in the trainer's validation."""
     data: tuple[str, ...] = ()
-    """What to score in place of the run's validation data."""
+    """What to score instead of the run's validation data."""
     images: ImageEvalOptions = NO_IMAGE_OPTIONS
     """Options about images."""
     overrides: tuple[str, ...] = ()
     """`section.key=value` texts; the kind's `Evaluation.keys` says which."""
     layout_of: LayoutOf = build_parallel_dims
-    """Makes the groups of ranks, or hands out those that there are."""
+    """Creates the process groups, or returns existing ones."""
 
 
 def say(line: str) -> None:
-    """What is no result goes to stderr."""
+    """Print to stderr: stdout is for results."""
     print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The result of an evaluation: the numbers, and everything needed to get them again."""
+"""The result of an evaluation: the metrics, and everything needed to reproduce them."""
 
 import json
 import math
@@ -32,7 +32,7 @@ class Result:
     metrics: Mapping[str, float]
     """Metric name -> value; `spec["definitions"]` says what each is."""
     spec: Mapping[str, Any]
-    """All that decides the metrics: data, weights, windows, precision, and how the ranks were laid out."""
+    """Everything that decides the metrics: data, weights, windows, precision, and parallel dims."""
 
     def to_json(self) -> str:
         """Strict JSON; an infinite number is the text "Infinity", as in metrics.jsonl."""
@@ -81,7 +81,7 @@ def spec_of(
     world: DistContext,
     libraries: Sequence[str] = ("pretrain", "torch"),
 ) -> dict[str, Any]:
-    """What every spec begins with; `libraries` are those whose version may decide numbers."""
+    """What every spec begins with; `libraries` are those whose version may affect the metrics."""
     return {
         "task": task,
         "definitions": dict(definitions),
@@ -105,9 +105,9 @@ class _Written:
 
 
 def require_writable(path: str) -> None:
-    """Refuse a result file that cannot be written, before the hours of scoring.
+    """Refuse a result file that cannot be written, before hours of scoring.
 
-    Raises UserError: its folder is not there, or it is a folder itself.
+    Raises UserError: its folder does not exist, or it is a folder itself.
     """
     if Path(path).is_dir():
         raise UserError(f"--json {path}: is a folder; give the name of a file")

@@ -1,4 +1,4 @@
-"""What is scored of a kind of model."""
+"""What can be scored for a kind of model."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from pretrain.kinds import RECORDS, every_kind, kind_named
 
 
 def evaluation_of(config: Config) -> Evaluation[Any]:
-    """How a config's kind is scored. Raises UserError where it is not."""
+    """How the kind of a config is scored. Raises UserError if it cannot be."""
     return evaluation_named(config.model.kind)
 
 
 def evaluation_named(kind: str) -> Evaluation[Any]:
-    """As `evaluation_of`, of a `model.kind`."""
+    """As `evaluation_of`, for a `model.kind`."""
     found = kind_named(kind).evaluation if kind in RECORDS else None
     if found is None:
         known = ", ".join(each.name for each in every_kind() if each.evaluation)

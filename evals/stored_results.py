@@ -1,7 +1,7 @@
-"""Which results a run has already: each is a file of the run, under a name that follows from what decides it.
+"""Results that a run already has: each is a file of the run, named after what decides it.
 
-So a suite that is run again computes nothing twice, and MLflow gets each result once, even where another
-number of processes would have rounded differently.
+So a suite that runs again computes nothing twice, and MLflow gets each result once, even where another number
+of processes would round differently.
 """
 
 import hashlib
@@ -28,13 +28,13 @@ from pretrain.tracking import journal
 from pretrain.tracking.evaluations import record_evaluation
 
 LAYOUT = ("parallel.", "batch.micro_size", "data.cache_")
-"""Keys of overrides that decide no result."""
+"""Prefixes of override keys that do not affect a result."""
 
 
 def key_of(entry: SuiteEntry, checkpoint: Path, overrides: Sequence[str]) -> str:
-    """What decides a result as a short text: checkpoint, data, options.
+    """A short hash of what decides a result: checkpoint, data, options.
 
-    Raises UserError, IntegrityError: something that is to be read is not there.
+    Raises UserError, IntegrityError: something that has to be read does not exist.
     """
     decisive = sorted(each for each in overrides if not each.startswith(LAYOUT))
     identity: list[Any] = [open_checkpoint(checkpoint).fingerprint]
@@ -52,7 +52,7 @@ def key_of(entry: SuiteEntry, checkpoint: Path, overrides: Sequence[str]) -> str
 
 
 def find(run: RunFolder, entry: SuiteEntry, step: int, key: str) -> Result | None:
-    """The result that the run has; None if it is to be computed."""
+    """The result that the run has; None if it has to be computed."""
     try:
         result = Result.from_json(read_bytes(_file(run, entry, step, key), SMALL_FILE).decode())
     except (OSError, ValueError):
@@ -61,7 +61,7 @@ def find(run: RunFolder, entry: SuiteEntry, step: int, key: str) -> Result | Non
 
 
 def keep(run: RunFolder, entry: SuiteEntry, result: Result, key: str) -> None:
-    """Put a result into the run folder, from where MLflow gets it; one that is there already, not again.
+    """Store a result in the run folder, from where MLflow gets it; an existing one is not stored again.
 
     Raises UserError: the folder cannot be written.
     """
@@ -78,7 +78,7 @@ def keep(run: RunFolder, entry: SuiteEntry, result: Result, key: str) -> None:
 
 
 def journal_metrics(entry: SuiteEntry, metrics: Mapping[str, float]) -> dict[str, float]:
-    """By the names that MLflow knows them by. The trainer's own curve of `validation_loss` stays its own."""
+    """Metrics under their MLflow names, without `validation_loss`, whose curve belongs to the trainer."""
     return {
         entry.metric(name): value
         for name, value in metrics.items()
@@ -100,9 +100,9 @@ def _file(run: RunFolder, entry: SuiteEntry, step: int, key: str) -> Path:
 
 
 def _data_of(checkpoint: Path, overrides: Sequence[str], *, other_data: bool) -> list[str]:
-    """Shard directories or files that a run names; which of them is scored, its config says.
+    """The shard directories or files that a run names; its config says which of them is scored.
 
-    other_data: what is scored is named beside it.
+    other_data: other data is scored instead.
     """
     given = [each for each in overrides if each.startswith("data.")]
     config = read_config(str(checkpoint / RESOLVED_CONFIG), given, saved=True).config
@@ -110,7 +110,7 @@ def _data_of(checkpoint: Path, overrides: Sequence[str], *, other_data: bool) ->
 
 
 def _fingerprint(path: str) -> str:
-    """Of a shard directory, a run or a file."""
+    """The fingerprint of a shard directory, a run or a file."""
     if (Path(path) / RESOLVED_CONFIG).is_file():
         return open_checkpoint(resolve(path)).fingerprint
     if is_remote(path):

@@ -1,4 +1,4 @@
-"""What a suite lists: the tasks of `configs/eval/*.yaml`, each with the options that it has an effect on."""
+"""What a suite lists: the tasks of `configs/eval/*.yaml`, each with the options that apply to it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -89,7 +89,7 @@ class SuiteEntry(Section):
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Everything that it reads beside the run."""
+        """Everything that it reads besides the run."""
         return (*self.data, *(value for name in _PATHS if (value := getattr(self, name)) is not None))
 
     def metric(self, name: str) -> str:
@@ -108,7 +108,7 @@ class Suite:
     """What to score, and where that is written."""
 
     path: str | None
-    """None: on the command line."""
+    """None: given on the command line."""
     entries: tuple[SuiteEntry, ...]
 
     def misfit(self, kind: str) -> str | None:
@@ -127,14 +127,14 @@ class Suite:
 def load_suite(path: str) -> Suite:
     """Read a suite. Raises ConfigError: everything that is wrong with it, at once."""
     file, sources = read_section(SuiteFile, path)
-    place = sources["tasks"]
-    problems = [problem for entry in _numbered(file) for problem in _useless(*entry, place)]
+    location = sources["tasks"]
+    problems = [problem for entry in _numbered(file) for problem in _useless(*entry, location)]
     seen: dict[tuple[str | None, str], str] = {}
     for key, entry in _numbered(file):
         metrics = (entry.name, "" if entry.name else entry.task)
         if metrics in seen:
             text = f"has the name of {seen[metrics]}; their metrics would be mixed up: give each a `name`"
-            problems.append(Problem(place, key, text))
+            problems.append(Problem(location, key, text))
         seen[metrics] = key
     if problems:
         raise ConfigError(problems)
@@ -143,12 +143,12 @@ def load_suite(path: str) -> Suite:
 
 def named_tasks(tasks: tuple[str, ...], folder: str | None) -> Suite:
     """What `pretrain eval --tasks` scores."""
-    # On a command line the shell has expanded what Entry would refuse.
+    # Not validated: on a command line the shell has expanded globs, which SuiteEntry would refuse.
     return Suite("--tasks", (SuiteEntry.model_construct(task="harness", tasks=tasks, task_folder=folder),))
 
 
 def only_task(kind: str) -> Suite:
-    """What `pretrain eval` scores of a kind when no suite is given; raises UserError if there is nothing."""
+    """What `pretrain eval` scores of a kind without a suite; raises UserError if there is nothing."""
     return Suite(None, (SuiteEntry.model_validate({"task": evaluation_named(kind).tasks[0]}),))
 
 

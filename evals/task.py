@@ -1,4 +1,4 @@
-"""What `pretrain eval` scores of one kind of model."""
+"""What `pretrain eval` scores for one kind of model."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
@@ -11,22 +11,22 @@ from pretrain.training.metric_sums import MetricSums
 
 
 class Task(Protocol):
-    """Data to score, and what comes of the sums."""
+    """Data to score, and the metrics computed from the sums."""
 
     NAME: ClassVar[str]
     """Stem of the result file in MLflow."""
     DEFINITIONS: ClassVar[Mapping[str, str]]
-    """Of every metric, and of the terms that they use."""
+    """The definition of every metric, and of the terms that they use."""
 
     @property
     def data(self) -> ValidationDataset:
         """Validation data of the model's kind."""
 
     def family(self, layout: ParallelDims) -> ModelSpec[Any, Any]:
-        """How the model is run."""
+        """The spec by which the model is run."""
 
     def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
         """Metric name -> value; all ranks call it together. Raises HealthError: the loss is not finite."""
 
     def spec(self) -> dict[str, Any]:
-        """What of the data decides the numbers."""
+        """Everything about the data that decides the metrics."""

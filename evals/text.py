@@ -2,7 +2,7 @@
 
 A token's bytes are those that the tokenizer decodes it to; end-of-document tokens have none. Words are what
 Python's `str.split()` separates in the text of each document, so a word does not reach across documents.
-Where scoring begins or ends within a document, its first or last word may be there in part: it counts as one.
+Where scoring begins or ends within a document, its first or last word may be partial: it counts as one.
 """
 
 import codecs
@@ -26,7 +26,7 @@ class TextSize:
 
 
 class _Counter:
-    """Counts a document that comes in pieces of bytes, which may end within a character or a word."""
+    """Counts a document that arrives in chunks of bytes, which may end within a character or a word."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -53,7 +53,7 @@ class _Counter:
 
 
 def text_size(ranges: Iterable[tuple[ShardReader, int, int]], tokenizer: Tokenizer) -> TextSize:
-    """Size of the text of tokens [start, stop) of each stream; memory does not grow with the range."""
+    """Size of the text of tokens [start, stop) of each stream; memory use does not grow with the range."""
     counter = _Counter()
     for reader, start, stop in ranges:
         for first in range(start, stop, CHUNK_TOKENS):

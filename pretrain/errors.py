@@ -1,4 +1,5 @@
-"""The ways a command ends early, one exit code each; `pretrain.cli.main` turns them into one message."""
+"""The ways in which a command ends early, one exit code each; `pretrain.cli.main` turns them into one
+message."""
 
 import logging
 from collections.abc import Iterator
@@ -21,17 +22,17 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 class HealthError(UserError):
-    """Training was stopped by a health verdict: NaN, spike or hang."""
+    """Training was stopped by a health check: NaN, spike or hang."""
 
     exit_code = 4
 
 
 class OutputError(UserError):
-    """A file beside the checkpoints cannot be written; all ranks are told of it together."""
+    """A file beside the checkpoints cannot be written; all ranks raise it together."""
 
 
 class StoppedEarly(UserError):
@@ -42,9 +43,9 @@ class StoppedEarly(UserError):
 
 @contextmanager
 def may_be_missing(*, unless: bool) -> Iterator[None]:
-    """Where a file beside the checkpoints is written: a full disk costs the file and not the run.
+    """Write a file beside the checkpoints: a full disk costs the file and not the run.
 
-    Raises OSError: it cannot be written, and `unless`: no later one takes its place.
+    Raises OSError: it cannot be written, and `unless`: no later file replaces it.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Takes passwords and tokens out of text: tracking URIs end up in logs, parameters and messages."""
+"""Removes passwords and tokens from text: tracking URIs end up in logs, parameters and messages."""
 
 import logging
 import os
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from data_tools.errors import named
 
-# Up to the last @ before the path: a password may hold an @ itself.
+# Up to the last @ before the path: a password may contain an @ itself.
 _USER = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(
     r"(?P<name>[?&;](?:sig|[\w-]*(?:token|passw|pwd|secret|key|signature|credential|auth)[\w-]*)=)[^&;\s'\"]+",
     re.IGNORECASE,
 )
 PRIVATE, PUBLIC = 0o600, 0o666
-"""Permissions of a new file; the process's mask takes from the latter."""
+"""Permissions of a new file; the process's umask applies to the latter."""
 
 
 def redact(text: str) -> str:
@@ -24,15 +24,15 @@ def redact(text: str) -> str:
 
 
 def opener_for(text: str) -> Callable[[str, int], int]:
-    """What `open` needs to make a file with this text: one that holds a secret is for its owner alone."""
+    """The opener with which `open` creates a file for this text: one with a secret is for its owner alone."""
     mode = PUBLIC if redact(text) == text else PRIVATE
     return lambda name, flags: os.open(name, flags, mode)
 
 
 def write_new(path: Path, text: str, errors: str = "backslashreplace") -> None:
-    """Write a new file, for its owner alone where it holds a secret. Raises FileExistsError.
+    """Write a new file, for its owner alone if it holds a secret. Raises FileExistsError.
 
-    errors: what becomes of a byte of a file's name that is no UTF-8: spelt out as JSON does, or kept, by
+    errors: how to write a byte of a file name that is not UTF-8: escaped as in JSON, or kept, by
         "surrogateescape", for bash.
     """
     with named(path), open(path, "x", encoding="utf-8", errors=errors, opener=opener_for(text)) as file:
@@ -46,7 +46,7 @@ def one_line(error: BaseException) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record, traceback and all, and redacts the result."""
+    """Formats a record, including its traceback, and redacts the result."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))

@@ -1,4 +1,4 @@
-"""How the next token is drawn; no torch, so that wrong options are refused at once."""
+"""How the next token is drawn; does not import torch, so that wrong options are refused at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     import torch
 
 SEEDS = 2**64
-"""Seeds that torch's generator takes."""
+"""Number of seeds that torch's generator accepts."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn."""
+    """Options of how the next token is drawn."""
 
     greedy: bool = False
     temperature: float = 1.0
@@ -33,7 +33,7 @@ class Sampling:
 def checked_sampling(
     greedy: bool, temperature: float | None, top_k: int | None, top_p: float | None, seed: int | None
 ) -> Sampling:
-    """How to draw, from the options that were given.
+    """The options that were given, validated.
 
     Raises UserError: an option is out of range, or has no effect.
     """
@@ -57,7 +57,7 @@ def choose(logits_V: "torch.Tensor", sampling: Sampling, generator: "torch.Gener
     Args:
         logits_V: [vocabulary], any float dtype.
         sampling: temperature, then top-k, then top-p (nucleus sampling, Holtzman et al. 2020).
-        generator: on the CPU, so that a seed means the same text on every device.
+        generator: on the CPU, so that a seed gives the same text on every device.
 
     Raises:
         HealthError: a logit is not finite.
@@ -67,28 +67,29 @@ def choose(logits_V: "torch.Tensor", sampling: Sampling, generator: "torch.Gener
     scores = logits_V.double().cpu()
     if not bool(scores.isfinite().all()):
         raise HealthError("the model's logits are not finite: its weights are not fit for use")
-    # By logit and not by probability: two logits that differ may round to the same probability.
+    # By logit and not by probability: two different logits may round to the same probability.
     if sampling.greedy:
         return int(scores.argmax())
     scores, order = scores.sort(descending=True, stable=True)
-    # Taken from the largest first, so that no temperature overflows.
+    # The largest logit is subtracted first, so that no temperature overflows.
     probabilities = torch.softmax((scores - scores[0]) / sampling.temperature, -1)
     if sampling.top_k is not None:
         probabilities[sampling.top_k :] = 0
     if sampling.top_p is not None:
         kept = probabilities / probabilities.sum()
-        probabilities[kept.cumsum(-1) - kept >= sampling.top_p] = 0  # the one that crosses the limit stays
+        # the token that crosses the limit is kept
+        probabilities[kept.cumsum(-1) - kept >= sampling.top_p] = 0
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
 
 
 def require_seed(sampling: Sampling) -> None:
-    """Raises UserError for a seed that is too large."""
+    """Raise UserError for a seed that is too large."""
     if not 0 <= sampling.seed < SEEDS:
         raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - 1}")
 
 
 def show(prompts: Sequence[str], texts: Sequence[str]) -> None:
-    """Print each prompt with its continuation; of several, each is headed by its number."""
+    """Print each prompt with its continuation; several are each preceded by their number."""
     for number, (prompt, text) in enumerate(zip(prompts, texts, strict=True), 1):
         if len(prompts) > 1:
             print(f"=== {number} of {len(prompts)}")

@@ -1,1 +1,1 @@
-"""Slurm: a config becomes a job that checks itself, saves, requeues and resumes."""
+"""Slurm: turns a config into a job that checks itself, saves, requeues and resumes."""

@@ -1,4 +1,4 @@
-"""What is wrong with a job before it waits in a queue for a day to say so itself."""
+"""Preflight warnings and errors: what is wrong with a job, found before it waits in a queue for a day."""
 
 import os
 import re
@@ -21,13 +21,13 @@ from slurm.quote import unfit_for_sbatch
 from slurm.tasks import Tasks
 
 LOCAL = ("ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "ramfs", "zfs", "f2fs")
-"""File systems of one machine."""
+"""File systems that only one machine sees."""
 
 
 def together(*checks: Callable[[], object]) -> None:
-    """Make every check, and raise what they found as one.
+    """Run every check, and raise what they found as one error.
 
-    Raises UserError: of one check, or of several; ConfigError where all are.
+    Raises UserError: of one check, or of several; ConfigError if all are.
     """
     found: list[UserError] = []
     for check in checks:
@@ -46,7 +46,7 @@ def together(*checks: Callable[[], object]) -> None:
 
 
 def refuse(loaded: LoadedConfig, run: RunFolder) -> None:
-    """Refuse a training that could not go on. Raises ConfigError: everything that was found."""
+    """Refuse a training that could not run or resume. Raises ConfigError: everything that was found."""
     config = loaded.config
     mounts = training_mounts(config)
     found = (*_run_folder(config, run), *programs(config.slurm, mounts), *_time(config, run))
@@ -57,11 +57,11 @@ def require_names(folders: Mapping[str, Path], sources: Mapping[str, SourceLocat
     """Refuse folders that sbatch cannot take, before a script names them.
 
     Args:
-        folders: by key, those that logs are to be in.
-        sources: places of the keys.
+        folders: folders for logs, by key.
+        sources: locations of the keys.
 
     Raises:
-        ConfigError: for one, or for the working directory.
+        ConfigError: for one of them, or for the working directory.
     """
     found = [(key, unfit_for_sbatch(path, has_log=True)) for key, path in folders.items()]
     found.append(("", unfit_for_sbatch(Path.cwd(), has_log=False)))
@@ -69,15 +69,15 @@ def require_names(folders: Mapping[str, Path], sources: Mapping[str, SourceLocat
 
 
 def refuse_keys(found: Iterable[tuple[str, str]], sources: Mapping[str, SourceLocation]) -> None:
-    """Refuse a config if anything was found, each key with what is wrong, and its place in the files."""
-    other = sources["slurm.container"]  # what cannot be mounted may be named by another file
+    """Refuse a config if anything was found, each key with what is wrong, and its location in the files."""
+    other = sources["slurm.container"]  # a path that cannot be mounted may come from another file
     problems = [Problem(sources.get(re.split(r"[:[]", key)[0], other), key, text) for key, text in found]
     if problems:
         raise ConfigError(problems)
 
 
 def warnings_of(config: Config, tasks: Tasks, run: RunFolder) -> Iterator[str]:
-    """What may be wrong, and cannot be told from here."""
+    """What may be wrong, but cannot be checked from this machine."""
     kind = file_system(run.path)
     if tasks.nodes > 1 and kind in LOCAL:
         yield f"run.dir: {run.path} lies on {kind}, which is of this machine alone; all nodes must see it"
@@ -97,7 +97,7 @@ def _run_folder(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:
 
 
 def programs(slurm: SlurmConfig, mounts: Mounts) -> Iterator[tuple[str, str]]:
-    """Keys that name what is not there, or what a container cannot be shown."""
+    """Keys that name something that does not exist, or paths that a container cannot mount."""
     if slurm.container == "none" and slurm.python and shutil.which(slurm.python) is None:
         yield "slurm.python", f"there is no program {slurm.python}"
     image = slurm.container_image
@@ -115,7 +115,7 @@ def programs(slurm: SlurmConfig, mounts: Mounts) -> Iterator[tuple[str, str]]:
 
 
 def _time(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:
-    """A job that ends before it has saved once would begin at the same step for ever."""
+    """A job that ends before it has saved once would start from the same step forever."""
     seconds, every = step_seconds(run), config.checkpoint.every
     if config.slurm.time is None or seconds is None or every is None:
         return
@@ -131,7 +131,7 @@ def _time(config: Config, run: RunFolder) -> Iterator[tuple[str, str]]:
 
 
 def file_system(path: Path) -> str:
-    """Type of the file system that holds a path, or would; "unknown" where the kernel does not say."""
+    """Type of the file system that a path is on, or would be; "unknown" if the kernel does not say."""
     while not path.exists():
         path = path.parent
     device = os.stat(path).st_dev

@@ -1,4 +1,4 @@
-"""`pretrain submit` for work on data: an array of parts, and a job after them for what needs them all."""
+"""`pretrain submit` for data builds: an array of parts, and a job after them for what needs them all."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ class _Build:
 
     @property
     def mounts(self) -> Mounts:
-        """What a container of it sees: of a glob, the folder that it is in."""
+        """What its container mounts; for a glob, the folder in which it matches."""
         name = self.command[1]
         own = (("", Path.cwd()), (f"{name}.output", Path(self.section.output).absolute().parent))
         found = named_paths(self.section, f"{name}.")
@@ -62,21 +62,21 @@ class _Build:
 
 
 def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Send a build of token shards. Raises UserError for the file, the input or the output."""
+    """Submit a build of token shards. Raises UserError for the file, the input or the output."""
     job, sources = read_job(TextJob, path, overrides, cluster, USELESS)
     options, command = BuildOptions(**_options(job.build)), _command("build", job.build, job.slurm)
     _submit(_Build(job.build, job.slurm, sources, options, command), dry_run=dry_run)
 
 
 def submit_clean(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Send a cleaning of text. Raises UserError for the file, the input or the output."""
+    """Submit a cleaning of text. Raises UserError for the file, the input or the output."""
     job, sources = read_job(CleanJob, path, overrides, cluster, USELESS)
     options, command = CleanOptions(**_options(job.clean)), _command("clean", job.clean, job.slurm)
     _submit(_Build(job.clean, job.slurm, sources, options, command, "the duplicates"), dry_run=dry_run)
 
 
 def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Send a build of image shards. Raises UserError for the file, the input or the output."""
+    """Submit a build of image shards. Raises UserError for the file, the input or the output."""
     job, sources = read_job(ImagesJob, path, overrides, cluster, USELESS)
     build, (encoding, labels) = job.images, (job.images.format, job.images.labels == "auto")
     options = ImageBuildOptions(**_options(build, "format", "labels"), encoding=encoding, labels=labels)
@@ -85,7 +85,8 @@ def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, d
 
 
 def _submit(build: _Build, *, dry_run: bool) -> None:
-    """Send the parts with something to do: a build that failed in part is submitted again as it is."""
+    """Submit the parts that still have work to do: a build that failed in part can be submitted again
+    unchanged."""
     output, tasks = build.section.output, build.section.tasks
     folder = Path(f"{output}.{FOLDER}").absolute()
     require_names({f"{build.command[1]}.output": folder}, build.sources)
@@ -114,7 +115,8 @@ def _submit(build: _Build, *, dry_run: bool) -> None:
 
 
 def _looked_at(build: _Build) -> Divided[Any]:
-    """Its partitions, found without writing anything. Raises UserError for the input or the output."""
+    """The build's partitions, found without writing anything. Raises UserError for the input or the
+    output."""
     divided = divide(build.options)
     require_free(divided.output, divided.plan, divided.layout)
     return divided
@@ -130,7 +132,7 @@ def _texts(build: _Build, folder: Path, parts: list[int]) -> dict[str, str]:
 
 
 def _without_glob(path: Path) -> Path:
-    """The path, or the folder in which a glob looks."""
+    """The path, or for a glob the folder in which it matches."""
     while GLOB & set(str(path)) and not path.exists():
         path = path.parent
     return path
@@ -158,7 +160,7 @@ def _script(
 
 
 def _command(name: str, build: BuildSection, slurm: SlurmConfig) -> tuple[str, ...]:
-    """A build as a command line; keys without a value, and flags that are off by default, are left out."""
+    """A build as a command line; keys without a value, and flags that are off by default, are omitted."""
     own = build.model_dump(exclude={"input", "output", "tasks", "workers", "bad_records"})
     words = [f"--input={text}" for text in build.input]
     words += [f"--output={build.output}", f"--workers={build.workers or slurm.cpus_per_task or 1}"]
@@ -179,6 +181,6 @@ def _command(name: str, build: BuildSection, slurm: SlurmConfig) -> tuple[str, .
 
 
 def _options(build: BuildSection, *without: str) -> dict[str, Any]:
-    """The arguments of a builder that go by the names of the section's keys."""
+    """The arguments of a builder that have the names of the section's keys."""
     same = build.model_dump(exclude={"input", "tasks", "workers", "bad_records", *without})
     return {"inputs": build.input, "max_bad_records": parse_bad_records(build.bad_records), **same}

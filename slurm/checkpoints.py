@@ -1,7 +1,7 @@
-"""`python -m slurm.checkpoints RUN FOLDER`: the next checkpoint of a run that nobody has scored.
+"""`python -m slurm.checkpoints RUN FOLDER`: the next checkpoint of a run that has not been scored.
 
-Prints its path and notes it in FOLDER/scored; prints nothing where the run is still to write one; ends with 1
-once the run has ended and all are scored. Imports no torch.
+Prints its path and records it in FOLDER/scored; prints nothing while the run may still write one; exits with
+1 once the run has ended and all are scored. Imports no torch.
 """
 
 import os
@@ -21,14 +21,14 @@ def next_checkpoint(run: RunFolder, scored: Path) -> Path | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """See above; the exit code."""
+    """Run the command as described above; returns the exit code."""
     run, scored = RunFolder(arguments[0]), Path(arguments[1]) / "scored"
-    over = is_over(run)  # before the look, so that the last checkpoint is not missed
+    over = is_over(run)  # asked before the listing, so that the last checkpoint is not missed
     found = next_checkpoint(run, scored)
     if found is not None:
         with open(scored, "a") as file:
             file.write(f"{found.name}\n")
-        sys.stdout.buffer.write(os.fsencode(found) + b"\n")  # as it is on the disk, for bash to take
+        sys.stdout.buffer.write(os.fsencode(found) + b"\n")  # the raw bytes of the name, for bash
         return 0
     return 1 if over else 0
 

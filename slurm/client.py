@@ -1,4 +1,4 @@
-"""Slurm's own commands, as this project calls them."""
+"""Slurm's own commands, as used by this project."""
 
 import os
 import shutil
@@ -16,23 +16,23 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """A job that Slurm still knows."""
+    """A job that Slurm still has in its records."""
 
     id: str
     state: str
     reason: str
-    """Why it waits, or "None"."""
+    """Why it is waiting, or "None"."""
     nodes: str
     restarts: int
 
     @property
     def is_active(self) -> bool:
-        """Whether it runs, waits, or will come back."""
+        """Whether it is running, waiting, or will come back."""
         return self.state not in ENDED
 
 
 def is_here() -> bool:
-    """Whether this machine has Slurm's commands."""
+    """Whether Slurm's commands are installed on this machine."""
     return shutil.which("scontrol") is not None
 
 
@@ -40,10 +40,10 @@ def call(command: Sequence[str]) -> str:
     """Run a Slurm command.
 
     Returns:
-        Its output without the last line's end.
+        Its output without the trailing newline.
 
     Raises:
-        UserError: it is not there, or failed.
+        UserError: it is not installed, or failed.
     """
     if shutil.which(command[0]) is None:
         raise UserError(
@@ -59,7 +59,8 @@ def call(command: Sequence[str]) -> str:
 
 def sbatch(script: Path, *options: str) -> str:
     """Submit a script; returns the job's id."""
-    # Variables SBATCH_* would win over the script's lines; submission from within a job must not inherit it.
+    # SBATCH_* variables would override the script's lines, and a submission from within a job must not
+    # inherit them.
     hidden = [name for name in os.environ if name.startswith("SBATCH_")]
     unset = [word for name in hidden for word in ("-u", name)]
     answer = call(["env", *unset, "sbatch", "--parsable", *options, str(script)])
@@ -69,8 +70,8 @@ def sbatch(script: Path, *options: str) -> str:
 def scancel(*arguments: str) -> None:
     """Cancel or signal a job.
 
-    Raises UserError: Slurm says why it could not. (Of array tasks, scancel 22.05 fails without a word, having
-    done what it was asked.)
+    Raises UserError: Slurm says why it could not. (For array tasks, scancel 22.05 fails without a message,
+    although it has done its work.)
     """
     done = children.run(["scancel", *arguments], capture_output=True, text=True, errors="surrogateescape")
     if done.returncode != 0 and done.stderr.strip():
@@ -78,7 +79,8 @@ def scancel(*arguments: str) -> None:
 
 
 def find_job(job: str) -> QueuedJob | None:
-    """A job, or of its array tasks one that runs, else one that waits; None where Slurm has forgotten it."""
+    """A job; of an array, a task that is running, else one that is waiting; None if Slurm has forgotten
+    it."""
     try:
         text = call(["scontrol", "show", "job", "--oneliner", job])
     except UserError as error:
@@ -94,7 +96,7 @@ def _parse(line: str) -> QueuedJob:
     fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
     task = fields.get("ArrayTaskId", "")
     return QueuedJob(
-        # An array's last task has the id of the array, which would mean all of them.
+        # The last task of an array has the array's id, which would mean all tasks.
         f"{fields['ArrayJobId']}_{task}" if task.isdigit() else fields["JobId"],
         fields["JobState"],
         fields.get("Reason", "None"),

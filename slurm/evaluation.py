@@ -1,4 +1,4 @@
-"""`pretrain submit` for an evaluation: once a run's job has ended, or of each checkpoint as it comes."""
+"""`pretrain submit` for an evaluation: once a run's job has ended, or for each checkpoint as it is saved."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -38,12 +38,13 @@ OPTIONS = ("stride", "extractor", "inception_weights", "inception_sha256", "resi
 def submit_evaluation(
     path: str, overrides: Sequence[str], cluster: str | None, after: str | None, *, dry_run: bool
 ) -> None:
-    """Send an evaluation: of every checkpoint as it comes, or of the newest once the run's job has ended.
+    """Submit an evaluation: of every checkpoint as it is saved, or of the newest once the run's job has
+    ended.
 
     Args:
-        cluster: file that lies under it.
+        cluster: file with defaults for its section `slurm`.
         after: run directory; None: that of the config.
-        dry_run: print the script and send nothing; what would be refused is refused after it.
+        dry_run: print the script and submit nothing; errors are raised after printing.
 
     Raises:
         UserError: something is wrong with the file, or no run is named.
@@ -75,14 +76,15 @@ def submit_evaluation(
 
 
 def _config_of(run: RunFolder) -> Config | None:
-    """A run's config: as it began with it, or else as it was sent last; None where there is neither."""
+    """A run's config: the one that it began with, or else the one last submitted; None if there is
+    neither."""
     found = [run.resolved] if run.is_run else [each.config for each in reversed(submissions(run.path))]
     there = next((path for path in found if path.is_file()), None)
     return None if there is None else read_config(str(there), saved=True).config
 
 
 def _entries(evaluation: EvaluationSection, config: Config) -> Iterator[tuple[str, SuiteEntry]]:
-    """What is scored, each with what stands before its keys. Raises UserError where there is no such task."""
+    """What to score, each with the prefix of its keys. Raises UserError if there is no such task."""
     if evaluation.suite is None:
         options = ImageEvalOptions(
             **{each.name: getattr(evaluation, each.name) for each in fields(ImageEvalOptions)}
@@ -98,7 +100,8 @@ def _entries(evaluation: EvaluationSection, config: Config) -> Iterator[tuple[st
 
 
 def _misfits(evaluation: EvaluationSection, run: RunFolder) -> Iterator[tuple[str, str]]:
-    """Keys, and why this run cannot be scored so; an extractor that is here must be a classifier."""
+    """Keys, and why this run cannot be scored with them; an extractor that exists here must be a
+    classifier."""
     config = _config_of(run)
     if config is None:
         run.require_run()
@@ -123,7 +126,7 @@ def _require_checkpoint(evaluation: EvaluationSection, run: RunFolder) -> None:
     if evaluation.every_checkpoint or has_checkpoint(run.path) or not run.path.exists():
         return
     if submissions(run.path) and not is_here():
-        return  # whether a job is on its way cannot be asked
+        return  # without Slurm, whether a job is queued is unknown
     if _running_job(run) is None:
         raise UserError(
             f"{run.path}: the run has no checkpoint, and no job of it waits or runs; send one first, or set "
@@ -132,7 +135,7 @@ def _require_checkpoint(evaluation: EvaluationSection, run: RunFolder) -> None:
 
 
 def _mounts(job: EvaluationJob, run: RunFolder) -> Mounts:
-    """What a container sees: what the file, its suite and the run's config name."""
+    """What a container mounts: the paths named in the file, its suite and the run's config."""
     own = (("", Path.cwd()), ("evaluation.run", run.path))
     return container_mounts(job.slurm, own, _named(job.evaluation, run))
 
@@ -142,7 +145,7 @@ def _named(evaluation: EvaluationSection, run: RunFolder) -> Iterator[NamedPath]
     config = _config_of(run)
     if config is not None:
         yield from named_paths(config)
-    with suppress(UserError):  # which `_misfits` tells
+    with suppress(UserError):  # `_misfits` reports it
         for entry in load_suite(evaluation.suite).entries if evaluation.suite else ():
             yield from named_paths(entry, "evaluation.suite: ")
             for definition in definitions(entry):
@@ -171,7 +174,7 @@ def _evaluation_script(job: EvaluationJob, run: RunFolder, folder: Path) -> Eval
 
 
 def _refuse_beside_suite(path: str, evaluation: EvaluationSection) -> None:
-    """A suite's tasks say themselves what they score."""
+    """Refuse options together with a suite: its tasks say themselves what they score."""
     given = [name for name in ("data", *OPTIONS) if getattr(evaluation, name) not in (None, ())]
     if evaluation.suite is not None and given:
         raise UserError(

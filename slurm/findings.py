@@ -1,6 +1,6 @@
-"""What ranks find in the preflight, one file each, and which nodes that speaks against.
+"""What ranks find in the preflight, one file each, and which nodes are bad.
 
-Files, not messages: a node that is bad enough to hang cannot keep the others from saying so.
+Files, not messages: a node that is so bad that it hangs cannot keep the others from reporting.
 """
 
 import json
@@ -17,20 +17,21 @@ from data_tools.counts import counted
 from data_tools.typed import Natural, Seconds, parse
 
 MAX_SKEW = 2.0
-"""Seconds between a node's clock and the median of all; the meeting before it is read takes some itself."""
+"""Seconds between a node's clock and the median of all; the rendezvous before the clock is read takes some
+itself."""
 SLOW = 3.0
 """A device this many times slower than the median of all is bad."""
 
 
 @dataclass(frozen=True)
 class RankFinding:
-    """One rank's word; what it has not come to is None."""
+    """One rank's report; None for everything that it has not reached."""
 
     rank: Natural
     host: str
     device: str = ""
     devices: Natural = 0
-    """GPUs that its node shows; 0 in a job on CPUs."""
+    """GPUs that are visible on its node; 0 in a job on CPUs."""
     free_bytes: Natural | None = None
     """Free memory of its device, or of its node in a job on CPUs."""
     disk_bytes: Natural | None = None
@@ -38,9 +39,9 @@ class RankFinding:
     versions: Mapping[str, str] = field(default_factory=dict)
     matmul_seconds: Seconds | None = None
     clock: Seconds | None = None
-    """Unix time right after all ranks met."""
+    """Unix time right after the rendezvous of all ranks."""
     bandwidth: float | None = None
-    """Bytes per second of the all-reduce, by the bus (NCCL's tests, "busbw")."""
+    """Bus bandwidth of the all-reduce in bytes per second (NCCL's tests, "busbw")."""
     error: str | None = None
 
 
@@ -51,9 +52,9 @@ class NodeFindings:
     bad: Mapping[str, str]
     """Node -> reason."""
     undecided: tuple[str, ...]
-    """What is wrong without speaking against a node."""
+    """Problems that do not identify a bad node."""
     lines: tuple[str, ...]
-    """For the log."""
+    """Lines for the log."""
 
 
 def write_finding(folder: Path, finding: RankFinding) -> None:
@@ -62,7 +63,7 @@ def write_finding(folder: Path, finding: RankFinding) -> None:
 
 
 def read_findings(folder: Path) -> list[RankFinding]:
-    """What all ranks have said so far, by rank; one whose file is damaged has said nothing."""
+    """The reports of all ranks so far, by rank; a damaged file counts as no report."""
     found = []
     for path in sorted(folder.glob("rank-*.json")):
         with suppress(OSError, ValueError):
@@ -86,7 +87,7 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> NodeFindings:
     differing, undecided = _differences(found)
     bad = _slow(found) | _skewed(found) | differing | silent | alone
     if not bad:
-        # The others fail in the meeting too when one does, so it says whose fault it is only if few do.
+        # If one rank fails in the rendezvous, the others do too: errors identify bad nodes only if few fail.
         failed = {each.host: f"rank {each.rank}: {each.error}" for each in found if each.error}
         if len(failed) * 2 < len(hosts):
             bad = failed
@@ -99,7 +100,7 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> NodeFindings:
 
 
 def _differences(found: Sequence[RankFinding]) -> tuple[dict[str, str], list[str]]:
-    """Nodes that have other versions, code or devices than most ranks, and differences without a majority."""
+    """Nodes with other versions, code or devices than most ranks, and differences without a majority."""
     bad: dict[str, str] = {}
     undecided = []
     for name in sorted({name for each in found for name in each.versions} | {"devices"}):
@@ -143,7 +144,7 @@ def _skewed(found: Sequence[RankFinding]) -> dict[str, str]:
 
 
 def _summary(found: Sequence[RankFinding]) -> list[str]:
-    """One line on what is usable."""
+    """Lines on the usable memory and disk."""
     if not found:
         return []
     free = min((each.free_bytes for each in found if each.free_bytes is not None), default=0)

@@ -1,11 +1,11 @@
-"""What a job's script asks of Python: `python -m slurm.job begin|judge|end SUBMISSION ...`.
+"""What a job's script calls in Python: `python -m slurm.job begin|judge|end SUBMISSION ...`.
 
-begin HOSTS: notes the attempt; exits with 0 to go on, 100 where the run is done already, else to stop.
-judge CODE HOSTS: after the preflight; 0 all is well, 75 a bad node was found and is left out from now on.
-end CODE PHASE LOST: says what follows, with the nodes that answer no more; 0 done, 75 into the queue again,
-anything else stop.
+begin HOSTS: records the attempt; exits with 0 to continue, 100 if the run is already done, else to stop.
+judge CODE HOSTS: after the preflight; 0 all is well, 75 a bad node was found and is excluded from now on. end
+CODE PHASE LOST: decides what follows, given the nodes that no longer answer; 0 done, 75 requeue, anything
+else stop.
 
-Imports no torch: on a busy node that would take longer than all it does.
+Imports no torch: on a busy node that would take longer than all the rest.
 """
 
 import os
@@ -39,7 +39,7 @@ SEND_SECONDS = 60.0
 
 
 def begin(submission: Submission, hosts: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Note that an attempt begins, and say whether it may."""
+    """Record that an attempt begins, and decide whether it may."""
     status = actual_status(RunFolder(submission.run))
     if status is not None and status.state == "finished":
         _say("the run is finished; there is nothing to do")
@@ -65,10 +65,10 @@ def begin(submission: Submission, hosts: Sequence[str], environment: Mapping[str
 
 
 def judge(submission: Submission, code: int, hosts: Sequence[str]) -> int:
-    """What the preflight found: leaves bad nodes out from now on.
+    """Evaluate the preflight, and exclude bad nodes from now on.
 
     Returns:
-        0: all is well. 75: some nodes are bad. 4: nothing that other nodes would mend.
+        0: all is well. 75: some nodes are bad. 4: a problem that other nodes would not fix.
     """
     attempt = submission.attempts()[-1]
     found = judge_nodes(submission.preflight / f"{attempt.job}.{attempt.restart}", hosts)
@@ -83,13 +83,13 @@ def judge(submission: Submission, code: int, hosts: Sequence[str]) -> int:
 
 
 def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = ()) -> int:
-    """Note how the attempt ended, and say what follows.
+    """Record how the attempt ended, and decide what follows.
 
     Args:
         submission: whose attempt it was.
-        code: exit code of what it did.
-        phase: what that was.
-        lost: its nodes that answer no more. All of them, where Slurm itself ends the job.
+        code: exit code of the phase.
+        phase: what it was doing.
+        lost: its nodes that no longer answer. All of them, if Slurm itself ends the job.
     """
     attempts = submission.attempts()
     attempt = replace(attempts[-1], phase=phase, code=code)
@@ -106,9 +106,9 @@ def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = (
         said = status.reason if status is not None and ended else told_error(log)
         failure = None if code in AGREED else first_failure(log)
         if status is not None and status.state == "finished":
-            code = 0  # whatever befell a rank on its way out
+            code = 0  # whatever happened to a rank at exit
         elif failure is not None and failure.code in AGREED:
-            code = failure.code  # with which all ranks end; srun's is that of one it had to kill after them
+            code = failure.code  # all ranks end with it; srun may return that of a rank it had to kill
         elif failure is not None:
             said = "; ".join(part for part in (str(failure), said) if part)
     if phase == "preflight" and code == AGAIN:
@@ -119,7 +119,7 @@ def end(submission: Submission, code: int, phase: Phase, lost: Sequence[str] = (
 def _follow(
     submission: Submission, attempts: Sequence[Attempt], code: int, phase: Phase, said: str | None
 ) -> int:
-    """Decide, note and say what follows the last attempt."""
+    """Decide, record and print what follows the last attempt."""
     verdict = after(attempts, _max_restarts(submission), phase, code, said)
     if verdict.code == AGAIN and submission.is_cancelled:
         verdict = JobVerdict(CANCELLED, f"cancelled: {verdict.reason}")
@@ -134,7 +134,8 @@ def _follow(
 
 
 def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: JobVerdict) -> int:
-    """Stop for good: into the attempts, the run's status and MLflow, and as the last line of the log."""
+    """Stop for good: recorded in the attempts, the run's status and MLflow, and as the last line of the
+    log."""
     ended = replace(attempt, phase=phase, ended=time.time(), code=verdict.code)
     _note(submission, replace(ended, verdict=f"stopped: {verdict.reason}"))
     folder = RunFolder(submission.run)
@@ -152,7 +153,7 @@ def _stop(submission: Submission, attempt: Attempt, phase: Phase, verdict: JobVe
 
 
 def _note(submission: Submission, attempt: Attempt) -> None:
-    """Write down how an attempt ended; a full disk does not change what follows."""
+    """Record how an attempt ended; a full disk does not change what follows."""
     try:
         submission.note(attempt)
     except OSError as error:
@@ -160,7 +161,8 @@ def _note(submission: Submission, attempt: Attempt) -> None:
 
 
 def mark_cancelled(folder: RunFolder, reason: str) -> None:
-    """No job goes on with a run: into its status and MLflow, unless it ended before by itself.
+    """Record in a run's status and in MLflow that no job will resume it, unless it had already ended by
+    itself.
 
     Raises:
         UserError, OSError: the status is damaged, or cannot be written.
@@ -176,7 +178,8 @@ def _ended(status: Status, state: State, verdict: JobVerdict) -> Status:
 
 
 def _send(folder: RunFolder) -> None:
-    """Send what MLflow does not have, if it is to: srun may have cut the uploader off with the ranks."""
+    """Send what MLflow does not have, if tracking is enabled: srun may have killed the uploader with the
+    ranks."""
     if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
         return
     if not _owed(folder):
@@ -192,12 +195,12 @@ def _send(folder: RunFolder) -> None:
 
 
 def _owed(folder: RunFolder) -> dict[str, str]:
-    """What the run's own server does not have."""
+    """What the run's own server does not have yet."""
     return owed(folder, next(iter(read_record(folder).servers), Sent("")), read_status(folder))
 
 
 def _status_of(submission: Submission, attempt: Attempt) -> Status | None:
-    """The run's own word, if it is one of this attempt."""
+    """The run's own status, if this attempt wrote it."""
     try:
         status = actual_status(RunFolder(submission.run))
     except UserError as error:
@@ -208,11 +211,11 @@ def _status_of(submission: Submission, attempt: Attempt) -> Status | None:
 
 @dataclass(frozen=True)
 class Failure:
-    """How the first rank that ended badly did."""
+    """How the first failed rank ended."""
 
     host: str
     ranks: str
-    """One, or those of a node that ended at the same time: 3, or 0-3."""
+    """One rank, or several of a node that ended at the same time: 3, or 0-3."""
     how: str
     """In srun's words, such as Killed."""
 
@@ -227,7 +230,7 @@ class Failure:
 
 
 def _log(submission: Submission, attempt: Attempt) -> str:
-    """What was printed in an attempt."""
+    """The output of an attempt."""
     try:
         log = (submission.path / f"job-{attempt.job}.log").read_text(errors="replace")
     except OSError:
@@ -236,28 +239,28 @@ def _log(submission: Submission, attempt: Attempt) -> str:
 
 
 def told_error(log: str) -> str | None:
-    """The first message with which a command ended, for a run that had not begun to say so itself."""
+    """The first error message of a command, for a run that had not yet written a status."""
     match = re.search(r"^(?: *\d+: )?pretrain: error: (.*)$", log, re.MULTILINE)
     return match[1] if match else None
 
 
 def first_failure(log: str) -> Failure | None:
-    """The first rank that ended badly, by srun's account in a job's log."""
+    """The first failed rank, according to srun in a job's log."""
     match = re.search(r"^srun: error: (\S+): tasks? ([\d,-]+): (.*)$", log, re.MULTILINE)
     return Failure(match[1], match[2], match[3]) if match else None
 
 
 def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]) -> None:
-    """Leave out the nodes that the last attempt has lost: those that Slurm calls down by now."""
+    """Exclude the nodes that the last attempt has lost: those that Slurm reports as down by now."""
     gone = [node for node in attempt.nodes if node not in hosts]
     if not gone:
         return
-    # It shows every flag of a state: a node can be down and still be clearing away the attempt.
+    # It shows every flag of a state: a node can be down and still completing the attempt.
     command = ["scontrol", "show", "node", "--oneliner", ",".join(gone)]
     unknown = f"whether {', '.join(gone)} is down is not known"
     try:
         answer = children.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:  # in a container there may be no scontrol
+    except (OSError, subprocess.TimeoutExpired) as error:  # a container may have no scontrol
         _say(f"{unknown}: {error}")
         return
     if answer.returncode != 0:
@@ -269,7 +272,7 @@ def _exclude_lost(submission: Submission, attempt: Attempt, hosts: Sequence[str]
 
 
 def down_nodes(shown: str) -> list[str]:
-    """Nodes that `scontrol show node --oneliner` calls down, draining, drained or failing."""
+    """Nodes that `scontrol show node --oneliner` reports as down, draining, drained or failing."""
     states = re.findall(r"^NodeName=(\S+) .*? State=(\S+)", shown, re.MULTILINE)
     return [name for name, state in states if OUT & set(re.split(r"[^A-Z_]+", state))]
 
@@ -283,7 +286,7 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of the three; the exit code is the answer."""
+    """Run one of the three commands; returns the exit code."""
     try:
         return _answer(*arguments)
     except (UserError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What earlier jobs of a run have measured: seconds of a step and of a save."""
+"""Measurements from earlier jobs of a run: seconds of a step and of a save."""
 
 import re
 from itertools import pairwise
@@ -13,7 +13,7 @@ LAST_BYTES = 1 << 16
 SAVED = re.compile(r"saved \S+: .* in ([\d.]+) s ")
 SMALLEST_SIGNAL = 120
 LARGEST_SIGNAL = 65_535
-"""sbatch keeps the seconds of --signal in 16 bits."""
+"""sbatch stores the seconds of --signal in 16 bits."""
 
 
 def step_seconds(run: RunFolder) -> float | None:
@@ -33,14 +33,16 @@ def last_entry(run: RunFolder) -> Entry | None:
 
 
 def save_seconds(run: RunFolder) -> float | None:
-    """The longest save that the log of rank 0 tells of; None if there was none."""
+    """The longest save in the log of rank 0; None if there was none."""
     found = SAVED.findall(_tail(run.rank_log(0), 16 * LAST_BYTES).decode(errors="replace"))
     return max(map(float, found), default=None)
 
 
 def signal_seconds(config: Config, run: RunFolder) -> int:
-    """Seconds before the time limit at which a job is told to save: `slurm.signal_seconds`, or three times
-    what a step and a save have taken."""
+    """Seconds before the time limit at which a job is told to save.
+
+    `slurm.signal_seconds`, or three times what a step and a save have taken.
+    """
     if config.slurm.signal_seconds is not None:
         return config.slurm.signal_seconds
     needed = 3 * ((save_seconds(run) or 0.0) + (step_seconds(run) or 0.0))
@@ -54,7 +56,7 @@ def _last_entries(run: RunFolder) -> list[Entry]:
 
 
 def _tail(path: object, size: int = LAST_BYTES) -> bytes:
-    """The last whole lines of a file, b"" if there is none."""
+    """The last complete lines of a file, b"" if there is none."""
     try:
         with open(str(path), "rb") as file:
             end = file.seek(0, 2)

@@ -1,4 +1,4 @@
-"""What a container of a job sees: whatever the job's config names on disks, under its own path."""
+"""What a container of a job mounts: every local path in the job's config, under its own name."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,11 +13,11 @@ from pretrain.config.sections import Config, Section, SlurmConfig
 from pretrain.config.sections.section import PathText
 
 MADE = ("cache_dir", "output")
-"""Keys of folders that a job makes where they are not there yet."""
+"""Keys of folders that a job creates if they do not exist yet."""
 MEANT = {"pyxis": ',:"$`', "apptainer": ",:^"}
-"""What the programs of containers take for their own in a path to mount, and have no way to quote. pyxis
-writes it into a script of bash, in quotation marks (pyxis_slurmstepd.c); apptainer takes it apart by a
-pattern in which ^ is no part of a path (pkg/util/bind)."""
+"""Characters with a special meaning in a mount path, which the container programs have no way to quote. pyxis
+writes the path into a bash script, in quotation marks (pyxis_slurmstepd.c); apptainer parses it with a
+pattern in which ^ is not part of a path (pkg/util/bind)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class NamedPath:
     path: Path
     """Absolute."""
     is_made: bool = False
-    """The job makes it where it is not there."""
+    """The job creates it if it does not exist."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Mounts:
     """What is mounted, and what cannot be."""
 
     texts: tuple[str, ...]
-    """SOURCE:TARGET each."""
+    """One SOURCE:TARGET per mount."""
     refused: tuple[tuple[str, str], ...]
     """Key and why."""
 
 
 def named_paths(section: Section, before: str = "") -> Iterator[NamedPath]:
-    """Every local path in a section and those within it; not the section `slurm`, which is of the host.
+    """Every local path in a section and its subsections, except `slurm`, whose paths are for the host.
 
     Args:
-        section: a whole config, or a part of one.
-        before: what stands before its keys, such as "data.".
+        section: a complete config, or a part of one.
+        before: prefix of its keys, such as "data.".
     """
     hints = get_type_hints(type(section), include_extras=True)
     for name in type(section).model_fields:
@@ -70,7 +70,7 @@ def _is_path(hint: object) -> bool:
 
 
 def training_mounts(config: Config) -> Mounts:
-    """What a container of a training sees: working directory, run folder, and what the config names."""
+    """What a container of a training mounts: working directory, run folder, and what the config names."""
     own = (("", Path.cwd()), ("run.dir", Path(config.run.dir).absolute()))
     return container_mounts(config.slurm, own, named_paths(config))
 
@@ -78,12 +78,12 @@ def training_mounts(config: Config) -> Mounts:
 def container_mounts(
     slurm: SlurmConfig, own: Iterable[tuple[str, Path]], named: Iterable[NamedPath]
 ) -> Mounts:
-    """The config's mounts, and what the job needs beside them; nothing without a container.
+    """The config's mounts, and what the job needs in addition; nothing without a container.
 
     Args:
-        own: key and folder, for those that are there when the job is sent.
-        named: what the config names: a folder that is made, by the nearest one above it that is there. What
-            is not there is left out, for others to miss.
+        own: key and folder, for those that exist when the job is submitted.
+        named: what the config names. For a folder that the job will make, the nearest existing parent is
+            mounted. Paths that do not exist are omitted; other checks report them.
     """
     if slurm.container == "none":
         return Mounts((), ())
@@ -130,7 +130,7 @@ def _parts(named: Iterable[NamedPath]) -> Iterator[tuple[str, Path]]:
 
 
 def _linked(folder: Path) -> Iterator[Path]:
-    """Where the links in a folder lead: the folders of what they stand for."""
+    """The folders that the links in a folder lead to."""
     with suppress(OSError), os.scandir(folder) as entries:
         targets = {Path(entry.path).resolve() for entry in entries if entry.is_symlink()}
         yield from sorted(

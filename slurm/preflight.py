@@ -1,8 +1,8 @@
 """One rank of the preflight: `python -m slurm.preflight SUBMISSION`, started by srun as training will be.
 
-Each rank looks at its node, multiplies matrices and writes down what it found. Once all have written that
-nothing is wrong, they meet and add up a vector. A rank that fails or hangs is named by what it has, or has
-not, written (`slurm.findings`).
+Each rank checks its node, multiplies matrices and writes down what it found. Once all have reported that
+nothing is wrong, they join a rendezvous and all-reduce a vector. A rank that fails or hangs is identified by
+what it has, or has not, written (`slurm.findings`).
 """
 
 import hashlib
@@ -29,17 +29,17 @@ from slurm.submission import Submission
 
 MEETING = timedelta(seconds=120)
 GRACE_SECONDS = 3.0
-"""How long a rank that knows of a failure leaves to those that have not written yet."""
+"""How long a rank that knows of a failure waits for ranks that have not reported yet."""
 SMALLEST_DISK = 1 << 30
 """Bytes of temporary space without which no job should start."""
 MATMUL = {"cpu": 512, "cuda": 8192}
 VECTOR = {"cpu": 1 << 20, "cuda": 1 << 28}
-"""Bytes that are added up."""
+"""Size of the all-reduced vector in bytes."""
 CODE = ("data_tools", "pretrain", "evals", "slurm")
 
 
 def look(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFinding:
-    """What a rank can find by itself."""
+    """Run the checks that a rank can do on its own."""
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -62,12 +62,12 @@ def look(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFi
 
 
 def all_are_well(folder: Path, size: int) -> bool:
-    """Wait until every rank has written, and say whether none has found anything wrong."""
+    """Wait until every rank has reported; returns whether none has found anything wrong."""
     deadline = time.monotonic() + MEETING.total_seconds()
     while time.monotonic() < deadline:
         found = read_findings(folder)
         if any(each.error for each in found):
-            time.sleep(GRACE_SECONDS)  # others may be about to write
+            time.sleep(GRACE_SECONDS)  # others may be about to report
             return False
         if len(found) == size:
             return True
@@ -76,19 +76,19 @@ def all_are_well(folder: Path, size: int) -> bool:
 
 
 def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFinding:
-    """Meet the others, read the clock, and add up a vector."""
-    meeting = rendezvous(place, MEETING.total_seconds())
+    """Join the rendezvous of all ranks, read the clock, and all-reduce a vector."""
+    joined = rendezvous(place, MEETING.total_seconds())
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=meeting.store,
+        store=joined.store,
         rank=place.rank,
         world_size=place.size,
         timeout=MEETING,
     )
     dist.barrier()
-    met = replace(finding, clock=time.time())
+    measured = replace(finding, clock=time.time())
     vector = torch.ones(VECTOR[device.type] // 4, device=device)
-    dist.all_reduce(vector)
+    dist.all_reduce(vector)  # sets up the connections; only the second one is timed
     vector.fill_(1)
     _wait_for(device)
     began = time.perf_counter()
@@ -98,11 +98,11 @@ def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFin
     size = dist.get_world_size()
     wrong = not bool((vector == size).all())
     dist.destroy_process_group()
-    meeting.part(GRACE_SECONDS)
+    joined.part(GRACE_SECONDS)
     if size == 1:
-        return met
+        return measured
     rate = VECTOR[device.type] * 2 * (size - 1) / size / seconds
-    return replace(met, bandwidth=rate, error="the all-reduce gave wrong sums" if wrong else None)
+    return replace(measured, bandwidth=rate, error="the all-reduce gave wrong sums" if wrong else None)
 
 
 def code_fingerprint() -> str:
@@ -120,7 +120,7 @@ def _versions() -> dict[str, str]:
 
 
 def _matmul(device: torch.device) -> float:
-    """Seconds of one product, after one to warm up."""
+    """Seconds of one matrix product, after one to warm up."""
     size = MATMUL[device.type]
     matrix = torch.ones(size, size, device=device)
     for _ in range(2):
@@ -140,21 +140,21 @@ def _wait_for(device: torch.device) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Look, write, meet, write; 0 if all went well."""
+    """Check the node, report, test communication, report again; 0 if all went well."""
     submission = Submission(Path(arguments[0]))
     job, restart = os.environ.get("SLURM_JOB_ID", "0"), os.environ.get("SLURM_RESTART_COUNT", "0")
     folder = submission.preflight / f"{job}.{restart}"
-    place = read_rank_info(os.environ)
+    rank_info = read_rank_info(os.environ)
     gpus = os.environ.get("SLURM_GPUS_ON_NODE")
-    finding = RankFinding(place.rank, socket.gethostname())
+    finding = RankFinding(rank_info.rank, socket.gethostname())
     try:
-        device = choose_device(place)
+        device = choose_device(rank_info)
         finding = look(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
         write_finding(folder, finding)
-        if not all_are_well(folder, place.size):
+        if not all_are_well(folder, rank_info.size):
             return 4
-        finding = meet(finding, device, place)
-    except Exception as error:  # whatever a broken driver, link or disk may raise: it is the finding
+        finding = meet(finding, device, rank_info)
+    except Exception as error:  # a broken driver, link or disk may raise anything: it becomes the finding
         finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
     try:
         write_finding(folder, finding)

@@ -1,4 +1,4 @@
-"""Values in scripts: each stays one word, whatever is in it."""
+"""Quoting of values in scripts: each stays one word, whatever it contains."""
 
 import re
 import shlex
@@ -9,9 +9,11 @@ def for_shell(value: object) -> str:
 
 
 def for_sbatch(value: object) -> str:
-    """A word in an #SBATCH line: a backslash counts within quotation marks too, a space only there is kept.
+    """A word in an #SBATCH line.
 
-    Raises ValueError: the value has a line's end, after which sbatch reads no more of it.
+    Within quotation marks a backslash still escapes, and only there a space is kept.
+
+    Raises ValueError: the value has a line break, at which sbatch stops reading.
     """
     text = str(value)
     if re.search(r"[\x00-\x1f\x7f]", text):
@@ -22,27 +24,27 @@ def for_sbatch(value: object) -> str:
 
 
 def for_file_name(folder: object, name: str) -> str:
-    """A path in --output, in which % begins a field such as %j; `name` may have some."""
+    """A path in --output, in which % starts a field such as %j; `name` may contain such fields."""
     return for_sbatch(str(folder).replace("%", "%%") + "/" + name)
 
 
 def for_option(text: str) -> str:
-    """A whole option of sbatch, such as --mail-user=me or -M other."""
+    """A complete option of sbatch, such as --mail-user=me or -M other."""
     separator = "=" if text.startswith("--") else " "
     name, found, value = text.partition(separator)
     return f"{name}{found}{for_sbatch(value)}" if found else for_sbatch(name)
 
 
 def unfit_for_sbatch(path: object, *, has_log: bool) -> str | None:
-    """Why no job can run in a folder, or have its log there, in words; None where it can."""
+    """Why no job can run in a folder, or have its log there, in words; None if it can."""
     text = str(path)
     if found := re.search(r"[\x00-\x1f\x7f]", text):
         return f"sbatch takes no path with {found[0]!r} in it: {text!r}; rename the folder"
-    if has_log and "\\" in text:  # it stands for "no fields in this name", and goes
+    if has_log and "\\" in text:  # a backslash means "no fields in this name", and is removed
         return f"sbatch writes no log under a path with a backslash in it: {text!r}; rename the folder"
     return None
 
 
 def for_comment(text: object) -> str:
-    """A comment's line, or a job's name: what is not printable would end it."""
+    """The text of a comment line or a job name: unprintable characters, which could end it, are replaced."""
     return "".join(character if character.isprintable() else "?" for character in str(text))

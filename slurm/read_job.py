@@ -1,4 +1,4 @@
-"""Reading a file for `pretrain submit` that is no training."""
+"""Reads a file for `pretrain submit` that is not a training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
@@ -15,19 +15,20 @@ J = TypeVar("J", TextJob, CleanJob, ImagesJob, EvaluationJob)
 def read_job(
     top: type[J], path: str, overrides: Sequence[str], cluster: str | None, useless: Sequence[str]
 ) -> tuple[J, Mapping[str, SourceLocation]]:
-    """The file and the place of each key, with the rules of its section `slurm`, and without what a cluster's
-    file says of trainings.
+    """The file and the location of each key, with the rules of its section `slurm`.
+
+    Keys about trainings in a cluster's file are ignored.
 
     Args:
-        cluster: file that lies under it.
-        useless: keys of `slurm` without effect here; given in the file itself they are refused.
+        cluster: file with defaults for its section `slurm`.
+        useless: keys of `slurm` without effect here; in the file itself they are refused.
     """
     job, sources = read_section(top, path, overrides, cluster)
     problems = [violation.problem(sources) for violation in broken_rules(RULES, Setup(cast(Any, job), None))]
     for key in useless:
-        place = sources[f"slurm.{key}"]
-        if place.layer in ("file", "command line"):
-            problems.append(Problem(place, f"slurm.{key}", "has no effect on this job; remove it"))
+        location = sources[f"slurm.{key}"]
+        if location.layer in ("file", "command line"):
+            problems.append(Problem(location, f"slurm.{key}", "has no effect on this job; remove it"))
     if problems:
         raise ConfigError(problems)
     unset = {key: type(job.slurm).model_fields[key].default for key in useless}

@@ -1,4 +1,4 @@
-"""From a job's description to the script that sbatch takes, by the templates beside this file."""
+"""From a job's description to the script for sbatch, using the templates beside this file."""
 
 import os
 import sys
@@ -19,38 +19,38 @@ Options = tuple[tuple[str, object], ...]
 
 @dataclass(frozen=True)
 class Job:
-    """What scripts of all kinds say."""
+    """The fields that scripts of all kinds use."""
 
     title: str
     name: str
     slurm: SlurmConfig
     options: Options
     directory: Path
-    """Working directory, in which relative paths of the config mean what they meant at submission."""
+    """Working directory, so that relative paths of the config mean what they meant at submission."""
     folder: Path
     """Folder of this submission: script, config, log."""
     log: str
-    """Name of the log in it, with fields of sbatch such as %j."""
+    """Name of the log in that folder, with fields of sbatch such as %j."""
     python: str
     mounts: tuple[str, ...]
-    """What a container sees, as SOURCE:TARGET."""
+    """Mounts of a container, as SOURCE:TARGET."""
     variables: tuple[tuple[str, str], ...]
-    """The environment that is ours; the config's comes after it."""
+    """Our own environment variables; those of the config come after them."""
 
 
 @dataclass(frozen=True)
 class TrainingJob(Job):
-    """A training."""
+    """The script of a training."""
 
     run: Path
     tasks: Tasks
     wait: int
-    """Seconds between the end of the first rank and that of the last."""
+    """Seconds between the end of the first rank and that of the last, after which srun kills it."""
 
 
 @dataclass(frozen=True)
 class BuildScript(Job):
-    """A part of a data build, or, without parts, what follows them all."""
+    """The script of a part of a data build, or, without parts, of the job that follows them all."""
 
     tasks: Tasks
     command: tuple[str, ...]
@@ -60,7 +60,7 @@ class BuildScript(Job):
 
 @dataclass(frozen=True)
 class EvaluationScript(Job):
-    """An evaluation."""
+    """The script of an evaluation."""
 
     run: Path
     tasks: Tasks
@@ -68,23 +68,22 @@ class EvaluationScript(Job):
     """Arguments of `pretrain eval` after the checkpoint."""
     every_checkpoint: bool
     pause: int = 15
-    """Seconds between looks for a new checkpoint."""
+    """Seconds between checks for a new checkpoint."""
 
 
 def show_script(text: str) -> None:
-    """Print it, names of files as they are on the disk: what is printed can be saved and sent."""
+    """Print it, with file names as their raw bytes, so that the output can be saved and submitted."""
     sys.stdout.flush()
     sys.stdout.buffer.write(os.fsencode(text))
     sys.stdout.flush()
 
 
 def write_script(path: Path, text: str) -> None:
-    """Write it, names of files as they are on the disk. Raises FileExistsError."""
+    """Write it, with file names as their raw bytes. Raises FileExistsError."""
     write_new(path, text, "surrogateescape")
 
 
 def render(template: str, job: Job) -> str:
-    """The script."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -107,7 +106,7 @@ def common_options(slurm: SlurmConfig, exclude: str | None = None) -> Options:
     """Options of every job, in the order of the section.
 
     Args:
-        exclude: more nodes never to use.
+        exclude: further nodes to exclude.
     """
     excluded = ",".join(part for part in (slurm.exclude, exclude) if part)
     given: Options = (
@@ -123,7 +122,7 @@ def common_options(slurm: SlurmConfig, exclude: str | None = None) -> Options:
 
 
 def task_options(slurm: SlurmConfig, tasks: Tasks) -> Options:
-    """Options that say what a job takes of how many nodes."""
+    """Options for the number of nodes and what the job uses of each."""
     given: Options = (
         ("nodes", tasks.nodes),
         ("ntasks-per-node", tasks.per_node),
@@ -136,14 +135,15 @@ def task_options(slurm: SlurmConfig, tasks: Tasks) -> Options:
 
 
 def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
-    """The environment of processes that talk to each other, by GPU or by CPU."""
+    """The environment of processes that communicate, by GPU or by CPU."""
     if slurm.gpus_per_node is None:
-        # On a node with GPUs too, this job is one on CPUs.
+        # Even on a node with GPUs, this job runs on CPUs.
         return (("CUDA_VISIBLE_DEVICES", ""), ("PYTHONUNBUFFERED", "1"))
     return (
         ("NCCL_DEBUG", "WARN"),
         ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-        ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),  # keeps tensor parallel's overlap in order (Megatron-LM)
+        # keeps the overlap of tensor parallelism in order (Megatron-LM)
+        ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
         ("PYTHONUNBUFFERED", "1"),
     )
 

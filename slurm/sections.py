@@ -1,4 +1,4 @@
-"""Configs of jobs that are no training: a data build, and an evaluation, each with its section `slurm`."""
+"""Configs of jobs other than trainings: a data build, and an evaluation, each with its section `slurm`."""
 
 from typing import Annotated, Literal
 

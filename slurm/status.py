@@ -1,4 +1,5 @@
-"""`pretrain status RUN`: how a run is, from its own files, with what Slurm says where there is a job."""
+"""`pretrain status RUN`: the state of a run, from its own files, with Slurm's information if there is a
+job."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,20 +16,20 @@ from slurm.watch import job_of, tail
 
 LABEL = 12
 MOST_ATTEMPTS = 10
-"""Shown of all submissions."""
+"""Maximum number of attempts shown, of all submissions."""
 LAST_LINES = 20
-"""Of a log, among which one is not empty."""
+"""Lines at the end of a log that are searched for one that is not empty."""
 
 
 def status_command(run: str) -> None:
-    """Print how a run is.
+    """Print the state of a run.
 
     Raises:
         UserError: there is no run and no submission.
-        IntegrityError: once all else is printed, if the journal has lost its last lines.
+        IntegrityError: once everything else is printed, if the journal has lost its last lines.
     """
     folder = RunFolder(run)
-    written = read_status(folder)  # before the journal
+    written = read_status(folder)  # read before the journal
     sent = submissions(folder.path)
     if not sent:
         folder.require_run()
@@ -55,7 +56,7 @@ def _state(status: Status | None, job: QueuedJob | None, sent: list[Submission])
 
 
 def _unknown(submission: Submission) -> str:
-    """Of a run that has left no word, whose job cannot be asked about."""
+    """The text for a run without a status, whose job cannot be queried."""
     if submission.job is None:
         return f"not sent: sbatch has not taken {submission.script}"
     if not is_here():
@@ -70,7 +71,7 @@ def _job_line(job: QueuedJob) -> str:
 
 
 def _last_word(submission: Submission) -> Iterator[tuple[str, str]]:
-    """The log's last line, where a job has ended and its script did not come to say why."""
+    """The log's last line, if a job has ended and its script could not report why."""
     attempts = submission.attempts()
     if attempts and (attempts[-1].verdict or "").startswith(("stopped:", "finished:")):
         return
@@ -83,7 +84,7 @@ def _last_word(submission: Submission) -> Iterator[tuple[str, str]]:
 
 
 def _progress(folder: RunFolder, status: Status | None, job: QueuedJob | None) -> Iterator[tuple[str, str]]:
-    """Step, loss, rate, what is left, and the next save, with times to wait where the run is going on."""
+    """Step, loss, rate, remaining time, and the next save; with waiting times if the run is active."""
     entry = last_entry(folder)
     if entry is None:
         return
@@ -95,7 +96,7 @@ def _progress(folder: RunFolder, status: Status | None, job: QueuedJob | None) -
     is_running = status is not None and status.state == "running"
     has_stepped = status is not None and is_running and entry["time"] >= status.started
     saved, seconds = saved_step(folder.path), step_seconds(folder)
-    done = step if has_stepped else saved  # from where it goes on
+    done = step if has_stepped else saved  # the step from which it resumes
     if seconds is not None and done < steps:
         yield "remaining", duration((steps - done) * seconds) + ("" if has_stepped else " of training")
     yield "saved", f"step {saved:,}"
@@ -110,7 +111,7 @@ def _next_save(config: Mapping[str, Any], step: int, steps: int, seconds: float 
 
 
 def _attempts(sent: list[Submission], job: QueuedJob | None) -> Iterator[tuple[str, str]]:
-    """Restarts of the newest submission, and what ended each attempt of every one."""
+    """Restarts of the newest submission, and what ended each attempt of all submissions."""
     if sent and (newest := sent[-1].attempts()):
         yield "restarts", str(len(newest) - 1)
     attempts = [(submission, attempt) for submission in sent for attempt in submission.attempts()]

@@ -1,7 +1,7 @@
-"""What is kept of a submission: RUN/slurm/0001/ with the script, the config, the logs and the attempts.
+"""The files of a submission: RUN/slurm/0001/ with the script, the config, the logs and the attempts.
 
-RUN/slurm/NNNN/job.sbatch  config.yaml  job.json  job-ID.log  attempts.jsonl  preflight/
-RUN/slurm/exclude          nodes found bad, one a line with the reason; delete a line to use it again
+RUN/slurm/NNNN/job.sbatch  config.yaml  job.json  job-ID.log  attempts.jsonl  preflight/ RUN/slurm/exclude
+nodes found bad, one a line with the reason; delete a line to use it again
 """
 
 import json
@@ -31,15 +31,15 @@ class Attempt:
     restart: Natural
     nodes: tuple[str, ...]
     step: Natural
-    """Steps in the newest checkpoint when it began."""
+    """Step of the newest checkpoint when it began."""
     began: Seconds
     """Unix time."""
     ended: Seconds | None = None
-    """None: it runs, or went without a word."""
+    """None: it is still running, or ended without a report."""
     phase: Phase = "train"
     """What it was doing when it ended."""
     code: int | None = None
-    """Exit code of that."""
+    """Exit code of that phase."""
     verdict: str | None = None
     """What followed and why, in words."""
 
@@ -60,17 +60,17 @@ class Submission:
 
     @property
     def config(self) -> Path:
-        """The config that the job trains, with every key."""
+        """The config that the job trains with, with every key."""
         return self.path / CONFIG
 
     @property
     def preflight(self) -> Path:
-        """Folder of what the ranks found before training, one folder in it for each attempt."""
+        """Folder of what the ranks found before training, with a folder for each attempt."""
         return self.path / "preflight"
 
     @property
     def job(self) -> str | None:
-        """Id of the job; None if it was not sent."""
+        """Id of the job; None if it was not submitted."""
         try:
             return str(read_json(self.path / "job.json")["job"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -83,14 +83,14 @@ class Submission:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether its user wants no more of it."""
+        """Whether its user has cancelled it."""
         return (self.path / "cancelled").exists()
 
     def cancel(self) -> None:
         (self.path / "cancelled").touch()
 
     def logs(self) -> list[Path]:
-        """Logs of its jobs, the oldest first."""
+        """Logs of its jobs, oldest first."""
         return sorted(self.path.glob("job-*.log"), key=lambda path: path.stat().st_mtime)
 
     def attempts(self) -> list[Attempt]:
@@ -102,7 +102,7 @@ class Submission:
         return found
 
     def note(self, attempt: Attempt) -> None:
-        """Write down how an attempt began, or, a second time, how it ended."""
+        """Record how an attempt began, or, on a second call, how it ended."""
         path = self.path / "attempts.jsonl"
         with named(path), open(path, "a") as file:
             file.write(json.dumps(asdict(attempt)) + "\n")
@@ -120,20 +120,20 @@ class Submission:
 
 
 def submissions(run: Path) -> list[Submission]:
-    """All submissions of a run, the oldest first."""
+    """All submissions of a run, oldest first."""
     found = [path for path in (run / FOLDER).glob("*") if re.fullmatch(r"\d{4,}", path.name)]
     return [Submission(path) for path in sorted(found, key=lambda path: int(path.name))]
 
 
 def new_submission(run: Path) -> Submission:
-    """Make the folder of a run's next submission. Raises UserError: it cannot be made."""
+    """Create the folder of a run's next submission. Raises UserError: it cannot be created."""
     return Submission(new_folder(run / FOLDER, ""))
 
 
 def new_folder(parent: Path, prefix: str) -> Path:
-    """Make the next numbered folder: 0001, 0002 and so on, after a prefix.
+    """Create the next numbered folder: 0001, 0002 and so on, after a prefix.
 
-    Raises UserError: it cannot be made.
+    Raises UserError: it cannot be created.
     """
     found = (re.fullmatch(rf"{re.escape(prefix)}(\d{{4,}})", path.name) for path in parent.glob("*"))
     number = max((int(match[1]) for match in found if match), default=0) + 1
@@ -165,12 +165,12 @@ def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a checkpoint was written to its end; it is not verified."""
+    """Whether a checkpoint was completed; it is not verified."""
     return any(run.glob("checkpoints/step-*/manifest.json"))
 
 
 def saved_step(run: Path) -> int:
-    """Steps in the newest checkpoint that was written to its end, 0 if there is none; it is not verified."""
+    """Step of the newest completed checkpoint, 0 if there is none; it is not verified."""
     found = (
         re.fullmatch(r"step-(\d+)", path.parent.name) for path in run.glob("checkpoints/step-*/manifest.json")
     )

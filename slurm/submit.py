@@ -1,4 +1,4 @@
-"""`pretrain submit`: checks everything that can be checked before the queue, then sends a script."""
+"""`pretrain submit`: checks everything that can be checked before the queue, then submits a script."""
 
 import sys
 from collections.abc import Sequence
@@ -31,23 +31,23 @@ from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, subm
 from slurm.tasks import Tasks, tasks_of
 
 WAIT_SECONDS = 15
-"""Between the end of the first rank and that of the last: rank 0's news must have reached MLflow."""
+"""Between the end of the first rank and that of the last: rank 0 must have told MLflow how the run ended."""
 LOG = "job-%j.log"
 
 
 def submit_command(
     path: str, overrides: Sequence[str], cluster: str | None, after: str | None, *, dry_run: bool
 ) -> None:
-    """Send a training, work on data or an evaluation to Slurm, or print its script.
+    """Submit a training, a data build or an evaluation to Slurm, or print its script.
 
     Args:
         path: config file; its sections tell what it is for.
-        cluster: file whose section `slurm` lies under the config's; None: the config says it all.
+        cluster: file with defaults for the config's section `slurm`; None: the config is complete.
         after: run to evaluate; None: that of the file, or no evaluation.
-        dry_run: print the script and send nothing; what would be refused is refused after it.
+        dry_run: print the script and submit nothing; errors are raised after printing.
 
     Raises:
-        UserError: the job could not run; everything that is wrong, at once where that can be.
+        UserError: the job could not run; everything that is wrong, at once if possible.
     """
     sections = sections_in(path)
     if "evaluation" in sections:
@@ -76,7 +76,7 @@ def submit_command(
 
 
 def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Send a training to Slurm, or print its script. Arguments and errors as above."""
+    """Submit a training to Slurm, or print its script. Arguments and errors as above."""
     read = read_config(path, overrides, under=cluster)
     tasks = tasks_of(read.config.slurm, read.config.replica_ranks)
     loaded = load_config(path, overrides, tasks.total, under=cluster)
@@ -104,7 +104,7 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
 
 
 def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
-    """What the script of a training says.
+    """The fields of a training's script.
 
     Args:
         tasks: nodes and processes.
@@ -153,7 +153,7 @@ def _send(submission: Submission, loaded: LoadedConfig, tasks: Tasks) -> str:
 
 
 def _refuse_second_job(run: RunFolder) -> None:
-    """Two jobs of one run would wait for each other's lock."""
+    """Refuse to submit a second active job of a run: they would wait for each other's lock."""
     for submission in submissions(run.path):
         job = find_job(submission.job) if submission.job and is_here() else None
         if job is not None and job.is_active:

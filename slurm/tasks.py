@@ -1,4 +1,4 @@
-"""How many nodes and processes a job has."""
+"""The number of nodes and processes of a job."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,8 @@ def tasks_of(slurm: SlurmConfig, replica_ranks: int) -> Tasks:
         replica_ranks: ranks that hold one replica of the model.
 
     Raises:
-        UserError: nodes are to follow from the layout, and one replica fills no whole number of them.
+        UserError: the number of nodes follows from the parallel dims, but one replica does not fill a whole
+            number of nodes.
     """
     per_node = slurm.gpus_per_node or slurm.tasks_per_node or 1
     if slurm.nodes is not None:

@@ -1,7 +1,7 @@
-"""Whether a job goes on, goes back into the queue, or stops, from its attempts so far.
+"""Whether a job continues, is requeued, or stops, from its attempts so far.
 
 Only what may end differently next time is tried again: a stop on a signal with a checkpoint (75), and a job
-that Slurm took back, such as after the failure of a node. Anything else would fail in the same way.
+that Slurm requeued itself, for example after the failure of a node. Anything else would fail in the same way.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class JobVerdict:
 
 
 def before(attempts: Sequence[Attempt], max_restarts: int) -> JobVerdict:
-    """Whether the last of the attempts, which has just begun, may go on: code 0 if so."""
+    """Whether the last of the attempts, which has just begun, may continue: code 0 if so."""
     restarts = len(attempts) - 1
     if restarts > max_restarts:
         return JobVerdict(
@@ -53,7 +53,7 @@ def after(
         max_restarts: `slurm.max_restarts`.
         phase: what it was doing.
         code: exit code of that.
-        said: the run's own word on why it ended, where it left one.
+        said: the run's own report of why it ended, if it left one.
     """
     if code == 0:
         return JobVerdict(0, "all steps are done")

@@ -1,4 +1,4 @@
-"""`pretrain logs RUN` and `pretrain cancel RUN`: to read what a run says, and to end it."""
+"""`pretrain logs RUN` and `pretrain cancel RUN`: show what a run prints, and end it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ TAIL_BYTES = 1 << 20
 
 
 def job_of(submission: Submission) -> QueuedJob | None:
-    """The job of a submission; None if it was not sent, or Slurm is not here or has forgotten it."""
+    """The job of a submission; None if it was not submitted, or Slurm is not here or has forgotten it."""
     if submission.job is None:
         return None
     try:
@@ -25,7 +25,7 @@ def logs_command(run: str, rank: int | None, lines: int) -> None:
     """Print the end of a run's log.
 
     Args:
-        rank: whose log; None: the job's own, with what all ranks printed.
+        rank: the rank whose log is shown; None: the job's own log, with the output of all ranks.
 
     Raises:
         UserError: there is none.
@@ -54,7 +54,7 @@ def tail(path: Path, lines: int) -> list[str]:
 
 
 def cancel_command(run: str, *, now: bool) -> None:
-    """End the jobs of a run: those that train save a checkpoint first, and none comes back.
+    """End the jobs of a run: those that train save a checkpoint first, and none is requeued.
 
     Args:
         now: do not wait for a checkpoint; ranks have Slurm's KillWait to save one.
@@ -79,6 +79,6 @@ def cancel_command(run: str, *, now: bool) -> None:
             if job.state != "RUNNING":
                 mark_cancelled(folder, "cancelled while its job waited")
             continue
-        scancel("--state=PENDING", submission.job)  # what is left of a chain
+        scancel("--state=PENDING", submission.job)  # the remaining jobs of a chain
         scancel("--batch", "--signal=USR1", job.id)
         print(f"job {job.id} saves a checkpoint and ends; `pretrain logs {folder.path}` shows it")

@@ -1,1 +1,1 @@
-"""Text before it is tokenised: quality filters, language, and duplicates, exact and near."""
+"""Cleaning of text before it is tokenised: quality filters, language, and exact and near duplicates."""

@@ -1,4 +1,4 @@
-"""Text to clean text: parallel, interruptible, and the same bytes whatever the number of workers."""
+"""Raw text to clean text: parallel, resumable, and the same bytes whatever the number of workers."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ LAYOUT = OutputLayout(REPORT_NAME, re.compile(r"\d{6}\.jsonl\.zst"), changeable=
 def clean(options: CleanOptions) -> CleanReport:
     """Clean text, or continue an interrupted cleaning with the same options.
 
-    Partitions whose input is as it was are not done again. Raises UserError for input that cannot be used
-    and for an output directory that holds something else.
+    Partitions whose input has not changed are not processed again. Raises UserError for unusable input and
+    for an output directory that holds something else.
     """
     inputs, work = prepare_clean(options)
     directory = work.output
@@ -52,9 +52,10 @@ def clean(options: CleanOptions) -> CleanReport:
 
 
 def prepare_clean(options: CleanOptions) -> tuple[Inputs, Divided[FilterResult]]:
-    """The input files, and the filtering of them; duplicates are looked for once all of it is done.
+    """The input files, and the job that filters them; duplicates are searched once all partitions are
+    filtered.
 
-    Raises UserError for options and input that cannot be used.
+    Raises UserError for unusable options and input.
     """
     check_options(options)
     inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
@@ -69,9 +70,10 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, Divided[FilterResult]]
 def _without_duplicates(
     options: CleanOptions, workspace: Workspace, filtered: Sequence[FilterResult]
 ) -> list[WriteResult]:
-    """Find duplicates among all partitions and write what is left.
+    """Find duplicates among all partitions and write what remains.
 
-    What both do lies in a folder named by the content of all partitions: a change of one begins it anew.
+    Both stages write to a folder named after the content of all partitions: if one partition changes, they
+    start over.
     """
     from data_tools.clean.keys import band_count
 
@@ -127,7 +129,7 @@ def _most_first(counts: Counter[str]) -> dict[str, int]:
 
 
 def _finish(workspace: Workspace, report: CleanReport) -> None:
-    """Write what stands beside the texts, none of it what a build would read; the report comes last."""
+    """Write the files beside the texts, none of which a build would read; the report comes last."""
     directory = workspace.directory
     shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)
     write_atomically(directory / REPORT_NAME, report.to_json())

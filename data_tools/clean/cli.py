@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Quality(enum.StrEnum):
-    """Sets of rules about the quality of a text."""
+    """Sets of rules for the quality of a text."""
 
     c4 = "c4"
     gopher = "gopher"
@@ -120,7 +120,7 @@ def _print_report(output: Path, report: "CleanReport") -> None:
 
 
 def _names(quality: list[Quality] | None) -> tuple[str, ...]:
-    """The names of the rules. Raises UserError for `none` beside others."""
+    """The names of the rules. Raises UserError for `none` together with others."""
     if quality is None:
         return ("gopher", "repetition")
     if Quality.none in quality and len(set(quality)) > 1:

@@ -1,8 +1,9 @@
-"""The second stage: documents of all partitions with an equal key, and which of them go.
+"""The second stage: documents of all partitions with an equal key, and which of them are removed.
 
 The keys of a band are divided into ranges of about `AT_ONCE` documents; a task reads one range from every
-partition and pairs each document with the first that has its key. So memory is the same for any input, and
-so are the pairs. Only what they join is held at once: bytes for each duplicate, none for other documents.
+partition and pairs each document with the first that has its key. So neither memory use nor the pairs depend
+on the size of the input. Only the joined groups are in memory at once: some bytes for each duplicate, none
+for other documents.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from data_tools.pool import Report
 
 AT_ONCE = 1 << 20
 PARTITION_BIT = 32
-"""A document is number of the partition << 32 | number within those that passed the filters."""
+"""A document's number is (number of the partition << 32) | number within those that passed the filters."""
 
 Pairs = npt.NDArray[np.uint64]
 
@@ -43,7 +44,7 @@ def slices(bands: int, documents: int) -> list[Slice]:
 
 @dataclass(frozen=True)
 class PairJob:
-    """Pairs the documents of a slice; a callable that workers can be sent."""
+    """Pairs the documents of a slice; a callable that can be sent to workers."""
 
     directory: str
     stage: str
@@ -62,7 +63,8 @@ class PairJob:
     def _read(self, partition: int, part: Slice) -> Pairs:
         """The keys of one partition in the slice, [3, documents]."""
         path = Path(self.directory) / keys_name(partition)
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)[:, part.band]  # read as it is touched
+        # memory-mapped: only the slice is read
+        stored = np.load(path, mmap_mode="r", allow_pickle=False)[:, part.band]
         edges = [(edge << 64) // part.ranges for edge in (part.number, part.number + 1)]
         first, last = (
             len(stored[0]) if edge >> 64 else int(stored[0].searchsorted(np.uint64(edge))) for edge in edges
@@ -82,7 +84,7 @@ def _pairs(keys: Pairs) -> Pairs:
 
 @dataclass(frozen=True)
 class Removals:
-    """Documents that go, ascending, and which of them are copies of another, letter by letter."""
+    """The documents to remove, ascending, and which of them are exact copies of another."""
 
     documents: Pairs
     exact: npt.NDArray[np.bool_]
@@ -116,7 +118,7 @@ def removals(folder: Path, parts: Sequence[Slice], exact: bool) -> Removals:
 
 
 def _unique(pairs: Pairs) -> Pairs:
-    """Each pair once: bands find the same ones again and again."""
+    """Each pair once: several bands find the same pairs."""
     if not pairs.size:
         return pairs
     pairs = pairs[:, np.lexsort(pairs[::-1])]
@@ -132,7 +134,7 @@ def store_removals(directory: Path, stage: str, found: Removals) -> StoredFile:
 
 
 def removed_from(directory: Path, stage: str, partition: int) -> Pairs:
-    """Those of one partition, [2, documents], counted within it."""
+    """The removed documents of one partition, [2, documents], numbered within it."""
     stored = np.load(directory / stage / "removals.npy", mmap_mode="r", allow_pickle=False)
     edges = [np.uint64(number << PARTITION_BIT) for number in (partition, partition + 1)]
     first, last = stored[0].searchsorted(edges)
@@ -142,5 +144,5 @@ def removed_from(directory: Path, stage: str, partition: int) -> Pairs:
 
 
 def kept_documents(results: Sequence[FilterResult]) -> int:
-    """Documents that all partitions' filters left."""
+    """How many documents passed the filters, over all partitions."""
     return sum(result.kept for result in results)

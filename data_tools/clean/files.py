@@ -1,4 +1,4 @@
-"""Files of a cleaning: compressed lines and arrays, each in its place only when it is whole."""
+"""Files of a cleaning: compressed lines and arrays, which get their names only when they are complete."""
 
 import contextlib
 import hashlib
@@ -32,7 +32,7 @@ def store_array(directory: Path, name: str, array: npt.NDArray[Any]) -> StoredFi
 
 @contextlib.contextmanager
 def store_lines(directory: Path, name: str) -> Iterator[Any]:
-    """A file to write bytes to, which are compressed on the way."""
+    """A file to write bytes to, compressed as they are written."""
     import zstandard
 
     with (

@@ -1,4 +1,4 @@
-"""The first stage: of each partition, the documents that pass the filters, and their keys."""
+"""The first stage: for each partition, the documents that pass the filters, and their keys."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ from data_tools.sources import absolute
 from data_tools.workspace import Workspace
 
 LONGEST = 4 << 20
-"""Characters of a document; a longer one is removed, so that memory has a bound."""
+"""Characters of a document; a longer one is removed, to bound memory."""
 
 
 @dataclass(frozen=True)
 class FilterResult:
-    """What the filters left of a partition: `shards` are the texts, their sizes and their keys."""
+    """What the filters kept of a partition; `shards` are the texts, their sizes and their keys."""
 
     number: int
     inputs: str
@@ -50,7 +50,7 @@ class FilterResult:
 def parse_result(partitions: Sequence[Partition], value: dict[str, Any]) -> FilterResult:
     """The result of one of the partitions, from the JSON of an earlier run.
 
-    Raises KeyError, TypeError or ValueError if it is not one, or of another input.
+    Raises KeyError, TypeError or ValueError if it is malformed, or belongs to other input.
     """
     if value["inputs"] != inputs_of(partitions[value["number"]]):
         raise ValueError("the input has changed")
@@ -66,12 +66,12 @@ def inputs_of(partition: Partition) -> str:
 
 
 def texts_name(number: int) -> str:
-    """Where the texts of a partition lie that passed the filters."""
+    """The file with the texts of a partition that passed the filters."""
     return f"{WORK_DIR}/{number:06d}.jsonl.zst"
 
 
 def sizes_name(number: int) -> str:
-    """Bytes of each of them."""
+    """The file with the size in bytes of each of them."""
     return f"{WORK_DIR}/{number:06d}.sizes.npy"
 
 
@@ -81,20 +81,20 @@ def keys_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class FilterJob:
-    """Filters a partition; a callable that workers can be sent, called once per partition."""
+    """Filters a partition; a callable that can be sent to workers, called once per partition."""
 
     options: CleanOptions
 
     @cached_property
     def _tools(self) -> tuple[Any, Any]:
-        """Judge and maker of keys, once in each process: their libraries take a second to load."""
+        """Judge and key maker, loaded once in each process: their libraries take a second to load."""
         from data_tools.clean.judge import Judge
         from data_tools.clean.keys import DocumentKeys
 
         return Judge(self.options), DocumentKeys(self.options, Path(self.options.output))
 
     def __call__(self, partition: Partition, report: Report) -> FilterResult:
-        """Write what passes, and record the partition as finished; reports bytes of input done."""
+        """Write what passes, and record the partition as finished; reports bytes of input processed."""
         workspace = Workspace(Path(self.options.output))
         tally = _Tally()
         most = self.options.max_bad_records
@@ -148,7 +148,7 @@ class FilterJob:
 
 
 class _Tally:
-    """Counts of one partition, and what is stored when it is done."""
+    """Counts of one partition, and the files that are stored when it is done."""
 
     def __init__(self) -> None:
         self.documents = self.bytes = self.empty = 0
@@ -160,7 +160,7 @@ class _Tally:
 
 
 def _text(document: Document) -> tuple[str | None, int]:
-    """A document's text and its bytes; no text if it is too long to be kept in memory."""
+    """A document's text and its bytes; no text if it is too long to keep in memory."""
     parts: list[str] = []
     characters = size = 0
     for part in document.parts:

@@ -1,6 +1,7 @@
-"""Whether a document is kept, and if not, why: datatrove's quality filters, and py3langid for the language.
+"""Decides whether a document is kept, and if not, why: datatrove's quality filters, and py3langid for the
+language.
 
-Both run without a network: no model is downloaded, py3langid's is part of its package.
+Both run without a network: no model is downloaded, since py3langid's is part of its package.
 """
 
 from collections import Counter
@@ -25,8 +26,7 @@ LANGUAGE_CHARACTERS = 16_384
 
 
 class Words(WordTokenizer):  # type: ignore[misc]
-    """Words are what stands between whitespace, sentences are those of sentencex: datatrove's own
-    tokenizers load spaCy."""
+    """Splits words at whitespace and sentences with sentencex: datatrove's own tokenizers load spaCy."""
 
     def word_tokenize(self, text: str) -> list[str]:
         return text.split()
@@ -40,7 +40,7 @@ class Words(WordTokenizer):  # type: ignore[misc]
 
 
 class C4Lines(C4QualityFilter):  # type: ignore[misc]
-    """C4's rules, with the counts of the last document's lines in `counts`, by datatrove's names."""
+    """C4's rules, with the counts of the last document's lines in `counts`, under datatrove's names."""
 
     def __init__(self, options: CleanOptions, words: Words) -> None:
         super().__init__(
@@ -60,18 +60,18 @@ class C4Lines(C4QualityFilter):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class DocumentVerdict:
-    """What becomes of a document."""
+    """Whether a document is kept, and what remains of it."""
 
     reason: str | None
     """Why it is removed; None: it is kept."""
     text: str
-    """What is left of it."""
+    """What remains of it."""
     lines: dict[str, int]
     """Lines that were taken out of it, by reason."""
 
 
 class Judge:
-    """The filters of some options, in the order in which they are asked."""
+    """The filters for some options, in the order in which they are applied."""
 
     def __init__(self, options: CleanOptions) -> None:
         self._filters = _filters(options)
@@ -79,7 +79,7 @@ class Judge:
         self._language, self._share = options.language, options.language_share
 
     def verdict(self, text: str) -> DocumentVerdict:
-        """What becomes of a document with this text."""
+        """The verdict on a document with this text."""
         document = Document(text=text, id="")
         reason = self._reason(document)
         lines = {} if reason is not None or self._c4 is None else self._c4.counts

@@ -1,7 +1,8 @@
-"""Keys of documents: two with an equal key are duplicates.
+"""Keys of documents: two documents with an equal key are duplicates.
 
-Each is 128 bits: one of the whole text, and one of each MinHash band, which near duplicates share with a
-probability that their similarity decides. A partition's are stored band by band, each in ascending order.
+Each is 128 bits: one of the whole text, and one of each MinHash band, which two near duplicates share with a
+probability that depends on their similarity. A partition's keys are stored band by band, each in ascending
+order.
 """
 
 import hashlib
@@ -22,7 +23,8 @@ Keys = npt.NDArray[np.uint64]
 
 
 class _Signature(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's MinHash of 5-word shingles, some at a time: as it is, a long document takes gigabytes."""
+    """datatrove's MinHash of 5-word shingles, a few at a time: the original takes gigabytes for a long
+    document."""
 
     def get_signature(self, shingles: Keys) -> list[list[int]]:
         some = range(0, len(shingles), SHINGLES_AT_ONCE)
@@ -32,7 +34,7 @@ class _Signature(MinhashDedupSignature):  # type: ignore[misc]
 
 
 class DocumentKeys:
-    """Makes the keys of documents; the same on every machine."""
+    """Computes the keys of documents; the same on every machine."""
 
     def __init__(self, options: CleanOptions, folder: Path) -> None:
         self._exact = options.exact
@@ -43,7 +45,7 @@ class DocumentKeys:
         self._signature = _Signature(str(folder), config, language=Words())
 
     def of(self, text: str) -> bytes:
-        """All keys of a text, behind one another."""
+        """All keys of a text, concatenated."""
         whole = hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
         return whole * self._exact + b"".join(self._near(text, whole))
 
@@ -51,7 +53,7 @@ class DocumentKeys:
         if not self._bands:
             return []
         shingles = self._signature.get_shingles(text)
-        if not len(shingles):  # fewer words than a shingle has: only the same text is like it
+        if not len(shingles):  # fewer words than a shingle: only an identical text is a duplicate
             return [whole] * self._bands
         rows = self._signature.get_signature(shingles)
         return [
@@ -60,9 +62,9 @@ class DocumentKeys:
 
 
 def sorted_keys(raw: bytes | bytearray, bands: int) -> Keys:
-    """What `DocumentKeys.of` gave, document after document, as [3, bands, documents].
+    """The output of `DocumentKeys.of`, document after document, as [3, bands, documents].
 
-    The two halves of a key and the document's number; in each band by the key.
+    The rows are the two halves of a key and the document's number; each band is sorted by key.
     """
     keys = np.frombuffer(raw, "<u8").reshape(-1, bands, 2)
     stored = np.empty((3, bands, len(keys)), np.uint64)
@@ -73,5 +75,5 @@ def sorted_keys(raw: bytes | bytearray, bands: int) -> Keys:
 
 
 def band_count(options: CleanOptions) -> int:
-    """Keys of a document. The first is that of the whole text, if exact duplicates are looked for."""
+    """Keys per document. The first is of the whole text, if exact duplicates are looked for."""
     return options.exact + (options.bands if options.near else 0)

@@ -1,4 +1,4 @@
-"""The language of a text, as py3langid tells it."""
+"""The language of a text, detected by py3langid."""
 
 import difflib
 from functools import lru_cache
@@ -8,7 +8,7 @@ from data_tools.errors import UserError
 
 
 def check_language(code: str) -> None:
-    """Raise UserError for a language that is not known."""
+    """Raise UserError for an unknown language."""
     known = identifier().labels
     if code not in known:
         nearest = difflib.get_close_matches(code.lower()[:2], known, 3, 0) or sorted(known)[:3]

@@ -9,17 +9,17 @@ from data_tools.records import LINE_BYTES
 from data_tools.sources import is_remote
 
 QUALITY = ("c4", "gopher", "repetition", "fineweb")
-"""In the order in which they are asked: the others judge what c4 leaves of a text."""
+"""In the order in which they are applied: the others judge what c4 leaves of a text."""
 LIBRARIES = ("datatrove", "py3langid", "sentencex", "tokenizers", "scipy")
 MOST_HASHES = 1024
 
 
 @dataclass(frozen=True)
 class CleanOptions:
-    """What is removed, and why. `max_bad_records` 0 stops at the first; `workers` 0 is one per core.
+    """What is removed, and why. `max_bad_records` 0 stops at the first one; `workers` 0 is one per core.
 
     quality: names of `QUALITY`, in any order. min_line_words, min_sentences: of c4.
-    language: ISO 639-1; None: any. language_share: least probability of it.
+    language: ISO 639-1 code; None: any. language_share: its minimum probability.
     bands, rows: of MinHash; a pair of similarity s is found with probability 1 - (1 - s^rows)^bands.
     """
 
@@ -47,11 +47,12 @@ class CleanOptions:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """The names in `quality`, in the order in which they are asked."""
+        """The names in `quality`, in the order in which they are applied."""
         return tuple(name for name in QUALITY if name in self.quality)
 
     def plan(self) -> dict[str, Any]:
-        """What decides which documents are kept, with the versions of the libraries that judge them."""
+        """Everything that decides which documents are kept, including the versions of the libraries that
+        judge them."""
         without = ("inputs", "output", "workers", "max_bad_records", "restart", "allow_left_out")
         kept = {key: value for key, value in asdict(self).items() if key not in without}
         return {
@@ -62,7 +63,7 @@ class CleanOptions:
 
 
 def check_options(options: CleanOptions) -> None:
-    """Raise UserError for options that cannot be, or would have no effect, and for a missing library."""
+    """Raise UserError for invalid options, for options without effect, and for a missing library."""
     if is_remote(options.output):
         raise UserError(f"--output {options.output}: must be a local directory, on a disk that all nodes see")
     if not 0 < options.min_words <= options.max_words:

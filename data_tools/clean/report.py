@@ -1,4 +1,4 @@
-"""What a cleaning kept and what it removed, and why: as `report.json` and as a table."""
+"""What a cleaning kept and what it removed, and why, as `report.json` and as a table."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -26,9 +26,9 @@ class CleanReport:
     kept_documents: Natural
     kept_bytes: Natural
     removed: dict[str, Natural]
-    """Documents by the rule that removed them, most first; the libraries' own names."""
+    """Documents by the rule that removed them, most first, under the libraries' own names."""
     lines: dict[str, Natural]
-    """Lines that `c4` took out of documents that passed the filters, in the same way."""
+    """Lines that `c4` removed from documents that passed the filters, by rule, most first."""
     exact_duplicates: Natural
     near_duplicates: Natural
     empty_documents: Natural

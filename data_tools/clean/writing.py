@@ -1,4 +1,4 @@
-"""The third stage: what is left of each partition, in its place."""
+"""The third stage: the texts of each partition that remain."""
 
 import io
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from data_tools.workspace import Workspace
 
 @dataclass(frozen=True)
 class WriteResult:
-    """What is left of a partition: no file if that is nothing."""
+    """What remains of a partition; no file if nothing does."""
 
     number: int
     shards: tuple[StoredFile, ...]
@@ -25,7 +25,7 @@ class WriteResult:
     exact: int
     """Documents removed as copies of another."""
     near: int
-    """Documents removed as much like another."""
+    """Documents removed as near duplicates of another."""
 
 
 def parse_written(value: dict[str, Any]) -> WriteResult:
@@ -35,13 +35,13 @@ def parse_written(value: dict[str, Any]) -> WriteResult:
 
 @dataclass(frozen=True)
 class WriteJob:
-    """Writes a partition without duplicates; a callable that workers can be sent."""
+    """Writes a partition without duplicates; a callable that can be sent to workers."""
 
     directory: str
     stage: str
 
     def __call__(self, number: int, report: Report) -> WriteResult:
-        """Write the texts of partition `number` that stay; reports one partition done."""
+        """Write the remaining texts of partition `number`; reports one partition done."""
         directory = Path(self.directory)
         removed, exact = removed_from(directory, self.stage, number)
         sizes = np.load(directory / sizes_name(number), allow_pickle=False)
@@ -64,7 +64,7 @@ class WriteJob:
 
 
 class WrittenText(Workspace):
-    """The results of this stage lie in its folder, beside those of the first."""
+    """Where the results of this stage are stored: in its own folder, beside those of the first stage."""
 
     def __init__(self, directory: Path, stage: str) -> None:
         super().__init__(directory)

@@ -1,1 +1,1 @@
-"""Images of any kind to shards of square ones."""
+"""Images of many formats to shards of square images."""

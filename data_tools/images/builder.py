@@ -1,4 +1,4 @@
-"""Images to image shards: parallel, interruptible, and the same bytes whatever the number of workers."""
+"""Images to image shards: parallel, resumable, and the same bytes whatever the number of workers."""
 
 import shutil
 import time
@@ -39,9 +39,9 @@ from data_tools.workspace import PLAN_NAME, Workspace
 
 @dataclass(frozen=True)
 class ImageBuildOptions:
-    """The arguments of a build. `max_bad_records` 0 stops at the first; `workers` 0 is one per core.
+    """The arguments of a build. `max_bad_records` 0 stops at the first one; `workers` 0 is one per core.
 
-    labels: False leaves all labels out. classes: a shard directory whose classes to take; None: those found.
+    labels: False ignores all labels. classes: a shard directory whose classes to use; None: those found.
     """
 
     inputs: tuple[str, ...]
@@ -60,13 +60,13 @@ class ImageBuildOptions:
 
     @property
     def columns(self) -> ImageColumns:
-        """Where parquet rows hold image and label."""
+        """The parquet columns of image and label."""
         return ImageColumns(self.image_key, self.label_key if self.labels else None)
 
 
 @dataclass(frozen=True)
 class ImageReport:
-    """What a build did; enlarged, unconverted: as in `ImageResult`.
+    """What a build did. For enlarged and unconverted see `ImageResult`.
 
     `resumed` counts partitions that an earlier, interrupted build had finished.
     """
@@ -83,9 +83,10 @@ class ImageReport:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What one partition gave.
+    """The result of one partition.
 
-    `enlarged` counts images smaller than asked, `unconverted` those whose colours are not sRGB and were kept.
+    `enlarged` counts images smaller than requested, `unconverted` those whose colours are not sRGB and were
+    kept.
     bytes: of the image files. left_out: members of tars that were not read.
     """
 
@@ -120,7 +121,7 @@ class ImageJob:
     classes: tuple[str, ...]
 
     def __call__(self, partition: Partition, report: Report) -> ImageResult:
-        """Write the partition's shards and record it as finished; reports bytes of input done."""
+        """Write the partition's shards and record it as finished; reports bytes of input processed."""
         options, enlarged, unconverted, size, left_out = self.options, 0, 0, 0, LeftOut()
         workspace = Workspace(Path(options.output))
         writer = ImageWriter(workspace.directory, workspace.work, partition.number, options.encoding)
@@ -180,9 +181,9 @@ def _square(record: Picture, options: ImageBuildOptions) -> Square:
 
 
 def build_images(options: ImageBuildOptions) -> ImageReport:
-    """Build a directory of image shards, or continue an interrupted build of the same arguments.
+    """Build a directory of image shards, or continue an interrupted build with the same arguments.
 
-    Raises UserError for input that cannot be used and for an output directory that holds something else.
+    Raises UserError for unusable input and for an output directory that holds something else.
     """
     start = time.monotonic()
     inputs, work, classes = prepare_images(options)
@@ -205,7 +206,7 @@ def build_images(options: ImageBuildOptions) -> ImageReport:
 def prepare_images(options: ImageBuildOptions) -> tuple[ImageInputs, Divided[ImageResult], tuple[str, ...]]:
     """The input files, the work on them, and the classes.
 
-    Raises UserError for options and input that cannot be used.
+    Raises UserError for unusable options and input.
     """
     _check_options(options)
     inputs = find_images(options.inputs, options.labels, options.allow_left_out)
@@ -246,11 +247,11 @@ def _check_keys(options: ImageBuildOptions, inputs: ImageInputs) -> None:
 
 
 def _classes(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]:
-    """The names of the classes by number; none where nothing is labelled."""
+    """The names of the classes by number; empty if nothing is labelled."""
     if options.classes is not None:
         with passing_cache(options.classes) as cache:
-            place = open_directory(options.classes, cache)
-            classes = read_image_index(place.local, place.named).classes
+            opened = open_directory(options.classes, cache)
+            classes = read_image_index(opened.local, opened.named).classes
         if not classes:
             raise UserError(f"--classes {options.classes}: its images have no labels")
         return classes
@@ -280,7 +281,7 @@ def _classes(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]
 
 
 def _refuse_twins(classes: set[str]) -> None:
-    """Refuse two names that are one to a reader: macOS takes letters with accents apart, others do not."""
+    """Refuse two names that look the same: macOS stores accented letters decomposed, others composed."""
     seen: dict[str, str] = {}
     for name in sorted(classes):
         other = seen.setdefault(unicodedata.normalize("NFC", name), name)
@@ -292,7 +293,7 @@ def _refuse_twins(classes: set[str]) -> None:
 
 
 def _listed(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]:
-    """The classes by number as parquet files list them, without those that no file lists.
+    """The classes by number as parquet files list them; classes that no file lists are not included.
 
     Raises UserError for two files that number them differently.
     """
@@ -311,7 +312,7 @@ def _listed(options: ImageBuildOptions, inputs: ImageInputs) -> tuple[str, ...]:
 def _plan(options: ImageBuildOptions, inputs: ImageInputs, classes: tuple[str, ...]) -> dict[str, Any]:
     """What must be equal for a build to be continued.
 
-    Neither workers nor the bad-record limit changes the shards.
+    Neither the number of workers nor the bad-record limit changes the shards, so neither is part of it.
     """
     kept = ("size", "channels", "encoding", "labels", "image_key", "label_key")
     return {
@@ -324,7 +325,7 @@ def _plan(options: ImageBuildOptions, inputs: ImageInputs, classes: tuple[str, .
 def _finish(
     workspace: Workspace, options: ImageBuildOptions, classes: tuple[str, ...], results: list[ImageResult]
 ) -> ImageIndex:
-    """Write what stands beside the shards; the index comes last and makes the directory readable."""
+    """Write the files beside the shards; the index comes last and makes the directory readable."""
     directory = workspace.directory
     shards = tuple(shard for result in results for shard in result.shards)
     skipped = all_skipped(results)

@@ -30,7 +30,7 @@ class LabelSource(enum.StrEnum):
 
 
 class Encoding(enum.StrEnum):
-    """How images are stored, without loss in both."""
+    """How images are stored; both are lossless."""
 
     png = "png"
     webp = "webp"

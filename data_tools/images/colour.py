@@ -1,4 +1,5 @@
-"""Colours of a picture file as sRGB: an embedded profile is converted, and what cannot be is told."""
+"""Colours of an image file as sRGB: embedded profiles are converted, and what cannot be converted is
+reported."""
 
 import io
 from functools import lru_cache
@@ -6,23 +7,23 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 
-# Pillow's own limit refuses good pictures for 1 MiB of XMP or profile.
+# Pillow's own limit refuses valid images that have more than 1 MiB of XMP or profile.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 SAME = 2
-"""Of 255: a profile that changes no colour by more is sRGB itself, and pictures stay as they are."""
+"""Of 255: a profile that changes no colour by more than this counts as sRGB, and images are not converted."""
 COLOUR_SPACE, ADOBE_RGB = 0xA001, 2
 EXIF_FOLDER = 0x8769
 GAMMA = 0.45455
 PRIMARIES = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
-"""White, red, green and blue of sRGB as a PNG's cHRM says them: x and y."""
+"""White, red, green and blue of sRGB as in a PNG's cHRM chunk: x and y."""
 
 
 def to_srgb(image: Image.Image, source: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture in sRGB, and whether its colours are meant otherwise and had to be taken as they stand.
+    """The image in sRGB, and whether its colours are in another space that could not be converted.
 
-    image: `source` upright and of 8 bits a channel, in any mode. source: as opened, for its metadata.
+    image: `source` upright and with 8 bits per channel, in any mode. source: as opened, for its metadata.
     """
     profile = source.info.get("icc_profile")
     if not profile:
@@ -65,7 +66,7 @@ def _says_otherwise(source: Image.Image) -> bool:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Mode of the pictures that a profile is for, and how to convert them; None: they are in sRGB.
+    """The image mode that a profile is for, and the transform to sRGB; None: it already is sRGB.
 
     The mode is empty for a profile that cannot be used.
     """

@@ -1,8 +1,8 @@
-"""Damage that Pillow passes over: it gives pixels that the file does not hold, and says nothing.
+"""Damage that Pillow does not report: it returns pixels that the file does not hold.
 
-Only what a format can tell: PNG and TIFF's deflate have checksums, which Pillow and libtiff do not compare; a
-JPEG's scans must be there and use up their data, of which libjpeg warns and Pillow does not. Raw pixels (BMP,
-PPM, plain TIFF) and WebP have no checksum.
+Only what a format allows to detect: PNG and TIFF's deflate have checksums, which Pillow and libtiff do not
+compare. A JPEG's scans must be complete and use up their data; libjpeg warns about this, Pillow does not. Raw
+pixels (BMP, PPM, plain TIFF) and WebP have no checksum.
 """
 
 import re
@@ -14,27 +14,27 @@ from typing import Any
 from PIL import Image, TiffImagePlugin
 
 HOLE = 512
-"""Zero bytes in a row that no encoder of WebP makes: so much of a flat picture is more than 16,384 a side."""
+"""Zero bytes in a row that no WebP encoder writes: a flat image with so many would be wider than 16,384."""
 MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 FRAMES, PROGRESSIVE = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, (0xC2, 0xCA)
 TABLES, SCAN, END = 0xC4, 0xDA, 0xD9
 NO_BIT = -1
 ZEROS = bytes(32)
-"""More than blocks of a JPEG have where zeros mean coefficients."""
+"""More zero bytes in a row than a JPEG's blocks have where zeros encode coefficients."""
 COMPRESSION, JPEG_TABLES = 259, 347
 RUNS = (1, 2)
-"""Codings of a BMP by run lengths: of bytes, of half bytes."""
+"""Run-length codings of a BMP: in bytes, in half bytes."""
 DEFLATE, TIFF_JPEG = (8, 32_946), 7
 MAX_STRIP = 1 << 30
-"""Bytes that pixels at one place may unpack to: 12 for each of the largest picture."""
+"""Bytes that the pixels of one strip or tile may unpack to: 12 for each pixel of the largest image."""
 OFFSETS_AND_SIZES = ((273, 279), (324, 325))
-"""Tags of a TIFF: where its strips, or tiles, lie."""
+"""TIFF tags with the offsets and sizes of strips, and of tiles."""
 
 
 def find_damage(opened: Image.Image, data: bytes) -> str | None:
-    """What is wrong with a file that Pillow has read; None: nothing that can be known.
+    """What is wrong with a file that Pillow has read; None if no damage can be detected.
 
-    opened: the picture, of its class in Pillow, loaded. data: the file that it was opened from.
+    opened: the loaded image, of its class in Pillow. data: the file that it was opened from.
     """
     if opened.format == "PNG":
         return _png(data)
@@ -50,22 +50,23 @@ def find_damage(opened: Image.Image, data: bytes) -> str | None:
 
 
 def _png(data: bytes) -> str | None:
-    place = 8
-    while place + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + length
+    offset = 8
+    while offset + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, offset)
+        end = offset + 12 + length
         if end > len(data):
             break
-        if zlib.crc32(memoryview(data)[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
-            return f"the checksum of its chunk {kind.decode('latin-1')} at byte {place:,} is wrong"
+        if zlib.crc32(memoryview(data)[offset + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            return f"the checksum of its chunk {kind.decode('latin-1')} at byte {offset:,} is wrong"
         if kind == b"IEND":
             return None
-        place = end
+        offset = end
     return "it is truncated: it has no end mark"
 
 
 def _jpeg_warning(data: bytes) -> str | None:
-    """What libjpeg warns of, such as data that ends before the pixels do; decodes an eighth of the size."""
+    """What libjpeg warns about, such as data that ends before the pixels do; decodes at an eighth of the
+    size."""
     import simplejpeg
 
     try:
@@ -73,13 +74,14 @@ def _jpeg_warning(data: bytes) -> str | None:
         mode = "CMYK" if space in ("CMYK", "YCCK") else "GRAY"
         simplejpeg.decode_jpeg(data, mode, min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
-        # A prefix is TurboJPEG's own: it does not take this kind of JPEG, which Pillow has read.
+        # The prefix "tj" means that TurboJPEG does not support this kind of JPEG, which Pillow has read.
         return None if str(error).startswith("tj") else str(error)
     return None
 
 
 def _scan_fault(data: bytes) -> str | None:
-    """Why a JPEG is not whole: of every coefficient a scan must tell the last bit, and no scan has a hole."""
+    """Why a JPEG is incomplete: the scans must give every coefficient down to its last bit, and no scan may
+    have a hole."""
     bits: dict[int, list[int]] = {}
     shortest: dict[int, int] = {}
     progressive = False
@@ -92,11 +94,12 @@ def _scan_fault(data: bytes) -> str | None:
         elif kind == SCAN:
             pairs, (start, stop, shift) = body[1 : 1 + 2 * body[0]], body[1 + 2 * body[0] : 4 + 2 * body[0]]
             for component in pairs[::2]:
-                for place in range(start, stop + 1) if progressive else range(64):
-                    if bits[component][place] != (shift >> 4 or NO_BIT):
+                for index in range(start, stop + 1) if progressive else range(64):
+                    if bits[component][index] != (shift >> 4 or NO_BIT):
                         return "scans are missing: one goes on from another that is not there"
-                    bits[component][place] = shift & 15
-            # Zeros may be blocks without coefficients, if their code means that, or bits of the first one.
+                    bits[component][index] = shift & 15
+            # A run of zeros may be legal: blocks without coefficients, where a code of zeros means that, or
+            # refinement bits of the first coefficient.
             codes = [shortest.get(0x10 | table & 15, 0) for table in pairs[1::2]]
             if not (progressive and start == 0) and any(code & 15 for code in codes) and ZEROS in scanned:
                 return f"a scan has a hole: {len(ZEROS)} zero bytes in a row"
@@ -107,42 +110,42 @@ def _scan_fault(data: bytes) -> str | None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """The markers of a JPEG, each with its parameters and, of a scan, the data that follow."""
+    """The markers of a JPEG, each with its parameters and, for a scan, the data that follow."""
     found = MARKER.search(data, 2)
     while found:
-        kind, place = data[found.end() - 1], found.end()
-        length = 0 if kind == END else int.from_bytes(data[place : place + 2])
-        found = MARKER.search(data, place + length)
-        after = data[place + length : found.start() if found else None] if kind == SCAN else b""
-        yield kind, data[place + 2 : place + length], after
+        kind, offset = data[found.end() - 1], found.end()
+        length = 0 if kind == END else int.from_bytes(data[offset : offset + 2])
+        found = MARKER.search(data, offset + length)
+        after = data[offset + length : found.start() if found else None] if kind == SCAN else b""
+        yield kind, data[offset + 2 : offset + length], after
 
 
 def _shortest_codes(body: bytes) -> dict[int, int]:
-    """What the code of zeros alone means in each Huffman table; those from 16 on are of AC coefficients."""
-    codes, place = {}, 0
-    while place + 17 < len(body):
-        codes[body[place]] = body[place + 17]
-        place += 17 + sum(body[place + 1 : place + 17])
+    """The symbol of the all-zeros code in each Huffman table; tables from 16 on are for AC coefficients."""
+    codes, offset = {}, 0
+    while offset + 17 < len(body):
+        codes[body[offset]] = body[offset + 17]
+        offset += 17 + sum(body[offset + 1 : offset + 17])
     return codes
 
 
 def _bmp(data: bytes) -> str | None:
-    """Why the runs of a run-length coded BMP do not tell every pixel; Pillow makes the others black."""
-    if data[14] < 40:  # a header that knows no runs
+    """Why the runs of a run-length coded BMP do not cover every pixel; Pillow paints the rest black."""
+    if data[14] < 40:  # an old header without compression
         return None
-    place, width, height, coding = (struct.unpack_from("<i", data, at)[0] for at in (10, 18, 22, 30))
+    offset, width, height, coding = (struct.unpack_from("<i", data, at)[0] for at in (10, 18, 22, 30))
     if coding not in RUNS:
         return None
     column = row = 0
-    while row + (column >= width) < abs(height) and place + 2 <= len(data):
-        count, value = data[place : place + 2]
-        place += 2
+    while row + (column >= width) < abs(height) and offset + 2 <= len(data):
+        count, value = data[offset : offset + 2]
+        offset += 2
         if count:
             column += count
-        elif value > 2:  # so many pixels as they are
+        elif value > 2:  # `value` literal pixels
             column += value
             size = value if coding == 1 else (value + 1) // 2
-            place += size + size % 2
+            offset += size + size % 2
         elif value == 0 and column >= width:
             column, row = 0, row + 1
         else:  # the end, a jump, or a line that ends early
@@ -151,12 +154,12 @@ def _bmp(data: bytes) -> str | None:
 
 
 def _webp(data: bytes) -> str | None:
-    place = 12
-    while place + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, place)
-        if kind in (b"VP8 ", b"VP8L", b"ALPH") and bytes(HOLE) in data[place + 8 : place + 8 + length]:
+    offset = 12
+    while offset + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, offset)
+        if kind in (b"VP8 ", b"VP8L", b"ALPH") and bytes(HOLE) in data[offset + 8 : offset + 8 + length]:
             return f"its pixels have a hole: {HOLE} zero bytes in a row"
-        place += 8 + length + length % 2
+        offset += 8 + length + length % 2
     return None
 
 
@@ -166,10 +169,10 @@ def _tiff(tags: Any, data: bytes) -> str | None:
         return None
     head = tags.get(JPEG_TABLES, b"")[:-2] if tags[COMPRESSION] == TIFF_JPEG else b""
     for offsets, sizes in OFFSETS_AND_SIZES:
-        for place, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
-            part = data[place : place + size]
+        for offset, size in zip(tags.get(offsets, ()), tags.get(sizes, ()), strict=False):
+            part = data[offset : offset + size]
             if fault := check(head + part[2:] if head else part):
-                return f"its pixels at byte {place:,} are damaged: {fault}"
+                return f"its pixels at byte {offset:,} are damaged: {fault}"
     return None
 
 

@@ -1,8 +1,8 @@
-"""Real pictures that scikit-learn carries: 1,797 handwritten digits of 8 x 8 pixels and 17 shades of grey.
+"""Real images that scikit-learn carries: 1,797 handwritten digits of 8 x 8 pixels and 17 shades of grey.
 
 They are the test part of Alpaydin and Kaynak's "Optical Recognition of Handwritten Digits" (UCI, 1998), in
-the order in which 13 writers wrote them. Those held out are drawn evenly, so that both parts are by the
-same hands.
+the order in which 13 writers wrote them. The test images are drawn evenly, so that both parts come from the
+same writers.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ def write_digits(folder: Path) -> tuple[int, int]:
     """Write `train/D/NNNN.png` and `test/D/NNNN.png` for every digit D; shades 0 to 16 become 0 to 255.
 
     Returns:
-        How many there are in each part.
+        Number of images in each part.
     """
     from sklearn.datasets import load_digits
 

@@ -1,8 +1,8 @@
 """The index of a directory of image shards: what it says and how it is checked.
 
 It names every shard with its size and checksum, and for every image the byte offset and length of its file in
-the tar and its class, so that a reader finds an image without reading the tars. Sample i of a shard
-has the key `STEM-IIIIII`.
+the tar and its class, so that a reader finds an image without scanning the tars. Sample i of a shard has the
+key `STEM-IIIIII`.
 """
 
 import json
@@ -35,7 +35,7 @@ CLASS_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,255}")
 class ImageShard:
     """One tar file: its size in bytes, its sha256 and its images in order.
 
-    offsets, sizes: where the file of each image lies. labels: the class of each, none without classes.
+    offsets, sizes: of the file of each image. labels: the class of each image; empty without classes.
     """
 
     name: str
@@ -48,7 +48,7 @@ class ImageShard:
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """What a directory of image shards holds: square images of `image_size` pixels a side.
+    """What a directory of image shards holds: square images of `image_size` pixels per side.
 
     classes: names of the classes in the order of their numbers; empty for images without labels.
     """
@@ -90,7 +90,7 @@ def make_image_index(
 
 
 def write_image_index(directory: Path, index: ImageIndex) -> None:
-    """Write `index.json` atomically: it is there in full, or not at all."""
+    """Write `index.json` atomically: it is there in full or not at all."""
     text = json.dumps(asdict(index), separators=(",", ":")) + "\n"
     check_index_size(directory / INDEX_NAME, text.encode())
     write_atomically(directory / INDEX_NAME, text)
@@ -100,7 +100,7 @@ def read_image_index(directory: str | os.PathLike[str], named: str | None = None
     """Read and check the `index.json` of image shards; `named` as in `read_document`.
 
     Raises:
-        UserError: `directory` is not there, or is not a directory of image shards.
+        UserError: `directory` does not exist, or is not a directory of image shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
     fields = read_document(directory, "images", tuple(ImageIndex.__dataclass_fields__), named=named)

@@ -1,7 +1,7 @@
-"""What the label column of a parquet file says: names, or numbers, of which a `ClassLabel` tells the names.
+"""The label column of a parquet file: names, or numbers, for which a `ClassLabel` gives the names.
 
 Hugging Face's `datasets` writes a `ClassLabel` (number to name) into the metadata of the schema, and -1 where
-a picture has no label.
+an image has no label.
 """
 
 import json
@@ -16,7 +16,7 @@ NO_CLASS = "-1"
 
 
 def check_labels(schema: Any, column: str, url: str) -> None:
-    """Raise UserError for a label column that is neither numbers nor text, or there twice."""
+    """Raise UserError for a label column that is neither numbers nor text, or occurs twice."""
     from pyarrow import types
 
     check_once(schema.names, column, url)
@@ -31,7 +31,7 @@ def check_labels(schema: Any, column: str, url: str) -> None:
 
 
 def declared_classes(schema: Any, column: str | None, url: str) -> tuple[str, ...]:
-    """The names of the classes by number, as a `ClassLabel` lists them; none where the column has none.
+    """The names of the classes by number, as a `ClassLabel` lists them; empty if the column declares none.
 
     Raises UserError for a list that names a class twice.
     """
@@ -56,10 +56,10 @@ def class_of(value: Any, classes: tuple[str, ...]) -> str:
     """The name of the class that a value of a label column means.
 
     Args:
-        value: text, or a number; a whole one, also where it is stored as a floating-point number.
+        value: text, or a whole number, which may be stored as floating point.
         classes: by number, as the file lists them; none: a number is its own name.
 
-    Raises ValueError saying why it means none.
+    Raises ValueError saying why it names no class.
     """
     if isinstance(value, str | bool):
         return str(value)

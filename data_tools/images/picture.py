@@ -1,4 +1,4 @@
-"""An image file out of the input, undecoded."""
+"""An image file from the input, undecoded."""
 
 from dataclasses import dataclass
 
@@ -17,5 +17,5 @@ class Picture:
 
 
 def too_large(size: int) -> str:
-    """Why a file beyond `MAX_BYTES` is bad."""
+    """The reason for a bad record: the file is larger than `MAX_BYTES`."""
     return f"{size:,} bytes, more than the {MAX_BYTES:,} that one image may have"

@@ -1,8 +1,9 @@
-"""Bytes of an image file to a square picture, and a square picture to the bytes that a shard holds.
+"""Bytes of an image file to a square image, and a square image to the bytes that a shard holds.
 
-What would be silently wrong is done right or refused: 16-bit grey is scaled (Pillow's own conversion cuts it
-off at 255), transparency is laid over white (its hidden colours are arbitrary), the camera's orientation is
-applied, colours are converted to sRGB, and images that are damaged or have numbers of no known range are bad.
+Whatever could go wrong silently is either done right or refused: 16-bit grey is scaled (Pillow's own
+conversion clips it at 255), transparency is laid over white (its hidden colours are arbitrary), the camera's
+orientation is applied, colours are converted to sRGB, and images that are damaged or have an unknown range of
+values are bad records.
 """
 
 import io
@@ -20,9 +21,9 @@ from data_tools.images.damage import find_damage
 from data_tools.images.transparency import whiten
 
 MAX_PIXELS = 89_478_485
-"""A quarter of a gigabyte at 24 bits: Pillow's own limit. A larger one is taken for a decompression bomb."""
+"""A quarter of a gigabyte at 24 bits: Pillow's own limit. A larger image counts as a decompression bomb."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What is read; others may run programs of their own (EPS) or are no pictures."""
+"""The formats that are read; others may run programs of their own (EPS) or are not images."""
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 """Tags of a TIFF."""
@@ -36,9 +37,10 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class Square:
-    """A picture in mode RGB (3 channels) or L (1), and what was done to it.
+    """An image in mode RGB (3 channels) or L (1), and what was done to it.
 
-    enlarged: it had fewer pixels than asked. unconverted: its colours are not sRGB and stand as if they were.
+    enlarged: it had fewer pixels than requested. unconverted: its colours are not sRGB but are used as if
+    they were.
     """
 
     picture: Image.Image
@@ -49,13 +51,14 @@ class Square:
 def read_square(data: bytes, size: int, channels: int) -> Square:
     """The middle square of an image file, resized to `size` pixels a side.
 
-    Resizing is bicubic with antialiasing, over the area of the crop. Of an animation it is the first frame.
+    Resizing is bicubic with antialiasing, over the area of the crop. An animation gives its first frame.
 
-    Raises BadImage: the bytes are not an image, are damaged, or mean nothing as 8-bit colours.
+    Raises BadImage: the bytes are not an image, are damaged, or cannot be converted to 8-bit colours.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged metadata; a bomb is refused below
+            # warnings about damaged metadata; a decompression bomb is refused below
+            warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 _refuse_bomb(opened.size)
                 whiten(opened, data)
@@ -63,7 +66,7 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
                 if fault := find_damage(opened, data):
                     raise BadImage(f"not a readable image: {fault}")
                 picture, unconverted = _in_colours(opened, channels)
-    except (BadImage, MemoryError, ImportError):  # the last two say nothing of the picture
+    except (BadImage, MemoryError, ImportError):  # the last two are not about the image
         raise
     except Image.DecompressionBombError:
         raise BadImage(f"a decompression bomb: more than {MAX_PIXELS:,} pixels") from None
@@ -88,14 +91,14 @@ def _refuse_bomb(size: tuple[int, int]) -> None:
 
 
 def _why(error: Exception) -> str:
-    """What Pillow says, without the names and addresses of Python's objects."""
+    """Pillow's message, without the names and addresses of Python objects."""
     if isinstance(error, UnidentifiedImageError):
         return f"of no format that is read ({', '.join(FORMATS)}), or damaged at its beginning"
     return re.sub(r" ?<[^<>]* object at 0x[0-9a-f]+>", "", str(error)) or type(error).__name__
 
 
 def _in_colours(opened: Image.Image, channels: int) -> tuple[Image.Image, bool]:
-    """A loaded picture upright, opaque and in sRGB; and whether its colours could not be converted to it."""
+    """A loaded image upright, opaque and in sRGB; and whether its colours could not be converted to it."""
     mode = "RGB" if channels == 3 else "L"
     image = ImageOps.exif_transpose(opened)
     if image.mode.startswith("I"):
@@ -110,10 +113,11 @@ def _in_colours(opened: Image.Image, channels: int) -> tuple[Image.Image, bool]:
 
 
 def _from_16_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """0 to 65,535, or what the bits of a TIFF reach, scaled to 0 to 255, rounded to the nearest."""
+    """0 to 65,535, or the range given by a TIFF's bits per sample, scaled to 0 to 255, rounded to the
+    nearest."""
     if not image.mode.startswith("I;16") and opened.format not in ("PNG", "PPM"):
         raise BadImage("its pixels are 32-bit numbers, which have no known range")
-    values = np.asarray(image).astype(np.int32)  # of the largest image a third of a gigabyte: in place
+    values = np.asarray(image).astype(np.int32)  # up to a third of a gigabyte, so the arithmetic is in place
     bits, white_is_zero = 16, False
     if isinstance(opened, TiffImagePlugin.TiffImageFile):
         bits = opened.tag_v2.get(BITS_PER_SAMPLE, (16,))[0]
@@ -130,7 +134,7 @@ def _from_16_bits(image: Image.Image, opened: Image.Image) -> Image.Image:
 
 
 def encode(picture: Image.Image, encoding: str) -> bytes:
-    """A picture as a lossless PNG or WebP file: the same bytes every time with the same Pillow."""
+    """An image as a lossless PNG or WebP file: the same bytes every time with the same Pillow."""
     buffer = io.BytesIO()
     if encoding == "png":
         picture.save(buffer, "PNG", compress_level=6)
@@ -140,7 +144,7 @@ def encode(picture: Image.Image, encoding: str) -> bytes:
 
 
 def decode(data: bytes, size: int, channels: int) -> Pixels:
-    """The pixels of a file that `encode` made, uint8 [C, H, W].
+    """The pixels of a file from `encode`, uint8 [C, H, W].
 
     Raises BadImage if it is damaged or of another size or kind.
     """
@@ -148,7 +152,7 @@ def decode(data: bytes, size: int, channels: int) -> Pixels:
         with Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as picture:
             if picture.size != (size, size):
                 raise BadImage(f"is {picture.size[0]} x {picture.size[1]} pixels, not {size} x {size}")
-            # WebP knows no grey; three equal channels give it back exactly.
+            # WebP has no grey mode; three equal channels restore it exactly.
             if picture.mode != ("RGB" if channels == 3 or picture.format == "WEBP" else "L"):
                 raise BadImage(f"is of mode {picture.mode}, which does not have {channels} channels")
             values: npt.NDArray[Any] = np.asarray(picture if channels == 3 else picture.convert("L"))

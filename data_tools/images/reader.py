@@ -1,7 +1,7 @@
 """Random access to the images of a shard directory, memory-mapped in place.
 
-The directory is one list of images: its shards in the order of the index. Nothing is read at start but the
-index and the sizes of the shards.
+The directory is one list of images: its shards in the order of the index. At start only the index and the
+sizes of the shards are read.
 """
 
 import os
@@ -45,18 +45,17 @@ class ImageReader:
         return ImageReader, (self.path, self._cache)
 
     def __len__(self) -> int:
-        """Images in the whole directory."""
         return self.index.images
 
     @property
     def fingerprint(self) -> str:
-        """The sha256 that stands for the content: every shard's checksum is in it."""
+        """The sha256 that identifies the content: it covers every shard's checksum."""
         return self.index.fingerprint
 
     def encoded(self, number: int) -> bytes:
-        """The image's file as it is stored. Raises IndexError outside the directory."""
-        shard, place = self._find(number)
-        offset, size = self.index.shards[shard].offsets[place], self.index.shards[shard].sizes[place]
+        """The image's file as stored. Raises IndexError outside the directory."""
+        shard, index = self._find(number)
+        offset, size = self.index.shards[shard].offsets[index], self.index.shards[shard].sizes[index]
         with self._lock:
             return self._maps.find(shard)[offset : offset + size]
 
@@ -70,15 +69,15 @@ class ImageReader:
         try:
             return decode(self.encoded(number), self.index.image_size, self.index.channels)
         except BadImage as error:
-            which, place = self._find(number)
+            which, index = self._find(number)
             shard = self.index.shards[which]
             raise IntegrityError(
-                f"{self._store.place(shard)}: image {image_key(shard.name, place)} {error}; copy the shard "
+                f"{self._store.place(shard)}: image {image_key(shard.name, index)} {error}; copy the shard "
                 "again or build the directory again"
             ) from None
 
     def _find(self, number: int) -> tuple[int, int]:
-        """The shard that holds an image, and the image's number in it."""
+        """The number of the shard that holds an image, and the image's number in it."""
         if not 0 <= number < len(self):
             raise IndexError(f"image {number} of {len(self)}")
         shard = bisect_right(self._starts, number) - 1

@@ -1,8 +1,7 @@
-"""Reads image files out of the input, undecoded, and names every record that holds none.
+"""Reads image files from the input, undecoded, and reports every record that holds none.
 
-A record is a picture file, a sample of a WebDataset tar (members that share a key: one picture, and its
-class in `KEY.cls`), or a row of parquet (bytes, or a struct with `bytes` as Hugging Face writes it, and a
-label).
+A record is an image file, a sample of a WebDataset tar (members that share a key: one image, and its class in
+`KEY.cls`), or a row of parquet (bytes, or a struct with `bytes` as Hugging Face writes it, and a label).
 """
 
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class ImageColumns:
-    """Where parquet rows hold what is read; `label` None: labels are left out, of tars too."""
+    """The parquet columns to read; `label` None: labels are ignored, those of tars too."""
 
     image: str
     label: str | None
@@ -35,7 +34,7 @@ class ImageColumns:
 def read_pictures(
     unit: Unit, columns: ImageColumns, left_out: LeftOut | None = None
 ) -> Iterator[Picture | BadRecord]:
-    """Pictures and bad records of one unit, in order; members of tars that are neither go to `left_out`.
+    """Images and bad records of one unit, in order; members of tars that are neither go to `left_out`.
 
     Raises UserError for a file that cannot be opened at all, or of which nothing can be read.
     """
@@ -49,7 +48,7 @@ def read_pictures(
 
 
 def read_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
-    """The classes in a file, without its images; a damaged file's as far as they can be read."""
+    """The classes in a file, without its images; of a damaged file, as many as can be read."""
     if columns.label is None:
         return set()
     if file.format == "image":
@@ -60,7 +59,7 @@ def read_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
 
 
 def read_declared(file: ImageFile, columns: ImageColumns) -> tuple[str, ...]:
-    """The classes that a parquet file lists by number; none in one that lists none or cannot be read."""
+    """The classes that a parquet file lists by number; none if it lists none or cannot be read."""
     import pyarrow
     import pyarrow.parquet
 
@@ -130,8 +129,8 @@ def _parquet_picture(
 def _check_columns(schema: Any, columns: ImageColumns, url: str) -> list[str]:
     """The columns to read.
 
-    Raises UserError for an image column that is not there or holds no bytes, for labels that are neither
-    numbers nor text, and for a column that is there twice.
+    Raises UserError for an image column that is missing or holds no bytes, for labels that are neither
+    numbers nor text, and for a column that occurs twice.
     """
     import pyarrow
 
@@ -168,6 +167,6 @@ def _parquet_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
             return set()
     labels, classes = set(), declared_classes(schema, columns.label, file.url)
     for value in found:
-        with suppress(ValueError):  # so does whoever reads the unit with a value that names no class
+        with suppress(ValueError):  # likewise for a value that names no class
             labels.add(class_of(value, classes))
     return labels

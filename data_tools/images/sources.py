@@ -1,8 +1,8 @@
-"""Finds the image files of `--input` and the class that each image's folder means.
+"""Finds the image files of `--input` and the class that each image's folder stands for.
 
 Images of an input folder are either all in subfolders, which name their classes, or all directly in it, and
-then have none. What matches a glob is of the class that its folder names, if it lies in several. The samples
-of tars and parquet files carry their class themselves.
+then have none. Images that match a glob get the class of their folder, if they lie in several folders.
+Samples of tars and parquet files carry their class themselves.
 """
 
 import os
@@ -17,30 +17,30 @@ from data_tools.sources import InputFile, check_readable_once, find_files, is_re
 FORMATS = {**dict.fromkeys(ENDINGS, "image"), ".tar": "tar", ".parquet": "parquet"}
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
-"""What folders of pictures are called that are no classes."""
+"""Names of image folders that are splits of a data set and not classes."""
 
 
 @dataclass(frozen=True)
 class ImageFile(InputFile):
-    """One file; `label` is the class of a picture, where its folder tells."""
+    """One file; `label` is the class of an image, where its folder names one."""
 
     label: str | None
 
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """The files to read, in order, and the files of folders that are not."""
+    """The files to read, in order, and the files in input folders that are not read."""
 
     files: tuple[ImageFile, ...]
     left_out: LeftOut
 
 
 def find_images(arguments: tuple[str, ...], labels: bool, allow_left_out: bool = False) -> ImageInputs:
-    """Expand the `--input` arguments; `labels` False leaves out what folders say.
+    """Expand the `--input` arguments; `labels` False ignores the names of folders.
 
     Raises UserError for an argument that matches nothing, an unknown ending, a folder with images at two
-    levels or with parts of a data set for classes, a file named twice or not readable, and where more bytes
-    would be left out than read, unless `allow_left_out`.
+    levels or with the splits of a data set for classes, a file that is given twice or not readable, and where
+    more bytes would be left out than read, unless `allow_left_out`.
     """
     files: list[ImageFile] = []
     left_out: list[LeftOut] = []

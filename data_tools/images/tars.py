@@ -1,9 +1,9 @@
-"""Reads samples of a WebDataset tar: members that share a key, one picture and its class in `KEY.cls`.
+"""Reads samples of a WebDataset tar: members that share a key, one image and its class in `KEY.cls`.
 
-Every byte is accounted for: a member is read, counted as left out, or part of a bad record; also what stands
-behind an end mark, as in tars that were concatenated. As for the stock library, a key ends at the first dot
-of the file's name, folders are no members, and `__x__`, names without an ending and `._x` are no samples.
-Unlike it, a hard link is read as what it links to: its picture would be lost.
+Every byte is accounted for: a member is read, counted as left out, or part of a bad record. This includes
+what follows an end mark, as in concatenated tars. As in the stock library, a key ends at the first dot of the
+file's name, folders are not members, and `__x__`, names without an ending and `._x` are not samples. Unlike
+the stock library, this reads a hard link as what it links to: its image would be lost.
 """
 
 import bz2
@@ -29,7 +29,7 @@ from data_tools.sources import READ_CHUNK, open_raw
 from data_tools.tar import TAR_BLOCK
 
 COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-"""By their first bytes."""
+"""Openers by the first bytes of a compressed file."""
 META = re.compile(r"__[^/]*__($|/)")
 LARGEST_CLASS = 1024
 SHOWN = 10
@@ -38,14 +38,14 @@ DAMAGED = (
     OSError,
     EOFError,
     ValueError,
-    RecursionError,  # of long names of long names
+    RecursionError,  # a header of a long name that itself has a long name
     zlib.error,
     lzma.LZMAError,
 )
 
 
 class Member(NamedTuple):
-    """A file in a tar; `plain` False: its data is not there, as that of a symbolic link."""
+    """A file in a tar; `plain` False: it has no data of its own, like a symbolic link."""
 
     name: str
     offset: int
@@ -60,20 +60,20 @@ class Member(NamedTuple):
 
     @property
     def ending(self) -> str:
-        """What stands behind that dot."""
+        """The rest of the file's name, after that dot."""
         return self.name.rpartition("/")[2].partition(".")[2].lower()
 
     @property
     def is_picture(self) -> bool:
-        """Whether it is the picture of its key."""
+        """Whether it is the image of its key."""
         return f".{self.ending}" in ENDINGS
 
 
 @dataclass
 class Contents:
-    """The members of a tar that may be parts of samples, what was left out, and what is wrong behind them.
+    """The members of a tar that may be parts of samples, what was left out, and what is wrong after them.
 
-    whole: whether all members were found that there are; False: the last one's sample may lack some.
+    whole: whether all members of the tar were found; False: the last one's sample may be incomplete.
     """
 
     members: list[Member] = field(default_factory=list)
@@ -107,7 +107,7 @@ def read_samples(file: ImageFile, with_labels: bool, left_out: LeftOut) -> Itera
 
 
 def read_tar_labels(file: ImageFile) -> set[str]:
-    """The classes in a tar; a damaged one's as far as they can be read."""
+    """The classes in a tar; of a damaged one, as many as can be read."""
     labels = set()
     with contextlib.suppress(*DAMAGED), _open(file) as stream:
         for member in _scan(file).members:
@@ -118,7 +118,7 @@ def read_tar_labels(file: ImageFile) -> set[str]:
 
 @contextlib.contextmanager
 def _open(file: ImageFile) -> Iterator[IO[bytes]]:
-    """The tar, unpacked where it is compressed as a whole."""
+    """The tar, decompressed if it is compressed as a whole."""
     with open_raw(file) as stream:
         begin = stream.read(3)
         stream.seek(0)
@@ -131,7 +131,7 @@ def _open(file: ImageFile) -> Iterator[IO[bytes]]:
 
 
 def _scan(file: ImageFile) -> Contents:
-    """Find all members of all tars that stand one behind the other in a file."""
+    """Find all members of all tars that are concatenated in a file."""
     contents = Contents()
     files: dict[str, Member] = {}
     try:
@@ -150,7 +150,7 @@ def _scan(file: ImageFile) -> Contents:
 
 
 def _behind(stream: IO[bytes], offset: int, contents: Contents) -> int | None:
-    """Where another tar begins behind the end mark at `offset`; None where nothing but zeros follows."""
+    """The offset of another tar after the end mark at `offset`; None where nothing but zeros follows."""
     stream.seek(offset)
     mark = stream.read(TAR_BLOCK)
     if len(mark) < TAR_BLOCK:
@@ -166,7 +166,7 @@ def _behind(stream: IO[bytes], offset: int, contents: Contents) -> int | None:
 
 
 def _take(found: tarfile.TarInfo, files: dict[str, Member], contents: Contents) -> None:
-    """Add a member to those of samples, or to what is left out."""
+    """Add a member to the members of samples, or to what is left out."""
     name = _plain_name(found.name)
     plain = found.isreg() and not found.issparse()
     member = Member(name, found.offset_data, found.size if found.isreg() else 0, plain)
@@ -194,7 +194,7 @@ def _plain_name(name: str) -> str:
 
 
 def _samples(contents: Contents) -> tuple[dict[str, list[Member]], Counter[str]]:
-    """The members by key, in the order of the keys, and at how many places of the tar a key stands."""
+    """The members by key, in the order of the keys, and in how many separate runs each key occurs."""
     groups = [(key, list(group)) for key, group in groupby(contents.members, key=lambda member: member.key)]
     if not contents.whole and groups:
         groups.pop()
@@ -212,7 +212,7 @@ def _sample(
     with_labels: bool,
     left_out: LeftOut,
 ) -> Picture | BadRecord | None:
-    """One sample; None where nothing in its members is meant to be one, as in a README.txt."""
+    """One sample; None if its members are not meant to be one, such as README.txt."""
     pictures = [member for member in members if member.is_picture]
     classes = [member for member in members if member.ending == "cls"]
     others = [member for member in members if not member.is_picture and member.ending != "cls"]
@@ -244,7 +244,7 @@ def _ends_as_picture(member: Member) -> bool:
 def _fault(
     members: Sequence[Member], pictures: Sequence[Member], classes: Sequence[Member], places: int
 ) -> str:
-    """Why members are no sample with one picture; empty if they are one."""
+    """Why members are not a sample with one image; empty if they are."""
     if places > 1:
         return (
             f"comes at {places} places of the tar; members of a sample lie next to each other, as `tar "
@@ -270,7 +270,7 @@ def _content(stream: IO[bytes], member: Member) -> bytes:
 
 
 def _text(stream: IO[bytes], member: Member) -> str:
-    """The one line of a small member, empty if it is anything else."""
+    """The one line of a small member; empty if it has any other content."""
     if not member.plain or member.size > LARGEST_CLASS:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""The transparent colour of a PNG as Pillow does not see it: of 16 bits, or of 2 or 4."""
+"""Transparent colours of a PNG that Pillow does not apply: at 16 bits per channel, and at 2 or 4."""
 
 import io
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 SCALE = {"L;2": 85, "L;4": 17}
-"""Pillow spreads these pixels over 0 to 255, and leaves the key as it is."""
+"""Pillow scales these pixels to 0 to 255, but not the transparency key."""
 
 
 def whiten(opened: Image.Image, data: bytes) -> None:
-    """Make the transparent pixels of a PNG white where Pillow would not; others are left to it.
+    """Make the transparent pixels of a PNG white where Pillow would not; all others are left to Pillow.
 
     opened: not loaded yet. data: the file that it was opened from.
     """

@@ -24,16 +24,16 @@ from data_tools.verify import (
 def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = None) -> VerifyReport:
     """Check every checksum and decode every image of a directory; one by URL is read through a `cache`.
 
-    Raises UserError or IntegrityError only if the index itself cannot be read; all else is listed in the
-    report.
+    Raises UserError or IntegrityError only if the index itself cannot be read; everything else is listed in
+    the report.
     """
-    place = open_directory(directory, cache)
-    index = read_image_index(place.local, place.named)
-    faults = foreign_shards(place, index.shards)
+    opened = open_directory(directory, cache)
+    index = read_image_index(opened.local, opened.named)
+    faults = foreign_shards(opened, index.shards)
     found: dict[int, tuple[str, ...]] = {}
     numbers = list(range(len(index.shards)))
     with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for number, shard_faults in run_tasks(_VerifyShard(place), numbers, workers, progress.advance):
+        for number, shard_faults in run_tasks(_VerifyShard(opened), numbers, workers, progress.advance):
             found[number] = shard_faults
     for number in numbers:
         faults += [f"{index.shards[number].name}: {fault}" for fault in found[number]]
@@ -46,7 +46,7 @@ def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = N
 
 @dataclass(frozen=True)
 class _VerifyShard:
-    """Verifies the shard of a number; a callable that workers can be sent."""
+    """Verifies a shard by number; a callable that can be sent to workers."""
 
     directory: ShardDirectory
 
@@ -63,11 +63,11 @@ class _VerifyShard:
 def _image_faults(file: BinaryIO, shard: ImageShard, index: ImageIndex) -> list[str]:
     keys = [image_key(shard.name, number) for number in range(len(shard.sizes))]
     parts = (*(("cls",) if index.classes else ()), index.encoding)
-    places = member_places(file, [f"{key}.{part}" for key in keys for part in parts])
+    members = member_places(file, [f"{key}.{part}" for key in keys for part in parts])
     faults = []
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         for number, key in enumerate(keys):
-            offset, size = places[f"{key}.{index.encoding}"]
+            offset, size = members[f"{key}.{index.encoding}"]
             if (offset, size) != (shard.offsets[number], shard.sizes[number]):
                 expected = f"{shard.sizes[number]} bytes at {shard.offsets[number]}"
                 faults.append(f"image {key} is {size} bytes at {offset}, the index expects {expected}")
@@ -77,7 +77,7 @@ def _image_faults(file: BinaryIO, shard: ImageShard, index: ImageIndex) -> list[
             except BadImage as error:
                 faults.append(f"image {key} {error}")
             if index.classes:
-                at, length = places[f"{key}.cls"]
+                at, length = members[f"{key}.cls"]
                 label = view[at : at + min(length, 32)]
                 if label != str(shard.labels[number]).encode():
                     expected = str(shard.labels[number])

@@ -37,7 +37,7 @@ class ImageWriter:
             self._close_shard()
 
     def close(self) -> tuple[ImageShard, ...]:
-        """Write what is left and return the partition's shards (none if it has no image)."""
+        """Write what is left and return the partition's shards (none if it has no images)."""
         if self._tar is not None:
             self._close_shard()
         sync_folder(self._directory)

@@ -1,4 +1,4 @@
-"""The task of a BERT: chosen tokens from both sides, and whether two segments follow one another."""
+"""The task of a BERT: masked tokens predicted from both sides, and whether one segment follows the other."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ DEFINITIONS = {
 
 
 def masked_metrics(totals: BertSums) -> dict[str, float]:
-    """Metric name -> value, as DEFINITIONS says; only those that there is something to take a mean of.
+    """Metric name -> value, as DEFINITIONS says; only those for which there is something to average.
 
     Raises HealthError: the loss is not finite.
     """
@@ -79,7 +79,7 @@ class MaskedTokens:
     config: BertConfig
     data: BertValidationData
     settings: Mapping[str, Any]
-    """How tokens are chosen."""
+    """How masked tokens are chosen."""
 
     @classmethod
     def over(
@@ -91,7 +91,7 @@ class MaskedTokens:
         return cls(config, BertValidationData.over(sources, config), settings)
 
     def family(self, layout: ParallelDims) -> BertSpec:
-        """A pretrained encoder's."""
+        """The spec of a pretrained encoder."""
         return BertSpec(self.config, layout)
 
     def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:

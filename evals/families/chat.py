@@ -1,4 +1,4 @@
-"""The task of a GPT that was fine-tuned on conversations: what the assistant says, token by token."""
+"""The task of a GPT that was fine-tuned on conversations: the perplexity of what the assistant says."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""The accuracy of a classifier of images, on its validation images or others."""
+"""The accuracy of an image classifier, on its validation images or others."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ DEFINITIONS = {
 
 
 def evaluate_classifier(path: Path, world: DistContext, request: EvalRequest) -> Result:
-    """Score a classifier, all ranks together; the same result on every rank and number of ranks.
+    """Score a classifier, all ranks together; the same result on every rank and for any number of ranks.
 
     Raises UserError for overrides without effect and for images of another size or other classes.
     """
@@ -60,7 +60,7 @@ def evaluate_classifier(path: Path, world: DistContext, request: EvalRequest) ->
 
 
 def _open(saved: SavedClassifier, data: Sequence[str], cache: ShardCache | None) -> list[ImageReader]:
-    """The images to score, which must be like those of training."""
+    """The images to score, which must have the size, channels and classes of the training images."""
     config = saved.config
     key = "--data" if data else "data.validation"
     paths = list(data) or [source.path for source in config.data.validation or ()]

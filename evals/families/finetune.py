@@ -1,4 +1,4 @@
-"""The task of a fine-tuned BERT: a class for each text, or for each word, of a file with the right ones."""
+"""The task of a fine-tuned BERT: a class for each text, or for each word, compared with a labelled file."""
 
 import math
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class LabelledExamples:
     DEFINITIONS: ClassVar[Mapping[str, str]] = DEFINITIONS
     config: FinetuneConfig
     training: LabelledTraining
-    """Says which classes there are, and which is the commonest."""
+    """The source of the list of classes and of the most common one."""
     data: LabelledValidation
 
     @classmethod
@@ -52,8 +52,8 @@ class LabelledExamples:
     ) -> "LabelledExamples":
         """The examples of `--data`, or else of `data.validation`.
 
-        Raises UserError: there is no such file, something is wrong with it, or the training file shows other
-        classes than the model has.
+        Raises UserError: there is no such file, something is wrong with it, or the training file has other
+        classes than the model.
         """
         file = one_file(request.data, config.data.validation)
         config = config.model_copy(update={"data": config.data.model_copy(update={"validation": file})})

@@ -1,4 +1,4 @@
-"""The distance of a GAN's images to real ones, in the features of Inception or of a classifier."""
+"""The distance of a GAN's images from real ones, in the features of Inception or of a classifier."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def evaluate_gan(path: Path, world: DistContext, request: EvalRequest) -> Result
 
 
 def _class_counts(classes: dict[str, dict[str, int]] | None) -> str:
-    """How many images the extractor takes for each class, generated / real, where a line holds them."""
+    """How many images the extractor assigns to each class, generated / real, as lines of text."""
     if classes is None or len(classes["generated"]) > MOST_SHOWN_CLASSES:
         return ""
     real = classes["reference"]

@@ -1,4 +1,4 @@
-"""The task of a GPT: every token of a text from those before it."""
+"""The task of a GPT: every token of a text predicted from those before it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -37,12 +37,12 @@ class NextToken:
     def over(
         cls, opened: Checkpoint, config: GptConfig, tokenizer: Tokenizer, request: EvalRequest
     ) -> "NextToken":
-        """Windows `--stride` tokens apart, or a whole sequence."""
+        """Windows `--stride` tokens apart, or a whole sequence apart."""
         sources = open_sources(config, tokenizer, request)
         return cls(config, ValidationData.over(sources, config, request.stride), tokenizer)
 
     def family(self, layout: ParallelDims) -> GptSpec:
-        """A decoder's."""
+        """The spec of a decoder."""
         return GptSpec(self.config, layout)
 
     def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The perplexity of a recurrent model, over lanes of text that are read from front to back."""
+"""The perplexity of a recurrent model over parallel streams of text, each read from front to back."""
 
 from dataclasses import astuple
 from pathlib import Path
@@ -31,7 +31,7 @@ DEFINITIONS = {name: text for name, text in PERPLEXITIES.items() if name != "win
 def evaluate_rnn(path: Path, world: DistContext, request: EvalRequest) -> Result:
     """Score a recurrent model, all ranks together; the same result on every rank.
 
-    Raises UserError for shards of another tokenizer.
+    Raises UserError for shards that were built with another tokenizer.
     """
     data = request.data
     config = recurrent_config(path / RESOLVED_CONFIG, request.overrides, data=data)

@@ -1,4 +1,4 @@
-"""What a task is: its settings for the harness, and the local files that its examples are in."""
+"""What a task is: its settings for the harness, and the local files with its examples."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from pretrain.config.schema import nearest_name
 from pretrain.errors import UserError
 
 FOLDER = "configs/eval/tasks"
-"""Where names of tasks are looked up; where there is no such folder, in the presets'."""
+"""Where names of tasks are looked up; if there is no such folder, in that of the presets."""
 SUFFIXES = (".yaml", ".yml")
 _REFUSED: Mapping[str, str] = {
     "group": "is a list of tasks; name each of them with --tasks",
@@ -29,35 +29,35 @@ _REFUSED: Mapping[str, str] = {
     "dataset_name": "has no effect on local data; remove it, or write null",
 }
 _STRUCTURE = ("tag", "task_list", "group_alias")
-"""Keys that say where a task is listed, and nothing about it."""
+"""Keys that say where a task is listed, and nothing about the task itself."""
 _SPLITS = ("test_split", "validation_split", "training_split", "fewshot_split")
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A task, settled."""
+    """A task with all its settings resolved."""
 
     name: str
     file: TaskFile
     settings: Mapping[str, Any]
-    """As the harness's `TaskConfig` takes them, but for where the data come from."""
+    """As the harness's `TaskConfig` takes them, except for where the data come from."""
     data: Mapping[str, tuple[Path, ...]]
     """Split -> JSON lines."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Everything that decides its examples and how they are put."""
+        """Everything that decides its examples and how they are presented."""
         return (*self.file.files, *(path for paths in self.data.values() for path in paths))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the settings; functions of the harness count by their source."""
+        """A hash of the settings; functions of the harness count by their source."""
         text = json.dumps(sorted(self.settings.items()), default=_source)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
+        """The settings in a form that JSON can hold."""
         shown: dict[str, Any] = json.loads(json.dumps(self.settings, default=_source))
         return shown
 
@@ -67,10 +67,10 @@ def find_definitions(tasks: Sequence[str], folder: str | None) -> tuple[Definiti
 
     Args:
         tasks: task files, or names of tasks in `folder`.
-        folder: where to look for names; None: `FOLDER`, or where that is missing, the presets' own.
+        folder: where to look for names; None: `FOLDER`, or if that is missing, the presets.
 
     Raises:
-        UserError: one is not there, is wrong, or needs data that are not local.
+        UserError: a task is missing, is wrong, or needs data that are not local.
     """
     require_harness()
     found: dict[str, Definition] = {}
@@ -152,7 +152,7 @@ def _check_keys(file: TaskFile, settings: Mapping[str, Any]) -> None:
 
 
 def _check_metrics(file: TaskFile, settings: Mapping[str, Any]) -> None:
-    """Only what the harness itself can compute: for an unknown name it would ask the hub."""
+    """Allow only metrics that the harness itself can compute: for an unknown name it would ask the hub."""
     import lm_eval.api.metrics  # noqa: F401 (fills the registry)
     from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 
@@ -186,7 +186,7 @@ def _data_files(file: TaskFile, kind: Any, arguments: Any) -> dict[str, tuple[Pa
             f"{file.path}: dataset_kwargs must be {{data_files: {{test: FILE.jsonl}}}} and nothing else, "
             f"got {arguments!r}"
         )
-    splits = named if isinstance(named, dict) else {"train": named}  # as the package datasets has it
+    splits = named if isinstance(named, dict) else {"train": named}  # as the package datasets names it
     folder = file.folders["dataset_kwargs"]
     found = {}
     for split, paths in splits.items():
@@ -212,7 +212,7 @@ def _check_splits(file: TaskFile, settings: Mapping[str, Any], data: Mapping[str
 
 
 def _source(value: Any) -> str:
-    """A function of the harness by name and source, which its own task files name; a date by its text."""
+    """A function of the harness by name and source, which its own task files refer to; a date as text."""
     if not callable(value):
         return str(value)
     name = f"{value.__module__}.{value.__qualname__}"

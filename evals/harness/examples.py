@@ -13,7 +13,7 @@ from pretrain.errors import UserError
 
 _TEMPLATES = ("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix")
 _OR_FIELD = _TEMPLATES[:3]
-"""Templates that may be the name of a field alone."""
+"""Templates that may also be just the name of a field."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class TaskExample:
 def read_examples(definition: Definition) -> dict[str, list[TaskExample]]:
     """The examples of each split.
 
-    Raises UserError: a file holds none, a line is no JSON object, or lacks a field that the task names.
+    Raises UserError: a file holds none, a line is not a JSON object, or lacks a field that the task names.
     """
     found: dict[str, list[TaskExample]] = {}
     for split, paths in definition.data.items():
         found[split] = [example for path in paths for example in _read(path)]
         if not found[split]:
             raise UserError(f"{', '.join(map(str, paths))}: holds no example, not one line")
-    if not callable(definition.settings.get("process_docs")):  # which makes fields of its own
+    if not callable(definition.settings.get("process_docs")):  # which adds fields of its own
         for key, name in _fields_named(
             definition, {name for one in found.values() for name in one[0].fields}
         ):
@@ -62,7 +62,7 @@ def _fields_named(definition: Definition, known: set[str]) -> Iterator[tuple[str
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     environment = ImmutableSandboxedEnvironment()
-    environment.filters["regex_replace"] = str  # the harness's own; here only its name counts
+    environment.filters["regex_replace"] = str  # a filter of the harness; only its name matters here
     for key in _TEMPLATES:
         template = definition.settings.get(key)
         if not isinstance(template, str):

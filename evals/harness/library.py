@@ -1,4 +1,4 @@
-"""The package lm_eval, which not every installation has."""
+"""Access to the package lm_eval, which not every installation has."""
 
 import importlib.util
 import logging
@@ -16,12 +16,12 @@ from pretrain.errors import UserError
 _SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
-    "DISABLE_MULTIPROC": "1",  # its bootstrap would fork ranks
+    "DISABLE_MULTIPROC": "1",  # its bootstrap would fork this rank
 }
 
 
 def require_harness() -> None:
-    """Keep the harness off the network and quiet; before anything of it is imported.
+    """Set up the harness to stay quiet and off the network; call it before importing anything of it.
 
     Raises UserError: it is not installed.
     """
@@ -30,11 +30,11 @@ def require_harness() -> None:
             "tasks of lm-evaluation-harness need the package lm_eval: pip install 'pretrain[harness]'"
         )
     os.environ.update(_SETTINGS)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns of is refused here
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # what it warns about raises an error here
 
 
 def harness_folder() -> Path:
-    """Where the harness's own task files lie."""
+    """The folder of the harness's own task files."""
     found = importlib.util.find_spec("lm_eval")
     assert found is not None and found.origin is not None, "require_harness has looked"
     return Path(found.origin).resolve().parent / "tasks"
@@ -42,10 +42,11 @@ def harness_folder() -> Path:
 
 @contextmanager
 def confined(*, show: bool) -> Iterator[None]:
-    """Have the harness render templates that reach no Python beyond their fields, and draw no bars.
+    """Make the harness render templates in a sandbox without Python beyond their fields, and draw no progress
+    bars.
 
     Args:
-        show: how far the building of requests is.
+        show: show our own progress bar while requests are built.
     """
     import lm_eval.api.task
     import lm_eval.utils

@@ -1,4 +1,4 @@
-"""A model of ours as the harness sees one; only for where lm_eval is installed."""
+"""Our model behind the harness's LM interface; import it only where lm_eval is installed."""
 
 import json
 import math
@@ -22,17 +22,18 @@ from pretrain.sampling import SEEDS
 
 
 class CheckpointLM(TemplateLM):  # type: ignore[misc]
-    """Every rank is asked the same, and all compute together; to the harness they are one.
+    """Every rank gets the same requests, and all compute together; to the harness they are one model.
 
     A context begins as a document does: after the end of another, unless the model was trained with attention
     reset there. `loglikelihood_rolling` puts that end before the text once, and does not score it.
 
     Args:
-        model: of a GPT, on any layout; `generate_until` on tensor and pipeline parallel ranks.
-        tokenizer: what it was trained with.
+        model: a GPT, on any parallel dims; `generate_until` supports only tensor and pipeline parallelism.
+        tokenizer: the one that it was trained with.
 
     Attributes:
-        cut: contexts of which the model sees only the end, since they are longer than its sequence.
+        cut: number of contexts that were truncated on the left, since they are longer than the model's
+            sequence.
     """
 
     def __init__(self, model: PipelineModel, tokenizer: Tokenizer) -> None:
@@ -49,19 +50,19 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         return self._tokenizer.eod_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Ids of a text; with the end of a document before it, unless told otherwise."""
+        """Ids of a text, preceded by the end of a document unless told otherwise."""
         prefix = [] if add_special_tokens is False else self._prefix
         return [*prefix, *self._tokenizer.encode(string)]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Log-likelihood of texts after contexts, and whether greedy choice would write them."""
+        """Log-likelihood of texts after contexts, and whether greedy decoding would produce them."""
         found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return found
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood of the second ids after the first, and whether each is the likeliest.
+        """Log-likelihood of the second ids after the first, and whether each is the most likely token.
 
         Raises:
             UserError: nothing to score, or more than the model's sequence.
@@ -106,40 +107,40 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to the first of the texts that end it.
+        """The text that the model generates after each context, up to the first of the stop strings.
 
-        Replicas take turns at batches; a context longer than what the sequence leaves for new tokens is cut
-        on the left, as the harness does. Raises UserError where nothing is left.
+        Replicas take turns at batches; a context longer than what the sequence leaves for new tokens is
+        truncated on the left, as in the harness. Raises UserError where nothing is left.
         """
         kinds: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             kinds.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(number)
         mine: dict[int, str] = {}
-        layout, rows = self._model.layout, self._model.config.batch.micro_size
+        dims, rows = self._model.layout, self._model.config.batch.micro_size
         with self._progress("generating", len(requests)) as advance:
             for kind, numbers in kinds.items():
                 batches = [numbers[first : first + rows] for first in range(0, len(numbers), rows)]
-                for batch in batches[layout.data_rank :: layout.data_size]:
+                for batch in batches[dims.data_rank :: dims.data_size]:
                     contexts = [requests[number].args[0] for number in batch]
                     texts = self._generate(contexts, parse_generation(json.loads(kind)), batch[0])
                     mine |= zip(batch, texts, strict=True)
-                    advance(len(batch) * layout.data_size)
-        parts = gather_texts(layout.world, json.dumps(mine))
+                    advance(len(batch) * dims.data_size)
+        parts = gather_texts(dims.world, json.dumps(mine))
         everyone: dict[str, str] = {key: text for part in parts for key, text in json.loads(part).items()}
         return [everyone[str(number)] for number in range(len(requests))]
 
     def _generate(self, contexts: Sequence[str], how: Generation, first: int) -> list[str]:
-        room = self.max_length - how.max_tokens
-        if room < 1:
+        longest = self.max_length - how.max_tokens
+        if longest < 1:
             raise UserError(
                 f"a task generates {how.max_tokens:,} tokens, and the model's sequence of "
                 f"{self.max_length:,} leaves no room for a context: set max_gen_toks in generation_kwargs"
             )
         prompts = [self.tok_encode(context) or [self.eot_token_id] for context in contexts]
-        self.cut += sum(len(prompt) > room for prompt in prompts)
+        self.cut += sum(len(prompt) > longest for prompt in prompts)
         drawn = continue_texts(
             self._model,
-            [prompt[-room:] for prompt in prompts],
+            [prompt[-longest:] for prompt in prompts],
             self.eot_token_id,
             how.max_tokens,
             replace(how.sampling, seed=(how.sampling.seed + first) % SEEDS),

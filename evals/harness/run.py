@@ -1,4 +1,4 @@
-"""Score a checkpoint of a GPT on tasks of the harness, on any layout."""
+"""Scores a checkpoint of a GPT on tasks of the harness, on any parallel dims."""
 
 import contextlib
 import hashlib
@@ -47,13 +47,13 @@ def evaluate_tasks(
         tasks: task files, or names of tasks in `folder`.
         folder: as for `find_definitions`.
         overrides: `section.key=value` texts; `pretrain.config.evaluation.LAYOUT` says which.
-        layout_of: makes the groups of ranks, or hands out those that there are.
+        layout_of: creates the process groups, or returns existing ones.
 
     Returns:
         The result, on every rank.
 
     Raises:
-        UserError, IntegrityError: a task, an example, the layout or the checkpoint is wrong.
+        UserError, IntegrityError: a task, an example, the parallel dims or the checkpoint is wrong.
         HealthError: a log-likelihood is not finite.
     """
     definitions = find_definitions(tasks, folder)
@@ -64,17 +64,17 @@ def evaluate_tasks(
         built = {definition.name: build_task(definition) for definition in definitions}
         _refuse_layout(config, built)
         tokenizer = load_tokenizer(opened)
-        layout = layout_of(world, config.parallel)
+        dims = layout_of(world, config.parallel)
         from evals.harness.model import CheckpointLM
 
         saved = SavedModel(opened, config, tokenizer.vocab_size)
-        model = load_model(saved, config, layout, GptSpec(config, layout))
+        model = load_model(saved, config, dims, GptSpec(config, dims))
         lm = CheckpointLM(model, tokenizer)
         answer = run_harness(lm, built, BOOTSTRAPS if world.is_first else 0)["results"]
     metrics = broadcast_from_rank0(
         world, lambda: [metrics_of(each, built[each.name], answer[each.name]) for each in definitions]
     )
-    layout_name = layout.describe()
+    layout_name = dims.describe()
     meanings = {name: meaning for one in metrics for name, (_, meaning) in one.items()}
     spec = {
         **spec_of("harness", meanings, opened, world, LIBRARIES),
@@ -100,18 +100,18 @@ def run_harness(lm: Any, tasks: Mapping[str, Any], bootstraps: int) -> Any:
     """The harness's own evaluation of tasks.
 
     Args:
-        lm: model as the harness sees it.
+        lm: the model as an LM of the harness.
         tasks: name -> task of `build_task`, not evaluated before.
-        bootstraps: draws for a standard error without formula; 0: no standard errors.
+        bootstraps: draws for a standard error that has no formula; 0: no standard errors.
     """
     from lm_eval.evaluator import evaluate
 
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells of its bootstrap
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints messages about its bootstrap
         return evaluate(lm=lm, task_dict={"tasks": tasks}, bootstrap_iters=bootstraps, log_samples=False)
 
 
 def _refuse_layout(config: DecoderConfig, tasks: Mapping[str, Any]) -> None:
-    """Text is generated on tensor and pipeline parallel ranks alone."""
+    """Raise UserError for parallel dims that cannot generate: only tensor and pipeline parallelism can."""
     generating = [name for name, task in tasks.items() if task.OUTPUT_TYPE == "generate_until"]
     plain = ParallelConfig()
     for key in _NOT_GENERATING:
@@ -124,7 +124,7 @@ def _refuse_layout(config: DecoderConfig, tasks: Mapping[str, Any]) -> None:
 
 
 def _task_spec(definition: Definition, task: Any) -> dict[str, Any]:
-    """What decides the numbers of one task."""
+    """Everything that decides the metrics of one task."""
     return {
         "file": os.path.abspath(definition.file.path),
         "definition_fingerprint": definition.fingerprint,

@@ -1,4 +1,4 @@
-"""How a task wants text to be generated."""
+"""How a task wants its text to be generated."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pretrain.errors import UserError
 from pretrain.sampling import Sampling
 
 MOST_TOKENS = 256
-"""Where a task says nothing; as in the harness."""
+"""Default where a task does not say; as in the harness."""
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _DRAWING = ("temperature", "top_k", "top_p")
 _KNOWN = (*_LENGTHS, "until", "do_sample", *_DRAWING)
@@ -26,18 +26,18 @@ class Generation:
     sampling: Sampling
 
     def cut(self, text: str) -> str:
-        """The text up to the first place where it is to end."""
+        """The text up to the first stop string."""
         for stop in self.until:
             text = text.split(stop)[0]
         return text
 
     def ends(self, text: str) -> bool:
-        """Whether it holds a place where it is to end."""
+        """Whether the text contains a stop string."""
         return any(stop in text for stop in self.until)
 
 
 def generation_of(definition: Definition) -> Generation:
-    """As a definition's `generation_kwargs` say; raises UserError naming what is wrong with them."""
+    """The settings in a definition's `generation_kwargs`; raises UserError naming what is wrong with them."""
     given = definition.settings.get("generation_kwargs")
     place = f"{definition.file.path}: generation_kwargs"
     if given is not None and not isinstance(given, dict):
@@ -56,7 +56,7 @@ def generation_of(definition: Definition) -> Generation:
 
 
 def parse_generation(given: Mapping[str, Any]) -> Generation:
-    """From the arguments of a request; raises ValueError or TypeError for values that cannot be meant."""
+    """From the arguments of a request; raises ValueError or TypeError for invalid values."""
     lengths = [int(given[key]) for key in _LENGTHS if given.get(key) is not None]
     if len(lengths) > 1 or min(lengths, default=1) < 1:
         raise ValueError(f"give one length, at least 1, with {_LENGTHS[0]}")

@@ -1,4 +1,4 @@
-"""Task files of the harness: YAML in, one settled mapping out, without running what stands in it."""
+"""Task files of the harness: YAML in, one resolved mapping out, without running any code in it."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ MAX_VALUES = 100_000
 
 @dataclass(frozen=True)
 class TaskFile:
-    """What a task file says, with what it includes."""
+    """The content of a task file, including the files that it includes."""
 
     path: Path
     keys: Mapping[str, Any]
     files: tuple[Path, ...]
-    """Itself and those it includes."""
+    """The file itself and those it includes."""
     folders: Mapping[str, Path] = field(default_factory=dict)
-    """Key -> folder of the file that it stands in."""
+    """Key -> folder of the file that defines it."""
 
 
 def read_task_file(path: Path) -> TaskFile:
     """Read a task file and what it includes; its own keys win.
 
-    Raises UserError: the file is not there, is empty, is no YAML mapping or would run code.
+    Raises UserError: the file does not exist, is empty, is not a YAML mapping or would run code.
     """
     keys: dict[str, Any] = {}
     files: list[Path] = []
@@ -46,7 +46,7 @@ def _read_into(path: Path, keys: dict[str, Any], files: list[Path], folders: dic
     if path.resolve().is_relative_to(harness_folder()):
         from lm_eval.tasks._yaml_loader import load_yaml
 
-        # The harness's own files may name functions of the harness: those are part of what was installed.
+        # The harness's own files may name functions of the harness: these belong to the installed package.
         own = load_yaml(path)
     else:
         own = _parse(path)
@@ -58,7 +58,7 @@ def _read_into(path: Path, keys: dict[str, Any], files: list[Path], folders: dic
 
 
 def _included(path: Path, name: Any) -> Path:
-    """Beside the file, or one of the harness's own, as `lambada/lambada_openai.yaml`."""
+    """A file beside the file, or one of the harness's own, such as `lambada/lambada_openai.yaml`."""
     for folder in (path.parent, harness_folder()):
         if isinstance(name, str) and (folder / name).is_file():
             return folder / name
@@ -87,7 +87,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _refuse_bomb(path: Path, value: Any) -> None:
-    """Raise UserError for lists that are written once and used again and again, or hold themselves."""
+    """Raise UserError for lists whose aliases expand to too many values, or that contain themselves."""
     waiting, left = [value], MAX_VALUES
     while waiting:
         each, left = waiting.pop(), left - 1
@@ -97,7 +97,7 @@ def _refuse_bomb(path: Path, value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """As the harness reads YAML, but it refuses tags and keys that stand twice."""
+    """Reads YAML as the harness does, but refuses tags and duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()

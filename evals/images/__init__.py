@@ -1,1 +1,1 @@
-"""Scores of what is about images: accuracy of classifiers, and how near generated images are to real ones."""
+"""Scores for images: accuracy of classifiers, and the distance of generated images from real ones."""

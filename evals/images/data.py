@@ -1,4 +1,4 @@
-"""Where a checkpoint's config says that images are, with the overrides of an evaluation."""
+"""The section of a checkpoint's config that names its images, with the overrides of an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +19,9 @@ def image_data(
 
     Args:
         checkpoint: its folder; of a GAN or a classifier.
-        data: what `--data` names.
-        key: has an effect beside `CACHE`.
-        why: where others have none, and what has.
+        data: the paths that `--data` names.
+        key: the one key that has an effect beside those of `CACHE`.
+        why: for the message: where other keys have no effect, and what has.
 
     Raises:
         UserError: an override has no effect.

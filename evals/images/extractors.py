@@ -1,4 +1,4 @@
-"""From images to features: Inception out of a local TorchScript file, or a classifier that was trained here.
+"""From images to features: Inception from a local TorchScript file, or a classifier that was trained here.
 
 Only Inception's features give a FID; those of a classifier give `fd_NAME`, after the name of its run. Nothing
 is downloaded.
@@ -27,7 +27,7 @@ INCEPTION_SIDE = 299
 
 
 class Extractor(Protocol):
-    """What turns images into the numbers that are compared."""
+    """Turns images into the features that are compared."""
 
     name: str
     """Ends the names of its metrics."""
@@ -36,27 +36,27 @@ class Extractor(Protocol):
     feature_size: int
 
     def require_fits(self, reader: ImageReader, key: str) -> None:
-        """Raise UserError for shards whose images it cannot see as they are; `key` is for the message."""
+        """Raise UserError for shards whose images it cannot process unchanged; `key` is for the message."""
 
     def features(self, images_BCHW: Tensor) -> Tensor:
         """float32 [B, F], on the CPU, of uint8 images [B, C, H, W]."""
 
     def classes(self, features_NF: Tensor) -> Tensor | None:
-        """The likeliest class for each row of features, int64 [N]; None where it knows no classes."""
+        """The most likely class for each row of features, int64 [N]; None if it has no classes."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the classes; none where it knows none."""
+        """Names of its classes; empty if it has none."""
 
     def kernel_scale(self, real_NF: Features) -> float:
-        """What KID's kernel expects the features to be multiplied by."""
+        """The factor by which features are multiplied for KID's kernel."""
 
     def describe(self) -> dict[str, Any]:
         """Everything that decides the features."""
 
 
 class CnnExtractor:
-    """The last but one layer of a classifier."""
+    """The second-to-last layer of a classifier."""
 
     def __init__(self, saved: SavedClassifier, run: str) -> None:
         self._saved = saved
@@ -81,7 +81,7 @@ class CnnExtractor:
         return self._saved.classes
 
     def kernel_scale(self, real_NF: Features) -> float:
-        """To the size for which the kernel was made: a classifier's features have any."""
+        """The factor to the scale that the kernel was designed for: a classifier's features can have any."""
         return unit_scale(real_NF)
 
     def describe(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class InceptionExtractor:
         try:
             self._module: Any = torch.jit.load(path, map_location=device).eval()  # type: ignore[no-untyped-call]
             arguments = {argument.name for argument in self._module.forward.schema.arguments}
-            # The file that StyleGAN's authors published gives class logits unless it is told otherwise.
+            # The file that StyleGAN's authors published returns class logits unless it is asked for features.
             self._options = {"return_features": True} if "return_features" in arguments else {}
             found = self.features(torch.zeros(1, 3, INCEPTION_SIDE, INCEPTION_SIDE, dtype=torch.uint8))
         except Exception as error:  # torch raises many types for damaged files, and the file is a program
@@ -125,7 +125,7 @@ class InceptionExtractor:
             )
 
     def require_fits(self, reader: ImageReader, key: str) -> None:
-        """It takes images of any size, in colour or grey."""
+        """Accepts images of any size, in colour or grey."""
 
     @torch.no_grad()
     def features(self, images_BCHW: Tensor) -> Tensor:
@@ -142,14 +142,14 @@ class InceptionExtractor:
         return features.float().cpu()
 
     def classes(self, features_NF: Tensor) -> None:
-        """None: its classes are ImageNet's."""
+        """None: its classes are those of ImageNet."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return ()
 
     def kernel_scale(self, real_NF: Features) -> float:
-        """1: the kernel was made for these, and published numbers are of them as they are."""
+        """1: the kernel was designed for these features, and published values use them unscaled."""
         return 1.0
 
     def describe(self) -> dict[str, Any]:

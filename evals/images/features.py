@@ -1,4 +1,4 @@
-"""Features of many images, each rank doing its share; the same numbers on any number of ranks."""
+"""Features of many images, each rank computing its share; the same values for any number of ranks."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.world import DistContext
 
 BATCH = 64
-"""Images that go through the extractor together, whatever the number of ranks."""
+"""Images that go through the extractor together, independent of the number of ranks."""
 
 Matrix = npt.NDArray[np.float32]
 
@@ -45,35 +45,37 @@ def features_of(
             numbers = range(first, min(first + BATCH, count))
             found[first : numbers.stop] = extractor.features(pictures(numbers))
             progress.advance(len(numbers))
-    dist.all_reduce(found)  # every row was zero on all ranks but one, so the sum is exact
+    dist.all_reduce(found)  # every row is zero on all ranks but one, so the sum is exact
     return found.numpy()
 
 
 def chosen_images(readers: Sequence[ImageReader], most: int) -> list[tuple[int, int]]:
     """(reader, image) of all images, or of `most` of them drawn evenly, always the same ones."""
-    places = [(which, number) for which, reader in enumerate(readers) for number in range(len(reader))]
-    if len(places) <= most:
-        return places
-    drawn = permute(permutation_key(0, 0, 0), len(places), np.arange(most))
-    return [places[place] for place in sorted(drawn.tolist())]
+    positions = [(which, number) for which, reader in enumerate(readers) for number in range(len(reader))]
+    if len(positions) <= most:
+        return positions
+    drawn = permute(permutation_key(0, 0, 0), len(positions), np.arange(most))
+    return [positions[position] for position in sorted(drawn.tolist())]
 
 
 def real_features(
     readers: Sequence[ImageReader], most: int, extractor: Extractor, world: DistContext, cache: Path | None
 ) -> Matrix:
-    """Features of the images of some directories, up to `most`, float32 [N, F]; read from `cache` if there.
+    """Features of the images of some directories, up to `most`, float32 [N, F]; read from `cache` if stored
+    there.
 
-    cache: a folder; None: nothing is kept.
+    cache: a folder; None: nothing is stored.
     """
-    places = chosen_images(readers, most)
+    selected = chosen_images(readers, most)
     identity = {
         "data": [reader.fingerprint for reader in readers],
-        "images": len(places),
+        "images": len(selected),
+        # The path of a classifier's checkpoint does not matter: its fingerprint identifies it.
         "extractor": {k: v for k, v in extractor.describe().items() if k != "checkpoint"},
-        "batch": BATCH,
+        "batch": BATCH,  # the batch size changes the rounding of features
     }
     name = "real-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    shape = (len(places), extractor.feature_size)
+    shape = (len(selected), extractor.feature_size)
     if cache is not None and broadcast_from_rank0(world, lambda: _read(cache, name, shape) is not None):
         found = _read(cache, name, shape)
         if found is not None:
@@ -81,17 +83,17 @@ def real_features(
     sources = [ImageSource(reader) for reader in readers]
 
     def pictures(numbers: Sequence[int]) -> Tensor:
-        chosen = [places[number] for number in numbers]
+        chosen = [selected[number] for number in numbers]
         return torch.from_numpy(np.stack([sources[which].pixels(number) for which, number in chosen]))
 
-    features = features_of(pictures, len(places), extractor, world, "features of real images")
+    features = features_of(pictures, len(selected), extractor, world, "features of real images")
     if cache is not None and world.is_first:
         _write(cache, name, identity, features)
     return features
 
 
 def _read(cache: Path, name: str, shape: tuple[int, int]) -> Matrix | None:
-    """Kept features; None where there are none or they are not what was written."""
+    """Stored features; None if there are none or they are not what was written."""
     try:
         raw = read_bytes(cache / f"{name}.f32", shape[0] * shape[1] * 4)
         written = read_json(cache / f"{name}.json")
@@ -105,7 +107,7 @@ def _read(cache: Path, name: str, shape: tuple[int, int]) -> Matrix | None:
 
 
 def _write(cache: Path, name: str, identity: dict[str, Any], features: Matrix) -> None:
-    """Keep features, their checksum last; a folder that cannot be written keeps none."""
+    """Store features, their checksum last; if the folder cannot be written, nothing is stored."""
     raw = np.ascontiguousarray(features, np.float32).tobytes()
     about = identity | {"shape": list(features.shape), "sha256": hashlib.sha256(raw).hexdigest()}
     try:

@@ -1,4 +1,4 @@
-"""How near the images of a generator are to real ones, by the features of an extractor."""
+"""The distance of a generator's images from real ones, in the features of an extractor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ ENOUGH_SAMPLES = 2048
 
 
 class ImageGenerator(Protocol):
-    """What makes images."""
+    """A source of generated images."""
 
     @property
     def channels(self) -> int: ...
@@ -58,9 +58,9 @@ class ImageComparison:
 def compare(
     asked: ImageComparison, world: DistContext, say: Callable[[str], None]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics, and what they were measured with; the same on every rank and number of ranks.
+    """Metrics and their spec; the same on every rank and for any number of ranks.
 
-    say: told of warnings, on rank 0.
+    say: called with warnings, on rank 0.
 
     Raises UserError: images of another size or channels, or too few of them.
     """
@@ -96,7 +96,7 @@ def compare(
 
 
 def definitions(extractor: Extractor) -> dict[str, str]:
-    """What each metric is, by its name."""
+    """The definition of each metric, by name."""
     name = extractor.name
     return {
         extractor.frechet_name: "squared Frechet distance of Gaussians with the moments of both sets' "
@@ -170,7 +170,7 @@ def _described(readers: Sequence[ImageReader]) -> list[dict[str, Any]]:
 
 
 def _histograms(extractor: Extractor, real: Matrix, made: Matrix) -> dict[str, dict[str, int]] | None:
-    """How many images of both sets the extractor takes for each class; None where it knows no classes."""
+    """How many images of both sets the extractor assigns to each class; None if it has no classes."""
     names = extractor.class_names
     counts = {}
     for what, features in (("generated", made), ("reference", real)):

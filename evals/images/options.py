@@ -1,4 +1,4 @@
-"""The options of `pretrain eval` that are about images."""
+"""The image options of `pretrain eval`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -11,23 +11,23 @@ DEFAULT_SEED = 1234
 
 @dataclass(frozen=True)
 class ImageEvalOptions:
-    """What was given; None for what was not."""
+    """The options that were given; None for those that were not."""
 
     extractor: str | None = None
-    """Run of a classifier whose features to compare."""
+    """Run of a classifier whose features are compared."""
     inception_weights: str | None = None
     """TorchScript file of Inception."""
     inception_sha256: str | None = None
     """What that file's SHA-256 must be."""
     resize: str | None = None
-    """file: Inception's file resizes images. antialias: they are resized with antialiasing before."""
+    """file: Inception's file resizes images. antialias: they are resized with antialiasing first."""
     samples: int | None = None
     """Images to generate."""
     seed: int | None = None
     """Seed of the generated images."""
 
     def arguments(self) -> list[str]:
-        """The options as on the command line, for ranks to be started with."""
+        """The options as on the command line, to start ranks with."""
         given = ((field.name, getattr(self, field.name)) for field in fields(self))
         return [part for name, value in given if value is not None for part in (_option(name), str(value))]
 
@@ -56,7 +56,6 @@ NO_IMAGE_OPTIONS = ImageEvalOptions()
 
 
 def fields_of(options: ImageEvalOptions) -> list[str]:
-    """Names of all options."""
     return [field.name for field in fields(options)]
 
 

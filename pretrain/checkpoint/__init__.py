@@ -1,4 +1,4 @@
-"""Save, verify, find the newest good one, and load on any layout."""
+"""Checkpoints: save, verify, find the newest good one, and load on any parallel dims."""
 
 from pretrain.checkpoint.checkpoint import Checkpoint, load, open_checkpoint
 from pretrain.checkpoint.coordinator import CoordinationError, Coordinator, LocalCoordinator, StoreCoordinator

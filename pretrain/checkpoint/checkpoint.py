@@ -1,4 +1,4 @@
-"""Read a checkpoint: assemble any piece of any layout from the pieces that were written."""
+"""Reads a checkpoint: assembles any shard for any parallel dims from the shards that were written."""
 
 import difflib
 from collections import OrderedDict
@@ -55,7 +55,8 @@ def copy_overlap(source: torch.Tensor, of: Extent, target: torch.Tensor, into: E
             if (common := overlap(a_region, b_region)) is None:
                 continue
             in_source, in_target, size = common
-            # A whole box is one region and may have any strides; a range is contiguous and has several.
+            # A complete box is one region and may have any strides; a flat range is contiguous but has
+            # several regions, so each is reshaped on its own.
             view = target
             if into.flat is not None:
                 view = target[b_region.start : b_region.start + b_region.size].view(b_region.shape)
@@ -68,7 +69,8 @@ class Checkpoint:
     """A checkpoint folder, open for reading. Its structure is checked; `verify` checks its contents."""
 
     def __init__(self, path: Path | str) -> None:
-        """Open a step folder. Raises IntegrityError: no manifest, or a damaged manifest, index or state."""
+        """Open a step folder. Raises IntegrityError: the manifest is missing, or manifest, index or state is
+        damaged."""
         self.path = Path(path)
         self._manifest: Manifest = read_manifest(self.path)
         self.index: Index = index_file.parse(self.file(INDEX), str(self.path / INDEX))
@@ -81,12 +83,12 @@ class Checkpoint:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over every file's checksum: equal fingerprints mean equal checkpoints."""
+        """SHA-256 over the checksums of all files: equal fingerprints mean equal checkpoints."""
         return self._manifest.fingerprint
 
     @cached_property
     def config_text(self) -> str:
-        """The resolved config of the run that wrote it; the config as written where that was not stored.
+        """The resolved config of the run that wrote it; the user's config if no resolved one was stored.
 
         Raises IntegrityError: it holds neither.
         """
@@ -95,7 +97,7 @@ class Checkpoint:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file but the manifest, relative to the checkpoint."""
+        """Every file except the manifest, relative to the checkpoint."""
         return tuple(sorted(self._manifest.files))
 
     def file(self, name: str) -> bytes:
@@ -115,14 +117,15 @@ class Checkpoint:
         return tuple(key for key, tensor in self.index.items() if group in (None, tensor.group))
 
     def read(self, key: str) -> torch.Tensor:
-        """One whole logical tensor, as a new tensor on the CPU. Raises UserError: there is no such tensor."""
+        """One complete logical tensor, as a new tensor on the CPU. Raises UserError: there is no such
+        tensor."""
         tensor = self._find(key, "")
-        piece = ShardedTensor.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
-        self.load([piece])
-        return piece.tensor
+        shard = ShardedTensor.whole(key, torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype]), tensor.group)
+        self.load([shard])
+        return shard.tensor
 
     def load(self, pieces: Iterable[ShardedTensor]) -> None:
-        """Fill every piece's tensor in place, whatever layout wrote the checkpoint.
+        """Fill the tensor of every shard in place, whatever parallel dims the checkpoint was written on.
 
         Raises:
             UserError: a tensor is not in the checkpoint, or has another shape or dtype; names both. Nothing
@@ -130,22 +133,23 @@ class Checkpoint:
             IntegrityError: the files are not as the index says.
         """
         wanted = list(pieces)
-        for piece in wanted:
-            self._match(piece)
+        for shard in wanted:
+            self._match(shard)
         with torch.no_grad():
-            for piece in wanted:
-                self._fill(piece)
+            for shard in wanted:
+                self._fill(shard)
 
     def unread(self, keys: Iterable[str], group: Group | None = None) -> tuple[str, ...]:
-        """Tensors of a group (or of all) that are not among `keys`, the logical names that a model asked
-        for."""
+        """Tensors of a group (or of all) that are not among `keys`, the logical names that a model
+        requested."""
         asked = set(keys)
         return tuple(key for key in self.keys(group) if key not in asked)
 
     def require_all_read(self, keys: Iterable[str], group: Group | None = None) -> None:
-        """Refuse a model that leaves out part of the checkpoint; `keys` are those of all ranks together.
+        """Refuse a model that leaves out part of the checkpoint; `keys` are the requests of all ranks
+        together.
 
-        Raises UserError: names the tensors that nobody asked for.
+        Raises UserError: names the tensors that no rank requested.
         """
         if left := self.unread(keys, group):
             names = ", ".join(f"{key} {self.index[key].describe}" for key in left[:5])
@@ -156,13 +160,13 @@ class Checkpoint:
             )
 
     def require_data(self, fingerprint: str, what: str = "data") -> None:
-        """Refuse to go on with other training data than the checkpoint's.
+        """Refuse to resume with other training data than the checkpoint's.
 
         Args:
             fingerprint: of the samples and their order that `data.train` gives now.
 
         Raises:
-            UserError: the checkpoint says another one.
+            UserError: the checkpoint has a different one.
         """
         saved = self.state.get("data_fingerprint")
         if saved != fingerprint:
@@ -173,14 +177,14 @@ class Checkpoint:
             )
 
     def part(self, key: str, parse: Callable[[Any], T]) -> T:
-        """What the state has under a key.
+        """The value of a key of the state.
 
         Args:
             key: of `state`.
-            parse: makes of it what it is to be, or raises ValueError, KeyError or TypeError.
+            parse: converts and validates the value, or raises ValueError, KeyError or TypeError.
 
         Raises:
-            IntegrityError: it is not there, or not that.
+            IntegrityError: it is missing or invalid.
         """
         if key not in self.state:
             raise IntegrityError(f"{self.path / STATE}: has no {key}")
@@ -251,8 +255,7 @@ class Checkpoint:
 
 
 def _may_meet(a: Extent, b: Extent) -> bool:
-    """Whether the boxes of two extents meet; cheap, to leave out files that hold nothing of what is
-    wanted."""
+    """Whether the boxes of two extents may overlap; a cheap test that skips files without relevant data."""
     if (a.offset, a.shape) == (b.offset, b.shape):
         return a.range[0] < b.range[1] and b.range[0] < a.range[1]
     return all(

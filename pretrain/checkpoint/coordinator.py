@@ -1,7 +1,7 @@
-"""How the ranks of a save tell each other what they need, wrote and decided.
+"""How the ranks of a save exchange what they need, what they wrote and what was decided.
 
-Saves run in a background thread while training uses the process groups, so a save may use no collective. A
-few small messages through a key-value store are enough, and the store's waits do not hold Python's lock.
+Saves run in a background thread while training uses the process groups, so a save must not use collectives. A
+few small messages through a key-value store are enough, and waiting on the store does not hold Python's GIL.
 """
 
 import threading
@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 
 
 class CoordinationError(UserError):
-    """Another rank did not answer in time, or the store it answers through is gone."""
+    """Another rank did not answer in time, or the store is gone."""
 
 
 class Coordinator(Protocol):
@@ -23,14 +23,14 @@ class Coordinator(Protocol):
     def put(self, key: str, value: bytes) -> None: ...
 
     def get(self, key: str, timeout: float) -> bytes:
-        """Wait up to `timeout` seconds until a key is set, and return its value; CoordinationError if it is
-        not."""
+        """Wait up to `timeout` seconds for a key, and return its value; CoordinationError if it is not
+        set."""
 
     def delete(self, key: str) -> None: ...
 
 
 class LocalCoordinator:
-    """For a single process: its threads, or one rank alone."""
+    """For a single process: several threads, or one rank alone."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
@@ -53,7 +53,7 @@ class LocalCoordinator:
 
 
 class Store(Protocol):
-    """What is needed of a `torch.distributed.Store`."""
+    """The part of `torch.distributed.Store` that is used here."""
 
     def set(self, key: str, value: bytes, /) -> None: ...
 
@@ -68,8 +68,9 @@ class Store(Protocol):
 class StoreCoordinator:
     """Over a `torch.distributed.Store`, through a connection of its own.
 
-    A store blocks all its threads while one of them waits for a key, so saves must not share the connection
-    that process groups use. They may share one among themselves: a rank has one save under way at a time.
+    A store connection blocks all its threads while one of them waits for a key, so saves must not share the
+    connection that process groups use. They may share one among themselves: a rank has one save in progress
+    at a time.
     """
 
     def __init__(self, store: Any, prefix: str = "checkpoint") -> None:
@@ -77,7 +78,7 @@ class StoreCoordinator:
 
         Args:
             store: is cloned. Typed loosely because torch's own stubs lack `clone`.
-            prefix: keeps this coordinator's keys apart from others' in the store.
+            prefix: separates this coordinator's keys from other keys in the store.
         """
         self._store: Store = store.clone()
         self._prefix = prefix
@@ -105,7 +106,8 @@ class StoreCoordinator:
             raise CoordinationError(f"cannot delete {key}: {_first_line(error)}") from error
 
     def _name(self, key: str) -> str:
-        """The key in the store, which is UTF-8 there: folders are parts of keys, and need not be."""
+        """The key as stored: the store takes only UTF-8, but keys contain folder names, which may be
+        anything."""
         return storable(f"{self._prefix}/{key}")
 
 

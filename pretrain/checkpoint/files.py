@@ -1,5 +1,4 @@
-"""Files that are on the disk when we say so: hashed while written, fsynced, replaced and removed
-atomically."""
+"""Files that are durable when we say so: hashed while written, fsynced, replaced and removed atomically."""
 
 import errno
 import fcntl
@@ -20,30 +19,30 @@ from pretrain.errors import UserError, named
 
 CHUNK = 8 << 20
 """Bytes per write and per hash update."""
-_DIRECT: int = getattr(os, "O_DIRECT", 0)  # not every system has it
+_DIRECT: int = getattr(os, "O_DIRECT", 0)  # not available on every system
 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What the manifest says of one file."""
+    """What the manifest records about one file."""
 
     size: Natural
     sha256: str
 
 
 class DurableFile:
-    """A new file that hashes what is written to it and is fsynced when its `with` block ends well.
+    """A new file that hashes what is written to it and is fsynced when its `with` block succeeds.
 
-    Bytes are gathered in a buffer, and a full one goes to the disk past the page cache while another thread
-    hashes it. The cache would cost a copy, memory that is taken from training, and time in the kernel to find
-    its pages: more than the disk takes to write them.
+    Bytes are collected in a buffer, and a full buffer is written with direct I/O, past the page cache, while
+    another thread hashes it. The page cache would cost a copy, memory that training needs, and kernel time to
+    manage its pages: more than the disk takes to write them.
     """
 
     def __init__(self, path: Path, opener: Callable[[str, int], int] | None = None) -> None:
         self._file = open(path, "xb", buffering=0, opener=opener)  # noqa: SIM115 (closed by __exit__)
         self._hash = hashlib.sha256()
         self._size = 0
-        self._buffer = memoryview(mmap.mmap(-1, CHUNK))  # aligned to a page, as the disk wants it
+        self._buffer = memoryview(mmap.mmap(-1, CHUNK))  # page-aligned, as direct I/O requires
         self._held = 0
         self._direct = False
         self._hasher: ThreadPoolExecutor | None = None
@@ -74,7 +73,7 @@ class DurableFile:
     def _write_rest(self) -> None:
         rest = self._buffer[: self._held]
         self._hash.update(rest)
-        self._pass_the_cache(False)  # which takes whole blocks alone
+        self._pass_the_cache(False)  # direct I/O takes only whole blocks
         self._put(rest)
         self._held = 0
 
@@ -85,10 +84,10 @@ class DurableFile:
             except OSError as error:
                 if error.errno != errno.EINVAL or not self._direct:
                     raise
-                self._pass_the_cache(False)  # this file system wants other sizes
+                self._pass_the_cache(False)  # this file system requires other sizes
 
     def _pass_the_cache(self, wanted: bool) -> None:
-        """Write past the page cache from now on, where the file system can, or through it."""
+        """Turn direct I/O on where the file system supports it, or off."""
         if wanted == self._direct:
             return
         descriptor = self._file.fileno()
@@ -119,7 +118,7 @@ class DurableFile:
 
 
 def write_durably(path: Path, data: bytes, opener: Callable[[str, int], int] | None = None) -> FileRecord:
-    """Create `path` with `data`, fsynced, by an opener as `open` takes one."""
+    """Create `path` with `data`, fsynced; `opener` as for `open`."""
     with DurableFile(path, opener) as file:
         file.write(data)
     return file.record
@@ -133,11 +132,11 @@ def copy_durably(source: Path, target: Path) -> FileRecord:
 
 
 def file_record(path: Path) -> FileRecord:
-    """Size and checksum of a file as it lies on the disk; every byte is read once."""
+    """Size and checksum of a file on disk; every byte is read once."""
     digest, size = hashlib.sha256(), 0
     buffer = memoryview(bytearray(CHUNK))
     with open(path, "rb", buffering=0) as file:
-        if hasattr(os, "posix_fadvise"):  # reads further ahead, so that disk and hash work at once
+        if hasattr(os, "posix_fadvise"):  # enlarges the read-ahead, so that disk and hash work in parallel
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
@@ -147,7 +146,7 @@ def file_record(path: Path) -> FileRecord:
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Turn an error of the file system into a message that a user can read: UserError."""
+    """Turn an error of the file system into a message for the user: UserError."""
     try:
         yield
     except OSError as error:
@@ -164,9 +163,10 @@ def walk(folder: Path) -> Iterator[Path]:
 
 
 def remove(path: Path, on_trash: Callable[[], None] = lambda: None) -> None:
-    """Delete a folder so that a kill at any moment leaves nothing in it that could be taken for good.
+    """Delete a folder so that a kill at any moment leaves nothing in it that could be mistaken for a good
+    checkpoint.
 
-    The folder gets a hidden name first, on the disk, and loses its manifest before anything else.
+    The folder first gets a hidden name, synced to disk, and loses its manifest before anything else.
     """
     trash = path
     if not path.name.startswith(".trash-"):

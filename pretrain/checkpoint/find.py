@@ -1,4 +1,4 @@
-"""Find the checkpoint to go on from: the newest that verifies and was not saved while updates were skipped,
+"""Finds the checkpoint to resume from: the newest that verifies and was not saved while updates were skipped,
 with the reason for each that was passed over."""
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ from pretrain.errors import IntegrityError, UserError
 
 @dataclass(frozen=True)
 class FoundCheckpoint:
-    """What a search for a run's newest good checkpoint found."""
+    """The result of a search for a run's newest good checkpoint."""
 
     path: Path | None
     """The checkpoint; None where the run has none at all."""
@@ -43,21 +43,21 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
 def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> FoundCheckpoint:
     """The newest good checkpoint of a run: it verifies, and a finite step was taken from its weights.
 
-    `latest` is a hint for people; the folders are the truth. Call `clean` first where the run is to go on.
-    Passed over are those that were saved while updates were skipped, and the one whose very next update was
-    the first of these: it may hold what broke. Where there are no others, the latter is taken after all, and
-    last the newest.
+    `latest` is only a hint for people; what counts is the folders. Call `clean` first if the run is to
+    resume. Checkpoints that were saved while updates were skipped are passed over, and so is the one directly
+    before the first skipped update: it may contain the cause. If there are no others, the latter is used
+    after all, and as a last resort the newest.
 
     Args:
-        doubted: why checkpoints, by their steps, are to be passed over if there is an earlier one.
+        doubted: by step, why a checkpoint is to be passed over if there is an earlier one.
 
     Raises:
-        IntegrityError: there are checkpoints, and none is good. A run must not begin again in silence.
+        IntegrityError: there are checkpoints, and none is good. A run must not start over silently.
         UserError: the folder cannot be read.
     """
     folder = checkpoints_folder(run_dir)
     passed_over: list[tuple[Path, str]] = []
-    hint = _hint(folder)  # first: a run that goes on writes it last
+    hint = _hint(folder)  # read first: a running job writes it last
     steps = steps_in(folder)
     if hint is not None and step_of(hint) not in steps and hint == _hint(folder):
         passed_over.append((folder / hint, f"does not exist, though {LATEST} names it"))
@@ -72,7 +72,7 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
             return FoundCheckpoint(path, passed_over, suspect)
         if since is not None:
             doubts[step] = f"was saved while updates were skipped, from step {since} on"
-            if suspect is None:  # older ones are of other times, which ended well
+            if suspect is None:  # older ones belong to earlier periods, from which the run recovered
                 doubts.setdefault(since - 1, f"may be why its next update, of step {since}, was skipped")
                 suspect = path
         else:
@@ -90,7 +90,7 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
 
 
 def _hint(folder: Path) -> str | None:
-    """The step name in `latest`, where it holds one."""
+    """The step name in `latest`, if it holds one."""
     try:
         name = (folder / LATEST).read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -104,8 +104,8 @@ def resolve(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Pa
 
     Args:
         path: what the user gave.
-        say: told of each newer checkpoint of a run directory that was passed over, and why, and of a step
-            that was saved while updates were skipped.
+        say: called with a line for each newer checkpoint of a run directory that was passed over, and why,
+            and for a step that was saved while updates were skipped.
 
     Raises:
         UserError: there is no such run or step; names those that exist.
@@ -137,7 +137,7 @@ def resolve(path: Path | str, say: Callable[[str], None] = lambda _: None) -> Pa
 
 
 def _nearest(path: Path) -> str:
-    """Which steps lie beside a step that does not exist, or the nearest folder that does."""
+    """The steps nearest to a step that does not exist, or the nearest folder that exists."""
     wanted, steps = step_of(path.name), steps_in(path.parent)
     if steps:
         names = ", ".join(str(step) for step in sorted(steps)[-10:])

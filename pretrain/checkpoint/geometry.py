@@ -1,9 +1,9 @@
 """Boxes and flat ranges of a logical tensor: what they cover, how they overlap, whether they tile it.
 
-A rank holds a box of a logical tensor (tensor parallel), or a half-open range of the row-major elements of
-such a box (distributed optimizer). Any range of a row-major box splits into at most 2 x ndim - 1 smaller
-boxes that are each contiguous in memory. So two pieces of any two layouts meet in plain box intersections,
-and one short routine reshards everything.
+A rank's shard is a box of a logical tensor (tensor parallel), or a half-open range of the row-major elements
+of such a box (distributed optimizer). Any range of a row-major box splits into at most 2 x ndim - 1 smaller
+boxes that are each contiguous in memory. So the overlap of two shards from any parallel dims is a set of
+plain box intersections, and one short routine reshards everything.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Region:
-    """A box in global coordinates whose elements lie row-major and contiguous in a piece's storage."""
+    """A box in global coordinates whose elements lie row-major and contiguous in a shard's storage."""
 
     offset: Shape
     shape: Shape
@@ -24,13 +24,12 @@ class Region:
 
     @property
     def size(self) -> int:
-        """Elements in the box."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What a piece covers of a logical tensor: a box, or a range of its row-major elements."""
+    """What a shard covers of a logical tensor: a box, or a range of its row-major elements."""
 
     offset: Shape
     shape: Shape
@@ -100,8 +99,8 @@ def _inside_row(shape: Shape, row: int, start: int, stop: int) -> Iterator[tuple
 
 
 def overlap(a: Region, b: Region) -> tuple[tuple[slice, ...], tuple[slice, ...], int] | None:
-    """Slices of the common box within `a` and within `b`, and its size in elements; None where they do not
-    meet."""
+    """Slices of the common box within `a` and within `b`, and its size in elements; None if they do not
+    overlap."""
     in_a, in_b, size = [], [], 1
     for a0, an, b0, bn in zip(a.offset, a.shape, b.offset, b.shape, strict=True):
         start, stop = max(a0, b0), min(a0 + an, b0 + bn)

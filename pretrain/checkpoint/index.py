@@ -1,4 +1,4 @@
-"""`index.json`: every logical tensor of a checkpoint, and in which file each of its pieces lies."""
+"""`index.json`: every logical tensor of a checkpoint, and which file each of its shards is in."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class StoredShard:
-    """A piece of a logical tensor in a file."""
+    """A shard of a logical tensor in a file."""
 
     file: str
     name: str
@@ -36,7 +36,7 @@ class StoredShard:
 
     @classmethod
     def from_json(cls, value: Any) -> "StoredShard":
-        """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
+        """Inverse of `to_json`; raises ValueError, KeyError or TypeError for anything else."""
         flat = value["flat"]
         start_stop = None if flat is None else _ints(flat)
         if start_stop is not None and len(start_stop) != 2:
@@ -47,7 +47,7 @@ class StoredShard:
 
 @dataclass(frozen=True)
 class LogicalTensor:
-    """One tensor of the model or the optimizer, whatever the layout."""
+    """One tensor of the model or the optimizer, independent of the parallel dims."""
 
     key: str
     shape: Shape
@@ -66,16 +66,16 @@ class LogicalTensor:
             "shape": list(self.shape),
             "dtype": self.dtype,
             "group": self.group,
-            "pieces": [piece.to_json() for piece in self.pieces],
+            "pieces": [shard.to_json() for shard in self.pieces],
         }
 
     @classmethod
     def from_json(cls, key: str, value: Any) -> "LogicalTensor":
-        """Inverse of `to_json`; ValueError, KeyError or TypeError where it is not one."""
+        """Inverse of `to_json`; raises ValueError, KeyError or TypeError for anything else."""
         if value["dtype"] not in DTYPES or value["group"] not in GROUPS:
             raise ValueError(f"dtype {value['dtype']!r:.60} or group {value['group']!r:.60} is not known")
-        pieces = tuple(StoredShard.from_json(piece) for piece in value["pieces"])
-        return cls(key, _ints(value["shape"]), value["dtype"], value["group"], pieces)
+        shards = tuple(StoredShard.from_json(shard) for shard in value["pieces"])
+        return cls(key, _ints(value["shape"]), value["dtype"], value["group"], shards)
 
 
 def _ints(value: Any) -> tuple[int, ...]:
@@ -94,14 +94,14 @@ Index = Mapping[str, LogicalTensor]
 
 
 def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
-    """One index from what each writer (named for the message) wrote; every element must be in exactly one
-    piece.
+    """One index from what each writer wrote (its name is for the message); every element must be in exactly
+    one shard.
 
-    Raises IntegrityError: writers disagree on a tensor, or its pieces leave a hole or overlap. That is a
-    defect of the layout's description, and must not become a checkpoint.
+    Raises IntegrityError: writers disagree on a tensor, or its shards leave a hole or overlap. That is a bug
+    in the description of the shards, and must not become a checkpoint.
     """
     merged: dict[str, LogicalTensor] = {}
-    pieces: dict[str, list[StoredShard]] = {}
+    shards: dict[str, list[StoredShard]] = {}
     for writer, part in parts:
         for key, tensor in part.items():
             known = merged.setdefault(key, tensor)
@@ -110,9 +110,9 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
                     f"checkpoint not written: {key} is {tensor.describe} ({tensor.group}) on {writer}, "
                     f"{known.describe} ({known.group}) on another rank"
                 )
-            pieces.setdefault(key, []).extend(tensor.pieces)
+            shards.setdefault(key, []).extend(tensor.pieces)
     index = {
-        key: LogicalTensor(key, tensor.shape, tensor.dtype, tensor.group, tuple(pieces[key]))
+        key: LogicalTensor(key, tensor.shape, tensor.dtype, tensor.group, tuple(shards[key]))
         for key, tensor in sorted(merged.items())
     }
     if fault := coverage_fault(index):
@@ -121,10 +121,10 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
 
 
 def coverage_fault(index: Index) -> str | None:
-    """The first logical tensor whose pieces do not tile it, and where, or None."""
+    """The first logical tensor whose shards do not tile it, and where; None if all do."""
     for key, tensor in index.items():
-        if fault := tiling_fault(tensor.shape, [piece.extent for piece in tensor.pieces]):
-            files = ", ".join(sorted({piece.file for piece in tensor.pieces})[:4]) or "no file"
+        if fault := tiling_fault(tensor.shape, [shard.extent for shard in tensor.pieces]):
+            files = ", ".join(sorted({shard.file for shard in tensor.pieces})[:4]) or "no file"
             return f"{key} {tensor.describe}: {fault} (pieces in {files})"
     return None
 
@@ -140,7 +140,7 @@ def dump(index: Index) -> bytes:
 def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
     """Read index.json.
 
-    Raises IntegrityError: it is not one, is of another version, or names a file outside of the checkpoint.
+    Raises IntegrityError: it is not one, has another version, or names a file outside the checkpoint.
     """
     try:
         value = parse_json(text)
@@ -151,9 +151,9 @@ def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{where}: not an index of a checkpoint: {misread(error)}") from error
     for key, tensor in index.items():
-        for piece in tensor.pieces:
-            if PurePosixPath(piece.file).name != piece.file or piece.file in ("", "..", "."):
+        for shard in tensor.pieces:
+            if PurePosixPath(shard.file).name != shard.file or shard.file in ("", "..", "."):
                 raise IntegrityError(
-                    f"{where}: {key!r:.60} lies in {piece.file!r:.60}, which is no file of the checkpoint"
+                    f"{where}: {key!r:.60} lies in {shard.file!r:.60}, which is no file of the checkpoint"
                 )
     return index

@@ -1,4 +1,4 @@
-"""Names on the disk: where the checkpoints of a run are, and which step a folder is of."""
+"""Names on disk: where the checkpoints of a run are, and which step a folder belongs to."""
 
 import re
 from pathlib import Path
@@ -20,18 +20,18 @@ def checkpoints_folder(run_dir: Path | str) -> Path:
 
 
 def step_name(step: int) -> str:
-    """Folder of a step, such as `step-00000200`."""
+    """Folder name of a step, such as `step-00000200`."""
     return f"step-{step:08d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step a folder name stands for; None where it is not exactly such a name."""
+    """The step that a folder name stands for; None if it is not exactly such a name."""
     match = _STEP.fullmatch(name)
     return int(match[1]) if match and step_name(int(match[1])) == name else None
 
 
 def steps_in(folder: Path) -> dict[int, Path]:
-    """Everything under a step's name in the folder, good or not, newest step first."""
+    """Every path in the folder with a step's name, good or not, newest step first."""
     if not folder.is_dir():
         return {}
     found = {step: path for path in folder.iterdir() if (step := step_of(path.name)) is not None}
@@ -44,5 +44,5 @@ def set_aside(folder: Path) -> list[Path]:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Folders and files of saves and deletions that did not end."""
+    """Folders and files of saves and deletions that did not finish."""
     return sorted(path for end in (".tmp-*", ".*.tmp", ".trash-*") for path in folder.glob(end))

@@ -1,7 +1,7 @@
 """`manifest.json`, written last: every file's size and checksum. A folder without it is not a checkpoint.
 
-The manifest carries the checksum of its own content in canonical form, so a flipped byte in the manifest
-itself is found as surely as one in a file it lists.
+The manifest includes the checksum of its own content in canonical form, so a flipped byte in the manifest
+itself is found as reliably as one in a file that it lists.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ KEYS = {"format", "format_version", "step", "files"}
 
 @dataclass(frozen=True)
 class Fault:
-    """Something about a checkpoint that is not as it was written."""
+    """Something in a checkpoint that is not as it was written."""
 
     file: str
     """Path within the checkpoint; empty for the checkpoint as a whole."""
@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint consists of."""
+    """The content of `manifest.json`: all files of a checkpoint."""
 
     step: int
     files: Mapping[str, FileRecord]
@@ -90,7 +90,7 @@ def parse_manifest(text: bytes) -> Manifest:
 
 
 def name_problem(name: str) -> str | None:
-    """Why a relative path may not stand in a checkpoint, or None."""
+    """Why a relative path is not allowed in a checkpoint, or None."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
         return "which reaches outside of the checkpoint"
@@ -100,7 +100,7 @@ def name_problem(name: str) -> str | None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the checkpoint at `path`. Raises IntegrityError: it has none, or it is damaged."""
+    """The manifest of the checkpoint at `path`. Raises IntegrityError: it is missing or damaged."""
     where = path / MANIFEST
     try:
         if where.is_symlink():
@@ -140,7 +140,7 @@ def _faults(path: Path, threads: int) -> list[Fault]:
         )
     faults += _unexpected(path, manifest)
     with ThreadPoolExecutor(threads) as pool:
-        # Large files first, so that no thread is left alone with one at the end.
+        # Large files first, so that no single thread is left with one at the end.
         names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
         faults += [f for f in pool.map(lambda name: _check(path, name, manifest.files[name]), names) if f]
     return faults or _structure(path, manifest)
@@ -204,7 +204,8 @@ def _pickles(path: Path) -> list[Fault]:
 
 
 def _structure(path: Path, manifest: Manifest) -> list[Fault]:
-    """What is wrong with a checkpoint whose files are all as written: only a foreign writer gets here."""
+    """What is wrong with a checkpoint whose files are all as written: only a foreign writer can cause
+    this."""
     missing = [
         Fault(name, "is not listed in the manifest") for name in (INDEX, STATE) if name not in manifest.files
     ]
@@ -214,19 +215,19 @@ def _structure(path: Path, manifest: Manifest) -> list[Fault]:
         index = parse((path / INDEX).read_bytes(), INDEX)
         if fault := coverage_fault(index):
             return [Fault(INDEX, fault)]
-        named = {piece.file for tensor in index.values() for piece in tensor.pieces}
+        named = {shard.file for tensor in index.values() for shard in tensor.pieces}
         if unlisted := sorted(named - manifest.files.keys()):
             return [Fault(unlisted[0], f"is named in {INDEX} but not listed in the manifest")]
         headers = {name: read_header(path / name) for name in sorted(named)}
     except IntegrityError as error:
         return [Fault(INDEX, str(error))]
     for tensor in index.values():
-        for piece in tensor.pieces:
-            entry = headers[piece.file].get(piece.name)
-            expected = piece.extent.shape if piece.extent.flat is None else (piece.extent.size,)
+        for shard in tensor.pieces:
+            entry = headers[shard.file].get(shard.name)
+            expected = shard.extent.shape if shard.extent.flat is None else (shard.extent.size,)
             if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, expected):
                 found = "is not there" if entry is None else f"is {list(entry.shape)} {entry.dtype}"
                 return [
-                    Fault(piece.file, f"{piece.name} {found}, {INDEX} has {list(expected)} {tensor.dtype}")
+                    Fault(shard.file, f"{shard.name} {found}, {INDEX} has {list(expected)} {tensor.dtype}")
                 ]
     return []

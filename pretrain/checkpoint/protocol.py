@@ -1,4 +1,4 @@
-"""One save over all ranks: who waits for whom, and the one verdict that every rank learns.
+"""One save over all ranks: who waits for whom, and the one outcome that every rank learns.
 
 Messages, all through the `Coordinator`:
 
@@ -7,8 +7,8 @@ Messages, all through the `Coordinator`:
     rank r to rank 0    done/r    its files and tensors, fsynced; or why it could not write them
     rank 0 to all       verdict   after index, manifest, rename, `latest` and retention; or after cleaning up
 
-An error of the disk on any rank makes the verdict a failure on every rank. Anything else that goes wrong is a
-defect or a lost rank, and the verdict is fatal: training on would only hide it.
+A disk error on any rank fails the save on every rank. Anything else that goes wrong is a bug or a lost rank,
+and the outcome is fatal: to continue training would only hide it.
 """
 
 import json
@@ -41,13 +41,13 @@ class SaveOutcome:
 
     ok: bool
     reason: str = ""
-    """Why not."""
+    """Why it failed."""
     fatal: bool = False
-    """Not an error of the disk: the run must stop at once."""
+    """Not a disk error: the run must stop at once."""
     size: int = 0
     """Bytes of the whole checkpoint."""
     messages: tuple[str, ...] = ()
-    """What a person should know besides."""
+    """Anything else that the user should know."""
 
     def dump(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -60,7 +60,7 @@ class SaveOutcome:
 
 @dataclass(frozen=True)
 class Team:
-    """The ranks that save together, as one of them sees it."""
+    """The ranks that save together, as seen by one of them."""
 
     rank: int
     world_size: int
@@ -74,7 +74,7 @@ class Team:
         self.coordinator.put(f"{self.prefix}/{key}", value)
 
     def get(self, key: str) -> bytes:
-        """Wait for what another rank tells."""
+        """Wait for a message of another rank."""
         return self.coordinator.get(f"{self.prefix}/{key}", self.timeout)
 
     def forget(self, key: str) -> None:
@@ -83,7 +83,7 @@ class Team:
 
 @dataclass(frozen=True)
 class SaveTarget:
-    """Where checkpoints go, and which stay."""
+    """Where checkpoints are written, and which are kept."""
 
     run_dir: Path
     keep: Retention
@@ -95,7 +95,8 @@ class SaveTarget:
 
 
 def run_save(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
-    """This rank's part of a save, from its first message to the verdict. Raises nothing that can be told."""
+    """This rank's part of a save, from its first message to the outcome. Errors become a failed outcome, not
+    exceptions."""
     try:
         return (_lead if team.rank == 0 else _follow)(job, team, place)
     except Exception as error:
@@ -137,7 +138,7 @@ def _lead(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
             with suppress(CoordinationError):
                 team.put("begin", b"{}")
     if not verdict.ok and temporary is not None and temporary.exists():
-        with suppress(OSError):  # what cannot be removed now goes when the next save begins
+        with suppress(OSError):  # what cannot be removed now is removed when the next save begins
             remove(temporary)
     team.put("verdict", verdict.dump())
     for rank in range(1, team.world_size):
@@ -150,7 +151,7 @@ def _begin(job: SaveJob, place: SaveTarget, needed: int) -> Path:
     if job.refusal is not None:
         raise job.refusal
     place.folder.mkdir(parents=True, exist_ok=True)
-    for path in leftovers(place.folder):  # of a save that failed: it may be what fills the disk
+    for path in leftovers(place.folder):  # left by a failed save: it may be what fills the disk
         remove(path)
     require_space(place.folder, job.step, needed)
     temporary = place.folder / f".tmp-{step_name(job.step)}-{secrets.token_hex(4)}"
@@ -190,7 +191,7 @@ def _gather_and_publish(job: SaveJob, team: Team, place: SaveTarget, temporary: 
 
 
 def _guarded(tidy: Callable[[], list[str]]) -> list[str]:
-    """The checkpoint is in place: an error of the disk while tidying up does not unmake it."""
+    """The checkpoint is published: a disk error while tidying up does not make the save fail."""
     try:
         return tidy()
     except OSError as error:
@@ -198,7 +199,7 @@ def _guarded(tidy: Callable[[], list[str]]) -> list[str]:
 
 
 def with_count(verdict: SaveOutcome, failed: int, allowed: int) -> SaveOutcome:
-    """The verdict on the last of `failed` failed saves in a row: fatal once they reach `allowed`."""
+    """The outcome of the last of `failed` failed saves in a row: fatal once they reach `allowed`."""
     if verdict.ok or verdict.fatal or failed < allowed:
         return verdict
     saves = "the last save" if failed == 1 else f"the last {failed} saves in a row"

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and what a dead run left behind."""
+"""Which checkpoints are kept, and cleanup after a dead run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from pretrain.errors import IntegrityError
 
 @dataclass(frozen=True)
 class Retention:
-    """How many checkpoints stay."""
+    """How many checkpoints are kept."""
 
     keep_last: int
-    """Newest good ones: whole, and not saved while updates were skipped."""
+    """Number of newest good checkpoints: complete, and not saved while updates were skipped."""
     keep_every: int | None = None
-    """Multiples of this stay for ever."""
+    """Checkpoints whose step is a multiple of this are kept forever."""
 
 
 def looks_whole(path: Path) -> bool:
-    """The manifest is sound and every file has its size; contents are not read, this runs at every save."""
+    """The manifest is valid and every file has its size; contents are not read, since this runs at every
+    save."""
     try:
         manifest = read_manifest(path)
         return all((path / name).stat().st_size == record.size for name, record in manifest.files.items())
@@ -37,7 +38,7 @@ def retire(
     """Delete what `keep` does not keep, given that the checkpoint of step `current` was just written.
 
     Returns:
-        What could not be deleted, a line each.
+        What could not be deleted, one line each.
     """
     _, failed = _remove_all(_surplus(folder, current, keep), lambda: on_event("during-delete"))
     return failed
@@ -45,14 +46,13 @@ def retire(
 
 @told()
 def give_up_after(run_dir: Path | str, step: int) -> list[str]:
-    """Delete checkpoints later than `step`, from which or from before which the run goes on another course.
+    """Delete checkpoints later than `step`, from which the run now takes another course.
 
-    A resume must not jump back into the course that was given up. A save does this by itself before it
-    publishes its step; a rollback should do it at once. Nothing is deleted where no whole checkpoint up to
-    `step` exists.
+    A resume must not jump back to the abandoned course. A save does this by itself before it publishes its
+    step; a rollback should do it at once. Nothing is deleted if no complete checkpoint up to `step` exists.
 
     Returns:
-        What was deleted or could not be, a line each.
+        What was deleted or could not be, one line each.
 
     Raises:
         UserError: the folder cannot be read.
@@ -81,7 +81,7 @@ def trim(run_dir: Path | str, good: int, keep: Retention) -> list[str]:
     next save.
 
     Returns:
-        What was deleted or could not be, a line each.
+        What was deleted or could not be, one line each.
     """
     removed, failed = _remove_all(_surplus(checkpoints_folder(run_dir), good, keep))
     return [f"deleted {path}: more than checkpoint.keep_last: {keep.keep_last}" for path in removed] + failed
@@ -101,7 +101,7 @@ def _remove_all(
 
 
 def _surplus(folder: Path, newest: int, keep: Retention) -> list[Path]:
-    """Checkpoints before the newest whole one, of step `newest`, that `keep` does not keep.
+    """Checkpoints before the newest complete one, of step `newest`, that `keep` does not keep.
 
     One that is damaged or was saved while updates were skipped does not count as kept; of the latter only the
     newest is of any use.
@@ -120,13 +120,13 @@ def _surplus(folder: Path, newest: int, keep: Retention) -> list[Path]:
 
 @told()
 def clean(run_dir: Path | str) -> list[str]:
-    """Put right what a killed save or deletion left in a run's checkpoints; call it first, holding the run's
+    """Repair what a killed save or deletion left in a run's checkpoints; call it first, holding the run's
     lock.
 
     A checkpoint that was set aside for its successor, which never arrived, gets its name back.
 
     Returns:
-        What was done, a line each.
+        What was done, one line each.
 
     Raises:
         UserError: the file system does not allow it.

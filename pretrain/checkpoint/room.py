@@ -1,7 +1,7 @@
-"""Whether the copies of an asynchronous save fit into the memory that the machines have left.
+"""Whether the copies of an asynchronous save fit into the free memory of the machines.
 
-Where they did not, the kernel would kill a rank in the middle of a save. All ranks are told the same, so that
-none saves in its own way.
+If they did not, the kernel would kill a rank in the middle of a save. All ranks get the same answer, so that
+all save in the same way.
 """
 
 import json
@@ -17,7 +17,7 @@ from pretrain.checkpoint.write import readable
 from pretrain.run.memory import available_memory
 
 SHARE = 0.9
-"""Of what is left; the rest is for what the process takes besides."""
+"""Usable share of the free memory; the rest is for other allocations of the process."""
 
 
 def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
@@ -28,12 +28,12 @@ def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
         team: all ranks; its keys are for this question alone.
 
     Returns:
-        What does not fit where; empty where everything fits.
+        What does not fit, and where; empty if everything fits.
 
     Raises:
         CoordinationError: a rank does not answer.
     """
-    size = sum(_memory_of_copy(piece.tensor) for piece in pieces)
+    size = sum(_memory_of_copy(shard.tensor) for shard in pieces)
     team.put(f"room/{team.rank}", json.dumps([socket.gethostname(), size, available_memory()]).encode())
     if team.rank == 0:
         team.put("room", _judge([json.loads(team.get(f"room/{rank}")) for rank in range(team.world_size)]))
@@ -41,13 +41,13 @@ def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
 
 
 def _memory_of_copy(tensor: torch.Tensor) -> int:
-    """Bytes; torch gives pinned memory, which copies from a GPU need, in powers of two."""
+    """Bytes; torch allocates pinned memory, which copies from a GPU need, in powers of two."""
     size = tensor.numel() * tensor.element_size()
     return 1 << (size - 1).bit_length() if tensor.is_cuda and size else size
 
 
 def _judge(answers: Sequence[tuple[str, int, int | None]]) -> bytes:
-    """Of (host, bytes, bytes available) from every rank."""
+    """The answer, from (host, bytes, bytes available) of every rank."""
     wanted: dict[str, int] = defaultdict(int)
     left: dict[str, int] = {}
     for host, size, available in answers:

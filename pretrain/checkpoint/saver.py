@@ -1,4 +1,4 @@
-"""`Saver`: the trainer's handle on saving, at once or in the background, that survives saves that fail."""
+"""`Saver`: how the trainer saves, synchronously or in the background; it survives failed saves."""
 
 import json
 import threading
@@ -28,39 +28,38 @@ class SaveReport:
     step: int
     ok: bool
     reason: str
-    """Why not."""
+    """Why it failed."""
     bytes: int
     """Size of the whole checkpoint, over all ranks."""
     seconds: float
-    """From the call to the checkpoint in place (or given up)."""
+    """From the call until the checkpoint was published (or given up)."""
     stalled_seconds: float
-    """How long training stood still for it: copying to host memory and waiting, or all of it."""
+    """How long the save stopped training: copying to host memory and waiting, or all of it."""
     path: Path | None
     """The checkpoint."""
 
 
 class _HostCopies:
-    """Copies of tensors in host memory; the memory is kept for the next save, which spares paging it in
-    again."""
+    """Copies of tensors in host memory; the memory is kept for the next save, which avoids page faults."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
 
     def take(self, pieces: Sequence[ShardedTensor]) -> tuple[ShardedTensor, ...]:
-        """The pieces with tensors that training does not change."""
+        """The shards with copies of their tensors, which training does not change."""
         kept: dict[tuple[str, str], torch.Tensor] = {}
-        for piece in pieces:
-            source = piece.tensor.detach()
-            buffer = self._buffers.get((piece.group, piece.name))
+        for shard in pieces:
+            source = shard.tensor.detach()
+            buffer = self._buffers.get((shard.group, shard.name))
             if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
                 buffer = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
-            kept[piece.group, piece.name] = buffer.copy_(source)
+            kept[shard.group, shard.name] = buffer.copy_(source)
         self._buffers = kept
-        return tuple(replace(piece, tensor=kept[piece.group, piece.name]) for piece in pieces)
+        return tuple(replace(shard, tensor=kept[shard.group, shard.name]) for shard in pieces)
 
 
 class _Pending:
-    """A save under way in a thread."""
+    """A save in progress in a thread."""
 
     def __init__(self, step: int, started: float, stalled: float, work: Callable[[], SaveOutcome]) -> None:
         self.step = step
@@ -97,15 +96,16 @@ class Saver:
         on_event: OnEvent = lambda _: None,
         timeout: float = 3600.0,
     ) -> None:
-        """Write nothing yet.
+        """Set up; writes nothing yet.
 
         Args:
             run_dir: on a file system that all ranks share.
             settings: section `checkpoint` of the config.
-            coordinator: reaches all of them; each Saver in its life wants keys of its own there.
-            say: told, in the calling thread and on rank 0 alone, of saves that failed and of what was tidied
+            coordinator: reaches all ranks; each Saver needs its own keys there.
+            say: called in the calling thread and on rank 0 alone, for failed saves and for what was tidied
                 up.
-            first: called on rank 0, in the calling thread, before each save; an OSError of it fails the save.
+            first: called on rank 0, in the calling thread, before each save; if it raises OSError, the save
+                fails.
             on_event: called at each stage of a save with its name, by the thread that writes; for fault
                 injection.
             timeout: seconds to wait for another rank's part of a save.
@@ -121,7 +121,7 @@ class Saver:
         self._attempts = 0
         self._failed_in_a_row = 0
         self.last: SaveReport | None = None
-        """The newest save that ended."""
+        """The newest save that has finished."""
         self.newest: int | None = None
         """Step of the newest checkpoint, saved here or loaded by whoever sets this; None: there is none."""
 
@@ -134,24 +134,24 @@ class Saver:
         *,
         last: bool = False,
     ) -> SaveReport | None:
-        """Save a checkpoint; with `checkpoint.async`, copy it and go on, where memory has room for copies.
+        """Save a checkpoint; with `checkpoint.async`, copy it and return, if memory has room for copies.
 
         Args:
             step: optimizer steps done.
-            pieces: what this rank holds; those it owns are written. Empty on a rank that owns nothing.
+            pieces: the shards of this rank; those it owns are written. Empty on a rank that owns nothing.
             state: JSON-able, the same on all ranks; rank 0's is stored.
             files: further files by relative name (config.yaml, tokenizer/): content, or a file or folder to
                 copy.
-            last: nothing follows that could save it again, so it is saved at once, and may not fail.
+            last: no later save can make up for a failure, so it is saved synchronously and must not fail.
 
         Returns:
-            The report of the save that ended in this call: this one, or with `checkpoint.async` the one
+            The report of the save that finished in this call: this one, or with `checkpoint.async` the one
                 before, if any.
 
         Raises:
             UserError: `checkpoint.max_failures` saves in a row failed, or the last one; or a rank did not
-                answer. The message says what is on the disk.
-            IntegrityError: the pieces of all ranks do not cover every tensor exactly once.
+                answer. The message says what is on disk.
+            IntegrityError: the shards of all ranks do not cover every tensor exactly once.
         """
         started = time.monotonic()
         before = self.join()
@@ -173,10 +173,10 @@ class Saver:
         return self._settle(step, verdict, now - started, now - started, ends=last)
 
     def join(self, *, ends: bool = False) -> SaveReport | None:
-        """Wait for the save under way; its report, or None where there was none.
+        """Wait for the save in progress; its report, or None if there was none.
 
         Args:
-            ends: the run ends, so a save that failed is not made up for by a later one.
+            ends: the run ends, so no later save can make up for a failed one.
 
         Raises:
             UserError, IntegrityError: as `save`.
@@ -195,7 +195,7 @@ class Saver:
 
     @property
     def on_disk(self) -> str:
-        """What a run that ends now leaves to go on from, in words."""
+        """In words: what a run that ends now could resume from."""
         if self.newest is None:
             return "there is no checkpoint: the same command begins at step 0"
         return (
@@ -211,7 +211,7 @@ class Saver:
         return None
 
     def _make_copies(self, pieces: Sequence[ShardedTensor], team: Team) -> _HostCopies | None:
-        """Before the first save; None, on all ranks, where the machines have no room for them."""
+        """Called before the first save; None, on all ranks, if the machines have no room for the copies."""
         missing = missing_room(pieces, team)
         if missing:
             self._say(
@@ -221,7 +221,7 @@ class Saver:
 
     def _forget_previous(self, team: Team) -> None:
         if self._rank == 0 and self._attempts > 2:
-            # Every rank has joined the last save but one when it begins the next, so no one reads that any
+            # When a save begins, every rank has joined the one before the last, so nobody reads its keys any
             # more.
             old = replace(team, prefix=f"{self._place.folder}/{self._attempts - 2}")
             for key in ("begin", "verdict"):

@@ -1,5 +1,5 @@
-"""`ShardedTensor`: what one rank holds of one logical tensor; the trainer speaks of tensors to this room in
-no other way."""
+"""`ShardedTensor`: one rank's shard of one logical tensor; the only form in which the trainer passes tensors
+to this package."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +14,10 @@ GROUPS: tuple[Group, ...] = ("weights", "optimizer")
 
 @dataclass(frozen=True)
 class ShardedTensor:
-    """A box of a logical tensor, or a range of the elements of such a box, and the tensor that holds it."""
+    """A box of a logical tensor, or a range of the elements of such a box, and the tensor with its values."""
 
     key: str
-    """Logical name, independent of any layout, such as `decoder.layers.3.mlp.linear_fc1.weight`."""
+    """Logical name, independent of parallel dims, such as `decoder.layers.3.mlp.linear_fc1.weight`."""
     global_shape: Shape
     """Shape of the whole logical tensor."""
     offset: Shape
@@ -25,14 +25,14 @@ class ShardedTensor:
     shape: Shape
     """Shape of the box."""
     flat: tuple[int, int] | None
-    """Half-open range of the box's row-major elements, where the rank holds only these; the tensor is then
+    """Half-open range of the box's row-major elements, if the rank holds only these; the tensor is then
     1-D."""
     tensor: torch.Tensor
     """Read on save; filled in place on load. Shape `shape`, or [stop - start] with `flat`."""
     group: Group
-    """Decides the file, so that evaluation reads weights alone."""
+    """Decides the file, so that evaluation can read the weights alone."""
     owner: bool
-    """This rank writes the piece on save; exactly one replica does."""
+    """This rank writes the shard on save; exactly one replica does."""
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
@@ -47,12 +47,12 @@ class ShardedTensor:
 
     @property
     def extent(self) -> Extent:
-        """What the piece covers of the logical tensor."""
+        """What the shard covers of the logical tensor."""
         return Extent(self.offset, self.shape, self.flat)
 
     @property
     def name(self) -> str:
-        """Name in a file: the key, and the box and range where the piece is not the whole tensor."""
+        """Name in a file: the key, and the box and range if the shard is not the whole tensor."""
         if self.shape == self.global_shape and self.flat is None:
             return self.key
         return f"{self.key}{self.extent.describe()}"
@@ -61,6 +61,6 @@ class ShardedTensor:
     def whole(
         cls, key: str, tensor: torch.Tensor, group: Group = "weights", owner: bool = True
     ) -> "ShardedTensor":
-        """The piece of a rank that holds all of a logical tensor."""
+        """The shard of a rank that holds all of a logical tensor."""
         shape = tuple(tensor.shape)
         return cls(key, shape, tuple(0 for _ in shape), shape, None, tensor, group, owner)

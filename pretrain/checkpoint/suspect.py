@@ -1,7 +1,7 @@
-"""Checkpoints that are whole and yet not good: those saved while updates were being skipped.
+"""Checkpoints that are complete and yet not good: those saved while updates were being skipped.
 
-A skipped update leaves the weights alone, so such a checkpoint holds weights from which no finite step could
-be computed; perhaps the samples are to blame, perhaps the weights. Its `state.json` says since when.
+A skipped update does not change the weights, so such a checkpoint holds weights from which no finite step
+could be computed; the cause may be the samples or the weights. Its `state.json` says since when.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ checkpoint."""
 
 
 def suspect_since(path: Path) -> int | None:
-    """What the checkpoint at `path` says under `SUSPECT_SINCE`; None too where that cannot be read."""
+    """The value of `SUSPECT_SINCE` in the checkpoint at `path`; also None if it cannot be read."""
     try:
         state = read_json(path / STATE)
     except (OSError, ValueError):

@@ -1,8 +1,9 @@
-"""Read and write safetensors files in a stream: hashed while written, never held twice, mapped when read.
+"""Reads and writes safetensors files as a stream: hashed while written, never in memory twice, mapped when
+read.
 
 The format (https://huggingface.co/docs/safetensors, "Format"): an 8-byte little-endian header length, a JSON
 header padded with spaces to 8 bytes, then raw little-endian data. The stock library opens these files; we
-write them ourselves because its writer wants all tensors in memory at once and leaves the hashing to a second
+write them ourselves because its writer needs all tensors in memory at once and leaves the hashing to a second
 pass.
 """
 
@@ -50,7 +51,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @dataclass(frozen=True)
 class TensorSource:
-    """A tensor that is made when its turn to be written comes."""
+    """A tensor that is created when its turn to be written comes."""
 
     name: str
     shape: tuple[int, ...]
@@ -89,7 +90,7 @@ def _header(tensors: Sequence[TensorSource]) -> bytes:
 
 
 def in_file_order(tensors: Sequence[TensorSource]) -> list[TensorSource]:
-    """Wide elements first, which keeps every tensor aligned to its own element size."""
+    """Widest dtypes first, which keeps every tensor aligned to its own element size."""
     return sorted(tensors, key=lambda tensor: -tensor.dtype.itemsize)
 
 
@@ -107,7 +108,7 @@ def write_tensors(path: Path, tensors: Sequence[tuple[str, torch.Tensor]]) -> Fi
 def write_sources(
     path: Path, sources: Sequence[TensorSource], advance: Callable[[int], None] = lambda _: None
 ) -> FileRecord:
-    """As `write_tensors`; each tensor is made, written and let go before the next.
+    """As `write_tensors`; each tensor is created, written and released before the next.
 
     Args:
         advance: called with the bytes of each tensor that is written.
@@ -140,9 +141,10 @@ class TensorEntry:
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
-    """Parse and check a file's header against the size of the file.
+    """Parse a file's header and check it against the size of the file.
 
-    Raises IntegrityError: the file is not safetensors, or is cut off; names the file, and a pickle as such.
+    Raises IntegrityError: the file is not safetensors, or is truncated; names the file, and says so if it is
+    a pickle.
     """
     size = os.stat(path).st_size
     with open(path, "rb") as file:
@@ -180,7 +182,7 @@ def _entry(value: Any, base: int, size: int) -> TensorEntry:
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r:.60} is none of {', '.join(DTYPES)}")
     fits = stop <= size - base and stop - start == prod(shape) * DTYPES[dtype].itemsize
-    if not fits or prod(max(n, 1) for n in shape) > LARGEST:  # torch has strides of empty tensors too
+    if not fits or prod(max(n, 1) for n in shape) > LARGEST:  # torch computes strides of empty tensors too
         raise ValueError(f"data offsets [{start}, {stop}) do not fit shape {list(shape)!r:.60} of {dtype}")
     return TensorEntry(dtype, shape, base + start, base + stop)
 
@@ -192,7 +194,7 @@ class TensorFile:
         """Map the file. Raises IntegrityError: as `read_header`."""
         self.path = path
         self.entries = read_header(path)
-        # torch's own map keeps no file descriptor open, so thousands of rank files are no trouble.
+        # torch's own map keeps no file descriptor open, so thousands of rank files are not a problem.
         with utf8_alias(path) as name:
             self._bytes = torch.from_file(name, shared=False, size=os.stat(path).st_size, dtype=torch.uint8)
 
@@ -204,16 +206,15 @@ class TensorFile:
         dtype = DTYPES[entry.dtype]
         raw = self._bytes[entry.start : entry.stop]
         if entry.start % dtype.itemsize:
-            raw = raw.clone()
+            raw = raw.clone()  # a view in a wider dtype needs aligned data
         return raw.view(dtype).view(entry.shape)
 
 
 def foreign(path: Path) -> str | None:
-    """What a file is that has no place in a checkpoint: a pickle or a torch archive (both can carry code), or
-    None."""
+    """Which forbidden kind of file this is, a pickle or a torch archive (both can carry code); else None."""
     with open(path, "rb") as file:
         start = file.read(16)
-    if start[8:9] == b"{":
+    if start[8:9] == b"{":  # safetensors: the JSON header follows its 8-byte length
         return None
     if start.startswith(b"PK\x03\x04"):
         return (

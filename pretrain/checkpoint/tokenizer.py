@@ -1,4 +1,4 @@
-"""The tokenizer that a checkpoint keeps; an imported model may have none."""
+"""The tokenizer that is stored in a checkpoint; an imported model may have none."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def keeps_tokenizer(checkpoint: Checkpoint) -> bool:
 
 
 def tokenizer_folder(checkpoint: Checkpoint) -> Path:
-    """Where it is. Raises UserError: there is none; says what to do."""
+    """The folder of the tokenizer. Raises UserError: there is none; says what to do."""
     if not keeps_tokenizer(checkpoint):
         raise UserError(
             f"{checkpoint.path}: holds no tokenizer{left_behind(checkpoint)}; train it on shards of a "
@@ -24,12 +24,12 @@ def tokenizer_folder(checkpoint: Checkpoint) -> Path:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer; raises UserError as `tokenizer_folder`, IntegrityError where it is damaged."""
+    """The tokenizer; raises UserError as `tokenizer_folder`, IntegrityError if it is damaged."""
     return Tokenizer.load(tokenizer_folder(checkpoint))
 
 
 def left_behind(checkpoint: Checkpoint) -> str:
-    """In brackets: which files of a tokenizer an import knew of."""
+    """For a message, in brackets: which tokenizer files an import found."""
     files = checkpoint.state.get(LEFT_BEHIND)
     if not isinstance(files, dict) or not files:
         return " (it was imported without)"

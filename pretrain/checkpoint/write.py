@@ -2,7 +2,7 @@
 
 Order of a save: every rank writes and fsyncs its files into `.tmp-step-...`; rank 0 adds index, state, config
 and, last, the manifest; fsyncs the folder; renames it to `step-...`; fsyncs the parent; replaces `latest`. A
-kill at any moment leaves either the old checkpoints as they were, or those and a whole new one.
+kill at any moment leaves either the old checkpoints as they were, or those and a complete new one.
 """
 
 import secrets
@@ -34,25 +34,25 @@ OnEvent = Callable[[str], None]
 
 @dataclass(frozen=True)
 class SaveJob:
-    """All that a rank brings to a save; nothing in it changes while it is written."""
+    """Everything that a rank contributes to a save; it does not change while it is written."""
 
     step: int
     pieces: tuple[ShardedTensor, ...]
-    """Those this rank owns."""
+    """The shards that this rank owns."""
     state: bytes
     """Content of state.json; rank 0's is written."""
     files: Mapping[str, bytes | Path]
     """Further files by relative name: content, or a file or folder to copy; rank 0's are written."""
     refusal: OSError | None = None
-    """What fails the save before it begins, on rank 0: something that it must follow could not be written."""
+    """What fails the save before it begins, on rank 0: a file that had to be written first could not be."""
 
     @classmethod
     def of(
         cls, step: int, pieces: Sequence[ShardedTensor], state: bytes, files: Mapping[str, bytes | Path]
     ) -> "SaveJob":
-        """Keep the pieces that the rank owns and that hold anything; check the names of the files.
+        """Keep the non-empty shards that the rank owns; check the names of the files.
 
-        Raises ValueError: a file's name has no place in a checkpoint.
+        Raises ValueError: a file's name is not allowed in a checkpoint.
         """
         for name in files:
             problem = "which is written by the save itself" if name in OWN_FILES else name_problem(name)
@@ -62,20 +62,20 @@ class SaveJob:
         return cls(step, owned, state, files)
 
     def bytes_needed(self, leads: bool) -> int:
-        """Bytes this rank will write; with those of rank 0's own files, generously, where it `leads`."""
-        size = sum(file_size(_named(pieces)) for pieces in self._groups().values())
-        size += sum(400 + 2 * len(piece.name) for piece in self.pieces)  # its lines in index.json
+        """Bytes that this rank will write; if it `leads`, plus a generous estimate for rank 0's own files."""
+        size = sum(file_size(_named(shards)) for shards in self._groups().values())
+        size += sum(400 + 2 * len(shard.name) for shard in self.pieces)  # its entries in index.json
         if leads:
             size += len(self.state) + (64 << 10) + sum(_size(source) for source in self.files.values())
         return size
 
     def _groups(self) -> dict[str, list[ShardedTensor]]:
-        by_group = {group: [piece for piece in self.pieces if piece.group == group] for group in GROUPS}
-        return {group: pieces for group, pieces in by_group.items() if pieces}
+        by_group = {group: [shard for shard in self.pieces if shard.group == group] for group in GROUPS}
+        return {group: shards for group, shards in by_group.items() if shards}
 
 
 def _named(pieces: Sequence[ShardedTensor]) -> list[tuple[str, Any]]:
-    return [(piece.name, piece.tensor) for piece in pieces]
+    return [(shard.name, shard.tensor) for shard in pieces]
 
 
 def _size(source: bytes | Path) -> int:
@@ -109,17 +109,17 @@ def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> Wr
     files: dict[str, FileRecord] = {}
     tensors: dict[str, LogicalTensor] = {}
     on_event("before-files")
-    for group, pieces in job._groups().items():
+    for group, shards in job._groups().items():
         if files:
             on_event("between-files")
         name = f"{group}-rank-{rank:04d}.safetensors"
-        files[name] = write_tensors(folder / name, _named(pieces))
-        for piece in pieces:
-            stored = (StoredShard(name, piece.name, piece.extent),)
-            known = tensors.get(piece.key)
+        files[name] = write_tensors(folder / name, _named(shards))
+        for shard in shards:
+            stored = (StoredShard(name, shard.name, shard.extent),)
+            known = tensors.get(shard.key)
             before = known.pieces if known else ()
-            tensors[piece.key] = LogicalTensor(
-                piece.key, piece.global_shape, dtype_name(piece.tensor.dtype), piece.group, before + stored
+            tensors[shard.key] = LogicalTensor(
+                shard.key, shard.global_shape, dtype_name(shard.tensor.dtype), shard.group, before + stored
             )
     on_event("after-files")
     return WrittenFiles(files, tensors)
@@ -132,7 +132,7 @@ def complete(folder: Path, job: SaveJob, written: Mapping[int, WrittenFiles], on
         Bytes of the whole checkpoint.
 
     Raises:
-        IntegrityError: the pieces do not cover every tensor exactly once.
+        IntegrityError: the shards do not cover every tensor exactly once.
     """
     index = merge((f"rank {rank}", part.tensors) for rank, part in written.items())
     files = {name: record for part in written.values() for name, record in part.files.items()}
@@ -167,15 +167,15 @@ def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
     """Give a complete folder its name, and point `latest` at it unless updates are being skipped.
 
     Returns:
-        Messages on what could not be done after the checkpoint was in place.
+        Messages about what could not be done after the checkpoint was published.
     """
     folder, name = temporary.parent, step_name(step)
     target = folder / name
     on_event("before-rename")
     aside = None
     if target.exists() or target.is_symlink():
-        # This step was saved before, by a course of the run that was given up or damaged. `clean` gives the
-        # old one its name back if we die between the two renames.
+        # This step was saved before: the run has gone back since, or that checkpoint is damaged. `clean`
+        # gives the old one its name back if we die between the two renames.
         aside = folder / f".old-{name}-{secrets.token_hex(4)}"
         target.rename(aside)
         sync_folder(folder)
@@ -200,9 +200,9 @@ def publish(temporary: Path, step: int, on_event: OnEvent) -> list[str]:
 
 
 def require_space(folder: Path, step: int, needed: int) -> None:
-    """Refuse a save that cannot fit.
+    """Refuse a save that would not fit on disk.
 
-    Raises OSError: less than `needed` bytes are free where `folder` lies.
+    Raises OSError: less than `needed` bytes are free on the file system of `folder`.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -210,7 +210,7 @@ def require_space(folder: Path, step: int, needed: int) -> None:
 
 
 def readable(size: int) -> str:
-    """Bytes in the largest decimal unit that keeps a digit before the point."""
+    """Bytes in the largest decimal unit that leaves at least one digit before the point."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.2f} {unit}"

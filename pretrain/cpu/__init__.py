@@ -1,1 +1,1 @@
-"""What stands in for CUDA on a CPU: patches of megatron-core, gloo, and linear layers on oneDNN."""
+"""Replacements for CUDA on a CPU: patches of megatron-core, gloo, and linear layers on oneDNN."""

@@ -1,8 +1,8 @@
-"""One network device for all gloo groups of a process, on loopback where all ranks are on one machine.
+"""One network device for all gloo groups of a process, on loopback if all ranks are on one machine.
 
-torch makes a device for each group, and with it a thread that wakes a hundred times a second for as long as
-the process lives: with the dozens of groups of a layout, some per cent of a core for each rank at rest, and
-far more context switches where ranks share cores.
+torch creates a device for each group, and with it a thread that wakes a hundred times a second for as long as
+the process lives. With the dozens of groups of the parallel dims, this costs some per cent of a core for each
+idle rank, and far more context switches where ranks share cores.
 """
 
 import os
@@ -28,13 +28,14 @@ class SharedGloo(_TorchGloo):  # type: ignore[misc]
 
 
 class LoopbackGloo(SharedGloo):
-    """The same, where nobody but this machine is to reach them."""
+    """The same, for ranks that only this machine may reach."""
 
     one_machine = True
 
 
 def share_devices(*, one_machine: bool) -> None:
-    """Let every group made from now on share them; once per process, before the first group.
+    """Make every group created from now on share the devices; call it once per process, before the first
+    group.
 
     Args:
         one_machine: all ranks are on this machine, so the groups listen on loopback.
@@ -44,7 +45,7 @@ def share_devices(*, one_machine: bool) -> None:
 
 @cache
 def _devices(*, one_machine: bool) -> list[Any]:
-    """The devices, made at the first call: those that GLOO_SOCKET_IFNAME names, loopback, or the host's."""
+    """The devices, created at the first call: those named in GLOO_SOCKET_IFNAME, loopback, or the host's."""
     names = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
     if names:
         return [_TorchGloo.create_device(interface=name) for name in names]

@@ -1,9 +1,9 @@
-"""Products with weights; on a CPU by the method that is chosen for them (`pretrain.cpu.products`).
+"""Matrix products with weights; on a CPU by the method that is chosen for them (`pretrain.cpu.products`).
 
-torch gives products in fp32 to MKL. On an AMD EPYC with AVX-512, where MKL runs its AVX2 code, oneDNN is
-twice as fast in training and three times for a single token; on an Intel Xeon, and on an EPYC without
-AVX-512, it is slower. So it is measured. Precision is the same: sums are in fp32. Their order depends on the
-method, on the shapes and on the processor.
+torch uses MKL for fp32 products. On an AMD EPYC with AVX-512, where MKL runs its AVX2 code, oneDNN is twice
+as fast in training and three times as fast for a single token; on an Intel Xeon, and on an EPYC without
+AVX-512, it is slower. So the choice is measured. Precision is the same: sums are in fp32. Their order depends
+on the method, on the shapes and on the processor.
 
 Shape legend: M rows, I inputs, O outputs of this rank.
 """
@@ -22,7 +22,8 @@ from pretrain.cpu.products.method import METHODS, Method, onednn
 
 
 def _method(rows_MI: Tensor, other: Tensor, work: str) -> Method:
-    """The method of a product; torch's own where an operand is empty, for oneDNN has no sum of nothing."""
+    """The method of a product; torch's own if an operand is empty, since oneDNN does not support empty
+    sums."""
     if not rows_MI.numel() or not other.numel():
         return METHODS["torch"]
     return in_force().method(rows_MI.dtype, work)
@@ -35,25 +36,25 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    """gradient W."""
+    """The gradient of the input: gradient W."""
     gradient_MO = gradient.flatten(0, -2)
     method = _method(gradient_MO, weight, "input_gradient")
     return _shaped(method.input_gradient(gradient_MO, weight), gradient)
 
 
 def _shaped(made: Tensor, like: Tensor) -> Tensor:
-    """A view, but not one that autograd knows: it forbids to write into views that a function has made."""
+    """An unsafe view: autograd forbids in-place writes into ordinary views that a custom function returns."""
     shaped: Tensor = torch.ops.aten._unsafe_view(made, (*like.shape[:-1], made.shape[-1]))
     return shaped
 
 
 def _weight_gradient(gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-    """[O, I]."""
+    """The gradient of the weight, [O, I]."""
     return _method(gradient_MO, x_MI, "weight_gradient").weight_gradient(gradient_MO, x_MI)
 
 
 def _count(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
-    """Operations of oneDNN's product, for torch's counter, which does not know it."""
+    """FLOPs of oneDNN's product, for torch's FLOP counter, which does not know it."""
     *rows, inputs = x_shape
     flops: int = mm_flop((torch.Size(rows).numel(), inputs), (inputs, weight_shape[0]))
     return flops
@@ -64,10 +65,10 @@ if onednn is not None:
 
 
 class _Linear(torch.autograd.Function):
-    """x W^T + b, with what tensor parallelism sends on its way.
+    """x W^T + b, with the communication of tensor parallelism.
 
-    As in megatron-core, the gathered input of sequence parallelism is not kept but gathered again, and what
-    is sent in the backward pass travels while the gradient of the weight is computed.
+    As in megatron-core, the gathered input of sequence parallelism is not kept but gathered again, and the
+    communication of the backward pass overlaps with the gradient of the weight.
     """
 
     @staticmethod
@@ -111,7 +112,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _gathered(local: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """The whole sequence, the first dimension, from this rank's part."""
+    """The complete sequence, the first dimension, from this rank's part."""
     assert group is not None
     whole = local.new_empty((group.size() * local.shape[0], *local.shape[1:]))
     dist.all_gather_into_tensor(whole, local.contiguous(), group=group)
@@ -119,7 +120,7 @@ def _gathered(local: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 
 
 def linear_on_cpu(
-    input: Tensor,  # megatron's name
+    input: Tensor,  # megatron's parameter name
     weight: Tensor,
     bias: Tensor | None = None,
     *,
@@ -131,7 +132,7 @@ def linear_on_cpu(
     """x W^T + b, [..., I] to [..., O], with the signature of what megatron-core's parallel layers call.
 
     Args:
-        input: [..., I], of the weight's type. The first dimension is this rank's part of the sequence with
+        input: [..., I], of the weight's dtype. The first dimension is this rank's part of the sequence with
             `sequence_parallel`.
         weight: [O, I].
         bias: [O].

@@ -2,7 +2,7 @@
 
 megatron-core 0.16 asks `torch.cuda` for the current device, keeps its random streams on the CUDA generator
 and names the device 'cuda' literally in its schedules and optimizers. On a machine without CUDA the
-answers below stand in; with CUDA nothing is touched. Call `install()` once, before the first group is made.
+replacements below apply; with CUDA nothing is changed. Call `install()` once, before the first group is made.
 """
 
 import ctypes
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-# Here, and not in install(), because megatron-core compiles small functions while it is imported, which we do
-# not call on a CPU: without this, that alone loads torch's compiler, a quarter of the time to the first step.
+# Here, and not in install(), because megatron-core compiles small functions while it is imported. We do not
+# call them on a CPU, but they alone would load torch's compiler, a quarter of the time to the first step.
 if not torch.cuda.is_available():
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
@@ -39,15 +39,15 @@ MODULES_THAT_NAME_CUDA = (
     "transformer.utils",
     "utils",
 )
-"""Modules of megatron.core with a literal device='cuda' or pin_memory=True. One that is missing here fails
-with torch's own error, since no such tensor can be made without CUDA."""
+"""Modules of megatron.core with a literal device='cuda' or pin_memory=True. If one is missing here, it fails
+with torch's own error, since no such tensor can be created without CUDA."""
 
 
 class _CpuTorch:
-    """What stands for `torch` in those modules: the same, but its factories put every tensor on the CPU.
+    """Replaces `torch` in those modules: the same, but its factories create every tensor on the CPU.
 
-    A torch function mode would do it in fewer lines, but costs a detour in each of the thousand torch calls
-    of a step.
+    A torch function mode would do it in fewer lines, but adds overhead to each of the thousand torch calls of
+    a step.
     """
 
     def __init__(self) -> None:
@@ -69,13 +69,13 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 def _type_as_on_cuda(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """`Tensor.type`, its answer 'torch.cuda.FloatTensor' as megatron's optimizers compare it."""
+    """`Tensor.type`, returning 'torch.cuda.FloatTensor' as megatron's optimizers expect."""
     answer = _TENSOR_TYPE(tensor, *args, **kwargs)
     return answer.replace("torch.", "torch.cuda.") if isinstance(answer, str) else answer
 
 
 def require_tested_megatron() -> None:
-    """Refuse any megatron-core but the one that the patches and the private names we use were tested with.
+    """Refuse any megatron-core version but the one with which the patches and private names were tested.
 
     Raises RuntimeError: another version is installed.
     """
@@ -91,7 +91,7 @@ def install() -> bool:
     """Patch torch and megatron-core for the CPU.
 
     Returns:
-        True where patches were needed, False on a machine with CUDA.
+        True if patches were needed, False on a machine with CUDA.
     """
     require_tested_megatron()
     if torch.cuda.is_available() or torch.cuda.current_device is _cpu_device:
@@ -109,23 +109,23 @@ def install() -> bool:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees, for the next step to take again.
+    """Make glibc keep the memory that a step frees, for reuse by the next step.
 
-    By default it gives large blocks back to the kernel at once, which has to zero and map their pages again:
-    ten thousand page faults a step and 5 to 10 % of its time for a model of 4 million parameters.
+    By default it returns large blocks to the kernel at once, which has to zero and map their pages again: ten
+    thousand page faults a step and 5 to 10 % of its time for a model of 4 million parameters.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):  # another C library
+    except (OSError, AttributeError):  # not glibc
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(top_pad, 64 * 2**20)
-    mallopt(mmap_threshold, 32 * 2**20)  # the most that it takes
+    mallopt(mmap_threshold, 32 * 2**20)  # the largest value that it accepts
 
 
 def _use_products() -> None:
-    """Let megatron's parallel layers take the products of `models.product`."""
+    """Make megatron's parallel layers use the products of `pretrain.cpu.linear`."""
     from megatron.core.tensor_parallel import layers
 
     from pretrain.cpu.linear import linear_on_cpu
@@ -149,7 +149,7 @@ def _use_cpu_generator() -> None:
     torch.cuda.manual_seed = _seed_cpu
     megatron_random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
-    # Its fork() warns on every use that the CPU stream moved, which is the point here.
+    # Its fork() warns on every use that the CPU stream has advanced, which is intended here.
     logging.getLogger(megatron_random.__name__).addFilter(
         lambda record: "CPU RNG state changed" not in record.getMessage()
     )

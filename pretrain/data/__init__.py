@@ -1,1 +1,1 @@
-"""The order of samples as a pure function, and batches from shards."""
+"""Data for training: the order of samples as a pure function, and batches from shards."""

@@ -1,4 +1,4 @@
-"""What a model is fed: one micro-batch of one rank, as torch tensors on the CPU."""
+"""The input of a model: one micro-batch of one rank, as torch tensors on the CPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ PADDING_SAMPLE = -1
 class Batch:
     """B samples of S tokens; S is the whole sequence, not yet split over context-parallel ranks.
 
-    tokens: int64 [B, S]. labels: int64 [B, S], the tokens shifted by one. loss_mask: float32 [B, S], 1
-    where the label counts. position_ids: int64 [B, S]. document_ids: int64 [B, S] with
+    tokens: int64 [B, S]. labels: int64 [B, S], the tokens shifted by one. loss_mask: float32 [B, S], 1 where
+    the label counts. position_ids: int64 [B, S]. document_ids: int64 [B, S] with
     `data.reset_at_document_end`, else None: number of the document within the sample, which attention must
-    not leave. sample_ids: global sample (or window) of each row, PADDING_SAMPLE for a row that is there for
-    the shape alone and masked. Tensors may be views that share memory, or repeat it: not to be written to.
+    not leave. sample_ids: global sample (or window) of each row, PADDING_SAMPLE for a masked row that only
+    fills up the shape. Tensors may be views that share memory or repeat it, so do not write to them.
     """
 
     tokens: Tensor
@@ -37,7 +37,7 @@ class BatchRow:
     """One sample on its way into a batch.
 
     stream: integers [up to S + 1], inputs and the last label. starts: int64, positions in it at which a
-    document begins, None where documents do not matter. score_from: first input position whose label counts.
+    document begins, None if documents do not matter. score_from: first input position whose label counts.
     path, position: where the stream was read, for messages.
     """
 
@@ -50,7 +50,7 @@ class BatchRow:
 
 
 def padding_row(reset: bool) -> BatchRow:
-    """A row without a label that counts."""
+    """A row of padding, none of whose labels counts."""
     return BatchRow(PADDING_SAMPLE, np.zeros(0, np.uint8), np.zeros(0, np.int64) if reset else None, 0, "", 0)
 
 
@@ -59,7 +59,7 @@ def make_batch(rows: Sequence[BatchRow], sequence_length: int, vocab_size: int) 
 
     Raises IntegrityError when a token id is not below `vocab_size`.
     """
-    # One copy in the narrow type of the shards and one conversion of all rows cost least.
+    # Cheapest: one copy in the narrow dtype of the shards, then one conversion of all rows.
     stored = np.zeros((len(rows), sequence_length + 1), np.result_type(*(row.stream.dtype for row in rows)))
     for target, row in zip(stored, rows, strict=True):
         target[: len(row.stream)] = row.stream
@@ -82,12 +82,12 @@ def inputs_and_labels(stored: npt.NDArray[np.integer]) -> tuple[Tensor, Tensor]:
 
 
 def every_label(rows: int, sequence_length: int) -> Tensor:
-    """The loss mask, float32 [B, S], where all labels count: one number repeated."""
+    """The loss mask, float32 [B, S], if all labels count: one number repeated."""
     return torch.ones(()).expand(rows, sequence_length)
 
 
 def plain_positions(rows: int, sequence_length: int) -> Tensor:
-    """Position ids, int64 [B, S], where documents do not matter: one row repeated."""
+    """Position ids, int64 [B, S], if documents do not matter: one row repeated."""
     return torch.arange(sequence_length).expand(rows, sequence_length)
 
 
@@ -101,7 +101,7 @@ def _refuse_ids(rows: Sequence[BatchRow], vocab_size: int) -> None:
 
 
 def _loss_mask(rows: Sequence[BatchRow], sequence_length: int) -> Tensor:
-    """float32 [B, S]."""
+    """The loss mask, float32 [B, S]."""
     if all(len(row.stream) > sequence_length and row.score_from == 0 for row in rows):
         return every_label(len(rows), sequence_length)
     mask = torch.zeros(len(rows), sequence_length)
@@ -111,7 +111,7 @@ def _loss_mask(rows: Sequence[BatchRow], sequence_length: int) -> Tensor:
 
 
 def _positions(rows: Sequence[BatchRow], sequence_length: int) -> tuple[Tensor, Tensor | None]:
-    """Position ids and document ids, int64 [B, S]; the latter None where documents do not matter."""
+    """Position ids and document ids, int64 [B, S]; the latter None if documents do not matter."""
     if any(row.starts is None for row in rows):
         return plain_positions(len(rows), sequence_length), None
     found = [_documents(row.starts, sequence_length) for row in rows if row.starts is not None]
@@ -122,7 +122,7 @@ def _positions(rows: Sequence[BatchRow], sequence_length: int) -> tuple[Tensor, 
 def _documents(
     starts: npt.NDArray[np.int64], sequence_length: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions that begin again at each document start, and the document's number at each position.
+    """Positions that restart at each document start, and the document's number at each position.
 
     The document that reaches into the sample is number 0, whether the sample begins with its start or not.
     """

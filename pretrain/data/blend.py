@@ -1,12 +1,12 @@
 """Which source sample i comes from, when several are blended by weight.
 
 The weights are exact rationals with a common denominator D, and the sequence of sources is a pattern of D
-entries that repeats. In it, after any number n of samples, source k has been drawn between n w_k - 1
-and n w_k + 1 times, both excluded: the realised mix is never a whole sample away from the asked one.
+entries that repeats. In it, after any number n of samples, source k has been drawn more than n w_k - 1 and
+less than n w_k + 1 times: the actual mix never differs from the requested one by a whole sample.
 
-Such a pattern exists for any weights (Tijdeman 1980, "The chairman assignment problem"). The bound says
-that draw j = 0, 1, ... of source k must fall into the slots floor(j / w_k) .. ceil((j + 1) / w_k) - 1. So
-each draw is a unit job with a release and a deadline on one machine, and taking the released job with the
+Such a pattern exists for any weights (Tijdeman 1980, "The chairman assignment problem"). The bound says that
+draw j = 0, 1, ... of source k must fall into the slots floor(j / w_k) .. ceil((j + 1) / w_k) - 1. So each
+draw is a unit job with a release time and a deadline on one machine, and taking the released job with the
 earliest deadline finds a schedule whenever there is one.
 """
 
@@ -38,18 +38,19 @@ class Blend:
 
     @property
     def period(self) -> int:
-        """Samples after which the pattern repeats, D."""
+        """The number of samples after which the pattern repeats, D."""
         return len(self.pattern)
 
     def locate(self, samples: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """(source, draw) of each global sample index: draw j is the source's own sample count before it."""
+        """(source, draw) of each global sample index: draw j is the number of samples of that source before
+        it."""
         turn, slot = np.divmod(samples, self.period)
         source = self.pattern[slot].astype(np.int64)
         return source, turn * self.counts[source] + self.ordinal[slot]
 
 
 def make_blend(weights: Sequence[float | Fraction]) -> Blend:
-    """The blend of sources with these relative weights (positive; read as the decimals they are written as).
+    """The blend of sources with these relative weights (positive; taken as the decimals they are written as).
 
     Raises UserError, with the nearest usable weights, when the period would exceed MAX_PERIOD.
     """

@@ -1,4 +1,4 @@
-"""The token shards that a config names, opened as training does, for `pretrain check`."""
+"""Opens the token shards of a config as training does, for `pretrain check`."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -25,10 +25,10 @@ def open_tokens(
     Args:
         loaded: where its keys are written.
         config: of the run.
-        open_feed: opens the samples, and what is validated on, once each source is known to be good.
+        open_feed: opens the training and validation datasets, once each source is known to be good.
 
     Raises:
-        ConfigError: with every problem; IntegrityError where each of them is damage.
+        ConfigError: with every problem; IntegrityError if all of them are damage.
     """
     problems: Problems = []
     for source in config.data.train:
@@ -44,16 +44,16 @@ def open_tokens(
             problems.append(("data.validation", error))
     if not problems:
         try:
-            feed = open_feed(config)
-            _ = feed.tokenizer.fingerprint  # every checkpoint takes it along
-            return feed
+            dataset = open_feed(config)
+            _ = dataset.tokenizer.fingerprint  # read it now: every checkpoint needs it
+            return dataset
         except UserError as error:
             problems.append(("data", error))
     raise together(loaded, problems)
 
 
 def together(loaded: LoadedConfig, problems: Sequence[tuple[str, UserError]]) -> UserError:
-    """One error of several; damage alone stays damage."""
+    """One error from several; it stays an IntegrityError if all of them are."""
     joined = ConfigError([_at_its_line(loaded, key, error) for key, error in problems])
     damaged = all(isinstance(error, IntegrityError) for _, error in problems)
     return IntegrityError(str(joined)) if damaged else joined
@@ -66,5 +66,5 @@ def _at_its_line(loaded: LoadedConfig, key: str, error: UserError) -> Problem:
 
 
 def contents(training: TrainingDataset) -> str:
-    """What was opened."""
+    """A description of what was opened."""
     return f"{training.vocab_size:,} ids"

@@ -1,4 +1,4 @@
-"""Training samples of token shards: what every model family's have in common."""
+"""What the training samples of token shards have in common in all model families."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True)
 class CorpusSamples(InSteps, ABC, Generic[B]):
-    """The training samples of a run. Immutable: what comes next is known from the step alone."""
+    """The training samples of a run. Immutable: what comes next follows from the step alone."""
 
     sources: tuple[TokenRange, ...]
     order: SampleOrder
@@ -48,7 +48,7 @@ class CorpusSamples(InSteps, ABC, Generic[B]):
 
     @abstractmethod
     def resized(self, config: Any) -> Self:
-        """The same sources, in the samples of another config of the kind."""
+        """The same sources, cut into samples for another config of the same kind."""
 
     @abstractmethod
     def samples(self, sample_ids: Sequence[int]) -> B:

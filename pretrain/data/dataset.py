@@ -1,4 +1,4 @@
-"""What the training loop asks of data, whatever the model family is fed."""
+"""The dataset protocols: what the training loop needs from data, for any model family."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,35 +14,35 @@ class AnyBatch(Protocol):
 
     @property
     def tokens(self) -> Tensor:
-        """int64 [B, S]."""
+        """Token ids, int64 [B, S]."""
 
     @property
     def sample_ids(self) -> tuple[int, ...]:
-        """Global sample of each row, `PADDING_SAMPLE` for one that is there for the shape alone."""
+        """Global sample of each row, `PADDING_SAMPLE` for a row that only fills up the shape."""
 
 
 NO_VALIDATION = "none"
-"""The fingerprint where nothing is validated on."""
+"""The fingerprint if there is no validation data."""
 
 
 class TrainingDataset(Protocol):
-    """Training samples in an order that is known from the step alone."""
+    """Training samples in an order that follows from the step alone."""
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples in all sources together."""
+        """Number of samples in all sources together."""
 
     @property
     def vocab_size(self) -> int:
-        """Ids of the tokenizer, special ones included."""
+        """Number of ids of the tokenizer, including special ones."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What the tokens were made with."""
+        """The tokenizer that the shards were built with."""
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where it lies; checkpoints take it along."""
+        """The folder of the tokenizer; checkpoints include a copy."""
 
     @property
     def fingerprint(self) -> str:
@@ -51,19 +51,19 @@ class TrainingDataset(Protocol):
     def batch(self, step: int, micro_batch: int, rank: int, size: int, jumped: int = 0) -> Any:
         """Micro-batch `micro_batch` of step `step` (both from 0) for data-parallel rank `rank` of `size`.
 
-        jumped: samples of the order that were jumped over before this step.
+        jumped: samples of the order that were skipped before this step.
         """
 
 
 class ValidationDataset(Protocol):
-    """Samples that are scored, each once."""
+    """Samples for validation, each scored once."""
 
     @property
     def fingerprint(self) -> str:
         """Equal fingerprints give equal samples."""
 
     def batches(self, size: int, micro_size: int) -> int:
-        """Micro-batches that each of `size` data-parallel ranks gets."""
+        """Number of micro-batches that each of `size` data-parallel ranks gets."""
 
     def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[Any]:
-        """Those of one rank: as many on every rank, all of `micro_size` rows."""
+        """The micro-batches of one rank: the same number on every rank, all of `micro_size` rows."""

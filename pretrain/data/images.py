@@ -1,6 +1,6 @@
 """Batches of images: training batches by step, and every image of a directory once, in order.
 
-Both are pure functions of the config and the shards: what image sample i is follows from the seed, as for
+Both are pure functions of the config and the shards: which image sample i is follows from the seed, as for
 text (`order.py`), so a loader's whole state is one integer.
 """
 
@@ -35,8 +35,8 @@ class ImageBatch(NamedTuple):
 class ImageSource:
     """The images of one shard directory, by number.
 
-    The first images that are decoded are kept, up to `cache_bytes`: in a random order no other choice would
-    be found again more often.
+    The first images that are decoded are cached, up to `cache_bytes`: in a random order, no other policy
+    would have more cache hits.
     """
 
     def __init__(self, reader: ImageReader, cache_bytes: int = CACHE_BYTES) -> None:
@@ -72,7 +72,7 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class ImageData(InSteps):
-    """The training images of a run. Immutable: what comes next is known from the step alone."""
+    """The training images of a run. Immutable: what comes next follows from the step alone."""
 
     sources: tuple[ImageSource, ...]
     order: SampleOrder
@@ -91,7 +91,7 @@ class ImageData(InSteps):
         cache_bytes: int = CACHE_BYTES,
         shards: ShardCache | None = None,
     ) -> "ImageData":
-        """Open shard directories, each with its weight; `shards` is for those that are named by a URL.
+        """Open shard directories, each with its weight; `shards` caches those that are named by a URL.
 
         Raises UserError or IntegrityError, naming the path, for one that cannot be read or does not fit the
         others in size, channels and classes.
@@ -121,17 +121,17 @@ class ImageData(InSteps):
 
     @property
     def size(self) -> int:
-        """Pixels a side."""
+        """Pixels per side."""
         return self.sources[0].reader.index.image_size
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes by number; none for images without labels."""
+        """Names of the classes by number; empty for images without labels."""
         return self.sources[0].reader.index.classes
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels name; 0 for images without labels."""
+        """Number of classes that the labels name; 0 for images without labels."""
         return len(self.classes)
 
     def batch(self, step: int, micro_batch: int, rank: int, size: int) -> ImageBatch:
@@ -154,9 +154,9 @@ def _stack(places: Sequence[tuple[ImageSource, int]]) -> ImageBatch:
 def open_images(
     paths: Sequence[str], key: str, shards: ShardCache | None, like: ImageReader | None = None
 ) -> list[ImageReader]:
-    """Readers of image shards that fit one another, and `like`; `key` is for messages.
+    """Readers of image shards that match each other, and `like`; `key` is for messages.
 
-    shards: where those are kept that are named by a URL.
+    shards: cache for those that are named by a URL.
 
     Raises UserError or IntegrityError, naming key and path.
     """
@@ -173,7 +173,7 @@ def open_images(
 
 
 def require_alike(reader: ImageReader, first: ImageReader, key: str) -> None:
-    """Raise UserError where the images of a directory have another size, channels or classes than `first`."""
+    """Raise UserError if the images of a directory have another size, channels or classes than `first`."""
     mine, theirs = reader.index, first.index
     for what, option in (("image_size", "--size"), ("channels", "--channels")):
         if getattr(mine, what) != getattr(theirs, what):

@@ -1,6 +1,6 @@
-"""Examples that are few enough to hold in memory, in the order of a run.
+"""In-memory datasets: examples that are few enough to keep in memory, in the order of a run.
 
-The order is the keyed permutation that all training uses, so what comes next is known from the step alone.
+The order is the keyed permutation that all training uses, so what comes next follows from the step alone.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pretrain.data.scored import InTurn
 
 
 class InMemoryDataset(Protocol):
-    """What a file holds, encoded."""
+    """The encoded content of a file."""
 
     @property
     def fingerprint(self) -> str:
@@ -76,18 +76,18 @@ class InMemoryTraining(InSteps, ABC, Generic[H, B]):
 
     @abstractmethod
     def rows(self, ids: Sequence[int], step: range) -> B:
-        """The samples with these global indices, which are of a step that has those of `step`."""
+        """The samples with these global indices; `step` has all indices of the same step."""
 
     def places(self, ids: Sequence[int]) -> list[int]:
-        """Where samples stand in the file."""
-        _, places = self.order.locate(np.asarray(ids))
-        found: list[int] = places.tolist()
+        """The positions of samples in the file."""
+        _, positions = self.order.locate(np.asarray(ids))
+        found: list[int] = positions.tolist()
         return found
 
 
 @dataclass(frozen=True)
 class InMemoryValidation(InTurn[B], Generic[H, B]):
-    """The samples of a development file, each once, in its order."""
+    """The samples of a validation file, each once, in the file's order."""
 
     data: H
 
@@ -104,4 +104,4 @@ class InMemoryValidation(InTurn[B], Generic[H, B]):
 
     @abstractmethod
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> B:
-        """Samples by their place in the file, each with its id; None is padding."""
+        """Samples by their position in the file, each with its id; None is padding."""

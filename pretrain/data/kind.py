@@ -1,4 +1,4 @@
-"""What the records of kinds have in common that read token shards, or are laid out as transformers."""
+"""What the kind records have in common that read token shards, or are distributed as transformers."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,11 +15,10 @@ if TYPE_CHECKING:
     from pretrain.distributed.world import DistContext
 
 PLAN_OPTIONS = frozenset({"--search", "--vocab-size", "--tokens"})
-"""Of `pretrain plan`, for a transformer."""
+"""Options of `pretrain plan` for a transformer."""
 
 
 def contents(data: "TrainingDataset") -> str:
-    """See `Kind.contents`."""
     from pretrain.data.check import contents
 
     return contents(data)
@@ -28,7 +27,7 @@ def contents(data: "TrainingDataset") -> str:
 def summary(
     config: TextConfig, processes: int | None, data: "TrainingDataset | None"
 ) -> Iterable[tuple[str, str]]:
-    """See `Kind.summary`; of a transformer."""
+    """See `Kind.summary`; for a transformer."""
     from pretrain.megatron.check import summary
 
     return summary(config, processes, data)
@@ -40,7 +39,7 @@ def evaluation(
     layout: tuple[str, ...] = keys.LAYOUT,
     options: frozenset[str] = frozenset(),
 ) -> Evaluation[Any]:
-    """On shards: the checkpoint carries its own tokenizer, and limits are those of the run's data."""
+    """Evaluation on shards: the checkpoint has its own tokenizer, and limits apply to the run's data only."""
     return Evaluation(
         score=score,
         tasks=tasks,
@@ -60,4 +59,4 @@ def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bo
 
 
 EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
-"""As a folder that transformers loads."""
+"""Export to a folder that transformers loads."""

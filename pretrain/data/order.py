@@ -1,9 +1,9 @@
-"""Which sample is number i: the whole order of training as one pure function.
+"""The whole order of training as one pure function: which sample is number i.
 
-Global sample index -> blend -> (source, how often it was drawn before) -> (epoch of that source, position
-in it) -> keyed permutation -> sample. Nothing is stored but the blend's pattern, so a loader's state is one
-integer, the number of samples consumed, whatever the number of ranks. (Two chunks of answers are
-kept for speed; they change none.)
+Global sample index -> blend -> (source, how often it was drawn before) -> (epoch of that source, position in
+it) -> keyed permutation -> sample. Nothing is stored but the blend's pattern, so a loader's state is one
+integer, the number of samples consumed, for any number of ranks. (Two chunks of results are cached for speed;
+they do not affect the order.)
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from pretrain.data.blend import Blend, make_blend
 from pretrain.data.permutation import Indices, permutation_key, permute
 
 CHUNK = 8192
-"""Samples to locate together: training asks for them in turn, and a few cost as much as many."""
+"""Samples to locate together: training requests consecutive ones, and a few cost as much as many."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class SampleOrder:
 
     @property
     def chunk(self) -> int:
-        """Samples that are located together; no more than an epoch, of which small sources have many."""
+        """Number of samples that are located together; at most one epoch, since small sources have many
+        epochs."""
         return min(CHUNK, sum(self.sizes))
 
     def locate(self, samples: Indices) -> tuple[Indices, Indices]:
@@ -42,8 +43,8 @@ class SampleOrder:
         if not len(samples) or (chunks != chunks[0]).any():
             return self._locate(samples)
         sources, found = self._chunk(int(chunks[0]))
-        places = samples % self.chunk
-        return sources[places], found[places]
+        within = samples % self.chunk
+        return sources[within], found[within]
 
     def _locate_chunk(self, chunk: int) -> tuple[Indices, Indices]:
         return self._locate(np.arange(chunk * self.chunk, (chunk + 1) * self.chunk))
@@ -67,7 +68,7 @@ def make_order(seed: int, sizes: Sequence[int], weights: Sequence[float]) -> Sam
 
 
 class InSteps:
-    """What is asked for in micro-batches of a step."""
+    """Samples that are requested in micro-batches of a step."""
 
     global_size: int
     micro_size: int
@@ -90,9 +91,8 @@ def micro_batch_samples(
 ) -> range:
     """Global sample indices of one micro-batch of data-parallel rank `rank` of `size`.
 
-    Step t covers [t G, (t + 1) G) after the `skipped` first samples, whatever the number of ranks, which take
-    micro_size samples in turn.
-    Raises ValueError when the micro-batch is not part of the step.
+    Step t covers [t G, (t + 1) G) after the first `skipped` samples, for any number of ranks, which take
+    turns at micro_size samples. Raises ValueError when the micro-batch is not part of the step.
     """
     per_micro_batch = size * micro_size
     if global_size % per_micro_batch or not 0 <= micro_batch < global_size // per_micro_batch:

@@ -1,14 +1,14 @@
 """A keyed permutation of range(n) that is computed, not stored.
 
 The order of samples in an epoch is `permute(key, n, [0, 1, 2, ...])`: nothing to build at start-up, O(1)
-memory for any n, any element on its own, and the same on every rank. It is an alternating Feistel network
-on the smallest power of two that holds n, with cycle walking: a value outside range(n) is encrypted
-again until it falls inside (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"; at most two
-encryptions a value on average). A Feistel network is a bijection whatever its round function is, because
+memory for any n, random access to any element, and the same on every rank. It is an alternating Feistel
+network on the smallest power of two that is at least n, with cycle walking: a value outside range(n) is
+encrypted again until it falls inside (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"; at
+most two encryptions a value on average). A Feistel network is a bijection for any round function, because
 each round xors one half with a function of the other, which the same round undoes.
 
 Small n have too few bits for a Feistel network to mix well, so up to `TABLE_SIZE` elements are shuffled by
-sorting keyed hashes. This is shuffling, not cryptography: the key is no secret.
+sorting keyed hashes. This is shuffling, not cryptography: the key is not secret.
 
 10 to 50 million indices a second on one core, 0.1 ms for the handful that a micro-batch needs.
 """
@@ -24,7 +24,7 @@ Indices = npt.NDArray[np.int64]
 ROUNDS = 8
 TABLE_SIZE = 256
 MAX_SIZE = 2**62
-_CHUNK = 2**15  # the temporaries of one chunk stay in the cache
+_CHUNK = 2**15  # so that the temporaries of one chunk stay in the CPU cache
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
@@ -66,7 +66,8 @@ def _table(key: Key, n: int) -> Indices:
 
 
 def _walk(key: Key, n: int, values: npt.NDArray[np.uint64]) -> Indices:
-    """Encrypt each value until it lies in range(n). Ends, because the value's own cycle leads back to it."""
+    """Encrypt each value until it lies in range(n). This terminates because the value's own cycle leads back
+    to it."""
     bits = (n - 1).bit_length()
     out = _encrypt(key, bits, values)
     outside = np.flatnonzero(out >= n)
@@ -92,7 +93,8 @@ def _encrypt(key: Key, bits: int, values: npt.NDArray[np.uint64]) -> npt.NDArray
 
 
 def mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """Finaliser of SplitMix64 (Steele, Lea and Flood 2014), in place: every bit in touches every bit out."""
+    """Finaliser of SplitMix64 (Steele, Lea and Flood 2014), in place: every input bit affects every output
+    bit."""
     x ^= x >> _SHIFTS[0]
     x *= _MULTIPLIERS[0]
     x ^= x >> _SHIFTS[1]

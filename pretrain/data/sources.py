@@ -1,7 +1,7 @@
-"""Shard directories opened as ranges of tokens, after checking that they belong together.
+"""Shard directories opened as ranges of tokens, after checking that they match.
 
-All sources of a run, training and validation, must have been built with one tokenizer, since an id means a
-different text in another; and with `data.tokenizer`, when the config names one.
+All sources of a run, training and validation, must have been built with one tokenizer, since an id means
+different text in another; and with `data.tokenizer`, if the config names one.
 """
 
 import hashlib
@@ -46,8 +46,8 @@ class TokenRange:
 def open_training(config: TokenConfig) -> tuple[TokenRange, ...]:
     """The training part of every source in `data.train`.
 
-    Raises UserError when a source is shorter than one sequence or has another tokenizer; lets the reader's
-    IntegrityError pass.
+    Raises UserError when a source is shorter than one sequence or has another tokenizer; the reader's
+    IntegrityError is passed on.
     """
     length = config.batch.sequence_length
     ranges = tuple(_training_part(reader, config) for reader in _open(config))
@@ -65,9 +65,10 @@ def open_training(config: TokenConfig) -> tuple[TokenRange, ...]:
 def open_validation(
     config: TokenConfig, tokenizer_fingerprint: str | None = None
 ) -> tuple[TokenRange, ...] | None:
-    """The validation sources of a config: `data.validation`, or the held-out ends, or None if it has neither.
+    """The validation sources of a config: `data.validation`, or the ends split off from `data.train`, or None
+    if it has neither.
 
-    tokenizer_fingerprint: what the model was trained with; by default that of `data.train`.
+    tokenizer_fingerprint: of the tokenizer that the model was trained with; by default that of `data.train`.
     """
     if config.data.validation is not None:
         expected = tokenizer_fingerprint or _open(config)[0].index.tokenizer_fingerprint
@@ -92,7 +93,8 @@ def fingerprint_of(sources: Sequence[TokenRange]) -> str:
 def open_whole(
     paths: Sequence[str], tokenizer_fingerprint: str, key: str, cache: ShardCache | None
 ) -> tuple[TokenRange, ...]:
-    """Whole shard directories to score, of the tokenizer with this fingerprint; `key` is for messages."""
+    """Whole shard directories to score, built with the tokenizer with this fingerprint; `key` is for
+    messages."""
     readers = [_reader(path, key, cache) for path in paths]
     _check_tokenizers(readers, tokenizer_fingerprint, "the model's tokenizer")
     for reader in readers:

@@ -1,8 +1,8 @@
-"""Where a source is cut into a training and a validation part.
+"""Where a source is split into a training and a validation part.
 
-The validation part is at the end. The cut falls on the document start nearest to the asked fraction where
-that leaves a whole sequence on both sides, so that no document is in both parts; a source that is one
-document is cut at the token.
+The validation part is at the end. The split is at the document start nearest to the requested fraction if
+that leaves a whole sequence on both sides, so that no document is in both parts; a source with only one
+document is split at the token.
 """
 
 import math
@@ -19,11 +19,11 @@ def cut_position(
     sequence_length: int,
     nearest_document_start: Callable[[int], int],
 ) -> int:
-    """The cut: training has tokens [0, cut), validation [cut, tokens).
+    """The split: training has tokens [0, cut), validation [cut, tokens).
 
     Raises UserError naming `path` when a side cannot hold one sequence and its last label.
     """
-    share = Fraction(str(float(fraction)))  # the decimal as written: 0.1 is a tenth
+    share = Fraction(str(float(fraction)))  # the decimal as written: 0.1 is exactly a tenth
     asked = math.floor(tokens * (1 - share))
     least, most = sequence_length + 1, tokens - sequence_length - 1
     if not least <= asked <= most:

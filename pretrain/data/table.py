@@ -1,7 +1,7 @@
 """Rows of a .tsv or .jsonl file: one text or two, and a label.
 
-A .tsv has a line of column names, then fields between tabs, taken as they stand (no quoting), as GLUE has it
-(Wang et al. 2018). A .jsonl has an object a line.
+A .tsv has a line of column names, then tab-separated fields, taken literally (no quoting), as in GLUE (Wang
+et al. 2018). A .jsonl has one object per line.
 """
 
 import json
@@ -21,7 +21,7 @@ SUFFIXES = (".tsv", ".jsonl")
 
 @dataclass(frozen=True)
 class TextRow:
-    """One example. line: where it stands in the file, from 1. texts: one, or a pair. label: its name."""
+    """One example. line: its line in the file, from 1. texts: one, or a pair. label: its name."""
 
     line: int
     texts: tuple[str, ...]
@@ -73,7 +73,7 @@ def read_lines(path: str) -> Iterator[tuple[int, str]]:
 
 
 def _raw_lines(path: str) -> Iterator[bytes]:
-    """What stands between line feeds; of a line over the limit, its beginning."""
+    """The content between line feeds; of a line over the limit, its beginning."""
     try:
         with open_regular(path) as file:
             line = b"\n"
@@ -90,7 +90,7 @@ def _read_tsv(path: str, columns: Sequence[str]) -> Iterator[tuple[int, list[str
     names = header.removeprefix("\ufeff").split("\t")
     places = [_column(path, names, column) for column in columns]
     for number, line in lines:
-        if not line.strip(" "):  # a line of tabs is a row of empty fields
+        if not line.strip(" "):  # a line of only tabs is a row of empty fields
             continue
         fields = line.split("\t")
         if len(fields) != len(names):
@@ -109,7 +109,7 @@ def _column(path: str, names: Sequence[str], column: str) -> int:
 
 
 def no_key(names: Sequence[str], column: str) -> str:
-    """Says that a row has no key or column `column`, and which one was meant."""
+    """Says that a row has no key or column `column`, and which one was probably meant."""
     meant = nearest_name(column, names)
     hint = (
         f"did you mean '{meant}'?"
@@ -122,7 +122,7 @@ def no_key(names: Sequence[str], column: str) -> str:
 def read_objects(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers, from 1, and objects of a .jsonl.
 
-    Raises UserError: the file cannot be read, or a line is no object.
+    Raises UserError: the file cannot be read, or a line is not an object.
     """
     for number, line in read_lines(path):
         if not line.strip():

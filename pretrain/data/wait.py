@@ -1,7 +1,7 @@
-"""Waiting for data in a way that can be given up.
+"""Waiting for data in a way that can be cancelled.
 
 A read that hangs (a dead file server, say) cannot be interrupted. So data are read in a thread of their own,
-and the main thread, which waits for it, sees a signal and can still save what it has.
+and the main thread, which waits for it, sees a signal and can still save a checkpoint.
 """
 
 import threading
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 LOOK_SECONDS = 0.1
-"""How often a wait looks whether it is to be given up."""
+"""How often a wait checks whether it is cancelled."""
 
 
 class DataThread:
@@ -24,7 +24,8 @@ class DataThread:
         self._thread: threading.Thread | None = None
 
     def read(self, load: Callable[[], T], given_up: Callable[[], object]) -> T | None:
-        """What `load` returns, or None where `given_up` is true before it is there; no read may follow then.
+        """The result of `load`, or None if `given_up` becomes true before it is there; no read may follow
+        then.
 
         Raises what `load` raises.
         """

@@ -1,2 +1,2 @@
-"""Ranks: how they find each other, are started, exchange plain values, and end together. Nothing about
-models."""
+"""Ranks: how they find each other, are started, exchange plain values, and end together. Nothing here knows
+about models."""

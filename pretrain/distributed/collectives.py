@@ -1,7 +1,7 @@
-"""Let rank 0 decide and every rank know: one outcome, or one error, for the whole world.
+"""Collectives of plain values: rank 0 decides, and every rank gets the same result or raises the same error.
 
-What only rank 0 may do (take a lock, read a folder, choose a checkpoint) can fail. If it failed there
-alone, the others would wait for it in their next collective; so they all raise what it raised.
+What only rank 0 may do (take a lock, read a folder, choose a checkpoint) can fail. If it failed on rank 0
+alone, the others would wait for it in their next collective; so all ranks raise what it raised.
 """
 
 import json
@@ -20,11 +20,11 @@ _KINDS: dict[str, type[UserError]] = {
 
 
 def broadcast_from_rank0(world: DistContext, decide: Callable[[], T]) -> T:
-    """Call `decide` on rank 0 and give every rank its outcome.
+    """Call `decide` on rank 0 and give every rank its result.
 
     Args:
         world: all its ranks call this together.
-        decide: returns something that JSON can hold.
+        decide: returns something that JSON can represent.
 
     Raises:
         UserError, IntegrityError: on every rank, what `decide` raised.
@@ -55,7 +55,7 @@ def broadcast_from_rank0(world: DistContext, decide: Callable[[], T]) -> T:
 
 
 def _share_text(world: DistContext, text: str) -> str:
-    """Give every rank the text that rank 0 passed."""
+    """Broadcast the text that rank 0 passed."""
     if world.size == 1:
         return text
     raw = text.encode()
@@ -67,12 +67,12 @@ def _share_text(world: DistContext, text: str) -> str:
 
 
 def largest(world: DistContext, value: int) -> int:
-    """The largest of all ranks' values."""
+    """The maximum of all ranks' values."""
     return all_reduce_max(world, [value])[0]
 
 
 def all_reduce_max(world: DistContext, values: Sequence[int]) -> list[int]:
-    """The largest of all ranks' values, place by place; every rank passes as many."""
+    """The element-wise maximum of all ranks' values; every rank passes the same number of values."""
     if world.size == 1:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Every rank's word to every rank, for verdicts that name ranks."""
+"""Gathers texts and pairs of numbers from every rank on every rank, for messages that name ranks."""
 
 import torch
 import torch.distributed as dist
@@ -8,7 +8,7 @@ from pretrain.distributed.world import DistContext
 
 
 def gather_texts(world: DistContext, text: str) -> list[str]:
-    """The texts of all ranks, in their order; all ranks call this together."""
+    """The texts of all ranks, in rank order; all ranks call this together."""
     if world.size == 1:
         return [text]
     raw = text.encode()
@@ -24,7 +24,7 @@ def gather_pairs(world: DistContext, pairs: torch.Tensor) -> torch.Tensor:
     """Rows of all ranks, one after another.
 
     Args:
-        pairs: int64 [n, 2] on the CPU, n different on each rank.
+        pairs: int64 [n, 2] on the CPU, n may differ between ranks.
 
     Returns:
         int64 [sum of n, 2].

@@ -1,8 +1,8 @@
-"""Object collectives without pickles: what a peer sends is plain data, and unpickling it is an error.
+"""Object collectives without pickle: a peer can send only plain data, and unpickling is an error.
 
-torch's `all_gather_object` and its kind unpickle what the other ranks send, so whoever passes for a rank runs
-code on all of them. megatron-core calls one of them while it groups parameters. All of torch's go through the
-two functions that are replaced here, and with them those of megatron-core and DeepSpeed.
+torch's `all_gather_object` and similar functions unpickle what the other ranks send, so anyone who passes for
+a rank can run code on all of them. megatron-core calls one of them while it groups parameters. All of torch's
+go through the two functions that are replaced here, and so do those of megatron-core and DeepSpeed.
 """
 
 import json
@@ -13,13 +13,13 @@ import torch.distributed.distributed_c10d as c10d
 from torch import Tensor
 
 MAX_BYTES = 64 * 2**20
-"""The most that one object of a peer may take."""
+"""Maximum size of one object from a peer."""
 
 
 def install() -> None:
-    """Replace the two; once per process, before the first group.
+    """Replace the two functions; once per process, before the first group.
 
-    Raises RuntimeError: this torch has not the functions that the tested one has.
+    Raises RuntimeError: this torch lacks the functions of the tested version.
     """
     if not (callable(getattr(c10d, "_object_to_tensor", None)) and hasattr(c10d, "_tensor_to_object")):
         raise RuntimeError(f"torch {torch.__version__} sends objects in another way than the tested version")
@@ -30,9 +30,9 @@ def install() -> None:
 
 
 def _object_to_tensor(value: Any, device: torch.device, group: Any) -> tuple[Tensor, Tensor]:
-    """The bytes of an object and how many they are, as torch's own function gives them.
+    """The bytes of an object and their number, as torch's own function returns them.
 
-    Raises TypeError: it is no plain data.
+    Raises TypeError: it is not plain data.
     """
     raw = json.dumps(_tagged(value)).encode()
     sent = torch.frombuffer(bytearray(raw), dtype=torch.uint8).clone().to(device)  # torch will resize it
@@ -40,14 +40,14 @@ def _object_to_tensor(value: Any, device: torch.device, group: Any) -> tuple[Ten
 
 
 def _tensor_to_object(tensor: Tensor, size: Tensor | int, group: Any) -> Any:
-    """The object that a peer sent. Raises ValueError: what came is no plain data, or too much of it."""
+    """The object that a peer sent. Raises ValueError: the bytes are not plain data, or too many."""
     if not 0 <= int(size) <= min(tensor.numel(), MAX_BYTES):
         raise ValueError(f"a peer sent an object of {int(size):,} bytes; at most {MAX_BYTES:,} are read")
     return _untagged(json.loads(bytes(tensor.cpu().numpy()[: int(size)]).decode()))
 
 
 def _tagged(value: Any) -> Any:
-    """JSON that keeps tuples apart from lists and keys that are no text."""
+    """A JSON form that distinguishes tuples from lists and keeps keys that are not text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):

@@ -1,11 +1,11 @@
-"""Ranks and their processes, in words."""
+"""Ranks and their processes in words, for messages."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 
 def process_state(pid: int) -> str:
-    """Linux's letter for a process: R, S, D, T (stopped), Z (dead, not waited for) and so on; "" if none."""
+    """Linux's letter for a process: R, S, D, T (stopped), Z (zombie) and so on; "" if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -1,11 +1,12 @@
-"""How ranks find one another: a store that rank 0 or `spawn` holds, and a wait until all are there.
+"""How ranks find each other: a store on rank 0 or in `spawn`, and a wait until all ranks have joined.
 
-Only ranks that know the job's secret are let in (`store.py`). Every rank leaves its number in the store. So
-those who wait can say who has not come, and a signal calls the wait off.
+Only ranks that know the job's secret are let in (`store.py`). Every rank registers its number in the store.
+So ranks that wait can say which others are missing, and a signal cancels the wait.
 
-torchrun may start the ranks of a node again at any time, before or after those of other nodes, and its agents
-count their restarts each for itself. So it is not counted here either: the store of an attempt is that of its
-rank 0, and a meeting in it that holds ranks of two starts of one node is given up for the next one.
+torchrun may restart the ranks of a node at any time, before or after those of other nodes, and each agent
+counts its restarts on its own. So this file does not rely on restart counts: the store of an attempt belongs
+to its rank 0, and a rendezvous round in it that has ranks from two starts of one node is abandoned for the
+next one.
 """
 
 import errno
@@ -33,44 +34,44 @@ from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.run.signals import signal_name
 
 JOIN_SECONDS = 600.0
-"""How long ranks wait for one another where no config says (`health.join_timeout`)."""
+"""How long ranks wait for each other if no config sets `health.join_timeout`."""
 STORE_TIMEOUT = timedelta(minutes=30)
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 LOOKS_PER_SECOND = 5_000
-"""Looks that the store gets from all ranks together, in a world too large for `LOOK_SECONDS`."""
+"""Polls of the store by all ranks together, in a world too large for `LOOK_SECONDS`."""
 PART_SECONDS = 4.0
-"""How long the rank that holds the store stays for the others; some may have been killed, and srun ends it
-a few seconds after them (`--wait`, which must leave time for the uploader too)."""
+"""How long the rank with the store waits for the others at the end; some may have been killed, and srun kills
+this rank a few seconds after them (`--wait`, which must leave time for the uploader too)."""
 FAILED_PART_SECONDS = 2.0
-"""As long where it has an error to tell."""
+"""The same, if the rank ends with an error."""
 HELD = "PRETRAIN_STORE_IS_HELD"
-"""Set by `spawn`, which holds the store itself."""
+"""Set by `spawn`, which runs the store itself."""
 _PORT = "pretrain/port"
-"""Where the agent's store says at which port the ranks' own is."""
+"""Key in the agent's store with the port of the ranks' own store."""
 _JOINED, _COUNT, _OUTCOME = "joined", "count", "outcome"
-"""Of one meeting."""
+"""Keys of one rendezvous round."""
 _COMPLETE, _MIXED = "complete", "mixed"
 _LEFT = "meeting/left"
 
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """All ranks, with a store between them."""
+    """All ranks, with a store that connects them."""
 
     rank: int
     size: int
     store: Store
     server: StoreServer | None
-    """Where this rank holds the store."""
+    """Set if this rank runs the store."""
 
     def part(self, patience: float) -> None:
-        """Leave the others; call it when this rank reads from the store no more.
+        """Leave the rendezvous; call it when this rank no longer reads from the store.
 
-        The rank that holds the store goes last, if `patience` (seconds) allows it: one that is slower may
-        still be reading how the last save ended.
+        The rank with the store leaves last, if `patience` (seconds) allows it: a slower rank may still be
+        reading how the last save ended.
         """
-        with suppress(dist.DistError):  # whoever held it has waited long enough
+        with suppress(dist.DistError):  # the rank with the store has waited long enough and is gone
             self.store.add(_LEFT, 1)
             deadline = time.monotonic() + patience
             while self.server and self.store.add(_LEFT, 0) < self.size and time.monotonic() < deadline:
@@ -80,18 +81,19 @@ class Rendezvous:
 
 
 def meet_ranks(rank: int, size: int, patience: float, given_up: Callable[[], int]) -> Rendezvous:
-    """The meeting of all ranks at MASTER_ADDR and MASTER_PORT, once all are there.
+    """The rendezvous of all ranks at MASTER_ADDR and MASTER_PORT, once all have joined.
 
     Args:
         rank: this one.
         size: ranks to wait for.
         patience: seconds to wait.
-        given_up: the signal that calls the wait off, 0 while there is none.
+        given_up: the signal that cancels the wait, 0 while there is none.
 
     Raises:
-        HealthError: some ranks have not come; names them.
+        HealthError: some ranks have not joined; names them.
         StoppedEarly: a signal came.
-        UserError: there can be no meeting, such as where the port is in use, or the ranks share no secret.
+        UserError: no rendezvous is possible, for example because the port is in use, or the ranks share no
+            secret.
     """
     wait = _Wait(rank, size, patience, given_up)
     secret = job_secret(os.environ)
@@ -121,7 +123,7 @@ class _Wait:
         self._deadline = time.monotonic() + patience
 
     def is_over(self) -> NoReturn:
-        """Whoever holds the store has gone; raises StoppedEarly or HealthError."""
+        """Call this when the process with the store is gone; raises StoppedEarly or HealthError."""
         self._look_for_signal()
         host = "the launcher" if os.environ.get(HELD) else "rank 0"
         raise HealthError(
@@ -137,7 +139,8 @@ class _Wait:
             )
 
     def pause(self, missing: Callable[[], list[int]]) -> None:
-        """Wait a moment for these ranks; raises HealthError or StoppedEarly where it is enough."""
+        """Sleep a moment while ranks are missing; raises HealthError at the deadline, StoppedEarly on a
+        signal."""
         self._look_for_signal()
         if time.monotonic() > self._deadline:
             raise HealthError(self._who_is_missing(missing()))
@@ -154,12 +157,13 @@ class _Wait:
 
 @dataclass(frozen=True)
 class _Address:
-    """Where the ranks look for the store."""
+    """Where ranks look for the store."""
 
     host: str
     port: int
     agent: TCPStore | None
-    """The store of torchrun's agent, through which rank 0 says where its own is: that one lets anybody in."""
+    """The store of torchrun's agent, in which rank 0 publishes the port of its own: the agent's store lets
+    anybody in."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "_Address":
@@ -176,17 +180,17 @@ class _Address:
         return cls(host, int(port), agent)
 
     def serve(self, secret: bytes) -> StoreServer:
-        """Hold the store, at the address that the others use and at no other."""
-        place = (_listening_host(self.host), 0 if self.agent else self.port)
-        family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
-        server = StoreServer(socket.create_server(place, family=family, backlog=socket.SOMAXCONN), secret)
+        """Run the store, on the address that the others use and on no other."""
+        endpoint = (_listening_host(self.host), 0 if self.agent else self.port)
+        family = socket.AF_INET6 if ":" in endpoint[0] else socket.AF_INET
+        server = StoreServer(socket.create_server(endpoint, family=family, backlog=socket.SOMAXCONN), secret)
         if self.agent is not None:
             self.agent.set(_PORT, str(server.port))
         return server
 
     def find(self) -> tuple[str, int] | None:
-        """Host and port of the store, None while it is not known; of an earlier attempt's until rank 0 is
-        started again."""
+        """Host and port of the store; None while unknown; those of an earlier attempt until rank 0 is
+        restarted."""
         if self.agent is None:
             return self.host, self.port
         if not self.agent.check([_PORT]):
@@ -197,14 +201,14 @@ class _Address:
 def _listening_host(host: str) -> str:
     """The numeric address of a host name, as the other ranks see it.
 
-    A name may stand for loopback on its own machine alone (Debian's /etc/hosts); where there are others, all
-    addresses are listened at.
+    A name may resolve to loopback on its own machine alone (Debian's /etc/hosts); if there are other
+    machines, the store listens on all addresses.
     """
     address = _numeric(host)
     if not _is_loopback(address):
         return address
     names: list[str] = []
-    with suppress(UserError):  # an image has no scontrol to ask
+    with suppress(UserError):  # a container image may have no scontrol
         names = _host_names(os.environ)
     hosts = [_numeric(name) for name in names]
     alone = all(_is_loopback(each) for each in hosts) if hosts else is_one_machine(os.environ) is not False
@@ -212,7 +216,7 @@ def _listening_host(host: str) -> str:
 
 
 def _numeric(host: str) -> str:
-    """An address of a host, without the zone of an IPv6 one."""
+    """An address of a host, without the zone of an IPv6 address."""
     found: str = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0]  # type: ignore[assignment]
     return found.partition("%")[0]
 
@@ -222,7 +226,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def is_one_machine(environment: Mapping[str, str]) -> bool | None:
-    """Whether all ranks run on this machine; None where the launcher does not say."""
+    """Whether all ranks run on this machine; None if the launcher does not say."""
     if environment.get(HELD):
         return True
     if "SLURM_STEP_NUM_NODES" in environment and "SLURM_PROCID" in environment:
@@ -233,12 +237,12 @@ def is_one_machine(environment: Mapping[str, str]) -> bool | None:
 
 
 def _holds_store(rank: int) -> bool:
-    """Whether a rank does; `spawn` does it itself, so that no rank can lose the port."""
+    """Whether this rank runs the store; `spawn` runs it itself, so that no rank can lose the port."""
     return rank == 0 and not os.environ.get(HELD)
 
 
 def _find_all(address: _Address, secret: bytes, rank: int, size: int, wait: _Wait) -> Store:
-    """The store in which all ranks have met."""
+    """The store in which the rendezvous of all ranks is complete."""
     earlier: set[str] = set()
     while True:
         prefix, store = _connect(address, secret, wait, earlier)
@@ -251,18 +255,19 @@ def _find_all(address: _Address, secret: bytes, rank: int, size: int, wait: _Wai
 
 
 def _connect(address: _Address, secret: bytes, wait: _Wait, earlier: set[str]) -> tuple[str, Store]:
-    """Connect to the store once it is there, in a way that ends on a signal, as torch's own does not.
+    """Connect to the store once it is there. Unlike torch's own way, this stops on a signal.
 
     Returns:
         The prefix of its keys, none of the `earlier` attempts', and the store with that prefix.
     """
     while True:
-        place = address.find()
-        with suppress(OSError, dist.DistError):  # not there yet, or it has gone since
-            if place is not None:
-                with socket.create_connection(place, timeout=CONNECT_SECONDS) as connection:
+        address_of_store = address.find()
+        with suppress(OSError, dist.DistError):  # not started yet, or already gone
+            if address_of_store is not None:
+                with socket.create_connection(address_of_store, timeout=CONNECT_SECONDS) as connection:
                     prefix = _introduce(connection, secret)
                     host, port = connection.getpeername()[:2]
+                # Each server has its own salt and so its own prefix: a known prefix is an earlier attempt's.
                 if prefix not in earlier:
                     patience = timedelta(seconds=CONNECT_SECONDS)
                     found = TCPStore(host, port, wait_for_workers=False, timeout=patience)
@@ -281,29 +286,31 @@ def _introduce(connection: socket.socket, secret: bytes) -> str:
 
 
 def _wait_for_all(store: Store, rank: int, size: int, wait: _Wait) -> bool:
-    """Meet in this store; False if all others have met here with an earlier start of this rank."""
+    """Join the rendezvous in this store; False if all others completed it with an earlier start of this
+    rank."""
     node, start = (os.environ.get(name, "0") for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT"))
     for number in itertools.count():
-        meeting = PrefixStore(f"meeting/{number}", store)
-        meeting.append(_JOINED, f"{rank}:{node}:{start} ")  # type: ignore[attr-defined]
-        place = meeting.add(_COUNT, 1)
-        if place == size:
-            meeting.set(_OUTCOME, _MIXED if _is_mixed(_joined(meeting), size) else _COMPLETE)
-        while not meeting.check([_OUTCOME]):
-            wait.pause(partial(_missing, meeting, size))
-        if meeting.get(_OUTCOME).decode() == _COMPLETE:
-            return place <= size
+        attempt = PrefixStore(f"meeting/{number}", store)
+        attempt.append(_JOINED, f"{rank}:{node}:{start} ")  # type: ignore[attr-defined]
+        arrival = attempt.add(_COUNT, 1)
+        if arrival == size:
+            attempt.set(_OUTCOME, _MIXED if _is_mixed(_joined(attempt), size) else _COMPLETE)
+        while not attempt.check([_OUTCOME]):
+            wait.pause(partial(_missing, attempt, size))
+        if attempt.get(_OUTCOME).decode() == _COMPLETE:
+            # Arriving after the round was complete: it counted an earlier start of this rank.
+            return arrival <= size
     raise AssertionError
 
 
 def _joined(meeting: Store) -> list[tuple[int, str, str]]:
-    """Rank, node and number of the start of each who has come."""
+    """Rank, node and number of the start of each rank that has joined."""
     entries = (entry.split(":") for entry in meeting.get(_JOINED).decode().split())
     return [(int(rank), node, start) for rank, node, start in entries]
 
 
 def _is_mixed(joined: list[tuple[int, str, str]], size: int) -> bool:
-    """Whether some of those who came have been started again since."""
+    """Whether some ranks that joined have been restarted since."""
     starts = {(node, start) for _, node, start in joined}
     return len(starts) > len({node for node, _ in starts}) or len({rank for rank, *_ in joined}) < size
 
@@ -314,7 +321,7 @@ def _missing(meeting: Store, size: int) -> list[int]:
 
 
 def expected_hosts(environment: Mapping[str, str], size: int) -> list[str] | None:
-    """The host of every rank in a Slurm step; None where that is not known."""
+    """The host of every rank in a Slurm step; None if it is not known."""
     counts = []
     for text in environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", text)
@@ -326,7 +333,7 @@ def expected_hosts(environment: Mapping[str, str], size: int) -> list[str] | Non
     if sum(counts) != size or len(names) != len(counts):
         return None
     nodes = list(zip(names, counts, strict=True))
-    # Slurm's defaults: node by node, or in turn where there is one rank a node at most.
+    # Slurm's defaults: node by node (block), or round robin where each node has at most one rank.
     order = environment.get("SLURM_DISTRIBUTION", "block").partition(":")[0]
     if order == "block" or max(counts) == 1:
         return [name for name, count in nodes for _ in range(count)]
@@ -340,12 +347,12 @@ def _names() -> str:
 
 
 def first_host(environment: Mapping[str, str]) -> str:
-    """Host of rank 0 in a Slurm step."""
+    """The host of rank 0 in a Slurm step."""
     return next(iter(_host_names(environment)), "127.0.0.1")
 
 
 def _host_names(environment: Mapping[str, str]) -> list[str]:
-    """Hosts of a Slurm step, in order; none outside of one."""
+    """Hosts of a Slurm step, in order; empty outside of one."""
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
     if not nodes:
         return []

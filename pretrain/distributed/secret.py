@@ -1,6 +1,6 @@
-"""The secret of a job: who knows it is one of its ranks.
+"""The secret of a job: whoever knows it is one of its ranks.
 
-A launcher hands it to its ranks in the environment, where other users cannot read it: `pretrain train
+A launcher passes it to its ranks in the environment, where other users cannot read it: `pretrain train
 --processes N` and the scripts of `pretrain submit` make a new one at every start. Ranks that were started
 without one (torchrun, or srun by hand) share the user's own, a file in the home directory that nobody else
 may read.
@@ -20,7 +20,7 @@ LEAST_CHARACTERS = 32
 
 
 def new_secret() -> str:
-    """A secret that nobody can guess: 64 hexadecimal digits."""
+    """A random secret: 64 hexadecimal digits."""
     return secrets.token_hex(32)
 
 
@@ -46,7 +46,7 @@ def _file(environment: Mapping[str, str]) -> Path:
 
 
 def _secret_of_user(path: Path) -> str:
-    """What the file says; made at first, whole or not at all, whichever rank is the first."""
+    """The content of the user's file; the first rank creates it atomically."""
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,7 +1,7 @@
-"""Run a command as N ranks on this machine: `pretrain train CONFIG --processes N`.
+"""Runs a command as N ranks on this machine: `pretrain train CONFIG --processes N`.
 
-The parent holds the store through which the ranks meet (so no port can be lost to a race), passes signals
-on, ends all ranks as soon as one fails, and shows what the first one to fail said.
+The parent runs the store for the rendezvous (so no port can be lost to a race), forwards signals, stops all
+ranks as soon as one fails, and shows what the first failed rank printed.
 """
 
 import os
@@ -25,10 +25,10 @@ from pretrain.run.relay import Relay
 from pretrain.run.signals import HANDLED, Signals
 
 GRACE_SECONDS = 20.0
-"""How long the others may take to end by themselves once a rank has failed."""
+"""How long the other ranks may take to end by themselves once a rank has failed."""
 
 AGREED = (2, 3, 4, 75)
-"""Exit codes of what all ranks raise together."""
+"""Exit codes of errors that all ranks raise together."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Rank:
     rank: int
     process: Child
     errors: IO[bytes] | None
-    """Where the standard error of a rank other than 0 goes."""
+    """File for the standard error of a rank other than 0."""
 
 
 def spawn(
@@ -49,12 +49,12 @@ def spawn(
 
     Args:
         command: program and arguments.
-        signals: being caught so far. If given, ranks begin with signals held back: each takes them once it
-            catches them itself, so none is lost while it starts.
-        last_place: of a rank and pid, where a rank was that was killed, for the message.
+        signals: those caught by the parent. If given, ranks start with these signals blocked until they have
+            handlers of their own, so none is lost while a rank starts.
+        last_place: from rank and pid, what a killed rank was doing, for the message.
 
     Returns:
-        The exit code for the whole: 0 if every rank ended with 0; 75 if ranks stopped early with a
+        The exit code of the whole command: 0 if every rank ended with 0; 75 if ranks stopped early with a
         checkpoint; otherwise the code of the first rank that failed.
     """
     secret = new_secret()
@@ -62,7 +62,8 @@ def spawn(
     ranks: list[_Rank] = []
     try:
         with Relay() as relay:
-            # A child is born with its parent's mask; a signal that it got before would be lost.
+            # A child inherits its parent's mask. Without it, a signal that comes before the child has
+            # handlers would be lost.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED if signals is not None else ())
             for rank in range(processes):
                 ranks.append(_start(relay, command, rank, processes, store.port, secret))
@@ -81,14 +82,14 @@ def spawn(
 def _start(relay: Relay, command: Sequence[str], rank: int, processes: int, port: int, secret: str) -> _Rank:
     threads = max(1, (os.cpu_count() or 1) // processes)
     environment = {
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),  # before os.environ, so that the user's own setting wins
         **os.environ,
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        HELD: "True",  # the parent holds the store; rank 0 must not
+        HELD: "True",  # the parent runs the store; rank 0 must not
         VARIABLE: secret,
     }
     errors = None if rank == 0 else tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the rank
@@ -105,16 +106,16 @@ def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
             first = _first_failed(ranks)
             deadline = time.monotonic() + GRACE_SECONDS if first else deadline
             if first and first.process.returncode < 0:
-                deadline = time.monotonic()  # killed: the others wait for it in a collective for ever
+                deadline = time.monotonic()  # killed: the others would wait for it in a collective forever
         for each in ranks if first else ():
-            stopped = process_state(each.process.pid) == "T"  # and cannot end by itself
+            stopped = process_state(each.process.pid) == "T"  # suspended, so it cannot end by itself
             if each.process.poll() is None and (stopped or time.monotonic() > deadline):
                 each.process.kill()
                 ended_here.add(each.rank)
         time.sleep(0.02)
     first = first or _first_failed(ranks)
     if first is not None and first.process.returncode == HealthError.exit_code:
-        # It may have found a killed rank gone before the kernel was done with that one.
+        # It may have reported a killed rank as gone before the kernel had finished with that process.
         others = (each for each in ranks if each.rank not in ended_here)
         first = next((each for each in others if each.process.returncode == -signal.SIGKILL), first)
     if first is None:
@@ -123,25 +124,26 @@ def _wait(ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
 
 
 def _first_failed(ranks: Sequence[_Rank]) -> _Rank | None:
-    """Of the ranks that have failed so far; one that was killed comes before those that end for it."""
+    """A rank that has failed so far; one that was killed comes before those that ended because of it."""
     failed = [each for each in ranks if each.process.poll() not in (None, 0)]
     return min(failed, key=lambda each: each.process.returncode >= 0, default=None)
 
 
 def _report(first: _Rank, ranks: Sequence[_Rank], last_place: Callable[[int, int], str]) -> int:
-    """Show what the first failing rank said, unless rank 0 has shown the same, and give the exit code."""
+    """Show what the first failed rank printed, unless rank 0 has printed the same, and return the exit
+    code."""
     code = first.process.returncode
-    # What a user can cause is raised on all ranks alike, and rank 0 has said it. After a defect on one rank,
-    # rank 0 ends too, but speaks of a lost connection.
-    said = code in AGREED and ranks[0].process.returncode == code
-    if first.errors is not None and not said:
+    # Errors that a user can cause are raised on all ranks, and rank 0 has printed them. After a bug on one
+    # rank, rank 0 ends too, but reports a lost connection.
+    shown = code in AGREED and ranks[0].process.returncode == code
+    if first.errors is not None and not shown:
         first.errors.seek(0)
         for line in first.errors.read().decode(errors="replace").splitlines()[-40:]:
             print(f"[rank {first.rank}] {line}", file=sys.stderr)
     if code < 0:
-        name, place = signal.Signals(-code).name, last_place(first.rank, first.process.pid)
+        name, doing = signal.Signals(-code).name, last_place(first.rank, first.process.pid)
         print(
-            f"pretrain: rank {first.rank} on {socket.gethostname()} was killed by {name}{place}; the other "
+            f"pretrain: rank {first.rank} on {socket.gethostname()} was killed by {name}{doing}; the other "
             "ranks were ended",
             file=sys.stderr,
         )

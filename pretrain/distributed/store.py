@@ -1,12 +1,12 @@
-"""The key-value store of a job's ranks: torch's TCPStore, for those alone who know the job's secret.
+"""The key-value store of a job's ranks: torch's TCPStore, only for those who know the job's secret.
 
-torch's own server serves everybody, and tells everybody its keys. This one speaks torch's protocol with
-torch's own clients (torch.distributed.TCPStore, of the tested version), but only about keys under a prefix
-that follows from the secret. A client first has it prove that it knows the secret too (`knock`); the answer
-has what the prefix follows from. Who does not know the secret can at most connect.
+torch's own server serves everybody, and shows everybody its keys. This one speaks torch's protocol with
+torch's own clients (torch.distributed.TCPStore, of the tested version), but serves only keys under a prefix
+that is derived from the secret. A client first makes it prove that it knows the secret too (`knock`); the
+answer includes the salt of the prefix. Anyone without the secret can only connect.
 
-It is a process of its own, so that no lock of Python in a rank can keep the others waiting, and it ends with
-the process that started it. It runs this file alone, without the rest of the package or any library.
+It is a process of its own, so that Python's GIL in a rank cannot delay the others, and it ends with the
+process that started it. It runs this file alone, without the rest of the package or any library.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from collections import defaultdict
 from enum import IntEnum
 
 KNOCK = 0xFF
-"""What the first byte of a client is that asks for a proof; torch's clients begin with VALIDATE."""
+"""First byte of a client that asks for a proof; torch's clients begin with VALIDATE."""
 NONCE_BYTES = 32
 MAX_KEY, MAX_VALUE, MAX_KEYS = 2**13, 2**26, 2**17
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -33,18 +33,18 @@ _STOP_WAITING, _WAIT_CANCELLED = b"\0", b"\1"
 
 
 class Impostor(Exception):
-    """Whoever listens there does not know the secret."""
+    """The server does not know the secret."""
 
 
 class StoreServer:
-    """A store at a socket, in a process of its own, until `close` or the end of this process."""
+    """A store on a socket, in a process of its own, until `close` or the end of this process."""
 
     def __init__(self, listener: socket.socket, secret: bytes) -> None:
-        """Serve; takes the listening socket over."""
-        from data_tools import children  # here, since the process itself runs this file alone
+        """Start the server process; it takes the listening socket over."""
+        from data_tools import children  # not at module level: the server process runs this file alone
 
         self.port: int = listener.getsockname()[1]
-        # What ends a job is sent to all of its processes; this one is to be the last.
+        # Signals that end a job are sent to all of its processes; this one must end last.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             with listener:
@@ -68,14 +68,14 @@ class StoreServer:
 
 
 def knock(connection: socket.socket, secret: bytes) -> str:
-    """Have a server prove that it knows the secret, over a new connection.
+    """Make a server prove that it knows the secret, over a new connection.
 
     Returns:
         The prefix of all keys that it serves.
 
     Raises:
-        OSError: no answer, or none in the connection's time.
-        Impostor: an answer by somebody else.
+        OSError: no answer, or none within the connection's timeout.
+        Impostor: the answer was not made with the secret.
     """
     nonce = secrets.token_bytes(NONCE_BYTES)
     connection.sendall(bytes([KNOCK]) + nonce)
@@ -98,7 +98,7 @@ def _prefix(secret: bytes, salt: bytes) -> str:
 
 
 class _Query(IntEnum):
-    """torch/csrc/distributed/c10d/TCPStoreBackend.hpp."""
+    """Query codes, from torch/csrc/distributed/c10d/TCPStoreBackend.hpp."""
 
     VALIDATE = 0
     SET = 1
@@ -116,11 +116,11 @@ class _Query(IntEnum):
 
 
 class _StrangerError(Exception):
-    """A client asked for what no rank of the job asks for."""
+    """A client sent a request that no rank of the job sends."""
 
 
 class _Values:
-    """Keys and values, and who waits for one."""
+    """Keys and values, and who waits for a key."""
 
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
@@ -139,7 +139,7 @@ class _Values:
                 waiting.set_result(None)
 
     def compare_set(self, key: bytes, expected: bytes, value: bytes) -> bytes:
-        """What is there afterwards; `expected` where nothing is."""
+        """The value afterwards; `expected` if there is none."""
         if self._values.get(key, b"") == expected and (key in self._values or not expected):
             self.set(key, value)
             return value
@@ -169,13 +169,13 @@ class _Client:
         self._values, self._server = server.values, server
         self._reader, self._writer = reader, writer
         self._ahead: asyncio.Task[bytes] | None = None
-        """The byte after the present query, where one was waited for."""
+        """The byte after the current query, if one was awaited."""
 
     async def serve(self) -> None:
-        """Answer until it goes.
+        """Answer until the client disconnects.
 
         Raises:
-            _StrangerError, asyncio.IncompleteReadError, ConnectionError: it is to be sent away, or has gone.
+            _StrangerError, asyncio.IncompleteReadError, ConnectionError: it must be disconnected, or is gone.
         """
         first = await self._byte()
         if first == KNOCK:
@@ -212,7 +212,7 @@ class _Client:
                 write(_READY if all(key in values for key in keys) else _NOT_READY)
             case _Query.WAIT:
                 await self._wait(await self._keys())
-            case _Query.CANCEL_WAIT:  # what was waited for had come just before
+            case _Query.CANCEL_WAIT:  # the key had been set just before
                 write(_WAIT_CANCELLED)
             case _Query.DELETE_KEY:
                 write(struct.pack("<q", values.delete(await self._key())))
@@ -277,11 +277,12 @@ class _Client:
 
 
 class _Server:
-    """The store and its connections."""
+    """The values and the connections."""
 
     def __init__(self, secret: bytes) -> None:
         self.secret, self.salt = secret, secrets.token_bytes(NONCE_BYTES)
-        self.prefix = f"/{_prefix(secret, self.salt)}/".encode()  # as torch's clients write a PrefixStore's
+        # the form in which torch's clients send keys of a PrefixStore
+        self.prefix = f"/{_prefix(secret, self.salt)}/".encode()
         self.values = _Values()
         self._told = False
 
@@ -297,7 +298,7 @@ class _Server:
             writer.close()
 
     def _tell(self, writer: StreamWriter) -> None:
-        """Once: who can reach the port might try for ever."""
+        """Warn once only: anyone who can reach the port could try forever."""
         if self._told:
             return
         self._told = True
@@ -319,11 +320,11 @@ async def _run(listener: socket.socket, secret: bytes) -> None:
     loop.add_reader(sys.stdin.fileno(), ended.set)
     await asyncio.start_server(_Server(secret).serve, sock=listener, backlog=socket.SOMAXCONN)
     await ended.wait()
-    os._exit(0)  # no rank is owed an answer any more
+    os._exit(0)  # no rank waits for an answer any more
 
 
 def main(arguments: list[str]) -> None:
-    """Serve at a descriptor until standard input ends, whose first line is the secret."""
+    """Serve on a descriptor until standard input closes; its first line is the secret."""
     secret = bytes.fromhex(sys.stdin.buffer.readline().decode())
     asyncio.run(_run(socket.socket(fileno=int(arguments[0])), secret))
 

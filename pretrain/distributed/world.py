@@ -1,7 +1,7 @@
-"""Which rank am I, in a world of how many, and on which device.
+"""Rank info: which rank this process is, of how many, and on which device.
 
-A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as
-one rank of `torchrun` (RANK, WORLD_SIZE), or alone, as in a step of one task (`srun --pty bash`, or that of
+A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as one
+rank of `torchrun` (RANK, WORLD_SIZE), or alone, as in a step of one task (`srun --pty bash`, or that of
 `salloc`). Alone with `--processes N` it starts N ranks of itself on this machine (`spawn.py`), which then
 find themselves in torchrun's variables.
 """
@@ -37,7 +37,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where this process stands, before it has met the others."""
+    """The rank of this process, before the rendezvous."""
 
     rank: int
     size: int
@@ -48,16 +48,16 @@ class RankInfo:
 
 @dataclass(frozen=True)
 class DistContext:
-    """A joined world: every rank can talk to every other."""
+    """A joined world: every rank can communicate with every other."""
 
     rank: int
     size: int
     local_rank: int
     device: torch.device
     store: Store
-    """Key-value store of all ranks, for what must not be a collective."""
+    """Key-value store of all ranks, for communication that must not be a collective."""
     products: Settled | None = None
-    """How all ranks multiply with weights; None on GPUs."""
+    """The methods by which all ranks multiply with weights; None on GPUs."""
 
     @property
     def is_first(self) -> bool:
@@ -85,12 +85,12 @@ def read_rank_info(environment: Mapping[str, str]) -> RankInfo:
     if not 0 <= rank < size:
         raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
     if launcher == "srun" and size == 1:
-        return RankInfo(0, 1, 0, "alone")  # nobody is to be met, whether a shell is the task or this command
+        return RankInfo(0, 1, 0, "alone")  # no rendezvous needed, whether the task is a shell or this command
     return RankInfo(rank, size, local_rank, launcher)
 
 
 def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
-    """Each rank of such a launcher would train alone, all of them into one run."""
+    """Raise UserError if one variable is missing: each rank would train alone, all of them in one run."""
     for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
         if name in environment:
             raise UserError(
@@ -113,7 +113,7 @@ def ranks_to_start(place: RankInfo, processes: int | None) -> int:
 
 
 def choose_device(place: RankInfo) -> torch.device:
-    """One GPU per rank where there are GPUs, else the CPU.
+    """One GPU per rank if there are GPUs, else the CPU.
 
     Raises UserError: more ranks than GPUs on this machine.
     """
@@ -136,74 +136,75 @@ def choose_device(place: RankInfo) -> torch.device:
 def init_distributed(
     place: RankInfo | None = None, patience: float = JOIN_SECONDS, given_up: Callable[[], int] = lambda: 0
 ) -> Iterator[DistContext]:
-    """Meet the other ranks and leave them at the end.
+    """Join the other ranks, and leave them at the end.
 
     Args:
-        place: where this rank stands; None: as the environment says.
+        place: rank info of this process; None: from the environment.
         patience: seconds to wait for the other ranks.
-        given_up: the signal that calls this wait off, 0 while there is none.
+        given_up: the signal that cancels this wait, 0 while there is none.
 
     Yields:
         The joined world. On the CPU collectives go through gloo, on GPUs through NCCL, with gloo beside it
         for tensors on the host.
 
     Raises:
-        UserError, HealthError, StoppedEarly: see `meeting.meet`, and `products.settle.settled`.
+        UserError, HealthError, StoppedEarly: see `rendezvous.meet_ranks`, and `products.settle.settled`.
     """
     place = place or read_rank_info(os.environ)
     device = choose_device(place)
     cpu_backend.install()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    meeting = rendezvous(place, patience, given_up)
+    joined = rendezvous(place, patience, given_up)
     dist.init_process_group(
         backend,
-        store=PrefixStore("world", meeting.store),
+        store=PrefixStore("world", joined.store),
         rank=place.rank,
         world_size=place.size,
         timeout=COLLECTIVE_TIMEOUT,
     )
     patience = PART_SECONDS
     try:
-        store = PrefixStore("pretrain", meeting.store)
+        store = PrefixStore("pretrain", joined.store)
         choosing = settled(place.rank, place.size) if device.type == "cpu" else nullcontext()
         with choosing as products:
             yield DistContext(place.rank, place.size, place.local_rank, device, store, products)
     except Exception as error:
-        # Others may end without a word, and what this rank has to say must not wait for them.
+        # Others may have ended without leaving the rendezvous, and this rank's error must not wait for them.
         patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS
         raise
     finally:
         _forget_layout()
         dist.destroy_process_group()
-        meeting.part(patience)
+        joined.part(patience)
 
 
 def _forget_layout() -> None:
-    """Megatron's groups end with the world; it would take them for those of the next one in this process."""
+    """Destroy Megatron's groups, or it would take them for those of the next world in this process."""
     parallel_state = sys.modules.get("megatron.core.parallel_state")
-    if parallel_state is not None:  # it takes seconds to load, and only trainers of text do
+    # not imported here: it takes seconds to load, and only text trainers use it
+    if parallel_state is not None:
         parallel_state.destroy_model_parallel()
 
 
 def rendezvous(place: RankInfo, patience: float, given_up: Callable[[], int] = lambda: 0) -> Rendezvous:
-    """Meet the other ranks, and make ready for the first process group.
+    """Join the other ranks, and prepare for the first process group.
 
     Args:
-        place: where this rank stands.
+        place: rank info of this process.
         patience: seconds to wait for the other ranks.
-        given_up: the signal that calls this wait off, 0 while there is none.
+        given_up: the signal that cancels this wait, 0 while there is none.
 
     Raises:
-        UserError, HealthError, StoppedEarly: see `meeting.meet`.
+        UserError, HealthError, StoppedEarly: see `rendezvous.meet_ranks`.
     """
     objects.install()
     if place.launcher == "alone":
         share_devices(one_machine=True)
         return Rendezvous(place.rank, place.size, HashStore(), None)
     if place.launcher == "srun":
-        if "MASTER_ADDR" not in os.environ:  # an image has no scontrol to ask
+        if "MASTER_ADDR" not in os.environ:  # a container image may have no scontrol
             os.environ["MASTER_ADDR"] = first_host(os.environ)
-        # Below the ports that Linux gives out by itself, from 32,768 on.
+        # Below Linux's ephemeral ports, which start at 32,768.
         os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12_000))
         os.environ.update(RANK=str(place.rank), WORLD_SIZE=str(place.size))
     share_devices(one_machine=bool(is_one_machine(os.environ)))

@@ -1,1 +1,1 @@
-"""Verdicts on numbers: not finite, a loss that jumps, replicas that drift apart."""
+"""Health checks: numbers that are not finite, loss spikes, replicas that drift apart, and hangs."""

@@ -1,4 +1,4 @@
-"""What a run's time is spent on, by the phases that a rank marks (`health.pulse`)."""
+"""What a run's time is spent on, from the phases that a rank marks (`health.phase_timer`)."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -7,7 +7,7 @@ from pretrain.health.phase_timer import Phase
 
 
 class Cause(Enum):
-    """What a second went to; the names of metrics begin with these."""
+    """What a second is spent on; the names of metrics begin with these."""
 
     COMPUTE = "compute"
     COMMUNICATION = "communication"
@@ -26,16 +26,16 @@ CAUSES = {
     Phase.COMPARISON: Cause.CHECKPOINT,
     Phase.SAVING: Cause.CHECKPOINT,
 }
-"""Validation, the journal and what else there is are `other`."""
+"""Everything else, such as validation and the journal, is `other`."""
 
 
 def cause_of(phase: Phase) -> Cause:
-    """What a phase's time goes to, as far as the marks tell."""
+    """The cause of a phase's time, as far as the marks tell."""
     return CAUSES.get(phase, Cause.OTHER)
 
 
 def by_cause(seconds: Mapping[Phase, float]) -> dict[Cause, float]:
-    """Seconds of each cause, all of them in their order."""
+    """Seconds of each cause, all causes in their order."""
     found = dict.fromkeys(Cause, 0.0)
     for phase, each in seconds.items():
         found[cause_of(phase)] += each
@@ -43,7 +43,7 @@ def by_cause(seconds: Mapping[Phase, float]) -> dict[Cause, float]:
 
 
 def shares(seconds: Mapping[Cause, float], prefix: str = "") -> dict[str, float]:
-    """Metrics: each cause's share of the whole, to four digits; none where no time has passed."""
+    """Metrics: each cause's share of the total, to four digits; none if no time has passed."""
     whole = sum(seconds.values())
     if whole <= 0:
         return {}

@@ -1,4 +1,4 @@
-"""What ranks found out about a step whose numbers are not finite, and the lines that say it."""
+"""What ranks found out about a step whose numbers are not finite, and the lines that report it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class Evidence:
     """What one rank found."""
 
     replica: int
-    """Ranks of one replica get numbers from one another in the forward pass."""
+    """Index of the replica; its ranks pass numbers to each other in the forward pass."""
     weights: dict[str, int] = field(default_factory=dict)
     """How many elements of a weight are not finite."""
     losses: list[list[int]] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Evidence:
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> "Evidence":
-        """As `dataclasses.asdict` and JSON have made of it."""
+        """From the output of `dataclasses.asdict` and JSON."""
         sightings = [(Sighting(**each), samples) for each, samples in tree["sightings"]]
         return cls(**(tree | {"sightings": sightings}))
 
@@ -45,12 +45,12 @@ class Weight:
     name: str
     tensor: Tensor
     gradient: Tensor | None = None
-    """After the sum over ranks."""
+    """The gradient after the sum over ranks."""
 
 
 @torch.no_grad()
 def look(replica: int, weights: Iterable[Weight], losses: Iterable[Sequence[int]] = ()) -> Evidence:
-    """What a step has left, before anything is computed again.
+    """Inspect the state that a step has left, before anything is computed again.
 
     Args:
         replica: as in `Evidence`.
@@ -76,7 +76,7 @@ def look(replica: int, weights: Iterable[Weight], losses: Iterable[Sequence[int]
 
 
 def describe(everyone: Sequence[Evidence], *, repeats: bool) -> str:
-    """Lines about the cause, the surest kind that there is.
+    """Lines about the cause, from the most reliable kind of evidence that there is.
 
     Args:
         everyone: evidence of every rank, in order.
@@ -134,7 +134,7 @@ def _losses(everyone: Sequence[Evidence]) -> list[str]:
 
 
 def _reduction(everyone: Sequence[Evidence]) -> list[str]:
-    """Every rank's own numbers are finite: they became too large together."""
+    """Every rank's own numbers are finite: they became too large only when summed over ranks."""
     at = [rank for rank, each in enumerate(everyone) if each.reduced]
     if at:
         names = ", ".join(dict.fromkeys(name for rank in at for name in everyone[rank].reduced[:_SHOWN]))

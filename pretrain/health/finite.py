@@ -1,4 +1,5 @@
-"""Whether what is to be saved is finite: one look at every tensor, so that no checkpoint holds the fault."""
+"""Checks that everything to be saved is finite: one look at every tensor, so that no checkpoint stores the
+fault."""
 
 from collections.abc import Iterable
 
@@ -17,12 +18,12 @@ def require_finite(world: DistContext, step: int, pieces: Iterable[ShardedTensor
 
     Args:
         step: optimizer steps done, for the message.
-        pieces: what this rank holds; it looks at those it owns.
+        pieces: the shards of this rank; it checks those that it owns.
 
     Raises:
-        HealthError: on every rank, if a piece of any rank is not finite; names the first of it and the ranks.
+        HealthError: on every rank, if a shard of any rank is not finite; names the first one and the ranks.
     """
-    bad = (piece.name for piece in pieces if piece.owner and not _is_finite(piece.tensor))
+    bad = (shard.name for shard in pieces if shard.owner and not _is_finite(shard.tensor))
     found = gather_texts(world, next(bad, ""))
     if where := [rank for rank, name in enumerate(found) if name]:
         raise HealthError(
@@ -33,7 +34,7 @@ def require_finite(world: DistContext, step: int, pieces: Iterable[ShardedTensor
 
 @torch.no_grad()
 def _is_finite(tensor: Tensor) -> bool:
-    """By its extremes, which takes no memory: a NaN is both of them."""
+    """From minimum and maximum, which takes no extra memory: with a NaN, both are NaN."""
     if not tensor.numel() or not tensor.is_floating_point():
         return True
     return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())

@@ -1,7 +1,8 @@
-"""Who holds up whom, from the heartbeats of all ranks: pure functions, the text of a hang's verdict.
+"""Which rank blocks the others, from the heartbeats of all ranks: pure functions that make the text of a
+hang's verdict.
 
-Ranks of one step wait for one another. So the one that has come least far is the one that the others wait
-for, whatever each of them is waiting in; and one that gives no sign of life comes before all.
+Ranks of one step wait for each other. So the rank that has made the least progress is the one that the others
+wait for, whatever each of them is waiting in. A rank without a sign of life is reported first.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,30 +15,32 @@ _SHOWN = 4
 
 
 def judge(beats: Mapping[int, Heartbeat | None], silent: Iterable[int]) -> str | None:
-    """The verdict on ranks that do not go on, None if what they do may still take its time.
+    """The verdict on ranks that make no progress; None if what they do may still take its time.
 
     Args:
-        beats: of every rank, None where there has been none.
-        silent: ranks whose heartbeat stands still, or which have none.
+        beats: heartbeat of every rank, None if there has been none.
+        silent: ranks whose heartbeat has stopped, or which have none.
     """
     lost = sorted(silent)
-    living = [beat for rank, beat in sorted(beats.items()) if beat is not None and rank not in lost]
-    waiting = [beat for beat in living if not beat.ended]
+    living = [
+        heartbeat for rank, heartbeat in sorted(beats.items()) if heartbeat is not None and rank not in lost
+    ]
+    waiting = [heartbeat for heartbeat in living if not heartbeat.ended]
     if lost:
         return "; ".join([*_cut([_lost(rank, beats[rank]) for rank in lost]), *_others(waiting)])
     if not waiting:
         return None
-    least = min(beat.progress for beat in waiting)
-    behind = [beat for beat in waiting if beat.progress == least]
-    if not any(beat.overdue for beat in behind):
+    least = min(heartbeat.progress for heartbeat in waiting)
+    behind = [heartbeat for heartbeat in waiting if heartbeat.progress == least]
+    if not any(heartbeat.overdue for heartbeat in behind):
         return None
     if len(behind) == len(beats) > 1:
-        longest = max(behind, key=lambda beat: beat.lasted)
+        longest = max(behind, key=lambda heartbeat: heartbeat.lasted)
         hosts = f"all {len(beats)} ranks"
         return f"{hosts} in {longest.place} for {longest.lasted:.0f} s; their stacks say where"
-    ahead = [beat for beat in waiting if beat.progress != least]
-    held = [f"{beat.name} in {beat.place} for {beat.lasted:.0f} s" for beat in behind]
-    return "; ".join([*_cut(held), *_others(ahead)])
+    ahead = [heartbeat for heartbeat in waiting if heartbeat.progress != least]
+    blocking = [f"{heartbeat.name} in {heartbeat.place} for {heartbeat.lasted:.0f} s" for heartbeat in behind]
+    return "; ".join([*_cut(blocking), *_others(ahead)])
 
 
 def _lost(rank: int, beat: Heartbeat | None) -> str:
@@ -53,13 +56,13 @@ def _lost(rank: int, beat: Heartbeat | None) -> str:
 
 
 def _others(beats: Sequence[Heartbeat]) -> list[str]:
-    """`ranks 0-3 wait in all-reduce of gradients of step 12`, by place."""
-    places: dict[str, list[int]] = {}
-    for beat in beats:
-        places.setdefault(beat.place, []).append(beat.rank)
+    """`ranks 0-3 wait in all-reduce of gradients of step 12`, grouped by phase."""
+    by_phase: dict[str, list[int]] = {}
+    for heartbeat in beats:
+        by_phase.setdefault(heartbeat.place, []).append(heartbeat.rank)
     return [
-        f"{some_ranks(ranks)} wait{'s' if len(ranks) == 1 else ''} in {place}"
-        for place, ranks in places.items()
+        f"{some_ranks(ranks)} wait{'s' if len(ranks) == 1 else ''} in {phase}"
+        for phase, ranks in by_phase.items()
     ]
 
 

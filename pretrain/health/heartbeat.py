@@ -1,7 +1,7 @@
 """A rank's heartbeat: one small file, rewritten every few seconds by a thread, read by the other ranks.
 
-It is rewritten in place by one write of one size, so it costs the shared file system no new names, and a
-reader sees the old or the new one. Ages are told by counts that go on, never by comparing clocks.
+It is rewritten in place by one write of fixed size, so it costs the shared file system no new names, and a
+reader sees the old or the new content. Age is judged by counters that advance, never by comparing clocks.
 """
 
 import json
@@ -25,17 +25,17 @@ _BYTES = 512
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What a rank last said of itself."""
+    """The last report of a rank about itself."""
 
     job: str
-    """The same for all ranks of one job, another for every job."""
+    """The same for all ranks of one job, different for every job."""
     rank: Natural
     host: str
     pid: Natural
     space: str
-    """Where pids mean the same processes: host and pid namespace."""
+    """Scope in which pids are unique: host and pid namespace."""
     count: Natural
-    """Beats so far."""
+    """Number of heartbeats so far."""
     time: Seconds
     """Unix time, by the rank's own clock."""
     step: Natural
@@ -45,11 +45,11 @@ class Heartbeat:
     lasted: Seconds
     """Seconds that the phase has lasted."""
     limit: Seconds | None
-    """Seconds that it may last; None: for ever."""
+    """Seconds that it may last; None: forever."""
 
     @property
     def progress(self) -> tuple[int, int, int]:
-        """Orders ranks by how far they have come."""
+        """A key that orders ranks by their progress."""
         return self.step, ORDER[Phase(self.phase)], self.part
 
     @property
@@ -63,17 +63,16 @@ class Heartbeat:
 
     @property
     def ended(self) -> bool:
-        """Whether the rank has said that it ends."""
+        """Whether the rank has reported that it is ending."""
         return self.phase == Phase.ENDED.value
 
     @property
     def overdue(self) -> bool:
-        """Whether the phase has lasted longer than it may."""
+        """Whether the phase has lasted longer than its limit."""
         return self.limit is not None and self.lasted > self.limit
 
 
 def path_of(folder: Path, rank: int) -> Path:
-    """The file of a rank's heartbeat."""
     return folder / f"rank-{rank:04d}.json"
 
 
@@ -95,9 +94,9 @@ class HeartbeatWriter:
         self._count = 0
 
     def beat(self, moment: Moment, limit: float) -> Heartbeat:
-        """Write where the rank is. Raises OSError: it cannot be written."""
+        """Write what the rank is doing now. Raises OSError: it cannot be written."""
         self._count += 1
-        beat = Heartbeat(
+        heartbeat = Heartbeat(
             job=self._job,
             rank=self._rank,
             host=self._host,
@@ -111,47 +110,48 @@ class HeartbeatWriter:
             lasted=round(time.monotonic() - moment.since, 3),
             limit=None if limit == float("inf") else limit,
         )
-        text = json.dumps(asdict(beat)).encode()
+        text = json.dumps(asdict(heartbeat)).encode()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             os.pwrite(descriptor, text.ljust(_BYTES - 1) + b"\n", 0)
         finally:
             os.close(descriptor)
-        return beat
+        return heartbeat
 
 
 def read_heartbeat(folder: Path, rank: int, job: str | None = None) -> Heartbeat | None:
-    """The heartbeat of a rank; None if there is none, or none of this job.
+    """The heartbeat of a rank; None if there is none, or it belongs to another job.
 
     Raises OSError: it cannot be read.
     """
     try:
-        beat = parse(Heartbeat, read_bytes(path_of(folder, rank), 8 * _BYTES))
+        heartbeat = parse(Heartbeat, read_bytes(path_of(folder, rank), 8 * _BYTES))
     except (FileNotFoundError, UnfitFileError, ValueError):
         return None
-    return beat if job in (None, beat.job) else None
+    return heartbeat if job in (None, heartbeat.job) else None
 
 
 def is_dead(beat: Heartbeat) -> bool:
-    """Whether the process of a heartbeat is known to be gone; False where its pid means nothing here."""
+    """Whether the process of a heartbeat is known to be gone; False if its pid is of another host or
+    namespace."""
     if not beat.space or beat.space != pid_space():
         return False
     return process_state(beat.pid) in ("", "Z", "X")
 
 
 def rank_name(folder: Path, rank: int) -> str:
-    """`rank 5 on n2`, as far as its heartbeat can be read."""
+    """`rank 5 on n2`, or less if its heartbeat cannot be read."""
     with suppress(OSError):
-        beat = read_heartbeat(folder, rank)
-        if beat is not None:
-            return beat.name
+        heartbeat = read_heartbeat(folder, rank)
+        if heartbeat is not None:
+            return heartbeat.name
     return f"rank {rank}"
 
 
 def last_place(folder: Path, rank: int, pid: int) -> str:
-    """` (last heartbeat: data wait of step 12)`, or nothing where the process with that pid has none."""
+    """` (last heartbeat: data wait of step 12)`, or empty if the process with that pid has no heartbeat."""
     with suppress(OSError):
-        beat = read_heartbeat(folder, rank)
-        if beat is not None and beat.pid == pid:
-            return f" (last heartbeat: {beat.place})"
+        heartbeat = read_heartbeat(folder, rank)
+        if heartbeat is not None and heartbeat.pid == pid:
+            return f" (last heartbeat: {heartbeat.place})"
     return ""

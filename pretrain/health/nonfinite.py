@@ -1,8 +1,9 @@
-"""Which rank made a number that is not finite, of which samples; asked once a step has failed.
+"""Finds the rank and the samples that produced a number that is not finite; called once a step has failed.
 
 A healthy step pays for none of this. The weights are as before the step, and samples and dropout are
 functions of it, so the step is computed a second time with every tensor watched and gradients kept on their
-ranks. Each kind of model says how (`FailedStep`); what is found is told in the same words.
+ranks. Each kind of model defines how (`FailedStep`); what is found is reported in the same words for all
+kinds.
 """
 
 import json
@@ -17,33 +18,34 @@ from pretrain.health.probe import Probe, Watched
 
 
 class FailedStep(Protocol):
-    """A step whose numbers are not finite, which can be computed again. All ranks ask it the same."""
+    """A step whose numbers are not finite, which can be computed again. All ranks call its methods
+    together."""
 
     @property
     def world(self) -> DistContext:
-        """All its ranks."""
+        """The world of all its ranks."""
 
     @property
     def samples(self) -> Sequence[Sequence[int]]:
-        """Of each of this rank's micro-batches; none where they do not come from data."""
+        """Samples of each of this rank's micro-batches; empty where they do not come from data."""
 
     def watched(self) -> Sequence[Watched]:
-        """What is looked at in the replay."""
+        """The networks whose tensors are checked in the replay."""
 
     def look(self) -> Evidence:
-        """What the step has left; asked first."""
+        """Evidence from the state that the step has left; called first."""
 
     def replay(self, probe: Probe) -> None:
-        """Compute losses and gradients again, which stay on this rank; the probe is told of micro-batches."""
+        """Compute losses and gradients again, which stay on this rank; the probe gets the micro-batches."""
 
     def repeats(self) -> bool:
-        """Whether the step fails again, as a whole; asked where the replay has shown nothing."""
+        """Whether the step fails again as a whole; called if the replay has shown nothing."""
 
 
 def find_nonfinite(step: FailedStep) -> str:
-    """Compute a failed step again and say where its first number that is not finite comes from.
+    """Compute a failed step again and report where its first number that is not finite comes from.
 
-    All ranks call this together and get the same text. Gradients are not usable afterwards.
+    All ranks call this together and get the same text. Gradients are unusable afterwards.
     """
     found = step.look()
     probe = Probe(step.watched())

@@ -1,6 +1,7 @@
-"""What this rank is doing and since when: marked by loop and trainer, read by the watch's thread.
+"""What this rank is doing and since when: marked by loop and trainer, read by the watchdog's thread.
 
-A mark costs about a microsecond and is one assignment, so a reader in another thread sees a whole moment.
+A mark costs about a microsecond and is one assignment, so a reader in another thread sees a consistent
+moment.
 """
 
 import time
@@ -11,13 +12,13 @@ from statistics import median
 from typing import NamedTuple
 
 LONG_SECONDS = 1800.0
-"""Limit of what may take long once: start-up, the first steps, a validation that shows no progress."""
+"""Limit of phases that may take long once: start-up, the first steps, a validation that shows no progress."""
 SAVING_SECONDS = 3600.0
-"""Limit of a save; what a `Saver` waits for other ranks by itself."""
+"""Limit of a save: how long a `Saver` itself waits for other ranks."""
 SHORTEST_SECONDS = 120.0
-"""Limit of a phase of short steps, where the config gives none."""
+"""Smallest limit of a phase, if the config sets none."""
 TIMES_USUAL = 20
-"""Limit of a phase in usual steps, where the config gives none."""
+"""Limit of a phase in usual steps, if the config sets none."""
 _KNOWN_AFTER = 3
 """Steps after which a usual step is known."""
 
@@ -41,11 +42,11 @@ class Phase(Enum):
 
 ORDER = {phase: place for place, phase in enumerate(Phase)}
 OWN = (Phase.DATA, Phase.COMPUTE)
-"""Phases in which a rank works for itself, before the gradients of all meet."""
+"""Phases in which a rank works on its own, before the gradients of all ranks are reduced."""
 
 
 class Moment(NamedTuple):
-    """Where a rank is."""
+    """What a rank is doing, and since when."""
 
     step: int
     """Counted from 1; 0 before the first."""
@@ -57,7 +58,7 @@ class Moment(NamedTuple):
 
 
 class PhaseTimer:
-    """Marks of one rank."""
+    """The phase timer of one rank."""
 
     def __init__(self) -> None:
         self.now = Moment(0, Phase.START, 0, time.monotonic())
@@ -68,7 +69,7 @@ class PhaseTimer:
         self._listener: Callable[[Phase], None] | None = None
 
     def mark(self, phase: Phase, step: int | None = None, part: int = 0) -> None:
-        """A phase begins, or a part of it is done.
+        """Mark that a phase begins, or that a part of it is done.
 
         Args:
             phase: what begins.
@@ -88,16 +89,16 @@ class PhaseTimer:
             self._listener(phase)
 
     def listen(self, listener: Callable[[Phase], None] | None) -> None:
-        """Tell one listener of every mark, in the thread that makes it; None: nobody."""
+        """Call one listener at every mark, in the thread that makes it; None: nobody."""
         self._listener = listener
 
     def spent(self) -> dict[Phase, float]:
-        """Seconds of each phase since the last call, up to the last mark."""
+        """Seconds spent in each phase since the last call, up to the last mark."""
         spent, self._spent = self._spent, {}
         return spent
 
     def lap(self) -> float:
-        """Seconds of work since the last call, without waiting for other ranks."""
+        """Seconds of this rank's own work since the last call, without waiting for other ranks."""
         own, self._own = self._own, 0.0
         return own
 
@@ -108,11 +109,11 @@ class PhaseTimer:
 
 
 def phase_limit(timeout: float | None, moment: Moment, usual_step: float | None) -> float:
-    """Seconds that the present phase may last.
+    """Seconds that the current phase may last.
 
     Args:
-        timeout: `health.hang_timeout`; None: as long as 20 usual steps, at least 120 s. 0: for ever.
-        moment: where the rank is.
+        timeout: `health.hang_timeout`; None: as long as 20 usual steps, at least 120 s. 0: forever.
+        moment: what the rank is doing.
         usual_step: see `PhaseTimer`.
     """
     if timeout == 0 or moment.phase is Phase.ENDED:

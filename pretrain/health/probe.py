@@ -1,8 +1,8 @@
 """Where in a step the first number that is not finite appears on this rank.
 
-A probe watches one replay of a step: the output of every innermost module, and the gradient that each
-micro-batch gives each parameter before it is added up over ranks. It costs a look at every tensor, so it is
-used on the failing path alone.
+A probe watches one replay of a step: the output of every innermost module, and the gradient of each parameter
+from each micro-batch before it is summed over ranks. It inspects every tensor, so it is used only once a step
+has failed.
 """
 
 from collections import Counter
@@ -18,32 +18,33 @@ from torch.nn import Module, Parameter
 
 @dataclass(frozen=True, order=True)
 class Sighting:
-    """The first bad tensor of a micro-batch on one rank. Of all ranks of a replica the least came first."""
+    """The first bad tensor of a micro-batch on one rank. Among all ranks of a replica, the smallest came
+    first."""
 
     phase: int
     """0 forward, 1 backward."""
     stage: int
-    """Place in the order in which stages work in that phase."""
+    """Position in the order in which stages run in that phase."""
     order: int
-    """Place among the tensors of that stage."""
+    """Position among the tensors of that stage."""
     what: str
     micro_batch: int
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A network, or a part of one, and what its tensors are called."""
+    """A network, or a part of one, and the names of its tensors."""
 
     modules: Mapping[Module, str]
-    """Whose outputs are looked at."""
+    """Modules whose outputs are checked, with their names."""
     parameters: Mapping[Parameter, str]
-    """Whose gradients are looked at."""
+    """Parameters whose gradients are checked, with their names."""
     stage: int = 0
-    """Place in the order in which the watched work in the forward pass."""
+    """Position in the order in which the watched networks run in the forward pass."""
 
 
 LOSS_ORDER = 10**9
-"""The loss comes after every module of the last stage."""
+"""Order of the loss, which comes after every module of the last stage."""
 
 
 class Probe:
@@ -57,13 +58,13 @@ class Probe:
 
     @property
     def sightings(self) -> list[Sighting]:
-        """At most one of each micro-batch."""
+        """At most one per micro-batch, in order."""
         return [self._first[index] for index in sorted(self._first)]
 
     @contextmanager
     def forward(self, micro_batch: int) -> Iterator[None]:
-        """Modules that work in the block do so for this micro-batch; those that recomputation calls again, in
-        a backward pass, are not looked at."""
+        """Attribute modules that run in the block to this micro-batch; those that recomputation calls again
+        in a backward pass are ignored."""
         self._now = micro_batch
         try:
             yield
@@ -95,7 +96,7 @@ class Probe:
 
     def _after_backward(self, name: str, stage: int, parameter: int) -> Callable[[Tensor], None]:
         def hook(gradient: Tensor) -> None:
-            # Each micro-batch's backward pass gives a parameter one gradient, in order.
+            # Each micro-batch's backward pass gives a parameter one gradient, in order of micro-batches.
             micro_batch = self._seen[1, parameter]
             self._seen[1, parameter] += 1
             self._seen[2, stage, micro_batch] += 1
@@ -106,12 +107,12 @@ class Probe:
         return hook
 
     def note_input(self, what: str, tensor: Tensor, micro_batch: int) -> None:
-        """Take in what a micro-batch gives the first stage."""
+        """Check the input of the first stage for a micro-batch."""
         if not is_finite(tensor):
             self._note(Sighting(0, 0, 0, what, micro_batch))
 
     def note_loss(self, loss: Tensor, micro_batch: int, what: str = "the loss") -> None:
-        """Take in what a micro-batch reports of its losses; it comes from the last stage."""
+        """Check a loss of a micro-batch; losses come from the last stage."""
         if not is_finite(loss):
             last = max(watched.stage for watched in self._watched)
             self._note(Sighting(0, last, LOSS_ORDER, what, micro_batch))
@@ -122,7 +123,7 @@ class Probe:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every element is; integers always are."""
+    """Whether every element is finite; integers always are."""
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
@@ -132,11 +133,11 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def watch(network: Module, name: str = "", stage: int = 0) -> Watched:
-    """The whole of a network that is on this rank, which is called by its modules' own names.
+    """Everything of a network that is on this rank, under the modules' own names.
 
     Args:
-        network: whose innermost modules are watched, and its answer.
-        name: of the network, where there are several.
+        network: whose innermost modules and own output are watched.
+        name: of the network, if there are several.
         stage: as in `Watched`.
     """
     prefix = f"{name}." if name else ""

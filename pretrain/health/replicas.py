@@ -1,8 +1,8 @@
-"""Whether ranks that should hold the same bits do: weights and optimizer states, compared by 64-bit hashes.
+"""Checks that replicated ranks have the same bits: weights and optimizer states, compared by 64-bit hashes.
 
 A hash is a sum of the tensor's 64-bit words, each times a random odd number, modulo 2^64 (multilinear
-hashing; Carter & Wegman 1979). Any change within one word changes it for certain, any other change does so
-except with a chance of about 2^-63. It is computed where the tensor lies; only hashes travel.
+hashing; Carter & Wegman 1979). A change within one word always changes it, any other change does so except
+with a chance of about 2^-63. It is computed on the tensor's device; only hashes are sent.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 
 _WORDS = 1 << 18
-"""Words that are hashed at once; their factors and products stay in a CPU's cache."""
+"""Words that are hashed at once, so that their factors and products stay in a CPU's cache."""
 _GPU_WORDS = 1 << 22
 _SEED = 20_031
 _BETWEEN = 6_364_136_223_846_793_005
-"""Odd factor (Knuth's MMIX generator) that sets one run of words apart from the next."""
+"""Odd factor (Knuth's MMIX generator) that separates one run of words from the next."""
 _SHOWN = 5
 
 
 class ReplicaCheck:
-    """Compares what the ranks of one world hold."""
+    """Compares the shards of all ranks of one world."""
 
     def __init__(self, world: DistContext) -> None:
         generator = torch.Generator().manual_seed(_SEED)
@@ -42,12 +42,12 @@ class ReplicaCheck:
 
         Args:
             step: optimizer steps done, for the message.
-            pieces: what this rank holds.
+            pieces: the shards of this rank.
 
         Raises:
-            HealthError: on every rank, if a piece that several ranks hold differs; names tensor and ranks.
+            HealthError: on every rank, if a shard that several ranks have differs; names tensor and ranks.
         """
-        named = {piece.name: tensor_hash(piece.tensor, self._factors) for piece in pieces}
+        named = {shard.name: tensor_hash(shard.tensor, self._factors) for shard in pieces}
         hashes = torch.stack(list(named.values())).cpu() if named else torch.zeros(0, dtype=torch.int64)
         mine = dict(zip(named, hashes.tolist(), strict=True))
         keys = torch.tensor([_key(name) for name in named], dtype=torch.int64)
@@ -83,12 +83,11 @@ def tensor_hash(tensor: Tensor, factors: Tensor) -> Tensor:
 
 
 def _key(name: str) -> int:
-    """A 64-bit number for a name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _differing(pairs: "np.ndarray[tuple[int, ...], np.dtype[np.int64]]") -> set[int]:
-    """First numbers that occur with several second numbers."""
+    """First elements that occur with several different second elements."""
     ordered = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     same_name = ordered[1:, 0] == ordered[:-1, 0]
     return set(ordered[1:, 0][same_name & (ordered[1:, 1] != ordered[:-1, 1])].tolist())
@@ -99,7 +98,7 @@ def describe(step: int, held: Sequence[Mapping[str, int]]) -> str:
 
     Args:
         step: optimizer steps done.
-        held: of each rank, in order, hash by name of the tensors that differ.
+        held: for each rank, in order, hash by name of the tensors that differ.
     """
     names = sorted({name for words in held for name in words})
     lines = []
@@ -117,7 +116,7 @@ def describe(step: int, held: Sequence[Mapping[str, int]]) -> str:
 
 
 def _who(groups: Sequence[Sequence[int]]) -> str:
-    """Ranks in groups of equal bits, smallest group first: the few are wrong, unless it is a tie."""
+    """Groups of ranks with equal bits, smallest group first: the minority is wrong, unless it is a tie."""
     if len(groups[-1]) > len(groups[-2]):
         odd = sorted(rank for group in groups[:-1] for rank in group)
         return f"{ranks(odd)} differ{'s' if len(odd) == 1 else ''} from {ranks(groups[-1])}"

@@ -1,7 +1,7 @@
-"""Whether a loss is a spike, and which samples a run has jumped over because of one.
+"""Whether a loss is a spike, and which samples a run has skipped because of one.
 
-Everything here is a pure function of the losses so far and goes into each checkpoint, so that a resumed run
-judges as the uninterrupted one would have.
+Everything here is a pure function of the losses so far and is stored in each checkpoint, so that a resumed
+run judges as the uninterrupted one would have.
 """
 
 import math
@@ -18,14 +18,14 @@ MAD_TO_SIGMA = 1.4826
 """Median absolute deviation x this = standard deviation, for normally distributed numbers."""
 
 SMALLEST_SPREAD = 1e-3
-"""Share of the median that counts as spread at least: on a flat curve every wiggle would be a spike."""
+"""Smallest spread, as a share of the median: on a flat curve every wiggle would be a spike."""
 
 
 def spike_limit(losses: Sequence[float], threshold: float) -> float:
     """The loss above which the next one is a spike: median + threshold x spread.
 
     The spread is the scaled median absolute deviation (Rousseeuw & Croux 1993, "Alternatives to the Median
-    Absolute Deviation", section 1), which neither earlier spikes nor a falling curve move much.
+    Absolute Deviation", section 1), which is robust to earlier spikes and a falling curve.
     """
     middle = median(losses)
     spread = MAD_TO_SIGMA * median(abs(loss - middle) for loss in losses)
@@ -34,26 +34,26 @@ def spike_limit(losses: Sequence[float], threshold: float) -> float:
 
 @dataclass(frozen=True)
 class SkippedRange:
-    """Samples that a run jumped over when it went back to `step` steps done."""
+    """Samples that a run skipped when it went back to `step` steps done."""
 
     step: Natural
     first: Natural
     stop: Natural
     """Global sample indices [first, stop)."""
     order: Natural = 0
-    """Which order of samples they are of (`Stage.order`)."""
+    """The order of samples that they belong to (`Stage.order`)."""
 
 
 @dataclass(frozen=True)
 class SpikeHistory:
-    """What verdicts on the next step depend on, beside weights and step."""
+    """What verdicts on the next step depend on, besides weights and step."""
 
     losses: tuple[FiniteFloat, ...] = ()
     """Last finite losses, oldest first."""
     skips_in_a_row: Natural = 0
     """Updates skipped in a row because of numbers that were not finite."""
     skipped: tuple[SkippedRange, ...] = ()
-    """What the run jumped over; ranges of one order do not overlap."""
+    """What the run has skipped; ranges of one order do not overlap."""
     rollbacks: Natural = 0
     """Rollbacks in the whole run."""
     returned_to: Natural = 0
@@ -62,16 +62,16 @@ class SpikeHistory:
     """How often in a row it went back to that step."""
 
     def after(self, loss: float, *, updated: bool, window: int) -> "SpikeHistory":
-        """The memory after a step with this loss, of which `window` are kept."""
+        """The history after a step with this loss; the last `window` losses are kept."""
         losses = (*self.losses, loss)[-window:] if math.isfinite(loss) and window else self.losses
         return replace(self, losses=losses, skips_in_a_row=0 if updated else self.skips_in_a_row + 1)
 
     def without_losses(self) -> "SpikeHistory":
-        """The memory where what comes has other losses than what was."""
+        """The history without losses, for when later losses are not comparable with earlier ones."""
         return replace(self, losses=())
 
     def jumped(self, step: int, order: int = 0) -> int:
-        """Samples of an order that were jumped over before step `step`, counted from 0."""
+        """Number of samples of an order that were skipped before step `step`, counted from 0."""
         return sum(
             each.stop - each.first for each in self.skipped if each.order == order and each.step <= step
         )
@@ -79,17 +79,17 @@ class SpikeHistory:
     def back_to(
         self, step: int, spike: int, since: Mapping[int, range], then: "SpikeHistory"
     ) -> "SpikeHistory":
-        """The memory once a run is back at `step` steps done because step `spike` (from 0) had a spike.
+        """The history once a run is back at `step` steps done because step `spike` (from 0) had a spike.
 
-        What was trained on since, the spike's samples included, is not seen again: the weights that gave the
-        spike were made of it (as Chowdhery et al. 2022, "PaLM", section 5.1, do).
+        Samples that were trained on since, including the spike's, are not used again: the weights that gave
+        the spike were made from them (as in Chowdhery et al. 2022, "PaLM", section 5.1).
 
         Args:
-            since: places of the samples of steps `step` to `spike` in each order that these draw from, in a
-                run without jumps.
-            then: the memory at `step`, as its checkpoint holds it.
+            since: positions of the samples of steps `step` to `spike` in each order that these draw from, in
+                a run without skips.
+            then: the history at `step`, from its checkpoint.
         """
-        # A jump made later than `step` lies within the new range of its order, if there is one.
+        # A range skipped after `step` lies within the new range of its order, if there is one.
         kept = tuple(each for each in self.skipped if each.step <= step or each.order not in since)
         before = replace(self, skipped=kept)
         new = tuple(
@@ -101,13 +101,13 @@ class SpikeHistory:
         return replace(then, skipped=kept + new, rollbacks=self.rollbacks + 1)
 
     def suspect_since(self, step: int) -> int | None:
-        """The step, counted from 1, from which on the updates of all steps up to `step` were skipped."""
+        """The step, counted from 1, since which all updates up to `step` were skipped; None if none was."""
         return step - self.skips_in_a_row + 1 if self.skips_in_a_row else None
 
     def returned(self, step: int, later: "SpikeHistory") -> "SpikeHistory":
-        """This memory, of a checkpoint of `step` steps, once a run goes back to it from a later one.
+        """This history, of a checkpoint of `step` steps, once a run goes back to it from a later one.
 
-        What the run knew to jump over, it still does.
+        Samples that the run had decided to skip are still skipped.
         """
         times = later.returns + 1 if later.returns and later.returned_to == step else 1
         return replace(
@@ -115,17 +115,17 @@ class SpikeHistory:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """For a checkpoint's state; the order of a range is left out where it is the first."""
+        """For a checkpoint's state; the order of a range is omitted if it is the first."""
         ranges = [{key: n for key, n in asdict(each).items() if key != "order" or n} for each in self.skipped]
         return asdict(self) | {"skipped": ranges}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "SpikeHistory":
         """The inverse of `to_json`; raises ValueError for anything else."""
-        memory = typed(cls, tree)
-        for order in {each.order for each in memory.skipped}:
-            ranges = sorted((each.first, each.stop) for each in memory.skipped if each.order == order)
-            ends = [place for each in ranges for place in each]
+        history = typed(cls, tree)
+        for order in {each.order for each in history.skipped}:
+            ranges = sorted((each.first, each.stop) for each in history.skipped if each.order == order)
+            ends = [bound for each in ranges for bound in each]
             if ends != sorted(ends):
                 raise ValueError("skipped: ranges of samples that overlap, or end before they begin")
-        return memory
+        return history

@@ -1,4 +1,4 @@
-"""What to do about the loss and the gradient norm of a step; every rank judges the same numbers."""
+"""The verdict on a step, from its loss and gradient norm; every rank judges the same numbers."""
 
 import logging
 import math
@@ -12,17 +12,17 @@ from pretrain.errors import HealthError
 from pretrain.health.spikes import SpikeHistory, spike_limit
 
 MAX_RETURNS = 3
-"""How often in a row a run goes back to one checkpoint because updates were skipped after it."""
+"""How often in a row a run may go back to one checkpoint because updates were skipped after it."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StepVerdict:
-    """What is to be done with a step."""
+    """What to do with a step."""
 
     finite: bool
-    """Whether loss and gradient are numbers."""
+    """Whether loss and gradient are finite."""
     spike: bool
     """Whether the loss was far above the ones before."""
     update: bool
@@ -33,7 +33,7 @@ def judge(config: DescentConfig, memory: SpikeHistory, loss: float, norm: float)
     """The verdict on a step.
 
     Args:
-        memory: of the steps before.
+        memory: history of the steps before.
         loss: of the global batch.
         norm: of the gradient; not finite on every rank if it is not on one.
     """
@@ -45,14 +45,14 @@ def judge(config: DescentConfig, memory: SpikeHistory, loss: float, norm: float)
 
 
 def refuse_nonfinite(config: DescentConfig, memory: SpikeHistory, what: str, where: str = "") -> None:
-    """Stop, or say that the update is skipped, as `health.on_nonfinite` says.
+    """Stop, or report that the update is skipped, as `health.on_nonfinite` says.
 
     Args:
-        memory: with this step in it.
-        what, where: step, samples and numbers, and where they first went wrong.
+        memory: history including this step.
+        what, where: step, samples and numbers, and where they first became non-finite.
 
     Raises:
-        HealthError: the run is to stop, or has skipped too many updates in a row.
+        HealthError: the run has to stop, or has skipped too many updates in a row.
     """
     in_a_row = memory.skips_in_a_row
     if config.health.on_nonfinite == "stop":
@@ -74,13 +74,13 @@ def require_rollbacks_left(config: DescentConfig, memory: SpikeHistory, spike: i
 
 
 def go_back(memory: SpikeHistory, step: int, later: Checkpoint) -> SpikeHistory:
-    """The memory of a run that goes on from `step` steps since a later checkpoint was saved while updates
+    """The history of a run that resumes from `step` steps because a later checkpoint was saved while updates
     were skipped.
 
     Args:
         memory: of the checkpoint of that step.
         step: steps done there.
-        later: the newest whole checkpoint.
+        later: the newest complete checkpoint.
 
     Raises:
         HealthError: the run has gone back there `MAX_RETURNS` times already.

@@ -1,7 +1,7 @@
 """The one verdict that ends a job on all its ranks, and the note that a signal came: files in the run folder.
 
-The first rank to write the verdict has written it; every later one gets the first one's. So the first failure
-is the one that is told, and what it brings about on other ranks is not.
+The first rank to write the verdict wins; every later rank gets the first one's. So the original failure is
+reported, and not the failures that it causes on other ranks.
 """
 
 import json
@@ -19,7 +19,7 @@ from pretrain.redact import redact
 
 LARGEST_FILE = 1 << 20
 WRITE_SECONDS = 2.0
-"""Time for a rank to write a verdict whose file it has made."""
+"""Time for a rank to write a verdict whose file it has created."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class StopReason:
     """Exit code of every rank."""
     message: str
     rank: Natural
-    """Who wrote it."""
+    """The rank that wrote it."""
     told_by: Natural
-    """Who prints it."""
+    """The rank that prints it."""
     at_once: bool
-    """Ranks end without waiting for their main threads, which may never come back."""
+    """Ranks end without waiting for their main threads, which may never return."""
 
 
 class StopFiles:
-    """Where the ranks of one job leave verdict and note."""
+    """The files in which the ranks of one job leave verdict and note."""
 
     def __init__(self, folder: Path, job: str) -> None:
         self._verdict = folder / f"verdict-{job}.json"
@@ -48,7 +48,7 @@ class StopFiles:
         """Write the verdict, unless there is one; waits a moment for one that is being written.
 
         Returns:
-            The one that counts, without secrets.
+            The verdict that is in force, without secrets.
 
         Raises:
             OSError: it cannot be written.
@@ -62,14 +62,14 @@ class StopFiles:
         return verdict
 
     def _verdict_of_another(self) -> StopReason | None:
-        """It may be about to be written; None where whoever began it has died since."""
+        """The other rank's verdict, which may still be in writing; None if that rank has died since."""
         deadline = time.monotonic() + WRITE_SECONDS
         while (found := self.verdict()) is None and time.monotonic() < deadline:
             time.sleep(0.02)
         return found
 
     def verdict(self) -> StopReason | None:
-        """The verdict, if there is one and it is there as a whole."""
+        """The verdict, if there is a complete one."""
         try:
             return parse(StopReason, read_bytes(self._verdict, LARGEST_FILE))
         except (FileNotFoundError, UnfitFileError, ValueError):
@@ -79,7 +79,7 @@ class StopFiles:
         self._stop.write_text(str(number))
 
     def asked_to_stop(self) -> int:
-        """Number of the signal that some rank got, 0 if none did."""
+        """Number of the signal that some rank received, 0 if none did."""
         try:
             number = int(read_bytes(self._stop, LARGEST_FILE))
         except (FileNotFoundError, UnfitFileError, ValueError):
@@ -88,7 +88,7 @@ class StopFiles:
 
 
 def clear(folder: Path) -> None:
-    """Remove what earlier jobs left; before any rank of this one writes there."""
+    """Remove the files of earlier jobs, before any rank of this one writes there."""
     for pattern in ("rank-*.json", "verdict-*.json", "stop-*"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Ranks that are slower than the others for long: everybody waits for them at every step.
+"""Ranks that are slower than the others for a long time: everybody waits for them at every step.
 
-What is compared is a rank's own time in a step: waiting for data, and forward and backward up to where the
-gradients of all ranks meet. Ranks of one tensor, context or pipeline group wait for one another in between,
-so a slow one among them shows in all of its group.
+A rank's own time in a step is compared: waiting for data, and forward and backward up to where the gradients
+of all ranks are reduced. Ranks of one tensor, context or pipeline group wait for each other in between, so a
+slow rank among them slows its whole group.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 RATIO = 1.3
-"""A straggler takes this many times the median rank's time."""
+"""A straggler takes at least this many times the median rank's time."""
 WINDOW = 50
 """Steps over which a rank's time is averaged."""
 
@@ -22,7 +22,7 @@ class Stragglers:
     """Own times of all ranks over the last steps.
 
     Args:
-        name: of a rank, with its host.
+        name: returns the name of a rank, with its host.
     """
 
     def __init__(self, size: int, name: Callable[[int], str]) -> None:
@@ -32,13 +32,13 @@ class Stragglers:
         self._told: set[int] = set()
 
     def add(self, seconds: Sequence[float]) -> float | None:
-        """Take in one step.
+        """Record one step.
 
         Args:
             seconds: own time of every rank, in order.
 
         Returns:
-            The slowest rank's mean over the last steps, as a multiple of the median rank's; None where
+            The slowest rank's mean over the last steps, as a multiple of the median rank's; None if
             there is nothing to compare.
         """
         self._times[self._steps % WINDOW] = seconds

@@ -1,11 +1,13 @@
-"""The watch: a thread of every rank that says what its rank does, and ends the job when nothing goes on.
+"""The watchdog: a thread of every rank that writes what its rank is doing, and ends the job if it makes no
+progress.
 
-Each rank judges itself (a phase that lasts too long) and looks at one neighbour (no sign of life), so the
-work of a rank does not grow with the world, and every rank is watched, rank 0 too. Who finds something reads
-all heartbeats, names the culprit (`hang.py`) and writes the verdict. All ranks see it, write the stacks of
-all their threads to their logs and end, without a collective, whatever their main threads hang in.
+Each rank checks itself (a phase that lasts too long) and one neighbour (no sign of life), so the work of a
+rank does not grow with the world, and every rank is watched, including rank 0. A rank that finds a problem
+reads all heartbeats, names the culprit (`hang.py`) and writes the verdict. All ranks see it, write the stacks
+of all their threads to their logs and end, without a collective, whatever their main threads hang in.
 
-Signals go the same way: a rank that got one leaves a note, and the others act as if they had got it.
+Signals take the same route: a rank that received one leaves a note, and the others act as if they had
+received it.
 """
 
 import faulthandler
@@ -27,13 +29,13 @@ from pretrain.run.exit import print_error
 from pretrain.run.signals import Signals, signal_name
 
 GRACE_SECONDS = 3.0
-"""How long a rank's main thread may take to notice by itself that another rank has failed."""
+"""How long a rank's main thread may take to notice that another rank has failed."""
 LAST_SECONDS = 10.0
-"""How long a rank that ends may take to write its last words; a dead disk keeps nobody."""
+"""How long a rank that ends may take for its last messages; a dead disk must not block it."""
 SURVEY_BEATS = 4
-"""Beats between the two looks at all ranks that tell the living from the silent."""
+"""Heartbeats between the two looks at all ranks that tell living ranks from silent ones."""
 FILES_PER_SECOND = 100
-"""Heartbeats that a shared file system gets from all ranks together, beyond a hundred ranks."""
+"""Maximum rate of heartbeats from all ranks on a shared file system; it applies beyond a hundred ranks."""
 LOST_CONNECTION = ("closed by peer", "reset by peer", "broken pipe", "timed out", "connect", "nccl", "gloo")
 
 log = logging.getLogger(__name__)
@@ -41,24 +43,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WatchedJob:
-    """What a watch must know."""
+    """What a watchdog has to know."""
 
     id: str
-    """The same on all ranks, another for every job."""
+    """The same on all ranks, different for every job."""
     folder: Path
     """For heartbeats; shared by all ranks."""
     log: Path
-    """This rank's log, for its stacks."""
+    """This rank's log, to which its stacks are written."""
     rank: int
     size: int
     timeout: float | None
     """`health.hang_timeout`."""
     record: Callable[[StopReason], None]
-    """Writes down in the run folder how the job ended."""
+    """Records in the run folder how the job ended."""
 
     @property
     def interval(self) -> float:
-        """Seconds between heartbeats."""
         return max(0.2, min(2.0, patience(self.timeout) / 10), self.size / FILES_PER_SECOND)
 
 
@@ -96,15 +97,15 @@ class Watchdog:
 
     def _run(self) -> None:
         while True:
-            ending = self._ending.is_set()  # before the last heartbeat, which says so
+            ending = self._ending.is_set()  # read before the last heartbeat, which reports the end
             try:
                 now, before = time.monotonic(), self._last_tick
                 if now - before > SURVEY_BEATS * self._job.interval:
-                    self._start_anew()  # this process was stopped itself
+                    self._start_anew()  # this process itself was suspended
                 self._last_tick = now
                 self._tick()
             except OSError as error:
-                # Who cannot write cannot tell whether others can: their silence proves nothing.
+                # A rank that cannot write cannot tell whether others can: their silence proves nothing.
                 self._start_anew()
                 log.debug("heartbeat: %s", error)
             if ending and not self._lost:
@@ -112,7 +113,7 @@ class Watchdog:
             self._signals.wait(self._job.interval)
 
     def _start_anew(self) -> None:
-        """Forget what was seen, and not seen, of other ranks."""
+        """Forget all observations of other ranks."""
         self._neighbour_seen, self._survey = time.monotonic(), None
 
     def _tick(self) -> None:
@@ -149,16 +150,20 @@ class Watchdog:
         if not (self._lost or own.overdue or self._neighbour_is_lost()):
             self._survey = None
             return
-        beats = {rank: self._read(rank) for rank in range(self._job.size)}
+        heartbeats = {rank: self._read(rank) for rank in range(self._job.size)}
         now = time.monotonic()
-        dead = [rank for rank, beat in beats.items() if beat is not None and not beat.ended and is_dead(beat)]
+        dead = [
+            rank
+            for rank, heartbeat in heartbeats.items()
+            if heartbeat is not None and not heartbeat.ended and is_dead(heartbeat)
+        ]
         if self._survey is None and not dead:
-            self._survey = now, beats
+            self._survey = now, heartbeats
             return
         before = self._survey
         if dead or before is None or now - before[0] >= SURVEY_BEATS * self._job.interval:
-            silent = dead if before is None else self._silent(before[1], beats)
-            message = judge(beats, silent)
+            silent = dead if before is None else self._silent(before[1], heartbeats)
+            message = judge(heartbeats, silent)
             if message is not None:
                 self._accuse(message, silent)
             self._survey, self._settled = None, self._lost
@@ -167,32 +172,34 @@ class Watchdog:
         """Whether the rank before this one has given no sign of life for too long."""
         if self._job.size == 1:
             return False
-        beat, now = self._read((self._job.rank - 1) % self._job.size), time.monotonic()
-        if beat != self._neighbour:
-            self._neighbour, self._neighbour_seen = beat, now
-        if beat is None:
+        heartbeat, now = self._read((self._job.rank - 1) % self._job.size), time.monotonic()
+        if heartbeat != self._neighbour:
+            self._neighbour, self._neighbour_seen = heartbeat, now
+        if heartbeat is None:
             return now - self._neighbour_seen > phase_limit(self._job.timeout, self._pulse.now, None)
         silent = now - self._neighbour_seen > patience(self._job.timeout)
-        return not beat.ended and (silent or is_dead(beat))
+        return not heartbeat.ended and (silent or is_dead(heartbeat))
 
     def _silent(self, before: dict[int, Heartbeat | None], beats: dict[int, Heartbeat | None]) -> list[int]:
         return [
             rank
-            for rank, beat in beats.items()
-            if rank != self._job.rank and beat == before[rank] and not (beat is not None and beat.ended)
+            for rank, heartbeat in beats.items()
+            if rank != self._job.rank
+            and heartbeat == before[rank]
+            and not (heartbeat is not None and heartbeat.ended)
         ]
 
     def _read(self, rank: int) -> Heartbeat | None:
         return read_heartbeat(self._job.folder, rank, self._job.id)
 
     def _accuse(self, message: str, silent: Sequence[int] = ()) -> None:
-        """End the job with a verdict on a hang; rank 0 tells it, unless it is silent itself."""
+        """End the job with a verdict on a hang; rank 0 prints it, unless it is silent itself."""
         where = f"{message}. Stacks of all ranks that could write them are in {self._job.log.parent}"
         told_by = self._job.rank if 0 in silent else 0
         self._end(self._post(HealthError.exit_code, where, at_once=True, told_by=told_by))
 
     def _post(self, code: int, message: str, *, at_once: bool, told_by: int = 0) -> StopReason:
-        """The verdict that counts; on a disk that takes nothing, this rank's own counts for this rank."""
+        """The verdict in force; if the disk cannot be written, this rank follows its own."""
         verdict = StopReason(code, message, self._job.rank, told_by, at_once)
         try:
             return self._board.post(verdict)
@@ -203,14 +210,14 @@ class Watchdog:
         """The main thread ends with an error: tell all ranks, unless another rank has failed before.
 
         Args:
-            error: what ended it. Where a connection broke, the rank that broke it is looked for first; if
+            error: what ended it. If it is a broken connection, the rank that broke it is looked for first; if
                 there is one, this process ends here.
             code: exit code.
 
         Returns:
-            The verdict that counts.
+            The verdict in force.
         """
-        place = f"rank {self._job.rank} on {self._host} failed in {_place(self._pulse)}"
+        where = f"rank {self._job.rank} on {self._host} failed in {_place(self._pulse)}"
         if self._job.size > 1 and is_lost_connection(error):
             self._lost = True
             self._signals.wake()
@@ -221,12 +228,12 @@ class Watchdog:
         text = str(error) if isinstance(error, UserError) else machine_error(error)
         text = text or f"{type(error).__name__}: {error}"
         try:
-            return self._post(code, f"{place}: {text}", at_once=False)
+            return self._post(code, f"{where}: {text}", at_once=False)
         finally:
             self.close()
 
     def _obey(self, verdict: StopReason) -> None:
-        """End as the verdict says; a main thread that has noticed by itself ends in its own way."""
+        """End as the verdict says; a main thread that has noticed the failure ends on its own."""
         if verdict.at_once:
             self._end(verdict)
         if verdict.rank != self._job.rank and not self._ending.wait(GRACE_SECONDS):
@@ -242,13 +249,13 @@ def _place(pulse: PhaseTimer) -> str:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether an error is of a kind that the death of another rank brings about."""
+    """Whether an error is of a kind that the death of another rank causes."""
     text = f"{type(error).__name__} {error}".lower()
     return isinstance(error, RuntimeError) and any(words in text for words in LOST_CONNECTION)
 
 
 def end_process(verdict: StopReason, job: WatchedJob) -> None:
-    """Last words, then the end of this process with the verdict's code: no collective, no clean-up."""
+    """Write the last messages, then end this process with the verdict's code: no collective, no clean-up."""
     last = threading.Timer(LAST_SECONDS, os._exit, [verdict.code])
     last.daemon = True
     last.start()

@@ -1,2 +1,2 @@
-"""A run on disk and as a process: its folder, lock, status, logs, progress, signals and exit. Nothing about
-models."""
+"""A run on disk and as a process: its folder, lock, status, logs, progress, signals and exit. Nothing here
+knows about models."""

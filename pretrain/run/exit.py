@@ -1,10 +1,10 @@
 """The end of a process whose work is done.
 
-Python's finalization takes the interpreter away while torch's threads still run. One that lets go of a tensor
-in that moment (gloo's do, a little after the collective is over) is ended inside of code that must not be
-ended, and the process aborts: `terminate called without an active exception`, exit code 134 for a run that
-has finished (pytorch/pytorch#179291). So a process ends here: what finalization does for users is done, and
-the kernel does the rest.
+Python's finalization destroys the interpreter while torch's threads still run. A thread that frees a tensor
+at that moment (gloo's do, a little after the collective is over) is killed inside code that must not be
+interrupted, and the process aborts: `terminate called without an active exception`, exit code 134 for a run
+that has finished (pytorch/pytorch#179291). So a process ends here: this file does the part of finalization
+that matters to users, and the kernel does the rest.
 """
 
 import atexit
@@ -21,7 +21,7 @@ from pretrain.redact import redact
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output, whose errors have its name."""
+    """Standard output, whose errors include its name."""
 
     def write(self, text: str) -> int:
         with named(self.name):
@@ -33,11 +33,12 @@ class _Output(io.TextIOWrapper):
 
 
 def run_and_exit(main: Callable[[], object]) -> NoReturn:
-    """Call `main` as all that this process does, then end as the interpreter would, but for its finalization.
+    """Call `main` as all that this process does, then end as the interpreter would, but without its
+    finalization.
 
-    Threads that are not daemons are waited for, what is registered with `atexit` is called, and output is
-    written. The exit code is that of `SystemExit`, or 0; 130 after Ctrl-C; 1 with a traceback after any other
-    exception, and 1 with a message where the output cannot be written.
+    Non-daemon threads are joined, `atexit` functions are called, and output is flushed. The exit code is that
+    of `SystemExit`, or 0; 130 after Ctrl-C; 1 with a traceback after any other exception, and 1 with a
+    message if the output cannot be written.
     """
     code = left = 1
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -52,7 +53,7 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
     try:
         code = _call(main)
         for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
-            with suppress(KeyboardInterrupt):  # as the interpreter does: the work is done
+            with suppress(KeyboardInterrupt):  # ignored, as by the interpreter: the work is done
                 end()
         left = _flush()
     finally:
@@ -60,8 +61,8 @@ def run_and_exit(main: Callable[[], object]) -> NoReturn:
 
 
 def print_error(message: str) -> None:
-    """Write a line without secrets to standard error, after what went to standard output; where they can be
-    written."""
+    """Print a line without secrets to standard error, after everything on standard output; ignored if neither
+    can be written."""
     with suppress(OSError, ValueError):
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -95,7 +96,7 @@ def _flush() -> int:
             if stream is not None and not stream.closed:
                 stream.flush()
         except BrokenPipeError:
-            code = 1  # nobody reads: `pretrain ... | head`
+            code = 1  # the reader is gone: `pretrain ... | head`
         except OSError as error:
             code = 1
             print_error(f"pretrain: error: {stream.name}: {error.strerror}")

@@ -1,4 +1,4 @@
-"""A run on disk: the name of everything in a run folder, and who may write into it.
+"""A run on disk: the path of everything in a run folder, and who may write into it.
 
 RUN/config.yaml  config.resolved.yaml  status.json  metrics.jsonl  logs/  heartbeat/  checkpoints/  lock
 RUN/tracking.json  evaluations.jsonl  system.jsonl  artifacts/  profile/  mlflow.db  mlartifacts/
@@ -29,8 +29,8 @@ ALLOWED_BEFORE_A_RUN = {
     "config.yaml",
     *FOLDERS,
 }
-"""What may lie in a folder that is no run yet: a job script's output, or what a crash in
-`create_or_open` left, `_HALF_WRITTEN` among it."""
+"""What a folder that is not a run yet may contain: a job script's output, or what a crash in `create_or_open`
+left, including `_HALF_WRITTEN`."""
 _HALF_WRITTEN = re.compile(r"\.config(\.resolved)?\.yaml(\.[0-9a-f]{8})?\.tmp")
 
 
@@ -41,13 +41,13 @@ class Opened:
     lock: RunLock
     is_new: bool
     changes: dict[str, tuple[object, object]]
-    """Keys that a resume changed, all of them legal, with the old and the new value."""
+    """Keys that the resume changes, all of them allowed, with the old and the new value."""
     accept: Callable[[], None]
     """Writes the configs of a resume; call it once nothing can refuse the job any more."""
 
 
 class _Below:
-    """An attribute that is a path below `path`."""
+    """A descriptor for a path below `path`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -58,7 +58,7 @@ class _Below:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Names in a run folder."""
+    """Paths in a run folder."""
 
     path: Path
 
@@ -108,7 +108,7 @@ class RunFolder:
         return self.resolved.is_file()
 
     def require_run(self) -> None:
-        """Refuse a folder that is no run. Raises UserError: it is not there, or holds no run."""
+        """Refuse a folder that is not a run. Raises UserError: it does not exist, or has no run."""
         if not self.is_run:
             what = (
                 "is not a run folder: it has no config.resolved.yaml"
@@ -118,7 +118,7 @@ class RunFolder:
             raise UserError(f"{self.path} {what}")
 
     def create_or_open(self, config_text: str, resolved_text: str, resume: str = "auto") -> Opened:
-        """Lock the folder, make sure that it is new or holds this run, and write the configs into it.
+        """Lock the folder, check that it is new or belongs to this run, and write the configs into it.
 
         Args:
             config_text: the config as its user wrote it.
@@ -126,8 +126,8 @@ class RunFolder:
             resume: `run.resume`; "never" refuses a folder with checkpoints.
 
         Raises:
-            UserError: no permission; a file in the way; other things in the folder; another job is writing
-                it; another run in it (names the keys and both values).
+            UserError: no permission; a file is in the way; the folder has other content; another job is
+                writing it; it belongs to another run (names the keys and both values).
         """
         try:
             self._refuse_foreign_content()
@@ -170,13 +170,13 @@ class RunFolder:
     def _begun(self) -> bool:
         """Whether its run binds the next job to its config.
 
-        A job that ended before its first step, on a misspelt path perhaps, binds nobody.
+        A job that ended before its first step, on a misspelt path perhaps, does not.
         """
         saved = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         return self.is_run and (self.status.is_file() or saved)
 
     def misfits(self, resolved_text: str) -> list[str]:
-        """Why the run that is in the folder may not go on with a config; none if it may, or if there is none.
+        """Why the run in the folder cannot resume with a config; empty if it can, or if there is no run.
 
         Args:
             resolved_text: the config with every key, as YAML.
@@ -187,17 +187,17 @@ class RunFolder:
         return compatible(old, yaml.safe_load(resolved_text), saved) if old is not None else []
 
     def require_fit(self, resolved_text: str, resume: str) -> dict[str, tuple[object, object]]:
-        """Refuse a folder that a run with this config may not go on in; writes nothing.
+        """Refuse a folder in which a run with this config cannot resume; writes nothing.
 
         Args:
             resolved_text: the config with every key, as YAML.
             resume: `run.resume`; "never" refuses a folder with checkpoints.
 
         Returns:
-            The keys that differ from those of the run that is there, with both values.
+            The keys that differ from those of the existing run, with both values.
 
         Raises:
-            UserError: other things are in it, or another run (names the keys and both values).
+            UserError: it has other content, or another run (names the keys and both values).
         """
         self._refuse_foreign_content()
         changes: dict[str, tuple[object, object]] = {}
@@ -222,7 +222,7 @@ class RunFolder:
     def _open_locked(self, lock: RunLock, config_text: str, resolved_text: str, resume: str) -> Opened:
         changes, is_new, begun = self.require_fit(resolved_text, resume), not self.is_run, self._begun
         for file in (self.config, self.resolved, self.status):
-            for half_written in self.path.glob(f".{file.name}.*.tmp"):  # by a job that was killed
+            for half_written in self.path.glob(f".{file.name}.*.tmp"):  # left by a job that was killed
                 half_written.unlink(missing_ok=True)
 
         def accept() -> None:
@@ -235,7 +235,7 @@ class RunFolder:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file of a run. Raises UserError: it is no YAML mapping."""
+    """A YAML file of a run. Raises UserError: it is not a YAML mapping."""
     try:
         tree = yaml.safe_load(read_bytes(path, SMALL_FILE).decode())
     except UnfitFileError as error:
@@ -250,5 +250,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file by new text, at once; one with a secret in it is for its owner alone."""
+    """Replace a file by new text atomically; one with a secret in it is for its owner alone."""
     atomic.write_atomically(path, text, opener=opener_for(text))

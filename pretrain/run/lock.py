@@ -1,7 +1,7 @@
-"""The lock of a run folder: one job writes a run, and a crash frees it at once.
+"""The lock of a run folder: one job writes a run, and a crash releases it at once.
 
 The kernel holds the lock (flock) and drops it when the process ends, however it ends; the file's text only
-tells a second job who took it last. Whoever may open the file may hold it, so nobody but its owner may.
+tells a second job who took it last. Anyone who may open the file can lock it, so only its owner may open it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from pretrain.errors import UserError
 from pretrain.redact import redact
 
 PATIENCE_SECONDS = 2.0
-"""How long to try: `is_held` takes the lock for an instant, and a killed predecessor takes a while to die."""
+"""How long to try: `is_held` takes the lock for an instant, and a killed predecessor takes a while to end."""
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -34,7 +34,7 @@ class RunLock:
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
-        # A forked child would keep the lock alive after its parent was killed.
+        # A forked child would keep the lock after its parent was killed.
         os.register_at_fork(after_in_child=self._close)
 
     @classmethod
@@ -42,14 +42,15 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            UserError: another process holds it (named as far as it can be known), or the file system
-                has no locks.
-            OSError: the file cannot be made.
+            UserError: another process holds it (named as far as possible), or the file system does not
+                support locks.
+            OSError: the file cannot be created.
         """
         deadline = time.monotonic() + patience
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             _make_private(descriptor)
+            # The file may have been replaced between opening and locking it: then the lock protects nothing.
             if _try_lock(descriptor, path, fcntl.LOCK_EX) and _is_still(path, descriptor):
                 break
             os.close(descriptor)
@@ -61,7 +62,7 @@ class RunLock:
         return cls(path, descriptor)
 
     def release(self) -> None:
-        """Give the lock back; nothing happens if it is not held."""
+        """Release the lock; a no-op if it is not held."""
         self._close()
 
     def _close(self) -> None:
@@ -80,7 +81,7 @@ class RunLock:
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock.
 
-    To those who may not open it, it is held: whether its owner's job lives they cannot know.
+    True for users who may not open it: they cannot know whether its owner's job is alive.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -95,14 +96,16 @@ def is_held(path: Path) -> bool:
 
 
 def _make_private(descriptor: int) -> None:
-    """Older versions made files that others could open."""
+    """Restrict the permissions of a file that an older version made: others could open it."""
     if os.fstat(descriptor).st_mode & 0o077:
-        with contextlib.suppress(PermissionError):  # somebody else's: sharers of a folder trust one another
+        # somebody else's: users who share a folder trust each other
+        with contextlib.suppress(PermissionError):
             os.fchmod(descriptor, 0o600)
 
 
 def refusal(path: Path) -> str:
-    """What a job is told that does not get the lock: who holds it as the kernel says, or else who took it."""
+    """The message for a job that does not get the lock: who holds it according to the kernel, or else who
+    took it last."""
     facts = _last(path)
     holders = _holders(path)
     last = "nobody has said its name" if facts is None else f"taken last by {_in_words(facts)}"
@@ -131,16 +134,16 @@ def _in_words(facts: Mapping[str, Any]) -> str:
 
 
 def _holders(path: Path) -> list[int]:
-    """Processes of this host that hold the lock, as Linux tells; none elsewhere."""
+    """Processes of this host that hold the lock, according to Linux; empty on other systems."""
     try:
         found = os.stat(path)
         lines = Path("/proc/locks").read_text().splitlines()
     except OSError:
         return []
-    place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    # 1: FLOCK ADVISORY WRITE 4242 08:01:1835018 0 EOF; those that wait have an arrow
+    inode = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    # 1: FLOCK ADVISORY WRITE 4242 08:01:1835018 0 EOF; waiting processes have an arrow
     rows = (line.split() for line in lines if "->" not in line)
-    return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == place and int(row[4]) > 0})
+    return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == inode and int(row[4]) > 0})
 
 
 def _owner(pid: int) -> str:
@@ -176,7 +179,7 @@ def _try_lock(descriptor: int, path: Path, kind: int) -> bool:
 
 
 def _is_still(path: Path, descriptor: int) -> bool:
-    """Whether the path still names the file that was locked."""
+    """Whether the path still names the locked file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except FileNotFoundError:

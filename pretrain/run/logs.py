@@ -1,8 +1,8 @@
 """Logs of a run: every rank writes its own file, rank 0 also the console.
 
-The file has everything of ours and the warnings of libraries, with time, host and rank in each line. The
-console shows our messages, and of libraries only errors, so that their notices do not bury the progress line.
-Neither raises: a line that a full disk does not take, or a terminal that has gone, ends no run.
+The file has all our messages and the warnings of libraries, with time, host and rank in each line. The
+console shows our messages, and from libraries only errors, so that their notices do not bury the progress
+line. Neither raises: a line that a full disk does not take, or a closed terminal, must not end a run.
 """
 
 import io
@@ -35,8 +35,8 @@ class _RankFormatter(RedactingFormatter):
 
 
 class _FileHandler(logging.Handler):
-    """Appends lines to a file, one write each. Those that the disk does not take are counted there, once it
-    takes lines again.
+    """Appends lines to a file, one write each. Lines that could not be written are counted in the file once
+    it takes lines again.
 
     Raises (constructor):
         OSError: the file cannot be opened.
@@ -51,7 +51,7 @@ class _FileHandler(logging.Handler):
         try:
             line = f"{self.format(record)}\n"
         except Exception:
-            self.handleError(record)  # a defect in the call that logs
+            self.handleError(record)  # a bug in the logging call
             return
         try:
             if self._lost:
@@ -73,7 +73,7 @@ class _FileHandler(logging.Handler):
 
 
 class _Errors(io.TextIOBase):
-    """Standard error, as far as anybody can read it."""
+    """Standard error, as long as it can be written."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -93,13 +93,13 @@ class _Errors(io.TextIOBase):
 
 
 def _stderr() -> IO[str]:
-    """Standard error itself, also while rich has put a live line in its place."""
+    """The real standard error, even while rich has replaced it for a live line."""
     stream: IO[str] = getattr(sys.stderr, "rich_proxied_file", sys.stderr) or io.StringIO()
     return stream
 
 
 def error_console() -> Console:
-    """The console on standard error; what cannot be written there is dropped."""
+    """The console on standard error; output that cannot be written there is dropped."""
     return Console(file=cast(IO[str], _Errors()))
 
 
@@ -122,13 +122,13 @@ def is_ours(record: logging.LogRecord) -> bool:
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:
-    # A line that is shown live already goes to the file alone.
+    # A line that is already shown live goes only to the file.
     return (is_ours(record) or record.levelno >= logging.ERROR) and not getattr(record, "live", False)
 
 
 @contextmanager
 def setup_logging(path: Path, rank: int, console: Console | None = None) -> Iterator[None]:
-    """Send log records to a rank's file (appending) and to a console; put everything back at the end.
+    """Send log records to a rank's file (appending) and to a console; restore everything at the end.
 
     Raises OSError: the file cannot be opened.
     """

@@ -1,7 +1,7 @@
-"""Memory that a process may still take on this machine.
+"""Memory that a process may still allocate on this machine.
 
-A job under Slurm or in a container is bounded by its control group, long before the machine is full. What the
-page cache holds counts as used there, and is given back when it is needed.
+A job under Slurm or in a container is limited by its control group, long before the machine is full. The page
+cache counts as used there, but is reclaimed when needed.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _FILES = {
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes, by the kernel and by all control groups that this process is in; None where nobody says."""
+    """Bytes, according to the kernel and to all control groups of this process; None if neither is known."""
     limits: list[int] = []
     with suppress(OSError):
         limits += [
@@ -42,7 +42,7 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             if name in _FILES:
                 top = root / "sys/fs/cgroup" / name
                 own = top / path.lstrip("/")
-                # In a container the path may be that outside of it, and its own group the top.
+                # In a container the path may be the one outside of it; its own group is then the top.
                 for group in (own, *own.parents):
                     with suppress(OSError, ValueError):  # "max", or no such group
                         yield _left(group, name)

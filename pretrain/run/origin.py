@@ -1,4 +1,4 @@
-"""Which run the first weights of a run came from, by its id: paths may change, and runs be replaced."""
+"""Which run the initial weights of a run came from, by its id: paths may change, and runs may be replaced."""
 
 from pathlib import Path
 
@@ -8,14 +8,15 @@ from pretrain.errors import UserError
 CHECKPOINT, RUN = "init_from", "init_from_run"
 """In state.json and in the facts of status.json: the checkpoint, and the id of its run."""
 LEFT_BEHIND = "tokenizer_left_behind"
-"""In the state.json of an import without tokenizer: the files of one that were seen, each with its sha256."""
+"""In the state.json of an import without tokenizer: the tokenizer files that were found, with their
+sha256."""
 
 
 def require_same_origin(run: Path, source: object) -> None:
-    """Refuse another run under a new `model.init_from`; one that is there no more needs no new path.
+    """Refuse another run under a new `model.init_from`; if the original is gone, the path need not change.
 
     Args:
-        run: folder of the run that goes on.
+        run: folder of the run that resumes.
         source: `model.init_from` now, which was another path before.
 
     Raises:
@@ -34,7 +35,7 @@ def require_same_origin(run: Path, source: object) -> None:
 
 
 def _id_of(path: Path) -> str | None:
-    """The id of a run, from its folder or one in it; None where there is none."""
+    """The id of a run, from its folder or one in it; None if there is none."""
     for folder in (path, path.parent):
         for name in ("state.json", "status.json"):
             if isinstance(found := _read(folder / name).get("run"), str):
@@ -43,7 +44,7 @@ def _id_of(path: Path) -> str | None:
 
 
 def _read(path: Path) -> dict[str, object]:
-    """A JSON object; empty where it cannot be read."""
+    """A JSON object; empty if it cannot be read."""
     try:
         values = read_json(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What rank 0 shows while it trains: one live line on a terminal, elsewhere a plain line now and then."""
+"""What rank 0 shows while it trains: one live line on a terminal, a plain line now and then elsewhere."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ LIVE_INTERVAL = 0.25
 """Seconds between updates of the live line."""
 
 RATE = "_per_second"
-"""End of the name of a rate: every training step has one, of whatever its kind of model counts."""
+"""End of the name of a rate: every training step has one, of what its kind of model counts."""
 FORMATS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"loss": ("loss", "{:.4f}"), "lr": ("lr", "{:.3g}"), "grad_norm": ("grad norm", "{:.3g}")}
 )
@@ -47,7 +47,7 @@ class TrainingProgress:
         )
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show a step, if it is time to."""
+        """Show a step, if a line is due."""
         now = self._clock()
         due = now - self._last_plain >= PLAIN_INTERVAL or not self._plain_shown or step >= self._steps
         live_due = self._live is not None and now - self._last_live >= LIVE_INTERVAL
@@ -56,7 +56,7 @@ class TrainingProgress:
         line = step_line(step, self._steps, metrics, self._seconds_left(step, now))
         if due:
             self._last_plain, self._plain_shown = now, True
-            # With a live line the log's file still gets its lines, the terminal does not.
+            # With a live line, plain lines still go to the log's file, but not to the terminal.
             log.info("%s", line, extra={"live": self._live is not None})
         if self._live is not None:
             self._last_live = now
@@ -77,7 +77,7 @@ class TrainingProgress:
 
 
 def shown(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """What is worth a place on a line: label and value; the label of a rate ends with "/s"."""
+    """The metrics that are worth a place on a line: label and value; the label of a rate ends with "/s"."""
     for name, (label, form) in FORMATS.items():
         if name in metrics:
             yield label, form.format(metrics[name])
@@ -88,7 +88,7 @@ def shown(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
 
 
 def metrics_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
-    """Any metrics: `step 200/2,000  validation_loss 2.1034`."""
+    """A line of any metrics: `step 200/2,000  validation_loss 2.1034`."""
     return "  ".join(
         [f"step {step:,}/{steps:,}", *(f"{name} {value:.6g}" for name, value in metrics.items())]
     )

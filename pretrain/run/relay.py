@@ -1,8 +1,8 @@
-"""Signals that a command hands on to the children that do its work.
+"""Signals that a command forwards to the child processes that do its work.
 
-Whoever asks the parent to stop, asks them: a run that is trained saves its checkpoint, as if it had got the
-signal itself, and the parent waits for it. What cannot be handed on (SIGKILL) ends the children at once
-(`data_tools.children`).
+Whoever asks the parent to stop, asks the children: a training child saves its checkpoint, as if it had
+received the signal itself, and the parent waits for it. What cannot be forwarded (SIGKILL) ends the children
+at once (`data_tools.children`).
 """
 
 import os
@@ -18,7 +18,7 @@ from pretrain.run.signals import HANDLED, signal_name
 
 
 class Relay:
-    """Context manager, for the main thread. While it is entered, signals are its children's."""
+    """Context manager, for the main thread. While it is active, signals go to its children."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -26,25 +26,25 @@ class Relay:
         self._came = 0
         self._taken = True
         self._told: dict[Child, int] = {}
-        """How many had come when each child was last told."""
+        """Number of signals that had come when each child was last signalled."""
         self._previous: dict[int, Any] = {}
 
     def start(self, command: Sequence[str], **options: Any) -> Child:
-        """Start a child, in a session of its own: a terminal's ctrl-C comes to it from here alone.
+        """Start a child, in a session of its own: a terminal's ctrl-C reaches it only through this process.
 
-        It is told at once what was asked before.
+        It immediately gets a signal that came before it started.
 
         Raises:
-            OSError: there is no such program, or no process to be had.
+            OSError: there is no such program, or no process can be created.
         """
         child = children.start(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
         self._told[child] = 0
-        if self._told[child] < self._came:  # a signal that comes in this moment is not handed on twice
+        if self._told[child] < self._came:  # a signal that comes at this moment is not forwarded twice
             self._tell(child)
         return child
 
     def send(self, number: int) -> None:
-        """Hand a signal on, to children that start later too."""
+        """Forward a signal, also to children that start later."""
         self.number, self._taken = number, False
         self._came += 1
         for child in self._told:
@@ -58,12 +58,14 @@ class Relay:
 
     @property
     def why(self) -> str:
-        """Begins a message about a child that has ended."""
+        """The beginning of a message about a child that has ended."""
         return f"stopped by {signal_name(self.number)}: " if self.number else ""
 
     def code(self, child: Child) -> int:
-        """This process's exit code once a child has ended: what was to stop has not done all its work,
-        although that child may have."""
+        """This process's exit code once a child has ended.
+
+        After a signal it is never 0, even if that child finished: not all of the work was done.
+        """
         if child.returncode > 0:
             return int(child.returncode)
         number = self.number or -child.returncode
@@ -79,5 +81,5 @@ class Relay:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        if not self._taken:  # it came too late for all children
+        if not self._taken:  # no child received it in time
             os.kill(os.getpid(), self.number)

@@ -4,9 +4,9 @@ SIGTERM (a scheduler's warning), SIGUSR1 (`sbatch --signal`) and SIGINT (ctrl-C)
 training loop reads between steps; all ranks agree on it before they act. A second ctrl-C does not wait for a
 checkpoint.
 
-Python runs a signal's handler only when the main thread comes back to Python, which a thread that waits for
-another rank may never do. So the number also goes through a socket (`signal.set_wakeup_fd`), which the thread
-of the watch reads.
+Python runs a signal handler only when the main thread is back in Python, which may never happen while it
+waits for another rank. So the number also goes through a socket (`signal.set_wakeup_fd`), which the
+watchdog's thread reads.
 """
 
 import select
@@ -20,7 +20,7 @@ _WAKE = b"\0"
 
 
 class Signals:
-    """Context manager that catches signals in the main thread and puts the old handlers back."""
+    """Context manager that catches signals in the main thread and restores the old handlers."""
 
     def __init__(self) -> None:
         self._pending = 0
@@ -36,7 +36,7 @@ class Signals:
         self._pending = number
 
     def wait(self, seconds: float) -> None:
-        """Sleep, in any one thread, until a signal comes, `wake` is called or the time is over."""
+        """Sleep, in one thread only, until a signal comes, `wake` is called or the time is up."""
         if select.select([self._receiver], [], [], seconds)[0]:
             for number in self._receiver.recv(64):
                 self._pending = number if number in HANDLED else self._pending
@@ -57,7 +57,7 @@ class Signals:
         self._undo.callback(signal.set_wakeup_fd, previous)
         for number in HANDLED:
             self._undo.callback(signal.signal, number, signal.signal(number, self._handle))
-        # A launcher may hold them back until somebody takes them (`spawn`, `env --block-signal`).
+        # A launcher may block them until there are handlers (`spawn`, `env --block-signal`).
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return self
 

@@ -1,4 +1,4 @@
-"""How a run is or ended: `status.json`, written by rank 0 at its start and end, read by everybody else."""
+"""The state of a run: `status.json`, written by rank 0 at its start and end, read by everybody else."""
 
 import errno
 import json
@@ -15,17 +15,17 @@ from pretrain.run.folder import RunFolder, write_atomically
 from pretrain.run.lock import is_held
 
 BLOCK = 512
-"""Bytes of a block as `stat` counts them."""
+"""Bytes per block in the output of `stat`."""
 
 State = Literal["running", "finished", "failed", "stopped", "crashed"]
 
 
 @dataclass(frozen=True)
 class Status:
-    """One job's word on its run."""
+    """One job's report on its run."""
 
     run: str
-    """Id of the logical run: the same for every job that goes on with it, kept in checkpoints."""
+    """Id of the logical run: the same for every job that resumes it, stored in checkpoints."""
     job: Natural
     """How many jobs have worked on the run, this one included."""
     state: State
@@ -38,20 +38,20 @@ class Status:
     started: Seconds
     """Unix time at which this job started."""
     time: Seconds
-    """Unix time of this word."""
+    """Unix time of this report."""
     reason: str | None = None
     """Why it failed or stopped."""
     exit_code: int | None = None
     facts: dict[str, str] = field(default_factory=dict)
-    """What is true of the run beyond its config: versions, host, layout, fingerprints."""
+    """Facts about the run beyond its config: versions, host, parallel dims, fingerprints."""
     datasets: list[dict[str, Any]] = field(default_factory=list)
     """What it reads, as `pretrain.tracking.datasets.datasets_of` gives it."""
     course: int = 0
-    """How often the run has gone back to take another course: rollbacks, and skipped updates given up."""
+    """How often the run has gone back to take another course: after rollbacks, and after skipped updates."""
 
     @property
     def goes_on(self) -> bool:
-        """Whether it stopped with all that it did saved: the next job, or the same command, goes on."""
+        """Whether it stopped with all its work saved: the next job, or the same command, resumes it."""
         return self.state == "stopped" and self.exit_code == StoppedEarly.exit_code
 
 
@@ -66,7 +66,8 @@ def write_status(folder: RunFolder, status: Status) -> None:
 
 
 def _overwrite(path: Path, text: str) -> bool:
-    """Write over a file by one write, in the room that it has already; whether there is enough."""
+    """Overwrite a file in one write, within the blocks that it already has; returns whether they are
+    enough."""
     data = text.encode()
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -77,14 +78,14 @@ def _overwrite(path: Path, text: str) -> bool:
         if len(data) > found.st_blocks * BLOCK:
             return False
         with named(path):
-            os.pwrite(descriptor, data.ljust(found.st_size), 0)  # JSON may end in spaces
+            os.pwrite(descriptor, data.ljust(found.st_size), 0)  # JSON may end with spaces
         return True
     finally:
         os.close(descriptor)
 
 
 def read_status(folder: RunFolder) -> Status | None:
-    """The last word of a job, None if there was none. Raises UserError: the file is damaged."""
+    """The last report of a job, None if there was none. Raises UserError: the file is damaged."""
     try:
         return parse(Status, read_bytes(folder.status, SMALL_FILE))
     except FileNotFoundError:
@@ -96,11 +97,11 @@ def read_status(folder: RunFolder) -> Status | None:
 
 
 def actual_status(folder: RunFolder) -> Status | None:
-    """The status as it is: a job that says "running" but no longer holds the lock has crashed."""
+    """The true status: a job that says "running" but no longer holds the lock has crashed."""
     status = read_status(folder)
     if status is None or status.state != "running" or is_held(folder.lock):
         return status
-    latest = read_status(folder)  # it may have ended in between
+    latest = read_status(folder)  # it may have ended between reading and checking the lock
     if latest is None or latest.state != "running":
         return latest
     crashed = {
@@ -111,6 +112,6 @@ def actual_status(folder: RunFolder) -> Status | None:
 
 
 def is_over(folder: RunFolder) -> bool:
-    """Whether no job of the run writes another checkpoint; one that was stopped may be requeued."""
+    """Whether no job of the run will write another checkpoint; a stopped run may be requeued."""
     status = actual_status(folder)
     return status is not None and status.state in ("finished", "failed")

@@ -1,1 +1,1 @@
-"""The metrics journal and its MLflow uploader."""
+"""The metrics journal of a run, and its upload to MLflow."""

@@ -1,4 +1,4 @@
-"""`pretrain compare RUN...`: runs side by side, from what lies in their folders; needs no server."""
+"""`pretrain compare RUN...`: runs side by side, from the files in their folders; needs no server."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ NONE = "-"
 UNITS = ("tokens", "images")
 METRICS = (*UNITS, "loss", "validation_loss")
 LONGEST_LABEL = 60
-"""Characters, which leave room for the curves."""
+"""Characters; longer labels would leave too little room for the curves."""
 OWN = ("run.dir", "tracking.", "slurm.", "checkpoint.")
-"""Keys that say nothing of what was trained."""
+"""Keys that do not affect what was trained."""
 
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """What a run folder says."""
+    """The content of a run folder."""
 
     name: str
     config: Mapping[str, Any]
@@ -38,11 +38,11 @@ class ComparedRun:
     state: str
     curves: Curves
     evaluations: Mapping[str, tuple[int, float]]
-    """Metric -> its last step and the value there."""
+    """Metric -> its last step and its value there."""
 
     @property
     def unit(self) -> str | None:
-        """What it counts: tokens or images."""
+        """The unit that it counts: tokens or images."""
         return next((unit for unit in UNITS if unit in self.curves.names), None)
 
     def last(self, name: str) -> float | None:
@@ -54,10 +54,10 @@ class ComparedRun:
 
 
 def compare_command(paths: Sequence[str], plot: str | None) -> None:
-    """Print, and draw where `plot` names a file, a PNG.
+    """Print the comparison and, if `plot` names a file, draw it as a PNG.
 
     Raises:
-        UserError: one of them is no run; the picture cannot be written.
+        UserError: one of them is not a run; the picture cannot be written.
         IntegrityError: a journal is damaged.
     """
     if plot is not None and Path(plot).suffix.lower() != ".png":
@@ -67,11 +67,12 @@ def compare_command(paths: Sequence[str], plot: str | None) -> None:
         raise UserError(f"--plot {plot}: its folder {Path(plot).absolute().parent} does not exist")
     table = Table(box=None, header_style="bold", pad_edge=False)
     rows = _rows(runs)
-    table.add_column("", min_width=max(len(title) for title, _ in rows))  # names stay whole, to be searched
+    # names are not wrapped, so that they can be searched
+    table.add_column("", min_width=max(len(title) for title, _ in rows))
     for run in runs:
         table.add_column(Text(run.name), justify="right", overflow="fold")
     for title, cells in rows:
-        table.add_row(title, *map(Text, cells))  # rich would read brackets in a value as markup
+        table.add_row(title, *map(Text, cells))  # rich would interpret brackets in a value as markup
     Console(soft_wrap=True).print(table)
     if plot is not None:
         draw(runs, Path(plot))
@@ -99,7 +100,7 @@ def _read(path: str) -> ComparedRun:
 
 
 def _named(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Runs whose folders have one name are told apart by a number."""
+    """Names of the runs; those whose folders have the same name are numbered."""
     names = [run.name for run in runs]
     return [
         run if names.count(run.name) == 1 else replace(run, name=f"{run.name} ({number})")
@@ -125,7 +126,7 @@ def _rows(runs: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
 
 
 def _scored(run: ComparedRun, found: tuple[int, float] | None) -> str:
-    """The value, with its step where that is not the run's last."""
+    """The value, with its step if that is not the run's last."""
     if found is None:
         return NONE
     step, value = found
@@ -139,7 +140,8 @@ def _number(value: float | None) -> str:
 
 
 def draw(runs: Sequence[ComparedRun], picture: Path) -> None:
-    """Losses as a PNG of 1600 x 900 pixels: over tokens or images where all runs count the same, or steps.
+    """Losses as a PNG of 1600 x 900 pixels: over tokens or images if all runs count the same unit, else over
+    steps.
 
     Raises UserError: no run has a loss; the file cannot be written.
     """
@@ -175,7 +177,7 @@ def draw(runs: Sequence[ComparedRun], picture: Path) -> None:
 
 
 def _legend(name: str) -> str:
-    """A name for matplotlib, which sets what stands between two $ as a formula, and leaves out what begins
-    with an underscore."""
+    """A name for matplotlib, which treats text between two $ as a formula, and omits labels that begin with
+    an underscore."""
     shown = name if len(name) <= LONGEST_LABEL else f"...{name[-LONGEST_LABEL:]}"
     return "\N{ZERO WIDTH SPACE}" * shown.startswith("_") + shown.replace("$", r"\$")

@@ -1,4 +1,5 @@
-"""Metrics of a journal as arrays: a value takes twelve bytes, so a run of millions of steps can be drawn."""
+"""Metrics of a journal as arrays: a value takes twelve bytes, so that a run of millions of steps can be
+drawn."""
 
 from array import array
 from collections import defaultdict
@@ -10,14 +11,14 @@ import numpy.typing as npt
 from pretrain.tracking.journal import Entry
 
 Points = npt.NDArray[np.float64]
-"""[points, 2]: where on the axis, and the value."""
+"""[points, 2]: position on the axis, and the value."""
 
 
 class Curves:
-    """The metrics of some names, as they follow one another in a journal."""
+    """The values of some metrics, in the order of a journal."""
 
     def __init__(self, entries: Iterable[Entry], wanted: Callable[[str], bool]) -> None:
-        """Go through the lines once; `step` is always wanted."""
+        """Read the lines once; `step` is always included."""
         self._lines: defaultdict[str, array[int]] = defaultdict(lambda: array("I"))
         self._values: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
         for number, entry in enumerate(entries):
@@ -28,19 +29,19 @@ class Curves:
 
     @property
     def names(self) -> frozenset[str]:
-        """Of the metrics that occur, `step` among them."""
+        """Names of the metrics that occur, including `step`."""
         return frozenset(self._values)
 
     def values(self, name: str) -> npt.NDArray[np.float64]:
-        """In order, [lines that have it]; empty for one that does not occur."""
+        """The values in order, [lines that have it]; empty for a metric that does not occur."""
         return np.array(self._values[name]) if name in self._values else np.empty(0)
 
     def last(self, name: str) -> float | None:
-        """None for one that does not occur."""
+        """The last value; None for a metric that does not occur."""
         return self._values[name][-1] if name in self._values else None
 
     def over(self, name: str, across: str = "step") -> Points:
-        """The finite values of a metric over another one, where a line has both."""
+        """The finite values of a metric over another one, from the lines that have both."""
         if name not in self._values or across not in self._values:
             return np.empty((0, 2))
         _, mine, other = np.intersect1d(

@@ -1,4 +1,4 @@
-"""What a run reads, by the fingerprints of its files: for `status.json` and MLflow's dataset inputs."""
+"""The datasets of a run, with fingerprints of their files: for `status.json` and MLflow's dataset inputs."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ def datasets_of(config: Config) -> list[dict[str, Any]]:
     """Each shard directory, or file of examples, that the config names.
 
     Returns:
-        For each: `context` (training or validation), `path`, `fingerprint` and what it counts. One that
-        cannot be read is left out: to refuse it is the trainer's business.
+        For each: `context` (training or validation), `path`, `fingerprint` and its counts. One that cannot
+        be read is omitted: refusing it is the trainer's job.
     """
     data = config.model_dump(mode="json").get("data") or {}
     return [

@@ -1,6 +1,6 @@
-"""Results of evaluations and pictures: into the run folder first, then into the run's MLflow run.
+"""Results of evaluations and pictures: stored in the run folder first, then sent to the run's MLflow run.
 
-The sending is done by another process, so that one which holds a GPU never waits for the import of mlflow.
+They are sent by another process, so that one which occupies a GPU never waits for the import of mlflow.
 """
 
 import logging
@@ -22,7 +22,7 @@ from pretrain.tracking.record import Sent, read_record
 
 SEND_SECONDS = 60.0
 NAME = re.compile(r"[\w.\- :/]{1,250}")
-"""What MLflow takes as the name of a metric."""
+"""Metric names that MLflow accepts."""
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def log_evaluation(
 ) -> bool:
     """Record results of a checkpoint and send them to the run's MLflow run at the checkpoint's step.
 
-    A result that MLflow has already, with the same name, step and value, is not added again.
+    A result that MLflow already has, with the same name, step and value, is not added again.
 
     Args:
         step: the checkpoint's step.
@@ -42,7 +42,7 @@ def log_evaluation(
         Whether MLflow has them now; if not, a warning says so, and `pretrain sync` sends them later.
 
     Raises:
-        UserError: no run; a metric's name that MLflow does not take; the folder cannot be written.
+        UserError: no run; a metric name that MLflow does not accept; the folder cannot be written.
     """
     record_evaluation(run, step, metrics, artifacts)
     return send_evaluations(run)
@@ -72,7 +72,7 @@ def record_evaluation(
 
 
 def send_evaluations(run: str | Path) -> bool:
-    """Send what is recorded; whether MLflow has it now, as `log_evaluation`."""
+    """Send what is recorded; returns whether MLflow has it now, as `log_evaluation`."""
     return _send(RunFolder(run))
 
 
@@ -130,5 +130,5 @@ def _send(folder: RunFolder) -> bool:
 
 
 def _owed(folder: RunFolder) -> dict[str, str]:
-    """What the run's own server does not have of evaluations and files."""
+    """Evaluations and files that the run's own server does not have yet."""
     return owed_results(folder, next(iter(read_record(folder).servers), Sent("")))

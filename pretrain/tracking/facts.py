@@ -1,4 +1,4 @@
-"""What is true of a run beyond its config: versions, commit, host, job; no library is imported to find it."""
+"""Facts about a run beyond its config: versions, commit, host, job; found without importing any library."""
 
 import getpass
 import os
@@ -28,15 +28,14 @@ SLURM = {
     "SLURM_JOB_NODELIST": "slurm.nodes",
     "SLURM_RESTART_COUNT": "slurm.restarts",
 }
-"""Variables of a job, and what they are called here."""
+"""Variables of a job, and the names of the facts made from them."""
 
 
 def environment_facts() -> dict[str, str]:
-    """Versions of the packages that matter, Python, host and user; the Slurm job, if this runs in one; the
-    commit, if this runs from a git checkout.
-    """
+    """Versions of the relevant packages, Python, host and user; the Slurm job, if there is one; the commit,
+    if this runs from a git checkout."""
     facts = {"host": socket.gethostname(), "python": platform.python_version()}
-    with suppress(OSError, KeyError):  # a container's user may have no name
+    with suppress(OSError, KeyError):  # the user of a container may have no name
         facts["user"] = getpass.getuser()
     facts |= {name: os.environ[variable] for variable, name in SLURM.items() if os.environ.get(variable)}
     for package in PACKAGES:
@@ -49,9 +48,10 @@ def environment_facts() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this package's checkout, "-dirty" if files differ from it; None outside a checkout."""
+    """The commit of this package's checkout, with "-dirty" if files differ from it; None outside a
+    checkout."""
     here = Path(__file__).parent
-    # An installed package may lie in somebody else's checkout: git must know this very file.
+    # An installed package may lie inside another project's checkout: git must track this very file.
     if _git(here, "ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
     commit = _git(here, "rev-parse", "HEAD")
@@ -62,7 +62,7 @@ def git_commit() -> str | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         answer = children.run(
-            # With its locks, a `git` that is ended (no time, a full disk) would leave one in the checkout.
+            # With optional locks, a killed `git` (timeout, full disk) would leave a lock in the checkout.
             ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,

@@ -1,4 +1,4 @@
-"""Follows a file of journal lines that another process appends to, or replaces."""
+"""Follows a file of journal lines that another process appends to or replaces."""
 
 import logging
 import os
@@ -12,16 +12,16 @@ log = logging.getLogger(__name__)
 
 
 class Follower:
-    """Reads whole lines, from the beginning of the file on. The file need not exist yet."""
+    """Reads complete lines, from the beginning of the file. The file need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.offset = 0
-        """Bytes read, always at a line's end."""
+        """Bytes read, always at the end of a line."""
         self._descriptor: int | None = None
 
     def was_replaced(self) -> bool:
-        """Whether the path now names another file, or one shorter than what was read."""
+        """Whether the path now names another file, or one shorter than what has been read."""
         if self._descriptor is None:
             return False
         try:

@@ -1,8 +1,8 @@
-"""The journal of a run, `metrics.jsonl`: one JSON object a line, the source of truth of every curve.
+"""The journal of a run, `metrics.jsonl`: one JSON object per line, the source of truth for every curve.
 
 A line is strict JSON: `step` (optimizer steps done), `time` (unix seconds) and numbers. Numbers that JSON
-lacks are the strings "NaN", "Infinity" and "-Infinity" (protobuf's mapping), which `read` turns back. Each
-line goes to the kernel in one write, so a killed process loses none; `sync` puts them on the disk, before a
+lacks are the strings "NaN", "Infinity" and "-Infinity" (protobuf's mapping), which `read` converts back. Each
+line goes to the kernel in one write, so a killed process loses none; `sync` puts them on disk, before a
 checkpoint is saved.
 """
 
@@ -24,9 +24,9 @@ Entry = dict[str, float]
 
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 LONGEST_LINE = 1 << 20
-"""Bytes; one of a run has some hundred."""
+"""Bytes; a real line has a few hundred."""
 LARGEST = 1 << 53
-"""Whole numbers below it are exact in every reader of JSON (RFC 8259, section 6)."""
+"""Whole numbers below this are exact in every JSON reader (RFC 8259, section 6)."""
 MAX_PENDING_BYTES = 64 * 2**20
 
 log = logging.getLogger(__name__)
@@ -34,17 +34,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Truncation:
-    """What `truncate_after` did."""
+    """The result of `truncate_after`."""
 
     kept: int
     superseded: int
     """Lines of later steps, moved to `metrics.superseded.jsonl`."""
     damaged: int
-    """Lines that were no JSON object with a step, moved too; the last line of a kill may be torn."""
+    """Lines that were not a JSON object with a step, also moved; a kill may leave a torn last line."""
 
 
 class Journal:
-    """Appends lines to a journal. A full disk does not stop a run: lines wait in memory for room.
+    """Appends lines to a journal. A full disk does not stop a run: lines wait in memory until there is space.
 
     Raises (constructor):
         OSError: the file cannot be opened.
@@ -62,17 +62,17 @@ class Journal:
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._size = os.fstat(self._descriptor).st_size
         if not _ends_with_newline(self.path):
-            self._pending = b"\n"  # a torn line stays apart from the next one
+            self._pending = b"\n"  # ends a torn line, so that the next one is separate
 
     def append(self, step: int, metrics: Mapping[str, float], when: float | None = None) -> None:
         """Write one line.
 
         Args:
-            step: optimizer steps done; may not go down (`truncate_after` winds back).
+            step: optimizer steps done; may not decrease (`truncate_after` goes back).
             when: unix seconds; None: now.
 
         Raises:
-            ValueError: the step goes down.
+            ValueError: the step decreases.
             OSError: the disk has been full for so long that 64 MiB are waiting.
         """
         if step < self._last_step:
@@ -82,7 +82,7 @@ class Journal:
         self._flush()
 
     def _flush(self) -> None:
-        """Write what waits, if the disk takes it."""
+        """Write the waiting lines, if the disk takes them."""
         data = self._pending
         try:
             with named(self.path):
@@ -103,7 +103,7 @@ class Journal:
             self._refusal = None
 
     def _take_back(self, written: int) -> None:
-        """Leave no torn line in the file; where a disk does not allow that, go on after it."""
+        """Remove a torn line from the file; if the disk does not allow that, continue after it."""
         try:
             os.ftruncate(self._descriptor, self._size)
         except OSError:
@@ -111,9 +111,9 @@ class Journal:
             self._pending = self._pending[written:]
 
     def sync(self) -> None:
-        """Put every line on the disk: a checkpoint must not outlive the lines of its steps.
+        """Put every line on disk: a checkpoint must not exist without the lines of its steps.
 
-        Raises OSError: lines are still waiting for room on the disk.
+        Raises OSError: lines are still waiting for space on the disk.
         """
         self._flush()
         if self._refusal is not None:
@@ -122,9 +122,9 @@ class Journal:
             os.fsync(self._descriptor)
 
     def truncate_after(self, step: int) -> Truncation:
-        """Wind back to a step: later lines, and damaged ones, move to `metrics.superseded.jsonl`.
+        """Go back to a step: later lines, and damaged ones, move to `metrics.superseded.jsonl`.
 
-        The file is replaced, not cut, so that a reader which follows it notices.
+        The file is replaced, not truncated, so that a reader which follows it notices.
         """
         self.sync()
         kept: list[bytes] = []
@@ -148,7 +148,7 @@ class Journal:
         return Truncation(len(kept), len(later), len(damaged))
 
     def close(self) -> None:
-        """Write what waits, as far as the disk takes it, and close the file. Raises nothing."""
+        """Write the waiting lines, as far as the disk takes them, and close the file. Raises nothing."""
         with suppress(OSError):
             self._flush()
         if self._pending:
@@ -159,10 +159,11 @@ class Journal:
 
 
 def read(path: Path) -> list[Entry]:
-    """All lines of a journal, in order, without a torn last line (of a writer at work, or killed).
+    """All lines of a journal, in order, without a torn last line (from a writer that is active, or was
+    killed).
 
     Raises:
-        IntegrityError: a line within is no JSON object with a step.
+        IntegrityError: a line before the end is not a JSON object with a step.
         FileNotFoundError: there is no journal.
     """
     return list(lines_of(path))
@@ -181,7 +182,7 @@ def lines_of(path: Path) -> Iterator[Entry]:
 
 
 def no_line(path: Path, number: int, line: bytes) -> str:
-    """Says that a line of a journal is none."""
+    """The message that a line of a journal is malformed."""
     return f"{path}:{number}: not a line of a journal: {line[:60]!r}"
 
 
@@ -199,7 +200,7 @@ def encode(entry: Mapping[str, object]) -> bytes:
 
 
 def decode(line: bytes) -> Entry | None:
-    """A line's numbers by name, or None where it is no JSON object of numbers with a step."""
+    """A line's numbers by name, or None if it is not a JSON object of numbers with a step."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -213,7 +214,7 @@ def decode(line: bytes) -> Entry | None:
 
 
 def _number(value: object) -> float | None:
-    """What a line says of a metric; None where that is no number. True is an int, but none of ours."""
+    """The value of a metric; None if it is not a number. True is an int in Python, but not a valid metric."""
     if type(value) is str:
         return SPECIAL.get(value)
     if type(value) is int:

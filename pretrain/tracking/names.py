@@ -1,7 +1,7 @@
-"""What MLflow calls a metric: the journal's name with its group in front, `loss/validation_loss`.
+"""MLflow's name of a metric: the journal's name prefixed with its group, `loss/validation_loss`.
 
-MLflow's pages make a section of what stands before a name's last `/`, and sort sections and charts by their
-letters. So the groups below are named in the order in which people look: whether it learns comes before where
+MLflow's pages make a section of what precedes a name's last `/`, and sort sections and charts alphabetically.
+So the groups below are named in the order in which people look: whether the model learns comes before where
 the time goes. Names in `metrics.jsonl` and `evaluations.jsonl` have no groups.
 """
 
@@ -11,20 +11,21 @@ from types import MappingProxyType
 from pretrain.health.causes import Cause
 
 OTHER = "other"
-"""Group of a metric of the journal that is in none of them."""
+"""Group of a metric of the journal that is in none of the groups."""
 SCORES = "scores"
-"""Group of what `pretrain eval` finds, whatever its name; named tasks of a suite have sections below it."""
+"""Group of all results of `pretrain eval`; named tasks of a suite have sections below it."""
 
 
 def _both(*names: str) -> Iterator[str]:
-    """What a family measures of each batch, and of the validation data."""
+    """Metrics that a family measures on each batch and on the validation data."""
     return (f"{source}_{name}" for name in names for source in ("training", "validation"))
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "accuracy": (*_both("accuracy", "baseline_accuracy"), "validation_f1"),
-        "health": ("collapse", "rollbacks", "skipped", "spike"),  # only there once something has happened
+        # these exist only once something has happened
+        "health": ("collapse", "rollbacks", "skipped", "spike"),
         "loss": ("loss", "loss_d", "loss_g", "penalty", "validation_loss"),
         "mlm": tuple(_both("mlm_loss", "mlm_accuracy", "mlm_baseline_accuracy", "mlm_chosen_accuracy")),
         "nsp": tuple(_both("nsp_loss", "nsp_accuracy", "nsp_baseline_accuracy")),
@@ -41,7 +42,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "time": tuple(f"{prefix}{cause.value}_share" for prefix in ("", "profiled_") for cause in Cause),
     }
 )
-"""Each group with the metrics of the journal that are in it, of all kinds of models."""
+"""Each group with its metrics of the journal, for all kinds of models."""
 
 GROUP_OF: Mapping[str, str] = MappingProxyType(
     {name: group for group, names in GROUPS.items() for name in names}
@@ -49,7 +50,7 @@ GROUP_OF: Mapping[str, str] = MappingProxyType(
 """The group of each metric of the journal."""
 
 Naming = Callable[[str], str]
-"""From a name in a file of the run to the one in MLflow."""
+"""From a name in a file of the run to the name in MLflow."""
 
 
 def of_journal(name: str) -> str:
@@ -63,5 +64,5 @@ def of_evaluation(name: str) -> str:
 
 
 def as_it_is(name: str) -> str:
-    """Of `system.jsonl`, and of all files for an MLflow run that began before there were groups."""
+    """For `system.jsonl`, and for all files if the MLflow run began before there were groups."""
     return name

@@ -9,7 +9,7 @@ from pretrain.tracking.record import Sent, content_mark, state_word
 
 
 def artifacts(folder: RunFolder) -> Iterator[tuple[Path, Path]]:
-    """The files that a server gets, each with its place below the artifacts of the MLflow run."""
+    """The files that are sent to a server, each with its path below the artifacts of the MLflow run."""
     root = folder.artifacts
     for path in (folder.config, folder.resolved, *sorted(root.rglob("*"))):
         if path.is_file() and not path.name.startswith("."):
@@ -17,12 +17,12 @@ def artifacts(folder: RunFolder) -> Iterator[tuple[Path, Path]]:
 
 
 def owed(folder: RunFolder, sent: Sent, status: Status | None) -> dict[str, str]:
-    """All that is in the folder and not on the server, by its name; nothing where it has everything.
+    """Everything in the folder that is not on the server, by name; empty if the server has everything.
 
     Args:
         folder: of the run.
         sent: what the server has.
-        status: the run's last word.
+        status: the run's last report.
     """
     found = {**_bytes(folder.metrics, sent.offset), **owed_results(folder, sent)}
     if status is not None and status.state != "running":
@@ -35,7 +35,7 @@ def owed(folder: RunFolder, sent: Sent, status: Status | None) -> dict[str, str]
 
 
 def owed_results(folder: RunFolder, sent: Sent) -> dict[str, str]:
-    """As `owed`, of evaluations and files alone."""
+    """As `owed`, for evaluations and files alone."""
     marks = {str(below): _mark(path) for below, path in artifacts(folder)}
     files = {name: name for name, mark in marks.items() if sent.artifacts.get(name) != mark}
     return {**_bytes(folder.evaluations, sent.evaluations), **files}
@@ -47,12 +47,12 @@ def _bytes(path: Path, has: int) -> dict[str, str]:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def _mark(path: Path) -> str | None:
     try:
         return content_mark(path)
-    except FileNotFoundError:  # replaced in this moment
+    except FileNotFoundError:  # just being replaced
         return None

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 5000
 LONGEST_TITLE = 80
-"""Characters, which are as wide as the picture."""
+"""Characters that fit the width of the picture."""
 LOSSES = {
     "loss": ("training loss", "tab:blue"),
     "loss_g": ("generator", "tab:green"),
     "loss_d": ("discriminator", "tab:orange"),
 }
-"""Curves of the picture of losses; the two of a GAN add up to its `loss`."""
+"""Curves in the picture of losses; the two of a GAN add up to its `loss`."""
 
 
 def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
     """Draw a journal's losses as a PNG of 1600 x 900 pixels.
 
     Returns:
-        False, with nothing drawn, where the journal has no loss yet.
+        False, with nothing drawn, if the journal has no loss yet.
 
     Raises:
         FileNotFoundError: there is no journal.
@@ -61,7 +61,7 @@ def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
     """Draw a journal's accuracies, those in training as running means, beside their baselines.
 
     Returns:
-        False, with nothing drawn, where the journal has no accuracy.
+        False, with nothing drawn, if the journal has no accuracy.
 
     Raises:
         FileNotFoundError: there is no journal.
@@ -103,7 +103,7 @@ def _figure(title: str, what: str) -> tuple["Figure", "Axes"]:
 
 
 def _write(figure: "Figure", picture: Path, legend: str) -> None:
-    """Add the legend of all axes, and put the file in place whole."""
+    """Add the legend of all axes, and write the file atomically."""
     handles, labels = zip(
         *(pair for each in figure.axes for pair in zip(*each.get_legend_handles_labels(), strict=True)),
         strict=True,
@@ -115,16 +115,17 @@ def _write(figure: "Figure", picture: Path, legend: str) -> None:
 
 
 def running_mean(points: Points) -> Points:
-    """Centred mean over a fiftieth of the points, so that it does not lag; narrower towards both ends."""
+    """Centred mean over a fiftieth of the points, so that it does not lag; the window narrows towards both
+    ends."""
     count = len(points)
-    half, places = max(1, count // 100), np.arange(count)
+    half, index = max(1, count // 100), np.arange(count)
     sums = np.concatenate([[0.0], np.cumsum(points[:, 1])])
-    reach = np.minimum(half, np.minimum(places, count - 1 - places))
-    means = (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
+    reach = np.minimum(half, np.minimum(index, count - 1 - index))
+    means = (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
     return np.column_stack([points[:, 0], means])
 
 
 def thin(points: Points) -> Points:
-    """At most MAX_POINTS of the points, the last one among them."""
+    """At most MAX_POINTS of the points, including the last one."""
     stride = math.ceil(len(points) / MAX_POINTS)
     return points if stride <= 1 else np.concatenate([points[:-1:stride], points[-1:]])

@@ -1,9 +1,9 @@
-"""Whether a journal still has the lines that were in it.
+"""Whether a journal still has all lines that were written.
 
-A journal is on the disk before a checkpoint is saved, and before a job says how it ended. So whoever finds a
+A journal is on disk before a checkpoint is saved, and before a job reports how it ended. So whoever finds a
 checkpoint of step 12, or a `status.json` that says step 12, finds the lines of steps 1 to 12; a crash can
-only have cost lines of later steps. Where they are not there, someone has emptied the file, cut it off or
-copied a part of it.
+only have lost lines of later steps. If they are missing, someone has emptied or truncated the file, or copied
+only part of it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,11 +17,12 @@ from pretrain.tracking.journal import LONGEST_LINE, Entry, decode, no_line
 
 LAST_BYTES = 1 << 16
 BARE = {"step", "time"}
-"""What the first line has where a journal begins anew: its step is done, and the lines of it are gone."""
+"""The only keys of the first line where a journal starts over: its step is done, and earlier lines are
+gone."""
 
 
 def gap(steps: Iterable[Entry], step: int) -> str | None:
-    """What is missing among the lines of steps 1 to `step`, in words; None where nothing is."""
+    """What is missing among the lines of steps 1 to `step`, in words; None if nothing is."""
     last = 0
     for number, entry in enumerate(steps, start=1):
         now = int(entry["step"])
@@ -34,16 +35,16 @@ def gap(steps: Iterable[Entry], step: int) -> str | None:
 
 
 def require_checkpoints_lines(path: Path, step: int) -> bool:
-    """Refuse to go on from a checkpoint with a journal that has lost lines of the steps before.
+    """Refuse to resume from a checkpoint with a journal that has lost lines of the steps before it.
 
     Args:
-        step: of the checkpoint; 0: of none.
+        step: of the checkpoint; 0: there is none.
 
     Returns:
-        Whether the file is there. Who deletes it wants a new one.
+        Whether the file exists. A user who deletes it wants a new one.
 
     Raises:
-        IntegrityError: a line is gone; says which.
+        IntegrityError: a line is missing; says which.
     """
     if not path.exists():
         return False
@@ -63,7 +64,7 @@ def require_lines(folder: RunFolder, status: Status | None, entries: Iterable[En
         entries: its lines; None: read them here.
 
     Raises:
-        IntegrityError: a line is gone, or damaged; says which.
+        IntegrityError: a line is missing or damaged; says which.
     """
     if status is None:
         return
@@ -72,7 +73,7 @@ def require_lines(folder: RunFolder, status: Status | None, entries: Iterable[En
 
 
 def require_last_line(folder: RunFolder, status: Status | None) -> None:
-    """As `require_lines`, by the end of the journal alone, however long it is."""
+    """As `require_lines`, but reads only the end of the journal, however long it is."""
     if status is None:
         return
     last = last_step(folder.metrics)
@@ -91,7 +92,7 @@ def _lost(folder: RunFolder, status: Status, found: str) -> str:
 
 
 def last_step(path: Path) -> int:
-    """Step of the last line of a journal; 0 where there is none."""
+    """Step of the last line of a journal; 0 if there is none."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - LAST_BYTES))
@@ -102,8 +103,8 @@ def last_step(path: Path) -> int:
 
 
 def _entries(path: Path, *, whole: bool = True) -> Iterator[Entry]:
-    """Lines of a journal but for a torn last one, none where there is no file; with `whole` none may be
-    damaged, else those are left out."""
+    """Lines of a journal except a torn last one; none if there is no file. With `whole` a damaged line is an
+    error, else it is skipped."""
     try:
         with open(path, "rb") as file:
             for number in count(1):

@@ -1,6 +1,6 @@
-"""What has been sent where: `tracking.json`, written by the one uploader of a run.
+"""What has been sent to which server: `tracking.json`, written by the one uploader of a run.
 
-It saves work and tells people; correctness does not rest on it: an uploader asks the server what it has.
+It saves work and informs people; correctness does not depend on it: an uploader asks the server what it has.
 """
 
 import json
@@ -19,7 +19,7 @@ from pretrain.run.folder import RunFolder, write_atomically
 from pretrain.run.status import Status
 
 LOCAL = "run-folder"
-"""Recorded in place of the URI of the database in the run folder, which may be moved."""
+"""Recorded instead of the URI of the database in the run folder, which may be moved."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Sent:
     artifacts: dict[str, str] = field(default_factory=dict)
     """Content mark of each artifact sent, by its name."""
     state: str = ""
-    """State of the run as sent, by `state_word`."""
+    """State of the run as sent, from `state_word`."""
     complete: str = ""
-    """As `state`, once the pictures of that end are sent too."""
+    """Like `state`, set once the pictures of that end are sent too."""
     course: int = 0
-    """Course of the run (`Status.course`) that the metrics are of."""
+    """Course of the run (`Status.course`) that the metrics belong to."""
     error: str | None = None
-    """Why nothing could be sent at the last attempt."""
+    """Why the last attempt sent nothing."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """All servers that have something of a run. The first is where the trainer sends to."""
+    """All servers that have something of a run. The trainer sends to the first."""
 
     servers: tuple[Sent, ...] = ()
 
@@ -61,13 +61,13 @@ class Record:
 
 
 def state_word(status: Status) -> str:
-    """A job's state as the record has it: `finished (job 3)`."""
+    """A job's state as it is recorded: `finished (job 3)`."""
     word = "stopped, to go on" if status.goes_on else status.state
     return f"{word} (job {status.job})"
 
 
 def recorded_name(uri: str) -> str:
-    """What a URI is called in the record."""
+    """The form of a URI in the record."""
     return redact(uri)
 
 
@@ -94,15 +94,16 @@ def write_sent(folder: RunFolder, sent: Sent, is_own: bool = True) -> None:
 
 
 def clear_half_written(folder: RunFolder) -> None:
-    """Remove what a process left that was killed while it wrote the record; the caller alone writes it."""
+    """Remove what a process that was killed while writing the record left; the caller is the only writer."""
     for path in folder.path.glob(f".{folder.tracking.name}.*"):
         path.unlink(missing_ok=True)
 
 
 def choose_uri(configured: str | None, environment: Mapping[str, str], record: Record) -> str:
-    """Where a run's metrics go: the config, else where they went before, else the environment, else LOCAL.
+    """Where a run's metrics are sent: as in the config, else as before, else as in the environment, else
+    LOCAL.
 
-    A requeued job must go on in the same MLflow run, even where MLFLOW_TRACKING_URI is no longer set.
+    A requeued job must continue in the same MLflow run, even if MLFLOW_TRACKING_URI is no longer set.
     """
     from_environment = environment.get("MLFLOW_TRACKING_URI") or None
     if configured is not None:
@@ -111,12 +112,12 @@ def choose_uri(configured: str | None, environment: Mapping[str, str], record: R
         return _absolute(from_environment, record) if from_environment else LOCAL
     before = record.servers[0].uri
     if from_environment is not None and recorded_name(from_environment) == before:
-        return from_environment  # with its credentials
+        return from_environment  # includes its credentials, which are not recorded
     return before
 
 
 def _absolute(uri: str, record: Record) -> str:
-    """A relative sqlite path means the same file from whichever folder `pretrain sync` is called."""
+    """Makes a relative sqlite path mean the same file from whichever folder `pretrain sync` is called."""
     match = SQLITE.match(uri)
     path = uri[match.end() :] if match else ""
     if path.startswith(("/", ":memory:", "file:")) or not path:
@@ -127,12 +128,12 @@ def _absolute(uri: str, record: Record) -> str:
 
 
 def real_uri(folder: RunFolder, uri: str) -> str:
-    """The URI for MLflow."""
+    """The URI to pass to MLflow."""
     return database_uri(folder.database) if uri == LOCAL else for_mlflow(uri)
 
 
 def unfit(folder: RunFolder, uri: str | None) -> str | None:
-    """Why MLflow cannot keep a run in its folder; None where it can, or keeps it elsewhere.
+    """Why MLflow cannot keep a run in its folder; None if it can, or keeps it elsewhere.
 
     Args:
         folder: of the run.
@@ -147,21 +148,22 @@ def unfit(folder: RunFolder, uri: str | None) -> str | None:
 
 
 def page_of(uri: str, sent: Sent) -> str | None:
-    """Address of the run's page on a server; None for a database, which `mlflow ui` has to serve first."""
+    """Address of the run's page on a server; None for a database, for which `mlflow ui` has to be started
+    first."""
     if not uri.startswith("http"):
         return None
-    # MLflow keeps two sets of pages, and would show those for agents.
+    # MLflow has two sets of pages, and would show the one for agents without this parameter.
     path = f"experiments/{sent.experiment_id}/runs/{sent.mlflow_run}?workflowType=machine_learning"
     return f"{redact(uri).rstrip('/')}/#/{path}"
 
 
 def content_mark(path: Path) -> str:
-    """Tells a changed file from an unchanged one."""
+    """A text that changes when the file does."""
     facts = path.stat()
     return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
 def with_error(sent: Sent, error: BaseException | None) -> Sent:
-    """The entry with the reason of a failure, or none."""
+    """The entry with the error of a failure, or without one."""
     text = None if error is None else redact(f"{type(error).__name__}: {error}".splitlines()[0])[:500]
     return replace(sent, error=text)

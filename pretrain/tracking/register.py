@@ -1,8 +1,8 @@
-"""`pretrain register CHECKPOINT NAME`: a version of a registered model in MLflow that names a checkpoint.
+"""`pretrain register CHECKPOINT NAME`: a version of a registered model in MLflow that refers to a checkpoint.
 
-The weights stay where they are, unless `--weights` asks for them: a version's source is a folder of the
-run's artifacts with everything else of the checkpoint, of which the manifest has the checksum of each file,
-and tags say where the checkpoint is. A server refuses paths of a disk as a source.
+The weights are not uploaded, unless `--weights` asks for it: a version's source is a folder of the run's
+artifacts with everything else of the checkpoint, including the manifest with the checksum of each file, and
+tags say where the checkpoint is. A server does not accept local paths as a source.
 """
 
 import re
@@ -19,22 +19,22 @@ from pretrain.tracking.registry import ModelVersion, find_version, register_vers
 from pretrain.tracking.sync import catch_up, told_if_slow
 
 NAME = re.compile(r"[\w.\- ]{1,200}")
-"""What MLflow takes as the name of a registered model, and all its stores can search for."""
+"""Names of a registered model that MLflow accepts and that all its stores can search for."""
 WEIGHTS = ".safetensors"
 
 
 def register_command(checkpoint: str, name: str, uri: str | None = None, *, weights: bool = False) -> None:
-    """Register a checkpoint, after what MLflow has missed of its run is sent; twice adds nothing twice.
+    """Register a checkpoint, after sending what MLflow lacks of its run; doing it twice adds nothing twice.
 
     Args:
         checkpoint: run directory (its newest good checkpoint) or one step folder in it.
-        name: of the registered model, which is made if it is not there.
+        name: of the registered model, which is created if it does not exist.
         uri: another server than the run's own; None: its own.
         weights: whether its tensors are uploaded too.
 
     Raises:
-        UserError: the name is none, the checkpoint lies in no run, the server does not answer, a file that is
-            to be uploaded holds a password.
+        UserError: the name is invalid, the checkpoint is not in a run, the server does not answer, a file
+            that is to be uploaded contains a password.
         IntegrityError: the checkpoint is damaged.
     """
     if not NAME.fullmatch(name):
@@ -58,7 +58,7 @@ def register_command(checkpoint: str, name: str, uri: str | None = None, *, weig
             what = "registered"
         else:
             what = "was registered before"
-    except Exception as error:  # whatever a server, its client or a network may do
+    except Exception as error:  # a server, its client or the network may raise anything
         raise UserError(f"MLflow at {redact(server)} does not register it: {one_line(error)}") from None
     print(f"{path}: {what} as version {number} of {name!r} at {redact(server)}")
 
@@ -68,7 +68,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _require_no_secrets(files: list[Path]) -> None:
-    """A config cannot be sent without its passwords: its checksum is in the manifest."""
+    """Refuse files with passwords: they cannot be redacted, since their checksums are in the manifest."""
     for file in files:
         if file.suffix == ".yaml" and redact(text := file.read_text()) != text:
             raise UserError(
@@ -78,7 +78,7 @@ def _require_no_secrets(files: list[Path]) -> None:
 
 
 def _tags(opened: Checkpoint, *, weights: bool) -> dict[str, str]:
-    """What tells a version from others."""
+    """Tags that distinguish a version from others."""
     facts = {
         "checkpoint": str(opened.path.absolute()),
         "checkpoint_fingerprint": opened.fingerprint,

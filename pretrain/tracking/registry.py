@@ -1,4 +1,4 @@
-"""MLflow's model registry: whether a version of a model is there, and how it gets there."""
+"""MLflow's model registry: whether a version of a model exists, and how to add one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from pathlib import Path
 from pretrain.tracking.server import connect
 
 IDENTITY = ("checkpoint_fingerprint", "weights")
-"""Tags by which a version is known to be there already."""
+"""Tags by which an existing version is recognised."""
 
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version that is to be."""
+    """A version to register."""
 
     name: str
-    """Of the registered model."""
+    """Name of the registered model."""
     mlflow_run: str
     folder: str
-    """Of the run's artifacts, in which its files are."""
+    """Folder of the run's artifacts with its files."""
     tags: Mapping[str, str]
 
 
 def find_version(uri: str, version: ModelVersion) -> str | None:
     """The number of a version of the same checkpoint, None if there is none.
 
-    Raises Exception: whatever mlflow raises where a server is down, slow or refuses.
+    Raises Exception: whatever mlflow raises if a server is down, slow or refuses.
     """
     for found in connect(uri).search_model_versions(f"name = '{version.name}'"):
         if all(found.tags.get(tag) == version.tags[tag] for tag in IDENTITY):
@@ -36,7 +36,7 @@ def find_version(uri: str, version: ModelVersion) -> str | None:
 def register_version(
     uri: str, version: ModelVersion, root: Path, files: Sequence[Path], advance: Callable[[int], None]
 ) -> str:
-    """Upload files that lie below `root`, and register them; `advance` gets the bytes of each that arrived.
+    """Upload files below `root`, and register them; `advance` is called with the bytes of each uploaded file.
 
     Returns:
         The new version's number.
@@ -48,8 +48,8 @@ def register_version(
 
     client = connect(uri)
     for file in files:
-        place = Path(version.folder) / file.relative_to(root).parent
-        client.log_artifact(version.mlflow_run, str(file), place.as_posix())
+        folder = Path(version.folder) / file.relative_to(root).parent
+        client.log_artifact(version.mlflow_run, str(file), folder.as_posix())
         advance(file.stat().st_size)
     try:
         client.create_registered_model(version.name)

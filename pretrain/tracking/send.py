@@ -1,6 +1,6 @@
-"""Sends what a run folder holds to MLflow: parameters, metrics, evaluations, artifacts, and how it ended.
+"""Sends the content of a run folder to MLflow: parameters, metrics, evaluations, artifacts, and how it ended.
 
-One attempt, in one thread, with no patience: `uploader` and `sync` decide when to try again.
+One attempt, in one thread, without retries: `uploader` and `sync` decide when to try again.
 """
 
 import logging
@@ -44,12 +44,13 @@ MLFLOW_STATUS = {
     "crashed": "FAILED",
     "stopped": "KILLED",
 }
-"""What MLflow calls the end of a run that does not go on."""
+"""MLflow's status for the end of a run that will not be resumed."""
 TO_GO_ON = "SCHEDULED"
-"""Of one that does: a clock on MLflow's pages, as RUNNING has; FAILED and KILLED are crossed out in red."""
+"""Status for one that will: a clock on MLflow's pages, like RUNNING; FAILED and KILLED are crossed out in
+red."""
 
 MLFLOW_FACTS = {"git_commit": "mlflow.source.git.commit", "user": "mlflow.user"}
-"""Facts that MLflow has a place for on the page of a run."""
+"""Facts for which a run's page in MLflow has a field."""
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Sender:
         Raises:
             Exception: whatever mlflow raises. Call `disconnect` before the next attempt.
         """
-        status = actual_status(self.folder)  # before the journal: after a final word no line is written
+        status = actual_status(self.folder)  # read before the journal: no line follows a final status
         if status is None:
             raise UserError(f"{self.folder.path}: this run has not started yet, there is nothing to send")
         is_current = self.sent.course == status.course and not self._metrics.was_replaced()
@@ -113,7 +114,8 @@ class Sender:
             self.values += server.send_unequal(list(points(entries, in_evaluations)))
             self._note(evaluations=self._evaluations.offset)
         ended = status.state != "running"
-        if ended and self.sent.state != state_word(status):  # soon: this may be cut off with a job
+        # first: this process may be killed together with the job
+        if ended and self.sent.state != state_word(status):
             self._send_end(server, status)
         if ended:
             self._draw()
@@ -124,7 +126,7 @@ class Sender:
         return ended
 
     def disconnect(self, error: BaseException) -> None:
-        """Forget the connection after an error, and note the error for people."""
+        """Drop the connection after an error, and record the error for people."""
         self._server = None
         try:
             self.sent = with_error(self.sent, error)
@@ -143,12 +145,12 @@ class Sender:
         )
         if self.uri == LOCAL:
             make_database(self.folder.database)
-        # No server takes values back, so a run on another course is another MLflow run.
+        # Servers cannot delete values, so a run that went back on another course gets a new MLflow run.
         server = ServerRun(address, self.sent.mlflow_run, anew=self.sent.course != status.course)
         if server.id != self.sent.mlflow_run:
             self.sent = replace(self.sent, mlflow_run=server.id, evaluations=0, artifacts={})
-        place = {"experiment": address.experiment, "experiment_id": server.experiment_id}
-        self._note(**place, offset=0, state="", complete="", course=status.course)
+        experiment = {"experiment": address.experiment, "experiment_id": server.experiment_id}
+        self._note(**experiment, offset=0, state="", complete="", course=status.course)
         for follower in (self._metrics, self._system, self._evaluations):
             follower.close()
         self._metrics.offset, self._system.offset = 0, 0
@@ -171,8 +173,8 @@ class Sender:
                 continue
             parent = str(below.parent) if below.parent != Path(".") else None
             if path.suffix in (".yaml", ".json"):
-                with tempfile.TemporaryDirectory() as place:
-                    copy = Path(place) / path.name
+                with tempfile.TemporaryDirectory() as folder:
+                    copy = Path(folder) / path.name
                     copy.write_text(redact(path.read_text()))
                     server.send_artifact(copy, parent)
             else:
@@ -180,7 +182,7 @@ class Sender:
             self._note(artifacts={**self.sent.artifacts, str(below): mark})
 
     def _draw(self) -> None:
-        """The curves, unless the picture of the loss is newer than the journal."""
+        """Draw the curves, unless the picture of the loss is newer than the journal."""
         journal, picture = self.folder.metrics, self.folder.loss_curve
         if not journal.exists():
             return
@@ -205,7 +207,8 @@ class Sender:
 
 
 def points(entries: Iterable[Entry], naming: Naming) -> Iterable[Point]:
-    """Every number of journal lines for MLflow, with the line's time: a server can tell a repetition."""
+    """Every number of journal lines for MLflow, with the line's time, so that a server can detect a
+    repetition."""
     for entry in entries:
         when = int(entry.get("time", 0.0) * 1000)
         for name, value in entry.items():
@@ -219,7 +222,7 @@ def _tags(status: Status) -> dict[str, str]:
         "reason": redact(status.reason or ""),
         "exit_code": "" if status.exit_code is None else str(status.exit_code),
     }
-    if status.job == 1:  # there is nothing of an earlier job to take back
+    if status.job == 1:  # no value of an earlier job needs to be cleared
         end = {name: value for name, value in end.items() if value}
     return {
         **status.facts,

@@ -1,7 +1,7 @@
-"""One MLflow run on one server: found again by our run's id, asked what it has before it is given more.
+"""One MLflow run on one server: found again by our run's id, and asked what it has before more is sent.
 
-The only place, with `registry`, that imports mlflow. Nothing here retries: after an error the caller makes a
-new `ServerRun`.
+Only this file and `registry` import mlflow. Nothing here retries: after an error the caller makes a new
+`ServerRun`.
 """
 
 import json
@@ -20,15 +20,15 @@ from pretrain.errors import UserError
 RUN_TAG = "pretrain.training.session"
 NAMES_TAG = "pretrain.metric_names"
 GROUPED = "grouped"
-"""Value of that tag; an MLflow run without it began when names had no groups, and goes on so."""
+"""Value of that tag; an MLflow run without it began when names had no groups, and continues so."""
 DIGEST = 16
-"""Digits of a fingerprint that are a dataset's digest: those that our commands print; MLflow takes 36."""
+"""Digits of a fingerprint in a dataset's digest: as many as our commands print; MLflow allows 36."""
 MAX_METRICS = 1000
 MAX_PARAMS = 100
 MAX_VALUE = 500
-"""Characters of a parameter's value, and of a dataset's name, that every server takes."""
+"""Characters of a parameter's value, and of a dataset's name, that every server accepts."""
 MAX_NAME = 250
-"""Characters of a run's name that every database takes."""
+"""Characters of a run's name that every database accepts."""
 
 CLIENT_SETTINGS = {
     # The client's own retries would send a batch again without asking whether it has arrived.
@@ -46,7 +46,7 @@ Point = tuple[str, float, int, int]
 
 @dataclass(frozen=True)
 class Address:
-    """Where a run lives on a server."""
+    """The server and the identity of a run on it."""
 
     uri: str
     experiment: str
@@ -59,7 +59,7 @@ class Address:
 
 
 def connect(uri: str) -> Any:
-    """A client that does not try again by itself."""
+    """A client that does not retry."""
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
@@ -68,30 +68,30 @@ def connect(uri: str) -> Any:
 
 
 def make_database(path: Path) -> None:
-    """Make an empty database where there is none, whole or not at all.
+    """Create an empty database if there is none, atomically.
 
-    MLflow cannot go on with one whose making was killed. The caller is alone in doing this.
+    MLflow cannot use one whose creation was interrupted. The caller must be the only one to do this.
     """
     if path.exists():
         return
     for left in path.parent.glob(f".{path.name}.*"):
         left.unlink(missing_ok=True)
-    # Another name each time: MLflow keeps what it has opened under a name.
+    # A new name each time: MLflow caches what it has opened under a name.
     half_made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     connect(database_uri(half_made)).search_experiments(max_results=1)
     os.replace(half_made, path)
 
 
 class ServerRun:
-    """A connection to the MLflow run of one of our runs; makes the run if there is none, or `anew`.
+    """A connection to the MLflow run of one of our runs; creates the run if there is none, or if `anew`.
 
     Attributes:
         id: of the MLflow run.
-        is_new: whether it was made here.
+        is_new: whether it was created here.
         is_grouped: whether its metrics have the names that `names` gives them.
 
     Raises (all methods):
-        Exception: whatever mlflow raises where a server is down, slow or refuses.
+        Exception: whatever mlflow raises if a server is down, slow or refuses.
     """
 
     def __init__(self, address: Address, mlflow_run: str | None = None, *, anew: bool = False) -> None:
@@ -99,7 +99,7 @@ class ServerRun:
         self._address = address
         self.is_new = False
         self.experiment_id = self._find_experiment()
-        if anew:  # what the run's last course left; the server can restore it
+        if anew:  # values of the abandoned course; the server can restore them
             for run in self._runs():
                 self._client.delete_run(run.info.run_id)
         self.id = self._find(mlflow_run) or self._create()
@@ -110,8 +110,8 @@ class ServerRun:
         name = self._address.experiment
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
-            place = self._address.local_artifacts
-            location = place.as_uri() if place else None
+            folder = self._address.local_artifacts
+            location = folder.as_uri() if folder else None
             return str(self._client.create_experiment(name, location))
         if experiment.lifecycle_stage != "active":
             raise UserError(
@@ -121,7 +121,7 @@ class ServerRun:
         return str(experiment.experiment_id)
 
     def _runs(self) -> list[Any]:
-        """All MLflow runs with our id, the oldest first."""
+        """All MLflow runs with our id, oldest first."""
         text = f"tags.`{RUN_TAG}` = '{self._address.run}'"
         return list(
             self._client.search_runs(
@@ -147,7 +147,7 @@ class ServerRun:
         return {name: {m.step for m in self._client.get_metric_history(self.id, name)} for name in names}
 
     def delete_empty_twins(self) -> None:
-        """Delete what a creation left that succeeded after we had given it up."""
+        """Delete runs whose creation succeeded on the server after we had given it up."""
         for run in self._runs():
             if run.info.run_id != self.id and not run.data.metrics:
                 self._client.delete_run(run.info.run_id)
@@ -163,7 +163,7 @@ class ServerRun:
         return len(new)
 
     def send_unequal(self, points: Sequence[Point]) -> int:
-        """Send the points whose step and value the metric does not have: results may be measured again.
+        """Send the points whose step and value the metric does not have: a result may be measured again.
 
         Returns:
             How many were sent.
@@ -210,13 +210,14 @@ class ServerRun:
         self._client.log_batch(self.id, tags=[RunTag(key, storable(value)) for key, value in tags.items()])
 
     def send_datasets(self, datasets: Iterable[Mapping[str, Any]]) -> None:
-        """Log what the run reads, as `datasets_of` gives it; what the server has already, it keeps once."""
+        """Log what the run reads, from `datasets_of`; datasets that the server already has are not
+        duplicated."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         inputs = []
         for each in datasets:
             counts = {key: value for key, value in each.items() if isinstance(value, int)}
-            name = "/".join(Path(each["path"]).parts[-2:])  # shards are often in a folder named so
+            name = "/".join(Path(each["path"]).parts[-2:])  # shards are often in a folder with this name
             dataset = Dataset(
                 name=storable(name)[-MAX_VALUE:],
                 digest=each["fingerprint"][:DIGEST],
@@ -233,7 +234,7 @@ class ServerRun:
         self._client.log_artifact(self.id, str(path), folder)
 
     def set_status(self, status: str, ended_ms: int | None) -> None:
-        """RUNNING (again), SCHEDULED, FINISHED, FAILED or KILLED; the time is of the last three."""
+        """Set RUNNING (again), SCHEDULED, FINISHED, FAILED or KILLED; the time is for the last three."""
         if ended_ms is None:
             self._client.update_run(self.id, status=status)
         else:
@@ -241,5 +242,5 @@ class ServerRun:
 
 
 def _stored(value: float) -> str:
-    """A value as a database keeps it: infinities become the largest number."""
+    """A value as a database can store it: infinities become the largest number."""
     return repr(max(-sys.float_info.max, min(sys.float_info.max, float(value))))

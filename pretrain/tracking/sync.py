@@ -1,4 +1,5 @@
-"""`pretrain sync RUN...`: sends to MLflow what a run still owes it. Doing it twice adds nothing twice."""
+"""`pretrain sync RUN...`: sends to MLflow what it does not have of a run yet. Doing it twice adds nothing
+twice."""
 
 import logging
 import sys
@@ -21,11 +22,11 @@ from pretrain.tracking.send import Sender
 
 ATTEMPTS = 4
 BUSY_SECONDS = 600.0
-"""How long to wait for the uploader of a run that is at work."""
+"""How long to wait for the uploader of a run that is working."""
 SILENT_SECONDS = 60.0
-"""A server that has taken nothing for so long is not tried again."""
+"""A server that has accepted nothing for this long is not tried again."""
 TELL_SECONDS = 5.0
-"""What is waited for longer than this is told."""
+"""Waits longer than this are reported."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def sync_command(runs: Sequence[str], uri: str | None = None) -> None:
         uri: another server than the runs' own; None: their own.
 
     Raises:
-        UserError: a folder is no run; a server does not answer (other runs are sent all the same).
+        UserError: a folder is not a run; a server does not answer (other runs are still sent).
         IntegrityError: the journal of one is damaged, or has lost lines.
     """
     folders = [RunFolder(run) for run in runs]
@@ -77,13 +78,13 @@ def catch_up(
     attempts: int = ATTEMPTS,
     busy_seconds: float = BUSY_SECONDS,
 ) -> tuple[Sent, int | None]:
-    """Send everything that the folder holds now, or wait until the run's own uploader has.
+    """Send everything that the folder has now, or wait until the run's own uploader has done so.
 
     Returns:
         What the server has, and how many values were new to it (None: another process sent them).
 
     Raises:
-        UserError: the server does not answer; the other uploader is still at it after `busy_seconds`.
+        UserError: the server does not answer; the other uploader is still working after `busy_seconds`.
         IntegrityError: the journal is damaged, or has lost lines.
     """
     require_lines(folder, actual_status(folder))
@@ -115,7 +116,7 @@ def catch_up(
 
 @contextmanager
 def told_if_slow(waited_for: str) -> Iterator[None]:
-    """Say on stderr what the block waits for, once it has taken `TELL_SECONDS`."""
+    """Print to stderr what the block waits for, if it takes longer than `TELL_SECONDS`."""
     timer = threading.Timer(TELL_SECONDS, _tell, [f"waiting for {waited_for}"])
     timer.daemon = True
     timer.start()
@@ -145,7 +146,7 @@ def _send(sender: Sender, on_progress: Callable[[int], None], attempts: int) -> 
             return sender.sent, sender.values
         except UserError:
             raise
-        except Exception as error:  # whatever a server, its client or a network may do
+        except Exception as error:  # a server, its client or the network may raise anything
             sender.disconnect(error)
             if attempt == attempts - 1 or time.monotonic() - last >= SILENT_SECONDS:
                 raise UserError(
@@ -157,7 +158,7 @@ def _send(sender: Sender, on_progress: Callable[[int], None], attempts: int) -> 
 
 
 def _has(sent: Sent, goal: tuple[int, int], marks: Mapping[str, tuple[Path, str]]) -> bool:
-    """Whether a server has so many bytes, and these artifacts or newer ones."""
+    """Whether a server has at least this many bytes, and these artifacts or newer ones."""
     if sent.offset < goal[0] or sent.evaluations < goal[1]:
         return False
     return all(

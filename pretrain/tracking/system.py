@@ -1,7 +1,7 @@
-"""How busy the machine is: `system.jsonl`, a line every fifteen seconds, under the names that MLflow has.
+"""The load of the machine: `system.jsonl`, a line every fifteen seconds, under the names that MLflow uses.
 
-The uploader measures, since it is there anyway, at low priority, on the node of rank 0. A line's `step` is
-its number in the file; what matters is its time.
+The uploader measures, since it runs anyway, at low priority, on the node of rank 0. A line's `step` is its
+number in the file; what matters is its time.
 """
 
 import logging
@@ -22,15 +22,15 @@ GPU = {
     "memory.used": "memory_usage_megabytes",
     "power.draw": "power_usage_watts",
 }
-"""What nvidia-smi calls it, and what MLflow does."""
+"""nvidia-smi's name of each value, and MLflow's."""
 FIRST_LOOK = 0.1
-"""Seconds over which the first share of the processors is taken."""
+"""Seconds over which the first processor load is measured."""
 
 log = logging.getLogger(__name__)
 
 
 class System:
-    """Measures the machine, and writes what it finds into the run folder, unless that fails."""
+    """Measures the machine, and writes the results into the run folder, unless that fails."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -87,7 +87,8 @@ class System:
 
 
 def parse_gpus(text: str) -> dict[str, float]:
-    """Lines of nvidia-smi, `0, 97, 70123, 650.12`; what a GPU does not tell (`[N/A]`) is left out."""
+    """Lines of nvidia-smi, `0, 97, 70123, 650.12`; values that a GPU does not report (`[N/A]`) are
+    omitted."""
     found = {}
     for line in text.splitlines():
         index, *values = (field.strip() for field in line.split(","))

@@ -3,8 +3,8 @@
     python -m pretrain.tracking.uploader RUN          until the run has ended
     python -m pretrain.tracking.uploader RUN --once   what there is now
 
-It follows the run's journal and sends it, tries again for as long as the job lives when the server is down,
-and ends when the run has ended and everything is sent. What it could not send, `pretrain sync` does later.
+It follows the run's journal and sends it, retries for as long as the job lives if the server is down, and
+ends when the run has ended and everything is sent. What it could not send, `pretrain sync` sends later.
 """
 
 import logging
@@ -29,9 +29,9 @@ LOOK_INTERVAL = 0.25
 """Seconds between looks at whether the run has ended."""
 MAX_BACKOFF = 30.0
 LINGER_SECONDS = 60.0
-"""How long to go on trying without success once the job has ended."""
+"""How long to keep retrying without success once the job has ended."""
 GAVE_UP = 10
-"""Exit code where something is left for `pretrain sync`, not that of an interpreter that failed."""
+"""Exit code if something is left for `pretrain sync`; different from that of an interpreter that failed."""
 ONCE_SECONDS = 40.0
 """How long `--once` waits for another uploader of the run."""
 
@@ -39,7 +39,7 @@ log = logging.getLogger("pretrain.tracking")
 
 
 class Uploader:
-    """Keeps one server up to date until the run has ended, or another job has taken the run over."""
+    """Keeps one server up to date until the run has ended, or another job has taken over the run."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -51,11 +51,12 @@ class Uploader:
         self._system: System | None = None
 
     def _ask_to_stop(self, _number: int, _frame: object) -> None:
-        """Signal handler: leave as soon as the trainer has; its last metrics come after a job's SIGTERM."""
+        """Signal handler: end as soon as the trainer has ended; its last metrics come after a job's
+        SIGTERM."""
         self._asked_to_stop = True
 
     def run(self) -> int:
-        """Send until everything is sent. Returns 0 then, else GAVE_UP."""
+        """Send until everything is sent, and return 0; return GAVE_UP if that fails."""
         signal.signal(signal.SIGTERM, self._ask_to_stop)
         for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -70,7 +71,7 @@ class Uploader:
                 try:
                     if sender.send():
                         return 0
-                except Exception as error:  # whatever a server, its client or a network may do
+                except Exception as error:  # a server, its client or the network may raise anything
                     log.warning("not sent, next attempt in %.0f s: %s", backoff, one_line(error))
                     sender.disconnect(error)
                     if self._wait(backoff, until_ended=False):
@@ -83,7 +84,7 @@ class Uploader:
         return GAVE_UP
 
     def _take_lock(self) -> RunLock | None:
-        """Wait until an earlier job's uploader has left; None if this job is over before."""
+        """Wait until an earlier job's uploader has ended; None if this job is over first."""
         while self._is_mine():
             try:
                 return RunLock.acquire(self._folder.tracking_lock, patience=0)
@@ -93,7 +94,7 @@ class Uploader:
         return None
 
     def _is_mine(self) -> bool:
-        """Whether this job is still the last one to work on the run."""
+        """Whether this job is still the latest one on the run."""
         if not self._folder.path.exists():
             return False
         status = read_status(self._folder)
@@ -103,7 +104,7 @@ class Uploader:
         return True
 
     def _wait(self, seconds: float, until_ended: bool) -> bool:
-        """Wait; True if it is time to give up."""
+        """Wait; returns True if it is time to give up."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             time.sleep(min(LOOK_INTERVAL, seconds))
@@ -125,7 +126,7 @@ class Uploader:
 
 
 def main() -> int:
-    """Entry point of the process."""
+    """Entry point of the uploader process."""
     folder = RunFolder(Path(sys.argv[1]))
     handler = logging.StreamHandler()
     handler.setFormatter(RedactingFormatter(f"%(asctime)s {os.getpid()} %(levelname)s %(name)s: %(message)s"))

@@ -1,4 +1,4 @@
-"""The trainer's hold on the uploader: starts it, notices when it dies, and waits for it in the end."""
+"""The trainer's handle on the uploader: starts it, notices when it dies, and waits for it at the end."""
 
 import contextlib
 import logging
@@ -43,13 +43,13 @@ class UploaderProcess:
 
     def _start(self) -> None:
         self._starts += 1
-        # It must not take a GPU, nor think that it is a rank; no descriptor is inherited, so no lock is.
+        # It must not use a GPU, nor act as a rank. It inherits no descriptor, and so no lock.
         hidden = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", SECRET}
         environment = {key: value for key, value in os.environ.items() if key not in hidden}
         environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         try:
             with open(self._folder.tracking_log, "ab") as output:
-                # It tells how the run ended, although that was a kill; it ends with the run (`uploader.py`).
+                # It must outlive a killed trainer to report the end; it ends with the run (`uploader.py`).
                 self._process = children.start_to_outlive(
                     [sys.executable, "-m", "pretrain.tracking.uploader", str(self._folder.path)],
                     stdin=subprocess.DEVNULL,
@@ -61,7 +61,7 @@ class UploaderProcess:
             log.warning("the MLflow uploader cannot be started: %s", error)
 
     def look(self) -> None:
-        """Every few seconds: start it again if it has died, and tell once if the server does not answer."""
+        """Every few seconds: restart it if it has died, and warn once if the server does not answer."""
         now = time.monotonic()
         if now - self._last_look < LOOK_INTERVAL:
             return
@@ -93,10 +93,10 @@ class UploaderProcess:
         return next(iter(read_record(self._folder).servers), None)
 
     def finish(self) -> bool:
-        """After the last word in `status.json`: give the uploader time to send the rest.
+        """Give the uploader time to send the rest; call it after the final `status.json`.
 
         Returns:
-            Whether everything is in MLflow; if not, a message has told what to do.
+            Whether everything is in MLflow; if not, a message has said what to do.
         """
         deadline = time.monotonic() + FINISH_SECONDS
         while self._process is not None and time.monotonic() < deadline:
@@ -111,7 +111,7 @@ class UploaderProcess:
         return self._tell_rest()
 
     def _tell_rest(self) -> bool:
-        """Say what MLflow does not have; whether it has everything, however the uploader ended."""
+        """Report what MLflow does not have; returns whether it has everything, however the uploader ended."""
         sent = self._sent() or Sent("")
         try:
             rest = owed(self._folder, sent, read_status(self._folder))

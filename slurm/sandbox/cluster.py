@@ -1,4 +1,4 @@
-"""One sandbox: a folder, its daemons and what can be done to them."""
+"""A sandbox: its folder, its daemons and the operations on them."""
 
 import fcntl
 import json
@@ -24,14 +24,14 @@ START_SECONDS = 120.0
 STOP_SECONDS = 5.0
 """How long a daemon may take to end by itself."""
 MARK = "sandbox.json"
-"""File by which a folder is known to be a sandbox's."""
+"""File that identifies a folder as a sandbox."""
 
 
 class Sandbox:
     """A cluster on this machine.
 
     Args:
-        folder: where everything of it lies; made by `up`.
+        folder: holds all of its files; created by `up`.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,7 +44,7 @@ class Sandbox:
 
     @property
     def environment(self) -> dict[str, str]:
-        """This process's environment with SLURM_CONF, and without the variables of a job around us."""
+        """This process's environment with SLURM_CONF, and without the variables of a surrounding job."""
         ours = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SBATCH_"))}
         return ours | {"SLURM_CONF": str(self.conf)}
 
@@ -53,14 +53,14 @@ class Sandbox:
         return node_names(Shape(**json.loads((self.folder / MARK).read_text())))
 
     def daemons(self) -> dict[str, Process]:
-        """Daemons that run, by name: munged, slurmctld, and each node's slurmd by the node's."""
+        """Running daemons by name: munged, slurmctld, and each node's slurmd under the node's name."""
         found = {path.stem: recall(path) for path in sorted((self.folder / "run").glob("*.json"))}
         return {name: process for name, process in found.items() if process and process.alive}
 
     def up(self, shape: Shape) -> None:
         """Start a cluster; returns once all nodes are idle.
 
-        Raises UserError: not root; it is up already; the folder holds other things; a daemon does not start.
+        Raises UserError: not root; it is already up; the folder has other content; a daemon does not start.
         """
         if os.geteuid() != 0:
             raise UserError("the sandbox needs root: each node has its own hostname and /etc/hosts")
@@ -86,7 +86,7 @@ class Sandbox:
     def down(self) -> None:
         """End every process of the cluster and of its jobs. The folder stays, for its logs.
 
-        Raises UserError: the folder holds no sandbox.
+        Raises UserError: the folder is not a sandbox.
         """
         if not (self.folder / MARK).is_file():
             raise UserError(f"{self.folder}: there is no sandbox here")
@@ -100,19 +100,19 @@ class Sandbox:
         self._start(name, ["unshare", "--mount", "--uts", "sh", "-c", script, slurmd])
 
     def kill_node(self, name: str) -> None:
-        """SIGKILL a node's slurmd: its jobs lose their node, as with a machine that lost its network."""
+        """SIGKILL a node's slurmd: its jobs lose their node, as if a machine had lost its network."""
         process = self.daemons()[name]
         process.send(signal.SIGKILL)
         while process.alive:
             time.sleep(0.02)
 
     def on_node(self, name: str, command: Sequence[str]) -> None:
-        """Run a command in a node's namespaces, such as a mount that only this node shall see."""
+        """Run a command in a node's namespaces, for example a mount that only this node sees."""
         pid = str(self.daemons()[name].pid)
         children.run(["nsenter", "--target", pid, "--mount", "--uts", *command], check=True)
 
     def job_processes(self) -> list[tuple[Process, str]]:
-        """Processes of jobs, slurmstepd included, and the name of each one's command."""
+        """Processes of jobs, including slurmstepd, and the name of each one's command."""
         return [
             (process, name)
             for process, name, environment in with_environment(SLURM_CONF=str(self.conf))
@@ -123,7 +123,7 @@ class Sandbox:
         """Run a Slurm command on this cluster.
 
         Returns:
-            Its output, without the last line's end.
+            Its output, without the trailing newline.
 
         Raises:
             UserError: it failed.
@@ -173,7 +173,7 @@ class Sandbox:
             "log-file": "log/munged",
             "seed-file": "munge.seed",
         }
-        # force: a folder that not everybody may enter is a warning, not an error
+        # --force: a folder that not everybody may enter is a warning, not an error
         command = ["munged", "--foreground", "--force", "--num-threads=4"]
         self._start("munged", command + [f"--{key}={self.folder / name}" for key, name in options.items()])
 
@@ -216,6 +216,7 @@ class Sandbox:
         daemons = self.daemons()
         slurm = [process for name, process in daemons.items() if name != "munged"]
         end(slurm, STOP_SECONDS)
-        while jobs := [process for process, _ in self.job_processes()]:  # they may start more meanwhile
+        # they may have started more in the meantime
+        while jobs := [process for process, _ in self.job_processes()]:
             end(jobs, 0)
         end([process for name, process in daemons.items() if name == "munged"], STOP_SECONDS)

@@ -1,4 +1,4 @@
-"""slurm.conf of a sandbox: short waits, two partitions of which one preempts the other, no accounting."""
+"""slurm.conf of a sandbox: short waits, two partitions, one of which preempts the other, no accounting."""
 
 import socket
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ MEMORY_MB = 100_000
 
 @dataclass(frozen=True)
 class Shape:
-    """What a sandbox looks like."""
+    """Size of a sandbox."""
 
     nodes: int = 2
     cpus: int = 8
     """Per node, whatever the machine has."""
     gpus: int = 8
-    """Per node, by name alone: a job that asks for them is scheduled, and finds none."""
+    """Per node, in name only: a job that asks for them is scheduled, and finds none."""
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of loopback that nobody listens on."""
+    """Free TCP ports on loopback."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for each in sockets:
@@ -40,8 +40,9 @@ def slurm_conf(folder: Path, shape: Shape, ports: list[int]) -> str:
 
     Args:
         folder: state folder of the sandbox.
-        ports: one for slurmctld and one for each node. Jobs count from the first too: ranks meet at a port
-            that follows from the job's id, and those of two sandboxes on one machine must not.
+        ports: one for slurmctld and one for each node. Job ids start from the first port too: ranks use a
+            rendezvous port that follows from the job's id, and those of two sandboxes on one machine must
+            differ.
     """
     nodes = "".join(
         f"NodeName={name} NodeAddr=127.0.0.1 Port={port} CPUs={shape.cpus} RealMemory={MEMORY_MB} "

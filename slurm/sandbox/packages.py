@@ -20,24 +20,24 @@ SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def find_program(name: str) -> str | None:
-    """The path of a program; daemons lie where a user's PATH does not look."""
+    """The path of a program; daemons are outside of a user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
 
 
 def missing_packages() -> list[str]:
-    """The packages whose programs are not there."""
+    """The packages whose programs are missing."""
     return sorted({package for program, package in PROGRAMS.items() if find_program(program) is None})
 
 
 def require_packages(log: Path, *, install: bool) -> None:
-    """Make sure that all programs are there.
+    """Check that all programs are installed.
 
     Args:
-        log: file that takes apt's output.
+        log: file for apt's output.
         install: install what is missing, with apt-get.
 
     Raises:
-        UserError: something is missing and is not to be, or could not be, installed.
+        UserError: something is missing and must not be, or could not be, installed.
     """
     missing = missing_packages()
     if not missing:

@@ -1,7 +1,7 @@
-"""Processes of a sandbox: started, recognised and ended by pid.
+"""Processes of a sandbox: started, identified and ended by pid.
 
-A pid is trusted only together with the start time that the kernel keeps, so that another process that got the
-same number later is never touched.
+A pid is trusted only together with the start time that the kernel records, so that another process that got
+the same number later is never touched.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process that may have ended."""
+    """A process that may have ended since."""
 
     pid: int
     started: int
@@ -51,7 +51,7 @@ def remember(path: Path, process: Process) -> None:
 
 
 def recall(path: Path) -> Process | None:
-    """A process that was written down; None if none was."""
+    """A process that was recorded in a file; None if none was."""
     try:
         return Process(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
@@ -59,7 +59,7 @@ def recall(path: Path) -> Process | None:
 
 
 def end(processes: Iterable[Process], patience: float) -> None:
-    """SIGTERM, and SIGKILL to what is left after `patience` seconds."""
+    """SIGTERM, then SIGKILL to what is left after `patience` seconds."""
     left = list(processes)
     for process in left:
         process.send(signal.SIGTERM)

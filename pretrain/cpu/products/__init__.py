@@ -1,1 +1,2 @@
-"""Which library multiplies matrices on a CPU: what there is, what is fastest here, what a run began with."""
+"""Which library multiplies matrices on a CPU: what is available, what is fastest here, what a run began
+with."""

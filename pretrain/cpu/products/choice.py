@@ -1,6 +1,6 @@
-"""Which method each class of products takes, as text: "fp32=onednn,bf16=torch,bf16.few=widened".
+"""Which method each class of products uses, as text: "fp32=onednn,bf16=torch,bf16.few=widened".
 
-The choice in force stands in the environment, so that processes which are started from here share it.
+The choice in force is in the environment, so that child processes share it.
 """
 
 import os
@@ -18,10 +18,11 @@ from pretrain.errors import UserError
 
 VARIABLE = "PRETRAIN_CPU_PRODUCTS"
 AUTO = "auto"
-"""The value that stands for none: measure."""
+"""The value that means no choice: measure."""
 TORCH = "torch"
 FEW_ROWS = 16
-"""Up to here a forward product is one of few rows: it waits for weights, not for arithmetic."""
+"""A forward product of at most this many rows counts as one of few rows: it is bound by memory, not by
+arithmetic."""
 
 TYPES: Mapping[str, torch.dtype] = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16})
 PASSES = ("few", "forward", "input_gradient", "weight_gradient")
@@ -29,7 +30,7 @@ CLASSES = tuple(f"{dtype}.{each}" for dtype in TYPES for each in PASSES)
 _NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in TYPES.items()})
 
 Available: TypeAlias = Collection[tuple[str, str]]
-"""Type and method, where the method can be had in the type."""
+"""Pairs of dtype and method, where the method supports the dtype."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class Choice:
     """A method for each class of products."""
 
     methods: tuple[str, ...]
-    """Names, as `CLASSES` are ordered."""
+    """Names, in the order of `CLASSES`."""
 
     def method(self, dtype: torch.dtype, work: str) -> Method:
-        """The method of a product in a type: one of `PASSES`."""
+        """The method of a product in a dtype; `work` is one of `PASSES`."""
         kind = _NAMES.get(dtype)
         return METHODS[TORCH if kind is None else self.methods[CLASSES.index(f"{kind}.{work}")]]
 
     @property
     def text(self) -> str:
-        """As short as it can be said; `parse` reads it."""
+        """The shortest text of the choice; `parse` reads it."""
         said = []
         for first, kind in zip(range(0, len(CLASSES), len(PASSES)), TYPES, strict=True):
             own = self.methods[first : first + len(PASSES)]
@@ -56,23 +57,24 @@ class Choice:
         return ",".join(said)
 
     def lacking(self, available: Available) -> list[str]:
-        """What it takes that cannot be had, such as "bf16=onednn"."""
+        """The methods that it needs and that are not available, such as "bf16=onednn"."""
         pairs = dict.fromkeys(zip((each.split(".")[0] for each in CLASSES), self.methods, strict=True))
         return [f"{kind}={name}" for kind, name in pairs if (kind, name) not in available]
 
 
 def available_here() -> tuple[tuple[str, str], ...]:
-    """What this build of torch and this processor have."""
+    """What this build of torch and this processor support."""
     return tuple(
         (kind, name) for kind, dtype in TYPES.items() for name, each in METHODS.items() if each.has(dtype)
     )
 
 
 def parse(text: str, available: Available) -> Choice:
-    """The choice in a text: a method for all that has it, or `type=method`, `type.pass=method`, by commas.
+    """The choice in a text: one method for everything that supports it, or a comma-separated list of
+    `type=method` and `type.pass=method`.
 
     Raises:
-        UserError: a word is not known, or a method cannot be had where it is asked for by type.
+        UserError: a word is unknown, or a method is not available for the type that is named.
     """
     methods = dict.fromkeys(CLASSES, TORCH)
     for part in filter(None, (each.strip() for each in text.split(","))):
@@ -100,7 +102,7 @@ def _instead(word: str, names: Collection[str]) -> str:
 
 
 def in_force() -> Choice:
-    """The choice that this process computes with: torch's own until one is settled."""
+    """The choice that this process uses: torch's own until one is settled."""
     return _parsed(os.environ.get(VARIABLE, TORCH))
 
 

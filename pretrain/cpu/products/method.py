@@ -1,4 +1,4 @@
-"""Ways to multiply with weights on a CPU. Each sums in fp32; the order of the sums is its own.
+"""Methods to multiply with weights on a CPU. Each sums in fp32, in an order of its own.
 
 Shape legend: M rows, I inputs, O outputs of this rank.
 """
@@ -11,46 +11,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None: a build without oneDNN
+onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # None in a build without oneDNN
 
 
 class Method(Protocol):
     """The three products of a linear map x W^T + b; no operand is empty."""
 
     def has(self, dtype: torch.dtype) -> bool:
-        """Whether it can be had in this type, in this build and on this processor."""
+        """Whether it supports this dtype, in this build and on this processor."""
         ...
 
     def forward(self, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        """[M, O]."""
+        """x W^T + b, [M, O]."""
         ...
 
     def input_gradient(self, gradient_MO: Tensor, weight_OI: Tensor) -> Tensor:
-        """[M, I]."""
+        """The gradient of x, [M, I]."""
         ...
 
     def weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-        """[O, I]."""
+        """The gradient of W, [O, I]."""
         ...
 
 
 class Torch:
-    """torch's own: MKL in fp32, oneDNN in bf16 where the processor has AVX-512, else loops of torch's."""
+    """torch's own: MKL in fp32, oneDNN in bf16 if the processor has AVX-512, else torch's own loops."""
 
     def has(self, dtype: torch.dtype) -> bool:
-        """Always."""
         return True
 
     def forward(self, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        """[M, O]."""
         return F.linear(x_MI, weight_OI, bias_O)
 
     def input_gradient(self, gradient_MO: Tensor, weight_OI: Tensor) -> Tensor:
-        """[M, I]."""
         return gradient_MO @ weight_OI
 
     def weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-        """[O, I]."""
         return gradient_MO.t() @ x_MI
 
 
@@ -58,53 +54,47 @@ class OneDnn:
     """oneDNN's inner product, which copies operands that are transposed."""
 
     def has(self, dtype: torch.dtype) -> bool:
-        """In bf16 not on processors without AVX-512."""
+        """bf16 only on processors with AVX-512."""
         if onednn is None or dtype not in (torch.float32, torch.bfloat16):
             return False
         return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     def forward(self, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        """[M, O]."""
         made: Tensor = onednn(x_MI, weight_OI, bias_O, "none", [], "")
         return made
 
     def input_gradient(self, gradient_MO: Tensor, weight_OI: Tensor) -> Tensor:
-        """[M, I]."""
         return self.forward(gradient_MO, weight_OI.t(), None)
 
     def weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-        """[O, I]."""
         if gradient_MO.dtype != torch.float32:
             return gradient_MO.t() @ x_MI
         (rows, outputs), inputs = gradient_MO.shape, x_MI.shape[1]
-        # The first operand is copied where it is transposed: whichever way copies less.
+        # oneDNN copies a transposed first operand, so use the order of operands that copies less.
         if inputs * (rows + outputs) < rows * outputs:
             return self.forward(x_MI.t(), gradient_MO.t(), None).t()
         return self.forward(gradient_MO.t(), x_MI.t(), None)
 
 
 class Widened:
-    """bf16 as fp32 by torch's own, rounded at the end: the same sums as a product in bf16 has."""
+    """bf16 computed in fp32 by torch's own method and rounded at the end: the same sums as a product in
+    bf16."""
 
     _own = Torch()
 
     def has(self, dtype: torch.dtype) -> bool:
-        """In bf16 alone."""
         return dtype == torch.bfloat16
 
     def forward(self, x_MI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        """[M, O]."""
         bias = None if bias_O is None else bias_O.float()
         return self._own.forward(x_MI.float(), weight_OI.float(), bias).to(x_MI.dtype)
 
     def input_gradient(self, gradient_MO: Tensor, weight_OI: Tensor) -> Tensor:
-        """[M, I]."""
         return self._own.input_gradient(gradient_MO.float(), weight_OI.float()).to(gradient_MO.dtype)
 
     def weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-        """[O, I]."""
         return self._own.weight_gradient(gradient_MO.float(), x_MI.float()).to(gradient_MO.dtype)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType({"torch": Torch(), "onednn": OneDnn(), "widened": Widened()})
-"""By the name that choices have; the first is taken in a tie."""
+"""By the name that choices use; the first wins a tie."""

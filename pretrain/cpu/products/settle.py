@@ -1,7 +1,7 @@
 """One choice of methods for all ranks, and for all jobs of a run.
 
-Rank 0 decides when the ranks have met: by the environment, else by its machine's trial, among what every
-rank has. A run goes on with what it began with, which its status says.
+Rank 0 decides once the rendezvous is complete: by the environment, else by its machine's trial, among what
+every rank supports. A run keeps the choice that it began with, which is in its status.
 """
 
 import logging
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from pretrain.run.folder import RunFolder
 
 FACT = "cpu_products"
-"""Of a run's status."""
+"""Key of the choice in a run's status."""
 BEFORE = "onednn"
-"""What every run on a CPU took before there was a choice."""
+"""The choice of every run on a CPU before there was one."""
 _PAIRS = tuple((kind, name) for kind in TYPES for name in METHODS)
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Settled:
-    """What all ranks compute with."""
+    """The choice of all ranks."""
 
     choice: Choice
     asked: bool
-    """By the environment; else measured, or as the run began."""
+    """Given by the environment; else measured, or kept from the beginning of the run."""
     available: Available
     """What every rank has."""
 
     def put_in_force(self) -> "Settled":
-        """For this process, and for those that it starts."""
+        """Use the choice in this process, and in those that it starts."""
         os.environ[VARIABLE] = self.choice.text
         return self
 
@@ -60,7 +60,7 @@ def decide(available: Available) -> Settled:
     """By the environment, else by this machine's trial.
 
     Raises:
-        UserError: the environment says what cannot be.
+        UserError: the environment asks for something invalid or unavailable.
     """
     asked = os.environ.get(VARIABLE, AUTO)
     if asked != AUTO:
@@ -70,10 +70,10 @@ def decide(available: Available) -> Settled:
 
 @contextmanager
 def settled(rank: int, size: int) -> Iterator[Settled]:
-    """Decide for all ranks, which call this together, on the CPU; in force until they part.
+    """Decide for all ranks, which call this together, on the CPU; in force until the context ends.
 
     Raises:
-        UserError: on all ranks, the environment says what cannot be.
+        UserError: on all ranks, if the environment asks for something invalid or unavailable.
     """
     before = os.environ.get(VARIABLE)
     try:
@@ -86,7 +86,7 @@ def settled(rank: int, size: int) -> Iterator[Settled]:
 
 
 def _decide_together(rank: int, own: Available) -> Settled:
-    """The choice of rank 0, among what every rank has."""
+    """The choice of rank 0, among what every rank supports."""
     having = torch.tensor([pair in own for pair in _PAIRS], dtype=torch.int64)
     dist.all_reduce(having, dist.ReduceOp.MIN)
     common = tuple(pair for pair, had in zip(_PAIRS, having.tolist(), strict=True) if had)
@@ -107,12 +107,13 @@ def _decide_together(rank: int, own: Available) -> Settled:
 
 
 def as_begun(settled: Settled, folder: "RunFolder", together: Callable[[Callable[[], str]], str]) -> Settled:
-    """What a run goes on with: as it began, unless the environment says otherwise or a rank cannot.
+    """The choice for a resume: as the run began, unless the environment says otherwise or a rank does not
+    support it.
 
     Args:
         settled: by the ranks of this job.
         folder: of the run.
-        together: as `run.Together`.
+        together: as `training.session.Together`.
     """
     text = together(lambda: _recorded(folder))
     now = settled.choice.text
@@ -141,10 +142,10 @@ def as_begun(settled: Settled, folder: "RunFolder", together: Callable[[Callable
 
 
 def _recorded(folder: "RunFolder") -> str:
-    from pretrain.run.status import read_status  # which nothing needs that only joins a world
+    from pretrain.run.status import read_status  # imported here, since only a run needs it
 
     status = read_status(folder)
     if status is None:
         return ""
-    # Runs on a CPU that do not say it are older than the choice.
+    # A run on a CPU without this fact is older than the choice.
     return status.facts.get(FACT, BEFORE if status.facts.get("device") == "cpu" else "")

@@ -1,11 +1,11 @@
-"""Which method is fastest on this machine: each class of products is timed once, and the times are kept.
+"""Which method is fastest on this machine: each class of products is timed once, and the times are stored.
 
-What is compared is CPU time on one thread. Wall time would be that of everything else that runs here: with
-six busy processes on two cores the same ratio came out as 0.2 and 2.5, that of CPU times as 1.04 to 1.18. So
-one process and two, which share the cores, compute alike.
+CPU time on one thread is compared. Wall time would include everything else that runs here: with six busy
+processes on two cores the same ratio came out as 0.2 and 2.5, that of CPU times as 1.04 to 1.18. So a single
+process and two processes that share the cores choose the same.
 
-The file is the user's own, one for each processor, build of torch and setting of the libraries:
-`~/.cache/pretrain/products-*.json`, or in XDG_CACHE_HOME. Where none can be kept, every start measures.
+The file belongs to the user, one for each processor, build of torch and settings of the libraries:
+`~/.cache/pretrain/products-*.json`, or in XDG_CACHE_HOME. If none can be stored, every start measures.
 """
 
 import hashlib
@@ -34,30 +34,31 @@ WIDTHS = (256, 1024)
 """Inputs and outputs, and the other way round: the two products of a small transformer's MLP."""
 ROUNDS = 4
 HOPELESS, START_UP = 3.0, 0.01
-"""A method that takes so many times as long as the best, and as many seconds more, has no second turn."""
+"""A method that takes this many times as long as the best, plus this many seconds, gets no second turn."""
 GAIN = 0.95
-"""Another method is taken where it takes less than this share of torch's own time: not for noise."""
+"""Another method is chosen if it takes less than this share of torch's own time, so that noise does not
+decide."""
 SETTINGS = ("MKL_", "ONEDNN_", "DNNL_", "ATEN_CPU_")
-"""Variables that say how the libraries compute begin so."""
+"""Prefixes of variables that configure how the libraries compute."""
 FACTS = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features", "CPU part")
-"""What /proc/cpuinfo says of a processor, x86 or Arm, that decides what it runs."""
+"""The fields of /proc/cpuinfo, on x86 or Arm, that decide what a processor can run."""
 
 Times = dict[str, dict[str, Seconds]]
-"""Class of products -> method -> CPU seconds on one thread of the products that are timed."""
+"""Class of products -> method -> CPU seconds on one thread for the products that are timed."""
 Methods = Mapping[str, Method]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Times on one machine, and what they hold for."""
+    """Times on one machine, and the machine that they are valid for."""
 
     machine: dict[str, str]
     times: Times
     took: Seconds
-    """To measure all of them, on the clock."""
+    """Wall time of all measurements."""
 
     def choice(self, available: Available) -> Choice:
-        """The fastest of those that can be had; torch's own unless another is clearly faster."""
+        """The fastest of the available methods; torch's own unless another is clearly faster."""
         return Choice(tuple(self._best(each, available) for each in CLASSES))
 
     def _best(self, each: str, available: Available) -> str:
@@ -67,7 +68,7 @@ class Trial:
         return best if times[best] < GAIN * times[TORCH] else TORCH
 
     def shares(self) -> str:
-        """What each method takes of torch's own time, in words."""
+        """Each method's share of torch's own time, in words."""
         said = []
         for kind in TYPES:
             for name in METHODS:
@@ -81,7 +82,7 @@ class Trial:
 
 
 def machine() -> dict[str, str]:
-    """What decides which method is fastest: processor, libraries and their settings."""
+    """Everything that decides which method is fastest: processor, libraries and their settings."""
     found = _processor()
     name = found.get("model name") or platform.processor() or platform.machine()
     return {
@@ -95,7 +96,7 @@ def machine() -> dict[str, str]:
 
 
 def _processor() -> dict[str, str]:
-    """The first processor as Linux describes it; nothing elsewhere."""
+    """The first processor as Linux describes it; empty on other systems."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -105,7 +106,7 @@ def _processor() -> dict[str, str]:
 
 
 def cache_file(here: Mapping[str, str], environment: Mapping[str, str]) -> Path:
-    """Where the trial of a machine is kept."""
+    """Where the trial of a machine is stored."""
     home = environment.get("XDG_CACHE_HOME")
     folder = (Path(home) if home else Path.home() / ".cache") / "pretrain"
     name = hashlib.sha256(json.dumps(here, sort_keys=True).encode()).hexdigest()[:16]
@@ -113,22 +114,23 @@ def cache_file(here: Mapping[str, str], environment: Mapping[str, str]) -> Path:
 
 
 def known_trial(methods: Methods = METHODS) -> Trial:
-    """The trial of this machine: the one that is kept, else a new one, which is kept if it can be."""
+    """The trial of this machine: the stored one, else a new one, which is stored if possible."""
     here = machine()
-    with suppress(OSError, RuntimeError):  # no home, a folder that cannot be read
+    with suppress(OSError, RuntimeError):  # no home, or a folder that cannot be read
         if kept := _read(cache_file(here, os.environ), here):
             return kept
     made = measure(here, methods)
     with suppress(OSError, RuntimeError):
         path = cache_file(here, os.environ)
-        if first := _read(path, here):  # another start was as far; both shall compute alike
+        if first := _read(path, here):  # another process was faster; both must use the same choice
             return first
         _write(path, made)
     return made
 
 
 def _read(path: Path, here: Mapping[str, str]) -> Trial | None:
-    """A trial of this machine that nobody else can have written; None if there is none, or it is damaged."""
+    """A trial of this machine that only this user can have written; None if there is none, or it is
+    damaged."""
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
@@ -142,7 +144,7 @@ def _read(path: Path, here: Mapping[str, str]) -> Trial | None:
 
 
 def _write(path: Path, trial: Trial) -> None:
-    """Whole or not at all, for the user alone."""
+    """Write the file atomically, for this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -154,7 +156,7 @@ def _write(path: Path, trial: Trial) -> None:
 
 
 def measure(here: dict[str, str], methods: Methods = METHODS) -> Trial:
-    """Time every method that can be had; some hundred milliseconds."""
+    """Time every method that is available; takes some hundred milliseconds."""
     began = time.perf_counter()
     times: Times = {}
     draw = torch.Generator().manual_seed(0)
@@ -178,7 +180,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _act(method: Method, work: str, dtype: torch.dtype, draw: torch.Generator) -> Callable[[], None]:
-    """Products of one class, wide and narrow."""
+    """A function that computes products of one class, wide and narrow."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw).to(dtype)
@@ -202,7 +204,7 @@ def _act(method: Method, work: str, dtype: torch.dtype, draw: torch.Generator) -
 
 
 def _race(acts: Mapping[str, Callable[[], None]]) -> dict[str, Seconds]:
-    """The least time of each; they take turns, so that what disturbs one disturbs the others."""
+    """The shortest time of each; they take turns, so that a disturbance affects all of them."""
     best: dict[str, Seconds] = {}
     for turn in range(1 + ROUNDS):
         leader = min(best.values(), default=0.0)
