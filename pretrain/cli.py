@@ -104,28 +104,34 @@ def plan(
     config: ConfigPath,
     overrides: Overrides = None,
     gpus: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="All of them; default: those of the slurm section.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Total number of GPUs; default: from the slurm section."),
     ] = None,
     gpu: Annotated[
         str, typer.Option(metavar="NAME", help="a100-40g, a100-80g, h100-80g, h200-141g, b200-180g or cpu.")
     ] = "h100-80g",
-    nodes: Annotated[int | None, typer.Option(metavar="N", min=1, help="Machines that hold them.")] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Number of nodes; default: as few as hold the GPUs."),
+    ] = None,
     per_node: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Of one machine; default: the vendor's, 8.")
+        int | None, typer.Option(metavar="N", min=1, help="GPUs per node; default: 8.")
     ] = None,
     network: Annotated[
-        float | None, typer.Option(metavar="GBIT", min=1, help="Gbit/s that each has to other machines.")
+        float | None,
+        typer.Option(metavar="GBIT", min=1, help="Network bandwidth of each GPU to other nodes, in Gbit/s."),
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Ids of the tokenizer; default: of the data.")
+        int | None, typer.Option(metavar="N", min=1, help="Vocabulary size; default: that of the data.")
     ] = None,
     tokens: Annotated[
-        float | None, typer.Option(metavar="N", min=1, help="Length of the run; default: run.steps.")
+        float | None,
+        typer.Option(metavar="N", min=1, help="Length of the run in tokens; default: run.steps."),
     ] = None,
-    search: Annotated[bool, typer.Option("--search", help="Rank all layouts that are legal.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+    search: Annotated[bool, typer.Option("--search", help="Rank every legal layout by step time.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell memory, time and cost on a cluster; needs no GPU."""
+    """Estimate memory, time and cost on a cluster; needs no GPU."""
     from pretrain.plan.command import plan_command
     from pretrain.plan.request import PlanRequest
 
@@ -140,7 +146,9 @@ def train(
     processes: Processes = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Try the job of N processes in one, without a GPU; train nothing."),
+        typer.Option(
+            "--dry-run", help="Try the job of N processes in one process, without a GPU; trains nothing."
+        ),
     ] = False,
 ) -> None:
     """Train; inside srun or torchrun this is one rank of many."""
@@ -163,26 +171,29 @@ def evaluate(
     overrides: Overrides = None,
     processes: Processes = None,
     suite: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Score what this file lists (configs/eval).")
+        str | None,
+        typer.Option(metavar="FILE", help="Score the tasks that this file lists (see configs/eval)."),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE|NAME", help="Task of lm-evaluation-harness, offline; repeatable."),
+        typer.Option(metavar="FILE|NAME", help="A task of lm-evaluation-harness, run offline; repeatable."),
     ] = None,
     task_folder: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Where to find tasks by name; default: configs/eval/tasks."),
     ] = None,
     every: Annotated[
-        bool, typer.Option("--all", help="Every checkpoint of the run that has no score yet.")
+        bool, typer.Option("--all", help="Score every checkpoint of the run that has no score yet.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="As --all, and each new checkpoint until the run has ended.")
+        bool, typer.Option("--watch", help="Like --all, then score each new checkpoint until the run ends.")
     ] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
     stride: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Tokens a window moves on; default: a full sequence."),
+        typer.Option(
+            metavar="N", min=1, help="Tokens between the starts of two windows; default: a full sequence."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -190,23 +201,26 @@ def evaluate(
     ] = None,
     extractor: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="For a GAN: classifier in whose features to compare images."),
+        typer.Option(metavar="RUN", help="GAN: the trained classifier whose features are compared."),
     ] = None,
     inception_weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="For a GAN: Inception as TorchScript; gives FID.")
+        str | None, typer.Option(metavar="FILE", help="GAN: Inception as a TorchScript file; gives FID.")
     ] = None,
     inception_sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="What that file's SHA-256 must be.")
+        str | None, typer.Option(metavar="HEX", help="Expected SHA-256 of the Inception file.")
     ] = None,
     resize: Annotated[
-        ResizeName | None, typer.Option(help="Who resizes images for Inception; default: its file.")
+        ResizeName | None,
+        typer.Option(help="What resizes images for Inception; default: the Inception file itself."),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Images to generate; default: as many as real ones."),
+        typer.Option(
+            metavar="N", min=1, help="GAN: images to generate; default: as many as there are real ones."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="S", min=0, help="Seed of the generated images; default 1234.")
+        int | None, typer.Option(metavar="S", min=0, help="GAN: seed of the generated images; default 1234.")
     ] = None,
 ) -> None:
     """Score a checkpoint: perplexity, accuracy, or the distance of generated images to real ones."""
@@ -244,39 +258,53 @@ def generate(
     checkpoint: CheckpointPath,
     overrides: Overrides = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Text to go on from; repeatable.")
+        list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; repeatable.")
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens to generate; default 100.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(metavar="T", help="Divides the logits; default 1. Above 0.")
+        float | None,
+        typer.Option(
+            metavar="T", help="Sampling temperature, above 0: the logits are divided by it; default 1."
+        ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Draw from the K likeliest tokens only.")
+        int | None, typer.Option(metavar="K", min=1, help="Sample from the K most likely tokens only.")
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Draw from the likeliest tokens that hold this probability."),
+        typer.Option(
+            metavar="P",
+            help="Nucleus sampling: sample from the most likely tokens whose probabilities add up to P.",
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="S", min=0, help="Seed of the draws; default 1234.")
+        int | None, typer.Option(metavar="S", min=0, help="Seed for sampling; default 1234.")
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token every time.")] = False,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Answer: each --prompt, lines of standard input, or at a terminal.")
+        bool,
+        typer.Option("--chat", help="Answer each --prompt, each line of standard input, or interactively."),
     ] = False,
     processes: Processes = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="PATH", help="GAN: a .png for a grid, or a folder of images."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="GAN: a .png file for a grid, or a folder for single images.",
+        ),
     ] = None,
-    count: Annotated[int | None, typer.Option(metavar="N", min=1, help="GAN: images; default 64.")] = None,
+    count: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="GAN: number of images; default 64.")
+    ] = None,
     label: Annotated[
         int | None, typer.Option("--class", metavar="K", min=0, help="GAN: class of all images.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="GAN: draw from the weights, not from their moving average.")
+        bool, typer.Option("--raw", help="GAN: use the raw weights instead of their moving average.")
     ] = False,
 ) -> None:
     """Generate text, or a GAN's images, from a checkpoint."""
@@ -328,15 +356,15 @@ def _kind_saved_in(checkpoint: str, refuse: Callable[[], None] = lambda: None) -
 @app.command()
 def export(
     checkpoint: CheckpointPath,
-    output: Annotated[str, typer.Argument(metavar="OUT", help="New folder, which transformers loads.")],
+    output: Annotated[str, typer.Argument(metavar="OUT", help="New folder for transformers to load.")],
     shard_size: Annotated[
         int | None, typer.Option(metavar="MB", min=1, help="Largest file of weights; default 2000.")
     ] = None,
     tokenizer: Annotated[
-        bool, typer.Option("--tokenizer/--no-tokenizer", help="Take the tokenizer along.")
+        bool, typer.Option("--tokenizer/--no-tokenizer", help="Also export the tokenizer.")
     ] = True,
 ) -> None:
-    """Write a GPT or a BERT as transformers loads it, proven by its logits; or a GAN's generator."""
+    """Export a GPT or a BERT for transformers, checked by its logits, or a GAN's generator."""
     from pretrain.kinds import every_kind
 
     kind = _kind_saved_in(checkpoint)
@@ -355,7 +383,7 @@ def import_(
     folder: Annotated[str, typer.Argument(metavar="HF_DIR", help="Folder that transformers loads.")],
     output: Annotated[str, typer.Argument(metavar="OUT", help="New run folder.")],
 ) -> None:
-    """Make a run of a Hugging Face model: to score, to generate from, to train on from."""
+    """Turn a Hugging Face model into a run: to score, to generate from, or to train further."""
     from pretrain.hf.importer import import_command
 
     import_command(folder, output)
@@ -363,9 +391,11 @@ def import_(
 
 @app.command()
 def quickstart(
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for everything it makes.")] = "quickstart",
+    out: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder for everything that is created.")
+    ] = "quickstart",
 ) -> None:
-    """Train, score and sample a small model on text that every Python carries; a few minutes."""
+    """Train, score and sample small models on data that Python ships with; takes a few minutes."""
     from pretrain.commands.quickstart.command import quickstart_command
 
     quickstart_command(out)
@@ -382,9 +412,9 @@ def parity(
             help="Such as TP2,PP2xVPP2,TP2xCP2+SP,DP2+DO; default: the config's own and TP2, PP2, CP2, DP2.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of each layout.")] = 5,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to train in each layout.")] = 5,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where to work; default: beside run.dir.")
+        str | None, typer.Option(metavar="DIR", help="Working folder; default: beside run.dir.")
     ] = None,
 ) -> None:
     """Prove on this machine that a config trains the same in every layout, at reduced depth."""
@@ -399,10 +429,10 @@ def verify_resume(
     overrides: Overrides = None,
     processes: Processes = None,
     steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps up to the checkpoint; as many again follow it.")
+        int, typer.Option(metavar="N", min=1, help="Steps before the checkpoint; as many follow it.")
     ] = 10,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where to work; default: beside run.dir.")
+        str | None, typer.Option(metavar="DIR", help="Working folder; default: beside run.dir.")
     ] = None,
 ) -> None:
     """Prove on this machine that a config resumes exactly: kill -9, resume, compare bit by bit."""
@@ -418,15 +448,17 @@ def submit(
     cluster: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Take from it, such as configs/cluster/*.yaml, what CONFIG leaves out."
+            metavar="FILE",
+            help="Base config for the keys that CONFIG leaves out, such as configs/cluster/*.yaml.",
         ),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Evaluate this run, once its job has ended.")
+        str | None, typer.Option(metavar="RUN", help="Evaluate this run once its job has ended.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and send nothing.")] = False,
 ) -> None:
-    """Send a training, a data build or an evaluation to Slurm, as jobs that check and repeat themselves."""
+    """Submit a training, a data build or an evaluation to Slurm; the job checks its nodes and requeues
+    itself."""
     from slurm.submit import submit_command
 
     submit_command(config, overrides or (), cluster, after, dry_run=dry_run)
@@ -434,7 +466,7 @@ def submit(
 
 @app.command()
 def status(run: RunPath) -> None:
-    """Show how a run is: state, step, loss, rate, what is left, restarts and why."""
+    """Show the state of a run: step, loss, speed, time left, restarts and their reasons."""
     from slurm.status import status_command
 
     status_command(run)
@@ -444,9 +476,12 @@ def status(run: RunPath) -> None:
 def logs(
     run: RunPath,
     rank: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="The log of one rank; default: the job's.")
+        int | None,
+        typer.Option(metavar="N", min=0, help="Show the log of this rank; default: that of the job."),
     ] = None,
-    lines: Annotated[int, typer.Option("-n", "--lines", metavar="N", min=1, help="Lines from its end.")] = 40,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", metavar="N", min=1, help="Number of lines to show.")
+    ] = 40,
 ) -> None:
     """Show the end of a run's log."""
     from slurm.watch import logs_command
@@ -459,7 +494,7 @@ def cancel(
     run: RunPath,
     now: Annotated[bool, typer.Option("--now", help="Do not wait for a checkpoint.")] = False,
 ) -> None:
-    """End a run's Slurm job: it saves a checkpoint and does not come back."""
+    """Cancel a run's Slurm job: it saves a checkpoint and is not requeued."""
     from slurm.watch import cancel_command
 
     cancel_command(run, now=now)
@@ -477,10 +512,11 @@ def doctor() -> None:
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
     plot: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Also draw their losses over tokens or images, as PNG.")
+        str | None,
+        typer.Option(metavar="FILE", help="Also plot their losses over tokens or images, as a PNG."),
     ] = None,
 ) -> None:
-    """Print runs side by side: what they are, how far they came, and how they score."""
+    """Compare runs side by side: settings, progress and scores."""
     from pretrain.tracking.compare import compare_command
 
     compare_command(runs, plot)
@@ -490,10 +526,10 @@ def compare(
 def sync(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
     uri: Annotated[
-        str | None, typer.Option(metavar="URI", help="MLflow to send to; default: the run's own.")
+        str | None, typer.Option(metavar="URI", help="MLflow URI to send to; default: the one of the run.")
     ] = None,
 ) -> None:
-    """Send what MLflow has missed of one or more runs; nothing is sent twice."""
+    """Send to MLflow what it has missed of one or more runs; nothing is sent twice."""
     from pretrain.tracking.sync import sync_command
 
     sync_command(runs, uri=uri)
@@ -502,15 +538,18 @@ def sync(
 @app.command()
 def register(
     checkpoint: CheckpointPath,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Registered model; new, or one that is there.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the registered model, new or existing.")
+    ],
     weights: Annotated[
-        bool, typer.Option("--weights", help="Upload the tensors too, and not only what identifies them.")
+        bool, typer.Option("--weights", help="Upload the weights too, not only the files that identify them.")
     ] = False,
     uri: Annotated[
-        str | None, typer.Option(metavar="URI", help="MLflow to register at; default: the run's own.")
+        str | None,
+        typer.Option(metavar="URI", help="MLflow URI to register with; default: the one of the run."),
     ] = None,
 ) -> None:
-    """Make a checkpoint a version of a model in MLflow's registry."""
+    """Register a checkpoint as a version of a model in MLflow's registry."""
     from pretrain.tracking.register import register_command
 
     register_command(checkpoint, name, uri, weights=weights)

@@ -116,7 +116,7 @@ def test_its_config_is_checked_with_its_own_rules_and_its_own_data(product: Path
     wrong = refusal(product, "check", "a.yaml", "model.degree=0", "batch.global_size=6", "--processes", "2")
     assert "2 problems" in wrong
     assert "model.degree: a constant needs no batch of 6 (nearest legal: model.degree 1" in wrong
-    assert "6 points are no multiple of micro_size x processes = 2 x 2" in wrong
+    assert "6 points are not a multiple of micro_size x processes = 2 x 2" in wrong
     missing = refusal(product, "check", "a.yaml", "data.train=none")
     assert "command line: data.train: none: " in missing
     unknown = refusal(product, "check", "a.yaml", "model.kind=polynom")

@@ -65,7 +65,7 @@ def doctor_command() -> None:
     console.print(table)
     if bad:
         reasons = "\n".join(f"  {one.what}: {one.found}; {one.cost}" for one in bad)
-        raise UserError(f"training can not work on this machine:\n{reasons}")
+        raise UserError(f"training cannot work on this machine:\n{reasons}")
     console.print("Training works on this machine.")
 
 
@@ -157,13 +157,13 @@ def _backends() -> Iterator[DoctorFinding]:
             yield DoctorFinding("NCCL", ".".join(map(str, version)), "ok")
         else:
             yield DoctorFinding(
-                "NCCL", "missing", "bad", "GPUs can not talk to each other; install a CUDA build of torch"
+                "NCCL", "missing", "bad", "GPUs cannot talk to each other; install a CUDA build of torch"
             )
     elif not dist.is_nccl_available():
         yield DoctorFinding("NCCL", "missing", "note", "no training on several GPUs with this build of torch")
     if not dist.is_gloo_available():
         yield DoctorFinding(
-            "gloo", "missing", "bad", "processes can not talk on the CPU; install another build of torch"
+            "gloo", "missing", "bad", "processes cannot talk on the CPU; install another build of torch"
         )
 
 
@@ -189,7 +189,7 @@ def _optimizers() -> DoctorFinding:
         from megatron.core.optimizer import USING_PYTORCH_OPTIMIZER, Adam
     except Exception as error:  # loading a library of kernels may fail in any way
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        return DoctorFinding(what, "none: megatron-core can not be imported", "bad", reason[:200])
+        return DoctorFinding(what, "none: megatron-core cannot be imported", "bad", reason[:200])
     found = f"{Adam.__module__}.{Adam.__qualname__}, {ours}"
     if not USING_PYTORCH_OPTIMIZER:
         cost = "not in the tested set; losses may differ in the last digits from those with torch's AdamW"
@@ -281,7 +281,7 @@ def _exchange() -> DoctorFinding:
     for rank, output in zip(ranks, outputs, strict=True):
         if rank.returncode != 0:
             last = (output.strip().splitlines() or ["no message"])[-1]
-            return DoctorFinding("two processes", "can not exchange a tensor with gloo", "bad", last[:200])
+            return DoctorFinding("two processes", "cannot exchange a tensor with gloo", "bad", last[:200])
     return DoctorFinding("two processes", "exchanged a tensor with gloo", "ok")
 
 

@@ -56,4 +56,4 @@ def _require_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made: its nearest existing parent must take new files."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{folder} can not be made: {there} is no folder that takes new files", "run.dir")
+        raise UserError(f"{folder} cannot be made: {there} is no folder that takes new files", "run.dir")

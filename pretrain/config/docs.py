@@ -25,7 +25,7 @@ file: `pretrain train configs/gpt/tiny.yaml optimizer.lr=3e-3`. `pretrain check 
 that is wrong at once; `pretrain check --show FILE` prints every key with its value and where it came from.
 
 - `base: other.yaml`, at the top, takes from another file (path relative to this one) all keys that this file
-  does not set itself. A base can not have a base. Sections are merged key by key, lists are replaced.
+  does not set itself. A base cannot have a base. Sections are merged key by key, lists are replaced.
 - Numbers are decimal (`6e-4` is one, `1_000` and `012` are not); only `true` and `false` are truth values;
   text that looks like a number needs quotation marks. `null` is the default of keys that say so.
 - Nothing is expanded: no `~`, no `$HOME`, no references between keys. YAML anchors and `<<` work; tags do
@@ -33,7 +33,7 @@ that is wrong at once; `pretrain check --show FILE` prints every key with its va
 - `model.kind` decides which keys there are. The last column names the kinds that have a key; it is empty
   where all have it.
 - Relative paths are relative to the working directory.
-- Combinations of keys that can not work, and keys that would have no effect, are refused.
+- Combinations of keys that cannot work, and keys that would have no effect, are refused.
 """
 _BOUNDS = {
     "exclusiveMinimum": "above {}",

@@ -215,7 +215,7 @@ def _read_text(path: str) -> str:
         raise UserError(f"{path}: is a directory; a config is a YAML file") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{path!r}: can not be read: {reason}") from None
+        raise UserError(f"{path!r}: cannot be read: {reason}") from None
     if len(raw) > MAX_BYTES:
         raise UserError(f"{path}: is larger than {MAX_BYTES:,} bytes; this is no config file")
     try:

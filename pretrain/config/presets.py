@@ -127,7 +127,7 @@ def _write_new(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent}: can not be made: {error.strerror}") from None
+        raise UserError(f"{path.parent}: cannot be made: {error.strerror}") from None
     try:
         with named(path), open(path, "xb") as file:
             file.write(content)

@@ -120,7 +120,7 @@ def _time(config: TextConfig, plan: TextPlan, cluster: Cluster, tokens: float | 
         f"collectives {time.waits:.3f}, bubble {time.bubble:.3f}, reduction {time.reduction:.3f}, "
         f"update {time.update:.3f}",
     )
-    table.add_row("bubble", f"{plan.bubble:.1%} of a step, were all stages alike")
+    table.add_row("bubble", f"{plan.bubble:.1%} of a step, if all stages took the same time")
     worst, best = plan.mfu * time.total / time.slowest, plan.mfu * time.total / time.fastest
     table.add_row(
         "MFU",

@@ -161,7 +161,7 @@ class RunFolder:
             foreign.append("checkpoints of a run whose config.resolved.yaml is gone")
         if foreign:
             raise UserError(
-                f"{self.path} holds no run but other things "
+                f"{self.path} holds other files but no run "
                 f"({', '.join(foreign[:3])}{', ...' * (len(foreign) > 3)}); choose a new or an empty folder",
                 "run.dir",
             )

@@ -85,7 +85,7 @@ def test_check_prints_what_follows_from_a_config(tmp_path: Path) -> None:
         (["check", "a.yaml", "--no-data", "model.droput=1"], "(did you mean 'dropout'?)"),
         (
             ["check", "a.yaml", "--no-data", "--processes", "3"],
-            "batch.global_size: 8 samples are no multiple",
+            "batch.global_size: 8 samples are not a multiple",
         ),
         (["check", "a.yaml"], "data.train: data/small: "),
         (["check", "a.yaml", "--proceses", "3"], "No such option: --proceses"),

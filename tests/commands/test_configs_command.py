@@ -144,7 +144,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: str, message: str, tm
 
 def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/below: can not be made: Not a directory"):
+    with pytest.raises(UserError, match="file/below: cannot be made: Not a directory"):
         copy_preset("gpt/tiny", str(tmp_path / "file" / "below" / "tiny.yaml"))
 
 

@@ -52,7 +52,7 @@ def test_a_bad_finding_ends_with_one_message(
     monkeypatch.setattr(
         doctor, "examine", lambda: [DoctorFinding("[torch]", "missing", "bad", "pip install torch")]
     )
-    with pytest.raises(UserError, match=r"can not work.*\n  \[torch\]: missing; pip install torch") as caught:
+    with pytest.raises(UserError, match=r"cannot work.*\n  \[torch\]: missing; pip install torch") as caught:
         doctor.doctor_command()
     assert caught.value.exit_code == 2
     assert "[torch]" in capsys.readouterr().out

@@ -263,7 +263,7 @@ def test_a_shown_block_works_as_written(
 def test_a_block_that_does_not_work_would_be_noticed(
     lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(AssertionError, match=r"unexpected extra|no multiple|no such|not train"):
+    with pytest.raises(AssertionError, match=r"unexpected extra|not a multiple|no such|not train"):
         test_a_shown_block_works_as_written(list(commands(lines.splitlines())), tmp_path, monkeypatch)
 
 

@@ -42,7 +42,7 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None, st
         {"batch__micro_size": 3},
         2,
         ("batch.global_size", 6),
-        "8 is no multiple of 6",
+        "8 is not a multiple of 6",
     ),
     "no double backward at stage 3": (
         {"parallel__discriminator_stage": 3, "loss__r1": 1.0, "loss__r2": 1.0},

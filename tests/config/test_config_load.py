@@ -284,8 +284,8 @@ def test_files_that_can_not_be_opened(tmp_path: Path) -> None:
         "none/x.yaml": "no such config file",
         ".": "is a directory",
         "big.yaml": "is larger than 1,048,576 bytes",
-        "a\0b": "can not be read",
-        "small.yaml/x": "can not be read: Not a directory",
+        "a\0b": "cannot be read",
+        "small.yaml/x": "cannot be read: Not a directory",
     }
     for name, message in cases.items():
         with pytest.raises(UserError) as caught:

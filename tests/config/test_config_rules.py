@@ -263,7 +263,7 @@ def test_all_broken_rules_are_reported_together_at_their_lines(tmp_path: Path) -
     assert f"{path}:8: model.num_attention_heads: 5 heads do not divide model.hidden_size 64" in text
     assert f"{path}:12: batch.sequence_length: 63 tokens" in text
     assert f"{path}:19: parallel.sequence: has no effect with parallel.tensor 1" in text
-    assert "command line: processes: 3 processes are no multiple of tensor x pipeline x context" in text
+    assert "command line: processes: 3 processes are not a multiple of tensor x pipeline x context" in text
     assert "command line: schedule.warmup_steps: a warm-up of 200 steps" in text
 
 

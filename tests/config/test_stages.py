@@ -126,7 +126,7 @@ def test_the_rate_follows_tokens() -> None:
     ("changes", "message"),
     [
         ({"schedule__batch_size": ({"until": 3, "global_size": 16},)}, "batches may grow, not shrink"),
-        ({"schedule__batch_size": ({"until": 3, "global_size": 3},)}, "no multiple of micro_size"),
+        ({"schedule__batch_size": ({"until": 3, "global_size": 3},)}, "not a multiple of micro_size"),
         ({"schedule__batch_size": RAMP[::-1]}, "must end later"),
         ({"schedule__batch_size": RAMP, "schedule__sequence_length": STAGES}, "exclude each other"),
         ({"schedule__warmup_tokens": 5}, "no effect without schedule.decay_tokens"),
@@ -161,8 +161,14 @@ def test_bert_grows_too(tmp_path: Path) -> None:
         ([{"until": 9, "sequence_length": 16}, {"until": 9, "sequence_length": 32}], "must end later"),
         ([{"until": 9, "sequence_length": 128}], "is longer than that of batch, 64"),
         ([{"until": 9, "sequence_length": 64}], "until 9: has no effect"),
-        ([{"until": 9, "sequence_length": 16, "global_size": 9}], "9 samples are no multiple of micro_size"),
-        ([{"until": 9, "sequence_length": 16, "micro_size": 3}], "8 samples are no multiple of micro_size"),
+        (
+            [{"until": 9, "sequence_length": 16, "global_size": 9}],
+            "9 samples are not a multiple of micro_size",
+        ),
+        (
+            [{"until": 9, "sequence_length": 16, "micro_size": 3}],
+            "8 samples are not a multiple of micro_size",
+        ),
     ],
 )
 def test_stages_that_cannot_be_are_refused(given: list[dict[str, int]], message: str) -> None:

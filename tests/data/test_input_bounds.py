@@ -28,13 +28,13 @@ def test_a_pipe_is_no_config(tmp_path: Path, command: str) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
-        f"pretrain: error: '{tmp_path}/a.yaml': can not be read: is a pipe and not a plain file\n"
+        f"pretrain: error: '{tmp_path}/a.yaml': cannot be read: is a pipe and not a plain file\n"
     )
 
 
 def test_a_base_is_no_device(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: /dev/zero\n")
-    with pytest.raises(UserError, match=r"base: '/dev/zero': can not be read: is a device"):
+    with pytest.raises(UserError, match=r"base: '/dev/zero': cannot be read: is a device"):
         load_config(str(tmp_path / "a.yaml"), [])
 
 

@@ -232,4 +232,4 @@ def test_no_permission_to_read(
             folder.chmod(before[folder] & 0o7777)
         config.chmod(0o600)
     assert caught.value.code == 2
-    assert f"{str(config)!r}: can not be read: Permission denied" in capsys.readouterr().err
+    assert f"{str(config)!r}: cannot be read: Permission denied" in capsys.readouterr().err

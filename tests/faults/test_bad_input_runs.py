@@ -62,7 +62,7 @@ def test_a_run_folder_that_is_none(commands: Commands, run: Path, tmp_path: Path
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.tex").touch()
     commands.run("train", config, f"run.dir={tmp_path}/thesis").refused(
-        2, "holds no run but other things (thesis.tex); choose a new or an empty folder"
+        2, "holds other files but no run (thesis.tex); choose a new or an empty folder"
     )
     assert os.listdir(tmp_path / "thesis") == ["thesis.tex"]
     for name in ("config.resolved.yaml", "status.json"):
@@ -233,7 +233,7 @@ def test_a_port_in_use(commands: Commands, good_shards: Path, run: Path, tmp_pat
 
 def test_a_wrong_number_of_processes(commands: Commands, run: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    wrong = "3 processes are no multiple of tensor x pipeline x context = 2 x 1 x 1"
+    wrong = "3 processes are not a multiple of tensor x pipeline x context = 2 x 1 x 1"
     for command in ("train", "check"):
         commands.run(command, config, "parallel.tensor=2", "--processes", 3).refused(
             2, wrong, "(nearest legal: processes 2 or 4)"
@@ -242,7 +242,9 @@ def test_a_wrong_number_of_processes(commands: Commands, run: Path, tmp_path: Pa
         2, "--processes 2: torchrun has started 4 ranks already"
     )
     # Alone, a layout of two ranks says how many processes it wants.
-    commands.run("train", config, "parallel.tensor=2").refused(2, "1 process is no multiple", "processes 2")
-    commands.run("eval", run, "parallel.tensor=2").refused(2, "1 process is no multiple", "processes 2")
+    commands.run("train", config, "parallel.tensor=2").refused(
+        2, "1 process is not a multiple", "processes 2"
+    )
+    commands.run("eval", run, "parallel.tensor=2").refused(2, "1 process is not a multiple", "processes 2")
     many = 8 * (os.cpu_count() or 1)
     assert commands.run("check", config, f"batch.global_size={2 * many}", "--processes", many).code == 0

@@ -37,7 +37,7 @@ def test_a_dry_run_goes_through_or_says_why_not(tmp_path: Path, capsys: pytest.C
     layout = ["parallel.tensor=2", "parallel.pipeline=4", "parallel.sequence=true", "batch.global_size=32"]
     with pytest.raises(UserError, match=r"data\.train"):
         dry_run_command(path, layout, 64)
-    with pytest.raises(UserError, match="60 processes are no multiple"):
+    with pytest.raises(UserError, match="60 processes are not a multiple"):
         dry_run_command(path, layout, 60)
     shards = build_shards(tmp_path / "shards", ["some text that is long enough " * 50])
     (tmp_path / "file").write_text("")
@@ -45,7 +45,7 @@ def test_a_dry_run_goes_through_or_says_why_not(tmp_path: Path, capsys: pytest.C
         dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/file/run"], 64)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/thesis.txt").touch()
-    with pytest.raises(UserError, match=r"holds no run but other things \(thesis\.txt\)"):
+    with pytest.raises(UserError, match=r"holds other files but no run \(thesis\.txt\)"):
         dry_run_command(path, [*layout, f"data.train={shards}", f"run.dir={tmp_path}/full"], 64)
     there = tmp_path / "there"
     (there / "checkpoints" / "step-00000004").mkdir(parents=True)

@@ -111,7 +111,7 @@ def test_refused_without_data_and_under_a_launcher(
         parity_command(config, None, 2, None, [f"data.train={tmp_path}/nowhere"])
     with pytest.raises(UserError, match="nowhere"):
         verify_resume_command(config, None, 2, None, [f"data.train={tmp_path}/nowhere"])
-    with pytest.raises(UserError, match="3 processes are no multiple"):
+    with pytest.raises(UserError, match="3 processes are not a multiple"):
         verify_resume_command(config, 3, 2, None, ["parallel.tensor=2"])
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")

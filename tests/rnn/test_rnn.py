@@ -326,7 +326,10 @@ def test_too_many_streams_for_the_text_are_refused(sources: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"batch__micro_size": 3}, r"4 streams are no multiple of micro_size x processes = 3 x 1 .*nearest"),
+        (
+            {"batch__micro_size": 3},
+            r"4 streams are not a multiple of micro_size x processes = 3 x 1 .*nearest",
+        ),
         (
             {"model__cell": "gruu"},
             r"model\.cell: must be rnn or lstm or gru, got 'gruu' \(did you mean 'gru'",

@@ -53,7 +53,7 @@ def test_a_new_folder_then_the_same_run(tmp_path: Path) -> None:
 
 def test_a_folder_with_other_things_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match=r"run\.dir: .* holds no run but other things \(thesis\.tex\)"):
+    with pytest.raises(UserError, match=r"run\.dir: .* holds other files but no run \(thesis\.tex\)"):
         open_and_release(tmp_path)
     assert os.listdir(tmp_path) == ["thesis.tex"]
 

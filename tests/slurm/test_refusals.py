@@ -40,7 +40,7 @@ def submit(folder: Path, *overrides: str, after: str | None = None, **changes: A
     ("changes", "message"),
     [
         ({"data__train": "nowhere"}, "there is no such directory"),
-        ({"parallel__tensor": 2, "slurm__nodes": 3}, "no multiple of tensor"),
+        ({"parallel__tensor": 2, "slurm__nodes": 3}, "not a multiple of tensor"),
         ({"slurm__python": "/no/python"}, "slurm.python: there is no program /no/python"),
         ({"slurm__container": "apptainer", "slurm__container_image": "/no.sif"}, "/no.sif does not exist"),
         ({"run__resume": "never"}, "a requeued job must go on from its checkpoints"),

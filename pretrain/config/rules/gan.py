@@ -94,7 +94,7 @@ _BATCH: tuple[GanRule, ...] = (
         "batch.global_size",
         _batch_unit,
         lambda s: (
-            f"{s.config.batch.global_size} is no multiple of {_batch_unit(s)} = batch.micro_size "
+            f"{s.config.batch.global_size} is not a multiple of {_batch_unit(s)} = batch.micro_size "
             f"{s.config.batch.micro_size or 1} x {s.world_size} processes"
         ),
         applies=lambda s: s.world_size is not None,

@@ -17,7 +17,9 @@ def rules(samples: str) -> tuple[Rule[ReplicaConfig], ...]:
     def text(setup: Setup[ReplicaConfig]) -> str:
         batch = setup.config.batch
         unit = f" x processes = {batch.micro_size} x {setup.world_size}" if setup.world_size else ""
-        return f"{batch.global_size} {samples} are no multiple of micro_size{unit or f' {batch.micro_size}'}"
+        return (
+            f"{batch.global_size} {samples} are not a multiple of micro_size{unit or f' {batch.micro_size}'}"
+        )
 
     return (
         multiple_of(

@@ -17,7 +17,7 @@ RULES: tuple[Rule[Config], ...] = (
         "kept checkpoints are ones that are written",
         "checkpoint.keep_every",
         number("checkpoint.every"),
-        "{checkpoint.keep_every} is no multiple of checkpoint.every {checkpoint.every}",
+        "{checkpoint.keep_every} is not a multiple of checkpoint.every {checkpoint.every}",
         applies=lambda s: bool(s.config.checkpoint.keep_every and s.config.checkpoint.every),
     ),
     unless(

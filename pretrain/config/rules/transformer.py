@@ -85,7 +85,7 @@ def _sequence_text(setup: TextSetup) -> str:
     length, parallel = setup.config.batch.sequence_length, setup.config.parallel
     shards = f", sequence parallelism context x tensor = {parallel.context} x {parallel.tensor}"
     return (
-        f"{counted(length, 'token')} {are(length)} no multiple of {_sequence_unit(setup)}: context "
+        f"{counted(length, 'token')} {are(length)} not a multiple of {_sequence_unit(setup)}: context "
         f"parallelism takes 2 x {parallel.context} pieces{shards if parallel.sequence else ''}"
     )
 
@@ -97,7 +97,7 @@ def _batch_text(setup: TextSetup) -> str:
         if setup.data_parallel
         else f" {micro_size}"
     )
-    return f"{counted(size, 'sample')} {are(size)} no multiple of micro_size{unit}"
+    return f"{counted(size, 'sample')} {are(size)} not a multiple of micro_size{unit}"
 
 
 MODEL_RULES: tuple[TextRule, ...] = (
@@ -212,7 +212,7 @@ BATCH_RULES: tuple[TextRule, ...] = (
         applies=lambda s: s.world_size is not None,
         holds=lambda s: s.data_parallel is not None,
         message=lambda s: (
-            f"{counted(s.world_size or 1, 'process')} {are(s.world_size or 1)} no multiple of "
+            f"{counted(s.world_size or 1, 'process')} {are(s.world_size or 1)} not a multiple of "
             "tensor x pipeline x context = "
             f"{s.config.parallel.tensor} x {s.config.parallel.pipeline} x {s.config.parallel.context}"
         ),
