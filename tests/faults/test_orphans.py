@@ -1,5 +1,6 @@
 """No child outlives the command that started it, whatever ends that: a signal, or a kill."""
 
+import os
 import signal
 import socket
 from pathlib import Path
@@ -148,9 +149,15 @@ def test_workers_of_a_build(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_sandbox_that_is_not_up_yet(tmp_path: Path, number: int) -> None:
-    """Its daemons go on when it is."""
-    with Family(tmp_path / "log", "-m", "slurm.sandbox", "up", "--dir", tmp_path / "sandbox") as family:
-        family.until(lambda: family.with_words("slurmctld"))
+    """Its daemons go on when it is; nothing tells that its nodes are idle."""
+    hangs = tmp_path / "sinfo"
+    hangs.write_text("#!/bin/sh\nexec sleep 100000\n")
+    hangs.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with Family(
+        tmp_path / "log", "-m", "slurm.sandbox", "up", "--dir", tmp_path / "sandbox", PATH=path
+    ) as family:
+        family.until(lambda: family.with_words("slurmctld") and family.with_words("sleep 100000"))
         assert family.end(number) == 128 + number
 
 
