@@ -245,8 +245,11 @@ def _find_all(address: _Address, secret: bytes, rank: int, size: int, wait: _Wai
     """The store in which the rendezvous of all ranks is complete."""
     earlier: set[str] = set()
     while True:
-        prefix, store = _connect(address, secret, wait, earlier)
+        prefix, whole = _connect(address, secret, wait, earlier)
         try:
+            # A process may meet the others several times in one store: its nth rendezvous is their nth.
+            turn = whole.add(f"turns of rank {rank}, process {os.getpid()}", 1)
+            store = PrefixStore(f"turn/{turn}", whole)
             if _wait_for_all(store, rank, size, wait):
                 return store
         except dist.DistError:
