@@ -19,8 +19,9 @@ from pretrain.errors import IntegrityError
 from pretrain.hf.architecture import Architecture, of_real_tokens
 from pretrain.hf.layered import Read, build_layered
 
-TOLERANCE = 1e-5
-"""Largest difference of two logits, relative to the largest logit if that is above 1."""
+TOLERANCE = 5e-5
+"""Largest difference of two logits, relative to the largest logit if that is above 1. Rounding alone can make
+1.5e-5: seen on a processor without AVX-512, where the same sums have another order."""
 ROWS, LENGTH, SEED = 2, 32, 20_240
 
 
