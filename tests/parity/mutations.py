@@ -71,7 +71,7 @@ def keep_gradient_alias() -> Any:
     """`grad` stays an alias of the gradient buffer, so that the first micro-batch counts twice."""
     import pretrain.megatron.pipeline as model
 
-    class Kept(model.Model):
+    class Kept(model.PipelineModel):
         def backward(self, batches: Any) -> Any:
             for chunk in self.wrapped:
                 chunk.train()
