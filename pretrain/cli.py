@@ -172,7 +172,7 @@ def evaluate(
     processes: Processes = None,
     suite: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Score the tasks that this file lists (see configs/eval)."),
+        typer.Option(metavar="FILE", help="Score the tasks listed in this file (configs/eval)."),
     ] = None,
     tasks: Annotated[
         list[str] | None,
@@ -182,18 +182,14 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIR", help="Where to find tasks by name; default: configs/eval/tasks."),
     ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="Score every checkpoint of the run that has no score yet.")
-    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="Score every checkpoint without a score.")] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Like --all, then score each new checkpoint until the run ends.")
+        bool, typer.Option("--watch", help="Like --all, then each new one until the run ends.")
     ] = False,
     json: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=1, help="Tokens between the starts of two windows; default: a full sequence."
-        ),
+        typer.Option(metavar="N", min=1, help="Tokens between two windows; default: a full sequence."),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -201,26 +197,24 @@ def evaluate(
     ] = None,
     extractor: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="GAN: the trained classifier whose features are compared."),
+        typer.Option(metavar="RUN", help="GAN: classifier whose features are compared."),
     ] = None,
     inception_weights: Annotated[
         str | None, typer.Option(metavar="FILE", help="GAN: Inception as a TorchScript file; gives FID.")
     ] = None,
     inception_sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Expected SHA-256 of the Inception file.")
+        str | None, typer.Option(metavar="HEX", help="Expected SHA-256 of that file.")
     ] = None,
     resize: Annotated[
         ResizeName | None,
-        typer.Option(help="What resizes images for Inception; default: the Inception file itself."),
+        typer.Option(help="What resizes images for Inception; default: its file."),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=1, help="GAN: images to generate; default: as many as there are real ones."
-        ),
+        typer.Option(metavar="N", min=1, help="GAN: images to generate; default: as many as real ones."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(metavar="S", min=0, help="GAN: seed of the generated images; default 1234.")
+        int | None, typer.Option(metavar="S", min=0, help="GAN: seed of the images; default 1234.")
     ] = None,
 ) -> None:
     """Score a checkpoint: perplexity, accuracy, or the distance of generated images to real ones."""
