@@ -191,7 +191,7 @@ def test_those_who_wait_on_when_the_first_rank_has_gone(number: int, kind: type[
     store = connected(server.port, secret)
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(come)
-        store.wait(["meeting/0/joined"], timedelta(seconds=60))
+        store.wait(["turn/1/meeting/0/joined"], timedelta(seconds=60))
         signals[0] = number
         server.close()
         waits.result()
@@ -212,3 +212,25 @@ def test_a_store_that_goes_before_one_is_connected(monkeypatch: pytest.MonkeyPat
     with pytest.raises(StoppedEarly, match="stopped by SIGTERM in start-up"):
         meet_ranks(1, 2, 300, lambda: 0 if goes.is_alive() else int(signal.SIGTERM))
     goes.join()
+
+
+AGAIN = """
+import torch
+import torch.distributed as dist
+from pretrain.distributed.world import init_distributed
+for turn in range(1, 4):
+    with init_distributed() as world:
+        summed = torch.full((), float(turn))
+        dist.all_reduce(summed)
+        assert summed == turn * world.size
+"""
+
+
+@pytest.mark.slow
+def test_ranks_meet_again_and_again_in_one_store(tmp_path: Path) -> None:
+    """The store is that of `spawn`, which lasts; each time is a world of its own."""
+    (tmp_path / "again.py").write_text(AGAIN)
+    spawning = "import sys; from pretrain.distributed.spawn import spawn; sys.exit(spawn(sys.argv[1:], 2))"
+    command = [sys.executable, "-c", spawning, sys.executable, str(tmp_path / "again.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr

@@ -148,9 +148,9 @@ def test_a_stranger_is_no_rank(secret: bytes, monkeypatch: pytest.MonkeyPatch) -
                 break
             except DistError:
                 continue
-        stranger.set("meeting/0/joined", "1:0:0 ")
+        stranger.set("turn/1/meeting/0/joined", "1:0:0 ")
         with pytest.raises(DistError):
-            stranger.add("meeting/0/count", 1)
+            stranger.add("turn/1/meeting/0/count", 1)
         return meet_ranks(1, 2, 60, lambda: 0)
 
     with ThreadPoolExecutor(1) as pool:
