@@ -1,34 +1,54 @@
-"""megatron-core's data-parallel wrapper of a chunk, without the cost of zeroing gradients."""
+"""megatron-core's data-parallel wrapper of a chunk, without the cost of zeroing and copying gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
+from pretrain.cpu.linear import CLAIM
+
 
 class DDP(DistributedDataParallel):  # type: ignore[misc]
     """The first micro-batch of a step overwrites the gradients of the step before.
 
     megatron-core zeroes the buffer and then adds every micro-batch to it: two more passes over memory.
-    `begin` and `complete` enclose the micro-batches of a step. Without them, `zero_grad_buffer` works as in
-    megatron-core.
+    `begin` and `complete` enclose the micro-batches of a step; in between, products on a CPU write into the
+    buffer directly. Without them, `zero_grad_buffer` works as in megatron-core.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self._stale: set[Tensor] = set()
+        self._begun = False
         super().__init__(*arguments, **more)
+        for parameter in self.params_with_grad:
+            setattr(parameter, CLAIM, partial(self._claim, parameter))
+
+    def _claim(self, parameter: Any) -> tuple[Tensor, bool] | None:
+        if not self._begun:  # hooks on the parameter may want to see the gradient
+            return None
+        first = parameter in self._stale
+        self._stale.discard(parameter)
+        return parameter.main_grad, first
 
     def begin(self) -> None:
         """Begin a step: the gradients in the buffer no longer count."""
         for group in self.bucket_groups:
             group.reset()
         self._stale = set(self.params_with_grad)
+        self._begun = True
+
+    def zero_grad_buffer(self) -> None:
+        """Begin with gradients of zero."""
+        self._begun = False
+        super().zero_grad_buffer()
 
     @torch.no_grad()
     def complete(self) -> None:
         """End a step: parameters that no micro-batch used get a gradient of zero."""
+        self._begun = False
         while self._stale:
             unused: Any = self._stale.pop()
             unused.main_grad.zero_()
