@@ -15,19 +15,18 @@ class DDP(DistributedDataParallel):  # type: ignore[misc]
     """The first micro-batch of a step overwrites the gradients of the step before.
 
     megatron-core zeroes the buffer and then adds every micro-batch to it: two more passes over memory.
-    `begin` and `complete` enclose the micro-batches of a step; in between, products on a CPU write into the
-    buffer directly. Without them, `zero_grad_buffer` works as in megatron-core.
+    Products on a CPU write into the buffer directly. `begin` and `complete` enclose the micro-batches of a
+    step. Without them, `zero_grad_buffer` works as in megatron-core.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self._stale: set[Tensor] = set()
-        self._begun = False
         super().__init__(*arguments, **more)
         for parameter in self.params_with_grad:
             setattr(parameter, CLAIM, partial(self._claim, parameter))
 
     def _claim(self, parameter: Any) -> tuple[Tensor, bool] | None:
-        if not self._begun:  # hooks on the parameter may want to see the gradient
+        if parameter._backward_hooks:  # they want to see the gradient, as those of a probe
             return None
         first = parameter in self._stale
         self._stale.discard(parameter)
@@ -38,17 +37,10 @@ class DDP(DistributedDataParallel):  # type: ignore[misc]
         for group in self.bucket_groups:
             group.reset()
         self._stale = set(self.params_with_grad)
-        self._begun = True
-
-    def zero_grad_buffer(self) -> None:
-        """Begin with gradients of zero."""
-        self._begun = False
-        super().zero_grad_buffer()
 
     @torch.no_grad()
     def complete(self) -> None:
         """End a step: parameters that no micro-batch used get a gradient of zero."""
-        self._begun = False
         while self._stale:
             unused: Any = self._stale.pop()
             unused.main_grad.zero_()
