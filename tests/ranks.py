@@ -1,4 +1,4 @@
-"""Run a worker script as real ranks (gloo), as `pretrain train --processes N` does."""
+"""Run a worker script as real ranks (gloo), as `pretrain train --processes N` does, or a command."""
 
 import atexit
 import json
@@ -36,7 +36,15 @@ def run_ranks(
         rank = [sys.executable, __file__, str(worker), json.dumps(argument)]
         command = [*before, sys.executable, "-c", SPAWN, str(processes), *rank]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    return _warm().run(worker, processes, argument, timeout)
+    return _warm().run(timeout, ranks=processes, worker=str(worker), argument=argument)
+
+
+def run_pretrain(
+    *arguments: object, cwd: Path | None = None, timeout: float = 1200, input: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `pretrain` as a command of its own; output is captured, whatever the exit code."""
+    words = [str(argument) for argument in arguments]
+    return _warm().run(timeout, cwd=cwd, input=input, command=words)
 
 
 class _Warm:
@@ -54,18 +62,13 @@ class _Warm:
         atexit.register(self._process.communicate)  # closes its standard input, by which it ends
 
     def run(
-        self, worker: Path, processes: int, argument: Any, timeout: float
+        self, timeout: float, cwd: Path | None = None, input: str = "", **asked: Any
     ) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryDirectory() as folder:
-            output, errors = Path(folder, "output"), Path(folder, "errors")
-            asked = {
-                "worker": str(worker),
-                "processes": processes,
-                "argument": argument,
-                "environment": dict(os.environ),
-                "output": str(output),
-                "errors": str(errors),
-            }
+            files = [Path(folder, name) for name in ("input", "output", "errors")]
+            files[0].write_text(input)
+            asked |= {"environment": dict(os.environ), "folder": str(cwd or Path.cwd())}
+            asked["files"] = list(map(str, files))
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(asked) + "\n")
             pid = self._answer(timeout)["pid"]
@@ -75,9 +78,8 @@ class _Warm:
                 os.kill(pid, signal.SIGKILL)  # its ranks are tied to it
                 self._answer(timeout)
                 raise
-            return subprocess.CompletedProcess(
-                [str(worker)], code, output.read_text(errors="replace"), errors.read_text(errors="replace")
-            )
+            said = [path.read_text(errors="replace") for path in files[1:]]
+            return subprocess.CompletedProcess(asked.get("command", []), code, *said)
 
     def _answer(self, timeout: float) -> Any:
         answers = self._process.stdout

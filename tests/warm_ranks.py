@@ -1,10 +1,10 @@
-"""Starts ranks in milliseconds: a process that has imported what trainers need, and forks them.
+"""Starts commands and ranks in milliseconds: a process that has imported what trainers need, and forks them.
 
-What a rank imports takes longer than most of what tests ask of it. A fork does what `pretrain train
---processes N` does, with the product's own `spawn`, but for the start of each rank: a fork of this process
-runs the worker, where a user's rank is a new Python. One JSON object a line comes in on stdin, one goes out
-on stdout:
-{"worker": path, "processes": N, "argument": any, "environment": {...}, "output": path, "errors": path}
+What a rank imports takes longer than most of what tests ask of it. Ranks are started as `pretrain train
+--processes N` does, by the product's own `spawn`, but where a user's rank is a new Python, a fork of this
+process runs the worker. One JSON object a line comes in on stdin, two go out on stdout:
+{"ranks": N, "worker": path, "argument": any} or {"command": ["train", ...]}, with
+"environment": {...}, "folder": path, "files": paths of standard input, output and error
 -> {"pid": N}, then {"code": N}
 """
 
@@ -22,6 +22,7 @@ from unittest import mock
 
 from data_tools.children import Child
 from data_tools.tie import tie_to
+from pretrain import cli
 from pretrain.distributed import spawn as spawning
 from pretrain.run.exit import run_and_exit
 from pretrain.run.relay import Relay
@@ -77,20 +78,19 @@ def start_rank(parent: int, command: Sequence[str], options: dict[str, Any]) -> 
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     errors = options["stderr"]
-    become(options["env"], options["stdout"], None if errors is None else errors.fileno())
+    files = (subprocess.DEVNULL, options["stdout"], None if errors is None else errors.fileno())
+    become(options["env"], files)
     run_worker(command)
 
 
-def become(environment: dict[str, str], output: int | None, errors: int | None) -> None:
-    """Give this process another environment and other files for what it prints: descriptors, `DEVNULL`, or
-    None for those that it has."""
+def become(environment: dict[str, str], files: Sequence[int | None]) -> None:
+    """Give this process another environment and other standard files: descriptors, `DEVNULL`, or None for
+    those that it has."""
     os.environ.clear()
     os.environ.update(environment)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    for descriptor, target in ((1, output), (2, errors)):
-        if target is not None:
-            os.dup2(null if target == subprocess.DEVNULL else target, descriptor)
+    for descriptor, file in enumerate(files):
+        if file is not None:
+            os.dup2(os.open(os.devnull, os.O_RDWR) if file == subprocess.DEVNULL else file, descriptor)
 
 
 def run_worker(command: Sequence[str]) -> None:
@@ -101,13 +101,21 @@ def run_worker(command: Sequence[str]) -> None:
 
 
 def launch(asked: dict[str, Any]) -> None:
-    """In a fork: start the ranks and wait for them."""
+    """In a fork: run the command, or start the ranks and wait for them."""
     os.setsid()
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    become(asked["environment"], os.open(asked["output"], flags), os.open(asked["errors"], flags))
+    source, output, errors = asked["files"]
+    become(
+        asked["environment"], (os.open(source, os.O_RDONLY), os.open(output, flags), os.open(errors, flags))
+    )
+    os.chdir(asked["folder"])
+    if "command" in asked:
+        sys.argv = ["pretrain", *asked["command"]]
+        cli.main()
+        return
     command = [asked["worker"], json.dumps(asked["argument"])]
     with mock.patch.object(spawning, "Relay", ForkingRelay):
-        sys.exit(spawning.spawn(command, asked["processes"]))
+        sys.exit(spawning.spawn(command, asked["ranks"]))
 
 
 def main(preloaded: Sequence[str]) -> None:
