@@ -365,11 +365,12 @@ def export(
     if kind.export is None:
         known = " or ".join(each.name for each in every_kind() if each.export)
         raise UserError(f"{checkpoint}: this command is for model.kind {known}; this config has {kind.name}")
-    given = {"--shard-size": shard_size is not None, "--no-tokenizer": not tokenizer}
-    for name in (name for name, there in given.items() if there and name not in kind.export.options):
-        raise UserError(f"{name} has no effect on a checkpoint of model.kind {kind.name}; remove it")
-    size = None if shard_size is None else shard_size * 1_000_000
-    kind.export.run(checkpoint, output, size, tokenizer)
+    given = {"shard_bytes": shard_size * 1_000_000} if shard_size else {}
+    given |= {} if tokenizer else {"tokenizer": False}
+    for name in sorted(given.keys() - kind.export.options):
+        option = {"shard_bytes": "--shard-size", "tokenizer": "--no-tokenizer"}[name]
+        raise UserError(f"{option} has no effect on a checkpoint of model.kind {kind.name}; remove it")
+    kind.export.run(checkpoint, output, **given)
 
 
 @app.command(name="import")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint
 from pretrain.cnn.model import build_cnn, shifted
 from pretrain.cnn.score import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
@@ -51,7 +52,13 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
 
     UNIT = "images"
 
-    def __init__(self, config: CnnConfig, world: DistContext, gate: StepSync | None = None) -> None:
+    def __init__(
+        self,
+        config: CnnConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
+    ) -> None:
         self.data = open_training_images(config)
         self.validation = open_validation_images(config, self.data)
         model = build_cnn(

@@ -49,7 +49,13 @@ class GanTrainer:
 
     may_roll_back = False
 
-    def __init__(self, config: GanConfig, world: DistContext, gate: StepSync | None = None) -> None:
+    def __init__(
+        self,
+        config: GanConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
+    ) -> None:
         self.config, self.world = config, world
         self.gate = gate or StepSync(world)
         self.data = open_images(config, world.size)

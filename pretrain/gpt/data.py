@@ -32,6 +32,11 @@ from pretrain.gpt.stored import StoredSamples
 from pretrain.gpt.windows import Windows
 
 
+def open_data(config: GptConfig) -> "tuple[TrainingData, ValidationData | None]":
+    """Open what a config names; raises UserError or IntegrityError naming the path."""
+    return TrainingData.from_config(config), ValidationData.from_config(config)
+
+
 @dataclass(frozen=True)
 class TrainingData(CorpusSamples[Batch]):
     """The training samples of a GPT."""

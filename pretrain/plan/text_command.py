@@ -7,34 +7,33 @@ from data_tools.index import read_index
 from pretrain.config.hardware import Cluster
 from pretrain.config.sections import CorpusConfig
 from pretrain.errors import UserError
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.kinds import kind_of
 from pretrain.plan.request import PlanRequest, print_json
 from pretrain.plan.search import search_command
 from pretrain.plan.table import print_text_plan
 from pretrain.plan.text_plan import plan_text
 
 
-def show_text_plan(
-    config: CorpusConfig, request: PlanRequest, cluster: Cluster, family: FamilyOf, assumed: int
-) -> None:
+def show_text_plan(assumed: int, config: CorpusConfig, request: PlanRequest, cluster: Cluster) -> None:
     """Print the plan.
 
     Args:
+        assumed: ids of the published tokenizer, for configs whose data is not here yet.
         config: of the run; it fits the cluster (`config.rules`), except in a search.
         request: the command's options.
         cluster: where it is to run.
-        family: makes the model spec.
-        assumed: ids of the published tokenizer, for configs whose data is not here yet.
 
     Raises:
         UserError: no layout fits.
     """
     began = time.perf_counter()
     vocabulary, where = _vocabulary(config, request, assumed)
+    spec_of = kind_of(config).spec
+    assert spec_of is not None, "the record of what reads a corpus has it"
     if request.search:
-        search_command(config, vocabulary, cluster, family, as_json=request.json)
+        search_command(config, vocabulary, cluster, spec_of, as_json=request.json)
         return
-    found = plan_text(config, vocabulary, cluster, family)
+    found = plan_text(config, vocabulary, cluster, spec_of)
     if request.json:
         more = {"vocabulary": vocabulary, "seconds_to_plan": time.perf_counter() - began}
         print_json(found, more, cluster)

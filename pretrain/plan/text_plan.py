@@ -6,7 +6,7 @@ from pretrain.config import derived
 from pretrain.config.hardware import Cluster
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.flops import flops_per_token
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.plan.activations import peak_activations
 from pretrain.plan.communication import Communication, step_traffic
 from pretrain.plan.cost_counter import Work
@@ -61,14 +61,14 @@ class TextPlan:
         return self.tokens_per_step / self.time.total
 
 
-def held_by_stage(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> tuple[States, ...]:
+def held_by_stage(config: TextConfig, vocab_size: int, size: int, spec_of: SpecOf) -> tuple[States, ...]:
     """What the first rank of each pipeline stage keeps in a world of `size`.
 
     Stages between the first and the last are alike, so only one of them is built.
     """
     pipeline = config.parallel.pipeline
     built = {
-        stage: rank_states(config, vocab_size, stage * size // pipeline, size, family)
+        stage: rank_states(config, vocab_size, stage * size // pipeline, size, spec_of)
         for stage in {0, min(1, pipeline - 1), pipeline - 1}
     }
     return tuple(built[stage] if stage in built else built[1] for stage in range(pipeline))
@@ -78,7 +78,7 @@ def plan_text(
     config: TextConfig,
     vocab_size: int,
     cluster: Cluster,
-    family: FamilyOf,
+    spec_of: SpecOf,
     traced: Trace | None = None,
     held: tuple[States, ...] | None = None,
 ) -> TextPlan:
@@ -86,11 +86,11 @@ def plan_text(
 
     Args:
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model spec.
+        spec_of: makes the model spec.
         traced: what micro-batches cost, if known.
         held: what stages keep from step to step, if known.
     """
-    traced = traced or trace(config, vocab_size, family, fused_dropout=cluster.name != "cpu")
+    traced = traced or trace(config, vocab_size, spec_of, fused_dropout=cluster.name != "cpu")
     pipeline, size = config.parallel.pipeline, cluster.size
     replicas = size // config.replica_ranks
     micro_batches = config.batch.global_size // (config.batch.micro_size * replicas)
@@ -101,7 +101,7 @@ def plan_text(
             peak_activations(config, traced, stage, micro_batches),
             traced.buffers,
         )
-        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size, family))
+        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size, spec_of))
     )
     work = [stage_work(config, traced, stage) for stage in range(pipeline)]
     largest = max((stage.states for stage in stages), key=lambda states: states.parameters)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel, forward_step
 from pretrain.plan.cost_counter import CostCounter, Work
@@ -88,21 +88,21 @@ class Trace:
         )
 
 
-def trace(config: TextConfig, vocab_size: int, family: FamilyOf, *, fused_dropout: bool) -> Trace:
+def trace(config: TextConfig, vocab_size: int, spec_of: SpecOf, *, fused_dropout: bool) -> Trace:
     """Run each kind of chunk.
 
     Args:
         config: the run's; `config.rules` hold.
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model spec.
+        spec_of: makes the model spec.
         fused_dropout: whether attention saves no dropout mask, as on a GPU. torch's fused CPU kernel has no
             dropout, and the fallback saves all scores.
     """
-    one = trace_shallow(config, vocab_size, family, 1, fused_dropout=fused_dropout)
+    one = trace_shallow(config, vocab_size, spec_of, 1, fused_dropout=fused_dropout)
     layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
     if layers == 1:
         return one
-    two = trace_shallow(config, vocab_size, family, 2, fused_dropout=fused_dropout)
+    two = trace_shallow(config, vocab_size, spec_of, 2, fused_dropout=fused_dropout)
     return one.extended(two, layers - 1)
 
 
@@ -138,7 +138,7 @@ def without_attention_dropout(stack: ExitStack) -> None:
 
 
 def trace_shallow(
-    config: TextConfig, vocab_size: int, family: FamilyOf, layers: int, *, fused_dropout: bool
+    config: TextConfig, vocab_size: int, spec_of: SpecOf, layers: int, *, fused_dropout: bool
 ) -> Trace:
     config = shallow(config, layers, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
@@ -153,7 +153,7 @@ def trace_shallow(
             if fused_dropout:
                 without_attention_dropout(stack)
             layout = build_parallel_dims(world, config.parallel)
-            model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
+            model = PipelineModel(config, layout, vocab_size, spec_of(config, layout), training=True)
             local = local_micro_batch(model)
             inputs = bytes_of(local)
             hidden = _hidden(model).untyped_storage().nbytes()

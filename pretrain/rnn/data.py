@@ -55,6 +55,11 @@ class Streams:
     """Tokens that an epoch leaves out."""
 
 
+def open_data(config: RnnConfig) -> "tuple[StreamData, LaneData | None]":
+    """Open what a config names; raises UserError or IntegrityError naming the path."""
+    return StreamData.from_config(config), LaneData.from_config(config)
+
+
 @dataclass(frozen=True)
 class StreamData:
     """The training streams of a run. Immutable: what comes next follows from the step alone."""

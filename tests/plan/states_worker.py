@@ -28,9 +28,7 @@ def held(world: DistContext, vocabulary: int, path: str, overrides: list[str]) -
     config = require_kind(load_config(path, overrides, world.size).config, TextConfig, "this test")
     layout = build_parallel_dims(world, config.parallel)
     with CostCounter() as ledger:
-        model = PipelineModel(
-            config, layout, vocabulary, kind_of(config).family(config, layout), training=True
-        )
+        model = PipelineModel(config, layout, vocabulary, kind_of(config).spec(config, layout), training=True)
         optimizer = Optimizer(config, model)
         gc.collect()
         states = asdict(held_states(model, optimizer))

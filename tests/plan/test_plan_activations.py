@@ -48,7 +48,7 @@ def test_predicted_activations_are_those_of_the_whole_schedule(tmp_path: Path, k
         )
         pipeline = config.parallel.pipeline
         micro_batches = 2 * pipeline if config.parallel.virtual_pipeline else max(2, pipeline)
-        family = kind_of(config).family
+        family = kind_of(config).spec
         assert family is not None
         traced = trace(config, 300, family, fused_dropout=True)
         for stage in range(pipeline):

@@ -33,7 +33,7 @@ def test_flops_are_those_of_a_counted_step(tmp_path: Path, kind: str, overrides:
     config = require_kind(load_config(path, [*sizes, *overrides], 1).config, TextConfig, "this test")
     with fake_world(0, 1, Kind.fake) as world, sdpa_kernel(SDPBackend.MATH):
         layout = build_parallel_dims(world, config.parallel)
-        model = PipelineModel(config, layout, 300, kind_of(config).family(config, layout), training=True)
+        model = PipelineModel(config, layout, 300, kind_of(config).spec(config, layout), training=True)
         local = [local_micro_batch(model)] * 2
         with FlopCounterMode(display=False) as counter, CostCounter() as ledger:
             model.rehearse(local)

@@ -34,7 +34,7 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
 
     UNIT = "points"
 
-    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync) -> None:
+    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync, own: object) -> None:
         self.points = read_points(config)
         self.model = torch.nn.Linear(config.model.degree, 1)
         torch.nn.init.zeros_(self.model.weight)

@@ -29,6 +29,11 @@ VALIDATION_SEED = 0
 """Validation has the same segments and masks in every run, so that scores can be compared."""
 
 
+def open_data(config: BertConfig) -> "tuple[BertTrainingData, BertValidationData | None]":
+    """Open what a config names; raises UserError or IntegrityError naming the path."""
+    return BertTrainingData.from_config(config), BertValidationData.from_config(config)
+
+
 @dataclass(frozen=True)
 class BertTrainingData(CorpusSamples[BertBatch]):
     """The training samples of a BERT."""
