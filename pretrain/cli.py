@@ -132,8 +132,7 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Estimate memory, time and cost on a cluster; needs no GPU."""
-    from pretrain.plan.command import plan_command
-    from pretrain.plan.request import PlanRequest
+    from pretrain.plan.command import PlanRequest, plan_command
 
     request = PlanRequest(gpu, gpus, nodes, per_node, network, vocab_size, tokens, search, json)
     plan_command(config, overrides or (), request)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pretrain.distributed.world import DistContext
     from pretrain.megatron.model_spec import ModelSpec
     from pretrain.megatron.parallel_dims import ParallelDims
-    from pretrain.plan.request import PlanRequest
+    from pretrain.plan.command import PlanRequest
     from pretrain.training.step_sync import StepSync
     from pretrain.training.trainer import Trainer
 

@@ -43,7 +43,7 @@ BERT = Kind(
     fake_run=_FAKE_RUN,
     spec=Late("pretrain.bert.spec:BertSpec"),
     planning=Planning(
-        partial(Late("pretrain.plan.text_command:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
+        partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
     ),
     evaluation=evaluation(Late("evals.families.bert:evaluate_bert"), ("masked",)),
     export=EXPORT,

@@ -14,8 +14,7 @@ from data_tools.images.reader import ImageReader
 from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint, resolve
 from pretrain.cnn.model import Cnn, build_cnn
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import read_config, require_kind
 from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageSource
 from pretrain.distributed.world import DistContext

@@ -13,9 +13,9 @@ from pretrain.checkpoint import Checkpoint
 from pretrain.cnn.model import build_cnn, shifted
 from pretrain.cnn.score import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
+from pretrain.data.sources import shard_cache
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed

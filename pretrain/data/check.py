@@ -7,9 +7,8 @@ from data_tools.reader import ShardReader
 from pretrain.config.load import LoadedConfig
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.sections import TokenConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import TrainingDataset
-from pretrain.data.sources import open_training
+from pretrain.data.sources import open_training, shard_cache
 from pretrain.errors import IntegrityError, UserError
 
 T = TypeVar("T", bound=TokenConfig)

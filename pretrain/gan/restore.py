@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from data_tools.typed import natural
 from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint, resolve
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import read_config, require_kind
 from pretrain.config.sections import GanConfig
 from pretrain.gan.networks.build import build_generator, shape_of
 from pretrain.gan.samples import pixels, sample

@@ -11,8 +11,7 @@ from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import resolve
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.config.generate_request import GenerateRequest
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.distributed.collectives import broadcast_from_rank0

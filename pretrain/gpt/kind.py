@@ -40,7 +40,7 @@ GPT = Kind(
     fake_run=_FAKE_RUN,
     spec=_SPEC,
     planning=Planning(
-        partial(Late("pretrain.plan.text_command:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
+        partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
     ),
     evaluation=evaluation(
         Late("evals.families.gpt:evaluate_gpt"), ("perplexity", "harness"), options=frozenset({"stride"})

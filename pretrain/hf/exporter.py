@@ -17,7 +17,7 @@ from pretrain.checkpoint.tensors import DTYPES, TensorSource
 from pretrain.checkpoint.tokenizer import keeps_tokenizer, load_tokenizer
 from pretrain.config.sections import ChatConfig, CorpusConfig, FinetuneConfig
 from pretrain.errors import IntegrityError, UserError
-from pretrain.gpt.chat.saved_template import template_of
+from pretrain.gpt.chat.template import template_of
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.library import require_transformers
 from pretrain.hf.param_mapping import ParamMapping

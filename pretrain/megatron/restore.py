@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import read_config, require_kind
 from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
 from pretrain.megatron.model_spec import ModelSpec
 from pretrain.megatron.optimizer import weight_shard

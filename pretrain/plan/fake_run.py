@@ -17,8 +17,7 @@ from pretrain.megatron.optimizer import Optimizer
 from pretrain.megatron.parallel_dims import ParallelDims, build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.samples import local_micro_batch
-from pretrain.plan.trace import shallow
+from pretrain.plan.trace import local_micro_batch, shallow
 from pretrain.training.step_sync import StepSync
 
 FEW = 2

@@ -6,9 +6,8 @@ from pretrain.config.hardware import STREAM, Cluster
 from pretrain.config.sections import GanConfig
 from pretrain.gan.networks.build import shape_of
 from pretrain.gan.settings import micro_size
-from pretrain.plan.communication import Communication
 from pretrain.plan.gan_trace import Update, trace_gan
-from pretrain.plan.timing import seconds_of
+from pretrain.plan.timing import Communication, seconds_of
 from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
 
 ASSUMED_CHANNELS = 3

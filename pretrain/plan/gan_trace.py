@@ -17,8 +17,7 @@ from pretrain.data.images import ImageBatch
 from pretrain.distributed.world import DistContext
 from pretrain.gan import step as game
 from pretrain.gan.augment import NUMBERS
-from pretrain.gan.networks.build import DISCRIMINATORS, GENERATORS
-from pretrain.gan.networks.memory import channels_last
+from pretrain.gan.networks.build import DISCRIMINATORS, GENERATORS, channels_last
 from pretrain.gan.networks.shape import GanShape
 from pretrain.gan.penalties import is_due
 from pretrain.gan.settings import micro_size

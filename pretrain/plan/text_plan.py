@@ -1,5 +1,6 @@
 """The plan of a transformer on a cluster: memory by stage, FLOPs, communication and time."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from pretrain.config import derived
@@ -7,12 +8,10 @@ from pretrain.config.hardware import Cluster
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.flops import flops_per_token
 from pretrain.megatron.model_spec import SpecOf
-from pretrain.plan.activations import peak_activations
-from pretrain.plan.communication import Communication, step_traffic
 from pretrain.plan.cost_counter import Work
-from pretrain.plan.pipeline_order import bubble
+from pretrain.plan.pipeline_order import bubble, passes
 from pretrain.plan.states import States, rank_states
-from pretrain.plan.timing import StepTime, step_time
+from pretrain.plan.timing import Communication, StepTime, step_time, step_traffic
 from pretrain.plan.trace import Trace, role_of, trace
 
 
@@ -143,3 +142,33 @@ def _tied(config: TextConfig, vocab_size: int) -> int:
         return 0
     rows = derived.padded_vocab_size(vocab_size, config.model.vocab_multiple)
     return rows * config.model.hidden_size // config.parallel.tensor
+
+
+IN_TRANSIT = 3
+"""Hidden states being sent in interleaved schedules: two received ahead, one being sent."""
+
+
+def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batches: int) -> int:
+    """Bytes at the worst moment of a step, including the inputs of all its micro-batches.
+
+    Args:
+        traced: what its chunks cost.
+        stage: pipeline stage, from 0.
+        micro_batches: of one step and replica.
+    """
+    chunks = config.parallel.virtual_pipeline or 1
+    costs = [traced.chunks[role_of(config, stage, chunk)] for chunk in range(chunks)]
+    outstanding: Counter[int] = Counter()
+    worst, pipeline = 0.0, config.parallel.pipeline
+    # Warm-up takes fewer than (chunks + 1) x pipeline passes; after that the pattern repeats.
+    for chunk, forward in passes(pipeline, stage, chunks, min(micro_batches, 4 * pipeline)):
+        cost = costs[chunk]
+        if not forward:
+            outstanding[chunk] -= 1
+        saved = sum(costs[other].saved * count for other, count in outstanding.items())
+        worst = max(worst, saved + (cost.forward_peak if forward else cost.backward_peak))
+        if forward:
+            outstanding[chunk] += 1
+    steady = chunks > 1 and micro_batches > pipeline
+    transit = IN_TRANSIT * traced.hidden if steady else 0
+    return round(worst) + transit + traced.input_bytes * micro_batches

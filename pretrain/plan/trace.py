@@ -6,7 +6,7 @@ difference: nothing here depends on the model's depth.
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
@@ -22,7 +24,6 @@ from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel, forward_step
 from pretrain.plan.cost_counter import CostCounter, Work
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.samples import bytes_of, local_micro_batch
 
 T = TypeVar("T", bound=TextConfig)
 
@@ -195,3 +196,29 @@ def _hidden(model: PipelineModel) -> Tensor:
     length //= parallel.tensor if parallel.sequence else 1
     shape = length, batch.micro_size, model.config.model.hidden_size
     return torch.empty(shape, dtype=parameter_dtype(model.config), requires_grad=True)
+
+
+def local_micro_batch(model: PipelineModel) -> Any:
+    """A micro-batch as the model spec gives it to this rank, without values; in a fake world."""
+    spec = model.family
+    if not spec.reads_numbers:
+        return spec.localise(spec.dummy_batch())
+    # This model spec looks at values, so it gets a real batch, which becomes fake afterwards.
+    with unset_fake_temporarily():
+        local = spec.localise(spec.dummy_batch())
+    fake = detect_fake_mode()
+    assert fake is not None, "called in a fake world"
+    return replace(
+        local,
+        **{
+            field.name: fake.from_tensor(value)
+            for field in fields(local)
+            if isinstance(value := getattr(local, field.name), Tensor)
+        },
+    )
+
+
+def bytes_of(local: Any) -> int:
+    """Bytes of a local micro-batch, counting shared memory each time."""
+    tensors = [getattr(local, field.name) for field in fields(local)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

@@ -7,8 +7,7 @@ import torch
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import read_config, require_kind
 from pretrain.config.sections import RnnConfig
 from pretrain.megatron.restore import RESOLVED_CONFIG, TOKENIZER_FOLDER
 from pretrain.rnn.model import Rnn, build_rnn

@@ -15,8 +15,7 @@ from pretrain.distributed.world import DistContext, init_distributed
 def held(world: DistContext, vocabulary: int, path: str, overrides: list[str]) -> dict[str, int]:
     from megatron.core import parallel_state
 
-    from pretrain.config.load import load_config
-    from pretrain.config.require_kind import require_kind
+    from pretrain.config.load import load_config, require_kind
     from pretrain.config.sections import TextConfig
     from pretrain.kinds import kind_of
     from pretrain.megatron.optimizer import Optimizer

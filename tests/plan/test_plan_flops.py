@@ -7,8 +7,7 @@ from test_plan_states import LLAMA, write_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.megatron.flops import flops_per_token
@@ -16,7 +15,7 @@ from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.cost_counter import CostCounter
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.samples import local_micro_batch
+from pretrain.plan.trace import local_micro_batch
 
 FULL = ["parallel.recompute=full"]
 LENGTH = 40

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from ranks import run_ranks
 
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.plan.states import rank_states

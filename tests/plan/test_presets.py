@@ -7,8 +7,7 @@ import pytest
 from config_files import REPOSITORY
 
 from pretrain.config.hardware import make_cluster
-from pretrain.config.load import load_config, read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, read_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.megatron.parallel_dims import build_parallel_dims

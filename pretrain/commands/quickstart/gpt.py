@@ -24,9 +24,7 @@ def gpt(runner: Runner) -> list[SummaryRow]:
         *("--vocab-size", str(VOCAB_SIZE), "--output", tokenizer),
     )
     rows.append(SummaryRow("tokenizer", fact(said), seconds))
-    said, seconds = runner.run(
-        "data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards
-    )
+    said, seconds = runner.run("data", "build", "--input", text, "--tokenizer", tokenizer, "--output", shards)
     # The command's own time is left out.
     rows.append(SummaryRow("shards", fact(said).rpartition(", ")[0], seconds))
     config = runner.preset("gpt/quickstart", "gpt")

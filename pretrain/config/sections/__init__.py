@@ -19,7 +19,7 @@ from pretrain.config.sections.common import (
     TrackingConfig,
     TrainConfig,
 )
-from pretrain.config.sections.descent import DescentConfig, OptimizerConfig, ScheduleConfig
+from pretrain.config.sections.descent import DescentConfig, LossHealthConfig, OptimizerConfig, ScheduleConfig
 from pretrain.config.sections.finetune import (
     ClassifierConfig,
     ClassifierDataConfig,
@@ -46,12 +46,10 @@ from pretrain.config.sections.gpt import (
     GptDataConfig,
     GptModelConfig,
 )
-from pretrain.config.sections.images import ImageDataConfig
-from pretrain.config.sections.loss_health import LossHealthConfig
 from pretrain.config.sections.rnn import RnnBatchConfig, RnnConfig, RnnModelConfig
 from pretrain.config.sections.section import LARGEST_COUNT, Section
 from pretrain.config.sections.slurm import SlurmConfig
-from pretrain.config.sections.source import Source
+from pretrain.config.sections.source import ImageDataConfig, Source
 from pretrain.config.sections.stages import BatchStageConfig, CorpusScheduleConfig, StageConfig
 from pretrain.config.sections.text import (
     BatchConfig,

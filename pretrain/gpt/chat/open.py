@@ -8,8 +8,7 @@ from pretrain.checkpoint.tokenizer import tokenizer_folder
 from pretrain.config.load import LoadedConfig
 from pretrain.config.sections import ChatConfig
 from pretrain.gpt.chat.data import ChatSequences, ChatTraining, ChatValidation
-from pretrain.gpt.chat.saved_template import template_of
-from pretrain.gpt.chat.template import ChatTemplate
+from pretrain.gpt.chat.template import ChatTemplate, template_of
 from pretrain.megatron.init_from import InitFrom, find_init_from, require_init_from
 from pretrain.run.exit import print_error
 

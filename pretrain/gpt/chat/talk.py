@@ -14,8 +14,7 @@ from pretrain.config.generate_request import GenerateRequest
 from pretrain.distributed.world import init_distributed, read_rank_info
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message
-from pretrain.gpt.chat.saved_template import template_of
-from pretrain.gpt.chat.template import ChatTemplate
+from pretrain.gpt.chat.template import ChatTemplate, template_of
 from pretrain.gpt.generate import (
     TextGenerator,
     continue_texts,
