@@ -127,7 +127,7 @@ class Kind(Generic[C, D]):
     """The config class."""
     rules: "Sequence[Rule[Any]]"
     """Rules between its keys."""
-    trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]"
+    trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer[Any]]"
     """Model, optimizer and data of a run on this rank. The checkpoint is the run's own, which is loaded next:
     `model.init_from` is not read then."""
     open_data: "Callable[[LoadedConfig, C, int | None], D]"

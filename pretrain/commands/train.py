@@ -47,7 +47,7 @@ from pretrain.training.trainer import StepResult, Trainer
 
 log = logging.getLogger(__name__)
 
-BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer]
+BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
 """Makes a run's trainer on this rank; see `Kind.trainer`."""
 
 

@@ -132,9 +132,6 @@ class InTurn(ABC, Generic[B]):
         return (source, number - ends[source] + self.sizes[source]) if source < len(ends) else None
 
 
-B = TypeVar("B")
-
-
 @dataclass(frozen=True)
 class CorpusSamples(InSteps, ABC, Generic[B]):
     """The training samples of a run. Immutable: what comes next follows from the step alone."""

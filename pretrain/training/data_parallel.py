@@ -5,7 +5,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -130,13 +129,6 @@ class DataParallelTrainer(DescentTrainer[C, B]):
         self.gate.reduce()
         dist.all_reduce(total)
         return float(total) / self.units, self.optimizer.reduce(), local
-
-    @abstractmethod
-    def validate(self, step: int) -> dict[str, float] | None:
-        """The journal line of a validation after `step` steps; None if the config has no validation data."""
-
-    def files(self) -> dict[str, Path]:
-        return {}
 
 
 @dataclass(frozen=True)
