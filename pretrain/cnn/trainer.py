@@ -114,11 +114,6 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
             "classes": list(self.data.classes),
         }
 
-    def describe(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
-        return (
-            f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
-            f"{counted(self.data.samples_per_epoch, 'image')} of "
-            f"{counted(self.data.num_classes, 'class')} an epoch, "
-            f"{counted(self.micro_batches, 'micro-batch')} a step"
-        )
+    @property
+    def epoch(self) -> str:
+        return f"{counted(self.data.samples_per_epoch, 'image')} of {counted(self.data.num_classes, 'class')}"

@@ -4,7 +4,7 @@ from functools import partial
 
 from pretrain.config.evaluation import LAYOUT
 from pretrain.config.generate_request import OF_TEXT, GenerateRequest
-from pretrain.config.rules import CORPUS, FINETUNE, chat
+from pretrain.config.rules import CORPUS, FINETUNE, finetune
 from pretrain.config.sections import ChatConfig, DecoderModelConfig, GptConfig
 from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 from pretrain.kind import Evaluation, Generation, Inheritance, Kind, Late, Planning
@@ -52,7 +52,7 @@ CHAT = Kind(
     name="gpt-chat",
     title="a gpt-chat",
     config=ChatConfig,
-    rules=(*FINETUNE, *chat.RULES),
+    rules=(*FINETUNE, *finetune.CHAT),
     inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
     trainer=Late("pretrain.gpt.chat.trainer:ChatTrainer"),
     open_data=Late("pretrain.gpt.chat.open:check_conversations"),

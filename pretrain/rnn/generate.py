@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 
-from pretrain.checkpoint import resolve
 from pretrain.config.generate_request import GenerateRequest
 from pretrain.distributed.world import init_distributed
 from pretrain.errors import UserError
@@ -47,7 +46,7 @@ def generate_command(request: GenerateRequest) -> None:
     with init_distributed() as world:
         if world.size > 1:
             raise UserError(f"an rnn generates in one process, not as one of {world.size} ranks")
-        saved = load_rnn(resolve(request.checkpoint, print_error), world.device)
+        saved = load_rnn(request.checkpoint, world.device, print_error)
         texts = []
         for number, prompt in enumerate(prompts):
             try:

@@ -134,10 +134,6 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
     def facts(self) -> dict[str, str]:
         return {**super().facts(), "tokenizer_fingerprint": self.data.tokenizer.fingerprint}
 
-    def describe(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return (
-            f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
-            f"{counted(self.data.samples_per_epoch, 'sequence')} an epoch, "
-            f"{counted(self.micro_batches, 'micro-batch')} a step"
-        )
+    @property
+    def epoch(self) -> str:
+        return counted(self.data.samples_per_epoch, "sequence")

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
+from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
 from pretrain.data.order import micro_batch_samples
@@ -51,6 +52,11 @@ class DataParallelTrainer(DescentTrainer[C, B]):
     @abstractmethod
     def units(self) -> int:
         """Images or tokens of a step; there are as many labels."""
+
+    @property
+    @abstractmethod
+    def epoch(self) -> str:
+        """What an epoch holds, in a few words."""
 
     @abstractmethod
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> B:
@@ -96,6 +102,14 @@ class DataParallelTrainer(DescentTrainer[C, B]):
             global_size=batch.global_size,
             micro_size=batch.micro_size,
             skipped=jumped,
+        )
+
+    def describe(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.whole_model.parameters())
+        micro_batches = counted(self.micro_batches, "micro-batch")
+        return (
+            f"{self.layout_name}, {self.world.device}, {parameters:,} parameters, {self.epoch} an epoch, "
+            f"{micro_batches} a step"
         )
 
     def backward(self, step: int, batches: list[B]) -> Gradient:

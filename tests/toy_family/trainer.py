@@ -74,5 +74,6 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
     def validate(self, step: int) -> None:
         return None
 
-    def describe(self) -> str:
-        return f"{self.facts()['layout']}, a polynomial of degree {self.config.model.degree}"
+    @property
+    def epoch(self) -> str:
+        return f"{len(self.points)} points"
