@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 from pretrain.config.load import read_section
 from pretrain.config.node import ConfigError, Problem, SourceLocation
 from pretrain.config.rule import Setup, broken_rules
-from pretrain.config.rules.slurm import RULES
+from pretrain.config.rules.service import SLURM
 from slurm.sections import CleanJob, EvaluationJob, ImagesJob, TextJob
 
 J = TypeVar("J", TextJob, CleanJob, ImagesJob, EvaluationJob)
@@ -24,7 +24,7 @@ def read_job(
         useless: keys of `slurm` without effect here; in the file itself they are refused.
     """
     job, sources = read_section(top, path, overrides, cluster)
-    problems = [violation.problem(sources) for violation in broken_rules(RULES, Setup(cast(Any, job), None))]
+    problems = [violation.problem(sources) for violation in broken_rules(SLURM, Setup(cast(Any, job), None))]
     for key in useless:
         location = sources[f"slurm.{key}"]
         if location.layer in ("file", "command line"):
