@@ -191,7 +191,9 @@ def _send(folder: RunFolder) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         _say(f"the uploader: {error}")
     if rest := _owed(folder):
-        _say(f"MLflow does not have yet: {', '.join(rest.values())}; `pretrain sync {folder.path}` sends it")
+        _say(
+            f"MLflow does not have yet: {', '.join(rest.values())}; `pretrain sync {folder.quoted}` sends it"
+        )
 
 
 def _owed(folder: RunFolder) -> dict[str, str]:

@@ -99,7 +99,7 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
         f"job {job}: {counted(tasks.nodes, 'node')} x {counted(tasks.per_node, 'process')}, script "
         "and config in "
         f"{submission.path}\n"
-        f"pretrain status {run.path}   pretrain logs {run.path}   pretrain cancel {run.path}"
+        f"pretrain status {run.quoted}   pretrain logs {run.quoted}   pretrain cancel {run.quoted}"
     )
 
 
@@ -158,7 +158,7 @@ def _refuse_second_job(run: RunFolder) -> None:
         job = find_job(submission.job) if submission.job and is_here() else None
         if job is not None and job.is_active:
             raise UserError(
-                f"job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
+                f"job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.quoted}` "
                 "first, or choose another run.dir",
                 "run.dir",
             )

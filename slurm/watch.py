@@ -81,4 +81,4 @@ def cancel_command(run: str, *, now: bool) -> None:
             continue
         scancel("--state=PENDING", submission.job)  # the remaining jobs of a chain
         scancel("--batch", "--signal=USR1", job.id)
-        print(f"job {job.id} saves a checkpoint and ends; `pretrain logs {folder.path}` shows it")
+        print(f"job {job.id} saves a checkpoint and ends; `pretrain logs {folder.quoted}` shows it")

@@ -124,7 +124,7 @@ def _send(folder: RunFolder) -> bool:
         "MLflow does not have yet: %s (see %s); `pretrain sync %s` sends it",
         ", ".join(rest),
         folder.tracking_log,
-        folder.path,
+        folder.quoted,
     )
     return False
 

@@ -127,6 +127,6 @@ class UploaderProcess:
             ", ".join(rest.values()),
             f" ({sent.error})" if sent.error else "",
             "sending goes on in the background, and if that is cut off " if is_alive else "",
-            self._folder.path,
+            self._folder.quoted,
         )
         return False
