@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data_tools.bounded import last_lines
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder
 from slurm.client import QueuedJob, find_job, scancel
@@ -47,10 +48,7 @@ def logs_command(run: str, rank: int | None, lines: int) -> None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    with open(path, "rb") as file:
-        end = file.seek(0, 2)
-        file.seek(max(0, end - TAIL_BYTES))
-        return file.read().decode(errors="replace").splitlines()[-lines:]
+    return [line.decode(errors="replace") for line in last_lines(path, TAIL_BYTES)[-lines:]]
 
 
 def cancel_command(run: str, *, now: bool) -> None:
