@@ -70,7 +70,7 @@ def read_json(path: str | os.PathLike[str], limit: int = SMALL_FILE) -> Any:
 
 
 def last_lines(path: str | os.PathLike[str], most: int) -> list[bytes]:
-    """The lines in the last `most` bytes of a file, but for a first one that is cut off; [] without a file."""
+    """The lines in the last `most` bytes of a file, without a first one that is cut off; [] without it."""
     try:
         with open(path, "rb") as file:
             start = file.seek(max(0, file.seek(0, os.SEEK_END) - most))
