@@ -15,7 +15,7 @@ from text_shards import build_shards
 
 from pretrain.checkpoint.write import SaveJob, complete
 from pretrain.health.stop import StopFiles, StopReason
-from pretrain.redact import write_new
+from pretrain.redact import holds_secret, write_new
 from pretrain.run.folder import RunFolder, write_atomically
 from pretrain.run.logs import setup_logging
 from pretrain.run.status import Status, read_status, write_status
@@ -53,6 +53,13 @@ def test_files_with_a_secret_are_their_owners(url: str, tmp_path: Path) -> None:
     assert readable(tmp_path) == {"config": 0o600, "script": 0o600, "step/config.yaml": 0o600}
     assert stat.S_IMODE((tmp_path / "other").stat().st_mode) == 0o666
     assert stat.S_IMODE((tmp_path / "step" / "state.json").stat().st_mode) == 0o666
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_a_path_is_no_secret(url: str) -> None:
+    """`pretrain register` refuses files with secrets, and a folder may be named like a query."""
+    assert holds_secret(f"uri: {url}\n")
+    assert not holds_secret("train: /data/x?key=1\nuri: http://host/?page=1\n")
 
 
 @pytest.mark.parametrize("url", URLS)
