@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pretrain.distributed.world import RankInfo, choose_device, read_rank_info, rendezvous
+from pretrain.distributed.launcher import RankInfo, read_rank_info
+from pretrain.distributed.world import choose_device, rendezvous
 from pretrain.errors import UserError, machine_error
 from pretrain.run.exit import print_error
 from pretrain.tracking.facts import environment_facts
