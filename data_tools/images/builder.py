@@ -25,11 +25,10 @@ from data_tools.images.index import (
     read_image_index,
     write_image_index,
 )
-from data_tools.images.picture import Picture
 from data_tools.images.pixels import BadImage, Square, encode, read_square
 from data_tools.images.reader import ImageReader
 from data_tools.images.records import ImageColumns, read_declared, read_labels, read_pictures
-from data_tools.images.sources import ImageInputs, find_images
+from data_tools.images.sources import ImageInputs, Picture, find_images
 from data_tools.images.writer import ImageWriter
 from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.partition import Partition, make_partitions

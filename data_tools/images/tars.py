@@ -21,9 +21,8 @@ from typing import IO, Any, NamedTuple
 
 from data_tools.bad_records import BadRecord, unreadable
 from data_tools.images.labels import NO_CLASS
-from data_tools.images.picture import MAX_BYTES, Picture, too_large
 from data_tools.images.pixels import ENDINGS
-from data_tools.images.sources import ImageFile
+from data_tools.images.sources import MAX_BYTES, ImageFile, Picture, too_large
 from data_tools.left_out import BESIDE, HIDDEN, METADATA, LeftOut, ending_of, is_hidden
 from data_tools.sources import READ_CHUNK, open_raw
 from data_tools.tar import TAR_BLOCK

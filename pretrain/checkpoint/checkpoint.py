@@ -269,10 +269,3 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     Raises IntegrityError: no manifest, or a damaged manifest, index or state.
     """
     return Checkpoint(path)
-
-
-def load(path: Path | str, pieces: Iterable[ShardedTensor]) -> Checkpoint:
-    """Open a checkpoint and fill `pieces` from it; raises what `Checkpoint` and `Checkpoint.load` raise."""
-    checkpoint = Checkpoint(path)
-    checkpoint.load(pieces)
-    return checkpoint

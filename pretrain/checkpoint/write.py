@@ -22,10 +22,9 @@ from pretrain.checkpoint.files import (
     write_durably,
 )
 from pretrain.checkpoint.index import LogicalTensor, StoredShard, dump, merge
-from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name
+from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name, suspect_since
 from pretrain.checkpoint.manifest import dump_manifest, name_problem
 from pretrain.checkpoint.sharded_tensor import GROUPS, ShardedTensor
-from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
 from pretrain.redact import opener_for
 
