@@ -15,11 +15,10 @@ from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import require_kind
 from pretrain.config.sections import CorpusConfig, TextConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import ValidationDataset
-from pretrain.data.sources import TokenRange, open_validation, open_whole
+from pretrain.data.sources import TokenRange, open_validation, open_whole, shard_cache
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.megatron.model_spec import ModelSpec

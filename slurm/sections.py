@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pretrain.config.load import read_section
 from pretrain.config.node import ConfigError, Problem, SourceLocation
 from pretrain.config.rule import Setup, broken_rules
-from pretrain.config.rules.slurm import RULES
+from pretrain.config.rules.service import SLURM
 from pretrain.config.sections import Section, SlurmConfig
 from pretrain.config.sections.section import Count, Name, PathText, Texts
 
@@ -179,7 +179,7 @@ def read_job(
         useless: keys of `slurm` without effect here; in the file itself they are refused.
     """
     job, sources = read_section(top, path, overrides, cluster)
-    problems = [violation.problem(sources) for violation in broken_rules(RULES, Setup(cast(Any, job), None))]
+    problems = [violation.problem(sources) for violation in broken_rules(SLURM, Setup(cast(Any, job), None))]
     for key in useless:
         location = sources[f"slurm.{key}"]
         if location.layer in ("file", "command line"):

@@ -18,8 +18,8 @@ from pretrain.config.sections import ChatConfig
 from pretrain.distributed.world import DistContext
 from pretrain.errors import IntegrityError
 from pretrain.gpt.chat.data import ChatSequences, ChatValidation
-from pretrain.gpt.chat.saved_template import template_of
 from pretrain.gpt.chat.spec import ChatSpec, ChatSums
+from pretrain.gpt.chat.template import template_of
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.training.metric_sums import MetricSums

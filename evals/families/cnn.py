@@ -12,8 +12,8 @@ from evals.perplexity import error_of_share
 from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from pretrain.cnn.score import SavedClassifier, Scores, load_classifier, score_images
-from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageSource, open_images
+from pretrain.data.sources import shard_cache
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 

@@ -31,7 +31,7 @@ def by_definition(world: DistContext, checkpoint: str, stride: int, windows: int
     sources = open_validation(config)
     assert sources is not None
     layout = build_parallel_dims(world, config.parallel)
-    model = load_model(saved, config, layout, kind_of(config).family(config, layout))
+    model = load_model(saved, config, layout, kind_of(config).spec(config, layout))
     model.wrapped[0].eval()
     length = config.batch.sequence_length
     source = sources[0]

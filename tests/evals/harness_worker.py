@@ -46,7 +46,7 @@ def ours(asked: dict[str, Any], overrides: list[str], world: DistContext) -> dic
     saved = open_saved_model(path)
     config = evaluation_config(path / "config.resolved.yaml", overrides, world.size, data=asked["tasks"])
     layout = build_parallel_dims(world, config.parallel)
-    model = load_model(saved, config, layout, kind_of(config).family(config, layout))
+    model = load_model(saved, config, layout, kind_of(config).spec(config, layout))
     with confined(show=False):
         tasks = {each.name: build_task(each) for each in find_definitions(asked["tasks"], None)}
         run_harness(CheckpointLM(model, load_tokenizer(saved.checkpoint)), tasks, 0)
