@@ -125,7 +125,7 @@ def gathered(faults: list[str], directory: ShardDirectory, shard: ShardFile) -> 
     try:
         yield
     except (UserError, IntegrityError) as error:
-        faults.append(str(error).removeprefix(f"{directory.store.place(shard)}: "))
+        faults.append(str(error).removeprefix(f"{directory.store.location(shard)}: "))
     except (OSError, tarfile.TarError) as error:
         faults.append(f"cannot be read as a tar: {error}")
 

@@ -89,11 +89,11 @@ def read_samples(file: ImageFile, with_labels: bool, left_out: LeftOut) -> Itera
     contents, last = _scan(file), ""
     for kind, (count, size) in contents.left_out.kinds.items():
         left_out.add(kind, size, count)
-    samples, places = _samples(contents)
+    samples, runs = _samples(contents)
     try:
         with _open(file) as stream:
             for key, members in samples.items():
-                record = _sample(file, stream, members, places[key], with_labels, left_out)
+                record = _sample(file, stream, members, runs[key], with_labels, left_out)
                 if record is not None:
                     yield record
                     last = key
@@ -207,7 +207,7 @@ def _sample(
     file: ImageFile,
     stream: IO[bytes],
     members: Sequence[Member],
-    places: int,
+    runs: int,
     with_labels: bool,
     left_out: LeftOut,
 ) -> Picture | BadRecord | None:
@@ -220,7 +220,7 @@ def _sample(
             left_out.add(ending_of(member.name), member.size)
         return None
     key, label = members[0].key, None
-    if reason := _fault(members, pictures, classes if with_labels else [], places):
+    if reason := _fault(members, pictures, classes if with_labels else [], runs):
         return BadRecord(file.url, f"sample {key}", reason)
     if with_labels and classes:
         label = _text(stream, classes[0])
@@ -241,12 +241,12 @@ def _ends_as_picture(member: Member) -> bool:
 
 
 def _fault(
-    members: Sequence[Member], pictures: Sequence[Member], classes: Sequence[Member], places: int
+    members: Sequence[Member], pictures: Sequence[Member], classes: Sequence[Member], runs: int
 ) -> str:
     """Why members are not a sample with one image; empty if they are."""
-    if places > 1:
+    if runs > 1:
         return (
-            f"comes at {places} places of the tar; members of a sample lie next to each other, as `tar "
+            f"comes at {runs} places of the tar; members of a sample lie next to each other, as `tar "
             "--sort=name` puts them"
         )
     if len(pictures) != 1:

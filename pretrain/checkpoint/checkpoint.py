@@ -124,7 +124,7 @@ class Checkpoint:
         self.load([shard])
         return shard.tensor
 
-    def load(self, pieces: Iterable[ShardedTensor]) -> None:
+    def load(self, shards: Iterable[ShardedTensor]) -> None:
         """Fill the tensor of every shard in place, whatever parallel dims the checkpoint was written on.
 
         Raises:
@@ -132,7 +132,7 @@ class Checkpoint:
                 is copied then.
             IntegrityError: the files are not as the index says.
         """
-        wanted = list(pieces)
+        wanted = list(shards)
         for shard in wanted:
             self._match(shard)
         with torch.no_grad():
@@ -213,19 +213,19 @@ class Checkpoint:
             raise UserError(f"{self.path}: holds no tensor {key}{asked}{hint}")
         return self.index[key]
 
-    def _match(self, piece: ShardedTensor) -> None:
-        asked = f"{list(piece.global_shape)} {dtype_name(piece.tensor.dtype)}"
-        tensor = self._find(piece.key, f", which the model has as {asked}")
-        if (tensor.shape, tensor.dtype) != (piece.global_shape, dtype_name(piece.tensor.dtype)):
-            what = "shape" if tensor.shape != piece.global_shape else "dtype"
+    def _match(self, shard: ShardedTensor) -> None:
+        asked = f"{list(shard.global_shape)} {dtype_name(shard.tensor.dtype)}"
+        tensor = self._find(shard.key, f", which the model has as {asked}")
+        if (tensor.shape, tensor.dtype) != (shard.global_shape, dtype_name(shard.tensor.dtype)):
+            what = "shape" if tensor.shape != shard.global_shape else "dtype"
             raise UserError(
-                f"{self.path}: {piece.key} is {tensor.describe} in the checkpoint and {asked} in the model: "
+                f"{self.path}: {shard.key} is {tensor.describe} in the checkpoint and {asked} in the model: "
                 f"the {what} differs, so it is of another model or precision"
             )
 
-    def _fill(self, piece: ShardedTensor) -> None:
-        target, extent, copied = piece.tensor.detach(), piece.extent, 0
-        for stored in self.index[piece.key].pieces:
+    def _fill(self, shard: ShardedTensor) -> None:
+        target, extent, copied = shard.tensor.detach(), shard.extent, 0
+        for stored in self.index[shard.key].shards:
             if not _may_meet(stored.extent, extent):
                 continue
             source = self._open(stored.file).tensor(stored.name)
@@ -238,7 +238,7 @@ class Checkpoint:
             copied += copy_overlap(source, stored.extent, target, extent)
         if copied != extent.size:
             raise IntegrityError(
-                f"{self.path}: {piece.name}: {extent.size - copied} of {extent.size} elements are in no file"
+                f"{self.path}: {shard.name}: {extent.size - copied} of {extent.size} elements are in no file"
             )
 
     def _open(self, name: str) -> TensorFile:

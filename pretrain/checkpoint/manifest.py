@@ -207,14 +207,14 @@ def _structure(path: Path, manifest: Manifest) -> list[Fault]:
         index = parse((path / INDEX).read_bytes(), INDEX)
         if fault := coverage_fault(index):
             return [Fault(INDEX, fault)]
-        named = {shard.file for tensor in index.values() for shard in tensor.pieces}
+        named = {shard.file for tensor in index.values() for shard in tensor.shards}
         if unlisted := sorted(named - manifest.files.keys()):
             return [Fault(unlisted[0], f"is named in {INDEX} but not listed in the manifest")]
         headers = {name: read_header(path / name) for name in sorted(named)}
     except IntegrityError as error:
         return [Fault(INDEX, str(error))]
     for tensor in index.values():
-        for shard in tensor.pieces:
+        for shard in tensor.shards:
             entry = headers[shard.file].get(shard.name)
             expected = shard.extent.shape if shard.extent.flat is None else (shard.extent.size,)
             if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, expected):
