@@ -59,6 +59,10 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, Divided[FilterResult]]
     Raises UserError for unusable options and input.
     """
     check_options(options)
+    if options.language is not None:
+        from data_tools.clean.judge import check_language
+
+        check_language(options.language)
     inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
     refuse_inside_output(inputs.files, options.output)
