@@ -46,13 +46,15 @@ def check_node(finding: RankFinding, device: torch.device, gpus: int | None) -> 
         name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
     else:
         free, name, count = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "cpu", 0
+    facts = environment_facts().items()
+    versions = {name: value for name, value in facts if name == "python" or name.startswith("version.")}
     seen = replace(
         finding,
         device=name,
         devices=count,
         free_bytes=free,
         disk_bytes=disk,
-        versions={**_versions(), "code": code_fingerprint()},
+        versions=versions | {"code": code_fingerprint()},
     )
     if gpus is not None and count not in (1, gpus):
         return replace(seen, error=f"{count} GPUs are visible, the job asked for {gpus}")
@@ -112,11 +114,6 @@ def code_fingerprint() -> str:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _versions() -> dict[str, str]:
-    facts = environment_facts()
-    return {name: value for name, value in facts.items() if name == "python" or name.startswith("version.")}
 
 
 def _matmul(device: torch.device) -> float:

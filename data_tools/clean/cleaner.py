@@ -83,7 +83,8 @@ def _without_duplicates(
     from data_tools.clean.keys import band_count
 
     directory, workers = workspace.directory, workers_of(options)
-    stage = f"{WORK_DIR}/{_digest(filtered)}"
+    content = json.dumps([[asdict(file) for file in result.shards] for result in filtered])
+    stage = f"{WORK_DIR}/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     (directory / stage).mkdir(exist_ok=True)
     parts = slices(band_count(options), kept_documents(filtered))
     with Progress("finding duplicates", len(parts), "ranges") as progress:
@@ -98,11 +99,6 @@ def _without_duplicates(
         for result in run_tasks(WriteJob(str(directory), stage), pending, workers, progress.advance):
             results[result.number] = result
     return [results[number] for number in sorted(results)]
-
-
-def _digest(filtered: Sequence[FilterResult]) -> str:
-    content = [[asdict(file) for file in result.shards] for result in filtered]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _report(

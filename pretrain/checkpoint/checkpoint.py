@@ -139,19 +139,14 @@ class Checkpoint:
             for shard in wanted:
                 self._fill(shard)
 
-    def unread(self, keys: Iterable[str], group: Group | None = None) -> tuple[str, ...]:
-        """Tensors of a group (or of all) that are not among `keys`, the logical names that a model
-        requested."""
-        asked = set(keys)
-        return tuple(key for key in self.keys(group) if key not in asked)
-
     def require_all_read(self, keys: Iterable[str], group: Group | None = None) -> None:
         """Refuse a model that leaves out part of the checkpoint; `keys` are the requests of all ranks
         together.
 
         Raises UserError: names the tensors that no rank requested.
         """
-        if left := self.unread(keys, group):
+        asked = set(keys)
+        if left := [key for key in self.keys(group) if key not in asked]:
             names = ", ".join(f"{key} {self.index[key].describe}" for key in left[:5])
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             raise UserError(
