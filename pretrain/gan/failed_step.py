@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.distributed.world import DistContext
-from pretrain.gan.network_tensors import NetworkTensors
+from pretrain.gan.zero_shards import NetworkTensors
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.probe import Probe, Watched, is_finite, watch
 

@@ -25,14 +25,13 @@ from pretrain.errors import HealthError, may_be_missing
 from pretrain.gan.collapse import CollapseHistory, are_alike
 from pretrain.gan.data import open_images
 from pretrain.gan.engine import Engine
-from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks.build import build_discriminator, build_generator, channels_last, shape_of
 from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
 from pretrain.gan.settings import micro_batches, micro_size
 from pretrain.gan.statistics import measure_statistics
 from pretrain.gan.step import GanStep
 from pretrain.gan.streams import fixed_latents
-from pretrain.gan.zero_shards import Ema, write_back
+from pretrain.gan.zero_shards import Ema, NetworkTensors, write_back
 from pretrain.run.folder import RunFolder
 from pretrain.training.descent import load_all
 from pretrain.training.step_sync import StepSync

@@ -20,8 +20,7 @@ from pretrain.distributed.world import DistContext
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.rnn.data import StreamBatch, open_data
 from pretrain.rnn.model import build_rnn
-from pretrain.rnn.restore import dtype_of
-from pretrain.rnn.score import losses, score_lanes
+from pretrain.rnn.score import dtype_of, losses, score_lanes
 from pretrain.seeds import stream_seed
 from pretrain.training.data_parallel import DataParallelTrainer
 from pretrain.training.step_sync import StepSync

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation
-from pretrain.bert.finetune.data.open import open_examples
+from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation, open_examples
 from pretrain.bert.finetune.model import HEAD, POOLER
 from pretrain.bert.finetune.predictions import collect
 from pretrain.bert.finetune.spec import FinetuneSpec

@@ -7,8 +7,7 @@ from pathlib import Path
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import ChatConfig
 from pretrain.distributed.world import DistContext
-from pretrain.gpt.chat.data import ChatTraining, ChatValidation
-from pretrain.gpt.chat.open import open_chat
+from pretrain.gpt.chat.data import ChatTraining, ChatValidation, open_chat
 from pretrain.gpt.chat.spec import ChatSpec
 from pretrain.gpt.chat.template import FILE
 from pretrain.megatron.init_from import require_init_from
