@@ -18,6 +18,8 @@ RECORDS = "pretrain/FAMILY/kind.py"
 """The records of kinds: named by `pretrain/kinds.py` in texts, imported by nobody else."""
 FLOORS = (
     ("data_tools",),
+    ("pretrain/lazy_compile.py",),
+    ("pretrain/__init__.py",),
     ("pretrain/errors.py",),
     (
         "pretrain/kind.py",
@@ -101,7 +103,7 @@ def room(file: str) -> str:
 
 
 def test_every_room_has_a_floor() -> None:
-    rooms = {room(file) for file in trees()} - {"pretrain/__init__.py"}
+    rooms = {room(file) for file in trees()}
     assert rooms == set(FLOOR)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from evals.evaluate import evaluate
+from evals.request import EvalRequest
 from pretrain.distributed.world import DistContext, init_distributed
 
 
@@ -53,7 +54,8 @@ def main() -> None:
     answers: dict[str, Any] = {}
     with init_distributed() as world:
         for name, run in asked["runs"].items():
-            result = evaluate(asked["checkpoint"], world, **run)
+            options = {key: tuple(value) if isinstance(value, list) else value for key, value in run.items()}
+            result = evaluate(asked["checkpoint"], world, EvalRequest(**options))
             answers[name] = {"step": result.step, "metrics": result.metrics, "spec": result.spec}
             parallel_state.destroy_model_parallel()
         if "brute" in asked:

@@ -1,5 +1,6 @@
 """From segments of token shards to batches: special tokens, padding, masks."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -113,7 +114,8 @@ def _refuse_ids(rows: Sequence[BertRow | None], vocab_size: int) -> None:
             found = row.source.reader.read(start, stop)
             if len(found) and int(found.max()) >= vocab_size:
                 at = int(found.argmax())
+                path = row.source.path
                 raise IntegrityError(
-                    f"{row.source.path}: token {start + at:,} is id {int(found[at])}, but its tokenizer has "
-                    f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {row.source.path}`"
+                    f"{path}: token {start + at:,} is id {int(found[at])}, but its tokenizer has "
+                    f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {shlex.quote(path)}`"
                 )
