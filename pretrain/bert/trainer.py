@@ -12,5 +12,5 @@ class BertTrainer(CorpusTrainer[BertConfig]):
     def open_data(self) -> tuple[BertTrainingData, BertValidationData | None]:
         return open_data(self.corpus)
 
-    def family(self) -> BertSpec:
+    def spec(self) -> BertSpec:
         return BertSpec(self.corpus, self.layout)

@@ -56,7 +56,7 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         self,
         config: CnnConfig,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
         self.data = open_training_images(config)
@@ -65,7 +65,7 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
             config.model, self.data.channels, self.data.size, self.data.num_classes, config.run.seed
         ).to(world.device)
         self.classifier = Classifier(model, config.precision, world.device)
-        super().__init__(config, world, gate, model)
+        super().__init__(config, world, step_sync, model)
 
     @property
     def fingerprint(self) -> str:

@@ -121,8 +121,8 @@ def divides(
 ) -> Rule[R]:
     """A rule that the number of `key` divides that of the key `whole`, which counts as `value`."""
     small, large = number(key), value or number(whole)
-    mend = divisors(key, large) | multiples(whole, small, value) | (remedies or {})
-    return Rule(name, key, lambda s: large(s) % small(s) == 0, message, applies, mend)
+    found = divisors(key, large) | multiples(whole, small, value) | (remedies or {})
+    return Rule(name, key, lambda s: large(s) % small(s) == 0, message, applies, found)
 
 
 def multiple_of(
@@ -135,8 +135,8 @@ def multiple_of(
     remedies: Remedies[Any] | None = None,
 ) -> Rule[R]:
     """A rule that the number of `key` is a multiple of `unit`."""
-    given, mend = number(key), multiples(key, unit) | (remedies or {})
-    return Rule(name, key, lambda s: given(s) % unit(s) == 0, message, applies, mend)
+    given, found = number(key), multiples(key, unit) | (remedies or {})
+    return Rule(name, key, lambda s: given(s) % unit(s) == 0, message, applies, found)
 
 
 @dataclass(frozen=True)

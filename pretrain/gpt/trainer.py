@@ -12,5 +12,5 @@ class GptTrainer(CorpusTrainer[GptConfig]):
     def open_data(self) -> tuple[TrainingData, ValidationData | None]:
         return open_data(self.corpus)
 
-    def family(self) -> GptSpec:
+    def spec(self) -> GptSpec:
         return GptSpec(self.corpus, self.layout)

@@ -21,17 +21,17 @@ class CorpusTrainer(MegatronTrainer, Generic[C]):
     """A trainer that may take its weights from another run; a subclass says what is read and how."""
 
     def __init__(
-        self, config: C, world: DistContext, gate: StepSync | None = None, own: Checkpoint | None = None
+        self, config: C, world: DistContext, step_sync: StepSync | None = None, own: Checkpoint | None = None
     ) -> None:
         self.corpus: C = config
-        super().__init__(config, world, gate, own)
+        super().__init__(config, world, step_sync, own)
 
     @abstractmethod
-    def family(self) -> ModelSpec[Any, Any]:
+    def spec(self) -> ModelSpec[Any, Any]:
         """The model spec: how the model is run on this rank."""
 
     def build_model(self) -> PipelineModel:
-        model = PipelineModel(self.config, self.layout, self.data.vocab_size, self.family(), training=True)
+        model = PipelineModel(self.config, self.layout, self.data.vocab_size, self.spec(), training=True)
         if self.start is not None:
             require_tokenizer(self.corpus, self.start, self.data.tokenizer.fingerprint)
             anew = self.corpus.model.init_embeddings == "random"

@@ -42,7 +42,7 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         self,
         config: TextConfig,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
         """Open the data and build the model and its optimizer.
@@ -50,12 +50,12 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         Args:
             own: the run's own checkpoint, which is loaded next; then `model.init_from` is not read.
         """
-        super().__init__(config, world, gate)
+        super().__init__(config, world, step_sync)
         self.start = open_init_from(config, own, log.warning, partial(broadcast_from_rank0, world))
         self.layout = build_parallel_dims(world, config.parallel)
         self.data, self.validation = self.open_data()
         self.model = self.build_model()
-        self.model.before_reduction(self.gate.reduce)
+        self.model.before_reduction(self.step_sync.reduce)
         self.optimizer = Optimizer(config, self.model)
         self.growing = rampup_dataset(config, self.data)
         self._plateau = Plateau(config)
@@ -136,7 +136,7 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         """Loss on the validation data after `step` steps; None if the config has none."""
         if self.validation is None:
             return None
-        sums = score(self.model, self.validation, self.gate.validated)
+        sums = score(self.model, self.validation, self.step_sync.validated)
         more = {f"validation_{name}": value for name, value in sums.metrics.items()}
         return {"validation_loss": sums.loss, **more, "tokens": tokens_until(self.config, step)}
 

@@ -36,13 +36,13 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         self,
         config: RnnConfig,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
         self.data, self.validation = open_data(config)
         model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config))
         self.model = model.to(world.device)
-        super().__init__(config, world, gate, self.model)
+        super().__init__(config, world, step_sync, self.model)
         no_state = self.model.no_state(config.batch.micro_size)
         self.carried = [no_state.clone() for _ in range(self.micro_batches)]
         """[B, L, C] for each micro-batch: the state after the step before."""
@@ -99,7 +99,7 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         if self.validation is None:
             return None
         micro_size = self.config.batch.micro_size
-        scored = score_lanes(self.model, self.validation, self.world, micro_size, self.gate.validated)
+        scored = score_lanes(self.model, self.validation, self.world, micro_size, self.step_sync.validated)
         return {"validation_loss": scored.loss, "tokens": step * self.units}
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:

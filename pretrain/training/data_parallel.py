@@ -36,8 +36,8 @@ class DataParallelTrainer(DescentTrainer[C, B]):
 
     optimizer: DataParallelAdamW
 
-    def __init__(self, config: C, world: DistContext, gate: StepSync | None, model: Module) -> None:
-        super().__init__(config, world, gate)
+    def __init__(self, config: C, world: DistContext, step_sync: StepSync | None, model: Module) -> None:
+        super().__init__(config, world, step_sync)
         self.whole_model = model
         self.optimizer = DataParallelAdamW(config.optimizer, model, world)
         micro_batches = derived.micro_batches(config, world.size)
@@ -140,7 +140,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
             (losses / self.units).backward()  # type: ignore[no-untyped-call]
             local.append(losses.detach().double())
             total += local[-1]
-        self.gate.reduce()
+        self.step_sync.reduce()
         dist.all_reduce(total)
         return float(total) / self.units, self.optimizer.reduce(), local
 

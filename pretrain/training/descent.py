@@ -65,8 +65,8 @@ class DescentTrainer(Trainer[C], Generic[C, B]):
 
     optimizer: AnyOptimizer
 
-    def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
-        super().__init__(config, world, gate)
+    def __init__(self, config: C, world: DistContext, step_sync: StepSync | None) -> None:
+        super().__init__(config, world, step_sync)
         self.memory = SpikeHistory()
 
     @property
@@ -108,14 +108,14 @@ class DescentTrainer(Trainer[C], Generic[C, B]):
 
     def step(self, step: int) -> StepResult:
         """As `Trainer.step`; after a HealthError the weights are as they were before the step."""
-        batches = self.gate.fetch(lambda: self.batches(step))
+        batches = self.step_sync.fetch(lambda: self.batches(step))
         found = self.backward(step, batches)
         # The verdict comes before the update, from numbers that are the same on every rank, so that all ranks
         # update or none does.
         verdict = judge(self.config, self.memory, found.loss, found.judged)
         rate = learning_rate(self.config, step)
         if verdict.update:
-            self.gate.mark(Phase.UPDATE)
+            self.step_sync.mark(Phase.UPDATE)
             self.optimizer.update(rate, found.norm)
         window = derived.spike_window(self.config)
         self.memory = self.memory.after(found.loss, updated=verdict.update, window=window)

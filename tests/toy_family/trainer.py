@@ -34,12 +34,14 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
 
     UNIT = "points"
 
-    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync, own: object) -> None:
+    def __init__(
+        self, config: PolynomialConfig, world: DistContext, step_sync: StepSync, own: object
+    ) -> None:
         self.points = read_points(config)
         self.model = torch.nn.Linear(config.model.degree, 1)
         torch.nn.init.zeros_(self.model.weight)
         torch.nn.init.zeros_(self.model.bias)
-        super().__init__(config, world, gate, self.model)
+        super().__init__(config, world, step_sync, self.model)
 
     @property
     def fingerprint(self) -> str:

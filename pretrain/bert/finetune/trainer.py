@@ -30,11 +30,11 @@ class FinetuneTrainer(MegatronTrainer):
         self,
         config: FinetuneConfig,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
         self.finetuning = config
-        super().__init__(config, world, gate, own)
+        super().__init__(config, world, step_sync, own)
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """Open the files of the config, encoded with the pretrained model's tokenizer."""

@@ -24,11 +24,11 @@ class ChatTrainer(MegatronTrainer):
         self,
         config: ChatConfig,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
         self.chat = config
-        super().__init__(config, world, gate, own)
+        super().__init__(config, world, step_sync, own)
 
     def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
         """Open the files of the config, encoded with the pretrained model's tokenizer."""
