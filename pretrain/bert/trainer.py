@@ -10,7 +10,7 @@ class BertTrainer(CorpusTrainer[BertConfig]):
     """A trainer on masked sentences."""
 
     def open_data(self) -> tuple[BertTrainingData, BertValidationData | None]:
-        return open_data(self.corpus)
+        return open_data(self.config)
 
     def spec(self) -> BertSpec:
-        return BertSpec(self.corpus, self.layout)
+        return BertSpec(self.config, self.layout)

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint
@@ -29,10 +29,12 @@ from pretrain.training.metric_sums import Plateau
 from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
+C = TypeVar("C", bound=TextConfig)
+
 log = logging.getLogger(__name__)
 
 
-class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
+class MegatronTrainer(DescentTrainer[C, AnyBatch], Generic[C]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and what is built."""
 
     UNIT = "tokens"
@@ -40,7 +42,7 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
 
     def __init__(
         self,
-        config: TextConfig,
+        config: C,
         world: DistContext,
         step_sync: StepSync | None = None,
         own: Checkpoint | None = None,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
 from pretrain.data.order import micro_batch_samples
@@ -36,13 +37,19 @@ class DataParallelTrainer(DescentTrainer[C, B]):
 
     optimizer: DataParallelAdamW
 
-    def __init__(self, config: C, world: DistContext, step_sync: StepSync | None, model: Module) -> None:
+    def __init__(
+        self, config: C, world: DistContext, step_sync: StepSync | None = None, own: Checkpoint | None = None
+    ) -> None:
         super().__init__(config, world, step_sync)
-        self.whole_model = model
-        self.optimizer = DataParallelAdamW(config.optimizer, model, world)
         micro_batches = derived.micro_batches(config, world.size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
         self.micro_batches = micro_batches
+        self.whole_model = self.build_model().to(world.device)
+        self.optimizer = DataParallelAdamW(config.optimizer, self.whole_model, world)
+
+    @abstractmethod
+    def build_model(self) -> Module:
+        """Open the data and build the model for them, with new weights."""
 
     @property
     def layout_name(self) -> str:
