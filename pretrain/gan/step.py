@@ -24,7 +24,7 @@ from pretrain.distributed.ranks import some_ranks
 from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 from pretrain.gan.augment import Changes
-from pretrain.gan.failed_step import FailedUpdate, Share
+from pretrain.gan.failed_step import FailedUpdate
 from pretrain.gan.networks.spectral import advance
 from pretrain.gan.penalties import is_due, penalty
 from pretrain.gan.settings import micro_size
@@ -205,11 +205,16 @@ class GanStep:
                     found = means.take()
                 engine.step()
         except HealthError as error:
-            again = [
-                Share(micro.samples, partial(numbers_of, engine.module, micro)) for micro in micro_batches
-            ]
-            together = self._config.model.batch_norm
-            where = find_nonfinite(FailedUpdate(self._world, self._networks, learner, again, together))
+            where = find_nonfinite(
+                FailedUpdate(
+                    world=self._world,
+                    networks=self._networks,
+                    learner=learner,
+                    samples=[micro.samples for micro in micro_batches],
+                    again=[partial(numbers_of, engine.module, micro) for micro in micro_batches],
+                    together=self._config.model.batch_norm,
+                )
+            )
             raise HealthError(f"update {update + 1}: {error}{where}") from None
         return found
 
