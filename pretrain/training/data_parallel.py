@@ -21,8 +21,8 @@ from pretrain.distributed.world import DistContext
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.probe import Probe, Watched, is_finite, watch
-from pretrain.training.adamw import DataParallelAdamW
 from pretrain.training.descent import DescentTrainer, Gradient
+from pretrain.training.optimizer import DataParallelOptimizer
 from pretrain.training.step_sync import StepSync
 
 C = TypeVar("C", bound=CnnConfig | RnnConfig)
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class DataParallelTrainer(DescentTrainer[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
-    optimizer: DataParallelAdamW
+    optimizer: DataParallelOptimizer
 
     def __init__(
         self, config: C, world: DistContext, step_sync: StepSync | None = None, own: Checkpoint | None = None
@@ -45,7 +45,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
         assert micro_batches is not None, "the rules between keys let no other batch through"
         self.micro_batches = micro_batches
         self.whole_model = self.build_model().to(world.device)
-        self.optimizer = DataParallelAdamW(config.optimizer, self.whole_model, world)
+        self.optimizer = DataParallelOptimizer(config.optimizer, self.whole_model, world)
 
     @abstractmethod
     def build_model(self) -> Module:
