@@ -52,17 +52,11 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
     def build_model(self) -> Cnn:
         config, data = self.config, open_training_images(self.config)
         self.data, self.validation = data, open_validation_images(config, data)
+        self.fingerprint, scored = data.fingerprint, [source.reader.fingerprint for source in self.validation]
+        self.validation_fingerprint = " ".join(scored) or NO_VALIDATION
         model = build_cnn(config.model, data.channels, data.size, data.num_classes, config.run.seed)
         self.classifier = Classifier(model, config.precision, self.world.device)
         return model
-
-    @property
-    def fingerprint(self) -> str:
-        return self.data.fingerprint
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return " ".join(source.reader.fingerprint for source in self.validation) or NO_VALIDATION
 
     @property
     def units(self) -> int:

@@ -60,6 +60,8 @@ class MegatronTrainer(DescentTrainer[C, AnyBatch], Generic[C]):
         self.model.before_reduction(self.step_sync.reduce)
         self.optimizer = Optimizer(config, self.model)
         self.growing = rampup_dataset(config, self.data)
+        self.fingerprint = self.growing.fingerprint
+        self.validation_fingerprint = self.validation.fingerprint if self.validation else NO_VALIDATION
         self._plateau = Plateau(config)
         peak = peak_flops(config, world.device)
         self._peak = peak * world.size if peak else None
@@ -72,14 +74,6 @@ class MegatronTrainer(DescentTrainer[C, AnyBatch], Generic[C]):
     @abstractmethod
     def build_model(self) -> PipelineModel:
         """The model of the config, with new weights or with those of the run that weights come from."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.growing.fingerprint
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return self.validation.fingerprint if self.validation else NO_VALIDATION
 
     @property
     def layout_name(self) -> str:

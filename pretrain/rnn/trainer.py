@@ -33,6 +33,8 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
     def build_model(self) -> Rnn:
         config, device = self.config, self.world.device
         self.data, self.validation = open_data(config)
+        self.fingerprint = self.data.fingerprint
+        self.validation_fingerprint = self.validation.fingerprint if self.validation else NO_VALIDATION
         self.model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config)).to(
             device
         )
@@ -42,14 +44,6 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         self._after: dict[int, Tensor] = {}
         """The same after the current step."""
         return self.model
-
-    @property
-    def fingerprint(self) -> str:
-        return self.data.fingerprint
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return self.validation.fingerprint if self.validation else NO_VALIDATION
 
     @property
     def units(self) -> int:

@@ -64,19 +64,13 @@ class DescentTrainer(Trainer[C], Generic[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
     optimizer: AnyOptimizer
+    fingerprint: str
+    """Of the training data."""
+    validation_fingerprint: str
 
     def __init__(self, config: C, world: DistContext, step_sync: StepSync | None) -> None:
         super().__init__(config, world, step_sync)
         self.memory = SpikeHistory()
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Fingerprint of the training data."""
-
-    @property
-    @abstractmethod
-    def validation_fingerprint(self) -> str: ...
 
     @property
     @abstractmethod

@@ -34,18 +34,12 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
 
     def build_model(self) -> torch.nn.Linear:
         self.points = read_points(self.config)
+        self.fingerprint = hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
+        self.validation_fingerprint = NO_VALIDATION
         self.model = torch.nn.Linear(self.config.model.degree, 1)
         torch.nn.init.zeros_(self.model.weight)
         torch.nn.init.zeros_(self.model.bias)
         return self.model
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return NO_VALIDATION
 
     @property
     def units(self) -> int:
