@@ -68,7 +68,7 @@ class MegatronTrainer(DescentTrainer[C, AnyBatch], Generic[C]):
         self._stage = self.growing.stage(0)
 
     @abstractmethod
-    def open_data(self) -> tuple[TrainingDataset, ValidationDataset | None]:
+    def open_data(self) -> tuple[TrainingDataset, ValidationDataset[Any] | None]:
         """The training and validation data of the config."""
 
     @abstractmethod
