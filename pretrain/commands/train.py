@@ -80,13 +80,13 @@ class _Loop:
         self.config = loaded.config
         self.world = world
         self.run = run
-        self.gate = StepSync(world, run.pulse, run.pending)
+        self.step_sync = StepSync(world, run.pulse, run.pending)
         together = partial(broadcast_from_rank0, world)
         self.products = world.products and as_begun(world.products, run.folder, together)
         # The checkpoint to resume from, and the later one that was passed over for skipped updates.
         found, self.gone_back_from = broadcast_from_rank0(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
-        self.trainer = build(self.config, world, self.gate, self.found)
+        self.trainer = build(self.config, world, self.step_sync, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0
@@ -201,7 +201,7 @@ class _Loop:
             self.stop(index, interrupted.signal)
         seconds = time.perf_counter() - began
         self.passes += 1
-        assert self.gate.passed == self.passes, "a trainer passes its gate once a step, or signals are lost"
+        assert self.step_sync.passed == self.passes, "passed once a step, or signals are lost"
         run.pulse.mark(Phase.JOURNAL)
         run.log_step(step, self.metrics(result, seconds))
         if result.spike:
@@ -302,7 +302,7 @@ class _Loop:
             metrics["spike"] = 1
         elif not result.updated:
             metrics["skipped"] = 1
-        ratio = self.stragglers.add(self.gate.own_seconds) if self.world.is_first else None
+        ratio = self.stragglers.add(self.step_sync.own_seconds) if self.world.is_first else None
         if ratio is not None:
             metrics["straggler_ratio"] = ratio
         return metrics
