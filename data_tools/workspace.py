@@ -67,16 +67,15 @@ Result = TypeVar("Result", bound=Finished)
 
 
 class Workspace:
-    """The paths of a build in its directory."""
+    """The paths of a build in its directory; `work`: the folder of temporaries and results in it."""
 
-    def __init__(self, directory: Path, layout: OutputLayout = SHARDS) -> None:
-        self.directory, self.layout = directory, layout
-        self.work = directory / WORK_DIR
+    def __init__(self, directory: Path, layout: OutputLayout = SHARDS, work: str = WORK_DIR) -> None:
+        self.directory, self.layout, self.work = directory, layout, directory / work
 
     def save(self, number: int, result: "DataclassInstance") -> None:
         write_atomically(self.work / f"{number:06d}.json", json.dumps(asdict(result)))
 
-    def finished(self, partitions: int, parse: Callable[[dict[str, Any]], Result]) -> dict[int, Result]:
+    def finished(self, partitions: int, parse: Callable[[bytes], Result]) -> dict[int, Result]:
         """The finished partitions by number; `parse` makes a result from the JSON that `save` wrote.
 
         A partition whose shards are not all there counts as not finished.
@@ -86,8 +85,8 @@ class Workspace:
             path = self.work / f"{number:06d}.json"
             if path.exists():
                 try:
-                    result = parse(json.loads(path.read_text(encoding="utf-8")))
-                except (ValueError, KeyError, TypeError):  # damaged: process the partition again
+                    result = parse(path.read_bytes())
+                except ValueError:  # damaged: process the partition again
                     continue
                 if all(self._has(shard) for shard in result.shards):
                     results[number] = result

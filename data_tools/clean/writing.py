@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,11 +25,6 @@ class WriteResult:
     """Documents removed as copies of another."""
     near: int
     """Documents removed as near duplicates of another."""
-
-
-def parse_written(value: dict[str, Any]) -> WriteResult:
-    """From the JSON of an earlier run; raises KeyError or TypeError if it is not one."""
-    return WriteResult(**{**value, "shards": tuple(StoredFile(**file) for file in value["shards"])})
 
 
 @dataclass(frozen=True)
@@ -58,17 +52,9 @@ class WriteJob:
             int(exact.sum()),
             len(exact) - int(exact.sum()),
         )
-        WrittenText(directory, self.stage).save(number, result)
+        Workspace(directory, work=self.stage).save(number, result)
         report(1)
         return result
-
-
-class WrittenText(Workspace):
-    """Where the results of this stage are stored: in its own folder, beside those of the first stage."""
-
-    def __init__(self, directory: Path, stage: str) -> None:
-        super().__init__(directory)
-        self.work = directory / stage
 
 
 def _copy(directory: Path, source: str, target: str, stays: list[bool]) -> None:

@@ -4,6 +4,7 @@ import shutil
 import time
 import unicodedata
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,16 @@ from data_tools.images.index import (
     read_image_index,
     write_image_index,
 )
-from data_tools.images.picture import Picture
-from data_tools.images.pixels import BadImage, Square, encode, read_square
+from data_tools.images.pixels import encode, read_square
 from data_tools.images.reader import ImageReader
 from data_tools.images.records import ImageColumns, read_declared, read_labels, read_pictures
-from data_tools.images.sources import ImageInputs, find_images
+from data_tools.images.sources import ImageInputs, Picture, find_images
 from data_tools.images.writer import ImageWriter
 from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report
 from data_tools.sources import is_remote, plan_of_inputs, refuse_inside_output
+from data_tools.typed import parse
 from data_tools.workspace import PLAN_NAME, Workspace
 
 
@@ -98,20 +99,6 @@ class ImageResult:
     bytes: int
     left_out: LeftOut
 
-    @classmethod
-    def parse(cls, value: dict[str, Any]) -> "ImageResult":
-        """From the JSON of an earlier build; raises KeyError or TypeError if it is not one."""
-        shards = tuple(
-            ImageShard(
-                s["name"], s["size"], s["sha256"], tuple(s["offsets"]), tuple(s["sizes"]), tuple(s["labels"])
-            )
-            for s in value["shards"]
-        )
-        skipped = tuple(BadRecord(**record) for record in value["skipped"])
-        left_out = LeftOut({kind: tuple(counts) for kind, counts in value["left_out"]["kinds"].items()})
-        counts = value["enlarged"], value["unconverted"]
-        return cls(value["number"], shards, *counts, skipped, value["bytes"], left_out)
-
 
 @dataclass(frozen=True)
 class ImageJob:
@@ -130,13 +117,14 @@ class ImageJob:
         for unit in partition.units:
             reported = 0
             for record in read_pictures(unit, options.columns, left_out):
-                try:
-                    if isinstance(record, BadRecord):
-                        raise _Skip(record)
-                    label = self._label(record, numbers)
-                    square = _square(record, options)
-                except _Skip as skip:
-                    skipped.append(skip.record)
+                if not isinstance(record, BadRecord):
+                    try:
+                        label = self._label(record, numbers)
+                        square = read_square(record.data, options.size, options.channels)
+                    except ValueError as error:
+                        record = BadRecord(record.file, record.where, str(error))
+                if isinstance(record, BadRecord):
+                    skipped.append(record)
                     check_skipped(skipped, options.max_bad_records)
                     continue
                 writer.add(encode(square.picture, options.encoding), label)
@@ -154,30 +142,16 @@ class ImageJob:
         return result
 
     def _label(self, record: Picture, numbers: dict[str, int]) -> int | None:
+        """The number of an image's class. Raises ValueError for an image that has none, or another one."""
         if not numbers:
             return None
         if record.label is None:
-            reason = "has no label, and others have; --labels none leaves all of them out"
-            raise _Skip(BadRecord(record.file, record.where, reason))
+            raise ValueError("has no label, and others have; --labels none leaves all of them out")
         if record.label not in numbers:
-            reason = f"its class {record.label!r} is not one of the {len(numbers)} classes of --classes"
-            raise _Skip(BadRecord(record.file, record.where, reason))
+            raise ValueError(
+                f"its class {record.label!r} is not one of the {len(numbers)} classes of --classes"
+            )
         return numbers[record.label]
-
-
-class _Skip(Exception):
-    """A record that is left out."""
-
-    def __init__(self, record: BadRecord) -> None:
-        super().__init__(str(record))
-        self.record = record
-
-
-def _square(record: Picture, options: ImageBuildOptions) -> Square:
-    try:
-        return read_square(record.data, options.size, options.channels)
-    except BadImage as error:
-        raise _Skip(BadRecord(record.file, record.where, str(error))) from None
 
 
 def build_images(options: ImageBuildOptions) -> ImageReport:
@@ -214,7 +188,7 @@ def prepare_images(options: ImageBuildOptions) -> tuple[ImageInputs, Divided[Ima
     refuse_inside_output(inputs.files, options.output)
     classes = _classes(options, inputs)
     partitions, plan = make_partitions(inputs.files, "file"), _plan(options, inputs, classes)
-    work = Divided(options, partitions, plan, ImageResult.parse, ImageJob(options, classes))
+    work = Divided(options, partitions, plan, partial(parse, ImageResult), ImageJob(options, classes))
     return inputs, work, classes
 
 

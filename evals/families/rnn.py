@@ -11,15 +11,13 @@ from evals.perplexity import perplexities, standard_error
 from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from evals.text import TextSize, text_size
-from pretrain.data.cache import shard_cache
-from pretrain.data.sources import open_whole
+from pretrain.data.sources import open_whole, shard_cache
 from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.megatron.restore import RESOLVED_CONFIG
 from pretrain.rnn.data import LaneData
-from pretrain.rnn.restore import load_rnn
-from pretrain.rnn.score import score_lanes
+from pretrain.rnn.score import load_rnn, score_lanes
 
 DEFINITIONS = {name: text for name, text in PERPLEXITIES.items() if name != "window"} | {
     "NLL": "sum of -ln p(token | tokens before it in its lane) over the scored tokens, in nats, from float32 "

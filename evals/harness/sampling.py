@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evals.harness.definition import Definition
-from pretrain.config.schema import nearest_name
+from evals.harness.definition import Definition, hint
 from pretrain.errors import UserError
 from pretrain.sampling import Sampling
 
@@ -39,20 +38,18 @@ class Generation:
 def generation_of(definition: Definition) -> Generation:
     """The settings in a definition's `generation_kwargs`; raises UserError naming what is wrong with them."""
     given = definition.settings.get("generation_kwargs")
-    place = f"{definition.file.path}: generation_kwargs"
+    where = f"{definition.file.path}: generation_kwargs"
     if given is not None and not isinstance(given, dict):
         raise UserError(
-            f"{place} must be a mapping such as {{until: ['.'], max_gen_toks: 20}}, got {given!r}"
+            f"{where} must be a mapping such as {{until: ['.'], max_gen_toks: 20}}, got {given!r}"
         )
     for key in given or {}:
         if key not in _KNOWN:
-            meant = nearest_name(str(key), _KNOWN)
-            hint = f"did you mean '{meant}'?" if meant else f"known are: {', '.join(_KNOWN)}"
-            raise UserError(f"{place}.{key} has no effect ({hint})")
+            raise UserError(f"{where}.{key} has no effect ({hint(key, _KNOWN)})")
     try:
         return parse_generation(given or {})
     except (ValueError, TypeError) as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def parse_generation(given: Mapping[str, Any]) -> Generation:

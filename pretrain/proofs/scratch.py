@@ -15,8 +15,7 @@ import torch
 
 from pretrain.commands.check import check_data
 from pretrain.config import derived
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import (
     BatchStageConfig,
@@ -30,7 +29,7 @@ from pretrain.config.sections import (
 from pretrain.config.stages import tokens_until
 from pretrain.cpu.products.choice import available_here
 from pretrain.cpu.products.settle import decide
-from pretrain.distributed.world import read_rank_info
+from pretrain.distributed.launcher import read_rank_info
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder, write_atomically
 

@@ -11,12 +11,13 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.atomic import write_atomically
+from data_tools.atomic import replacing
 from data_tools.bounded import open_regular
 from pretrain.errors import IntegrityError, named
 
@@ -28,6 +29,8 @@ LONGEST_LINE = 1 << 20
 LARGEST = 1 << 53
 """Whole numbers below this are exact in every JSON reader (RFC 8259, section 6)."""
 MAX_PENDING_BYTES = 64 * 2**20
+CHUNK = 1 << 17
+"""Bytes that a `Follower` reads at once."""
 
 log = logging.getLogger(__name__)
 
@@ -127,25 +130,26 @@ class Journal:
         The file is replaced, not truncated, so that a reader which follows it notices.
         """
         self.sync()
-        kept: list[bytes] = []
-        later: list[bytes] = []
-        damaged: list[bytes] = []
-        for line in self.path.read_bytes().splitlines():
-            entry = decode(line)
-            (damaged if entry is None else kept if entry["step"] <= step else later).append(line)
-        if later or damaged:
+        with open(self.path, "rb") as lines:
+            counts = Counter(_is_later(line, step) for line in lines)
+        if counts[True] or counts[None]:
             superseded = self.path.with_name("metrics.superseded.jsonl")
-            with named(superseded), open(superseded, "ab") as file:
-                file.writelines(line + b"\n" for line in later + damaged)
-                file.flush()
-                os.fsync(file.fileno())
-            write_atomically(self.path, b"".join(line + b"\n" for line in kept))
+            with (
+                open(self.path, "rb") as lines,
+                replacing(self.path) as kept,
+                named(superseded),
+                open(superseded, "ab") as moved,
+            ):
+                for line in lines:
+                    (kept if _is_later(line, step) is False else moved).write(line)
+                moved.flush()
+                os.fsync(moved.fileno())
             os.close(self._descriptor)
             self._open()
         self._last_step = step
-        if damaged:
-            log.warning("%s: %d damaged line(s) moved to metrics.superseded.jsonl", self.path, len(damaged))
-        return Truncation(len(kept), len(later), len(damaged))
+        if counts[None]:
+            log.warning("%s: %d damaged line(s) moved to metrics.superseded.jsonl", self.path, counts[None])
+        return Truncation(counts[False], counts[True], counts[None])
 
     def close(self) -> None:
         """Write the waiting lines, as far as the disk takes them, and close the file. Raises nothing."""
@@ -156,6 +160,55 @@ class Journal:
             log.warning("%s: the last %d lines could not be written and are lost", self.path, lines)
         with suppress(OSError):
             os.close(self._descriptor)
+
+
+class Follower:
+    """Reads the complete lines of a file that another process appends to or replaces. It need not exist."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        """Bytes read, always at the end of a line."""
+        self._descriptor: int | None = None
+
+    def was_replaced(self) -> bool:
+        """Whether the path now names another file, or one shorter than what has been read."""
+        if self._descriptor is None:
+            return False
+        try:
+            now = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(now, os.fstat(self._descriptor)) or now.st_size < self.offset
+
+    def read(self) -> list[Entry]:
+        """The next lines, up to about 128 KiB of them; none if there is nothing new."""
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return []
+        size, data = CHUNK, b""
+        while b"\n" not in data:  # a line longer than a chunk
+            data = os.pread(self._descriptor, size, self.offset)
+            if len(data) < size and b"\n" not in data:
+                return []
+            size *= 2
+        whole = data[: data.rindex(b"\n") + 1]
+        entries = []
+        for line in whole.splitlines():
+            entry = decode(line)
+            if entry is None:
+                log.warning("%s: passed over a line that is no JSON: %r", self.path, line[:60])
+            else:
+                entries.append(entry)
+        self.offset += len(whole)
+        return entries
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def read(path: Path) -> list[Entry]:
@@ -169,7 +222,8 @@ def read(path: Path) -> list[Entry]:
     return list(lines_of(path))
 
 
-def lines_of(path: Path) -> Iterator[Entry]:
+def lines_of(path: Path, *, skip_damaged: bool = False) -> Iterator[Entry]:
+    """As `read`, one by one; with `skip_damaged`, damaged lines are passed over."""
     with open_regular(path) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -177,13 +231,8 @@ def lines_of(path: Path) -> Iterator[Entry]:
             entry = decode(line) if len(line) <= LONGEST_LINE else None
             if entry is not None:
                 yield entry
-            elif line.endswith(b"\n") or len(line) > LONGEST_LINE:
-                raise IntegrityError(no_line(path, number, line))
-
-
-def no_line(path: Path, number: int, line: bytes) -> str:
-    """The message that a line of a journal is malformed."""
-    return f"{path}:{number}: not a line of a journal: {line[:60]!r}"
+            elif not skip_damaged and (line.endswith(b"\n") or len(line) > LONGEST_LINE):
+                raise IntegrityError(f"{path}:{number}: not a line of a journal: {line[:60]!r}")
 
 
 def curve(entries: list[Entry], name: str) -> Iterator[tuple[int, float]]:
@@ -226,6 +275,12 @@ def _portable(value: object) -> object:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _is_later(line: bytes, step: int) -> bool | None:
+    """Whether a line is of a later step; None if it is damaged."""
+    entry = decode(line)
+    return None if entry is None else entry["step"] > step
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -7,13 +7,14 @@ only part of it.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
 
+from data_tools.bounded import last_lines
 from pretrain.errors import IntegrityError
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import Status
-from pretrain.tracking.journal import LONGEST_LINE, Entry, decode, no_line
+from pretrain.tracking.journal import Entry, decode, lines_of
 
 LAST_BYTES = 1 << 16
 BARE = {"step", "time"}
@@ -93,27 +94,12 @@ def _lost(folder: RunFolder, status: Status, found: str) -> str:
 
 def last_step(path: Path) -> int:
     """Step of the last line of a journal; 0 if there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - LAST_BYTES))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return 0
-    return next((int(entry["step"]) for line in reversed(lines) if (entry := decode(line))), 0)
+    lines = reversed(last_lines(path, LAST_BYTES))
+    return next((int(entry["step"]) for line in lines if (entry := decode(line))), 0)
 
 
 def _entries(path: Path, *, whole: bool = True) -> Iterator[Entry]:
-    """Lines of a journal except a torn last one; none if there is no file. With `whole` a damaged line is an
-    error, else it is skipped."""
-    try:
-        with open(path, "rb") as file:
-            for number in count(1):
-                line = file.readline(LONGEST_LINE)
-                if entry := decode(line):
-                    yield entry
-                elif not line:
-                    return
-                elif whole and (line.endswith(b"\n") or len(line) == LONGEST_LINE):
-                    raise IntegrityError(no_line(path, number, line))
-    except FileNotFoundError:
-        return
+    """Lines of a journal; none if there is no file. With `whole` a damaged line is an error, else it is
+    skipped."""
+    with suppress(FileNotFoundError):
+        yield from lines_of(path, skip_damaged=not whole)

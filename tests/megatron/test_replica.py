@@ -8,7 +8,8 @@ import torch
 from small_run import config_for
 from text_shards import build_shards
 
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,9 @@ the gathered keys and values under context parallelism), `num_query_groups` equa
 `distributed_optimizer` and `overlap_grad_reduce` with one replica (presets fit small clusters too).
 """
 
-from pretrain.config.rule import unless
+from pretrain.config.rule import Rule, only_with, unless
 from pretrain.config.rules.transformer import TextRule
+from pretrain.config.sections import BertConfig, GptConfig
 
 USELESS: tuple[TextRule, ...] = (
     unless(
@@ -22,10 +23,17 @@ USELESS: tuple[TextRule, ...] = (
         lambda s: s.config.parallel.virtual_pipeline == 1,
         "1 has no effect; remove it, or set it to 2 or more",
     ),
-    unless(
-        "rotary_base needs rotary positions",
-        "model.rotary_base",
-        lambda s: s.config.model.position_embedding != "rotary",
-        "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
+    only_with(
+        "rotary_base needs rotary positions", "model.rotary_base", "model.position_embedding", "rotary"
+    ),
+)
+
+INIT_FROM: tuple[Rule[GptConfig | BertConfig], ...] = (
+    Rule(
+        name="an embedding is learnt anew beside weights that are not",
+        key="model.init_embeddings",
+        applies=lambda s: s.config.model.init_embeddings == "random",
+        holds=lambda s: s.config.model.init_from is not None,
+        message="random has no effect without model.init_from: everything is drawn then; remove it",
     ),
 )

@@ -4,6 +4,7 @@ Which conversations share a sequence follows from their lengths alone.
 """
 
 import hashlib
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,17 @@ import torch
 
 from data_tools.counts import counted
 from data_tools.tokenizer import Tokenizer
+from pretrain.checkpoint import Checkpoint
+from pretrain.checkpoint.tokenizer import tokenizer_folder
+from pretrain.config.load import LoadedConfig
 from pretrain.config.sections import ChatConfig
 from pretrain.data.batch import PADDING_SAMPLE, Batch
 from pretrain.data.in_memory import InMemoryTraining, InMemoryValidation
 from pretrain.gpt.chat.conversation import read_conversations
 from pretrain.gpt.chat.examples import ChatExample, encode, fitting
-from pretrain.gpt.chat.packing import pack
-from pretrain.gpt.chat.template import ChatTemplate
+from pretrain.gpt.chat.template import ChatTemplate, template_of
+from pretrain.megatron.init_from import InitFrom, find_init_from, require_init_from
+from pretrain.run.exit import print_error
 
 
 @dataclass(frozen=True)
@@ -117,3 +122,69 @@ class ChatValidation(InMemoryValidation[ChatSequences, Batch]):
 
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
         return self.data.batch(rows)
+
+
+def pack(sizes: Sequence[int], capacity: int) -> list[tuple[int, ...]]:
+    """Put all items into as few bins as best-fit decreasing needs (Johnson 1974).
+
+    The largest item comes first, and each goes into the bin that it fills best.
+
+    Args:
+        sizes: of the items, at most `capacity` each.
+        capacity: of a bin.
+
+    Returns:
+        Items of each bin, in order; bins in the order of their first items.
+    """
+    bins: list[list[int]] = []
+    free: list[tuple[int, int]] = []
+    """(room, bin), sorted; a full bin is not in it."""
+    for item in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
+        place = bisect_left(free, (sizes[item], -1))
+        if place < len(free):
+            room, number = free.pop(place)
+        else:
+            room, number = capacity, len(bins)
+            bins.append([])
+        bins[number].append(item)
+        if room > sizes[item]:
+            insort(free, (room - sizes[item], number))
+    return sorted(tuple(sorted(found)) for found in bins)
+
+
+@dataclass(frozen=True)
+class OpenedChat:
+    """The template of the run, and its files, encoded."""
+
+    template: ChatTemplate
+    training: ChatTraining
+    validation: ChatValidation | None
+    """None where the config names no file."""
+
+
+def open_chat(config: ChatConfig, start: InitFrom) -> OpenedChat:
+    """Read everything that a config names.
+
+    Raises UserError or IntegrityError if the run that weights come from has no tokenizer, or a file is wrong.
+    """
+    template = _template(config, start.checkpoint)
+    folder = tokenizer_folder(start.checkpoint)
+    tokenizer = Tokenizer.load(folder)
+    path = config.data.validation
+    train = ChatSequences.read(config.data.train, config, tokenizer, template)
+    validation = ChatSequences.read(path, config, tokenizer, template) if path else None
+    seed, batch = config.run.seed, config.batch
+    training = ChatTraining.over(train, tokenizer, folder, seed, batch.global_size, batch.micro_size)
+    return OpenedChat(template, training, ChatValidation(validation) if validation else None)
+
+
+def check_conversations(loaded: LoadedConfig, config: ChatConfig, processes: int | None) -> ChatTraining:
+    """`open_chat` for `pretrain check`, before a run is opened."""
+    return open_chat(config, require_init_from(find_init_from(config, print_error))).training
+
+
+def _template(config: ChatConfig, start: Checkpoint) -> ChatTemplate:
+    """The template of the config, else of the checkpoint that the weights come from, else the default one."""
+    if config.data.chat_template is not None:
+        return ChatTemplate.read(config.data.chat_template)
+    return template_of(start) or ChatTemplate.default()
