@@ -22,7 +22,7 @@ from pretrain.config.resolved import config_to_yaml
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import read_status, write_status
 from pretrain.tracking.compare import compare_command
-from pretrain.tracking.plot import LONGEST_TITLE, _figure, plot_loss_curve
+from pretrain.tracking.plot import LONGEST_TITLE, new_figure, plot_loss_curve
 from pretrain.tracking.record import Record, Sent, choose_uri, read_record, write_sent
 from pretrain.tracking.sync import sync_command
 
@@ -181,7 +181,7 @@ def test_a_picture_is_drawn_of_a_run_of_any_name(
     (tmp_path / name).mkdir()
     train(config_for(tmp_path / name, None, enabled=False))
     assert plot_loss_curve(tmp_path / name / "metrics.jsonl", tmp_path / "loss.png", name)
-    assert len(_figure(name, "loss")[1].get_title()) <= 3 + LONGEST_TITLE  # it fits
+    assert len(new_figure(name, "loss")[1].get_title()) <= 3 + LONGEST_TITLE  # it fits
     compare_command([str(tmp_path / name)], str(tmp_path / "compared.png"))
     assert "[a]*$x$'" in capsys.readouterr().out or name != ODD
 
