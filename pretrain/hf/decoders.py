@@ -1,0 +1,87 @@
+"""The table of GPTs that transformers knows. A new architecture of known parts is a row."""
+
+from pretrain.config.derived import ffn_hidden_size, query_groups
+from pretrain.hf.architecture import Decoder
+from pretrain.hf.fields import Part, bias, dropout, only, plain, renamed, rotary, zero_if_absent
+
+_OURS, _H, _LAYER = "decoder.layers.*.", "transformer.h.*.", "model.layers.*."
+_GPT2_NAMES = {
+    "embedding.word_embeddings": "transformer.wte",
+    "embedding.position_embeddings": "transformer.wpe",
+    f"{_OURS}input_layernorm": f"{_H}ln_1",
+    f"{_OURS}self_attention.linear_qkv": f"{_H}attn.c_attn",
+    f"{_OURS}self_attention.linear_proj": f"{_H}attn.c_proj",
+    f"{_OURS}pre_mlp_layernorm": f"{_H}ln_2",
+    f"{_OURS}mlp.linear_fc1": f"{_H}mlp.c_fc",
+    f"{_OURS}mlp.linear_fc2": f"{_H}mlp.c_proj",
+    "decoder.final_layernorm": "transformer.ln_f",
+    "output_layer": "lm_head",
+}
+_LLAMA_NAMES = {
+    "embedding.word_embeddings": "model.embed_tokens",
+    f"{_OURS}input_layernorm": f"{_LAYER}input_layernorm",
+    f"{_OURS}self_attention.linear_qkv": [f"{_LAYER}self_attn.{each}_proj" for each in "qkv"],
+    f"{_OURS}self_attention.linear_proj": f"{_LAYER}self_attn.o_proj",
+    f"{_OURS}pre_mlp_layernorm": f"{_LAYER}post_attention_layernorm",
+    f"{_OURS}mlp.linear_fc1": [f"{_LAYER}mlp.gate_proj", f"{_LAYER}mlp.up_proj"],
+    f"{_OURS}mlp.linear_fc2": f"{_LAYER}mlp.down_proj",
+    "decoder.final_layernorm": "model.norm",
+    "output_layer": "lm_head",
+}
+_GPT2_FIELDS = (
+    plain("n_positions", "batch.sequence_length"),
+    plain("n_embd", "hidden_size"),
+    plain("n_layer", "num_layers"),
+    plain("n_head", "num_attention_heads"),
+    plain("n_inner", "ffn_hidden_size", ffn_hidden_size),
+    renamed(
+        "activation_function",
+        "activation",
+        {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
+    ),
+    dropout("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+    plain("layer_norm_epsilon", "norm_epsilon"),
+    plain("initializer_range", "init_std"),
+    plain("tie_word_embeddings", "tie_embeddings"),
+    only("scale_attn_weights", True),
+    only("scale_attn_by_inverse_layer_idx", False),
+    only("add_cross_attention", False),
+    zero_if_absent(),
+)
+_LLAMA_FIELDS = (
+    plain("max_position_embeddings", "batch.sequence_length"),
+    plain("hidden_size", "hidden_size"),
+    plain("intermediate_size", "ffn_hidden_size", ffn_hidden_size),
+    plain("num_hidden_layers", "num_layers"),
+    plain("num_attention_heads", "num_attention_heads"),
+    plain("num_key_value_heads", "num_query_groups", query_groups),
+    rotary(),
+    plain("rms_norm_eps", "norm_epsilon"),
+    plain("initializer_range", "init_std"),
+    plain("tie_word_embeddings", "tie_embeddings"),
+    only("hidden_act", "silu"),
+    Part(("head_dim",), (), lambda t: {}, lambda c: {}),
+)
+_LLAMA = {"position_embedding": "rotary", "normalization": "rmsnorm", "activation": "swiglu"}
+
+GPT2 = Decoder(
+    classes=("GPT2LMHeadModel",),
+    base="transformer.",
+    ignored=(".attn.bias", ".attn.masked_bias"),
+    names=_GPT2_NAMES,
+    parts=_GPT2_FIELDS,
+    implied={"position_embedding": "learned", "normalization": "layernorm"},
+    transposed=True,
+    always_biased=tuple(name for name in _GPT2_NAMES if "linear" in name),
+)
+LLAMA = Decoder(
+    classes=("LlamaForCausalLM",),
+    base="model.",
+    ignored=("rotary_emb.inv_freq",),
+    names=_LLAMA_NAMES,
+    parts=(*_LLAMA_FIELDS, bias("attention_bias", "mlp_bias")),
+    implied=_LLAMA,
+)
+
+DECODERS = (GPT2, LLAMA)
+"""In the order in which an export looks for the nearest."""
