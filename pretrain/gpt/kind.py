@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from pretrain.config.evaluation import LAYOUT
 from pretrain.config.generate_request import OF_TEXT, GenerateRequest
-from pretrain.config.rules import CORPUS, FINETUNE, chat
+from pretrain.config.rules import CORPUS, FINETUNE, chat, decoder
 from pretrain.config.sections import ChatConfig, DecoderConfig, DecoderModelConfig, GptConfig
 from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 from pretrain.kind import Evaluation, Generation, Inheritance, Kind, Planning
@@ -116,7 +116,7 @@ GPT = Kind(
     name="gpt",
     title="a gpt",
     config=GptConfig,
-    rules=CORPUS,
+    rules=(*CORPUS, *decoder.RULES),
     inherits=Inheritance(("gpt",), DecoderModelConfig),
     trainer=_trainer,
     open_data=_open,
@@ -133,7 +133,7 @@ CHAT = Kind(
     name="gpt-chat",
     title="a gpt-chat",
     config=ChatConfig,
-    rules=(*FINETUNE, *chat.RULES),
+    rules=(*FINETUNE, *decoder.RULES, *chat.RULES),
     inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
     trainer=_chat_trainer,
     open_data=_open_chat,

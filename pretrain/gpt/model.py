@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pretrain.config.derived import padded_vocab_size, rotary_base
 from pretrain.config.sections import DecoderConfig, DecoderModelConfig
+from pretrain.errors import UserError
 from pretrain.megatron.layers.norm import norm_class
 from pretrain.megatron.layers.transformer import layer_spec, parameter_dtype, transformer_config
 from pretrain.megatron.layers.vocabulary import cross_entropy, without_padding
@@ -44,6 +45,30 @@ def _block_spec(
     return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=norm_class(model))
 
 
+PENDING = (
+    "scale_embeddings",
+    "head_size",
+    "qkv_bias",
+    "qk_norm",
+    "norm_position",
+    "rotary_fraction",
+    "rotary_scaling",
+    "window",
+    "attention_scale",
+    "attention_softcap",
+    "logit_softcap",
+    "z_loss",
+)
+"""Keys of `model` that are not built yet."""
+
+
+def _refuse_pending(model: DecoderModelConfig) -> None:
+    fields = DecoderModelConfig.model_fields
+    found = [f"{key}: {getattr(model, key)}" for key in PENDING if getattr(model, key) != fields[key].default]
+    if found:
+        raise UserError(f"model.{', model.'.join(found)}: not built yet; remove what is named")
+
+
 def build_gpt(
     config: DecoderConfig, layout: ParallelDims, vocab_size: int
 ) -> tuple[list[GPT], TransformerConfig]:
@@ -54,6 +79,7 @@ def build_gpt(
         vocab_size: ids of the tokenizer, without padding.
     """
     model = config.model
+    _refuse_pending(model)
     megatron = transformer_config(config, layout.device)
     chunks = []
     for chunk in range(layout.chunks):
