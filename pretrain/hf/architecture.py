@@ -29,8 +29,8 @@ NO_FUNCTION = frozenset(
 """Keys of `model` that do not change what a trained model computes."""
 _NOTES = """
 architectures attention_dropout bos_token_id cache_implementation chunk_size_feed_forward classifier_dropout
-cls_token_id decoder_start_token_id dtype eos_token_id finetuning_task gradient_checkpointing id2label label2id
-mask_token_id model_type name_or_path num_labels output_attentions output_hidden_states pad_token_id
+cls_token_id decoder_start_token_id dtype eos_token_id finetuning_task gradient_checkpointing id2label
+label2id mask_token_id model_type name_or_path num_labels output_attentions output_hidden_states pad_token_id
 pretraining_tp problem_type quantization_config reorder_and_upcast_attn return_dict sep_token_id
 summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
 task_specific_params tokenizer_class torch_dtype torchscript transformers_version use_cache vocab_size
@@ -89,7 +89,8 @@ class Architecture:
         for part in self.parts:
             allowed |= part.allowed
         free = NO_FUNCTION.union(*(part.keys for part in self.parts))
-        usual = {"num_query_groups": model.num_attention_heads}
+        heads = model.num_attention_heads
+        usual = {"num_query_groups": heads, "head_size": model.hidden_size // heads}
         found = []
         for key, field in type(model).model_fields.items():
             value = getattr(model, key)

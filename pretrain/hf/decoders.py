@@ -1,8 +1,20 @@
 """The table of GPTs that transformers knows. A new architecture of known parts is a row."""
 
+from dataclasses import replace
+
 from pretrain.config.derived import ffn_hidden_size, query_groups
 from pretrain.hf.architecture import Decoder
-from pretrain.hf.fields import Part, bias, dropout, only, plain, renamed, rotary, zero_if_absent
+from pretrain.hf.fields import (
+    bias,
+    dropout,
+    head_dim,
+    only,
+    plain,
+    renamed,
+    rotary,
+    windows,
+    zero_if_absent,
+)
 
 _OURS, _H, _LAYER = "decoder.layers.*.", "transformer.h.*.", "model.layers.*."
 _GPT2_NAMES = {
@@ -25,8 +37,14 @@ _LLAMA_NAMES = {
     f"{_OURS}pre_mlp_layernorm": f"{_LAYER}post_attention_layernorm",
     f"{_OURS}mlp.linear_fc1": [f"{_LAYER}mlp.gate_proj", f"{_LAYER}mlp.up_proj"],
     f"{_OURS}mlp.linear_fc2": f"{_LAYER}mlp.down_proj",
+    f"{_OURS}self_attention.q_layernorm": f"{_LAYER}self_attn.q_norm",
+    f"{_OURS}self_attention.k_layernorm": f"{_LAYER}self_attn.k_norm",
     "decoder.final_layernorm": "model.norm",
     "output_layer": "lm_head",
+}
+_OUTPUT_NORMS = {
+    f"{_OURS}self_attn_bda.norm": f"{_LAYER}post_attention_layernorm",
+    f"{_OURS}mlp_bda.norm": f"{_LAYER}post_feedforward_layernorm",
 }
 _GPT2_FIELDS = (
     plain("n_positions", "batch.sequence_length"),
@@ -59,10 +77,11 @@ _LLAMA_FIELDS = (
     plain("rms_norm_eps", "norm_epsilon"),
     plain("initializer_range", "init_std"),
     plain("tie_word_embeddings", "tie_embeddings"),
-    only("hidden_act", "silu"),
-    Part(("head_dim",), (), lambda t: {}, lambda c: {}),
 )
+_SILU = only("hidden_act", "silu")
 _LLAMA = {"position_embedding": "rotary", "normalization": "rmsnorm", "activation": "swiglu"}
+_UNBIASED = _LLAMA | {"bias": False}
+_QWEN_WINDOWS = windows("sliding_window", "use_sliding_window", "layer_types", "max_window_layers")
 
 GPT2 = Decoder(
     classes=("GPT2LMHeadModel",),
@@ -79,9 +98,34 @@ LLAMA = Decoder(
     base="model.",
     ignored=("rotary_emb.inv_freq",),
     names=_LLAMA_NAMES,
-    parts=(*_LLAMA_FIELDS, bias("attention_bias", "mlp_bias")),
+    parts=(*_LLAMA_FIELDS, _SILU, head_dim(), bias("attention_bias", "mlp_bias")),
     implied=_LLAMA,
 )
+MISTRAL = replace(
+    LLAMA,
+    classes=("MistralForCausalLM",),
+    parts=(*_LLAMA_FIELDS, _SILU, head_dim(), windows("sliding_window")),
+    implied=_UNBIASED,
+)
+QWEN2 = replace(
+    LLAMA,
+    classes=("Qwen2ForCausalLM",),
+    parts=(*_LLAMA_FIELDS, _SILU, _QWEN_WINDOWS, only("use_mrope", False)),
+    implied=_UNBIASED | {"qkv_bias": True},
+)
+QWEN3 = replace(
+    LLAMA,
+    classes=("Qwen3ForCausalLM",),
+    parts=(*_LLAMA_FIELDS, _SILU, head_dim(), _QWEN_WINDOWS, only("attention_bias", False)),
+    implied=_UNBIASED | {"qk_norm": "head"},
+)
+OLMO2 = replace(
+    LLAMA,
+    classes=("Olmo2ForCausalLM",),
+    names=_LLAMA_NAMES | _OUTPUT_NORMS,
+    parts=(*_LLAMA_FIELDS, _SILU, only("attention_bias", False)),
+    implied=_UNBIASED | {"qk_norm": "whole", "norm_position": "output"},
+)
 
-DECODERS = (GPT2, LLAMA)
+DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2)
 """In the order in which an export looks for the nearest."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pretrain.config.derived import has_window, head_size, rotary_base, rotary_turns
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
 
@@ -95,27 +96,114 @@ def bias(*names: str) -> Part:
     return Part(names, ("bias",), read, lambda config: dict.fromkeys(names, config.model.bias))
 
 
-def rotary() -> Part:
-    """The base of rotary positions."""
+def head_dim() -> Part:
+    """The size of a head, if it is not the hidden size over the heads."""
 
     def read(theirs: Any) -> Values:
-        rope = theirs.rope_parameters
-        for name, value in rope.items():
-            if name == "rope_type":
-                supports(theirs, f"rope_parameters.{name}", value, "default")
-            elif name == "partial_rotary_factor":
-                supports(theirs, f"rope_parameters.{name}", value, 1)
-            elif name != "rope_theta":
-                unknown(f"rope_parameters.{name}", value)
-        supports(theirs, "the fraction of rope_parameters.rope_theta", rope["rope_theta"] % 1, 0)
-        return {"rotary_base": int(rope["rope_theta"])}
+        usual = theirs.hidden_size // theirs.num_attention_heads
+        return {"head_size": None if theirs.head_dim in (None, usual) else theirs.head_dim}
 
-    def write(config: TextConfig) -> Values:
-        base = float(config.model.rotary_base or 10_000)
-        return {"rope_parameters": {"rope_type": "default", "rope_theta": base}}
+    return Part(("head_dim",), ("head_size",), read, lambda config: {"head_dim": head_size(config.model)})
 
-    fields = ("rope_parameters", "rope_theta", "rope_scaling")  # the last two before transformers 5
-    return Part(fields, ("rotary_base",), read, write)
+
+SCALINGS = {
+    "linear": {"factor": "rotary_scaling_factor"},
+    "llama3": {
+        "factor": "rotary_scaling_factor",
+        "original_max_position_embeddings": "rotary_original_length",
+        "low_freq_factor": "rotary_slow_turns",
+        "high_freq_factor": "rotary_fast_turns",
+    },
+    "yarn": {
+        "factor": "rotary_scaling_factor",
+        "original_max_position_embeddings": "rotary_original_length",
+        "beta_slow": "rotary_slow_turns",
+        "beta_fast": "rotary_fast_turns",
+        "attention_factor": "rotary_attention_factor",
+    },
+}
+"""Type of a scaling -> its numbers in `rope_parameters` -> our keys."""
+
+
+def rotary() -> Part:
+    """The base of rotary positions, and how their frequencies are scaled."""
+    where = "rope_parameters"
+
+    def read(theirs: Any) -> Values:
+        rope = {name: value for name, value in theirs.rope_parameters.items() if value is not None}
+        scaling = rope.get("rope_type", "default")
+        supports(theirs, f"{where}.rope_type", scaling, "default", *SCALINGS)
+        supports(theirs, f"{where}.partial_rotary_factor", rope.get("partial_rotary_factor", 1), 1)
+        supports(theirs, f"{where}.type", rope.get("type", scaling), scaling)
+        supports(theirs, f"{where}.truncate", rope.get("truncate", True), True)
+        supports(theirs, f"the fraction of {where}.rope_theta", rope["rope_theta"] % 1, 0)
+        names = SCALINGS.get(scaling, {})
+        for name in rope.keys() - names.keys():
+            if name not in ("rope_type", "type", "rope_theta", "partial_rotary_factor", "truncate"):
+                unknown(f"{where}.{name}", rope[name])
+        keys = {key: rope[name] for name, key in names.items() if name in rope}
+        scaled = {"rotary_scaling": scaling} if names else {}
+        return {"rotary_base": int(rope["rope_theta"]), **scaled, **keys}
+
+    def write(config: Any) -> Values:
+        model = config.model
+        rope = {"rope_type": model.rotary_scaling or "default", "rope_theta": float(rotary_base(model))}
+        names = SCALINGS.get(model.rotary_scaling, {})
+        found = {name: getattr(model, key) for name, key in names.items()}
+        if "rotary_slow_turns" in names.values():
+            slow, fast = (name for name, key in names.items() if key.endswith("_turns"))
+            found[slow], found[fast] = rotary_turns(model)
+        return {where: rope | {name: value for name, value in found.items() if value is not None}}
+
+    keys = {key for names in SCALINGS.values() for key in names.values()}
+    fields = (where, "rope_theta", "rope_scaling")  # the last two before transformers 5
+    return Part(fields, ("rotary_base", "rotary_scaling", *keys), read, write)
+
+
+def windows(*fields: str) -> Part:
+    """Which layers attend within a window, by the fields that an architecture has for it."""
+    kinds = {"sliding_attention": "window", "full_attention": "full"}
+
+    def read(theirs: Any) -> Values:
+        layers = getattr(theirs, "layer_types", None) or ["sliding_attention"]
+        for layer in layers:
+            supports(theirs, "layer_types", layer, *kinds)
+        pattern = [kinds[layer] for layer in layers]
+        if theirs.sliding_window is None or "window" not in pattern:
+            return {}
+        every = next(n for n in range(1, 1 + len(pattern)) if pattern[n:] == pattern[:-n])
+        repeated = None if every == 1 else tuple(pattern[:every])
+        return {"window": theirs.sliding_window, "window_pattern": repeated}
+
+    def write(config: Any) -> Values:
+        model = config.model
+        layers = [
+            "sliding_attention" if has_window(model, number) else "full_attention"
+            for number in range(model.num_layers)
+        ]
+        found = {
+            "sliding_window": model.window,
+            "use_sliding_window": model.window is not None,
+            "layer_types": layers,
+        }
+        return {name: found[name] for name in fields if name in found}
+
+    patterns = {} if "layer_types" in fields else {"window_pattern": (None, ("window",))}
+    return Part(fields, ("window", "window_pattern"), read, write, patterns)
+
+
+def attention_scale() -> Part:
+    """The number whose root attention scores are divided by."""
+
+    def read(theirs: Any) -> Values:
+        scalar = theirs.query_pre_attn_scalar
+        return {"attention_scale": None if scalar == theirs.head_dim else scalar**-0.5}
+
+    def write(config: Any) -> Values:
+        scale = config.model.attention_scale
+        return {"query_pre_attn_scalar": round(scale**-2) if scale else head_size(config.model)}
+
+    return Part(("query_pre_attn_scalar",), ("attention_scale",), read, write)
 
 
 def supports(theirs: Any, name: str, value: object, *allowed: object) -> None:
