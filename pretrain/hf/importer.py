@@ -74,6 +74,8 @@ def import_command(folder: str, output: str) -> None:
     )
     if found.tokenizer is None:
         print(f"no tokenizer came along: {found.why}")
+    for note in found.notes:
+        print(note)
     if left:
         print(left)
 
