@@ -19,7 +19,7 @@ from data_tools.reader import ShardReader
 from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_options, read_partition
 from data_tools.sentences import SentenceMarks, sentences
 from data_tools.sources import Inputs, find_inputs, is_remote, plan_of_inputs, refuse_inside_output
-from data_tools.tokenizer import Tokenizer, segments
+from data_tools.tokenizer import Tokenizer
 from data_tools.workspace import PLAN_NAME, Workspace
 
 
@@ -110,7 +110,7 @@ class PartitionJob:
         marks: SentenceMarks | None = None
         if self.options.sentences != "none":
             marks = SentenceMarks(sentences(document.parts, self.options.sentences), self.tokenizer)
-        for segment in segments(document.parts if marks is None else marks):
+        for segment in self.tokenizer.segments(document.parts if marks is None else marks):
             if not tokens:
                 writer.start_document()
             ids = self.tokenizer.encode_segment(segment)

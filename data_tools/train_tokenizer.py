@@ -14,7 +14,9 @@ from data_tools.partition import make_partitions
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, check_read_options, read_documents
 from data_tools.sources import InputFile
-from data_tools.tokenizer import BERT_PIECES, MODEL_TYPES, Tokenizer, byte_tokenizer
+from data_tools.tokenizer import Tokenizer, byte_tokenizer, own_tokenizer
+from data_tools.tokenizers.codec import BERT_PIECES
+from data_tools.tokenizers.own import MODEL_TYPES
 
 BYTE_VOCAB_SIZE = 257
 RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
@@ -79,13 +81,15 @@ def train_tokenizer(
         return _char_tokenizer(lines, vocab_size, special)
     if vocab_size is None:
         raise UserError(f"--vocab-size is needed for --model-type {model_type}")
-    return Tokenizer(model_type, _train(lines, model_type, vocab_size, special))
+    return own_tokenizer(model_type, _train(lines, model_type, vocab_size, special))
 
 
 def _char_tokenizer(lines: list[str], vocab_size: int | None, special: list[str]) -> Tokenizer:
     """One id per character of the lines, or of the most frequent ones if `vocab_size` is less."""
     everything = RESERVED + len(special) + len(set().union(*lines)) + 1
-    tokenizer = Tokenizer("char", _train(lines, "char", min(vocab_size or everything, everything), special))
+    tokenizer = own_tokenizer(
+        "char", _train(lines, "char", min(vocab_size or everything, everything), special)
+    )
     if vocab_size is not None and tokenizer.vocab_size < vocab_size:
         raise UserError(_explain_largest(vocab_size, tokenizer.vocab_size))
     return tokenizer

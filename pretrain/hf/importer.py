@@ -86,6 +86,8 @@ def import_command(folder: str, output: str) -> None:
         print(f"drawn at random, since a {their_config.architectures[0]} has none: {what}")
     if found.tokenizer is None:
         print(f"no tokenizer came along: {found.why}")
+    for note in found.notes:
+        print(note)
     if left:
         print(left)
 

@@ -15,11 +15,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from data_tools.tokenizer import BERT_PIECES, SEGMENT_CHARACTERS, SPACE_SYMBOL, Tokenizer
+from data_tools.tokenizer import Tokenizer
+from data_tools.tokenizers.codec import BERT_PIECES, SPACE_SYMBOL
+from data_tools.tokenizers.segments import SEGMENT_CHARACTERS
+from data_tools.tokenizers.trial_texts import trial_texts
 from pretrain.errors import UserError, named
 from pretrain.gpt.chat.conversation import Message, as_json
 from pretrain.gpt.chat.template import END, FILE, ChatTemplate
-from pretrain.hf.trial_texts import trial_texts
 
 OURS = "pretrain-tokenizer"
 """Folder in an export: our own tokenizer, as `Tokenizer.save` writes it, for a later import."""

@@ -18,6 +18,7 @@ from tokenizers import normalizers
 
 from data_tools.embedded import language_reference
 from data_tools.tokenizer import byte_tokenizer
+from data_tools.tokenizers.trial_texts import trial_texts
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.errors import UserError
@@ -25,7 +26,6 @@ from pretrain.hf.exporter import export_command
 from pretrain.hf.foreign_tokenizer import find_tokenizer
 from pretrain.hf.importer import import_command
 from pretrain.hf.tokenizer import OURS, as_library_tokenizer, prove
-from pretrain.hf.trial_texts import trial_texts
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import actual_status
