@@ -154,7 +154,7 @@ class Architecture:
 
         Args:
             vocab_size: ids of the tokenizer, without padding.
-            ids: `eos` and, for a BERT, `pad`; empty without a tokenizer.
+            ids: `bos`, `eos` and, for a BERT, `pad`; empty without a tokenizer.
         """
         found: dict[str, Any] = {"vocab_size": vocab_size}
         for part in self.parts:
@@ -221,12 +221,8 @@ class Decoder(Architecture):
 
     def their_config(self, config: DecoderConfig, vocab_size: int, ids: Mapping[str, int]) -> dict[str, Any]:
         """See `Architecture`."""
-        eos = ids.get("eos")
-        return {
-            **super().their_config(config, vocab_size, ids),
-            "bos_token_id": eos,
-            "eos_token_id": eos,
-        }
+        special = {"bos_token_id": ids.get("bos"), "eos_token_id": ids.get("eos")}
+        return super().their_config(config, vocab_size, ids) | special
 
 
 def of_real_tokens(logits: Tensor, real_BS: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from data_tools.bounded import read_json
+from data_tools.tokenizers.hf_files import CONFIG
 from data_tools.typed import misread
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
@@ -29,6 +30,7 @@ from pretrain.hf.param_mapping import ParamMapping
 from pretrain.hf.proof import prove
 from pretrain.hf.registry import ARCHITECTURES
 from pretrain.hf.shards import TensorFolder
+from pretrain.hf.tokenizer import template_difference
 from pretrain.kinds import kind_named
 from pretrain.megatron.init import initial_weight
 
@@ -93,14 +95,31 @@ def import_command(folder: str, output: str) -> None:
 
 
 def _template(folder: Path, found: FoundTokenizer) -> tuple[ChatTemplate | None, str]:
-    """The chat template, or why it stays behind: its tokens would differ with a tokenizer that is not
-    ours."""
+    """The chat template, or why it stays behind."""
     path = folder / FILE
-    if not path.is_file():
+    template = ChatTemplate.read(path) if path.is_file() else _configured_template(folder / CONFIG)
+    if template is None:
         return None, ""
-    if found.is_ours:
-        return ChatTemplate.read(path), ""
-    return None, f"{path} did not come along: a template goes with a tokenizer of ours"
+    why = "it goes with its tokenizer"
+    if found.tokenizer is not None:
+        try:
+            why = "" if found.is_ours else template_difference(folder, found.tokenizer, template)
+        except UserError as error:
+            why = str(error)
+    return (None, f"{template.where} did not come along: {why}") if why else (template, "")
+
+
+def _configured_template(path: Path) -> ChatTemplate | None:
+    """The template that a tokenizer_config.json holds; of several, the one that is called default."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path).get("chat_template")
+    except (ValueError, AttributeError):
+        raise UserError(f"{path}: is no JSON object") from None
+    if isinstance(found, list):
+        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+    return ChatTemplate(found, str(path)) if isinstance(found, str) else None
 
 
 def _read_config(folder: Path) -> tuple[Any, Architecture]:
