@@ -64,6 +64,7 @@ _GPT2_FIELDS = (
     only("scale_attn_weights", True),
     only("scale_attn_by_inverse_layer_idx", False),
     only("add_cross_attention", False),
+    only("is_encoder_decoder", False),
     zero_if_absent(),
 )
 _LLAMA_FIELDS = (
@@ -77,6 +78,7 @@ _LLAMA_FIELDS = (
     plain("rms_norm_eps", "norm_epsilon"),
     plain("initializer_range", "init_std"),
     plain("tie_word_embeddings", "tie_embeddings"),
+    only("is_encoder_decoder", False),
 )
 _SILU = only("hidden_act", "silu")
 _LLAMA = {"position_embedding": "rotary", "normalization": "rmsnorm", "activation": "swiglu"}

@@ -163,6 +163,7 @@ _FIELDS = (
     only("tie_word_embeddings", True),
     only("is_decoder", False),
     only("add_cross_attention", False),
+    only("is_encoder_decoder", False),
     only("position_embedding_type", "absolute"),
 )
 _IMPLIED = {"position_embedding": "learned", "normalization": "layernorm", "bias": True}
