@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pretrain.config.derived import has_window, head_size, rotary_base, rotary_turns
+from pretrain.config import derived
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
 
@@ -103,7 +103,9 @@ def head_dim() -> Part:
         usual = theirs.hidden_size // theirs.num_attention_heads
         return {"head_size": None if theirs.head_dim in (None, usual) else theirs.head_dim}
 
-    return Part(("head_dim",), ("head_size",), read, lambda config: {"head_dim": head_size(config.model)})
+    return Part(
+        ("head_dim",), ("head_size",), read, lambda config: {"head_dim": derived.head_size(config.model)}
+    )
 
 
 SCALINGS = {
@@ -147,12 +149,15 @@ def rotary() -> Part:
 
     def write(config: Any) -> Values:
         model = config.model
-        rope = {"rope_type": model.rotary_scaling or "default", "rope_theta": float(rotary_base(model))}
+        rope = {
+            "rope_type": model.rotary_scaling or "default",
+            "rope_theta": float(derived.rotary_base(model)),
+        }
         names = SCALINGS.get(model.rotary_scaling, {})
         found = {name: getattr(model, key) for name, key in names.items()}
         if "rotary_slow_turns" in names.values():
             slow, fast = (name for name, key in names.items() if key.endswith("_turns"))
-            found[slow], found[fast] = rotary_turns(model)
+            found[slow], found[fast] = derived.rotary_turns(model)
         return {where: rope | {name: value for name, value in found.items() if value is not None}}
 
     keys = {key for names in SCALINGS.values() for key in names.values()}
@@ -177,10 +182,7 @@ def windows(*fields: str) -> Part:
 
     def write(config: Any) -> Values:
         model = config.model
-        layers = [
-            "sliding_attention" if has_window(model, number) else "full_attention"
-            for number in range(model.num_layers)
-        ]
+        layers = ["sliding_attention" if window else "full_attention" for window in derived.windows(model)]
         found = {
             "sliding_window": model.window,
             "use_sliding_window": model.window is not None,
@@ -201,7 +203,7 @@ def attention_scale() -> Part:
 
     def write(config: Any) -> Values:
         scale = config.model.attention_scale
-        return {"query_pre_attn_scalar": round(scale**-2) if scale else head_size(config.model)}
+        return {"query_pre_attn_scalar": round(scale**-2) if scale else derived.head_size(config.model)}
 
     return Part(("query_pre_attn_scalar",), ("attention_scale",), read, write)
 
