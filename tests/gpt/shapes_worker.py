@@ -5,8 +5,12 @@ that has the default instead}}}.
 """
 
 import json
+import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import transformers

@@ -1,13 +1,12 @@
 """Shapes of published decoders: logits of transformers with the same random weights, and what they count."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks import run_ranks
 from shapes_worker import SHAPES
 
 from pretrain.megatron.layers.attention import within_window
@@ -18,8 +17,7 @@ WORKER = Path(__file__).with_name("shapes_worker.py")
 
 @pytest.fixture(scope="module")
 def found() -> Any:
-    command = [sys.executable, "-W", "ignore", str(WORKER)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = run_ranks(WORKER, 1, None, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
