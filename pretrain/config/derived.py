@@ -4,6 +4,7 @@ This is the only place where a `null` becomes a number, so trainer, check and do
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from pretrain.config.sections import (
     BertConfig,
@@ -56,6 +57,14 @@ def has_window(model: DecoderModelConfig, layer: int) -> bool:
     """Whether a layer, from 0, attends within `window` alone."""
     pattern = model.window_pattern or ("window",)
     return model.window is not None and pattern[layer % len(pattern)] == "window"
+
+
+def windows(model: TextModelConfig) -> list[int | None]:
+    """Tokens that a token attends to in each layer; None: all that it may see."""
+    if getattr(model, "window", None) is None:
+        return [None] * model.num_layers
+    decoder = cast(DecoderModelConfig, model)
+    return [decoder.window if has_window(decoder, layer) else None for layer in range(model.num_layers)]
 
 
 def query_groups(model: TextModelConfig) -> int:

@@ -1,7 +1,7 @@
 """What one micro-batch costs in each kind of chunk, measured by running it on fake tensors.
 
-All layers of a model are alike, so chunks of one and of two layers are run, and others follow from the
-difference: nothing here depends on the model's depth.
+All layers of a model are alike but for their windows, so chunks of one and of two layers are run, with
+windows and without, and others follow from the differences: nothing here depends on the model's depth.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
+from pretrain.config.derived import windows as windows_of
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
 from pretrain.megatron.model_spec import FamilyOf
@@ -98,12 +99,26 @@ def trace(config: TextConfig, vocab_size: int, family: FamilyOf, *, fused_dropou
         fused_dropout: whether attention saves no dropout mask, as on a GPU. torch's fused CPU kernel has no
             dropout, and the fallback saves all scores.
     """
-    one = trace_shallow(config, vocab_size, family, 1, fused_dropout=fused_dropout)
+    windows = windows_of(config.model)
+    full = windows.count(None) / len(windows)
+
+    def of(layers: int) -> Trace:
+        """A chunk whose layers have windows as often as those of the model on average."""
+        if 0 < full < 1:
+            with_window, without = (
+                trace_shallow(alike, vocab_size, family, layers, fused_dropout=fused_dropout)
+                for alike in (_with_model(config, window_pattern=None), _with_model(config, window=None))
+            )
+            return with_window.extended(without, full)
+        return trace_shallow(config, vocab_size, family, layers, fused_dropout=fused_dropout)
+
+    one = of(1)
     layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
-    if layers == 1:
-        return one
-    two = trace_shallow(config, vocab_size, family, 2, fused_dropout=fused_dropout)
-    return one.extended(two, layers - 1)
+    return one if layers == 1 else one.extended(of(2), layers - 1)
+
+
+def _with_model(config: T, **keys: Any) -> T:
+    return config.model_copy(update={"model": config.model.model_copy(update=keys)})
 
 
 def _chunks(config: TextConfig) -> int:
@@ -123,8 +138,7 @@ def shallow(config: T, layers: int, chunks: int | None) -> T:
     alone = parallel.model_copy(
         update={"virtual_pipeline": chunks, "distributed_optimizer": False, "overlap_grad_reduce": False}
     )
-    model = config.model.model_copy(update={"num_layers": depth})
-    return config.model_copy(update={"model": model, "parallel": alone})
+    return _with_model(config, num_layers=depth).model_copy(update={"parallel": alone})
 
 
 def without_attention_dropout(stack: ExitStack) -> None:

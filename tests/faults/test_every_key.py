@@ -109,7 +109,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.scale_embeddings": ("losses", False, True, "weights"),
     "model.head_size": ("parameters", None, 24),
     "model.qkv_bias": ("parameters", False, True, {"model__bias": False}),
-    "model.qk_norm": ("parameters", "head", "whole"),
+    "model.qk_norm": ("parameters", "head", "whole", {"model__normalization": "rmsnorm"}),
     "model.norm_position": ("parameters", "output", "both"),
     "model.rotary_fraction": ("losses", None, 0.5, "weights", ROTARY),
     "model.rotary_scaling": (

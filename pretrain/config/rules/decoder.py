@@ -25,16 +25,27 @@ def _turned(setup: DecoderSetup) -> int:
     return derived.rotary_size(_model(setup))
 
 
+def _needs_rotary(key: str) -> DecoderRule:
+    return unless(
+        f"{key} needs rotary positions",
+        f"model.{key}",
+        lambda s: not _rotary(s),
+        "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
+    )
+
+
+def _needs_turns(key: str) -> DecoderRule:
+    return unless(
+        f"{key} is for scaling by turns",
+        f"model.{key}",
+        lambda s: not _by_turns(s),
+        "has no effect unless rotary_scaling is llama3 or yarn; remove it",
+    )
+
+
 ROTARY_RULES: tuple[DecoderRule, ...] = (
-    *(
-        unless(
-            f"{key} needs rotary positions",
-            f"model.{key}",
-            lambda s: not _rotary(s),
-            "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
-        )
-        for key in ("rotary_fraction", "rotary_scaling")
-    ),
+    _needs_rotary("rotary_fraction"),
+    _needs_rotary("rotary_scaling"),
     Rule(
         name="rotary positions turn pairs",
         key="model.rotary_fraction",
@@ -79,15 +90,9 @@ ROTARY_RULES: tuple[DecoderRule, ...] = (
         holds=lambda s: _model(s).rotary_original_length is not None,
         message="{model.rotary_scaling} counts turns within model.rotary_original_length, which is missing",
     ),
-    *(
-        unless(
-            f"{key} is for scaling by turns",
-            f"model.{key}",
-            lambda s: not _by_turns(s),
-            "has no effect unless rotary_scaling is llama3 or yarn; remove it",
-        )
-        for key in ("rotary_original_length", "rotary_slow_turns", "rotary_fast_turns")
-    ),
+    _needs_turns("rotary_original_length"),
+    _needs_turns("rotary_slow_turns"),
+    _needs_turns("rotary_fast_turns"),
     unless(
         "only yarn sharpens attention",
         "model.rotary_attention_factor",
@@ -106,6 +111,13 @@ ROTARY_RULES: tuple[DecoderRule, ...] = (
 )
 RULES: tuple[DecoderRule, ...] = (
     *ROTARY_RULES,
+    Rule(
+        name="a norm of all heads is RMSNorm",
+        key="model.qk_norm",
+        applies=lambda s: _model(s).qk_norm == "whole",
+        holds=lambda s: _model(s).normalization == "rmsnorm",
+        message="whole is for normalization: rmsnorm alone; use qk_norm: head, or rmsnorm",
+    ),
     unless(
         "qkv_bias is for layers without biases",
         "model.qkv_bias",
