@@ -7,6 +7,7 @@ a separator, and roles are plain words: no text is ever encoded into it, so no m
 another role, and a message has the same tokens whatever stands before it.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,7 +38,7 @@ END = "<|endoftext|>"
 MOST_BYTES = 1 << 20
 """Size of the largest template."""
 MARK = "\0"
-"""Stands for the end of a document while a template is rendered; no message contains it."""
+"""Stands for the end of a document of ours while a template is rendered; no message contains it."""
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,31 @@ class ChatTemplate:
         Raises:
             UserError: the template refuses the conversation, or fails.
         """
+        special = tokenizer.special or {MARK: tokenizer.eod_id}
+        names = {value: name for name, value in special.items()}
+        spelled = re.compile("|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)))
+        # What a message spells is text: a mark keeps it apart from what the template writes.
+        said = [
+            {
+                key: spelled.sub(lambda found: f"{found[0][0]}{MARK}{found[0][1:]}", text)
+                for key, text in each.items()
+            }
+            for each in as_json(messages)
+        ]
         text = self._renderer.render(
             {
-                "messages": as_json(messages),
+                "messages": said,
                 "add_generation_prompt": answer,
-                "bos_token": MARK,
-                "eos_token": MARK,
+                "bos_token": names[(*tokenizer.begin_ids, tokenizer.eod_id)[0]],
+                "eos_token": names[tokenizer.eod_id],
             }
         )
         ids: list[int] = []
-        for number, piece in enumerate(text.split(MARK)):
-            ids += [tokenizer.eod_id] if number else []
-            ids += tokenizer.encode(piece) if piece else []
+        for piece in re.split(f"({spelled.pattern})", text):
+            if piece in special:
+                ids.append(special[piece])
+            elif plain := piece.replace(MARK, ""):
+                ids += tokenizer.encode(plain)
         return ids
 
     def answers(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
