@@ -13,7 +13,7 @@ from data_tools.tokenizers.hf_files import BERT_ROLES, CONFIG
 from data_tools.tokenizers.huggingface import HuggingFaceCodec
 from data_tools.tokenizers.trial import try_out
 
-UNKNOWN = "[UNK]"
+UNKNOWN, PREFIX = "[UNK]", "##"
 SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -34,11 +34,24 @@ def train_wordpiece(lines: Sequence[str], vocab_size: int, *, cased: bool) -> To
     library = Library(models.WordPiece(unk_token=UNKNOWN))
     library.normalizer = normalizers.BertNormalizer(lowercase=not cased)
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    library.decoder = decoders.WordPiece()
+    # The trainer numbers the letters within words in an order that changes from run to run, unless they are
+    # given to it as pieces that exist.
+    words = {
+        word
+        for line in lines
+        for word, _ in library.pre_tokenizer.pre_tokenize_str(library.normalizer.normalize_str(line))
+    }
+    letters = sorted({f"{PREFIX}{letter}" for word in words for letter in word[1:]})
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
+        vocab_size=vocab_size, special_tokens=[*SPECIAL, *letters], show_progress=False
     )
     library.train_from_iterator(lines, trainer)
+    vocabulary = library.get_vocab()
+    library = Library(models.WordPiece(vocab=vocabulary, unk_token=UNKNOWN))
+    library.normalizer = normalizers.BertNormalizer(lowercase=not cased)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    library.decoder = decoders.WordPiece(prefix=PREFIX)
+    library.add_special_tokens(list(SPECIAL))
     if (found := library.get_vocab_size()) != vocab_size:
         which = "large" if found < vocab_size else "small"
         edge = "largest" if found < vocab_size else "smallest"

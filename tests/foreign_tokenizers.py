@@ -12,7 +12,11 @@ import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-WORDS = ["word", "Wort", "mot", "слово", "λέξη", "מילה", "كلمة", "शब्द", "শব্দ", "சொல்", "คำ", "བོད", "սեր", "სიტყვა", "ቃል", "言葉", "ことば", "단어", "từ", "naïve", "don't", "x_1", "3.14", "http://a.b/?c=d", "<|endoftext|>", "</s>", "[SEP]", "Straße", "ﬁne", "é", "▁", "the", "of", "and", "to", "in", "is", "that", "it"]
+_WORDS = (
+    "word Wort mot слово λέξη מילה كلمة शब्द শব্দ சொல் คำ བོད սեր სიტყვა ቃል 言葉 ことば 단어 từ naïve don't "
+    "x_1 3.14 http://a.b/?c=d <|endoftext|> </s> [SEP] Straße ﬁne e\u0301 \u2581 the of and to in is that it"
+)
+WORDS = tuple(_WORDS.split(" "))
 KINDS = ("gpt2", "llama3", "llama2", "wordpiece", "unigram", "sentencepiece", "tiktoken")
 LOSSLESS = ("gpt2", "llama3", "tiktoken")
 
