@@ -59,7 +59,7 @@ class ShardIndex:
     """What a shard directory holds; `bytes` and `words` count the documents' text.
 
     Bytes are those of UTF-8, words are separated by whitespace. `sentences` is None where they are not kept;
-    the file then has no such key.
+    `lossy` is True where the tokenizer changes texts, else None. The file has no key that is None.
     """
 
     format_version: int
@@ -75,6 +75,7 @@ class ShardIndex:
     shards: tuple[Shard, ...]
     fingerprint: str
     sentences: int | None = None
+    lossy: bool | None = None
 
     @property
     def item_size(self) -> int:
@@ -107,8 +108,8 @@ def read_index(directory: str | os.PathLike[str], named: str | None = None) -> S
         UserError: `directory` does not exist, or is not a directory of text shards.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    names = _names(ShardIndex, ("sentences",))
-    return _parse(read_document(directory, "text", names, ("sentences",), named))
+    optional = ("sentences", "lossy")
+    return _parse(read_document(directory, "text", _names(ShardIndex, optional), optional, named))
 
 
 def _names(kind: type[Any], without: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -134,6 +135,8 @@ def _parse(fields: Fields) -> ShardIndex:
             f"is {dtype!r}, but a vocabulary of {vocab_size} is stored as {token_dtype(vocab_size)!r}",
         )
     sentences = fields.integer("sentences", 1) if "sentences" in fields.value else None
+    if fields.value.get("lossy", True) is not True:
+        fields.fail("lossy", f"is {fields.value['lossy']!r:.60} instead of true")
     shards = tuple(
         _parse_shard(fields.path, f"shards[{i}]", shard, ITEM_SIZES[dtype], sentences is not None)
         for i, shard in enumerate(fields.items("shards"))
@@ -152,6 +155,7 @@ def _parse(fields: Fields) -> ShardIndex:
         shards=shards,
         fingerprint=fields.text("fingerprint", HEX_DIGEST, "a sha256"),
         sentences=sentences,
+        lossy=fields.value.get("lossy"),
     )
     _check_sums(fields, index)
     return index

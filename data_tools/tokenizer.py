@@ -75,6 +75,24 @@ class Tokenizer:
         """A text that does not come back byte for byte, and what becomes of it; empty if all texts do."""
         return self.codec.loss
 
+    @property
+    def roles(self) -> str:
+        """The special ids that have a use, for people."""
+        ids = {"end of document": str(self.eod_id)}
+        if self.begin_ids:
+            ids["before a text"] = " ".join(map(str, self.begin_ids))
+        if self.bert_ids:
+            ids |= {f"[{name.upper()}]": str(value) for name, value in asdict(self.bert_ids).items()}
+        return ", ".join(f"{name} {value}" for name, value in ids.items())
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a result says of it."""
+        return {
+            "tokenizer_fingerprint": self.fingerprint,
+            **({"tokenizer_loss": self.loss} if self.loss else {}),
+        }
+
     @cached_property
     def piece_lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Bytes of each id, shape [vocab_size]; 0 for special ones."""
@@ -121,6 +139,9 @@ class Tokenizer:
             return self.codec.encode(text)
         except UnicodeEncodeError as error:
             raise UserError(f"text is not valid Unicode: {error.reason} at character {error.start}") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer, (self.codec,)
 
     def token_starts(self, text: str, ids: Ids) -> Offsets:
         """The byte at which each of the ids of a segment begins in it, shape [tokens]."""
@@ -289,8 +310,10 @@ def _foreign_file(path: Path) -> tuple[type[ForeignCodec], Path]:
             if path.name.endswith(kind.ENDING):
                 return kind, path
     known = ", ".join(f"*{kind.ENDING}" for kind in KINDS)
-    what = "there is no such file or folder" if not path.exists() else f"not a tokenizer directory ({known})"
-    raise UserError(f"{path}: {what}; `pretrain data tokenizer` makes one")
+    found = f"holds no {known}" if path.exists() else "no such file or folder"
+    raise UserError(
+        f"{path}: not a tokenizer directory or file ({found}); `pretrain data tokenizer` makes one"
+    )
 
 
 def _read_description(directory: Path) -> dict[str, Any] | None:

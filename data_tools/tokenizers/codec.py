@@ -142,6 +142,9 @@ class ForeignCodec(Codec):
         """Whether a file of a folder with this name defines a tokenizer of this kind."""
         return name == cls.MAIN if cls.MAIN else name.endswith(cls.ENDING)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.name, self._files, self.settings)
+
     @abstractmethod
     def read(self, main: bytes) -> list[bytes]:
         """The pieces of the file that defines it; sets up what other methods need, and `drops_space`."""

@@ -8,7 +8,7 @@ that the library gets, each has a secret name.
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class HuggingFaceCodec(ForeignCodec):
 
     kind = "huggingface"
     ENDING = ".json"
-    MAIN = "tokenizer.json"
+    MAIN: ClassVar[str] = "tokenizer.json"
     HINTS = (MODEL_CONFIG,)
     BESIDE = (
         CONFIG,
@@ -114,6 +114,9 @@ class HuggingFaceCodec(ForeignCodec):
             model["vocab"] = {hidden.get(name, name): value for name, value in vocab.items()}
         else:
             model["vocab"] = [[hidden.get(name, name), score] for name, score in vocab]
+        if "merges" in model:  # none may make a special token of the letters of its name
+            pairs = [each.split(" ") if isinstance(each, str) else each for each in model["merges"]]
+            model["merges"] = [pair for pair in pairs if hidden.keys().isdisjoint((*pair, "".join(pair)))]
         if model.get("unk_token") in hidden:
             model["unk_token"] = hidden[model["unk_token"]]
         added = [

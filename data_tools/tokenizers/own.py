@@ -53,6 +53,9 @@ class OwnCodec(Codec):
             bert = BertIds(*ids) if all(self._processor.is_control(value) for value in ids) else None
         self.roles = Roles(eod, (), bert, {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OwnCodec, (self.kind, self.model)
+
     @property
     def files(self) -> Mapping[str, bytes]:
         return {MODEL: self.model} if self.model else {}

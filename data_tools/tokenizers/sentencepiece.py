@@ -79,5 +79,5 @@ class SentencePieceCodec(ForeignCodec):
         return ids
 
     def token_starts(self, text: str, ids: Ids) -> Offsets:
-        found = self._processor.encode(text.encode("utf-8"), out_type="immutable_proto")
+        found = self._processor.encode(text.encode("utf-8"), return_type="proto")
         return np.array([piece.begin for piece in found.pieces], np.int64)

@@ -11,6 +11,8 @@ from data_tools.tokenizers.trial_texts import trial_texts
 
 SHORT = 16
 """Characters of a stretch, when it is tried whether texts can be cut."""
+TELLING = ("Word", "naïve", "ﬁne", "e\u0301", "a  b\n\nc", " a")
+"""Tried first, since what becomes of them is easy to understand."""
 
 
 def try_out(codec: ForeignCodec) -> None:
@@ -20,7 +22,7 @@ def try_out(codec: ForeignCodec) -> None:
     """
     control = [codec.roles.eod, *codec.roles.begin]
     loss, cuts = "", True
-    for text in trial_texts(codec.names()):
+    for text in (*TELLING, *trial_texts(codec.names())):
         ids = codec.encode(text)
         if np.isin(control, ids).any():
             name = next(name for name, value in codec.roles.special.items() if value in ids)

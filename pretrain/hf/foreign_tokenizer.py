@@ -74,13 +74,7 @@ def find_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
 
 def _notes(tokenizer: Tokenizer) -> list[str]:
     unused = int((tokenizer.piece_lengths == 0).sum()) - len(set(tokenizer.special.values()))
-    roles = tokenizer.codec.roles
-    ids = {"end of document": roles.eod, "before a text": list(roles.begin) or None}
-    bert = tokenizer.bert_ids
-    ids |= (
-        {} if bert is None else {"[PAD]": bert.pad, "[CLS]": bert.cls, "[SEP]": bert.sep, "[MASK]": bert.mask}
-    )
-    notes = [", ".join(f"{name}: {value}" for name, value in ids.items() if value is not None)]
+    notes = [f"{tokenizer.model_type} tokenizer: {tokenizer.roles}"]
     if unused > 0:
         notes.append(f"{unused:,} rows of the embedding stand for no text")
     if tokenizer.loss:

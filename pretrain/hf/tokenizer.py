@@ -45,7 +45,7 @@ def write_tokenizer(
 
     Args:
         folder: the export.
-        tokenizer: ours; not unigram.
+        tokenizer: of any kind; one that was made elsewhere is written as it was.
         sequence_length: tokens that the model sees.
         begins: a text is encoded with the end of a document before it, as the model was trained; not for the
             texts of a BERT, which get [CLS] and [SEP].
@@ -54,6 +54,12 @@ def write_tokenizer(
     Raises:
         UserError: a text, or a conversation, is encoded differently.
     """
+    if not tokenizer.is_ours:
+        tokenizer.write_original(folder)
+        if template is not None:
+            with named(folder / FILE):
+                (folder / FILE).write_text(template.source)
+        return
     library = as_library_tokenizer(tokenizer, begins=begins)
     prove(tokenizer, library)
     library.save(str(folder / "tokenizer.json"))
