@@ -98,7 +98,13 @@ def perplexities(folder: Path, shards: Path) -> dict[str, float]:
             logits = model(window[None, :-1]).logits.double()
         total += float(torch.nn.functional.cross_entropy(logits[0], window[1:], reduction="sum"))
         begin += LENGTH
-    counts = {"token": len(ids) - 1, "word": reader.index.words, "byte": reader.index.bytes}
+    text = transformers.AutoTokenizer.from_pretrained(folder).decode(ids[1:])
+    documents = text.split(SPECIAL[2])
+    counts = {
+        "token": len(ids) - 1,
+        "word": sum(len(document.split()) for document in documents),
+        "byte": sum(len(document.encode()) for document in documents),
+    }
     return {f"{unit}_perplexity": math.exp(total / count) for unit, count in counts.items()}
 
 
@@ -126,10 +132,10 @@ def go_on(own: Tokenizer, world: DistContext) -> dict[str, Any]:
     dev = FOLDER / "dev.jsonl"
     dev.write_text(json.dumps({"prompt": "white?", "response": "snow"}))
     keys = [f"model.init_from={FOLDER}/on", f"data.train={jsonl}", f"data.validation={dev}"]
-    keys += ["batch.global_size=4", "optimizer.lr=0.02", f"run.dir={FOLDER}/chat", "run.steps=40"]
+    keys += ["batch.global_size=4", "optimizer.lr=0.02", f"run.dir={FOLDER}/chat", "run.steps=90"]
     run(REPOSITORY / "configs/gpt/finetune-chat.yaml", [*keys, "schedule.warmup_steps=5"], world)
     task = str(REPOSITORY / "configs/eval/tasks/example_choice.yaml")
-    newest = next((FOLDER / "chat/checkpoints").glob("step-*40"))
+    newest = next((FOLDER / "chat/checkpoints").glob("step-*90"))
     found["harness"] = evaluate_tasks(newest, world, [task], None, [], build_parallel_dims).metrics
     parallel_state.destroy_model_parallel()
     return found
