@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
-import tiktoken
+import tiktoken.load
 from foreign_tokenizers import KINDS, LOSSLESS, documents, llama2, make, sentencepiece_model, unigram
 from tokenizers import Tokenizer as Library
 from typer.testing import CliRunner
