@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 
 from data_tools.megatron_input import document_bounds
-from data_tools.sources import TOKENS, InputFile, open_raw
+from data_tools.parquet import DamagedParquet, open_parquet
+from data_tools.sources import TOKENS, InputFile
 
 SMALLEST_TARGET = 4 << 20
 LARGEST_TARGET = 256 << 20
@@ -88,13 +89,10 @@ def _token_units(file: InputFile, target: int) -> list[Unit]:
 
 
 def _row_group_units(file: InputFile, target: int) -> list[Unit]:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
-        with open_raw(file) as stream:
-            metadata = pyarrow.parquet.ParquetFile(stream).metadata
-    except (pyarrow.ArrowException, OSError):  # whoever reads the unit reports the damage as a bad record
+        with open_parquet(file) as table:
+            metadata = table.metadata
+    except DamagedParquet:  # whoever reads the unit reports the damage as a bad record
         return [Unit(file, 0, None, file.size)]
     units, start, weight = [], 0, 0
     share = file.size // max(metadata.num_row_groups, 1)

@@ -23,14 +23,14 @@ import numpy as np
 
 from data_tools.atomic import write_atomically
 from data_tools.bounded import read_bytes, read_json
-from data_tools.errors import IntegrityError, UserError, named
+from data_tools.errors import IntegrityError, UserError, named, printable
+from data_tools.tokenizers.codec import MALFORMED, Codec, ForeignCodec, Offsets, Settings
 from data_tools.tokenizers.codec import BertIds as BertIds
-from data_tools.tokenizers.codec import Codec, ForeignCodec, Offsets, Settings
 from data_tools.tokenizers.codec import Ids as Ids
 from data_tools.tokenizers.own import FORMAT_VERSION, MODEL, MODEL_BYTES, MODEL_TYPES, OwnCodec
 from data_tools.tokenizers.registry import KINDS
 from data_tools.tokenizers.trial import try_out
-from data_tools.typed import typed
+from data_tools.typed import misread, typed
 
 DESCRIPTION = "tokenizer.json"
 """What `Tokenizer.save` writes last."""
@@ -268,7 +268,7 @@ def _saved_codec(directory: Path, description: Mapping[str, Any]) -> Codec:
         return kind(description["main"], contents, typed(Settings, description["settings"]))
     except IntegrityError:
         raise
-    except (RuntimeError, ValueError, OSError, KeyError, UserError) as error:
+    except (RuntimeError, OSError, UserError, *MALFORMED) as error:
         where = MODEL if description["type"] in MODEL_TYPES else DESCRIPTION
         raise IntegrityError(f"{directory}/{where}: is damaged: {error}; {REMEDY}") from None
 
@@ -296,6 +296,8 @@ def _open_foreign(path: Path, end_of_document: str | None, settings: Settings) -
         try_out(codec)
     except UserError as error:
         raise UserError(f"{main}: {error}") from None
+    except MALFORMED as error:
+        raise UserError(f"{main}: is no {kind.kind} tokenizer: {printable(misread(error))}") from None
     return Tokenizer(codec)
 
 

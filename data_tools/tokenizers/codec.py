@@ -16,6 +16,7 @@ Offsets = np.ndarray[Any, np.dtype[np.int64]]
 BERT_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 SPACE_SYMBOL = "\u2581"
 """What sentencepiece writes for a space."""
+MOST_ROWS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Settings:
     cuts: bool | None = None
 
 
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading a file of another structure may raise."""
+
+
 class ForeignCodec(Codec):
     """A tokenizer that was made elsewhere, encoded by its own library."""
 
@@ -120,6 +125,7 @@ class ForeignCodec(Codec):
 
         Raises:
             UserError: it cannot be used; says why, without naming the path.
+            *MALFORMED: it is not what its library writes.
         """
         self.name = name
         self._files = {each: content for each, content in files.items() if each not in self.HINTS}
@@ -128,6 +134,8 @@ class ForeignCodec(Codec):
         self.roles = self.roles_from(files, end_of_document if settings.eod is None else settings.eod)
         self.settings = replace(settings, eod=self.roles.eod)
         if settings.rows is not None:
+            if settings.rows > MOST_ROWS:
+                raise UserError(f"{settings.rows:,} ids are more than the {MOST_ROWS:,} allowed")
             if len(self.pieces) > settings.rows:
                 raise UserError(
                     f"the tokenizer has {len(self.pieces):,} ids and the embedding {settings.rows:,} rows: "

@@ -17,7 +17,7 @@ from data_tools.errors import UserError
 from data_tools.tokenizers.codec import BERT_PIECES, SPACE_SYMBOL, BertIds, ForeignCodec, Ids, Offsets, Roles
 from data_tools.tokenizers.hf_files import BERT_ROLES, CONFIG, SPECIAL, named_tokens, read_object
 from data_tools.tokenizers.segments import stretches
-from data_tools.typed import misread
+from data_tools.typed import natural
 
 MODELS = ("BPE", "WordPiece", "Unigram")
 DECODERS = ("ByteLevel", "WordPiece", "Metaspace", "Replace", "ByteFallback", "Fuse", "Strip")
@@ -49,30 +49,26 @@ class HuggingFaceCodec(ForeignCodec):
 
     def read(self, main: bytes) -> list[bytes]:
         """As `ForeignCodec.read`."""
-        try:
-            self._tree: dict[str, Any] = parse_json(main)
-            model = self._tree["model"]
-            kind = model.get("type") or _untagged(model)
-            if kind not in MODELS:
-                raise UserError(f"model type {kind!r}; known are {', '.join(MODELS)}")
-            added = {token["content"]: token for token in self._tree.get("added_tokens") or ()}
-            self._ids = _ids(model["vocab"], added)
-            self._special = {name: self._ids[name] for name, token in added.items() if token["special"]}
-            self._plain = {self._ids[name] for name in added.keys() - self._special.keys()}
-            self._unknown = self._unknown_id(model)
-            steps = list(_steps(self._tree.get("decoder"), "decoders"))
-            unknown = [step["type"] for step in steps if step["type"] not in DECODERS]
-            if unknown:
-                raise UserError(f"decoder {unknown[0]!r}; known are {', '.join(DECODERS)}")
-            pieces = self._pieces(steps)
-            self._library = self._open()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"is no tokenizer of Hugging Face's library: {misread(error)}") from None
-        return pieces
+        self._tree: dict[str, Any] = parse_json(main)
+        model = self._tree["model"]
+        kind = model.get("type") or _untagged(model)
+        if kind not in MODELS:
+            raise UserError(f"model type {kind!r:.60}; known are {', '.join(MODELS)}")
+        added = {token["content"]: token for token in self._tree.get("added_tokens") or ()}
+        self._ids = _ids(model["vocab"], added)
+        self._special = {name: self._ids[name] for name, token in added.items() if token["special"]}
+        self._plain = {self._ids[name] for name in added.keys() - self._special.keys()}
+        self._unknown = self._unknown_id(model)
+        steps = list(_steps(self._tree.get("decoder"), "decoders"))
+        unknown = [step["type"] for step in steps if step["type"] not in DECODERS]
+        if unknown:
+            raise UserError(f"decoder {unknown[0]!r:.60}; known are {', '.join(DECODERS)}")
+        self._library = self._open()
+        return self._pieces(steps)
 
     def _unknown_id(self, model: Mapping[str, Any]) -> int | None:
         found = model.get("unk_id", self._ids.get(model.get("unk_token") or ""))
-        return None if found is None else int(found)
+        return None if found is None else natural(found)
 
     def _pieces(self, steps: list[dict[str, Any]]) -> list[bytes]:
         """The bytes of each id, by the steps of the decoder; what the table says is tried on texts later."""
@@ -128,7 +124,7 @@ class HuggingFaceCodec(ForeignCodec):
         try:
             return Tokenizer.from_str(json.dumps(tree))
         except Exception as error:  # the library raises plain exceptions
-            raise UserError(f"is no tokenizer of Hugging Face's library: {str(error)[:200]}") from None
+            raise ValueError(str(error)[:200]) from None
 
     def roles_from(self, files: Mapping[str, bytes], eod: str | int | None) -> Roles:
         """As `ForeignCodec.roles_from`."""
@@ -222,7 +218,7 @@ def _ids(vocab: Any, added: Mapping[str, Any]) -> dict[str, int]:
     for name, token in added.items():
         if found.setdefault(name, token["id"]) != token["id"]:
             raise UserError(f"{name!r} has id {found[name]} and, as an added token, {token['id']}")
-    ids = np.sort(np.fromiter(found.values(), np.int64, len(found)))
+    ids = np.sort(np.fromiter(map(natural, found.values()), np.int64, len(found)))
     wrong = np.flatnonzero(ids != np.arange(len(ids)))
     if len(wrong):
         first = int(wrong[0])

@@ -30,7 +30,7 @@ class SentencePieceCodec(ForeignCodec):
             self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=main)
             proto = sentencepiece_model_pb2.ModelProto.FromString(main)
         except Exception as error:  # a damaged file raises errors of several libraries
-            raise UserError(f"is no sentencepiece model: {str(error)[:200]}") from None
+            raise ValueError(str(error)[:200]) from None
         self.drops_space = (
             proto.normalizer_spec.add_dummy_prefix and not proto.trainer_spec.treat_whitespace_as_suffix
         )

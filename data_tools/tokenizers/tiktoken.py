@@ -106,7 +106,7 @@ class TiktokenCodec(ForeignCodec):
                 special_tokens=self._special,
             )
         except Exception as error:  # the library's own are plain
-            raise UserError(f"is no tiktoken file: {error}") from None
+            raise ValueError(str(error)[:200]) from None
         return [*ranks, *[b""] * (1 + max(self._special.values()) - len(ranks))]
 
     def roles_from(self, files: Mapping[str, bytes], eod: str | int | None) -> Roles:

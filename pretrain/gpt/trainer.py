@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pretrain.config.sections import GptConfig
-from pretrain.gpt.chat.saved_template import template_of
-from pretrain.gpt.chat.template import FILE
-from pretrain.gpt.data import TrainingData, ValidationData
+from pretrain.gpt.chat.template import FILE, template_of
+from pretrain.gpt.data import TrainingData, ValidationData, open_data
 from pretrain.gpt.spec import GptSpec
 from pretrain.megatron.corpus_trainer import CorpusTrainer
 
@@ -15,7 +14,7 @@ class GptTrainer(CorpusTrainer[GptConfig]):
     """A trainer on windows of text."""
 
     def open_data(self) -> tuple[TrainingData, ValidationData | None]:
-        return TrainingData.from_config(self.corpus), ValidationData.from_config(self.corpus)
+        return open_data(self.corpus)
 
     def family(self) -> GptSpec:
         return GptSpec(self.corpus, self.layout)

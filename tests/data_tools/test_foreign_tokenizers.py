@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sentencepiece
-import tiktoken
+import tiktoken.load
 from foreign_tokenizers import KINDS, LOSSLESS, documents, llama2, make, sentencepiece_model, unigram
 from tokenizers import Tokenizer as Library
 from typer.testing import CliRunner
@@ -266,8 +266,8 @@ def test_bad_tokenizers_are_refused_in_one_message(loaded: Loaded, tmp_path: Pat
         (tmp_path / tik, own, "has no rank for each of the 256 bytes"),
         (tmp_path / tik, {}, f"say by --encoding whose pattern they are for: {', '.join(ENCODINGS)}"),
         (tmp_path / tik, {"encoding": "gpt9"}, "--encoding gpt9: known are r50k_base"),
-        (tmp_path / "bad.model", {}, "bad.model: is no sentencepiece model"),
-        (tmp_path / "list.json", {}, "list.json: is no tokenizer of Hugging Face's library"),
+        (tmp_path / "bad.model", {}, "bad.model: is no sentencepiece tokenizer: "),
+        (tmp_path / "list.json", {}, "list.json: is no huggingface tokenizer: "),
         (tmp_path / "empty", {}, "not a tokenizer directory or file (holds no *.json, *.model, *.tik"),
         (tmp_path / "nowhere", {}, "not a tokenizer directory or file (no such file or folder)"),
     ]

@@ -28,8 +28,8 @@ from pretrain.commands.train import train
 from pretrain.config.load import load_config
 from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.gpt.chat.conversation import Message
-from pretrain.gpt.chat.saved_template import template_of
 from pretrain.gpt.chat.talk import answer
+from pretrain.gpt.chat.template import template_of
 from pretrain.gpt.generate import open_text_generator
 from pretrain.hf.exporter import export_command
 from pretrain.hf.importer import import_command

@@ -17,6 +17,7 @@ from pathlib import Path
 from data_tools.bounded import read_bytes
 from data_tools.tokenizer import Tokenizer
 from data_tools.tokenizers.hf_files import CONFIG, named_tokens
+from pretrain.checkpoint import Checkpoint
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message, as_json
 from pretrain.gpt.chat.renderer import Renderer
@@ -158,3 +159,8 @@ def _token_names(tokenizer: Tokenizer) -> dict[str, str]:
     if tokenizer.begin_ids:
         found["bos_token"] = by_id.get(tokenizer.begin_ids[0], "")
     return found | named_tokens(CONFIG, tokenizer.codec.files)
+
+
+def template_of(checkpoint: Checkpoint) -> ChatTemplate | None:
+    """The template that the model was trained with; None if it was not trained on conversations."""
+    return ChatTemplate.read(checkpoint.path / FILE) if FILE in checkpoint.files else None
