@@ -5,6 +5,7 @@ from dataclasses import replace
 from pretrain.config.derived import ffn_hidden_size, query_groups
 from pretrain.hf.architecture import Decoder
 from pretrain.hf.fields import (
+    attention_scale,
     bias,
     dropout,
     head_dim,
@@ -128,6 +129,30 @@ OLMO2 = replace(
     parts=(*_LLAMA_FIELDS, _SILU, only("attention_bias", False)),
     implied=_UNBIASED | {"qk_norm": "whole", "norm_position": "output"},
 )
+GEMMA2 = replace(
+    LLAMA,
+    classes=("Gemma2ForCausalLM",),
+    names=_LLAMA_NAMES | _OUTPUT_NORMS | {f"{_OURS}pre_mlp_layernorm": f"{_LAYER}pre_feedforward_layernorm"},
+    parts=(
+        *_LLAMA_FIELDS,
+        only("hidden_activation", "gelu_pytorch_tanh"),
+        only("hidden_act", "gelu_pytorch_tanh"),  # in released files, and not read
+        only("attention_bias", False),
+        only("use_bidirectional_attention", None, False),
+        head_dim(),
+        windows("sliding_window", "layer_types"),
+        attention_scale(),
+        plain("attn_logit_softcapping", "attention_softcap"),
+        plain("final_logit_softcapping", "logit_softcap"),
+    ),
+    implied=_UNBIASED
+    | {
+        "activation": "geglu_tanh",
+        "norm_position": "both",
+        "scale_embeddings": True,
+        "zero_centered_norm": True,
+    },
+)
 
-DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2)
+DECODERS = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA2)
 """In the order in which an export looks for the nearest."""

@@ -25,8 +25,8 @@ def initialise(
 ) -> None:
     """Set every parameter.
 
-    Norms are 1, biases 0, embeddings normal with `init_std`, and matrices normal with `linear_init_std`.
-    Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford et al. 2019,
+    Norms are 1 (zero-centered ones 0), biases 0, embeddings normal with `init_std`, and matrices normal with
+    `linear_init_std`. Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford et al. 2019,
     section 2.3).
     """
     for part in parameter_shards(chunks, layout):
@@ -40,7 +40,7 @@ def initial_weight(key: str, shape: Sequence[int], model: TextModelConfig, seed:
     if key.endswith("bias"):
         return torch.zeros(1).expand(shape)
     if "norm" in key.rsplit(".", 2)[-2]:
-        return torch.ones(1).expand(shape)
+        return torch.full((1,), 0.0 if getattr(model, "zero_centered_norm", False) else 1.0).expand(shape)
     std = model.init_std if key.endswith("embeddings.weight") else linear_init_std(model)
     if key.endswith(RESIDUAL_PROJECTIONS):
         std /= math.sqrt(2 * model.num_layers)

@@ -175,6 +175,7 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
         None,
     ),
     "a norm of all heads is RMSNorm": ({"model__qk_norm": "whole"}, None, None),
+    "a zero-centered norm is RMSNorm": ({"model__zero_centered_norm": True}, None, None),
     "qkv_bias is for layers without biases": ({"model__qkv_bias": True}, None, None),
     "a pattern needs a window": ({"model__window_pattern": ["window"]}, None, None),
     "a window needs a layer": ({"model__window": 8, "model__window_pattern": ["full"]}, None, None),

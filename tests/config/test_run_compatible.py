@@ -56,7 +56,8 @@ model.kind model.num_layers model.hidden_size model.num_attention_heads model.nu
 model.ffn_hidden_size model.position_embedding model.rotary_base model.normalization model.norm_epsilon
 model.scale_embeddings model.head_size model.qkv_bias model.qk_norm model.rotary_fraction model.rotary_scaling
 model.rotary_scaling_factor model.rotary_original_length model.rotary_slow_turns model.rotary_fast_turns
-model.rotary_attention_factor model.window model.window_pattern.0 model.attention_scale
+model.rotary_attention_factor model.zero_centered_norm model.window model.window_pattern.0
+model.attention_scale
 model.attention_softcap model.logit_softcap model.z_loss
 model.norm_position model.activation model.bias model.tie_embeddings model.dropout model.init_std
 model.linear_init_std model.vocab_multiple model.init model.init_embeddings

@@ -85,6 +85,17 @@ def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
         "qwen2": hf.Qwen2ForCausalLM(hf.Qwen2Config(**llama)),
         "qwen3": hf.Qwen3ForCausalLM(hf.Qwen3Config(**llama, head_dim=16)),
         "olmo2": hf.Olmo2ForCausalLM(hf.Olmo2Config(**llama)),
+        "gemma2": hf.Gemma2ForCausalLM(
+            hf.Gemma2Config(
+                **llama,
+                head_dim=12,
+                query_pre_attn_scalar=16,
+                sliding_window=5,
+                final_logit_softcapping=3.0,
+                attn_logit_softcapping=2.0,
+                attn_implementation="eager",
+            )
+        ),
         "bert": hf.BertForPreTraining(hf.BertConfig(**bert)),
         "megatron-bert": hf.MegatronBertForPreTraining(hf.MegatronBertConfig(**bert)),
     }

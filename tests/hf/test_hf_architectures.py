@@ -64,6 +64,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Qwen3": ("Qwen3ForCausalLM", GROUPED | {"head_dim": 16, "tie_word_embeddings": True}),
     "OLMo 2": ("Olmo2ForCausalLM", GROUPED),
+    "Gemma 2": (
+        "Gemma2ForCausalLM",
+        GROUPED | {"head_dim": 16, "query_pre_attn_scalar": 9, "sliding_window": 20},
+    ),
+    "Gemma 2 without caps and windows": (
+        "Gemma2ForCausalLM",
+        GROUPED
+        | {"head_dim": 8, "query_pre_attn_scalar": 8, "layer_types": ["full_attention"] * 3}
+        | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
     "BERT": ("BertForPreTraining", SIZES | {"pad_token_id": None}),
     "BERT without pairs": ("BertForMaskedLM", SIZES | {"hidden_act": "gelu_new"}),
     "Megatron's BERT": ("MegatronBertForPreTraining", SIZES | {"pad_token_id": None}),

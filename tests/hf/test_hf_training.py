@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 WORKER = Path(__file__).with_name("hf_training_worker.py")
-MODELS = ("gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "olmo2", "bert", "megatron-bert")
+MODELS = ("gpt2", "llama", "llama3", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "bert", "megatron-bert")
 
 pytestmark = pytest.mark.slow
 

@@ -118,6 +118,13 @@ RULES: tuple[DecoderRule, ...] = (
         holds=lambda s: _model(s).normalization == "rmsnorm",
         message="whole is for normalization: rmsnorm alone; use qk_norm: head, or rmsnorm",
     ),
+    Rule(
+        name="a zero-centered norm is RMSNorm",
+        key="model.zero_centered_norm",
+        applies=lambda s: _model(s).zero_centered_norm,
+        holds=lambda s: _model(s).normalization == "rmsnorm" and _model(s).qk_norm != "whole",
+        message="is for normalization: rmsnorm alone, and not for qk_norm: whole",
+    ),
     unless(
         "qkv_bias is for layers without biases",
         "model.qkv_bias",

@@ -27,6 +27,8 @@ class DecoderModelConfig(TextModelConfig):
     norm_position: Literal["pre", "output", "both"] = "pre"
     """Normalisation of what each sublayer reads (pre), of what it adds to the residual stream (output, as in
     OLMo 2), or of both (Gemma 2). There is one at the end in any case."""
+    zero_centered_norm: bool = False
+    """Norms multiply by 1 + weight, and weights begin at 0 (Gemma). Only with normalization: rmsnorm."""
     rotary_fraction: float | None = Field(None, gt=0, lt=1)
     """Share of each head, from its front, that rotary positions turn; null: all of it."""
     rotary_scaling: Literal["linear", "llama3", "yarn"] | None = None

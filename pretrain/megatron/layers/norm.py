@@ -36,6 +36,15 @@ class RMSNorm(torch.nn.RMSNorm):
         _tag(self, config)
 
 
+class ZeroCenteredRMSNorm(RMSNorm):
+    """The same with 1 + weight in place of the weight, in fp32, as Gemma has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; the last dimension is normalised."""
+        weight = 1 + self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
 class WholeNorm(torch.nn.Module):
     """RMSNorm over all heads of queries or keys, which tensor parallel ranks share.
 
@@ -72,6 +81,8 @@ def _tag(norm: torch.nn.Module, config: TransformerConfig) -> None:
 
 def norm_class(model: TextModelConfig) -> type[LayerNorm] | type[RMSNorm]:
     """The class for the model's norm slots."""
+    if getattr(model, "zero_centered_norm", False):
+        return ZeroCenteredRMSNorm
     return RMSNorm if model.normalization == "rmsnorm" else LayerNorm
 
 
