@@ -26,8 +26,8 @@ def initialise(
     """Set every parameter.
 
     Norms are 1 (zero-centered ones 0), biases 0, embeddings normal with `init_std`, and matrices normal with
-    `linear_init_std`. Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford et al. 2019,
-    section 2.3).
+    `linear_init_std`. Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford
+    et al. 2019, section 2.3).
     """
     for part in parameter_shards(chunks, layout):
         whole = initial_weight(part.key, part.global_shape, model, seed)

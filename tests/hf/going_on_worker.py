@@ -24,6 +24,7 @@ from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
 from evals.evaluate import evaluate
 from evals.harness.run import evaluate_tasks
+from evals.request import EvalRequest
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
 from pretrain.distributed.world import DistContext, init_distributed
@@ -116,7 +117,7 @@ def go_on(own: Tokenizer, world: DistContext) -> dict[str, Any]:
     found: dict[str, Any] = {
         "ids": [own.encode(text) == theirs.encode(text, add_special_tokens=False) for text in TEXTS]
     }
-    found["scores"] = evaluate(str(FOLDER / "imported"), world, data=[str(shards)]).metrics
+    found["scores"] = evaluate(str(FOLDER / "imported"), world, EvalRequest(data=(str(shards),))).metrics
     parallel_state.destroy_model_parallel()
     found["plain scores"] = perplexities(made, shards)
     config = FOLDER / "on.yaml"
