@@ -113,7 +113,7 @@ MISTRAL = replace(
 QWEN2 = replace(
     LLAMA,
     classes=("Qwen2ForCausalLM",),
-    parts=(*_LLAMA_FIELDS, _SILU, _QWEN_WINDOWS, only("use_mrope", False)),
+    parts=(*_LLAMA_FIELDS, _SILU, _QWEN_WINDOWS, only("use_mrope", False, written=False)),
     implied=_UNBIASED | {"qkv_bias": True},
 )
 QWEN3 = replace(
@@ -136,7 +136,7 @@ GEMMA2 = replace(
     parts=(
         *_LLAMA_FIELDS,
         only("hidden_activation", "gelu_pytorch_tanh"),
-        only("hidden_act", "gelu_pytorch_tanh"),  # in released files, and not read
+        only("hidden_act", "gelu_pytorch_tanh", written=False),
         only("attention_bias", False),
         only("use_bidirectional_attention", None, False),
         head_dim(),

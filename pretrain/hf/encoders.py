@@ -164,7 +164,7 @@ _FIELDS = (
     only("is_decoder", False),
     only("add_cross_attention", False),
     only("is_encoder_decoder", False),
-    only("position_embedding_type", "absolute"),
+    only("position_embedding_type", "absolute", written=False),
 )
 _IMPLIED = {"position_embedding": "learned", "normalization": "layernorm", "bias": True}
 

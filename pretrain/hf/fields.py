@@ -59,14 +59,18 @@ def renamed(name: str, key: str, values: Values) -> Part:
     )
 
 
-def only(name: str, *allowed: object) -> Part:
-    """A field without a key of ours: it has to have one of these values, and the first is written."""
+def only(name: str, *allowed: object, written: bool = True) -> Part:
+    """A field without a key of ours: it has to have one of these values.
+
+    Args:
+        written: an export writes the first of them; False: transformers does not have the field any more.
+    """
 
     def read(theirs: Any) -> Values:
         supports(theirs, name, getattr(theirs, name, allowed[0]), *allowed)
         return {}
 
-    return Part((name,), (), read, lambda config: {name: allowed[0]})
+    return Part((name,), (), read, lambda config: {name: allowed[0]} if written else {})
 
 
 def dropout(*names: str) -> Part:
@@ -155,9 +159,8 @@ def rotary() -> Part:
         }
         names = SCALINGS.get(model.rotary_scaling, {})
         found = {name: getattr(model, key) for name, key in names.items()}
-        if "rotary_slow_turns" in names.values():
-            slow, fast = (name for name, key in names.items() if key.endswith("_turns"))
-            found[slow], found[fast] = derived.rotary_turns(model)
+        if model.rotary_scaling == "llama3":  # which has to be told what yarn takes for granted
+            found["low_freq_factor"], found["high_freq_factor"] = derived.rotary_turns(model)
         return {where: rope | {name: value for name, value in found.items() if value is not None}}
 
     keys = {key for names in SCALINGS.values() for key in names.values()}
