@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_tools import tokenizer as module
 from data_tools.errors import IntegrityError, UserError
-from data_tools.tokenizer import Tokenizer, byte_tokenizer, segments
+from data_tools.tokenizer import Tokenizer, byte_tokenizer
+from data_tools.tokenizers import segments as module
+from data_tools.tokenizers.segments import segments
 from data_tools.train_tokenizer import sample, train_tokenizer, training_lines
 
 AWKWARD = [

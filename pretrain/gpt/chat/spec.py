@@ -61,7 +61,13 @@ class ChatSpec(GptSpec):
         logits_MV = without_padding(output[counts], self.vocab_size, self.layout.tensor_rank)
         group = parallel_state.get_tensor_model_parallel_group()
         right = most_likely(logits_MV, self.layout.tensor_rank, group) == labels_M
-        nll_M = cross_entropy(logits_MV, labels_M, self.layout.parallel.tensor)
+        nll_M = cross_entropy(
+            logits_MV,
+            labels_M,
+            self.layout.parallel.tensor,
+            self.layout.tensor_rank,
+            self.config.model.z_loss,
+        )
         exact = nll_M.detach().double()
         report = [exact.sum(), counts.double().sum(), right.double().sum(), exact.square().sum()]
         return nll_M.sum()[None], torch.stack(report)
