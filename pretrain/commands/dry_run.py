@@ -43,7 +43,7 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     changes = RunFolder(config.run.dir).require_fit(config_to_yaml(config), config.run.resume)
     there = "goes on with the run in it" if RunFolder(config.run.dir).is_run else "is new"
     print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
-    kind.rehearse(config, data, size)
+    kind.fake_run(config, data, size)
     print("this would run")
 
 

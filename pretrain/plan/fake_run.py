@@ -6,50 +6,59 @@ Models that every rank holds whole are small enough for real values.
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from pretrain.config.sections import Config, TextConfig
-from pretrain.distributed.world import DistContext
+from pretrain.config.sections import RnnConfig, TextConfig
+from pretrain.data.dataset import TrainingDataset
 from pretrain.errors import HealthError
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.kinds import kind_of
+from pretrain.megatron.model_spec import ModelSpec, SpecOf
 from pretrain.megatron.optimizer import Optimizer
-from pretrain.megatron.parallel_dims import build_parallel_dims
+from pretrain.megatron.parallel_dims import ParallelDims, build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.samples import local_micro_batch
-from pretrain.plan.trace import shallow
+from pretrain.plan.trace import local_micro_batch, shallow
 from pretrain.training.step_sync import StepSync
-from pretrain.training.trainer import Trainer
-
-W = TypeVar("W", bound=Config)
 
 FEW = 2
 """Samples of a rank in a step with real values; batch normalisation needs two."""
 
 
-def rehearse(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> None:
+def run_transformer(
+    config: TextConfig,
+    data: TrainingDataset,
+    size: int,
+    spec: Callable[..., ModelSpec[Any, Any]] | None = None,
+) -> None:
     """Build a transformer's ranks and run steps of its schedule, and say so.
 
     Args:
         config: must fit the world (`config.rules`).
-        vocab_size: ids of the tokenizer, without padding.
-        family: makes the model spec of a rank. For chat it is a GPT's: the chat loss picks tokens by values.
+        data: opened.
+        spec: makes the model spec of a rank from config, layout and data; None: that of the kind's record.
     """
-    pipeline = config.parallel.pipeline
+    plain, vocab_size, pipeline = kind_of(config).spec, data.vocab_size, config.parallel.pipeline
+
+    def spec_of(config: TextConfig, layout: ParallelDims) -> ModelSpec[Any, Any]:
+        if spec is not None:
+            return spec(config, layout, data)
+        assert plain is not None, "the record of every other transformer has a spec"
+        return plain(config, layout)
+
     for stage in range(pipeline):
         # The other ranks of a stage have the same shapes: other shards of the same tensors, or other samples.
         with fake_world(stage * size // pipeline, size, Kind.meta) as world:
             layout = build_parallel_dims(world, config.parallel)
-            model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
+            model = PipelineModel(config, layout, vocab_size, spec_of(config, layout), training=True)
             Optimizer(config, model)
     print(f"model: built for {pipeline} of {size} ranks; the others have the same shapes")
     # The first, one in the middle and the last; the others in the middle are alike.
     for stage in sorted({0, min(1, pipeline - 1), pipeline - 1}):
-        _run_schedule(config, vocab_size, stage, family)
+        _run_schedule(config, vocab_size, stage, spec_of)
         print(f"schedule: one step of stage {stage}, forward and backward")
 
 
-def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: FamilyOf) -> None:
+def _run_schedule(config: TextConfig, vocab_size: int, stage: int, spec_of: SpecOf) -> None:
     """Run one step of a stage, with as many micro-batches as there are stages.
 
     Each chunk has one layer, and there are two chunks at most, since more would be alike.
@@ -58,23 +67,24 @@ def _run_schedule(config: TextConfig, vocab_size: int, stage: int, family: Famil
     size, pipeline = config.replica_ranks, config.parallel.pipeline
     with fake_world(stage * size // pipeline, size, Kind.fake) as world:
         layout = build_parallel_dims(world, config.parallel)
-        model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
+        model = PipelineModel(config, layout, vocab_size, spec_of(config, layout), training=True)
         model.rehearse([local_micro_batch(model)] * pipeline)
 
 
-def take_step(config: W, size: int, build: Callable[[W, DistContext, StepSync], Trainer]) -> None:
+def take_step(config: Any, data: object, size: int) -> None:
     """Take the first step of rank 0 with real values and few samples, and say so.
 
     Args:
-        config: must fit the world (`config.rules`).
-        build: makes the trainer.
+        config: of any kind whose ranks hold the whole model; must fit the world (`config.rules`).
+        data: opened; the trainer opens it again, for these samples.
     """
-    whole: Any = config  # no class says which kinds of config have a batch
-    few = min(FEW, whole.batch.micro_size or FEW)
-    batch = whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})
-    config = config.model_copy(update={"batch": batch})
+    few = min(FEW, config.batch.micro_size or FEW)
+    changed = {"batch": config.batch.model_copy(update={"micro_size": few, "global_size": few * size})}
+    if isinstance(config, RnnConfig):  # so few streams need not suit the weights of several sources
+        changed["data"] = config.data.model_copy(update={"train": config.data.train[:1]})
+    config = config.model_copy(update=changed)
     with fake_world(0, size, Kind.real) as world:
-        trainer = build(config, world, StepSync(world))
+        trainer = kind_of(config).trainer(config, world, StepSync(world), None)
         print(f"model: built for {trainer.facts()['layout']}; ranks are alike")
         # A verdict on numbers means nothing: those of the other ranks are missing.
         with suppress(HealthError):

@@ -1,7 +1,6 @@
 """`pretrain train --dry-run` as a user calls it, for every kind of model."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -14,6 +13,7 @@ from chat_runs import gpt_run, overrides_for, write_pairs
 from config_files import REPOSITORY, write_config
 from gan_configs import gan_tree
 from image_shards import build_image_shards
+from ranks import run_pretrain
 from text_shards import build_shards
 
 from data_tools.train_tokenizer import train_tokenizer
@@ -27,9 +27,7 @@ TEXT = ["some text that is long enough " * 50]
 
 
 def dry_run(config: Path, *overrides: str, processes: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pretrain", "train", str(config), *overrides, "--dry-run"]
-    command += ["--processes", str(processes)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_pretrain("train", config, *overrides, "--dry-run", "--processes", processes)
 
 
 def test_a_dry_run_goes_through_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
