@@ -2,9 +2,9 @@
 
     python benchmarks/tokenizing.py [--quick]
 
-Seconds are of CPU time, of all threads and processes. The bare library gets its texts and its tokenizer before
-the clock starts and drops its ids; a build starts its workers, reads JSON lines, counts words, writes and hashes
-shards.
+Seconds are of CPU time, of all threads and processes. The bare library gets its texts and its tokenizer
+before the clock starts and drops its ids; a build starts its workers, reads JSON lines, counts words and
+writes shards.
 """
 
 import os

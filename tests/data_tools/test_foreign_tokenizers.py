@@ -191,6 +191,7 @@ def test_a_build_from_a_tokenizer_that_changes_texts_says_so(loaded: Loaded, tmp
     assert ids == [*tokenizer.encode(texts[0]), 3, *tokenizer.encode(texts[1]), 3] and ids.count(3) == 2
     assert reader.index.lossy is True and reader.tokenizer().loss == tokenizer.loss
     assert (reader.index.bytes, reader.index.words) == (24, 6)
+    assert tokenizer.facts["tokenizer_loss"] == tokenizer.loss  # what the result of an evaluation says
     assert '"lossy": true' in (tmp_path / "shards/index.json").read_text()
     said = CliRunner().invoke(app, ["inspect", str(tmp_path / "shards")]).output
     assert "the tokenizer changes texts: 'W' comes back as 'w'" in said and "[CLS] 2" in said
