@@ -28,8 +28,13 @@ def train(folder: Path, text: Path) -> Path:
     library = Tokenizer(models.BPE())
     library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     library.decoder = decoders.ByteLevel()
-    options = {"vocab_size": VOCAB, "special_tokens": ["<|endoftext|>"], "show_progress": False}
-    library.train_from_iterator(texts_of(text), trainers.BpeTrainer(**options))
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(texts_of(text), trainer)
     folder.mkdir()
     library.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
