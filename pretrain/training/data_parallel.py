@@ -127,7 +127,9 @@ class DataParallelTrainer(DescentTrainer[C, B]):
             total += local[-1]
         self.gate.reduce()
         dist.all_reduce(total)
-        return float(total) / self.units, self.optimizer.reduce(), local
+        # On a GPU, the one place in a step where the host waits for it.
+        summed, norm = torch.stack([total, self.optimizer.reduce()]).tolist()
+        return summed / self.units, norm, local
 
     def _mean_loss(self, batch: B, micro_batch: int) -> Tensor:
         """This micro-batch's share of the mean loss of the global batch."""

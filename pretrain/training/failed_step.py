@@ -1,6 +1,5 @@
 """A failed step of a model that every rank holds whole, kept so that it can be computed again."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -65,4 +64,4 @@ class ReplicaStep:
 
     def repeats(self) -> bool:
         """Every loss was finite in the replay; what is left to check is the sum of the gradients."""
-        return not math.isfinite(self.optimizer.reduce())
+        return not is_finite(self.optimizer.reduce())
