@@ -124,8 +124,6 @@ class Kind(Generic[C, D]):
     known, data not opened."""
     contents: Callable[[D], str]
     """What was opened, in a few words, for the dry run."""
-    rehearse: Callable[[C, D, int], None]
-    """A fake run: builds the model, takes a step as one rank of so many without a GPU, and says so."""
     family: "Callable[[C, ParallelDims], ModelSpec[Any, Any]] | None" = None
     """Makes the model spec that a plan runs; None: it does not run in the megatron-core loop."""
     inherits: Inheritance | None = None

@@ -62,12 +62,6 @@ def _family(config: BertConfig, layout: "ParallelDims") -> "BertSpec":
     return BertSpec(config, layout)
 
 
-def _rehearse(config: BertConfig, data: "TrainingDataset", size: int) -> None:
-    from pretrain.plan.fake_run import rehearse
-
-    rehearse(config, data.vocab_size, size, _family)
-
-
 def _plan(config: BertConfig, request: "PlanRequest", cluster: "Cluster") -> None:
     from pretrain.plan.text_command import show_text_plan
 
@@ -110,13 +104,6 @@ def _examples(data: "LabelledTraining") -> str:
     return contents(data)
 
 
-def _rehearse_finetuning(config: FinetuneConfig, data: "LabelledTraining", size: int) -> None:
-    from pretrain.bert.finetune.spec import FinetuneSpec
-    from pretrain.plan.fake_run import rehearse
-
-    rehearse(config, data.vocab_size, size, lambda config, layout: FinetuneSpec.of(config, layout, data))
-
-
 def _score_finetuned(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.finetune import evaluate_finetuned
 
@@ -141,7 +128,6 @@ BERT = Kind(
     open_data=_open,
     summary=summary,
     contents=contents,
-    rehearse=_rehearse,
     family=_family,
     planning=Planning(_plan, PLAN_OPTIONS),
     evaluation=evaluation(_score, ("masked",)),
@@ -157,7 +143,6 @@ CLASSIFIER = Kind(
     open_data=_open_examples,
     summary=_finetune_summary,
     contents=_examples,
-    rehearse=_rehearse_finetuning,
     evaluation=Evaluation(
         score=_score_finetuned,
         tasks=("accuracy",),

@@ -47,12 +47,6 @@ def _contents(data: "ImageData") -> str:
     return contents(data)
 
 
-def _rehearse(config: CnnConfig, data: "ImageData", size: int) -> None:
-    from pretrain.plan.fake_run import take_step
-
-    take_step(config, size, _trainer)
-
-
 def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.cnn import evaluate_classifier
 
@@ -68,7 +62,6 @@ CNN = Kind(
     open_data=_open,
     summary=_summary,
     contents=_contents,
-    rehearse=_rehearse,
     evaluation=Evaluation(
         score=_score,
         tasks=("accuracy",),

@@ -1,4 +1,4 @@
-"""`pretrain train --dry-run`: a fake run of the whole job at its full size, in one process and without a GPU.
+"""`pretrain train --dry-run`: a rehearsal of the whole job at its full size, in one process, without a GPU.
 
 What would stop the job in its first seconds on a cluster stops it here: a wrong key, data that does not
 exist, a layout in which the model cannot be built, a step that does not run.
@@ -26,8 +26,8 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     Raises:
         UserError: the first reason why it would not run.
     """
-    # Before torch is imported, so that it sees no GPU: none is needed here.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Before torch is imported: it sees no GPU, since none is needed, and compiles nothing for one.
+    os.environ.update(CUDA_VISIBLE_DEVICES="", TORCHDYNAMO_DISABLE="1")
     slurm = load_config(path, overrides).config.slurm
     size = processes or (slurm.nodes or 0) * (slurm.gpus_per_node or 0) or 1
     loaded = load_config(path, overrides, size)
@@ -35,7 +35,7 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     print(f"config: no problem found for {counted(size, 'process')}")
     from pretrain.cpu import megatron as cpu_backend
 
-    cpu_backend.require_tested_megatron()  # first, because it keeps megatron-core from loading a compiler
+    cpu_backend.require_tested_megatron()
     kind = kind_of(config)
     data = kind.open_data(loaded, config, size)
     print(f"data: opened, {kind.contents(data)}")
@@ -43,7 +43,9 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     changes = RunFolder(config.run.dir).require_fit(config_to_yaml(config), config.run.resume)
     there = "goes on with the run in it" if RunFolder(config.run.dir).is_run else "is new"
     print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
-    kind.rehearse(config, data, size)
+    from pretrain.rehearsal.job import rehearse
+
+    rehearse(config, size, kind.trainer)
     print("this would run")
 
 

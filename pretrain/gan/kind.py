@@ -49,12 +49,6 @@ def _contents(data: "ImageData") -> str:
     return contents(data)
 
 
-def _rehearse(config: GanConfig, data: "ImageData", size: int) -> None:
-    from pretrain.plan.fake_run import take_step
-
-    take_step(config, size, _trainer)
-
-
 def _plan(config: GanConfig, request: "PlanRequest", cluster: "Cluster") -> None:
     from pretrain.plan.gan_command import show_gan_plan
 
@@ -96,7 +90,6 @@ GAN = Kind(
     open_data=_open,
     summary=_summary,
     contents=_contents,
-    rehearse=_rehearse,
     planning=Planning(_plan),
     evaluation=Evaluation(
         score=_score,

@@ -70,13 +70,6 @@ def _family(config: DecoderConfig, layout: "ParallelDims") -> "GptSpec":
     return GptSpec(config, layout)
 
 
-def _rehearse(config: DecoderConfig, data: "TrainingDataset", size: int) -> None:
-    """Fake run with a GPT's loss, also for chat: the chat loss picks tokens by values, which are missing."""
-    from pretrain.plan.fake_run import rehearse
-
-    rehearse(config, data.vocab_size, size, _family)
-
-
 def _plan(config: GptConfig, request: "PlanRequest", cluster: "Cluster") -> None:
     from pretrain.plan.text_command import show_text_plan
 
@@ -122,7 +115,6 @@ GPT = Kind(
     open_data=_open,
     summary=summary,
     contents=contents,
-    rehearse=_rehearse,
     family=_family,
     planning=Planning(_plan, PLAN_OPTIONS),
     evaluation=evaluation(_score, ("perplexity", "harness"), options=frozenset({"stride"})),
@@ -139,7 +131,6 @@ CHAT = Kind(
     open_data=_open_chat,
     summary=summary,
     contents=contents,
-    rehearse=_rehearse,
     family=_family,
     evaluation=Evaluation(
         score=_score_chat,

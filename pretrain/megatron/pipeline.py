@@ -155,7 +155,7 @@ class PipelineModel:
             self.megatron.finalize_model_grads_func, self.megatron.no_sync_func = settings
 
     def rehearse(self, local: Sequence[Any]) -> None:
-        """As `backward` without the sum over ranks, for a fake run: its tensors have no values.
+        """As `backward` without the sum over ranks, on tensors without values.
 
         Args:
             local: micro-batches as the model spec's `localise` returns them.

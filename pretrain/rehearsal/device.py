@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import FakeWork
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_any, tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pretrain.rehearsal.events import Events, What
 
@@ -33,6 +33,11 @@ class FakeGpu(TorchDispatchMode):
         self._fake = FakeTensorMode()
         self._pinned: dict[int, torch.UntypedStorage] = {}
         self._stack = ExitStack()
+        self._without_cpu: set[str] = set()
+
+    def has_no_cpu(self, group: Any) -> None:
+        """Say that a group's backend is NCCL alone."""
+        self._without_cpu.add(group.group_name)
 
     def __enter__(self) -> "FakeGpu":
         # torch.tensor(..., device="cuda") is otherwise made where no dispatch mode sees it.
@@ -122,8 +127,8 @@ class FakeGpu(TorchDispatchMode):
 
     def _collective(self, operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """A collective among ranks of which only this one is there: done at once, and nothing has changed."""
-        if not tree_any(_is_fake, args):
-            if (group := _group_of(args)) is not None and group.group_name != dist.group.WORLD.group_name:
+        if not any(_is_fake(each) for each in tree_leaves(args)):
+            if (group := _group_of(args)) is not None and group.group_name in self._without_cpu:
                 self._events.note(What.CPU_COLLECTIVE, f"{operation._overloadpacket} in {group.group_desc}")
             return operation(*args, **kwargs)
         work = FakeWork().boxed()

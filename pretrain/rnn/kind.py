@@ -49,14 +49,6 @@ def _summary(
     return summary(config, processes, data)
 
 
-def _rehearse(config: RnnConfig, data: "TrainingDataset", size: int) -> None:
-    """Fake run with one source only: the few rows of this run need not suit the weights of several."""
-    from pretrain.plan.fake_run import take_step
-
-    alone = config.data.model_copy(update={"train": config.data.train[:1]})
-    take_step(config.model_copy(update={"data": alone}), size, _trainer)
-
-
 def _score(path: Path, world: "DistContext", request: "EvalRequest") -> "Result":
     from evals.families.rnn import evaluate_rnn
 
@@ -79,7 +71,6 @@ RNN = Kind(
     open_data=_open,
     summary=_summary,
     contents=contents,
-    rehearse=_rehearse,
     evaluation=evaluation(_score, ("perplexity",), layout=("batch.micro_size",)),
     generation=Generation(_generate, OF_TEXT),
 )

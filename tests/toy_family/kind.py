@@ -34,12 +34,6 @@ def _summary(
         yield "points", str(len(points))
 
 
-def _rehearse(config: PolynomialConfig, points: "Tensor", size: int) -> None:
-    from pretrain.plan.fake_run import take_step
-
-    take_step(config, size, _trainer)
-
-
 POLYNOMIAL = Kind(
     name="polynomial",
     title="a polynomial",
@@ -49,5 +43,4 @@ POLYNOMIAL = Kind(
     open_data=_open,
     summary=_summary,
     contents=lambda points: f"{len(points)} points",
-    rehearse=_rehearse,
 )
