@@ -67,11 +67,9 @@ class FakeGpu(TorchDispatchMode):
         made_there = device is not None and torch.device(device).type == "cuda"
         if not made_there and not any(map(_is_fake, operands)):
             return operation(*args, **kwargs)
-        if packet is aten.record_stream:
-            return None
         if packet in READS:
-            self._events.note(What.SYNC, str(packet))
-            return _one(args[0].dtype) if packet is aten._local_scalar_dense else True
+            asked_by = self._events.note(What.SYNC, str(packet))
+            return _one(args[0].dtype, asked_by) if packet is aten._local_scalar_dense else True
         if packet in SIZED_BY_VALUES:
             self._events.note(What.SYNC, str(packet))
         if packet in (aten.copy_, aten._to_copy):
@@ -169,7 +167,9 @@ def _as_real(value: Any) -> Any:
     return torch.ones(value.shape, dtype=value.dtype)
 
 
-def _one(dtype: torch.dtype) -> bool | int | float:
-    if dtype == torch.bool:
-        return True
+def _one(dtype: torch.dtype, asked_by: str) -> bool | int | float:
+    """What a file of code is told that reads one number."""
+    if dtype in (torch.bool, torch.uint8):
+        # DeepSpeed asks whether a number overflowed, all others whether it is finite.
+        return "/deepspeed/" not in asked_by
     return 1.0 if dtype.is_floating_point else 1

@@ -1,9 +1,10 @@
 """What a GPU would have been made to wait for, and where in the code."""
 
 import enum
-import traceback
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from types import FrameType
 
 OURS = ("/pretrain/", "/evals/", "/megatron/", "/deepspeed/")
 NOT_OURS = "/pretrain/rehearsal/"
@@ -37,22 +38,21 @@ class Events:
 
     counts: Counter[Event] = field(default_factory=Counter)
 
-    def note(self, what: What, detail: str) -> None:
-        self.counts[Event(what, detail, _place())] += 1
+    def note(self, what: What, detail: str) -> str:
+        """Count an event here; returns the file whose code made it happen."""
+        frames: list[tuple[str, int]] = []
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and len(frames) < SHOWN:
+            file = frame.f_code.co_filename
+            if any(part in file for part in OURS) and NOT_OURS not in file:
+                frames.append((file, frame.f_lineno))
+            frame = frame.f_back
+        places = (f"{'/'.join(file.split('/')[-2:])}:{line}" for file, line in frames)
+        self.counts[Event(what, detail, " < ".join(places))] += 1
+        return frames[0][0] if frames else ""
 
     def clear(self) -> None:
         self.counts.clear()
 
     def of(self, what: What) -> Counter[Event]:
         return Counter({event: count for event, count in self.counts.items() if event.what is what})
-
-
-def _place() -> str:
-    frames = [
-        frame
-        for frame in traceback.extract_stack()
-        if any(part in frame.filename for part in OURS) and NOT_OURS not in frame.filename
-    ]
-    return " < ".join(
-        f"{'/'.join(frame.filename.split('/')[-2:])}:{frame.lineno}" for frame in reversed(frames[-SHOWN:])
-    )

@@ -8,11 +8,10 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 import torch.distributed.distributed_c10d as c10d
-from megatron.core import parallel_state
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from pretrain.cpu import megatron as cpu_backend
-from pretrain.distributed.world import DistContext
+from pretrain.distributed.world import DistContext, forget_layout
 from pretrain.rehearsal.device import FakeGpu
 from pretrain.rehearsal.events import Events
 from pretrain.rehearsal.shim import pretend_gpu
@@ -57,7 +56,7 @@ def rehearsed_world(rank: int, size: int) -> Iterator[tuple[DistContext, Events]
         try:
             yield DistContext(rank, size, 0, torch.device("cuda", 0), store), events
         finally:
-            parallel_state.destroy_model_parallel()
+            forget_layout()
             dist.destroy_process_group()
 
 

@@ -94,6 +94,7 @@ def replacements(events: Events) -> Iterator[tuple[Any, str, Any]]:
         yield where, "set_rng_state", lambda state, *_, **__: generator.set_state(state)
     yield functional, "scaled_dot_product_attention", attention
     yield Tensor, "type", _type
+    yield Tensor, "record_stream", _always(None)
     yield fake_tensor, "init_gpu_context", _always(None)
 
     def to_list(tensor: Tensor) -> Any:

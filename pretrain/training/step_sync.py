@@ -68,7 +68,7 @@ class StepSync:
         if signal or batches is None:
             raise Interrupted(signal)
         self._pulse.mark(Phase.COMPUTE)
-        if self._world.device.type == "cuda":
+        if self._world.on_gpu:
             self._compute = _GpuCompute()
         self.passed += 1
         return batches

