@@ -44,7 +44,7 @@ GPU_ENVIRONMENT = MappingProxyType(
         ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"): "expandable_segments:True",
     }
 )
-"""Read once by CUDA and by torch, when the first tensor goes to a GPU: (name, older names), and the value that
+"""Read by CUDA and torch when a first tensor goes to a GPU: (name, older names), and the value that
 is set if the user has set none."""
 
 

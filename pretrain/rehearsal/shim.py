@@ -33,7 +33,7 @@ def _library() -> ctypes.CDLL:
     torch = _torch()
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch / "lib" / name), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(_built(torch)))
+    library = ctypes.CDLL(str(built_library()))
     library.fake_cuda.argtypes, library.fake_cuda.restype = [ctypes.c_bool], None
     return library
 
@@ -44,8 +44,9 @@ def _torch() -> Path:
     return Path(spec.origin).parent
 
 
-def _built(torch: Path) -> Path:
-    """The library for this torch, built if the cache has none."""
+def built_library() -> Path:
+    """The library for the installed torch, built if the cache has none. Raises UserError as `pretend_gpu`."""
+    torch = _torch()
     source = SOURCE.read_bytes() + (torch / "version.py").read_bytes()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pretrain"
     library = folder / f"fake_cuda-{hashlib.sha256(source).hexdigest()[:16]}.so"

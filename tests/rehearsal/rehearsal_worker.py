@@ -19,6 +19,7 @@ from unittest.mock import patch
 os.environ["TORCHDYNAMO_DISABLE"] = "1"  # nothing is compiled here
 
 from rehearsal_cases import CASES, FAMILIES, Case, Family
+from rehearsal_mutations import CASE, MUTATIONS
 
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.config.load import load_config
@@ -94,6 +95,11 @@ def main_() -> None:
     for case in CASES:
         if not names or case.name in names:
             show(case.name, lambda case=case: step(folder, case))
+    (mutated,) = (case for case in CASES if case.name == CASE)
+    for name, mutation in MUTATIONS.items():
+        if not names or name in names:
+            with mutation():
+                show(name, lambda: step(folder, mutated))
 
 
 if __name__ == "__main__":
