@@ -1,5 +1,4 @@
-"""`pretrain train --dry-run` for every kind of model. The jobs are rehearsed in one process of their own, where
-no test has used torch on the CPU before."""
+"""`pretrain train --dry-run` for every kind of model, all in a process that has run nothing on its CPU."""
 
 import json
 import subprocess
