@@ -7,6 +7,7 @@ from pretrain.checkpoint.manifest import Fault, verify
 from pretrain.checkpoint.retention import Retention, clean, give_up_after, trim
 from pretrain.checkpoint.saver import Saver, SaveReport
 from pretrain.checkpoint.sharded_tensor import Group, ShardedTensor
+from pretrain.checkpoint.shared_check import SharedCheck
 from pretrain.checkpoint.suspect import SUSPECT_SINCE, suspect_since
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SaveReport",
     "Saver",
     "ShardedTensor",
+    "SharedCheck",
     "StoreCoordinator",
     "clean",
     "find_good",

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pretrain.rehearsal.events import Events, What
+from pretrain.rehearsal.events import Event, Events, What
 
 aten = torch.ops.aten
 READS = (aten._local_scalar_dense, aten.is_nonzero, aten.equal)
@@ -68,8 +68,8 @@ class FakeGpu(TorchDispatchMode):
         if not made_there and not any(map(_is_fake, operands)):
             return operation(*args, **kwargs)
         if packet in READS:
-            asked_by = self._events.note(What.SYNC, str(packet))
-            return _one(args[0].dtype, asked_by) if packet is aten._local_scalar_dense else True
+            event = self._events.note(What.SYNC, str(packet))
+            return _one(args[0].dtype, event) if packet is aten._local_scalar_dense else True
         if packet in SIZED_BY_VALUES:
             self._events.note(What.SYNC, str(packet))
         if packet in (aten.copy_, aten._to_copy):
@@ -167,9 +167,9 @@ def _as_real(value: Any) -> Any:
     return torch.ones(value.shape, dtype=value.dtype)
 
 
-def _one(dtype: torch.dtype, asked_by: str) -> bool | int | float:
-    """What a file of code is told that reads one number."""
+def _one(dtype: torch.dtype, event: Event) -> bool | int | float:
+    """The number that was read."""
     if dtype in (torch.bool, torch.uint8):
         # DeepSpeed asks whether a number overflowed, all others whether it is finite.
-        return "/deepspeed/" not in asked_by
+        return not event.is_deepspeeds
     return 1.0 if dtype.is_floating_point else 1

@@ -6,8 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from types import FrameType
 
-OURS = ("/pretrain/", "/evals/", "/megatron/", "/deepspeed/")
-NOT_OURS = "/pretrain/rehearsal/"
+PACKAGES = ("pretrain", "evals", "megatron", "deepspeed")
+"""Whose lines are named."""
+PASSED_OVER = "/pretrain/rehearsal/"
 SHOWN = 3
 
 
@@ -26,7 +27,12 @@ class Event:
     what: What
     detail: str
     where: str
-    """Innermost frames first, as file:line."""
+    """Innermost frames first, as pretrain/file.py:line."""
+
+    @property
+    def is_deepspeeds(self) -> bool:
+        """Whether DeepSpeed's own code made it happen."""
+        return self.where.startswith("deepspeed/")
 
     def __str__(self) -> str:
         return f"{self.what.value}: {self.detail} ({self.where})"
@@ -38,18 +44,19 @@ class Events:
 
     counts: Counter[Event] = field(default_factory=Counter)
 
-    def note(self, what: What, detail: str) -> str:
-        """Count an event here; returns the file whose code made it happen."""
-        frames: list[tuple[str, int]] = []
+    def note(self, what: What, detail: str) -> Event:
+        """Count an event of the code that is running."""
+        frames: list[str] = []
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and len(frames) < SHOWN:
             file = frame.f_code.co_filename
-            if any(part in file for part in OURS) and NOT_OURS not in file:
-                frames.append((file, frame.f_lineno))
+            package = next((each for each in PACKAGES if f"/{each}/" in file), None)
+            if package is not None and PASSED_OVER not in file:
+                frames.append(f"{file[file.rindex(f'/{package}/') + 1 :]}:{frame.f_lineno}")
             frame = frame.f_back
-        places = (f"{'/'.join(file.split('/')[-2:])}:{line}" for file, line in frames)
-        self.counts[Event(what, detail, " < ".join(places))] += 1
-        return frames[0][0] if frames else ""
+        event = Event(what, detail, " < ".join(frames))
+        self.counts[event] += 1
+        return event
 
     def clear(self) -> None:
         self.counts.clear()

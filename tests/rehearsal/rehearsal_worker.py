@@ -53,7 +53,11 @@ def step(folder: Path, case: Case) -> dict[str, Any]:
 
 
 def counts(events: Events) -> dict[str, Any]:
-    return {what.name: {str(event): count for event, count in events.of(what).items()} for what in What}
+    """All but what DeepSpeed makes a GPU wait for by itself."""
+    return {
+        what.name: {str(event): count for event, count in events.of(what).items() if not event.is_deepspeeds}
+        for what in What
+    }
 
 
 def whole(folder: Path, family: Family) -> dict[str, Any]:
