@@ -1,7 +1,8 @@
 """The pretended GPU: tensors on `cuda:0` have shapes and no values, tensors on the CPU are real.
 
 torch's fake tensors do the work; as on a real GPU, an operation refuses operands of both devices. What the
-host reads back from the GPU is ones, so code that decides by values goes on as for finite numbers.
+host reads from the GPU is what it has sent there, if nothing was done to that, and ones otherwise. So code
+that decides by values goes on as for finite numbers.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ aten = torch.ops.aten
 READS = (aten._local_scalar_dense, aten.is_nonzero, aten.equal)
 SIZED_BY_VALUES = (aten.nonzero, aten.masked_select, aten._unique2, aten.unique_consecutive, aten.bincount)
 """Operations whose result has a size that the host must wait for."""
+SENT, FEW = "sent_by_host", 1024
+"""Attribute of a tensor with the values that the host has sent, if they are few."""
 
 
 class FakeGpu(TorchDispatchMode):
@@ -69,7 +72,7 @@ class FakeGpu(TorchDispatchMode):
             return operation(*args, **kwargs)
         if packet in READS:
             event = self._events.note(What.SYNC, str(packet))
-            return _one(args[0].dtype, event) if packet is aten._local_scalar_dense else True
+            return _number(args[0], event) if packet is aten._local_scalar_dense else True
         if packet in SIZED_BY_VALUES:
             self._events.note(What.SYNC, str(packet))
         if packet in (aten.copy_, aten._to_copy):
@@ -80,6 +83,11 @@ class FakeGpu(TorchDispatchMode):
             if not all(map(_is_fake, operands)):
                 args, kwargs = tree_map(_as_fake, (args, kwargs))
             result = operation(*args, **kwargs)
+        if operation._schema.is_mutable:
+            for operand in operands:
+                operand.__dict__.pop(SENT, None)
+        if packet in (aten._to_copy, aten.detach):
+            return _copied(operands[0], result)
         if _is_fake(result) and result.fake_device.type == "cuda":
             return result
         return tree_map(_as_real, result)
@@ -167,8 +175,26 @@ def _as_real(value: Any) -> Any:
     return torch.ones(value.shape, dtype=value.dtype)
 
 
-def _one(dtype: torch.dtype, event: Event) -> bool | int | float:
+def read_back(tensor: Tensor) -> Tensor:
+    """The values that the host sees of a tensor on the GPU."""
+    sent = getattr(tensor, SENT, None)
+    return torch.ones(tensor.shape, dtype=tensor.dtype) if sent is None else sent.to(tensor.dtype)
+
+
+def _copied(source: Tensor, result: Tensor) -> Tensor:
+    if result.device.type == "cpu":
+        return read_back(source)
+    sent = getattr(source, SENT, None) if _is_fake(source) else source.clone()
+    if sent is not None and sent.numel() <= FEW:
+        setattr(result, SENT, sent)
+    return result
+
+
+def _number(tensor: Tensor, event: Event) -> bool | int | float:
     """The number that was read."""
+    if hasattr(tensor, SENT):
+        return read_back(tensor).item()
+    dtype = tensor.dtype
     if dtype in (torch.bool, torch.uint8):
         # DeepSpeed asks whether a number overflowed, all others whether it is finite.
         return not event.is_deepspeeds

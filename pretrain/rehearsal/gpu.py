@@ -79,7 +79,7 @@ def _groups(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
 
     def new_group(*args: Any, backend: str | None = None, **kwargs: Any) -> Any:
         group = new(*args, backend="fake", **kwargs)
-        if backend == "nccl":
+        if backend == "nccl" and isinstance(group, dist.ProcessGroup):  # and this rank is in it
             gpu.has_no_cpu(group)
         return group
 

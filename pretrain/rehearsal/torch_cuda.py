@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pretrain.rehearsal.attention import attention
+from pretrain.rehearsal.device import read_back
 from pretrain.rehearsal.events import Events, What
 
 MEMORY = 80 * 2**30
@@ -100,7 +101,7 @@ def replacements(events: Events) -> Iterator[tuple[Any, str, Any]]:
     def to_list(tensor: Tensor) -> Any:
         # A fake tensor would read its elements one by one.
         events.note(What.SYNC, "tolist")
-        return torch.ones(tensor.shape, dtype=tensor.dtype).tolist()
+        return read_back(tensor).tolist()
 
     yield fake_tensor.FakeTensor, "tolist", to_list
     yield torch.utils, "swap_tensors", _swap

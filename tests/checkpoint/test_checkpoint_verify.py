@@ -381,7 +381,7 @@ def test_ranks_read_each_file_once_and_find_what_one_finds(tmp_path: Path, name:
         return answers[-1]
 
     assert verify(path, ranks[0].over(ask)) == []
-    flip(path / name, 7)
+    flip(path / name, 0)
     assert find_good(tmp_path, check=ranks[0].over(ask)).path == step_dir(tmp_path, 100)
     assert verify(path, ranks[0].over(ask)) == verify(path) != []
     assert len({answer for answer in answers[1] if name in answer}) == 1
