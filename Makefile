@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Of pytest: what several processes start together fills two cores.
+WORKERS ?= 2
 
 .PHONY: install quickstart test check clean
 
@@ -16,13 +18,13 @@ quickstart: install
 	$(BIN)/pretrain quickstart
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not slow'
 
 clean:
 	rm -rf quickstart runs .pytest_cache .mypy_cache .ruff_cache

@@ -145,7 +145,7 @@ def rank(shards: str, output: str, rounds: int) -> None:
     import torch
 
     from pretrain.distributed.world import init_distributed
-    from pretrain.gan.networks.memory import channels_last
+    from pretrain.gan.networks.build import channels_last
     from pretrain.gan.trainer import GanTrainer
 
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ from torch import nn
 
 from data_tools.builder import BuildOptions, build
 from data_tools.train_tokenizer import train_tokenizer
-from pretrain.bert.data.batch import BertBatch
+from pretrain.bert.data.rows import BertBatch
 from pretrain.config.load import load_config
 
 VOCAB, LAYERS, HEADS, HIDDEN, LENGTH, BATCH = 4096, 4, 4, 256, 128, 8

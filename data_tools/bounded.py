@@ -69,6 +69,17 @@ def read_json(path: str | os.PathLike[str], limit: int = SMALL_FILE) -> Any:
     return parse_json(read_bytes(path, limit))
 
 
+def last_lines(path: str | os.PathLike[str], most: int) -> list[bytes]:
+    """The lines in the last `most` bytes of a file, without a first one that is cut off; [] without it."""
+    try:
+        with open(path, "rb") as file:
+            start = file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return []
+    return lines[1:] if start else lines
+
+
 def parse_json(text: bytes | str) -> Any:
     """The value of a JSON text.
 

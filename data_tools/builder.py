@@ -3,7 +3,7 @@
 import shutil
 import time
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from data_tools.bad_records import BadRecord, write_skipped
 from data_tools.blocks import BLOCK_TOKENS, PartitionWriter
 from data_tools.divided import Divided, all_skipped
 from data_tools.errors import UserError
-from data_tools.index import Block, Shard, ShardIndex, make_index, token_dtype, write_index
+from data_tools.index import Shard, ShardIndex, make_index, token_dtype, write_index
 from data_tools.left_out import LeftOut
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report
@@ -20,6 +20,7 @@ from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_opt
 from data_tools.sentences import SentenceMarks, sentences
 from data_tools.sources import Inputs, find_inputs, is_remote, plan_of_inputs, refuse_inside_output
 from data_tools.tokenizer import Tokenizer, segments
+from data_tools.typed import parse
 from data_tools.workspace import PLAN_NAME, Workspace
 
 
@@ -68,16 +69,6 @@ class PartitionResult:
     bytes: int
     words: int
     skipped: tuple[BadRecord, ...]
-
-    @classmethod
-    def parse(cls, value: dict[str, Any]) -> "PartitionResult":
-        """From the JSON of an earlier build; raises KeyError or TypeError if it is not one."""
-        shards = tuple(
-            Shard(s["name"], s["size"], s["sha256"], tuple(Block(**block) for block in s["blocks"]))
-            for s in value["shards"]
-        )
-        skipped = tuple(BadRecord(**record) for record in value["skipped"])
-        return cls(**{**value, "shards": shards, "skipped": skipped})
 
 
 @dataclass(frozen=True)
@@ -169,7 +160,7 @@ def prepare(options: BuildOptions) -> tuple[Inputs, Divided[PartitionResult], To
     inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     _check_documents(options, inputs)
     partitions, plan = make_partitions(inputs.files, options.document), _plan(options, inputs, tokenizer)
-    work = Divided(options, partitions, plan, PartitionResult.parse, PartitionJob(options))
+    work = Divided(options, partitions, plan, partial(parse, PartitionResult), PartitionJob(options))
     return inputs, work, tokenizer
 
 

@@ -1,37 +1,32 @@
 """The commands `pretrain data ...`; heavy imports wait until a command runs."""
 
-import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from data_tools.atomic import in_place_of
 from data_tools.bad_records import SKIPPED_NAME, BadRecord, BadRecordsOption, parse_bad_records, print_skipped
-from data_tools.build_options import (
-    AllowLeftOutOption,
-    OutputOption,
-    PartOption,
-    RestartOption,
-    WorkersOption,
-    print_left_out,
-    whole_or_part,
-)
 from data_tools.clean.cli import clean
 from data_tools.counts import counted
 from data_tools.errors import IntegrityError, UserError
 from data_tools.images.cli import images
-from data_tools.records import LINE_BYTES
-from data_tools.text_options import (
+from data_tools.options import (
     INPUT,
-    DocumentKind,
+    AllowLeftOutOption,
     DocumentOption,
     FormatOption,
-    InputFormat,
-    InputOption,
     LineBytesOption,
+    OutputOption,
+    PartOption,
+    RestartOption,
+    TextInputOption,
     TextKeyOption,
+    WorkersOption,
+    print_left_out,
+    whole_or_part,
 )
+from data_tools.records import LINE_BYTES
 
 if TYPE_CHECKING:
     from data_tools.builder import BuildReport
@@ -41,33 +36,8 @@ app.command()(images)
 app.command()(clean)
 
 
-class ModelType(enum.StrEnum):
-    """Kinds of tokenizer."""
-
-    bpe = "bpe"
-    unigram = "unigram"
-    char = "char"
-    byte = "byte"
-
-
-class Sentences(enum.StrEnum):
-    """How to find where sentences begin."""
-
-    NONE = "none"
-    SPLIT = "split"
-    LINES = "lines"
-
-
-class Corpus(enum.StrEnum):
-    """Text that Python and its packages carry, and images that scikit-learn carries."""
-
-    stdlib = "stdlib"
-    language_reference = "language-reference"
-    english = "english"
-    packages = "packages"
-    digits = "digits"
-
-
+Corpus = Literal["stdlib", "language-reference", "english", "packages", "digits"]
+"""Text that Python and its packages carry, and images that scikit-learn carries."""
 DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="Shard directory, or its URL.")]
 
 
@@ -75,14 +45,16 @@ DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="Shard dir
 def tokenizer(
     output: OutputOption,
     inputs: Annotated[list[str] | None, INPUT] = None,
-    model_type: Annotated[ModelType, typer.Option(help="Kind of tokenizer.")] = ModelType.bpe,
+    model_type: Annotated[
+        Literal["bpe", "unigram", "char", "byte"], typer.Option(help="Kind of tokenizer.")
+    ] = "bpe",
     vocab_size: Annotated[
         int | None, typer.Option(help="All ids, with the 256 bytes and 2 specials; char and byte need none.")
     ] = None,
     text_key: TextKeyOption = "text",
-    document: DocumentOption = DocumentKind.file,
+    document: DocumentOption = "file",
     line_bytes: LineBytesOption = LINE_BYTES,
-    input_format: FormatOption = InputFormat.auto,
+    input_format: FormatOption = "auto",
     bad_records: BadRecordsOption = "stop",
     bert: Annotated[
         bool, typer.Option("--bert", help="Add [PAD] [CLS] [SEP] [MASK], which BERT needs.")
@@ -96,22 +68,17 @@ def tokenizer(
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output}: exists; give a new or empty directory")
-    if not inputs and model_type is not ModelType.byte:
+    if not inputs and model_type != "byte":
         raise UserError("--input: give at least one file to train on")
-    if inputs and model_type is ModelType.byte:
+    if inputs and model_type == "byte":
         raise UserError("--input: a byte tokenizer is not trained; leave it out")
     skipped: list[BadRecord] = []
-    read, most = ReadOptions(text_key, document.value, line_bytes), parse_bad_records(bad_records)
-    if not inputs and (read, most, input_format, allow_left_out) != (
-        ReadOptions(),
-        0,
-        InputFormat.auto,
-        False,
-    ):
+    read, most = ReadOptions(text_key, document, line_bytes), parse_bad_records(bad_records)
+    if not inputs and (read, most, input_format, allow_left_out) != (ReadOptions(), 0, "auto", False):
         raise UserError("options about reading have no effect on a byte tokenizer, which is not trained")
-    found = find_inputs(inputs or [], input_format.value, allow_left_out)
+    found = find_inputs(inputs or [], input_format, allow_left_out)
     texts = training_texts(found.files, read, most, skipped)
-    trained = train_tokenizer(texts, model_type.value, vocab_size, bert=bert)
+    trained = train_tokenizer(texts, model_type, vocab_size, bert=bert)
     try:
         trained.save(output)
     except OSError as error:
@@ -125,19 +92,19 @@ def tokenizer(
 
 @app.command()
 def build(
-    inputs: InputOption,
+    inputs: TextInputOption,
     output: OutputOption,
     tokenizer: Annotated[str, typer.Option("--tokenizer", "-t", help="Tokenizer directory.")],
     workers: WorkersOption = None,
     bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
-    document: DocumentOption = DocumentKind.file,
+    document: DocumentOption = "file",
     line_bytes: LineBytesOption = LINE_BYTES,
-    input_format: FormatOption = InputFormat.auto,
+    input_format: FormatOption = "auto",
     sentences: Annotated[
-        Sentences,
+        Literal["none", "split", "lines"],
         typer.Option(help="Keep where sentences begin, for BERT: split (English rules), or one a line."),
-    ] = Sentences.NONE,
+    ] = "none",
     block_tokens: Annotated[int, typer.Option(help="Tokens per WebDataset sample.")] = 1 << 20,
     restart: RestartOption = False,
     allow_left_out: AllowLeftOutOption = False,
@@ -154,11 +121,11 @@ def build(
         workers=workers or 0,
         max_bad_records=parse_bad_records(bad_records),
         text_key=text_key,
-        document=document.value,
+        document=document,
         line_bytes=line_bytes,
-        input_format=input_format.value,
+        input_format=input_format,
         block_tokens=block_tokens,
-        sentences=sentences.value,
+        sentences=sentences,
         restart=restart,
         allow_left_out=allow_left_out,
     )
@@ -244,13 +211,13 @@ def embedded(
     output: OutputOption,
 ) -> None:
     """Write text or digits that every installation carries, to try everything out."""
-    path = output / (corpus.value if corpus is Corpus.digits else f"{corpus.value}.jsonl")
+    path = output / (corpus if corpus == "digits" else f"{corpus}.jsonl")
     if path.exists():
         raise UserError(f"--output {path}: exists; give another directory")
     try:
         output.mkdir(parents=True, exist_ok=True)
         with in_place_of(path) as half:
-            written = _write_digits(half) if corpus is Corpus.digits else _write_documents(half, corpus)
+            written = _write_digits(half) if corpus == "digits" else _write_documents(half, corpus)
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
     typer.echo(f"{path}: {written}")
@@ -267,7 +234,7 @@ def _write_documents(path: Path, corpus: Corpus) -> str:
         open(path, "w", encoding="utf-8") as file,
         Progress("reading documents", unit="documents") as progress,
     ):
-        for name, text in documents(corpus.value):
+        for name, text in documents(corpus):
             file.write(json.dumps({"name": name, "text": text}, ensure_ascii=False) + "\n")
             count += 1
             progress.advance(1)

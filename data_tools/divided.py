@@ -48,8 +48,8 @@ class Divided(Generic[Result]):
     partitions: list[Partition]
     plan: dict[str, Any]
     """What must be equal for the build to be continued."""
-    parse: Callable[[dict[str, Any]], Result]
-    """From the JSON of an earlier build; raises KeyError, TypeError or ValueError if it is not one."""
+    parse: Callable[[bytes], Result]
+    """From the JSON of an earlier build; raises ValueError if it is not one."""
     job: Callable[[Partition, Report], Result]
     """Processes a partition and records it as finished; picklable."""
     doing: str = "building shards"

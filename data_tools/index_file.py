@@ -9,12 +9,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Annotated, Any, ClassVar, NoReturn, Protocol, TypeVar
 
+from pydantic import AfterValidator, Field
+
+from data_tools.atomic import write_atomically
 from data_tools.bounded import parse_json, read_bytes
 from data_tools.errors import IntegrityError, UserError
+from data_tools.typed import typed
 
 FORMAT_VERSION = 1
 INDEX_NAME = "index.json"
@@ -30,6 +34,19 @@ BUILDERS = {"text": "pretrain data build", "images": "pretrain data images"}
 """The kinds of shards, and the command that makes each."""
 
 
+def _plain(name: str) -> str:
+    if not SHARD_NAME.fullmatch(name):
+        raise ValueError("must be a plain file name such as '000000-000.tar'")
+    return name
+
+
+ShardName = Annotated[str, AfterValidator(_plain)]
+Sha256 = Annotated[str, Field(pattern=f"^{HEX_DIGEST.pattern}$")]
+Positive = Annotated[int, Field(ge=1, lt=1 << 53)]
+Offset = Annotated[int, Field(ge=512, lt=1 << 53)]
+"""Of data in a tar, whose first block is a header."""
+
+
 class ShardFile(Protocol):
     """What every index records about a tar file."""
 
@@ -43,6 +60,22 @@ class ShardFile(Protocol):
     @property
     def sha256(self) -> str:
         """Checksum of the whole file."""
+
+
+class Index:
+    """The index of one kind of shards; each kind is a dataclass with these fields and more."""
+
+    KIND: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    shards: tuple[Any, ...]
+    fingerprint: str
+
+    def fault(self) -> str | None:
+        """What does not fit together in an index whose values are all legal; None if everything does."""
+        raise NotImplementedError
+
+
+Kind = TypeVar("Kind", bound=Index)
 
 
 def content_fingerprint(content: dict[str, Any]) -> str:
@@ -66,14 +99,8 @@ def index_kind(directory: str | os.PathLike[str], named: str | None = None) -> s
     return str(kind)
 
 
-def read_document(
-    directory: str | os.PathLike[str],
-    kind: str,
-    names: Sequence[str],
-    optional: Sequence[str] = (),
-    named: str | None = None,
-) -> "Fields":
-    """The index of shards of that kind, with exactly these keys and any of the optional ones.
+def read_index_file(directory: str | os.PathLike[str], kind: type[Kind], named: str | None = None) -> Kind:
+    """The index of shards of that kind.
 
     named: what messages call the directory, where it is the copy of one by URL.
 
@@ -81,22 +108,50 @@ def read_document(
         UserError: `directory` does not exist, is not a shard directory, or holds shards of another kind.
         IntegrityError: the build did not finish, or the index is damaged.
     """
-    path, document = _load(directory, kind, named)
-    if isinstance(document, dict):
-        if document.get("format_version", 1) != FORMAT_VERSION:
-            found = _short(document["format_version"])
-            raise IntegrityError(
-                f"{path}: format_version {found} is not known; this version reads {FORMAT_VERSION}"
-            )
-        other = document.get("kind")
-        if isinstance(other, str) and other != kind and other in BUILDERS:
-            raise UserError(
-                f"{named or directory}: holds {other}, not {kind}; `{BUILDERS[kind]}` makes shards of {kind}"
-            )
-    given = tuple(name for name in optional if isinstance(document, dict) and name in document)
-    fields = Fields(path, "", document, (*names, *given))
-    fields.text("kind", re.compile(kind), repr(kind))
-    return fields
+    path, document = _load(directory, kind.KIND, named)
+    try:
+        if isinstance(document, dict):
+            if document.get("format_version", 1) != FORMAT_VERSION:
+                found = _short(document["format_version"])
+                raise ValueError(f"format_version {found} is not known; this version reads {FORMAT_VERSION}")
+            other = document.get("kind")
+            if isinstance(other, str) and other != kind.KIND and other in BUILDERS:
+                raise UserError(
+                    f"{named or directory}: holds {other}, not {kind.KIND}; `{BUILDERS[kind.KIND]}` makes "
+                    f"shards of {kind.KIND}"
+                )
+        index = typed(kind, document)
+        names = {shard.name for shard in index.shards}
+        fault = "shards: names a shard twice" if len(names) != len(index.shards) else index.fault()
+        content = {key: value for key, value in document.items() if key != "fingerprint"}
+        if content_fingerprint(content) != index.fingerprint:
+            fault = fault or "fingerprint: does not fit the rest of the index"
+        if fault:
+            raise ValueError(fault)
+    except ValueError as error:
+        raise IntegrityError(
+            f"{path}: {error}; the index is damaged or foreign, build the shards again"
+        ) from None
+    return index
+
+
+def write_index_file(directory: Path, index: Index, **style: Any) -> None:
+    """Write `index.json` atomically: it is there in full or not at all; `style` as for `json.dumps`."""
+    text = json.dumps({**_content(index), "fingerprint": index.fingerprint}, **style) + "\n"
+    check_index_size(directory / INDEX_NAME, text.encode())
+    write_atomically(directory / INDEX_NAME, text)
+
+
+def sealed(draft: Kind) -> Kind:
+    """An index with its fingerprint."""
+    return replace(draft, fingerprint=content_fingerprint(_content(draft)))
+
+
+def _content(index: Index) -> dict[str, Any]:
+    """What the fingerprint covers; keys without a value are not in the file."""
+    content = asdict(index, dict_factory=lambda pairs: {k: v for k, v in pairs if v is not None})
+    del content["fingerprint"]
+    return content
 
 
 def _load(place: str | os.PathLike[str], kind: str | None, named: str | None) -> tuple[str, Any]:
@@ -143,59 +198,6 @@ def _explain_missing(directory: Path, kind: str | None) -> NoReturn:
             f"{directory}: there are shards but no {INDEX_NAME}; copy it over or build the shards again"
         )
     raise UserError(f"{directory}: not a shard directory (no {INDEX_NAME}); {made_by} makes one")
-
-
-class Fields:
-    """One JSON object of the index, parsed with checks.
-
-    Errors name the location, as in `shards[3].size`.
-    """
-
-    def __init__(self, path: str, where: str, value: Any, names: tuple[str, ...]) -> None:
-        self.path, self.where = path, where
-        if not isinstance(value, dict):
-            self.fail("", f"is {_short(value)} instead of an object")
-        if set(value) != set(names):
-            odd = sorted(set(value) ^ set(names))
-            self.fail("", f"has missing or unknown keys: {', '.join(_short(key) for key in odd[:5])}")
-        self.value: dict[str, Any] = value
-
-    def fail(self, key: str, problem: str) -> NoReturn:
-        """Raise the IntegrityError for a key."""
-        location = ".".join(part for part in (self.where, key) if part) or "the index"
-        raise IntegrityError(
-            f"{self.path}: {location} {problem}; the index is damaged or foreign, build the shards again"
-        )
-
-    def integer(self, key: str, low: int, high: int | None = None) -> int:
-        """The whole number under a key, within `low` to `high`."""
-        value = self.value[key]
-        if not isinstance(value, int) or isinstance(value, bool):
-            self.fail(key, f"is {_short(value)} instead of an integer")
-        if value < low or (high is not None and value > high):
-            self.fail(key, f"is {_short(value)}, outside {low} to {high if high is not None else 'any'}")
-        return value
-
-    def text(self, key: str, pattern: re.Pattern[str], meaning: str) -> str:
-        """The text under a key; `meaning` describes the pattern in words."""
-        value = self.value[key]
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            self.fail(key, f"is {_short(value)} instead of {meaning}")
-        return value
-
-    def items(self, key: str) -> list[Any]:
-        value = self.value[key]
-        if not isinstance(value, list):
-            self.fail(key, f"is {_short(value)} instead of a list")
-        return value
-
-    def integers(self, key: str, low: int, high: int) -> tuple[int, ...]:
-        """The list of whole numbers under a key, each within `low` to `high`."""
-        values = self.items(key)
-        for number, value in enumerate(values):
-            if type(value) is not int or not low <= value <= high:
-                self.fail(f"{key}[{number}]", f"is {_short(value)} instead of a number from {low} to {high}")
-        return tuple(values)
 
 
 def _short(value: Any) -> str:

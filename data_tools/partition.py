@@ -7,7 +7,8 @@ belongs to the range in which it begins), and a large parquet file into ranges o
 
 from dataclasses import dataclass
 
-from data_tools.sources import InputFile, open_raw
+from data_tools.parquet import DamagedParquet, open_parquet
+from data_tools.sources import InputFile
 
 SMALLEST_TARGET = 4 << 20
 LARGEST_TARGET = 256 << 20
@@ -72,13 +73,10 @@ def _units(file: InputFile, document: str, target: int) -> list[Unit]:
 
 
 def _row_group_units(file: InputFile, target: int) -> list[Unit]:
-    import pyarrow
-    import pyarrow.parquet
-
     try:
-        with open_raw(file) as stream:
-            metadata = pyarrow.parquet.ParquetFile(stream).metadata
-    except (pyarrow.ArrowException, OSError):  # whoever reads the unit reports the damage as a bad record
+        with open_parquet(file) as table:
+            metadata = table.metadata
+    except DamagedParquet:  # whoever reads the unit reports the damage as a bad record
         return [Unit(file, 0, None, file.size)]
     units, start, weight = [], 0, 0
     share = file.size // max(metadata.num_row_groups, 1)

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from data_tools.bad_records import BadRecord, check_skipped, unreadable
 from data_tools.errors import UserError
+from data_tools.parquet import check_once, read_rows
 from data_tools.partition import Partition, Unit
 from data_tools.pool import Report
-from data_tools.row_groups import check_once, row_fault, rows_before
 from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
 from data_tools.typed import json_type
 
@@ -280,33 +280,16 @@ def _checked(text: Any, text_key: str) -> str:
 
 
 def _parquet_rows(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row, text_key = 0, options.text_key
-    with open_raw(unit.file) as stream:
-        try:
-            table = pyarrow.parquet.ParquetFile(stream)
-            _check_column(table.schema_arrow, text_key, unit.file.url)
-            stop = table.num_row_groups if unit.stop is None else unit.stop
-            row = rows_before(table.metadata, unit.start)
-            groups = list(range(unit.start, stop))
-            for batch in table.iter_batches(256, row_groups=groups, columns=[text_key], use_threads=False):
-                for value in batch.column(text_key):  # a column name with a dot may select others too
-                    row += 1
-                    yield _parquet_value(value, row, options, unit.file.url)
-            if fault := row_fault(table.metadata, stop, row):
-                yield BadRecord(unit.file.url, f"row {row + 1}", f"the file {fault}: it is damaged")
-        except (pyarrow.ArrowException, OSError) as error:
-            told = BadRecord(
-                unit.file.url, f"row {row + 1}" if row else "", f"cannot be read to its end: {error}"
-            )
-            if not row:
-                raise unreadable(told) from None
-            yield told
+    url, key = unit.file.url, options.text_key
+    # `column`, since a name with a dot may select others too
+    for row in read_rows(
+        unit, 256, lambda schema: _columns(schema, key, url), lambda batch: batch.column(key)
+    ):
+        yield row if isinstance(row, BadRecord) else _parquet_value(*row, options, url)
 
 
-def _check_column(schema: Any, text_key: str, url: str) -> None:
+def _columns(schema: Any, text_key: str, url: str) -> list[str]:
+    """The column to read. Raises UserError if there is none, or it holds no text."""
     import pyarrow
 
     if text_key not in schema.names:
@@ -318,9 +301,10 @@ def _check_column(schema: Any, text_key: str, url: str) -> None:
     value = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if not (pyarrow.types.is_string(value) or pyarrow.types.is_large_string(value)):
         raise UserError(f"{url}: column {text_key!r} is of type {kind}, not text (see --text-key)")
+    return [text_key]
 
 
-def _parquet_value(value: Any, row: int, options: ReadOptions, url: str) -> Document | BadRecord:
+def _parquet_value(row: int, value: Any, options: ReadOptions, url: str) -> Document | BadRecord:
     try:
         text = value.as_py()
         if isinstance(text, str) and len(text) > options.line_bytes:

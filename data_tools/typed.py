@@ -45,8 +45,8 @@ def typed(kind: type[T], tree: Any) -> T:
         found: T = _adapter(kind).validate_json(storable(masked(text) if foreign else text), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        location = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{location}: {first['msg']}, got {_short(first['input'])}") from None
+        location, told = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{location}: {told}, got {_short(first['input'])}") from None
     return _unmasked(found) if foreign else found
 
 

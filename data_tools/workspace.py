@@ -76,7 +76,7 @@ class Workspace:
     def save(self, number: int, result: "DataclassInstance") -> None:
         write_atomically(self.work / f"{number:06d}.json", json.dumps(asdict(result)))
 
-    def finished(self, partitions: int, parse: Callable[[dict[str, Any]], Result]) -> dict[int, Result]:
+    def finished(self, partitions: int, parse: Callable[[bytes], Result]) -> dict[int, Result]:
         """The finished partitions by number; `parse` makes a result from the JSON that `save` wrote.
 
         A partition whose shards are not all there counts as not finished.
@@ -86,8 +86,8 @@ class Workspace:
             path = self.work / f"{number:06d}.json"
             if path.exists():
                 try:
-                    result = parse(json.loads(path.read_text(encoding="utf-8")))
-                except (ValueError, KeyError, TypeError):  # damaged: process the partition again
+                    result = parse(path.read_bytes())
+                except ValueError:  # damaged: process the partition again
                     continue
                 if all(self._has(shard) for shard in result.shards):
                     results[number] = result

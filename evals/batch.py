@@ -3,13 +3,13 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from evals.evaluate import evaluate
-from evals.request import LayoutOf, say
+from evals.request import EvalRequest, LayoutOf, say
 from evals.result import Result, write_text
 from evals.stored_results import find, keep, key_of
 from evals.suite import Suite, SuiteEntry, load_suite, named_tasks, only_task
@@ -25,28 +25,16 @@ from pretrain.run.folder import RunFolder
 from pretrain.run.status import is_over
 from pretrain.tracking.evaluations import send_evaluations
 
+if TYPE_CHECKING:
+    from evals.command import Command
+
+ORDER = ("checkpoint", "which", "suite", "overrides", "json_path", "tasks", "task_folder")
+"""The options that `--json` repeats."""
 Which = Literal["newest", "all", "watch"]
 LOOK_SECONDS = 5.0
 """Between looks for a new checkpoint."""
 SHOWN = 3
 """Metrics of a result that are shown on its line."""
-
-
-@dataclass(frozen=True)
-class BatchRequest:
-    """What is to be scored."""
-
-    checkpoint: str
-    """Run directory, or one step folder in it."""
-    which: Which
-    """Checkpoints: the newest good one, or the one that is named; all that exist; all until the run ends."""
-    suite: str | None
-    """File; None: what `pretrain eval` scores without one."""
-    overrides: tuple[str, ...] = ()
-    json_path: str | None = None
-    tasks: tuple[str, ...] = ()
-    """Tasks of lm-evaluation-harness, instead of a suite: task files, or names of tasks in `task_folder`."""
-    task_folder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class ScoredTask:
     result: Result
 
 
-def evaluate_several(order: BatchRequest, world: DistContext) -> list[ScoredTask]:
+def evaluate_several(order: "Command", world: DistContext) -> list[ScoredTask]:
     """Score, all ranks together; results that the run already has are not computed again.
 
     Returns:
@@ -113,7 +101,7 @@ def _fitting(suite: Suite | None, path: Path) -> Suite:
 
 
 def _score(
-    order: BatchRequest,
+    order: "Command",
     entry: SuiteEntry,
     path: Path,
     run: RunFolder,
@@ -137,20 +125,15 @@ def _score(
 
 
 def _evaluate(
-    order: BatchRequest, entry: SuiteEntry, path: Path, world: DistContext, layout_of: LayoutOf
+    order: "Command", entry: SuiteEntry, path: Path, world: DistContext, layout_of: LayoutOf
 ) -> Result:
     if entry.task == "harness":
         from evals.harness.run import evaluate_tasks
 
         return evaluate_tasks(path, world, entry.tasks, entry.task_folder, order.overrides, layout_of)
+    overrides = (*order.overrides, *entry.overrides)
     return evaluate(
-        str(path),
-        world,
-        stride=entry.stride,
-        data=entry.data,
-        images=entry.images,
-        overrides=[*order.overrides, *entry.overrides],
-        layout_of=layout_of,
+        str(path), world, EvalRequest(entry.stride, entry.data, entry.images, overrides, layout_of)
     )
 
 
@@ -166,13 +149,14 @@ def _line(entry: SuiteEntry, result: Result, *, again: bool) -> str:
     return f"step {result.step:,}  {label}: {numbers}{'  (scored before)' if again else ''}"
 
 
-def _document(order: BatchRequest, scored: list[ScoredTask]) -> str:
+def _document(order: "Command", scored: list[ScoredTask]) -> str:
     """What `--json` writes: every result in the form of `pretrain eval --json`, with its task."""
     results = [{"task": each.task, "name": each.name, **json.loads(each.result.to_json())} for each in scored]
-    return json.dumps({"order": asdict(order), "results": results}, indent=1, ensure_ascii=False) + "\n"
+    asked = {name: getattr(order, name) for name in ORDER}
+    return json.dumps({"order": asked, "results": results}, indent=1, ensure_ascii=False) + "\n"
 
 
-def _checkpoints(order: BatchRequest, world: DistContext, damaged: list[str]) -> Iterator[Path]:
+def _checkpoints(order: "Command", world: DistContext, damaged: list[str]) -> Iterator[Path]:
     """Verified step folders, oldest first; the faults of others are appended to `damaged`."""
     if order.which == "newest":
         yield Path(broadcast_from_rank0(world, lambda: str(resolve(order.checkpoint, say))))
@@ -209,7 +193,7 @@ def _checkpoints(order: BatchRequest, world: DistContext, damaged: list[str]) ->
             time.sleep(LOOK_SECONDS)
 
 
-def _new(run: RunFolder, order: BatchRequest, seen: set[str]) -> list[str]:
+def _new(run: RunFolder, order: "Command", seen: set[str]) -> list[str]:
     """Names of complete checkpoints that have not been seen yet, oldest first."""
     if not run.path.is_dir() or not run.is_run:
         resolve(order.checkpoint, say)  # raises an error that says what is wrong with it

@@ -35,8 +35,8 @@ def misfits(entry: SuiteEntry, config: Config) -> Iterator[tuple[str, str]]:
     evaluation, kind = evaluation_of(config), config.model.kind
     if entry.stride is not None and "stride" not in evaluation.options:
         yield "stride", f"has no effect on a {kind}; remove it"
-    for name, value in vars(entry.images).items():
-        if value is not None and name not in evaluation.options:
+    for name in entry.images.given:
+        if name not in evaluation.options:
             yield name, f"has no effect on a {kind}; remove it"
     if "extractor" in evaluation.options:
         yield from _images(entry)

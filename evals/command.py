@@ -5,16 +5,16 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
-from evals.batch import BatchRequest, Which, evaluate_several
+from evals.batch import Which, evaluate_several
 from evals.evaluate import evaluate
 from evals.images.options import NO_IMAGE_OPTIONS, ImageEvalOptions
-from evals.request import say
-from evals.result import Result, require_writable, write_result
+from evals.request import EvalRequest, say
+from evals.result import Result, require_writable, write_text
 from pretrain.distributed.spawn import spawn
 from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
 from pretrain.errors import UserError
@@ -76,7 +76,7 @@ class Command:
         why = "with --suite, --all and --watch: a suite's tasks say it (configs/eval)"
         if self.tasks:
             why = "with --tasks, whose files name their data"
-        self.images.refuse_all(why)
+        self.images.refuse(self.images.given, why)
         for option, value in (("--stride", self.stride), ("--data", " ".join(self.data) or None)):
             if value is not None:
                 raise UserError(f"{option} {value} has no effect {why}; remove it")
@@ -102,14 +102,8 @@ def evaluate_command(asked: Command, processes: int | None = None) -> None:
 
 
 def _one(asked: Command, world: DistContext) -> None:
-    result = evaluate(
-        asked.checkpoint,
-        world,
-        stride=asked.stride,
-        data=asked.data,
-        images=asked.images,
-        overrides=asked.overrides,
-    )
+    request = EvalRequest(asked.stride, asked.data, asked.images, asked.overrides)
+    result = evaluate(asked.checkpoint, world, request)
     if world.is_first:
         _show(asked, result)
         _record(result)
@@ -117,22 +111,13 @@ def _one(asked: Command, world: DistContext) -> None:
 
 def _show(asked: Command, result: Result) -> None:
     if asked.json_path is not None:
-        write_result(asked.json_path, result)
+        write_text(asked.json_path, result.to_json())
     result.show(Console())
 
 
 def _several(asked: Command, world: DistContext) -> None:
     alone = asked.which == "newest" and asked.suite is None
-    order = BatchRequest(
-        asked.checkpoint,
-        asked.which,
-        asked.suite,
-        asked.overrides,
-        None if alone else asked.json_path,
-        asked.tasks,
-        asked.task_folder,
-    )
-    scored = evaluate_several(order, world)
+    scored = evaluate_several(replace(asked, json_path=None) if alone else asked, world)
     if alone and world.is_first:
         _show(asked, scored[0].result)
 

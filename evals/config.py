@@ -12,9 +12,8 @@ from data_tools.sources import is_remote
 from evals.scored import evaluation_of
 from pretrain.config import derived
 from pretrain.config.evaluation import LAYOUT, SHARDS
-from pretrain.config.load import LoadedConfig, read_config
+from pretrain.config.load import LoadedConfig, read_config, require_kind
 from pretrain.config.node import ConfigError
-from pretrain.config.require_kind import require_kind
 from pretrain.config.rule import PROCESSES, Violation
 from pretrain.config.rules import violations
 from pretrain.config.rules.remote import CACHE_OF_NOTHING

@@ -4,30 +4,52 @@ The weights, the windows and the forward pass are those of the trainer's validat
 stride exp(validation loss) of the trainer at that step is the token perplexity here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from data_tools.progress import Progress
 from data_tools.tokenizer import Tokenizer
 from evals.config import evaluation_config
 from evals.request import EvalRequest
 from evals.result import Result, spec_of
-from evals.task import Task
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import require_kind
 from pretrain.config.sections import CorpusConfig, TextConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import ValidationDataset
-from pretrain.data.sources import TokenRange, open_validation, open_whole
+from pretrain.data.sources import TokenRange, open_validation, open_whole, shard_cache
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
+from pretrain.megatron.model_spec import ModelSpec
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model
 from pretrain.megatron.score import score
 from pretrain.training.metric_sums import MetricSums
+
+
+class Task(Protocol):
+    """Data to score, and the metrics computed from the sums."""
+
+    NAME: ClassVar[str]
+    """Stem of the result file in MLflow."""
+    DEFINITIONS: ClassVar[Mapping[str, str]]
+    """The definition of every metric, and of the terms that they use."""
+
+    @property
+    def data(self) -> ValidationDataset:
+        """Validation data of the model's kind."""
+
+    def family(self, layout: ParallelDims) -> ModelSpec[Any, Any]:
+        """The spec by which the model is run."""
+
+    def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
+        """Metric name -> value; all ranks call it together. Raises HealthError: the loss is not finite."""
+
+    def spec(self) -> dict[str, Any]:
+        """Everything about the data that decides the metrics."""
+
 
 LIBRARIES = ("pretrain", "torch", "megatron-core")
 C = TypeVar("C", bound=TextConfig)

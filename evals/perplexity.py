@@ -33,11 +33,7 @@ def perplexities(nll: float, tokens: int, size: TextSize) -> dict[str, float]:
 
     nll: nats, summed over `tokens` labels, whose text has `size`. Raises HealthError when it is not finite.
     """
-    if not math.isfinite(nll):
-        raise HealthError(
-            f"the loss summed over {tokens:,} tokens is {nll}: the weights hold numbers that are not finite, "
-            "or overflow in this precision"
-        )
+    require_finite(nll, f"{tokens:,} tokens")
     found: dict[str, float] = {"token_perplexity": _exp(nll / tokens)}
     if size.words:
         found["word_perplexity"] = _exp(nll / size.words)
@@ -46,6 +42,20 @@ def perplexities(nll: float, tokens: int, size: TextSize) -> dict[str, float]:
         found["bits_per_byte"] = nll / (math.log(2) * size.bytes)
     counts = {"tokens_scored": tokens, "words": size.words, "bytes": size.bytes}
     return {**found, "validation_loss": nll / tokens, **counts}
+
+
+def require_finite(loss: float, summed_over: str) -> None:
+    """Raise HealthError for a loss that is not finite."""
+    if not math.isfinite(loss):
+        raise HealthError(
+            f"the loss summed over {summed_over} is {loss}: the weights hold numbers that are not finite, or "
+            "overflow in this precision"
+        )
+
+
+def error_of_share(share: float, count: float) -> float:
+    """Standard error of a share of `count` independent answers."""
+    return math.sqrt(share * (1 - share) / count)
 
 
 def standard_error(nll: float, squares: float, tokens: int) -> float:

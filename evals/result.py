@@ -21,15 +21,19 @@ from pretrain.errors import UserError
 from pretrain.run.folder import write_atomically
 
 
+def _number(value: Any) -> Any:
+    return math.inf if value == "Infinity" else value
+
+
 @dataclass(frozen=True)
 class Result:
     """What `pretrain eval --json` writes."""
 
     checkpoint: str
     """Path of the step folder."""
-    step: int
+    step: Natural
     """Optimizer steps done."""
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Annotated[int | float, BeforeValidator(_number)]]
     """Metric name -> value; `spec["definitions"]` says what each is."""
     spec: Mapping[str, Any]
     """Everything that decides the metrics: data, weights, windows, precision, and parallel dims."""
@@ -45,8 +49,7 @@ class Result:
     @classmethod
     def from_json(cls, text: str) -> "Result":
         """The inverse of `to_json`; raises ValueError for anything else."""
-        written = parse(_Written, text)
-        return cls(written.checkpoint, written.step, written.metrics, written.spec)
+        return parse(cls, text)
 
     def show(self, console: Console) -> None:
         """Print every metric with its value and definition, then what was scored."""
@@ -92,18 +95,6 @@ def spec_of(
     }
 
 
-def _number(value: Any) -> Any:
-    return math.inf if value == "Infinity" else value
-
-
-@dataclass(frozen=True)
-class _Written:
-    checkpoint: str
-    step: Natural
-    metrics: dict[str, Annotated[int | float, BeforeValidator(_number)]]
-    spec: dict[str, Any]
-
-
 def require_writable(path: str) -> None:
     """Refuse a result file that cannot be written, before hours of scoring.
 
@@ -113,11 +104,6 @@ def require_writable(path: str) -> None:
         raise UserError(f"--json {path}: is a folder; give the name of a file")
     if not Path(path).absolute().parent.is_dir():
         raise UserError(f"--json {path}: its folder {Path(path).absolute().parent} does not exist")
-
-
-def write_result(path: str, result: Result) -> None:
-    """Write the result as JSON, all of it or nothing; raises as `write_text`."""
-    write_text(path, result.to_json())
 
 
 def write_text(path: str, text: str) -> None:

@@ -34,6 +34,12 @@ app.add_typer(data_app, name="data")
 configs_app = typer.Typer(help="List the configs that come with the package, or copy one to edit.")
 app.add_typer(configs_app, name="configs")
 
+
+def option(metavar: str, text: str, *names: str, min: int | None = None) -> Any:
+    """An option with a value, which `metavar` stands for in the help."""
+    return typer.Option(*names, metavar=metavar, help=text, min=min)
+
+
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="Config file (YAML).")]
 CheckpointPath = Annotated[
     str,
@@ -46,9 +52,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Config keys to set, such as optimizer.lr=1e-3."),
 ]
-Processes = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Processes to start on this machine.")
-]
+Processes = Annotated[int | None, option("N", "Processes to start on this machine.", min=1)]
 
 
 class ResizeName(enum.StrEnum):
@@ -85,9 +89,7 @@ def copy_config(
 def check(
     config: ConfigPath,
     overrides: Overrides = None,
-    processes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Also check the layout against N processes.")
-    ] = None,
+    processes: Annotated[int | None, option("N", "Also check the layout against N processes.", min=1)] = None,
     show: Annotated[bool, typer.Option("--show", help="Print every key with its value and source.")] = False,
     data: Annotated[
         bool, typer.Option("--data/--no-data", help="Also open the shards that the config names.")
@@ -104,36 +106,29 @@ def plan(
     config: ConfigPath,
     overrides: Overrides = None,
     gpus: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Total number of GPUs; default: from the slurm section."),
+        int | None, option("N", "Total number of GPUs; default: from the slurm section.", min=1)
     ] = None,
     gpu: Annotated[
-        str, typer.Option(metavar="NAME", help="a100-40g, a100-80g, h100-80g, h200-141g, b200-180g or cpu.")
+        str, option("NAME", "a100-40g, a100-80g, h100-80g, h200-141g, b200-180g or cpu.")
     ] = "h100-80g",
     nodes: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Number of nodes; default: as few as hold the GPUs."),
+        int | None, option("N", "Number of nodes; default: as few as hold the GPUs.", min=1)
     ] = None,
-    per_node: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="GPUs per node; default: 8.")
-    ] = None,
+    per_node: Annotated[int | None, option("N", "GPUs per node; default: 8.", min=1)] = None,
     network: Annotated[
-        float | None,
-        typer.Option(metavar="GBIT", min=1, help="Network bandwidth of each GPU to other nodes, in Gbit/s."),
+        float | None, option("GBIT", "Network bandwidth of each GPU to other nodes, in Gbit/s.", min=1)
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Vocabulary size; default: that of the data.")
+        int | None, option("N", "Vocabulary size; default: that of the data.", min=1)
     ] = None,
     tokens: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=1, help="Length of the run in tokens; default: run.steps."),
+        float | None, option("N", "Length of the run in tokens; default: run.steps.", min=1)
     ] = None,
     search: Annotated[bool, typer.Option("--search", help="Rank every legal layout by step time.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Estimate memory, time and cost on a cluster; needs no GPU."""
-    from pretrain.plan.command import plan_command
-    from pretrain.plan.request import PlanRequest
+    from pretrain.plan.command import PlanRequest, plan_command
 
     request = PlanRequest(gpu, gpus, nodes, per_node, network, vocab_size, tokens, search, json)
     plan_command(config, overrides or (), request)
@@ -171,51 +166,38 @@ def evaluate(
     overrides: Overrides = None,
     processes: Processes = None,
     suite: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Score the tasks listed in this file (configs/eval)."),
+        str | None, option("FILE", "Score the tasks listed in this file (configs/eval).")
     ] = None,
     tasks: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE|NAME", help="A task of lm-evaluation-harness, run offline; repeatable."),
+        list[str] | None, option("FILE|NAME", "A task of lm-evaluation-harness, run offline; repeatable.")
     ] = None,
     task_folder: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Where to find tasks by name; default: configs/eval/tasks."),
+        str | None, option("DIR", "Where to find tasks by name; default: configs/eval/tasks.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Score every checkpoint without a score.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Like --all, then each new one until the run ends.")
     ] = False,
-    json: Annotated[str | None, typer.Option(metavar="FILE", help="Also write the result as JSON.")] = None,
+    json: Annotated[str | None, option("FILE", "Also write the result as JSON.")] = None,
     stride: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Tokens between two windows; default: a full sequence."),
+        int | None, option("N", "Tokens between two windows; default: a full sequence.", min=1)
     ] = None,
     data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="DIR", help="Shards to score instead of the run's validation data; repeatable."),
+        list[str] | None, option("DIR", "Shards to score instead of the run's validation data; repeatable.")
     ] = None,
-    extractor: Annotated[
-        str | None,
-        typer.Option(metavar="RUN", help="GAN: classifier whose features are compared."),
-    ] = None,
+    extractor: Annotated[str | None, option("RUN", "GAN: classifier whose features are compared.")] = None,
     inception_weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="GAN: Inception as a TorchScript file; gives FID.")
+        str | None, option("FILE", "GAN: Inception as a TorchScript file; gives FID.")
     ] = None,
-    inception_sha256: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Expected SHA-256 of that file.")
-    ] = None,
+    inception_sha256: Annotated[str | None, option("HEX", "Expected SHA-256 of that file.")] = None,
     resize: Annotated[
         ResizeName | None,
         typer.Option(help="What resizes images for Inception; default: its file."),
     ] = None,
     samples: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="GAN: images to generate; default: as many as real ones."),
+        int | None, option("N", "GAN: images to generate; default: as many as real ones.", min=1)
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="S", min=0, help="GAN: seed of the images; default 1234.")
-    ] = None,
+    seed: Annotated[int | None, option("S", "GAN: seed of the images; default 1234.", min=0)] = None,
 ) -> None:
     """Score a checkpoint: perplexity, accuracy, or the distance of generated images to real ones."""
     if every and watch:
@@ -232,18 +214,8 @@ def evaluate(
         seed=seed,
     )
     which: Literal["newest", "all", "watch"] = "watch" if watch else "all" if every else "newest"
-    asked = Command(
-        checkpoint,
-        json,
-        stride,
-        tuple(data or ()),
-        images,
-        suite,
-        which,
-        tuple(overrides or ()),
-        tuple(tasks or ()),
-        task_folder,
-    )
+    named, keys, given = tuple(data or ()), tuple(overrides or ()), tuple(tasks or ())
+    asked = Command(checkpoint, json, stride, named, images, suite, which, keys, given, task_folder)
     evaluate_command(asked, processes)
 
 
@@ -251,31 +223,17 @@ def evaluate(
 def generate(
     checkpoint: CheckpointPath,
     overrides: Overrides = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Text to continue; repeatable.")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens to generate; default 100.")
-    ] = None,
+    prompt: Annotated[list[str] | None, option("TEXT", "Text to continue; repeatable.")] = None,
+    max_tokens: Annotated[int | None, option("N", "Tokens to generate; default 100.", min=1)] = None,
     temperature: Annotated[
-        float | None,
-        typer.Option(
-            metavar="T", help="Sampling temperature, above 0: the logits are divided by it; default 1."
-        ),
+        float | None, option("T", "Sampling temperature, above 0: the logits are divided by it; default 1.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(metavar="K", min=1, help="Sample from the K most likely tokens only.")
-    ] = None,
+    top_k: Annotated[int | None, option("K", "Sample from the K most likely tokens only.", min=1)] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(
-            metavar="P",
-            help="Nucleus sampling: sample from the most likely tokens whose probabilities add up to P.",
-        ),
+        option("P", "Nucleus sampling: sample from the most likely tokens whose probabilities add up to P."),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="S", min=0, help="Seed for sampling; default 1234.")
-    ] = None,
+    seed: Annotated[int | None, option("S", "Seed for sampling; default 1234.", min=0)] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
     chat: Annotated[
         bool,
@@ -284,26 +242,16 @@ def generate(
     processes: Processes = None,
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="PATH",
-            help="GAN: a .png file for a grid, or a folder for single images.",
-        ),
+        option("PATH", "GAN: a .png file for a grid, or a folder for single images.", "--output", "-o"),
     ] = None,
-    count: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="GAN: number of images; default 64.")
-    ] = None,
-    label: Annotated[
-        int | None, typer.Option("--class", metavar="K", min=0, help="GAN: class of all images.")
-    ] = None,
+    count: Annotated[int | None, option("N", "GAN: number of images; default 64.", min=1)] = None,
+    label: Annotated[int | None, option("K", "GAN: class of all images.", "--class", min=0)] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="GAN: use the raw weights instead of their moving average.")
     ] = False,
 ) -> None:
     """Generate text, or a GAN's images, from a checkpoint."""
     from pretrain.config.generate_request import GenerateRequest
-    from pretrain.kinds import every_kind
 
     request = GenerateRequest(
         checkpoint=checkpoint,
@@ -324,8 +272,7 @@ def generate(
     )
     kind = _kind_saved_in(checkpoint, request.refuse_whatever_the_kind)
     if kind.generation is None:
-        drawn = " or ".join(each.name for each in every_kind() if each.generation)
-        raise UserError(f"{checkpoint}: this command is for model.kind {drawn}; this config has {kind.name}")
+        raise _not_for(checkpoint, kind, "generation")
     request.refuse_all_but(kind.generation.options, kind.name)
     kind.generation.run(request)
 
@@ -347,29 +294,33 @@ def _kind_saved_in(checkpoint: str, refuse: Callable[[], None] = lambda: None) -
     return kind_named(name)
 
 
+def _not_for(checkpoint: str, kind: "Kind[Any, Any]", command: str) -> UserError:
+    """The error about a kind whose record has no such command."""
+    from pretrain.kinds import every_kind
+
+    known = " or ".join(each.name for each in every_kind() if getattr(each, command))
+    return UserError(f"{checkpoint}: this command is for model.kind {known}; this config has {kind.name}")
+
+
 @app.command()
 def export(
     checkpoint: CheckpointPath,
     output: Annotated[str, typer.Argument(metavar="OUT", help="New folder for transformers to load.")],
-    shard_size: Annotated[
-        int | None, typer.Option(metavar="MB", min=1, help="Largest file of weights; default 2000.")
-    ] = None,
+    shard_size: Annotated[int | None, option("MB", "Largest file of weights; default 2000.", min=1)] = None,
     tokenizer: Annotated[
         bool, typer.Option("--tokenizer/--no-tokenizer", help="Also export the tokenizer.")
     ] = True,
 ) -> None:
     """Export a GPT or a BERT for transformers, checked by its logits, or a GAN's generator."""
-    from pretrain.kinds import every_kind
-
     kind = _kind_saved_in(checkpoint)
     if kind.export is None:
-        known = " or ".join(each.name for each in every_kind() if each.export)
-        raise UserError(f"{checkpoint}: this command is for model.kind {known}; this config has {kind.name}")
-    given = {"--shard-size": shard_size is not None, "--no-tokenizer": not tokenizer}
-    for name in (name for name, there in given.items() if there and name not in kind.export.options):
-        raise UserError(f"{name} has no effect on a checkpoint of model.kind {kind.name}; remove it")
-    size = None if shard_size is None else shard_size * 1_000_000
-    kind.export.run(checkpoint, output, size, tokenizer)
+        raise _not_for(checkpoint, kind, "export")
+    given = {"shard_bytes": shard_size * 1_000_000} if shard_size else {}
+    given |= {} if tokenizer else {"tokenizer": False}
+    for name in sorted(given.keys() - kind.export.options):
+        option = {"shard_bytes": "--shard-size", "tokenizer": "--no-tokenizer"}[name]
+        raise UserError(f"{option} has no effect on a checkpoint of model.kind {kind.name}; remove it")
+    kind.export.run(checkpoint, output, **given)
 
 
 @app.command(name="import")
@@ -385,9 +336,7 @@ def import_(
 
 @app.command()
 def quickstart(
-    out: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder for everything that is created.")
-    ] = "quickstart",
+    out: Annotated[str, option("DIR", "Folder for everything that is created.")] = "quickstart",
 ) -> None:
     """Train, score and sample small models on data that Python ships with; takes a few minutes."""
     from pretrain.commands.quickstart.command import quickstart_command
@@ -401,15 +350,13 @@ def parity(
     overrides: Overrides = None,
     layouts: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Such as TP2,PP2xVPP2,TP2xCP2+SP,DP2+DO; default: the config's own and TP2, PP2, CP2, DP2.",
+        option(
+            "NAMES",
+            "Such as TP2,PP2xVPP2,TP2xCP2+SP,DP2+DO; default: the config's own and TP2, PP2, CP2, DP2.",
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to train in each layout.")] = 5,
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Working folder; default: beside run.dir.")
-    ] = None,
+    steps: Annotated[int, option("N", "Steps to train in each layout.", min=1)] = 5,
+    out: Annotated[str | None, option("DIR", "Working folder; default: beside run.dir.")] = None,
 ) -> None:
     """Prove on this machine that a config trains the same in every layout, at reduced depth."""
     from pretrain.proofs.parity import parity_command
@@ -422,12 +369,8 @@ def verify_resume(
     config: ConfigPath,
     overrides: Overrides = None,
     processes: Processes = None,
-    steps: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Steps before the checkpoint; as many follow it.")
-    ] = 10,
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Working folder; default: beside run.dir.")
-    ] = None,
+    steps: Annotated[int, option("N", "Steps before the checkpoint; as many follow it.", min=1)] = 10,
+    out: Annotated[str | None, option("DIR", "Working folder; default: beside run.dir.")] = None,
 ) -> None:
     """Prove on this machine that a config resumes exactly: kill -9, resume, compare bit by bit."""
     from pretrain.proofs.resume import verify_resume_command
@@ -441,14 +384,9 @@ def submit(
     overrides: Overrides = None,
     cluster: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Base config for the keys that CONFIG leaves out, such as configs/cluster/*.yaml.",
-        ),
+        option("FILE", "Base config for the keys that CONFIG leaves out, such as configs/cluster/*.yaml."),
     ] = None,
-    after: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Evaluate this run once its job has ended.")
-    ] = None,
+    after: Annotated[str | None, option("RUN", "Evaluate this run once its job has ended.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script and send nothing.")] = False,
 ) -> None:
     """Submit a training, a data build or an evaluation to Slurm; the job checks its nodes and requeues
@@ -470,12 +408,9 @@ def status(run: RunPath) -> None:
 def logs(
     run: RunPath,
     rank: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=0, help="Show the log of this rank; default: that of the job."),
+        int | None, option("N", "Show the log of this rank; default: that of the job.", min=0)
     ] = None,
-    lines: Annotated[
-        int, typer.Option("-n", "--lines", metavar="N", min=1, help="Number of lines to show.")
-    ] = 40,
+    lines: Annotated[int, option("N", "Number of lines to show.", "-n", "--lines", min=1)] = 40,
 ) -> None:
     """Show the end of a run's log."""
     from slurm.watch import logs_command
@@ -506,8 +441,7 @@ def doctor() -> None:
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
     plot: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Also plot their losses over tokens or images, as a PNG."),
+        str | None, option("FILE", "Also plot their losses over tokens or images, as a PNG.")
     ] = None,
 ) -> None:
     """Compare runs side by side: settings, progress and scores."""
@@ -519,9 +453,7 @@ def compare(
 @app.command()
 def sync(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directories.")],
-    uri: Annotated[
-        str | None, typer.Option(metavar="URI", help="MLflow URI to send to; default: the one of the run.")
-    ] = None,
+    uri: Annotated[str | None, option("URI", "MLflow URI to send to; default: the one of the run.")] = None,
 ) -> None:
     """Send to MLflow what it has missed of one or more runs; nothing is sent twice."""
     from pretrain.tracking.sync import sync_command
@@ -539,8 +471,7 @@ def register(
         bool, typer.Option("--weights", help="Upload the weights too, not only the files that identify them.")
     ] = False,
     uri: Annotated[
-        str | None,
-        typer.Option(metavar="URI", help="MLflow URI to register with; default: the one of the run."),
+        str | None, option("URI", "MLflow URI to register with; default: the one of the run.")
     ] = None,
 ) -> None:
     """Register a checkpoint as a version of a model in MLflow's registry."""

@@ -7,18 +7,6 @@ from contextlib import contextmanager
 
 from data_tools.errors import IntegrityError, UserError, machine_error, named
 
-__all__ = [
-    "INTERRUPTED",
-    "HealthError",
-    "IntegrityError",
-    "OutputError",
-    "StoppedEarly",
-    "UserError",
-    "machine_error",
-    "may_be_missing",
-    "named",
-]
-
 log = logging.getLogger(__name__)
 
 INTERRUPTED = 130

@@ -1,12 +1,13 @@
 """What is asked of a kind of model. One record a kind (`pretrain/FAMILY/kind.py`) holds all the answers.
 
-Members are functions that import their libraries when they are called. So a record costs no more than the
-config that it names, and `pretrain check --no-data` needs no torch.
+Members are mostly `Late`: they import their libraries when they are called. So a record costs no more than
+the config that it names, and `pretrain check --no-data` needs no torch.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -21,13 +22,27 @@ if TYPE_CHECKING:
     from pretrain.distributed.world import DistContext
     from pretrain.megatron.model_spec import ModelSpec
     from pretrain.megatron.parallel_dims import ParallelDims
-    from pretrain.plan.request import PlanRequest
+    from pretrain.plan.command import PlanRequest
     from pretrain.training.step_sync import StepSync
     from pretrain.training.trainer import Trainer
 
 C = TypeVar("C", bound="Config")
 D = TypeVar("D")
 """The training data of a kind, opened."""
+
+
+@dataclass(frozen=True)
+class Late:
+    """A function or class that is imported when it is called: `Late("module:name")(...)`.
+
+    `tests/test_architecture.py` counts it as an import and checks that it exists.
+    """
+
+    name: str
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        """Call what is named."""
+        return resolve_name(self.name)(*args, **keywords)
 
 
 @dataclass(frozen=True)
@@ -94,10 +109,10 @@ class Generation:
 class Export:
     """`pretrain export` of a kind."""
 
-    run: Callable[[str, str, int | None, bool], None]
-    """Writes a new folder: (checkpoint, folder, bytes of the largest file, whether with its tokenizer)."""
+    run: Callable[..., None]
+    """Writes a new folder: (checkpoint, folder), and by name the `options` that are given."""
     options: frozenset[str] = frozenset()
-    """Which of --shard-size and --no-tokenizer have an effect."""
+    """Which have an effect: `shard_bytes` of a file of weights; `tokenizer`, whether it goes along."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class Kind(Generic[C, D]):
     """The config class."""
     rules: "Sequence[Rule[Any]]"
     """Rules between its keys."""
-    trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]"
+    trainer: "Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer[Any]]"
     """Model, optimizer and data of a run on this rank. The checkpoint is the run's own, which is loaded next:
     `model.init_from` is not read then."""
     open_data: "Callable[[LoadedConfig, C, int | None], D]"
@@ -124,7 +139,7 @@ class Kind(Generic[C, D]):
     known, data not opened."""
     contents: Callable[[D], str]
     """What was opened, in a few words, for the dry run."""
-    family: "Callable[[C, ParallelDims], ModelSpec[Any, Any]] | None" = None
+    spec: "Callable[[C, ParallelDims], ModelSpec[Any, Any]] | None" = None
     """Makes the model spec that a plan runs; None: it does not run in the megatron-core loop."""
     inherits: Inheritance | None = None
     """None: it always starts from random weights."""

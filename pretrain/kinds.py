@@ -8,7 +8,7 @@ meets, and what those import.
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +34,7 @@ RECORDS: Mapping[str, str] = MappingProxyType(
 @cache
 def kind_named(name: str) -> "Kind[Any, Any]":
     """The record of a `model.kind`, which must exist."""
-    module, _, attribute = RECORDS[name].partition(":")
-    found: Kind[Any, Any] = getattr(import_module(module), attribute)
+    found: Kind[Any, Any] = resolve_name(RECORDS[name])
     assert found.name == name, f"{RECORDS[name]} is the record of {found.name}, not of {name}"
     return found
 

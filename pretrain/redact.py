@@ -14,6 +14,7 @@ _QUERY = re.compile(
     r"(?P<name>[?&;](?:sig|[\w-]*(?:token|passw|pwd|secret|key|signature|credential|auth)[\w-]*)=)[^&;\s'\"]+",
     re.IGNORECASE,
 )
+_URL = re.compile(r"\b[a-zA-Z][\w+.-]*://\S+")
 PRIVATE, PUBLIC = 0o600, 0o666
 """Permissions of a new file; the process's umask applies to the latter."""
 
@@ -21,6 +22,12 @@ PRIVATE, PUBLIC = 0o600, 0o666
 def redact(text: str) -> str:
     """`http://me:secret@host/?token=x` becomes `http://***@host/?token=***`, anywhere in a text."""
     return _QUERY.sub(r"\g<name>***", _USER.sub(r"\g<scheme>***@", text))
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a URL in a text carries a password or a token; a path such as `shards?key=1` does not count,
+    although `redact` changes it."""
+    return any(redact(url) != url for url in _URL.findall(text))
 
 
 def opener_for(text: str) -> Callable[[str, int], int]:

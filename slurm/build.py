@@ -10,33 +10,37 @@ from data_tools.builder import BuildOptions
 from data_tools.clean.options import CleanOptions
 from data_tools.divided import Divided
 from data_tools.images.builder import ImageBuildOptions
-from data_tools.parts import divide, missing_parts
+from data_tools.parts import Options, divide, missing_parts
 from data_tools.workspace import require_free
 from pretrain.config.node import SourceLocation
 from pretrain.config.sections import SlurmConfig
 from slurm.before import programs, refuse_keys, require_names, together
 from slurm.client import sbatch
 from slurm.mounts import Mounts, container_mounts, named_paths
-from slurm.read_job import read_job
 from slurm.render import (
     BuildScript,
-    common_options,
-    python_of,
     render,
     show_script,
-    task_options,
     write_script,
 )
 from slurm.sections import (
     BuildSection,
     CleanJob,
     ImagesJob,
+    ImagesSection,
     TextJob,
+    read_job,
 )
 from slurm.submission import FOLDER, new_folder
 from slurm.tasks import Tasks
 
 GLOB = frozenset("*?[")
+BUILDS: Mapping[str, tuple[Any, Any]] = {
+    "build": (TextJob, BuildOptions),
+    "clean": (CleanJob, CleanOptions),
+    "images": (ImagesJob, ImageBuildOptions),
+}
+"""The job of a file's section, and what it does as one process."""
 USELESS = ("nodes", "gpus_per_node", "tasks_per_node", "chain")
 
 
@@ -45,10 +49,10 @@ class _Build:
     section: BuildSection
     slurm: SlurmConfig
     sources: Mapping[str, SourceLocation]
-    options: BuildOptions | ImageBuildOptions | CleanOptions
+    options: Options
     command: tuple[str, ...]
     """The arguments of `pretrain` that do it as one process."""
-    last: str = "the index"
+    last: str
     """What the job after the parts does."""
 
     @property
@@ -61,27 +65,20 @@ class _Build:
         return container_mounts(self.slurm, own, named)
 
 
-def submit_text(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Submit a build of token shards. Raises UserError for the file, the input or the output."""
-    job, sources = read_job(TextJob, path, overrides, cluster, USELESS)
-    options, command = BuildOptions(**_options(job.build)), _command("build", job.build, job.slurm)
-    _submit(_Build(job.build, job.slurm, sources, options, command), dry_run=dry_run)
+def submit_build(
+    name: str, path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool
+) -> None:
+    """Submit a build of shards, or a cleaning. Raises UserError for the file, the input or the output.
 
-
-def submit_clean(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Submit a cleaning of text. Raises UserError for the file, the input or the output."""
-    job, sources = read_job(CleanJob, path, overrides, cluster, USELESS)
-    options, command = CleanOptions(**_options(job.clean)), _command("clean", job.clean, job.slurm)
-    _submit(_Build(job.clean, job.slurm, sources, options, command, "the duplicates"), dry_run=dry_run)
-
-
-def submit_images(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
-    """Submit a build of image shards. Raises UserError for the file, the input or the output."""
-    job, sources = read_job(ImagesJob, path, overrides, cluster, USELESS)
-    build, (encoding, labels) = job.images, (job.images.format, job.images.labels == "auto")
-    options = ImageBuildOptions(**_options(build, "format", "labels"), encoding=encoding, labels=labels)
-    command = _command("images", build, job.slurm)
-    _submit(_Build(build, job.slurm, sources, options, command), dry_run=dry_run)
+    name: of the file's section, and of the command `pretrain data NAME`.
+    """
+    top, options = BUILDS[name]
+    job, sources = read_job(top, path, overrides, cluster, USELESS)
+    section: BuildSection = getattr(job, name)
+    last = "the duplicates" if name == "clean" else "the index"
+    command = _command(name, section, job.slurm)
+    build = _Build(section, job.slurm, sources, options(**_options(section)), command, last)
+    _submit(build, dry_run=dry_run)
 
 
 def _submit(build: _Build, *, dry_run: bool) -> None:
@@ -141,19 +138,16 @@ def _without_glob(path: Path) -> Path:
 def _script(
     build: _Build, folder: Path, parts: int | None, array: tuple[tuple[str, object], ...]
 ) -> BuildScript:
-    slurm, output, directory, tasks = build.slurm, build.section.output, Path.cwd(), Tasks(1, 1)
+    output = build.section.output
     return BuildScript(
         title=f"{output}: {f'one of {parts} parts' if parts else build.last}",
         name=f"{Path(output).name}-{'part' if parts else 'index'}",
-        slurm=slurm,
-        options=(*common_options(slurm), *task_options(slurm, tasks), *array),
-        directory=directory,
+        slurm=build.slurm,
+        tasks=Tasks(1, 1),
         folder=folder,
         log="part-%A-%a.log" if parts else "index-%j.log",
-        python=python_of(slurm),
         mounts=build.mounts.texts,
-        variables=(),
-        tasks=tasks,
+        extra=array,
         command=build.command,
         parts=parts,
     )
@@ -180,7 +174,9 @@ def _command(name: str, build: BuildSection, slurm: SlurmConfig) -> tuple[str, .
     return ("data", name, *words)
 
 
-def _options(build: BuildSection, *without: str) -> dict[str, Any]:
-    """The arguments of a builder that have the names of the section's keys."""
-    same = build.model_dump(exclude={"input", "tasks", "workers", "bad_records", *without})
+def _options(build: BuildSection) -> dict[str, Any]:
+    """The arguments of a builder, most of which have the names of the section's keys."""
+    same = build.model_dump(exclude={"input", "tasks", "workers", "bad_records"})
+    if isinstance(build, ImagesSection):
+        same |= {"encoding": same.pop("format"), "labels": build.labels == "auto"}
     return {"inputs": build.input, "max_bad_records": parse_bad_records(build.bad_records), **same}

@@ -16,18 +16,13 @@ from pretrain.run.folder import RunFolder
 from slurm.before import programs, refuse_keys, require_names, together
 from slurm.client import find_job, is_here, sbatch
 from slurm.mounts import Mounts, NamedPath, container_mounts, named_paths
-from slurm.read_job import read_job
 from slurm.render import (
     EvaluationScript,
-    common_options,
-    python_of,
     render,
     show_script,
-    task_options,
-    variables,
     write_script,
 )
-from slurm.sections import EvaluationJob, EvaluationSection
+from slurm.sections import EvaluationJob, EvaluationSection, read_job
 from slurm.submission import FOLDER, has_checkpoint, new_folder, submissions
 from slurm.tasks import Tasks
 
@@ -153,21 +148,16 @@ def _named(evaluation: EvaluationSection, run: RunFolder) -> Iterator[NamedPath]
 
 
 def _evaluation_script(job: EvaluationJob, run: RunFolder, folder: Path) -> EvaluationScript:
-    slurm, directory = job.slurm, Path.cwd()
+    slurm = job.slurm
     tasks = Tasks(slurm.nodes or 1, slurm.gpus_per_node or slurm.tasks_per_node or 1)
     return EvaluationScript(
         title=f"evaluation of {run.path}",
         name=f"{run.path.name}-eval",
         slurm=slurm,
-        options=(*common_options(slurm), *task_options(slurm, tasks)),
-        directory=directory,
-        folder=folder,
-        log="job-%j.log",
-        python=python_of(slurm),
-        mounts=_mounts(job, run).texts,
-        variables=variables(slurm),
-        run=run.path,
         tasks=tasks,
+        folder=folder,
+        mounts=_mounts(job, run).texts,
+        run=run.path,
         command=_evaluation_options(job.evaluation),
         every_checkpoint=job.evaluation.every_checkpoint,
     )

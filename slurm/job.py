@@ -22,8 +22,9 @@ from data_tools.errors import UserError, machine_error
 from data_tools.names import storable
 from pretrain.run.folder import RunFolder, read_yaml
 from pretrain.run.status import State, Status, actual_status, read_status, write_status
+from pretrain.tracking.evaluations import is_tracked, upload
 from pretrain.tracking.owed import owed
-from pretrain.tracking.record import Sent, read_record
+from pretrain.tracking.record import read_record
 from slurm.findings import judge_nodes
 from slurm.submission import Attempt, Phase, Submission, exclude_nodes, saved_step
 from slurm.verdict import AGAIN, JobVerdict, after, before
@@ -34,8 +35,6 @@ AGREED = (0, 2, 3, 4, AGAIN)
 """Exit codes with which all ranks end together."""
 OUT = {"DOWN", "DRAIN", "FAIL"}
 """States, or flags of states, of nodes that Slurm does not use."""
-SEND_SECONDS = 60.0
-"""How long MLflow may take to hear why a run stopped."""
 
 
 def begin(submission: Submission, hosts: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -180,23 +179,17 @@ def _ended(status: Status, state: State, verdict: JobVerdict) -> Status:
 def _send(folder: RunFolder) -> None:
     """Send what MLflow does not have, if tracking is enabled: srun may have killed the uploader with the
     ranks."""
-    if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
+    if not is_tracked(folder) or not _owed(folder):
         return
-    if not _owed(folder):
-        return
-    command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
-    try:
-        with open(folder.tracking_log, "ab") as output:
-            children.run(command, stdout=output, stderr=output, timeout=SEND_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        _say(f"the uploader: {error}")
-    if rest := _owed(folder):
-        _say(f"MLflow does not have yet: {', '.join(rest.values())}; `pretrain sync {folder.path}` sends it")
+    if problem := upload(folder):
+        _say(f"the uploader: {problem}")
+    if rest := ", ".join(_owed(folder).values()):
+        _say(f"MLflow does not have yet: {rest}; `pretrain sync {folder.quoted}` sends it")
 
 
 def _owed(folder: RunFolder) -> dict[str, str]:
     """What the run's own server does not have yet."""
-    return owed(folder, next(iter(read_record(folder).servers), Sent("")), read_status(folder))
+    return owed(folder, read_record(folder).own, read_status(folder))
 
 
 def _status_of(submission: Submission, attempt: Attempt) -> Status | None:

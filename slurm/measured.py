@@ -4,6 +4,7 @@ import re
 from itertools import pairwise
 from statistics import median
 
+from data_tools.bounded import last_lines
 from pretrain.config.sections import Config
 from pretrain.run.folder import RunFolder
 from pretrain.run.progress import RATE
@@ -34,8 +35,9 @@ def last_entry(run: RunFolder) -> Entry | None:
 
 def save_seconds(run: RunFolder) -> float | None:
     """The longest save in the log of rank 0; None if there was none."""
-    found = SAVED.findall(_tail(run.rank_log(0), 16 * LAST_BYTES).decode(errors="replace"))
-    return max(map(float, found), default=None)
+    lines = last_lines(run.rank_log(0), 16 * LAST_BYTES)
+    found = (SAVED.search(line.decode(errors="replace")) for line in lines)
+    return max((float(match[1]) for match in found if match), default=None)
 
 
 def signal_seconds(config: Config, run: RunFolder) -> int:
@@ -51,17 +53,5 @@ def signal_seconds(config: Config, run: RunFolder) -> int:
 
 def _last_entries(run: RunFolder) -> list[Entry]:
     """The last training steps in the journal."""
-    found = (decode(line) for line in _tail(run.metrics).splitlines())
+    found = map(decode, last_lines(run.metrics, LAST_BYTES))
     return [each for each in found if each and "time" in each and any(name.endswith(RATE) for name in each)]
-
-
-def _tail(path: object, size: int = LAST_BYTES) -> bytes:
-    """The last complete lines of a file, b"" if there is none."""
-    try:
-        with open(str(path), "rb") as file:
-            end = file.seek(0, 2)
-            start = file.seek(max(0, end - size))
-            data = file.read()
-    except FileNotFoundError:
-        return b""
-    return data if start == 0 else data.partition(b"\n")[2]

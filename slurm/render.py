@@ -2,7 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -17,53 +17,69 @@ Options = tuple[tuple[str, object], ...]
 """Options of sbatch without the dashes; a value of None for those that take none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """The fields that scripts of all kinds use."""
 
     title: str
     name: str
     slurm: SlurmConfig
-    options: Options
-    directory: Path
-    """Working directory, so that relative paths of the config mean what they meant at submission."""
+    tasks: Tasks
     folder: Path
     """Folder of this submission: script, config, log."""
-    log: str
+    log: str = "job-%j.log"
     """Name of the log in that folder, with fields of sbatch such as %j."""
-    python: str
     mounts: tuple[str, ...]
     """Mounts of a container, as SOURCE:TARGET."""
-    variables: tuple[tuple[str, str], ...]
-    """Our own environment variables; those of the config come after them."""
+    exclude: str = ""
+    """Nodes to exclude beside those of the config."""
+    extra: Options = ()
+    """Options of this kind of job."""
+    directory: Path = field(default_factory=Path.cwd)
+    """Working directory, so that relative paths of the config mean what they meant at submission."""
+
+    @property
+    def options(self) -> Options:
+        return (*common_options(self.slurm, self.exclude), *task_options(self.slurm, self.tasks), *self.extra)
+
+    @property
+    def python(self) -> str:
+        return self.slurm.python or (sys.executable if self.slurm.container == "none" else "python3")
+
+    @property
+    def variables(self) -> tuple[tuple[str, str], ...]:
+        """Our own environment variables; those of the config come after them."""
+        return variables(self.slurm)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainingJob(Job):
     """The script of a training."""
 
     run: Path
-    tasks: Tasks
     wait: int
     """Seconds between the end of the first rank and that of the last, after which srun kills it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildScript(Job):
     """The script of a part of a data build, or, without parts, of the job that follows them all."""
 
-    tasks: Tasks
     command: tuple[str, ...]
     """Arguments of `pretrain`."""
     parts: int | None
 
+    @property
+    def variables(self) -> tuple[tuple[str, str], ...]:
+        """None: its processes do not communicate."""
+        return ()
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationScript(Job):
     """The script of an evaluation."""
 
     run: Path
-    tasks: Tasks
     command: tuple[str, ...]
     """Arguments of `pretrain eval` after the checkpoint."""
     every_checkpoint: bool
@@ -102,12 +118,8 @@ def render(template: str, job: Job) -> str:
     return environment.get_template(template).render(job=job)
 
 
-def common_options(slurm: SlurmConfig, exclude: str | None = None) -> Options:
-    """Options of every job, in the order of the section.
-
-    Args:
-        exclude: further nodes to exclude.
-    """
+def common_options(slurm: SlurmConfig, exclude: str) -> Options:
+    """Options of every job, in the order of the section; `exclude` names further nodes."""
     excluded = ",".join(part for part in (slurm.exclude, exclude) if part)
     given: Options = (
         ("partition", slurm.partition),
@@ -144,7 +156,3 @@ def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
         ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
         ("PYTHONUNBUFFERED", "1"),
     )
-
-
-def python_of(slurm: SlurmConfig) -> str:
-    return slurm.python or (sys.executable if slurm.container == "none" else "python3")

@@ -19,12 +19,8 @@ from slurm.mounts import training_mounts
 from slurm.quote import for_comment
 from slurm.render import (
     TrainingJob,
-    common_options,
-    python_of,
     render,
     show_script,
-    task_options,
-    variables,
     write_script,
 )
 from slurm.submission import FOLDER, Submission, bad_nodes, new_submission, submissions
@@ -32,7 +28,6 @@ from slurm.tasks import Tasks, tasks_of
 
 WAIT_SECONDS = 15
 """Between the end of the first rank and that of the last: rank 0 must have told MLflow how the run ended."""
-LOG = "job-%j.log"
 
 
 def submit_command(
@@ -57,22 +52,13 @@ def submit_command(
         return
     if after is not None:
         raise UserError(f"--after {after}: is for an evaluation; {path} has no section `evaluation`")
-    if "build" in sections:
-        from slurm.build import submit_text
-
-        submit_text(path, overrides, cluster, dry_run=dry_run)
+    build = next((name for name in ("build", "clean", "images") if name in sections), None)
+    if build is None:
+        submit_training(path, overrides, cluster, dry_run=dry_run)
         return
-    if "clean" in sections:
-        from slurm.build import submit_clean
+    from slurm.build import submit_build
 
-        submit_clean(path, overrides, cluster, dry_run=dry_run)
-        return
-    if "images" in sections:
-        from slurm.build import submit_images
-
-        submit_images(path, overrides, cluster, dry_run=dry_run)
-        return
-    submit_training(path, overrides, cluster, dry_run=dry_run)
+    submit_build(build, path, overrides, cluster, dry_run=dry_run)
 
 
 def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *, dry_run: bool) -> None:
@@ -99,7 +85,7 @@ def submit_training(path: str, overrides: Sequence[str], cluster: str | None, *,
         f"job {job}: {counted(tasks.nodes, 'node')} x {counted(tasks.per_node, 'process')}, script "
         "and config in "
         f"{submission.path}\n"
-        f"pretrain status {run.path}   pretrain logs {run.path}   pretrain cancel {run.path}"
+        f"pretrain status {run.quoted}   pretrain logs {run.quoted}   pretrain cancel {run.quoted}"
     )
 
 
@@ -110,12 +96,9 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
         tasks: nodes and processes.
         folder: folder of the submission.
     """
-    slurm, directory = config.slurm, Path.cwd()
-    run = RunFolder(config.run.dir).path
+    slurm, run = config.slurm, RunFolder(config.run.dir).path
     unit = "GPUs" if slurm.gpus_per_node else "processes"
-    options = (
-        *common_options(slurm, ",".join(bad_nodes(run))),
-        *task_options(slurm, tasks),
+    extra = (
         ("signal", f"B:USR1@{signal_seconds(config, RunFolder(run))}"),
         ("requeue" if slurm.requeue else "no-requeue", None),
         *((("array", f"1-{slurm.chain}%1"),) if slurm.chain else ()),
@@ -124,15 +107,12 @@ def training_job(config: Config, tasks: Tasks, folder: Path) -> TrainingJob:
         title=f"{config.model.kind} in {run}, nodes x {unit}: {tasks.nodes} x {tasks.per_node}",
         name=run.name,
         slurm=slurm,
-        options=options,
-        directory=directory,
-        folder=folder,
-        log=LOG,
-        python=python_of(slurm),
-        mounts=training_mounts(config).texts,
-        variables=variables(slurm),
-        run=run,
         tasks=tasks,
+        folder=folder,
+        mounts=training_mounts(config).texts,
+        exclude=",".join(bad_nodes(run)),
+        extra=extra,
+        run=run,
         wait=WAIT_SECONDS,
     )
 
@@ -158,7 +138,7 @@ def _refuse_second_job(run: RunFolder) -> None:
         job = find_job(submission.job) if submission.job and is_here() else None
         if job is not None and job.is_active:
             raise UserError(
-                f"job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.path}` "
+                f"job {job.id} of this run is {job.state.lower()}; `pretrain cancel {run.quoted}` "
                 "first, or choose another run.dir",
                 "run.dir",
             )

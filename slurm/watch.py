@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from data_tools.bounded import last_lines
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder
 from slurm.client import QueuedJob, find_job, scancel
@@ -47,10 +48,7 @@ def logs_command(run: str, rank: int | None, lines: int) -> None:
 
 
 def tail(path: Path, lines: int) -> list[str]:
-    with open(path, "rb") as file:
-        end = file.seek(0, 2)
-        file.seek(max(0, end - TAIL_BYTES))
-        return file.read().decode(errors="replace").splitlines()[-lines:]
+    return [line.decode(errors="replace") for line in last_lines(path, TAIL_BYTES)[-lines:]]
 
 
 def cancel_command(run: str, *, now: bool) -> None:
@@ -81,4 +79,4 @@ def cancel_command(run: str, *, now: bool) -> None:
             continue
         scancel("--state=PENDING", submission.job)  # the remaining jobs of a chain
         scancel("--batch", "--signal=USR1", job.id)
-        print(f"job {job.id} saves a checkpoint and ends; `pretrain logs {folder.path}` shows it")
+        print(f"job {job.id} saves a checkpoint and ends; `pretrain logs {folder.quoted}` shows it")

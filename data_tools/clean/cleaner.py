@@ -14,7 +14,7 @@ from data_tools.clean.duplicates import PairJob, kept_documents, removals, slice
 from data_tools.clean.filtering import FilterJob, FilterResult, parse_result
 from data_tools.clean.options import CleanOptions, check_options
 from data_tools.clean.report import REPORT_NAME, CleanReport, read_report
-from data_tools.clean.writing import WriteJob, WriteResult, WrittenText, parse_written
+from data_tools.clean.writing import WriteJob, WriteResult, WrittenText
 from data_tools.divided import Divided, all_skipped, workers_of
 from data_tools.index_file import WORK_DIR
 from data_tools.left_out import LeftOut
@@ -23,6 +23,7 @@ from data_tools.pool import run_tasks
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, check_read_options
 from data_tools.sources import Inputs, find_inputs, plan_of_inputs, refuse_inside_output
+from data_tools.typed import parse
 from data_tools.workspace import PLAN_NAME, OutputLayout, Workspace, open_workspace, unfinished
 
 INPUT_KEYS = ("inputs", "files", "file_bytes", "inputs_sha256")
@@ -86,7 +87,7 @@ def _without_duplicates(
         for _ in run_tasks(job, parts, workers, progress.advance):
             pass
     store_removals(directory, stage, removals(directory / stage, parts, options.exact))
-    results = WrittenText(directory, stage).finished(len(filtered), parse_written)
+    results = WrittenText(directory, stage).finished(len(filtered), partial(parse, WriteResult))
     workspace.clean(results)
     pending = [number for number in range(len(filtered)) if number not in results]
     with Progress("writing", len(pending), "partitions") as progress:

@@ -7,34 +7,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_tools.bad_records import BadRecordsOption, parse_bad_records, print_skipped
-from data_tools.build_options import (
+from data_tools.counts import counted
+from data_tools.errors import UserError
+from data_tools.options import (
     AllowLeftOutOption,
+    DocumentOption,
+    FormatOption,
+    LineBytesOption,
     OutputOption,
     PartOption,
     RestartOption,
+    TextInputOption,
+    TextKeyOption,
     WorkersOption,
     print_left_out,
     whole_or_part,
 )
-from data_tools.counts import counted
-from data_tools.errors import UserError
 from data_tools.records import LINE_BYTES
-from data_tools.text_options import (
-    DocumentKind,
-    DocumentOption,
-    FormatOption,
-    InputFormat,
-    InputOption,
-    LineBytesOption,
-    TextKeyOption,
-)
 
 if TYPE_CHECKING:
     from data_tools.clean.report import CleanReport
 
 
 class Quality(enum.StrEnum):
-    """Sets of rules for the quality of a text."""
+    """Sets of rules for the quality of a text. (Typer takes no list of a Literal.)"""
 
     c4 = "c4"
     gopher = "gopher"
@@ -44,7 +40,7 @@ class Quality(enum.StrEnum):
 
 
 def clean(
-    inputs: InputOption,
+    inputs: TextInputOption,
     output: OutputOption,
     workers: WorkersOption = None,
     quality: Annotated[
@@ -65,9 +61,9 @@ def clean(
     rows: Annotated[int, typer.Option(help="Hashes of a band; fewer find texts that are less alike.")] = 8,
     bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
-    document: DocumentOption = DocumentKind.file,
+    document: DocumentOption = "file",
     line_bytes: LineBytesOption = LINE_BYTES,
-    input_format: FormatOption = InputFormat.auto,
+    input_format: FormatOption = "auto",
     restart: RestartOption = False,
     allow_left_out: AllowLeftOutOption = False,
     part: PartOption = None,
@@ -82,9 +78,9 @@ def clean(
         workers=workers or 0,
         max_bad_records=parse_bad_records(bad_records),
         text_key=text_key,
-        document=document.value,
+        document=document,
         line_bytes=line_bytes,
-        input_format=input_format.value,
+        input_format=input_format,
         quality=_names(quality),
         min_words=min_words,
         max_words=max_words,

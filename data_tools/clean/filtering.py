@@ -19,6 +19,7 @@ from data_tools.partition import Partition
 from data_tools.pool import Report
 from data_tools.records import Document, ReadOptions, read_partition
 from data_tools.sources import absolute
+from data_tools.typed import parse
 from data_tools.workspace import Workspace
 
 LONGEST = 4 << 20
@@ -47,16 +48,15 @@ class FilterResult:
         return self.documents - sum(self.removed.values())
 
 
-def parse_result(partitions: Sequence[Partition], value: dict[str, Any]) -> FilterResult:
+def parse_result(partitions: Sequence[Partition], text: bytes) -> FilterResult:
     """The result of one of the partitions, from the JSON of an earlier run.
 
-    Raises KeyError, TypeError or ValueError if it is malformed, or belongs to other input.
+    Raises ValueError if it is malformed, or belongs to other input.
     """
-    if value["inputs"] != inputs_of(partitions[value["number"]]):
+    result = parse(FilterResult, text)
+    if result.inputs != inputs_of(partitions[result.number]):
         raise ValueError("the input has changed")
-    shards = tuple(StoredFile(**file) for file in value["shards"])
-    skipped = tuple(BadRecord(**record) for record in value["skipped"])
-    return FilterResult(**{**value, "shards": shards, "skipped": skipped})
+    return result
 
 
 def inputs_of(partition: Partition) -> str:

@@ -3,7 +3,6 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,11 +25,6 @@ class WriteResult:
     """Documents removed as copies of another."""
     near: int
     """Documents removed as near duplicates of another."""
-
-
-def parse_written(value: dict[str, Any]) -> WriteResult:
-    """From the JSON of an earlier run; raises KeyError or TypeError if it is not one."""
-    return WriteResult(**{**value, "shards": tuple(StoredFile(**file) for file in value["shards"])})
 
 
 @dataclass(frozen=True)

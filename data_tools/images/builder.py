@@ -4,6 +4,7 @@ import shutil
 import time
 import unicodedata
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.partition import Partition, make_partitions
 from data_tools.pool import Report
 from data_tools.sources import is_remote, plan_of_inputs, refuse_inside_output
+from data_tools.typed import parse
 from data_tools.workspace import PLAN_NAME, Workspace
 
 
@@ -97,20 +99,6 @@ class ImageResult:
     skipped: tuple[BadRecord, ...]
     bytes: int
     left_out: LeftOut
-
-    @classmethod
-    def parse(cls, value: dict[str, Any]) -> "ImageResult":
-        """From the JSON of an earlier build; raises KeyError or TypeError if it is not one."""
-        shards = tuple(
-            ImageShard(
-                s["name"], s["size"], s["sha256"], tuple(s["offsets"]), tuple(s["sizes"]), tuple(s["labels"])
-            )
-            for s in value["shards"]
-        )
-        skipped = tuple(BadRecord(**record) for record in value["skipped"])
-        left_out = LeftOut({kind: tuple(counts) for kind, counts in value["left_out"]["kinds"].items()})
-        counts = value["enlarged"], value["unconverted"]
-        return cls(value["number"], shards, *counts, skipped, value["bytes"], left_out)
 
 
 @dataclass(frozen=True)
@@ -214,7 +202,7 @@ def prepare_images(options: ImageBuildOptions) -> tuple[ImageInputs, Divided[Ima
     refuse_inside_output(inputs.files, options.output)
     classes = _classes(options, inputs)
     partitions, plan = make_partitions(inputs.files, "file"), _plan(options, inputs, classes)
-    work = Divided(options, partitions, plan, ImageResult.parse, ImageJob(options, classes))
+    work = Divided(options, partitions, plan, partial(parse, ImageResult), ImageJob(options, classes))
     return inputs, work, classes
 
 

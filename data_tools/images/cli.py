@@ -1,13 +1,13 @@
 """The command `pretrain data images`; heavy imports wait until it runs."""
 
-import enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from data_tools.bad_records import SKIPPED_NAME, BadRecordsOption, parse_bad_records, print_skipped
-from data_tools.build_options import (
+from data_tools.counts import counted
+from data_tools.options import (
     AllowLeftOutOption,
     OutputOption,
     PartOption,
@@ -16,24 +16,9 @@ from data_tools.build_options import (
     print_left_out,
     whole_or_part,
 )
-from data_tools.counts import counted
 
 if TYPE_CHECKING:
     from data_tools.images.builder import ImageReport
-
-
-class LabelSource(enum.StrEnum):
-    """Where classes come from."""
-
-    auto = "auto"
-    none = "none"
-
-
-class Encoding(enum.StrEnum):
-    """How images are stored; both are lossless."""
-
-    png = "png"
-    webp = "webp"
 
 
 InputOption = Annotated[
@@ -49,10 +34,13 @@ def images(
     output: OutputOption,
     size: Annotated[int, typer.Option(metavar="N", help="Pixels a side of the square images.")],
     channels: Annotated[int, typer.Option(metavar="3|1", help="3 for colour, 1 for grey.")] = 3,
-    encoding: Annotated[Encoding, typer.Option("--format", help="How images are stored.")] = Encoding.png,
+    encoding: Annotated[
+        Literal["png", "webp"], typer.Option("--format", help="How images are stored.")
+    ] = "png",
     labels: Annotated[
-        LabelSource, typer.Option(help="auto: classes from folders, tars and parquet; none: leave them out.")
-    ] = LabelSource.auto,
+        Literal["auto", "none"],
+        typer.Option(help="auto: classes from folders, tars and parquet; none: leave them out."),
+    ] = "auto",
     classes: Annotated[
         str | None, typer.Option(metavar="DIR", help="Image shards whose classes and numbers to use.")
     ] = None,
@@ -72,10 +60,10 @@ def images(
         output=str(output),
         size=size,
         channels=channels,
-        encoding=encoding.value,
+        encoding=encoding,
         workers=workers or 0,
         max_bad_records=parse_bad_records(bad_records),
-        labels=labels is LabelSource.auto,
+        labels=labels == "auto",
         image_key=image_key,
         label_key=label_key,
         classes=classes,

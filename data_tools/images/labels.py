@@ -10,7 +10,7 @@ from typing import Any
 
 from data_tools.bounded import parse_json
 from data_tools.errors import UserError
-from data_tools.row_groups import check_once
+from data_tools.parquet import check_once
 
 NO_CLASS = "-1"
 

@@ -9,16 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from data_tools.bad_records import BadRecord, unreadable
+from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.images.labels import check_labels, class_of, declared_classes
 from data_tools.images.picture import MAX_BYTES, Picture, too_large
 from data_tools.images.sources import ImageFile
 from data_tools.images.tars import read_samples, read_tar_labels
 from data_tools.left_out import LeftOut
+from data_tools.parquet import DamagedParquet, check_once, open_parquet, read_rows
 from data_tools.partition import Unit
-from data_tools.row_groups import check_once, row_fault, rows_before
-from data_tools.sources import open_raw
+from data_tools.sources import InputFile, open_raw
 
 ROWS = 64
 
@@ -58,18 +58,15 @@ def read_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
     return _parquet_labels(file, columns)
 
 
-def read_declared(file: ImageFile, columns: ImageColumns) -> tuple[str, ...]:
+def read_declared(file: InputFile, columns: ImageColumns) -> tuple[str, ...]:
     """The classes that a parquet file lists by number; none if it lists none or cannot be read."""
-    import pyarrow
-    import pyarrow.parquet
-
-    if file.format != "parquet":
+    if file.format != "parquet" or columns.label is None:
         return ()
-    with open_raw(file) as stream:
-        try:
-            schema = pyarrow.parquet.ParquetFile(stream).schema_arrow
-        except (pyarrow.ArrowException, OSError):  # whoever reads the unit reports the damage as a bad record
-            return ()
+    try:
+        with open_parquet(file) as table:
+            schema = table.schema_arrow
+    except DamagedParquet:  # whoever reads the unit reports the damage as a bad record
+        return ()
     return declared_classes(schema, columns.label, file.url)
 
 
@@ -87,35 +84,18 @@ def _whole_file(file: ImageFile) -> Iterator[Picture | BadRecord]:
 
 
 def _parquet_rows(unit: Unit, columns: ImageColumns) -> Iterator[Picture | BadRecord]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row, url = 0, unit.file.url
-    with open_raw(unit.file) as stream:
-        try:
-            table = pyarrow.parquet.ParquetFile(stream)
-            names = _check_columns(table.schema_arrow, columns, url)
-            classes = declared_classes(table.schema_arrow, columns.label, url)
-            stop = table.num_row_groups if unit.stop is None else unit.stop
-            row = rows_before(table.metadata, unit.start)
-            groups = list(range(unit.start, stop))
-            for batch in table.iter_batches(ROWS, row_groups=groups, columns=names, use_threads=False):
-                for record in batch.to_pylist():
-                    row += 1
-                    yield _parquet_picture(record, f"row {row}", columns, classes, url)
-            if fault := row_fault(table.metadata, stop, row):
-                yield BadRecord(url, f"row {row + 1}", f"the file {fault}: it is damaged")
-        except (pyarrow.ArrowException, OSError) as error:
-            told = BadRecord(url, f"row {row + 1}" if row else "", f"cannot be read to its end: {error}")
-            if not row:
-                raise unreadable(told) from None
-            yield told
+    url, classes = unit.file.url, read_declared(unit.file, columns)
+    rows = read_rows(
+        unit, ROWS, lambda schema: _check_columns(schema, columns, url), lambda batch: batch.to_pylist()
+    )
+    for row in rows:
+        yield row if isinstance(row, BadRecord) else _parquet_picture(*row, columns, classes, url)
 
 
 def _parquet_picture(
-    record: dict[str, Any], where: str, columns: ImageColumns, classes: tuple[str, ...], url: str
+    row: int, record: dict[str, Any], columns: ImageColumns, classes: tuple[str, ...], url: str
 ) -> Picture | BadRecord:
-    image = record[columns.image]
+    image, where = record[columns.image], f"row {row}"
     data = image.get("bytes") if isinstance(image, dict) else image
     if not isinstance(data, bytes):
         return BadRecord(url, where, f"{columns.image!r} holds no bytes of an image")
@@ -151,20 +131,17 @@ def _check_columns(schema: Any, columns: ImageColumns, url: str) -> list[str]:
 
 
 def _parquet_labels(file: ImageFile, columns: ImageColumns) -> set[str]:
-    import pyarrow
     import pyarrow.compute
-    import pyarrow.parquet
 
-    with open_raw(file) as stream:
-        try:
-            table = pyarrow.parquet.ParquetFile(stream)
+    try:
+        with open_parquet(file) as table:
             schema = table.schema_arrow
             if columns.label not in _check_columns(schema, columns, file.url):
                 return set()
             values = table.read(columns=[columns.label], use_threads=False).column(columns.label)
-            found = [value for value in pyarrow.compute.unique(values).to_pylist() if value is not None]
-        except (pyarrow.ArrowException, OSError):  # whoever reads the unit reports the damage as a bad record
-            return set()
+        found = [value for value in pyarrow.compute.unique(values).to_pylist() if value is not None]
+    except DamagedParquet:  # whoever reads the unit reports the damage as a bad record
+        return set()
     labels, classes = set(), declared_classes(schema, columns.label, file.url)
     for value in found:
         with suppress(ValueError):  # likewise for a value that names no class

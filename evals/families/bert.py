@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from data_tools.sources import absolute
 from data_tools.tokenizer import Tokenizer
 from evals.model import evaluate_model, open_sources
+from evals.perplexity import error_of_share, require_finite
 from evals.request import EvalRequest
 from evals.result import Result
 from pretrain.bert.data.text import BertValidationData
@@ -16,7 +17,6 @@ from pretrain.bert.spec import BertSpec, BertSums
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import BertConfig
 from pretrain.distributed.world import DistContext
-from pretrain.errors import HealthError
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.training.metric_sums import MetricSums
@@ -46,28 +46,20 @@ def masked_metrics(totals: BertSums) -> dict[str, float]:
 
     Raises HealthError: the loss is not finite.
     """
-    if not math.isfinite(totals.loss):
-        raise HealthError(
-            f"the loss over {totals.chosen:,.0f} tokens and {totals.pairs:,.0f} pairs is {totals.loss}: the "
-            "weights hold numbers that are not finite, or overflow in this precision"
-        )
+    require_finite(totals.loss, f"{totals.chosen:,.0f} tokens and {totals.pairs:,.0f} pairs")
     found = dict(totals.metrics)
     if totals.masked:
-        found["mlm_accuracy_error"] = _error_of_share(found["mlm_accuracy"], totals.masked)
+        found["mlm_accuracy_error"] = error_of_share(found["mlm_accuracy"], totals.masked)
         found["mlm_pseudo_perplexity"] = math.exp(min(totals.masked_nll / totals.masked, 700))
     if totals.chosen:
         variance = max(0.0, totals.mlm_squares / totals.chosen - found["mlm_loss"] ** 2)
         found["mlm_loss_error"] = math.sqrt(variance / totals.chosen)
     if totals.pairs:
-        found["nsp_accuracy_error"] = _error_of_share(found["nsp_accuracy"], totals.pairs)
+        found["nsp_accuracy_error"] = error_of_share(found["nsp_accuracy"], totals.pairs)
     found["validation_loss"] = totals.loss
     counts = {"chosen_tokens": totals.chosen, "masked_tokens": totals.masked, "pairs": totals.pairs}
     found |= {name: int(count) for name, count in counts.items()}
     return {name: found[name] for name in DEFINITIONS if name in found}
-
-
-def _error_of_share(share: float, count: float) -> float:
-    return math.sqrt(share * (1 - share) / count)
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from typing import Any, ClassVar
 from data_tools.tokenizer import Tokenizer
 from evals.config import one_file
 from evals.model import evaluate_model
-from evals.perplexity import standard_error
+from evals.perplexity import error_of_share, require_finite, standard_error
 from evals.request import EvalRequest
 from evals.result import Result
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import ChatConfig
 from pretrain.distributed.world import DistContext
-from pretrain.errors import HealthError, IntegrityError
+from pretrain.errors import IntegrityError
 from pretrain.gpt.chat.data import ChatSequences, ChatValidation
-from pretrain.gpt.chat.saved_template import template_of
 from pretrain.gpt.chat.spec import ChatSpec, ChatSums
+from pretrain.gpt.chat.template import template_of
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.training.metric_sums import MetricSums
@@ -73,16 +73,12 @@ class AssistantTokens:
 
     def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
         assert isinstance(totals, ChatSums), "its family says so"
-        if not math.isfinite(totals.nll):
-            raise HealthError(
-                f"the loss summed over {totals.tokens:,.0f} tokens is {totals.nll}: the weights hold numbers "
-                "that are not finite, or overflow in this precision"
-            )
+        require_finite(totals.nll, f"{totals.tokens:,.0f} tokens")
         right = totals.right / totals.tokens
         return {
             "answer_perplexity": math.exp(min(totals.loss, 700)),
             "answer_accuracy": right,
-            "answer_accuracy_error": math.sqrt(right * (1 - right) / totals.tokens),
+            "answer_accuracy_error": error_of_share(right, totals.tokens),
             "validation_loss": totals.loss,
             "validation_loss_error": standard_error(totals.nll, totals.squares, int(totals.tokens)),
             "answer_tokens": int(totals.tokens),

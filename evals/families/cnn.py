@@ -1,6 +1,5 @@
 """The accuracy of an image classifier, on its validation images or others."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +8,12 @@ from data_tools.images.reader import ImageReader
 from data_tools.progress import Progress
 from data_tools.sources import absolute
 from evals.images.data import image_data
+from evals.perplexity import error_of_share
 from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from pretrain.cnn.score import SavedClassifier, Scores, load_classifier, score_images
-from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageSource, open_images
+from pretrain.data.sources import shard_cache
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 
@@ -42,7 +42,7 @@ def evaluate_classifier(path: Path, world: DistContext, request: EvalRequest) ->
             scores += score_images(saved.classifier, source, world, progress.advance)
     metrics = {
         "accuracy": scores.accuracy,
-        "accuracy_error": math.sqrt(scores.accuracy * (1 - scores.accuracy) / scores.images),
+        "accuracy_error": error_of_share(scores.accuracy, scores.images),
         "validation_loss": scores.mean_loss,
         "images_scored": scores.images,
     }

@@ -1,6 +1,5 @@
 """The task of a fine-tuned BERT: a class for each text, or for each word, compared with a labelled file."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from data_tools.counts import counted
 from data_tools.tokenizer import Tokenizer
 from evals.config import one_file
 from evals.model import evaluate_model
+from evals.perplexity import error_of_share, require_finite
 from evals.request import EvalRequest
 from evals.result import Result
 from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation
@@ -19,7 +19,7 @@ from pretrain.bert.finetune.spec import FinetuneSpec, FinetuneSums
 from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import FinetuneConfig
 from pretrain.distributed.world import DistContext
-from pretrain.errors import HealthError, UserError
+from pretrain.errors import UserError
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.restore import TOKENIZER_FOLDER, saved_labels
@@ -72,16 +72,12 @@ class LabelledExamples:
 
     def metrics(self, totals: MetricSums, model: PipelineModel) -> dict[str, float]:
         assert isinstance(totals, FinetuneSums), "its family says so"
-        if not math.isfinite(totals.nll):
-            raise HealthError(
-                f"the loss summed over {totals.answers:,.0f} answers is {totals.nll}: the weights hold "
-                "numbers that are not finite, or overflow in this precision"
-            )
+        require_finite(totals.nll, f"{totals.answers:,.0f} answers")
         found = {**totals.metrics, **collect(model, self.data).metrics()}
         right = found["accuracy"]
         return {
             "accuracy": right,
-            "accuracy_error": math.sqrt(right * (1 - right) / totals.answers),
+            "accuracy_error": error_of_share(right, totals.answers),
             "baseline_accuracy": found["baseline_accuracy"],
             "f1": found["f1"],
             "validation_loss": totals.loss,

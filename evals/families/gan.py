@@ -9,8 +9,8 @@ from evals.images.generated import ImageComparison, compare, definitions
 from evals.images.options import DEFAULT_SEED
 from evals.request import EvalRequest, say
 from evals.result import Result, spec_of
-from pretrain.data.cache import shard_cache
 from pretrain.data.images import open_images
+from pretrain.data.sources import shard_cache
 from pretrain.distributed.world import DistContext
 from pretrain.gan.restore import load_generator
 from pretrain.run.folder import RunFolder

@@ -11,8 +11,7 @@ from evals.perplexity import perplexities, standard_error
 from evals.request import EvalRequest
 from evals.result import Result, spec_of
 from evals.text import TextSize, text_size
-from pretrain.data.cache import shard_cache
-from pretrain.data.sources import open_whole
+from pretrain.data.sources import open_whole, shard_cache
 from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError

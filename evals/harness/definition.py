@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from inspect import getsource
@@ -85,6 +85,13 @@ def find_definitions(tasks: Sequence[str], folder: str | None) -> tuple[Definiti
     return tuple(found.values())
 
 
+def hint(name: object, known: Iterable[str], there_are: str = "known are") -> str:
+    """The known name that was probably meant, or all of them."""
+    names = list(known)
+    meant = nearest_name(str(name), names)
+    return f"did you mean '{meant}'?" if meant else f"{there_are}: {', '.join(names) or 'none'}"
+
+
 def _default_folder() -> Path:
     here = Path(FOLDER)
     return here if here.is_dir() else presets_folder() / "eval" / "tasks"
@@ -106,10 +113,9 @@ def _named(name: str, folder: Path) -> TaskFile:
         known.setdefault(str(file.keys.get("task")), file)
     if name in known:
         return known[name]
-    meant = nearest_name(name, known)
-    hint = f"did you mean '{meant}'?" if meant else f"there are: {', '.join(known) or 'none'}"
     raise UserError(
-        f"--tasks {name}: no task file in {folder} defines it ({hint}); the harness's own tasks read "
+        f"--tasks {name}: no task file in {folder} defines it ({hint(name, known, 'there are')}); the "
+        "harness's own tasks read "
         "data from the hub, and nothing is downloaded: include one in a task file and name local data"
     )
 
@@ -141,14 +147,10 @@ def _check_keys(file: TaskFile, settings: Mapping[str, Any]) -> None:
     known = [each.name for each in fields(TaskConfig)]
     for key in settings:
         if key not in known:
-            meant = nearest_name(key, known)
-            hint = f"did you mean '{meant}'?" if meant else f"known are: {', '.join(known)}"
-            raise UserError(f"{file.path}: unknown key '{key}' ({hint})")
+            raise UserError(f"{file.path}: unknown key '{key}' ({hint(key, known)})")
     kind = settings.get("output_type", "generate_until")
     if kind not in ALL_OUTPUT_TYPES:
-        meant = nearest_name(str(kind), ALL_OUTPUT_TYPES)
-        hint = f"did you mean '{meant}'?" if meant else f"known are: {', '.join(ALL_OUTPUT_TYPES)}"
-        raise UserError(f"{file.path}: output_type: {kind!r} is none ({hint})")
+        raise UserError(f"{file.path}: output_type: {kind!r} is none ({hint(kind, ALL_OUTPUT_TYPES)})")
 
 
 def _check_metrics(file: TaskFile, settings: Mapping[str, Any]) -> None:
@@ -169,9 +171,8 @@ def _check_metrics(file: TaskFile, settings: Mapping[str, Any]) -> None:
         for key, known in (("metric", METRIC_REGISTRY), ("aggregation", AGGREGATION_REGISTRY)):
             value = metric.get(key)
             if isinstance(value, str) and value not in known:
-                meant = nearest_name(value, list(known))
-                hint = f"did you mean '{meant}'?" if meant else f"known are: {', '.join(known)}"
-                raise UserError(f"{file.path}: metric_list: the harness has no {key} '{value}' ({hint})")
+                what = f"the harness has no {key} '{value}' ({hint(value, known)})"
+                raise UserError(f"{file.path}: metric_list: {what}")
 
 
 def _data_files(file: TaskFile, kind: Any, arguments: Any) -> dict[str, tuple[Path, ...]]:

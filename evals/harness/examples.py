@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.harness.definition import Definition
-from pretrain.config.schema import nearest_name
+from evals.harness.definition import Definition, hint
 from pretrain.data.table import read_lines
 from pretrain.errors import UserError
 
@@ -82,9 +81,8 @@ def _require(definition: Definition, key: str, name: str, examples: Sequence[Tas
     for example in examples:
         if example.fields.get(name) is not None:
             continue
-        meant = nearest_name(name, example.fields)
-        hint = f"did you mean '{meant}'?" if meant else f"it has: {', '.join(example.fields)}"
         what = "null in the field" if name in example.fields else "no field"
+        fields = hint(name, example.fields, "it has")
         raise UserError(
-            f"{example.place}: has {what} '{name}' ({hint}), which {key} of {definition.file.path} names"
+            f"{example.place}: has {what} '{name}' ({fields}), which {key} of {definition.file.path} names"
         )

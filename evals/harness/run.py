@@ -19,7 +19,7 @@ from evals.result import Result, spec_of
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.config.evaluation import LAYOUT
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import require_kind
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.world import DistContext

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evals.harness.definition import Definition
-from pretrain.config.schema import nearest_name
+from evals.harness.definition import Definition, hint
 from pretrain.errors import UserError
 from pretrain.sampling import Sampling
 
@@ -46,9 +45,7 @@ def generation_of(definition: Definition) -> Generation:
         )
     for key in given or {}:
         if key not in _KNOWN:
-            meant = nearest_name(str(key), _KNOWN)
-            hint = f"did you mean '{meant}'?" if meant else f"known are: {', '.join(_KNOWN)}"
-            raise UserError(f"{place}.{key} has no effect ({hint})")
+            raise UserError(f"{place}.{key} has no effect ({hint(key, _KNOWN)})")
     try:
         return parse_generation(given or {})
     except (ValueError, TypeError) as error:

@@ -186,14 +186,11 @@ def open_extractor(options: ImageEvalOptions, device: torch.device, say: Callabl
 
 
 def _checksum(path: str, expected: str | None) -> str:
-    digest = hashlib.sha256()
     try:
         with open_regular(path) as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"--inception-weights {path}: cannot be read: {error.strerror}") from None
-    found = digest.hexdigest()
     if expected is not None and found != expected.lower():
         raise IntegrityError(
             f"--inception-weights {path}: its SHA-256 is {found}, not the expected {expected}; get the right "

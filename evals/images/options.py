@@ -1,7 +1,7 @@
 """The image options of `pretrain eval`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pretrain.errors import UserError
 
@@ -26,16 +26,20 @@ class ImageEvalOptions:
     seed: int | None = None
     """Seed of the generated images."""
 
+    @property
+    def given(self) -> dict[str, object]:
+        """The options that were given, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def arguments(self) -> list[str]:
         """The options as on the command line, to start ranks with."""
-        given = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return [part for name, value in given if value is not None for part in (_option(name), str(value))]
+        return [part for name, value in self.given.items() for part in (_option(name), str(value))]
 
     def refuse(self, names: Iterable[str], why: str) -> None:
         """Raise UserError for the first of these options that was given."""
         for name in names:
-            if getattr(self, name) is not None:
-                raise UserError(f"{_option(name)} {getattr(self, name)} has no effect {why}; remove it")
+            if name in self.given:
+                raise UserError(f"{_option(name)} {self.given[name]} has no effect {why}; remove it")
 
     def check_extractor(self) -> None:
         """Raise UserError unless one extractor is named, with options that have an effect on it."""
@@ -47,16 +51,8 @@ class ImageEvalOptions:
         if self.extractor is not None:
             self.refuse(("inception_sha256", "resize"), "without --inception-weights")
 
-    def refuse_all(self, why: str) -> None:
-        """Raise UserError for the first option that was given."""
-        self.refuse(fields_of(self), why)
-
 
 NO_IMAGE_OPTIONS = ImageEvalOptions()
-
-
-def fields_of(options: ImageEvalOptions) -> list[str]:
-    return [field.name for field in fields(options)]
 
 
 def _option(name: str) -> str:

@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from pretrain.bert.data.batch import BertBatch
+from pretrain.bert.data.rows import BertBatch
 from pretrain.bert.model import Bert, build_bert
 from pretrain.config.sections import BertConfig
 from pretrain.data.transfer import to_device

@@ -1,6 +1,6 @@
 """The trainer that pretrains a BERT."""
 
-from pretrain.bert.data.text import BertTrainingData, BertValidationData
+from pretrain.bert.data.text import BertTrainingData, BertValidationData, open_data
 from pretrain.bert.spec import BertSpec
 from pretrain.config.sections import BertConfig
 from pretrain.megatron.corpus_trainer import CorpusTrainer
@@ -10,7 +10,7 @@ class BertTrainer(CorpusTrainer[BertConfig]):
     """A trainer on masked sentences."""
 
     def open_data(self) -> tuple[BertTrainingData, BertValidationData | None]:
-        return BertTrainingData.from_config(self.corpus), BertValidationData.from_config(self.corpus)
+        return open_data(self.corpus)
 
     def family(self) -> BertSpec:
         return BertSpec(self.corpus, self.layout)

@@ -11,7 +11,7 @@ from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageData
 
 
-def check_images(loaded: LoadedConfig, config: CnnConfig) -> ImageData:
+def check_images(loaded: LoadedConfig, config: CnnConfig, processes: int | None) -> ImageData:
     """Open the images that a config names.
 
     Raises:

@@ -12,15 +12,13 @@ from torch.nn import Parameter, functional
 
 from data_tools.images.reader import ImageReader
 from data_tools.typed import names, natural
-from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint, resolve
+from pretrain.checkpoint import Checkpoint, ShardedTensor
 from pretrain.cnn.model import Cnn, build_cnn
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import CnnConfig
 from pretrain.data.images import ImageSource
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
-from pretrain.megatron.restore import RESOLVED_CONFIG
+from pretrain.megatron.restore import open_saved
 
 SCORING_BATCH = 256
 """Images that are scored together, whatever the number of ranks, so that scores do not depend on it."""
@@ -155,9 +153,7 @@ def load_classifier(
     Raises:
         UserError, IntegrityError: there is none, it is damaged, or the run trained something else.
     """
-    checkpoint = open_checkpoint(resolve(path, say))
-    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
-    config = require_kind(loaded, CnnConfig, f"{checkpoint.path}: a classifier of images")
+    checkpoint, config = open_saved(path, CnnConfig, "a classifier of images", say)
     channels, size = (checkpoint.part(key, natural) for key in ("channels", "image_size"))
     classes = checkpoint.part("classes", names)
     model = build_cnn(config.model, channels, size, len(classes), config.run.seed)

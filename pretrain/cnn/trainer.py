@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint
 from pretrain.cnn.model import build_cnn, shifted
 from pretrain.cnn.score import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
+from pretrain.data.sources import shard_cache
 from pretrain.data.transfer import to_device
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
@@ -52,7 +53,13 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
 
     UNIT = "images"
 
-    def __init__(self, config: CnnConfig, world: DistContext, gate: StepSync | None = None) -> None:
+    def __init__(
+        self,
+        config: CnnConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
+    ) -> None:
         self.data = open_training_images(config)
         self.validation = open_validation_images(config, self.data)
         model = build_cnn(
@@ -108,11 +115,6 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
             "classes": list(self.data.classes),
         }
 
-    def describe(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.classifier.parameters())
-        return (
-            f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
-            f"{counted(self.data.samples_per_epoch, 'image')} of "
-            f"{counted(self.data.num_classes, 'class')} an epoch, "
-            f"{counted(self.micro_batches, 'micro-batch')} a step"
-        )
+    @property
+    def epoch(self) -> str:
+        return f"{counted(self.data.samples_per_epoch, 'image')} of {counted(self.data.num_classes, 'class')}"

@@ -7,9 +7,8 @@ from typing import Any
 import yaml
 
 from pretrain.config import derived
-from pretrain.config.load import read_config
+from pretrain.config.load import read_config, require_kind
 from pretrain.config.presets import copy_preset, preset_names, preset_path
-from pretrain.config.require_kind import require_kind
 from pretrain.config.sections import TextConfig
 
 VOCABULARY = re.compile(r"^#.*--vocab-size (\d+)", re.MULTILINE)

@@ -26,8 +26,8 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     Raises:
         UserError: the first reason why it would not run.
     """
-    # Before torch is imported: it sees no GPU, since none is needed, and compiles nothing for one.
-    os.environ.update(CUDA_VISIBLE_DEVICES="", TORCHDYNAMO_DISABLE="1")
+    # Before torch is imported, so that it sees no GPU: none is needed here.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     slurm = load_config(path, overrides).config.slurm
     size = processes or (slurm.nodes or 0) * (slurm.gpus_per_node or 0) or 1
     loaded = load_config(path, overrides, size)
@@ -35,7 +35,7 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     print(f"config: no problem found for {counted(size, 'process')}")
     from pretrain.cpu import megatron as cpu_backend
 
-    cpu_backend.require_tested_megatron()
+    cpu_backend.require_tested_megatron()  # first, because it keeps megatron-core from loading a compiler
     kind = kind_of(config)
     data = kind.open_data(loaded, config, size)
     print(f"data: opened, {kind.contents(data)}")

@@ -35,10 +35,9 @@ from pretrain.distributed.help import decide_with_help
 from pretrain.distributed.spawn import spawn
 from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
 from pretrain.errors import HealthError, OutputError, UserError
-from pretrain.health.causes import by_cause, shares
-from pretrain.health.finite import require_finite
 from pretrain.health.heartbeat import last_place, rank_name
-from pretrain.health.phase_timer import Phase
+from pretrain.health.nonfinite import require_finite
+from pretrain.health.phase_timer import Phase, by_cause, shares
 from pretrain.health.stragglers import Stragglers
 from pretrain.kinds import kind_of
 from pretrain.megatron.restore import RESOLVED_CONFIG
@@ -51,7 +50,7 @@ from pretrain.training.trainer import StepResult, Trainer
 
 log = logging.getLogger(__name__)
 
-BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer]
+BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
 """Makes a run's trainer on this rank; see `Kind.trainer`."""
 
 

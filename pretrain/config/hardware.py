@@ -1,7 +1,7 @@
 """The accelerators that a plan can be made for, from their makers' data sheets."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from pretrain.config.schema import nearest_name
@@ -32,26 +32,19 @@ class Gpu:
     source: str
 
 
+_A100 = Gpu(40e9, 312e12, 19.5e12, 1.555e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100")
+_H100 = Gpu(80e9, 989e12, 67e12, 3.35e12, 450e9, 50e9, 8, 0.65, 0.45, "NVIDIA H100 data sheet; DGX H100")
+_B200 = Gpu(180e9, 2250e12, 75e12, 8e12, 900e9, 50e9, 8, 0.65, 0.40, "NVIDIA DGX B200 data sheet")
+_CPU = Gpu(8e9, 1e11, 1e11, 2e10, 5e9, 1e9, 8, 0.80, 0.50, "no data sheet: one core of a laptop, assumed")
+_H200_SOURCE = "NVIDIA H200 data sheet; DGX H200"
 GPUS: Mapping[str, Gpu] = MappingProxyType(
     {
-        "a100-40g": Gpu(
-            40e9, 312e12, 19.5e12, 1.555e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100"
-        ),
-        "a100-80g": Gpu(
-            80e9, 312e12, 19.5e12, 2.039e12, 300e9, 25e9, 8, 0.80, 0.55, "NVIDIA A100 data sheet; DGX A100"
-        ),
-        "h100-80g": Gpu(
-            80e9, 989e12, 67e12, 3.35e12, 450e9, 50e9, 8, 0.65, 0.45, "NVIDIA H100 data sheet; DGX H100"
-        ),
-        "h200-141g": Gpu(
-            141e9, 989e12, 67e12, 4.8e12, 450e9, 50e9, 8, 0.70, 0.45, "NVIDIA H200 data sheet; DGX H200"
-        ),
-        "b200-180g": Gpu(
-            180e9, 2250e12, 75e12, 8e12, 900e9, 50e9, 8, 0.65, 0.40, "NVIDIA DGX B200 data sheet"
-        ),
-        "cpu": Gpu(
-            8e9, 1e11, 1e11, 2e10, 5e9, 1e9, 8, 0.80, 0.50, "no data sheet: one core of a laptop, assumed"
-        ),
+        "a100-40g": _A100,
+        "a100-80g": replace(_A100, memory=80e9, bandwidth=2.039e12),
+        "h100-80g": _H100,
+        "h200-141g": replace(_H100, memory=141e9, bandwidth=4.8e12, matmul=0.70, source=_H200_SOURCE),
+        "b200-180g": _B200,
+        "cpu": _CPU,
     }
 )
 """Names for `--gpu`."""

@@ -35,7 +35,7 @@ from pretrain.config.schema import MISSING, kind_of, leaf_keys, nearest_name, pr
 from pretrain.config.sections import Config, Section
 from pretrain.config.yaml_text import MAX_DEPTH, parse_yaml
 from pretrain.errors import IntegrityError, UserError
-from pretrain.kinds import kind_named
+from pretrain.kinds import configs, kind_named
 
 S = TypeVar("S", bound=Section)
 MAX_BYTES = 1 << 20
@@ -325,3 +325,17 @@ def _sources(tree: Node, top: type[Section]) -> Mapping[str, SourceLocation]:
         node, written = find(tree, path)
         sources[dotted(path)] = node.place if written else SourceLocation("default")
     return MappingProxyType(sources)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def require_kind(config: Config, wanted: type[C] | tuple[type[C], ...], what: str) -> C:
+    """The config as a `wanted` one, or as one of several.
+
+    Raises UserError, saying that `what` is not for its `model.kind`.
+    """
+    if isinstance(config, wanted):
+        return config
+    kinds = " or ".join(kind for kind, known in configs().items() if issubclass(known, wanted))
+    raise UserError(f"{what} is for model.kind {kinds}; this config has {config.model.kind}")

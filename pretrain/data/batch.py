@@ -1,5 +1,6 @@
 """The input of a model: one micro-batch of one rank, as torch tensors on the CPU."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ def _refuse_ids(rows: Sequence[BatchRow], vocab_size: int) -> None:
     at = int(row.stream.argmax())
     raise IntegrityError(
         f"{row.path}: token {row.position + at:,} is id {int(row.stream[at])}, but its tokenizer has "
-        f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {row.path}`"
+        f"{vocab_size} ids, 0 to {vocab_size - 1}; run `pretrain data verify {shlex.quote(row.path)}`"
     )
 
 

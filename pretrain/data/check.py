@@ -7,9 +7,8 @@ from data_tools.reader import ShardReader
 from pretrain.config.load import LoadedConfig
 from pretrain.config.node import ConfigError, Problem
 from pretrain.config.sections import TokenConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.dataset import TrainingDataset
-from pretrain.data.sources import open_training
+from pretrain.data.sources import open_training, shard_cache
 from pretrain.errors import IntegrityError, UserError
 
 T = TypeVar("T", bound=TokenConfig)
@@ -18,14 +17,18 @@ Problems = list[tuple[str, UserError]]
 
 
 def open_tokens(
-    loaded: LoadedConfig, config: T, open_feed: Callable[[T], TrainingDataset]
+    open_data: Callable[[T], tuple[TrainingDataset, object]],
+    loaded: LoadedConfig,
+    config: T,
+    processes: int | None,
 ) -> TrainingDataset:
     """Open all shards that a config names; problems of several sources are reported together.
 
     Args:
+        open_data: opens the training and validation datasets, once each source is known to be good.
         loaded: where its keys are written.
         config: of the run.
-        open_feed: opens the training and validation datasets, once each source is known to be good.
+        processes: makes no difference.
 
     Raises:
         ConfigError: with every problem; IntegrityError if all of them are damage.
@@ -44,7 +47,7 @@ def open_tokens(
             problems.append(("data.validation", error))
     if not problems:
         try:
-            dataset = open_feed(config)
+            dataset, _ = open_data(config)
             _ = dataset.tokenizer.fingerprint  # read it now: every checkpoint needs it
             return dataset
         except UserError as error:

@@ -13,8 +13,8 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from data_tools.tokenizer import Tokenizer
+from pretrain.data.dataset import InTurn
 from pretrain.data.order import InSteps, SampleOrder, make_order
-from pretrain.data.scored import InTurn
 
 
 class InMemoryDataset(Protocol):

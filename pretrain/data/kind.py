@@ -1,36 +1,24 @@
 """What the kind records have in common that read token shards, or are distributed as transformers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pretrain.config import evaluation as keys
-from pretrain.config.sections import TextConfig
-from pretrain.kind import Evaluation, Export
+from pretrain.kind import Evaluation, Export, Late
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
     from evals.result import Result
-    from pretrain.data.dataset import TrainingDataset
     from pretrain.distributed.world import DistContext
 
 PLAN_OPTIONS = frozenset({"--search", "--vocab-size", "--tokens"})
 """Options of `pretrain plan` for a transformer."""
-
-
-def contents(data: "TrainingDataset") -> str:
-    from pretrain.data.check import contents
-
-    return contents(data)
-
-
-def summary(
-    config: TextConfig, processes: int | None, data: "TrainingDataset | None"
-) -> Iterable[tuple[str, str]]:
-    """See `Kind.summary`; for a transformer."""
-    from pretrain.megatron.check import summary
-
-    return summary(config, processes, data)
+contents = Late("pretrain.data.check:contents")
+summary = Late("pretrain.megatron.check:summary")
+"""See `Kind.summary`; for a transformer."""
+EXPORT = Export(Late("pretrain.hf.exporter:export_command"), frozenset({"shard_bytes", "tokenizer"}))
+"""Export to a folder that transformers loads."""
 
 
 def evaluation(
@@ -50,13 +38,3 @@ def evaluation(
         forgets_with_data=("eval.max_windows",),
         options=options,
     )
-
-
-def _export(checkpoint: str, folder: str, shard_bytes: int | None, tokenizer: bool) -> None:
-    from pretrain.hf.exporter import export_command
-
-    export_command(checkpoint, folder, shard_bytes, tokenizer=tokenizer)
-
-
-EXPORT = Export(_export, frozenset({"--shard-size", "--no-tokenizer"}))
-"""Export to a folder that transformers loads."""

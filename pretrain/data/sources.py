@@ -6,18 +6,30 @@ different text in another; and with `data.tokenizer`, if the config names one.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 
 from data_tools.cache import ShardCache
 from data_tools.counts import are, counted
 from data_tools.reader import ShardReader
 from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import TokenConfig
+from pretrain.config.sections.source import ShardDataConfig
 from pretrain.data.batch import BatchRow
-from pretrain.data.cache import shard_cache
-from pretrain.data.split import cut_position
 from pretrain.errors import UserError
+
+CACHE_BYTES = 64 << 30
+"""Default size if the config does not set one."""
+
+
+def shard_cache(data: ShardDataConfig) -> ShardCache | None:
+    """The cache; None if the config names no folder for it."""
+    if data.cache_dir is None:
+        return None
+    return ShardCache(Path(data.cache_dir), data.cache_bytes or CACHE_BYTES)
 
 
 @dataclass(frozen=True)
@@ -147,3 +159,37 @@ def _check_tokenizers(readers: Iterable[ShardReader], expected: str, whose: str)
                 f"{reader.path}: the shards were built with tokenizer {found[:12]}, not {expected[:12]} "
                 f"({whose}); build them again with that tokenizer"
             )
+
+
+def cut_position(
+    path: str,
+    tokens: int,
+    fraction: float,
+    sequence_length: int,
+    nearest_document_start: Callable[[int], int],
+) -> int:
+    """The split: training has tokens [0, cut), validation [cut, tokens).
+
+    It is at the document start nearest to the requested fraction if that leaves a whole sequence on both
+    sides, so that no document is in both parts; a source with only one document is split at the token.
+
+    Raises UserError naming `path` when a side cannot hold one sequence and its last label.
+    """
+    share = Fraction(str(float(fraction)))  # the decimal as written: 0.1 is exactly a tenth
+    asked = math.floor(tokens * (1 - share))
+    least, most = sequence_length + 1, tokens - sequence_length - 1
+    if not least <= asked <= most:
+        raise UserError(
+            f"{path}: data.validation_fraction {fraction} of {tokens:,} tokens leaves {asked:,} to train and "
+            f"{tokens - asked:,} to validate on; both need batch.sequence_length + 1 = {least:,}"
+            + _remedy(tokens, least, most)
+        )
+    at_document = nearest_document_start(asked)
+    return at_document if least <= at_document <= most else asked
+
+
+def _remedy(tokens: int, least: int, most: int) -> str:
+    if least > most:
+        return f"; the longest sequence_length that can be split so is {tokens // 2 - 1:,}"
+    smallest, largest = (tokens - most) / tokens, (tokens - least) / tokens
+    return f"; fractions from {smallest:.6f} to {largest:.6f} fit"

@@ -12,13 +12,17 @@ def process_state(pid: int) -> str:
         return ""
 
 
-def some_ranks(numbers: Sequence[int]) -> str:
-    """`rank 3`, or `ranks 0-3, 7`."""
+def in_runs(numbers: Sequence[int], to: str) -> str:
+    """`3, 7`; three or more in a row by their ends, as `0-3, 7` or with ` to ` between."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    shown = [f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(shown)}"
+    return ", ".join(f"{run[0]}{to}{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
+
+
+def some_ranks(numbers: Sequence[int]) -> str:
+    """`rank 3`, or `ranks 0-3, 7`."""
+    return f"rank{'s' if len(numbers) > 1 else ''} {in_runs(numbers, '-')}"

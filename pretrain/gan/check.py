@@ -8,7 +8,7 @@ from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageData
 from pretrain.gan.data import open_images
 from pretrain.gan.networks.build import parameter_counts, shape_of
-from pretrain.gan.settings import micro_size
+from pretrain.gan.settings import micro_batches, micro_size
 
 
 def check_images(loaded: LoadedConfig, config: GanConfig, processes: int | None) -> ImageData:
@@ -37,7 +37,7 @@ def summary(config: GanConfig, processes: int | None, data: ImageData | None) ->
         yield "training images", f"{data.samples_per_epoch:,}; the run sees them {epochs:.2f} times"
     if processes is not None:
         micro = micro_size(config, processes)
-        count = size // (micro * processes)
+        count = micro_batches(config, processes)
         yield "gradient accumulation", f"micro-batches of {micro} an update and process: {count}"
 
 

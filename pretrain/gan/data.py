@@ -2,8 +2,8 @@
 
 from pretrain.config.rules.gan import SIZES
 from pretrain.config.sections import GanConfig
-from pretrain.data.cache import shard_cache
 from pretrain.data.images import ImageData
+from pretrain.data.sources import shard_cache
 from pretrain.errors import UserError
 from pretrain.gan.settings import micro_size
 

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pretrain.config.sections import GanConfig
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, UserError
-from pretrain.gan.settings import EngineSettings
+from pretrain.gan.settings import deepspeed_config, micro_batches
 
 TESTED = "0.19.8"
 
@@ -57,28 +59,28 @@ class Engine:
         stage: ZeRO stage.
     """
 
-    def __init__(self, name: str, network: nn.Module, settings: EngineSettings, device: torch.device) -> None:
+    def __init__(self, name: str, network: nn.Module, config: GanConfig, world: DistContext) -> None:
+        settings, is_generator = config.optimizer, name == "generator"
         self.name = name
-        self.stage = settings.stage
+        self.stage = config.parallel.generator_stage if is_generator else config.parallel.discriminator_stage
         self.gradient_norm = 0.0
-        self._micro_batches = settings.micro_batches
+        self._micro_batches = micro_batches(config, world.size)
         self._done = 0
         self._awaits_step = False
-        self._deepspeed = import_deepspeed(device)
-        self.adam = torch.optim.Adam(
-            network.parameters(), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
-        )
-        self._engine = self._deepspeed.initialize(
+        deepspeed = import_deepspeed(world.device)
+        rate = settings.lr if is_generator else settings.discriminator_lr or settings.lr
+        betas, numbers = (settings.beta1, settings.beta2), sum(p.numel() for p in network.parameters())
+        self.adam = torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=True)
+        self._engine = deepspeed.initialize(
             model=network,
             model_parameters=list(network.parameters()),
             optimizer=self.adam,
-            config=settings.deepspeed(sum(p.numel() for p in network.parameters())),
+            config=deepspeed_config(config, self.stage, world.size, numbers),
             dist_init_required=None,
         )[0]
-        if settings.stage == 0 and settings.world_size == 1:
-            self._engine.enable_backward_allreduce = (
-                False  # with one rank, it would only copy gradients twice
-            )
+        if self.stage == 0 and world.size == 1:
+            # With one rank, it would only copy gradients twice.
+            self._engine.enable_backward_allreduce = False
         self.module: nn.Module = self._engine.module
         self.parameters = list(self.module.named_parameters())
         self._prime()

@@ -1,7 +1,6 @@
 """`pretrain export` for a GAN: the generator as safetensors, its config, and a program that draws from it."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from pretrain.checkpoint.new_folder import new_folder
 from pretrain.checkpoint.tensors import write_tensors
 from pretrain.errors import named
 from pretrain.gan.restore import load_generator
+from pretrain.run.exit import print_error
 
 WEIGHTS = "generator.safetensors"
 PROGRAM = Path(__file__).with_name("exported.py")
@@ -25,7 +25,7 @@ def export_generator(checkpoint: str, output: str) -> None:
     Raises:
         UserError, IntegrityError: there is no good checkpoint, or the folder is not empty.
     """
-    saved = load_generator(checkpoint, torch.device("cpu"), 0, lambda line: print(line, file=sys.stderr))
+    saved = load_generator(checkpoint, torch.device("cpu"), 0, print_error)
     facts = {"channels": torch.tensor(saved.channels), "classes": torch.tensor(saved.classes)}
     with new_folder(output) as folder:
         write_tensors(folder / WEIGHTS, [*saved.network.state_dict().items(), *facts.items()])

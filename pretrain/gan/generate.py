@@ -1,6 +1,5 @@
 """`pretrain generate` for a GAN: a grid of images as one PNG, or a folder of PNGs."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -8,31 +7,25 @@ from PIL import Image
 
 from data_tools.counts import counted
 from data_tools.progress import Progress
+from pretrain.config.generate_request import SEED, GenerateRequest
 from pretrain.errors import UserError
 from pretrain.gan.restore import SavedGenerator, load_generator
 from pretrain.gan.samples import BATCH, GAP, grid, save_png
+from pretrain.run.exit import print_error
 
+IMAGES = 64
 MOST_IN_A_GRID = 10_000
 LARGEST_SIDE = 65_500
 """Pixels; more than this no PNG viewer opens."""
 
 
-def generate_images(
-    checkpoint: str, output: str | None, count: int, label: int | None, seed: int, *, average: bool
-) -> None:
-    """Draw images and write them.
-
-    Args:
-        checkpoint: run folder or step folder.
-        output: a `.png` file for a grid, anything else is a folder; None: samples.png.
-        label: class of all of them; None: all classes in turn.
-        seed: of the noise.
-        average: draw from the moving average of the weights.
+def generate_command(request: GenerateRequest) -> None:
+    """Draw images and write them: a `.png` for a grid, anything else is a folder.
 
     Raises:
         UserError, IntegrityError: there is no good checkpoint, or options do not fit it or one another.
     """
-    target = Path(output or "samples.png")
+    target, count, label = Path(request.output or "samples.png"), request.count or IMAGES, request.label
     one = target.suffix.lower() == ".png"
     if not one and target.suffix.lower() in Image.registered_extensions() and not target.is_dir():
         right = target.with_suffix(".png")
@@ -41,8 +34,8 @@ def generate_images(
         raise UserError(f"--count {count}: a grid has at most {MOST_IN_A_GRID}; give a folder as --output")
     if not one and target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--output {target}: is not an empty folder; choose another, or a .png for a grid")
-    cpu = torch.device("cpu")
-    saved = load_generator(checkpoint, cpu, seed, lambda line: print(line, file=sys.stderr), average=average)
+    seed, cpu = SEED if request.seed is None else request.seed, torch.device("cpu")
+    saved = load_generator(request.checkpoint, cpu, seed, print_error, average=not request.raw)
     _check_label(saved, label)
     if one:
         side = saved.image_size + GAP

@@ -5,7 +5,6 @@ DeepSpeed's stage 3 cannot do that; `pretrain check` says so.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,30 +15,23 @@ Answer = Callable[[Tensor], Tensor]
 """D with its augmentation and labels: images [B, C, H, W] -> answers [B]."""
 
 
-@dataclass(frozen=True)
-class PenaltyImages:
-    """Images of one micro-batch, and what interpolates between them."""
-
-    real: Tensor
-    fake: Tensor
-    mix: Tensor
-    """[B, 1, 1, 1] in [0, 1)."""
-
-
 def is_due(loss: GanLossConfig, update: int) -> bool:
     """Whether update number `update` of D, counted from 0, has penalties."""
     return bool(loss.r1 or loss.r2 or loss.gradient_penalty) and update % (loss.penalty_every or 1) == 0
 
 
-def penalty(loss: GanLossConfig, answer: Answer, images: PenaltyImages) -> Tensor:
-    """The weighted sum of all penalties of the config, for a step in which they are due."""
-    total = torch.zeros((), device=images.real.device)
+def penalty(loss: GanLossConfig, answer: Answer, real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
+    """The weighted sum of all penalties of the config, for a step in which they are due.
+
+    mix: [B, 1, 1, 1] in [0, 1), interpolates between real and generated images.
+    """
+    total = torch.zeros((), device=real.device)
     if loss.r1:
-        total = total + loss.r1 / 2 * _zero_centred(answer, images.real)
+        total = total + loss.r1 / 2 * _zero_centred(answer, real)
     if loss.r2:
-        total = total + loss.r2 / 2 * _zero_centred(answer, images.fake)
+        total = total + loss.r2 / 2 * _zero_centred(answer, fake)
     if loss.gradient_penalty:
-        total = total + loss.gradient_penalty * _one_centred(answer, images)
+        total = total + loss.gradient_penalty * _one_centred(answer, mix * real + (1 - mix) * fake)
     # Lazy regularisation: a penalty in every n-th update counts n times.
     return total * (loss.penalty_every or 1)
 
@@ -49,9 +41,8 @@ def _zero_centred(answer: Answer, images: Tensor) -> Tensor:
     return _squared_norms(answer, images).mean()
 
 
-def _one_centred(answer: Answer, images: PenaltyImages) -> Tensor:
+def _one_centred(answer: Answer, between: Tensor) -> Tensor:
     """Gulrajani et al. 2017, equation 3, at random points between pairs of real and generated images."""
-    between = images.mix * images.real + (1 - images.mix) * images.fake
     # The square root has no derivative at 0.
     return ((_squared_norms(answer, between) + 1e-12).sqrt() - 1).square().mean()
 

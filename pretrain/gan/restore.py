@@ -8,14 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from data_tools.typed import natural
-from pretrain.checkpoint import Checkpoint, ShardedTensor, open_checkpoint, resolve
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.checkpoint import Checkpoint, ShardedTensor
 from pretrain.config.sections import GanConfig
 from pretrain.gan.networks.build import build_generator, shape_of
 from pretrain.gan.samples import pixels, sample
 from pretrain.gan.statistics import measure_statistics
-from pretrain.megatron.restore import RESOLVED_CONFIG
+from pretrain.megatron.restore import open_saved
 from pretrain.seeds import stream_seed
 
 
@@ -69,9 +67,7 @@ def load_generator(
     Raises:
         UserError, IntegrityError: there is none, it is damaged, or the run trained something else.
     """
-    checkpoint = open_checkpoint(resolve(path, say))
-    loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG)).config
-    config = require_kind(loaded, GanConfig, f"{checkpoint.path}: making images")
+    checkpoint, config = open_saved(path, GanConfig, "making images", say)
     channels, classes = (checkpoint.part(key, natural) for key in ("channels", "classes"))
     network = build_generator(shape_of(config.model, config.loss, channels, classes), config.run.seed)
     prefix = "ema.generator" if average else "generator"

@@ -7,7 +7,6 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,7 +24,7 @@ from pretrain.gan.augment import Changes
 from pretrain.gan.failed_step import FailedUpdate, Share
 from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks.spectral import advance
-from pretrain.gan.penalties import PenaltyImages, is_due, penalty
+from pretrain.gan.penalties import is_due, penalty
 from pretrain.gan.settings import micro_size
 from pretrain.gan.streams import Draw, Who, draw
 from pretrain.gan.update_means import UpdateMeans
@@ -83,27 +82,15 @@ class GanStep:
         Raises:
             HealthError: the loss or gradient is not finite; D is then as before.
         """
-        engine, module = self._discriminator, self._discriminator.module
         if self._config.model.spectral_norm:
             # Power iterations need whole weights, and at stage 3 a rank holds only a part of them.
-            advance(module, weights=self._whole_discriminator() if engine.stage == 3 else None)
+            engine = self._discriminator
+            advance(engine.module, weights=self._whole_discriminator() if engine.stage == 3 else None)
         due = is_due(self._config.loss, update)
-        means = self._means("loss_d")
-        micro_batches = list(self._micro_batches("discriminator", update))
-        again = [
-            Share(micro.samples, partial(self._discriminator_numbers, micro, due, module))
-            for micro in micro_batches
-        ]
-        with self._explained(update, self._networks[1], again):
-            for micro in micro_batches:
-                numbers = self._discriminator_numbers(micro, due, engine.forward)
-                means.add(*numbers)
-                if micro.last:
-                    means.send()
-                engine.backward(numbers[0])
-                if micro.last:
-                    found = means.take()
-                engine.step()
+        found = self._descend(
+            *("loss_d", update, self._networks[1], list(self._micro_batches("discriminator", update))),
+            lambda judge, micro: self._discriminator_numbers(micro, due, judge),
+        )
         names = ("loss_d", "penalty", "answer_real", "answer_fake")
         metrics = dict(zip(names, found, strict=True))
         return metrics if due else {name: metrics[name] for name in names if name != "penalty"}
@@ -122,32 +109,57 @@ class GanStep:
         Raises:
             HealthError: the loss or gradient is not finite; G is then as before.
         """
-        engine = self._generator
         uses_data = LOSSES[self._config.loss.kind].compares or self._config.model.conditional
         # D may have more updates than G, so the images of D's last update are shifted from those of G's
         # number.
         ahead = (discriminator_update - update) * self._config.batch.global_size
-        means = self._means("loss_g")
         micro_batches = []
         for micro in self._micro_batches("generator", update):
             first, stop = micro.samples.start + ahead, micro.samples.stop + ahead
             micro_batches.append(replace(micro, samples=range(first, stop if uses_data else first)))
         with self._discriminator.frozen() as judge:
-            again = [
-                Share(micro.samples, partial(self._generator_numbers, micro, engine.module, judge))
-                for micro in micro_batches
-            ]
-            with self._explained(update, self._networks[0], again):
-                for micro in micro_batches:
-                    numbers = self._generator_numbers(micro, engine.forward, judge)
-                    means.add(*numbers)
-                    if micro.last:
-                        means.send()
-                    engine.backward(numbers[0])
-                    if micro.last:
-                        (found,) = means.take()
-                    engine.step()
+            (found,) = self._descend(
+                *("loss_g", update, self._networks[0], micro_batches),
+                lambda make, micro: self._generator_numbers(micro, make, judge),
+            )
         return {"loss_g": found}
+
+    def _descend(
+        self,
+        loss: str,
+        update: int,
+        learner: NetworkTensors,
+        micro_batches: Sequence[MicroBatch],
+        numbers_of: Callable[[Forward, MicroBatch], tuple[Tensor, ...]],
+    ) -> Sequence[float]:
+        """Update one network: the means over the global batch of its loss, and of what it is made of.
+
+        Args:
+            numbers_of: the numbers of a micro-batch, from the learner as an engine or as a plain module.
+
+        Raises:
+            HealthError: says which update it is about and where the bad numbers began.
+        """
+        engine, size = learner.engine, self._config.batch.global_size
+        means = UpdateMeans(loss, self._world, size // self._micro_size)
+        try:
+            for micro in micro_batches:
+                numbers = numbers_of(engine.forward, micro)
+                means.add(*numbers)
+                if micro.last:
+                    means.send()
+                engine.backward(numbers[0])
+                if micro.last:
+                    found = means.take()
+                engine.step()
+        except HealthError as error:
+            again = [
+                Share(micro.samples, partial(numbers_of, engine.module, micro)) for micro in micro_batches
+            ]
+            together = self._config.model.batch_norm
+            where = find_nonfinite(FailedUpdate(self._world, self._networks, learner, again, together))
+            raise HealthError(f"update {update + 1}: {error}{where}") from None
+        return found
 
     def _discriminator_numbers(self, micro: MicroBatch, due: bool, judge: Forward) -> tuple[Tensor, ...]:
         """Loss with penalty, the penalty (0 if none is due), D's mean outputs for real and fake images."""
@@ -178,19 +190,6 @@ class GanStep:
             with torch.no_grad():
                 real_answers = judge(self._changes(micro.numbers.real_changes)(real), labels)
         return (loss.of_generator(fake_answers, real_answers),)
-
-    @contextmanager
-    def _explained(self, update: int, learner: NetworkTensors, again: Sequence[Share]) -> Iterator[None]:
-        """Make a verdict in the block say which update it is about and where the bad numbers began."""
-        try:
-            yield
-        except HealthError as error:
-            together = self._config.model.batch_norm
-            where = find_nonfinite(FailedUpdate(self._world, self._networks, learner, again, together))
-            raise HealthError(f"update {update + 1}: {error}{where}") from None
-
-    def _means(self, loss: str) -> UpdateMeans:
-        return UpdateMeans(loss, self._world, self._config.batch.global_size // self._micro_size)
 
     def _micro_batches(self, who: Who, update: int) -> Iterator[MicroBatch]:
         config, size = self._config, self._config.batch.global_size
@@ -225,7 +224,7 @@ class GanStep:
     def _penalty(self, numbers: Draw, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
         mix = to_device(numbers.mix, self._world.device).to(real.dtype)
         answer = partial(self._augmented_answer, self._changes(numbers.real_changes), labels)
-        return penalty(self._config.loss, answer, PenaltyImages(real, fake, mix))
+        return penalty(self._config.loss, answer, real, fake, mix)
 
     def _augmented_answer(self, changes: Changes, labels: Tensor | None, images: Tensor) -> Tensor:
         answers: Tensor = self._discriminator.module(changes(images), labels)

@@ -24,55 +24,46 @@ from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, may_be_missing
 from pretrain.gan.collapse import CollapseHistory, are_alike
 from pretrain.gan.data import open_images
-from pretrain.gan.ema import Ema
 from pretrain.gan.engine import Engine
 from pretrain.gan.network_tensors import NetworkTensors
-from pretrain.gan.networks.build import build_discriminator, build_generator, shape_of
-from pretrain.gan.networks.memory import channels_last
+from pretrain.gan.networks.build import build_discriminator, build_generator, channels_last, shape_of
 from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
-from pretrain.gan.settings import engine_settings, micro_size
+from pretrain.gan.settings import micro_batches, micro_size
 from pretrain.gan.statistics import measure_statistics
 from pretrain.gan.step import GanStep
 from pretrain.gan.streams import fixed_latents
-from pretrain.gan.zero_shards import write_back
-from pretrain.health.replicas import ReplicaCheck
+from pretrain.gan.zero_shards import Ema, write_back
 from pretrain.run.folder import RunFolder
 from pretrain.training.descent import load_all
 from pretrain.training.step_sync import StepSync
-from pretrain.training.trainer import StepResult
+from pretrain.training.trainer import StepResult, Trainer
 
 log = logging.getLogger(__name__)
 
 
-class GanTrainer:
+class GanTrainer(Trainer[GanConfig]):
     """Both networks, their optimizers and the images of one run on this rank."""
 
-    may_roll_back = False
+    UNIT = "images"
 
-    def __init__(self, config: GanConfig, world: DistContext, gate: StepSync | None = None) -> None:
-        self.config, self.world = config, world
-        self.gate = gate or StepSync(world)
+    def __init__(
+        self,
+        config: GanConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
+    ) -> None:
+        super().__init__(config, world, gate)
         self.data = open_images(config, world.size)
         self.shape = shape_of(config.model, config.loss, self.data.channels, self.data.num_classes)
         seed = config.run.seed
-        for_generator, for_discriminator = engine_settings(config, world.size)
-        generator = Engine(
-            "generator", channels_last(build_generator(self.shape, seed)), for_generator, world.device
-        )
-        discriminator = Engine(
-            "discriminator",
-            channels_last(build_discriminator(self.shape, seed)),
-            for_discriminator,
-            world.device,
-        )
         self.generator, self.discriminator = (
-            NetworkTensors(generator, world),
-            NetworkTensors(discriminator, world),
+            NetworkTensors(Engine(name, channels_last(build(self.shape, seed)), config, world), world)
+            for name, build in (("generator", build_generator), ("discriminator", build_discriminator))
         )
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
         self.game = GanStep(config, world, self.data, self.generator, self.discriminator)
         self.memory = CollapseHistory()
-        self._replica_check = ReplicaCheck(world)
 
     @property
     def networks(self) -> tuple[NetworkTensors, NetworkTensors]:
@@ -127,9 +118,6 @@ class GanTrainer:
             raise HealthError(message)
         log.warning("%s", message)
 
-    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        return {"images_per_second": result.units / seconds}
-
     def validate(self, step: int) -> dict[str, float] | None:
         """Write a grid of samples and, after the last step, G and its average; judge whether samples differ.
 
@@ -181,20 +169,8 @@ class GanTrainer:
         return self.generator.whole()
 
     def check_replicas(self, step: int) -> None:
-        """Compare what ranks share after `step` steps.
-
-        Raises HealthError if two ranks hold different bits of the same tensor.
-        """
         computed = [tensor for network in self.networks for tensor in network.computed()]
         self._replica_check(step, [*self.pieces(), *computed])
-
-    def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
-        """Never called: a GAN's loss has no spikes."""
-        raise HealthError(f"step {spike + 1}: a GAN's run does not roll back to {checkpoint.path}")
-
-    def go_back(self, step: int, later: Checkpoint) -> None:
-        """Never called: a GAN run skips no updates."""
-        raise HealthError(f"a GAN's run does not go back from {later.path} to step {step}")
 
     def pieces(self) -> Iterator[ShardedTensor]:
         """Weights and Adam states of both networks, buffers, and the average."""
@@ -214,9 +190,6 @@ class GanTrainer:
             "layout": self._layout(),
             "game": self.memory.to_json(),
         }
-
-    def files(self) -> dict[str, Path]:
-        return {}
 
     def load(self, checkpoint: Checkpoint) -> int:
         """Restore everything from a checkpoint of any number of processes and any ZeRO stages.
@@ -240,7 +213,7 @@ class GanTrainer:
 
     def describe(self) -> str:
         size = micro_size(self.config, self.world.size)
-        count = self.config.batch.global_size // (size * self.world.size)
+        count = micro_batches(self.config, self.world.size)
         return (
             f"{self._layout()}, {self.world.device}, "
             f"{counted(self.data.samples_per_epoch, 'image')} an epoch, "

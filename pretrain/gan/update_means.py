@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pretrain.distributed.ranks import some_ranks
 from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
-from pretrain.health.replicas import ranks
 
 
 class UpdateMeans:
@@ -58,6 +58,6 @@ class UpdateMeans:
         found = self._message.tolist()
         means, losses = found[: -self._world.size], found[-self._world.size :]
         if not math.isfinite(means[0]):
-            where = ranks([rank for rank, value in enumerate(losses) if not math.isfinite(value)])
+            where = some_ranks([rank for rank, value in enumerate(losses) if not math.isfinite(value)])
             raise HealthError(f"{self._loss} is {means[0]} on {where}; the weights were not touched")
         return means

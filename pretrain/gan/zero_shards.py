@@ -131,3 +131,19 @@ def assemble(engine: Engine, parts: Sequence[ZeroShard], tensors: Sequence[Tenso
     dist.all_reduce(flat)
     pieces = torch.split(flat, [prod(shape) for shape in shapes.values()])
     return {name: piece.view(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
+
+
+class Ema:
+    """The average: one tensor for each ZeRO shard."""
+
+    def __init__(self, parts: Sequence[ZeroShard], decay: float) -> None:
+        self._masters = [part.master for part in parts]
+        self._decay = decay
+        self.tensors: list[Tensor] = [master.clone() for master in self._masters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Add the weights after step `step`, counted from 0."""
+        # The decay is smaller in early steps, so that the initial weights are soon forgotten.
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.tensors, self._masters, 1 - decay)

@@ -10,8 +10,8 @@ import torch
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import resolve
 from pretrain.checkpoint.tokenizer import load_tokenizer
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.generate_request import GenerateRequest
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.distributed.collectives import broadcast_from_rank0
@@ -23,6 +23,7 @@ from pretrain.gpt.spec import GptSpec
 from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model, open_saved_model, with_layout
+from pretrain.run.exit import print_error
 from pretrain.sampling import SEEDS, Sampling, choose, require_seed, show
 
 OVERRIDES = ("parallel.tensor", "parallel.pipeline")
@@ -191,7 +192,7 @@ def layout_for(path: str, overrides: Sequence[str], ranks: int) -> ParallelConfi
 
 def progress_printer(world: DistContext) -> Callable[[str], None]:
     """Prints lines on standard error, on the first rank only."""
-    return (lambda line: print(line, file=sys.stderr)) if world.is_first else lambda _: None
+    return print_error if world.is_first else lambda _: None
 
 
 def _encode(
@@ -206,35 +207,29 @@ def _encode(
     return ids
 
 
-def generate_command(
-    checkpoint: str,
-    prompts: Sequence[str],
-    max_tokens: int,
-    sampling: Sampling,
-    *,
-    processes: int | None = None,
-    overrides: Sequence[str] = (),
-) -> None:
-    """`pretrain generate`: print each prompt and its continuation, as one of many ranks or by starting them.
-
-    Args:
-        processes: ranks to start on this machine.
-    """
-    place = read_rank_info(os.environ)
-    options = [f"--max-tokens={max_tokens}", *sampling.options()]
-    options += [f"--prompt={prompt}" for prompt in prompts]
-    spread(place, processes, [*options, "--", checkpoint, *overrides])
-    with init_distributed(place) as world:
-        texts = generate_texts(checkpoint, prompts, max_tokens, sampling, world, overrides=overrides)
+def generate_command(request: GenerateRequest) -> None:
+    """`pretrain generate`: print each prompt and its continuation, on one rank or on many."""
+    prompts, sampling, overrides = request.texts(), request.sampling(), request.overrides or ()
+    info = read_rank_info(os.environ)
+    spawn_ranks(info, request, prompts, sampling)
+    with init_distributed(info) as world:
+        texts = generate_texts(
+            request.checkpoint, prompts, request.tokens, sampling, world, overrides=overrides
+        )
         if world.is_first:
             show(prompts, texts)
 
 
-def spread(place: RankInfo, processes: int | None, arguments: Sequence[str]) -> None:
+def spawn_ranks(
+    info: RankInfo, request: GenerateRequest, prompts: Sequence[str], sampling: Sampling, *options: str
+) -> None:
     """Start the ranks of `pretrain generate` and exit with their code, if more than this process are wanted.
 
     Raises UserError if a launcher has started another number of ranks.
     """
-    ranks = ranks_to_start(place, processes)
+    ranks = ranks_to_start(info, request.processes)
     if ranks > 1:
+        arguments = [*options, f"--max-tokens={request.tokens}", *sampling.options()]
+        arguments += [f"--prompt={prompt}" for prompt in prompts]
+        arguments += ["--", request.checkpoint, *(request.overrides or ())]
         sys.exit(spawn([sys.executable, "-m", "pretrain", "generate", *arguments], ranks))

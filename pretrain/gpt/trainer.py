@@ -1,7 +1,7 @@
 """The trainer that pretrains a GPT."""
 
 from pretrain.config.sections import GptConfig
-from pretrain.gpt.data import TrainingData, ValidationData
+from pretrain.gpt.data import TrainingData, ValidationData, open_data
 from pretrain.gpt.spec import GptSpec
 from pretrain.megatron.corpus_trainer import CorpusTrainer
 
@@ -10,7 +10,7 @@ class GptTrainer(CorpusTrainer[GptConfig]):
     """A trainer on windows of text."""
 
     def open_data(self) -> tuple[TrainingData, ValidationData | None]:
-        return TrainingData.from_config(self.corpus), ValidationData.from_config(self.corpus)
+        return open_data(self.corpus)
 
     def family(self) -> GptSpec:
         return GptSpec(self.corpus, self.layout)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from data_tools.counts import are, counted
+from pretrain.distributed.ranks import in_runs, some_ranks
 from pretrain.health.probe import Sighting, is_finite
-from pretrain.health.replicas import ranks
 
 _SHOWN = 8
 
@@ -103,7 +103,9 @@ def _bad_weights(everyone: Sequence[Evidence]) -> list[str]:
         holders = [rank for rank, each in enumerate(everyone) if name in each.weights]
         counts = [everyone[rank].weights[name] for rank in holders]
         elements = counted(max(counts), "element")
-        lines.append(f"{ranks(holders)}: weight {name} holds {elements} that {are(max(counts))} not finite")
+        lines.append(
+            f"{some_ranks(holders)}: weight {name} holds {elements} that {are(max(counts))} not finite"
+        )
     return lines
 
 
@@ -120,7 +122,7 @@ def _sightings(everyone: Sequence[Evidence]) -> list[str]:
         numbers = sorted({number for _, samples in at for number in samples})
         of = f", {_samples(numbers)}" if numbers else ""
         lines.append(
-            f"{ranks([rank for rank, _ in at])}: first {first.what} in micro-batch {micro_batch}{of}"
+            f"{some_ranks([rank for rank, _ in at])}: first {first.what} in micro-batch {micro_batch}{of}"
         )
     return lines
 
@@ -139,7 +141,7 @@ def _reduction(everyone: Sequence[Evidence]) -> list[str]:
     if at:
         names = ", ".join(dict.fromkeys(name for rank in at for name in everyone[rank].reduced[:_SHOWN]))
         return [
-            f"{ranks(at)}: each rank's own gradients are finite, their sum over ranks and micro-batches "
+            f"{some_ranks(at)}: each rank's own gradients are finite, their sum over ranks and micro-batches "
             f"is not: {names}"
         ]
     found = [each.largest for each in everyone if each.largest is not None]
@@ -151,11 +153,4 @@ def _reduction(everyone: Sequence[Evidence]) -> list[str]:
 
 def _samples(sample_ids: Sequence[int]) -> str:
     """`sample 3`, `samples 50, 51`, or `samples 48 to 63, 80 to 95`."""
-    runs: list[list[int]] = []
-    for number in sorted(sample_ids):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    shown = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
-    return f"sample{'s' if len(sample_ids) > 1 else ''} {', '.join(shown)}"
+    return f"sample{'s' if len(sample_ids) > 1 else ''} {in_runs(sample_ids, ' to ')}"

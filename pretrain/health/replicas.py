@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pretrain.checkpoint import ShardedTensor
 from pretrain.distributed.gather import gather_pairs, gather_texts
+from pretrain.distributed.ranks import some_ranks
 from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
 
@@ -119,13 +120,7 @@ def _who(groups: Sequence[Sequence[int]]) -> str:
     """Groups of ranks with equal bits, smallest group first: the minority is wrong, unless it is a tie."""
     if len(groups[-1]) > len(groups[-2]):
         odd = sorted(rank for group in groups[:-1] for rank in group)
-        return f"{ranks(odd)} differ{'s' if len(odd) == 1 else ''} from {ranks(groups[-1])}"
+        return f"{some_ranks(odd)} differ{'s' if len(odd) == 1 else ''} from {some_ranks(groups[-1])}"
     first, *others = sorted(groups, key=min)
     differ = f" differ{'s' if len(first) == 1 else ''} from "
-    return ranks(first) + differ + " and from ".join(ranks(group) for group in others)
-
-
-def ranks(numbers: Sequence[int]) -> str:
-    """`rank 3`, or `ranks 0, 1, 2`."""
-    shown = ", ".join(str(number) for number in numbers[:16]) + (" ..." if len(numbers) > 16 else "")
-    return f"rank{'s' if len(numbers) > 1 else ''} {shown}"
+    return some_ranks(first) + differ + " and from ".join(some_ranks(group) for group in others)

@@ -4,7 +4,6 @@ Each tensor is read, cut, written and released, so at most two copies of the lar
 the folder is loaded by transformers and its logits are compared with ours.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pretrain.checkpoint.tensors import DTYPES, TensorSource
 from pretrain.checkpoint.tokenizer import keeps_tokenizer, load_tokenizer
 from pretrain.config.sections import ChatConfig, CorpusConfig, FinetuneConfig
 from pretrain.errors import IntegrityError, UserError
-from pretrain.gpt.chat.saved_template import template_of
+from pretrain.gpt.chat.template import template_of
 from pretrain.hf.architecture import Architecture
 from pretrain.hf.library import require_transformers
 from pretrain.hf.param_mapping import ParamMapping
@@ -27,11 +26,14 @@ from pretrain.hf.registry import architecture_of
 from pretrain.hf.shards import write_shards
 from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
 from pretrain.megatron.restore import SavedModel, open_saved_model, saved_labels
+from pretrain.run.exit import print_error
 
 SHARD_BYTES = 2_000_000_000
 
 
-def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tokenizer: bool) -> None:
+def export_command(
+    checkpoint: str, output: str, shard_bytes: int | None = None, *, tokenizer: bool = True
+) -> None:
     """Write a checkpoint of a GPT or a BERT, pretrained or fine-tuned, as a transformers folder.
 
     Args:
@@ -44,7 +46,7 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
         IntegrityError: the checkpoint is damaged, or the logits of the two models differ.
     """
     require_transformers("pretrain export")
-    saved = open_saved_model(checkpoint, _say, (CorpusConfig, ChatConfig, FinetuneConfig))
+    saved = open_saved_model(checkpoint, print_error, (CorpusConfig, ChatConfig, FinetuneConfig))
     labels = saved_labels(saved.checkpoint)
     architecture = architecture_of(saved.config, labels)
     if architecture.labels == ():
@@ -74,10 +76,6 @@ def export_command(checkpoint: str, output: str, shard_bytes: int | None, *, tok
         f"{output}: {class_name} of step {saved.checkpoint.step}, {with_tokenizer}, largest file "
         f"{amount(largest, 'B')}; logits differ by {difference:.1e} from ours"
     )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _write_weights(saved: SavedModel, architecture: Architecture, folder: Path, most: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pretrain.config.sections import ParallelConfig, TextConfig
 from pretrain.distributed.world import DistContext
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.sharding import ParameterShard, parameter_shards
@@ -41,7 +41,7 @@ def build_layered(
     vocab_size: int,
     read: Read,
     world: DistContext,
-    family: FamilyOf,
+    family: SpecOf,
 ) -> PipelineModel:
     """The model of a config in one process and in fp32, for scoring.
 

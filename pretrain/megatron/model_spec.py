@@ -62,5 +62,5 @@ class ModelSpec(ABC, Generic[B, L]):
         """
 
 
-FamilyOf = Callable[[Any, ParallelDims], ModelSpec[Any, Any]]
+SpecOf = Callable[[Any, ParallelDims], ModelSpec[Any, Any]]
 """Makes the model spec of a config on this rank."""

@@ -12,8 +12,7 @@ from typing import Any
 
 from pretrain.config.sections import TextConfig
 from pretrain.config.stages import Stage, stages
-from pretrain.data.corpus import CorpusSamples
-from pretrain.data.dataset import TrainingDataset
+from pretrain.data.dataset import CorpusSamples, TrainingDataset
 
 
 @dataclass(frozen=True)

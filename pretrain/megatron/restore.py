@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 from data_tools.typed import names, natural
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.checkpoint.layout import TOKENIZER_FOLDER as TOKENIZER_FOLDER
-from pretrain.config.load import read_config
-from pretrain.config.require_kind import require_kind
-from pretrain.config.sections import ChatConfig, CorpusConfig, ParallelConfig, TextConfig
+from pretrain.config.load import read_config, require_kind
+from pretrain.config.sections import ChatConfig, Config, CorpusConfig, ParallelConfig, TextConfig
 from pretrain.megatron.model_spec import ModelSpec
 from pretrain.megatron.optimizer import weight_shard
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.sharding import parameter_shards
 
+C = TypeVar("C", bound=Config)
 T = TypeVar("T", bound=TextConfig)
 RESOLVED_CONFIG = "config.resolved.yaml"
 LABELS = "labels"
@@ -47,10 +47,20 @@ def open_saved_model(
     Raises:
         UserError, IntegrityError: there is none, or it is damaged.
     """
+    checkpoint, config = open_saved(path, wanted, "this command", say)
+    return SavedModel(checkpoint, config, checkpoint.part("vocab_size", natural))
+
+
+def open_saved(
+    path: str | Path,
+    wanted: type[C] | tuple[type[C], ...],
+    what: str,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Checkpoint, C]:
+    """As `open_saved_model`, for any kind of config; `what` is for the message about another one."""
     checkpoint = open_checkpoint(resolve(path, say))
     loaded = read_config(str(checkpoint.path / RESOLVED_CONFIG), saved=True).config
-    config = require_kind(loaded, wanted, f"{checkpoint.path}: this command")
-    return SavedModel(checkpoint, config, checkpoint.part("vocab_size", natural))
+    return checkpoint, require_kind(loaded, wanted, f"{checkpoint.path}: {what}")
 
 
 def with_layout(config: T, parallel: ParallelConfig) -> T:

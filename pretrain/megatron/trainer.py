@@ -25,7 +25,7 @@ from pretrain.megatron.rampup import rampup_dataset
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.megatron.score import score
 from pretrain.training.descent import DescentTrainer, Gradient
-from pretrain.training.plateau import Plateau
+from pretrain.training.metric_sums import Plateau
 from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 

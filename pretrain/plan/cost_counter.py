@@ -134,7 +134,7 @@ def _size(tensor: Tensor) -> int:
 def _sent(name: str, args: tuple[Any, ...]) -> Work:
     """What a rank sends in one collective: (n - 1) / n of the whole tensor, twice for an all-reduce.
 
-    Point-to-point messages are counted by `plan.communication`.
+    Point-to-point messages are counted by `plan.timing`.
     """
     group = next((found for arg in args if (found := _group(arg)) is not None), None)
     tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 from pretrain.config.hardware import STREAM, Cluster
 from pretrain.config.sections import GanConfig
+from pretrain.gan import settings
 from pretrain.gan.networks.build import shape_of
-from pretrain.gan.settings import micro_size
-from pretrain.plan.communication import Communication
 from pretrain.plan.gan_trace import Update, trace_gan
-from pretrain.plan.timing import seconds_of
+from pretrain.plan.timing import Communication, seconds_of
 from pretrain.plan.zero import WIDE, NetworkMemory, Sharding
 
 ASSUMED_CHANNELS = 3
@@ -81,7 +80,7 @@ def plan_gan(config: GanConfig, cluster: Cluster, images: Images) -> GanPlan:
     shape = shape_of(config.model, config.loss, images.channels, images.classes)
     traced = trace_gan(config, shape, cluster.size)
     bf16, ranks, rounds = config.precision == "bf16", cluster.size, config.loss.discriminator_steps
-    micro_batches = config.batch.global_size // (micro_size(config, ranks) * ranks)
+    micro_batches = settings.micro_batches(config, ranks)
     generator = Sharding(traced.generator, config.parallel.generator_stage, ranks, bf16)
     discriminator = Sharding(traced.discriminator, config.parallel.discriminator_stage, ranks, bf16)
     updates: list[tuple[Update, Sharding]] = [

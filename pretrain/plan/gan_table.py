@@ -1,13 +1,41 @@
-"""Prints a GAN's plan as tables."""
+"""`pretrain plan` of a GAN: its plan as tables."""
 
 from rich.console import Console
 from rich.table import Table
 
 from data_tools.counts import counted
+from data_tools.directory import open_directory, passing_cache
+from data_tools.images.index import read_image_index
 from pretrain.config.hardware import RESERVE, STREAM, Cluster
 from pretrain.config.sections import GanConfig
-from pretrain.plan.gan_plan import GanPlan
+from pretrain.errors import UserError
+from pretrain.plan.command import PlanRequest, print_json
+from pretrain.plan.gan_plan import GanPlan, Images, plan_gan
 from pretrain.plan.table import DAY, GB, grid, table_of, traffic_table
+
+
+def show_gan_plan(config: GanConfig, request: PlanRequest, cluster: Cluster) -> None:
+    """Print the plan.
+
+    Args:
+        config: of the run; it fits the cluster (`config.rules`).
+        request: the command's options.
+        cluster: where it is to run.
+    """
+    path = config.data.train[0].path
+    try:
+        with passing_cache(path) as cache:
+            place = open_directory(path, cache)
+            index = read_image_index(place.local, place.named)
+        images = Images(index.channels, len(index.classes) if config.model.conditional else 0, known=True)
+    except UserError:
+        images = Images()
+    plan = plan_gan(config, cluster, images)
+    if request.json:
+        print_json(plan, {}, cluster)
+    else:
+        print_gan_plan(config, plan, cluster)
+
 
 MB = 1e6
 

@@ -3,9 +3,10 @@
 The networks run by themselves, without DeepSpeed: what its stages hold and send is computed in `plan.zero`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -14,11 +15,9 @@ from torch import Tensor, nn
 
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch
-from pretrain.distributed.world import DistContext
-from pretrain.gan import step as game
+from pretrain.gan import step as gan_step
 from pretrain.gan.augment import NUMBERS
-from pretrain.gan.networks.build import DISCRIMINATORS, GENERATORS
-from pretrain.gan.networks.memory import channels_last
+from pretrain.gan.networks.build import DISCRIMINATORS, GENERATORS, channels_last
 from pretrain.gan.networks.shape import GanShape
 from pretrain.gan.penalties import is_due
 from pretrain.gan.settings import micro_size
@@ -69,17 +68,38 @@ def trace_gan(config: GanConfig, shape: GanShape, size: int) -> GanTrace:
     with ExitStack() as stack:
         world = stack.enter_context(fake_world(0, size, Kind.fake))
         for name, stand_in in (("draw", _draw), ("UpdateMeans", _Means)):
-            stack.enter_context(patch.object(game, name, stand_in))
+            stack.enter_context(patch.object(gan_step, name, stand_in))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         kinds = (kinds[config.model.architecture] for kinds in (GENERATORS, DISCRIMINATORS))
         generator, discriminator = (_Engine(kind(shape), dtype) for kind in kinds)
-        updates = _Game(config, world, generator, discriminator, shape)
-        every = (config.loss.penalty_every or 1) if is_due(config.loss, 0) else 1
-        update = updates.discriminator(0)
-        if every > 1:
-            work = update.work + updates.discriminator(1).work * (every - 1)
-            update = Update(work * (1 / every), update.peak)
-        return GanTrace(generator.facts(), discriminator.facts(), updates.generator(), update)
+        no_data: Any = None  # never asked: `images` is filled below
+        step = gan_step.GanStep(config, world, no_data, *map(_tensors_of, (generator, discriminator)))
+
+        def measured(update: int, run: Callable[[], object]) -> Update:
+            with CostCounter() as counter:
+                first = update * images * size
+                step.images = {range(first, first + images): _image_batch(shape, images)}
+                run()
+                return Update(counter.work, counter.peak)
+
+        of_discriminator = measured(0, lambda: step.discriminator_update(0))
+        if is_due(config.loss, 0) and (every := config.loss.penalty_every or 1) > 1:
+            without = measured(1, lambda: step.discriminator_update(1)).work
+            work = (of_discriminator.work + without * (every - 1)) * (1 / every)
+            of_discriminator = Update(work, of_discriminator.peak)
+        of_generator = measured(0, lambda: step.generator_update(0, 0))
+        return GanTrace(generator.facts(), discriminator.facts(), of_generator, of_discriminator)
+
+
+def _image_batch(shape: GanShape, count: int) -> ImageBatch:
+    """Images on the device, as bytes without pixel values."""
+    pixels = torch.empty(count, shape.channels, shape.size, shape.size, dtype=torch.uint8)
+    return ImageBatch(pixels, torch.empty(count, dtype=torch.long) if shape.classes else None)
+
+
+def _tensors_of(engine: "_Engine") -> Any:
+    """Stands in for `gan.network_tensors.NetworkTensors`."""
+    return SimpleNamespace(engine=engine, whole=lambda: dict(engine.module.named_parameters()))
 
 
 class _Engine:
@@ -113,53 +133,6 @@ class _Engine:
             yield self.module
         finally:
             self.module.requires_grad_(True)
-
-
-class _Game:
-    """The trainer's GAN step, with images that have no pixel values."""
-
-    def __init__(
-        self,
-        config: GanConfig,
-        world: DistContext,
-        generator: _Engine,
-        discriminator: _Engine,
-        shape: GanShape,
-    ) -> None:
-        self._world, self._shape, self._images = world, shape, config.batch.micro_size or 0
-        networks: list[Any] = [_Network(each) for each in (generator, discriminator)]
-        no_data: Any = None  # never asked: `images` is filled below
-        self._game = game.GanStep(config, world, no_data, *networks)
-
-    def discriminator(self, update: int) -> Update:
-        with CostCounter() as counter:
-            self._look(update)
-            self._game.discriminator_update(update)
-            return Update(counter.work, counter.peak)
-
-    def generator(self) -> Update:
-        with CostCounter() as counter:
-            self._look(0)
-            self._game.generator_update(0, 0)
-            return Update(counter.work, counter.peak)
-
-    def _look(self, update: int) -> None:
-        """Put the images of an update on the device, as bytes."""
-        side, count = self._shape.size, self._images
-        pixels = torch.empty(count, self._shape.channels, side, side, dtype=torch.uint8)
-        labels = torch.empty(count, dtype=torch.long) if self._shape.classes else None
-        first = update * count * self._world.size
-        self._game.images = {range(first, first + count): ImageBatch(pixels, labels)}
-
-
-class _Network:
-    """Stands in for `gan.network_tensors.NetworkTensors`."""
-
-    def __init__(self, engine: _Engine) -> None:
-        self.engine = engine
-
-    def whole(self) -> dict[str, Tensor]:
-        return dict(self.engine.module.named_parameters())
 
 
 def _draw(_seed: int, _who: str, _update: int, size: int, latent_size: int) -> Draw:

@@ -14,7 +14,7 @@ from pretrain.config.hardware import Cluster
 from pretrain.config.rules import violations
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.plan.states import States
 from pretrain.plan.text_plan import held_by_stage, plan_text
 from pretrain.plan.trace import Trace, trace_shallow
@@ -84,11 +84,11 @@ class RejectedLayout:
 class Search:
     """Tries layouts; what several have in common is traced once."""
 
-    def __init__(self, config: TextConfig, vocab_size: int, cluster: Cluster, family: FamilyOf) -> None:
+    def __init__(self, config: TextConfig, vocab_size: int, cluster: Cluster, spec_of: SpecOf) -> None:
         self.config = config
         self.vocab_size = vocab_size
         self.cluster = cluster
-        self.family = family
+        self.spec_of = spec_of
         self._traces: dict[tuple[int, int, str, int, int], Trace] = {}
         self._held: dict[tuple[int, int], tuple[States, ...]] = {}
 
@@ -113,12 +113,12 @@ class Search:
             return RejectedLayout(layout, broken[0].message, broken[0].rule)
         key = layout.tensor, layout.pipeline
         if key not in self._held:
-            self._held[key] = held_by_stage(config, self.vocab_size, self.cluster.size, self.family)
+            self._held[key] = held_by_stage(config, self.vocab_size, self.cluster.size, self.spec_of)
         states = max(held.total for held in self._held[key])
         if states > self.cluster.usable:
             return self._too_large(layout, states, "weights, gradients and optimizer states alone")
         traced = self._trace(layout, config)
-        plan = plan_text(config, self.vocab_size, self.cluster, self.family, traced, self._held[key])
+        plan = plan_text(config, self.vocab_size, self.cluster, self.spec_of, traced, self._held[key])
         if plan.fullest.total > self.cluster.usable:
             return self._too_large(layout, plan.fullest.total, "with activations")
         return RankedLayout(layout, plan.fullest.total / 1e9, plan.time.total, plan.mfu)
@@ -147,16 +147,16 @@ class Search:
             fused = self.cluster.name != "cpu"
             small = alike.applied(config, self.cluster.size)
             self._traces[key] = trace_shallow(
-                small, self.vocab_size, self.family, layers, fused_dropout=fused
+                small, self.vocab_size, self.spec_of, layers, fused_dropout=fused
             )
         return self._traces[key]
 
 
 def search_command(
-    config: TextConfig, vocab_size: int, cluster: Cluster, family: FamilyOf, *, as_json: bool
+    config: TextConfig, vocab_size: int, cluster: Cluster, spec_of: SpecOf, *, as_json: bool
 ) -> None:
     """Print the ranking. Raises UserError if no layout is legal and fits."""
-    search = Search(config, vocab_size, cluster, family)
+    search = Search(config, vocab_size, cluster, spec_of)
     found: list[RankedLayout] = []
     out: list[RejectedLayout] = []
     console = Console(stderr=True)

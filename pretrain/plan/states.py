@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pretrain.config.sections import TextConfig
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.megatron.optimizer import Optimizer
 from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
@@ -52,16 +52,16 @@ def storages_of(tensors: Sequence[torch.Tensor]) -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in found}
 
 
-def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int, family: FamilyOf) -> States:
+def rank_states(config: TextConfig, vocab_size: int, rank: int, size: int, spec_of: SpecOf) -> States:
     """What rank `rank` of `size` keeps from step to step.
 
     Args:
         config: must fit the world (`config.rules`).
         vocab_size: ids of the tokenizer, without padding.
         rank: in megatron-core's order: tensor fastest, then context, data, pipeline.
-        family: makes the model spec.
+        spec_of: makes the model spec.
     """
     with fake_world(rank, size, Kind.meta) as world:
         layout = build_parallel_dims(world, config.parallel)
-        model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
+        model = PipelineModel(config, layout, vocab_size, spec_of(config, layout), training=True)
         return held_states(model, Optimizer(config, model))

@@ -1,18 +1,17 @@
 """The plan of a transformer on a cluster: memory by stage, FLOPs, communication and time."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 from pretrain.config import derived
 from pretrain.config.hardware import Cluster
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.flops import flops_per_token
-from pretrain.megatron.model_spec import FamilyOf
-from pretrain.plan.activations import peak_activations
-from pretrain.plan.communication import Communication, step_traffic
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.plan.cost_counter import Work
-from pretrain.plan.pipeline_order import bubble
+from pretrain.plan.pipeline_order import bubble, passes
 from pretrain.plan.states import States, rank_states
-from pretrain.plan.timing import StepTime, step_time
+from pretrain.plan.timing import Communication, StepTime, step_time, step_traffic
 from pretrain.plan.trace import Trace, role_of, trace
 
 
@@ -61,14 +60,14 @@ class TextPlan:
         return self.tokens_per_step / self.time.total
 
 
-def held_by_stage(config: TextConfig, vocab_size: int, size: int, family: FamilyOf) -> tuple[States, ...]:
+def held_by_stage(config: TextConfig, vocab_size: int, size: int, spec_of: SpecOf) -> tuple[States, ...]:
     """What the first rank of each pipeline stage keeps in a world of `size`.
 
     Stages between the first and the last are alike, so only one of them is built.
     """
     pipeline = config.parallel.pipeline
     built = {
-        stage: rank_states(config, vocab_size, stage * size // pipeline, size, family)
+        stage: rank_states(config, vocab_size, stage * size // pipeline, size, spec_of)
         for stage in {0, min(1, pipeline - 1), pipeline - 1}
     }
     return tuple(built[stage] if stage in built else built[1] for stage in range(pipeline))
@@ -78,7 +77,7 @@ def plan_text(
     config: TextConfig,
     vocab_size: int,
     cluster: Cluster,
-    family: FamilyOf,
+    spec_of: SpecOf,
     traced: Trace | None = None,
     held: tuple[States, ...] | None = None,
 ) -> TextPlan:
@@ -86,11 +85,11 @@ def plan_text(
 
     Args:
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model spec.
+        spec_of: makes the model spec.
         traced: what micro-batches cost, if known.
         held: what stages keep from step to step, if known.
     """
-    traced = traced or trace(config, vocab_size, family, fused_dropout=cluster.name != "cpu")
+    traced = traced or trace(config, vocab_size, spec_of, fused_dropout=cluster.name != "cpu")
     pipeline, size = config.parallel.pipeline, cluster.size
     replicas = size // config.replica_ranks
     micro_batches = config.batch.global_size // (config.batch.micro_size * replicas)
@@ -101,7 +100,7 @@ def plan_text(
             peak_activations(config, traced, stage, micro_batches),
             traced.buffers,
         )
-        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size, family))
+        for stage, states in enumerate(held or held_by_stage(config, vocab_size, size, spec_of))
     )
     work = [stage_work(config, traced, stage) for stage in range(pipeline)]
     largest = max((stage.states for stage in stages), key=lambda states: states.parameters)
@@ -143,3 +142,33 @@ def _tied(config: TextConfig, vocab_size: int) -> int:
         return 0
     rows = derived.padded_vocab_size(vocab_size, config.model.vocab_multiple)
     return rows * config.model.hidden_size // config.parallel.tensor
+
+
+IN_TRANSIT = 3
+"""Hidden states being sent in interleaved schedules: two received ahead, one being sent."""
+
+
+def peak_activations(config: TextConfig, traced: Trace, stage: int, micro_batches: int) -> int:
+    """Bytes at the worst moment of a step, including the inputs of all its micro-batches.
+
+    Args:
+        traced: what its chunks cost.
+        stage: pipeline stage, from 0.
+        micro_batches: of one step and replica.
+    """
+    chunks = config.parallel.virtual_pipeline or 1
+    costs = [traced.chunks[role_of(config, stage, chunk)] for chunk in range(chunks)]
+    outstanding: Counter[int] = Counter()
+    worst, pipeline = 0.0, config.parallel.pipeline
+    # Warm-up takes fewer than (chunks + 1) x pipeline passes; after that the pattern repeats.
+    for chunk, forward in passes(pipeline, stage, chunks, min(micro_batches, 4 * pipeline)):
+        cost = costs[chunk]
+        if not forward:
+            outstanding[chunk] -= 1
+        saved = sum(costs[other].saved * count for other, count in outstanding.items())
+        worst = max(worst, saved + (cost.forward_peak if forward else cost.backward_peak))
+        if forward:
+            outstanding[chunk] += 1
+    steady = chunks > 1 and micro_batches > pipeline
+    transit = IN_TRANSIT * traced.hidden if steady else 0
+    return round(worst) + transit + traced.input_bytes * micro_batches

@@ -6,7 +6,7 @@ difference: nothing here depends on the model's depth.
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
-from pretrain.megatron.model_spec import FamilyOf
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel, forward_step
 from pretrain.plan.cost_counter import CostCounter, Work
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.samples import bytes_of, local_micro_batch
 
 T = TypeVar("T", bound=TextConfig)
 
@@ -88,21 +89,21 @@ class Trace:
         )
 
 
-def trace(config: TextConfig, vocab_size: int, family: FamilyOf, *, fused_dropout: bool) -> Trace:
+def trace(config: TextConfig, vocab_size: int, spec_of: SpecOf, *, fused_dropout: bool) -> Trace:
     """Run each kind of chunk.
 
     Args:
         config: the run's; `config.rules` hold.
         vocab_size: ids of the tokenizer, without padding.
-        family: makes the model spec.
+        spec_of: makes the model spec.
         fused_dropout: whether attention saves no dropout mask, as on a GPU. torch's fused CPU kernel has no
             dropout, and the fallback saves all scores.
     """
-    one = trace_shallow(config, vocab_size, family, 1, fused_dropout=fused_dropout)
+    one = trace_shallow(config, vocab_size, spec_of, 1, fused_dropout=fused_dropout)
     layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
     if layers == 1:
         return one
-    two = trace_shallow(config, vocab_size, family, 2, fused_dropout=fused_dropout)
+    two = trace_shallow(config, vocab_size, spec_of, 2, fused_dropout=fused_dropout)
     return one.extended(two, layers - 1)
 
 
@@ -138,7 +139,7 @@ def without_attention_dropout(stack: ExitStack) -> None:
 
 
 def trace_shallow(
-    config: TextConfig, vocab_size: int, family: FamilyOf, layers: int, *, fused_dropout: bool
+    config: TextConfig, vocab_size: int, spec_of: SpecOf, layers: int, *, fused_dropout: bool
 ) -> Trace:
     config = shallow(config, layers, config.parallel.virtual_pipeline and 2)
     size, pipeline = config.replica_ranks, config.parallel.pipeline
@@ -153,7 +154,7 @@ def trace_shallow(
             if fused_dropout:
                 without_attention_dropout(stack)
             layout = build_parallel_dims(world, config.parallel)
-            model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
+            model = PipelineModel(config, layout, vocab_size, spec_of(config, layout), training=True)
             local = local_micro_batch(model)
             inputs = bytes_of(local)
             hidden = _hidden(model).untyped_storage().nbytes()
@@ -195,3 +196,29 @@ def _hidden(model: PipelineModel) -> Tensor:
     length //= parallel.tensor if parallel.sequence else 1
     shape = length, batch.micro_size, model.config.model.hidden_size
     return torch.empty(shape, dtype=parameter_dtype(model.config), requires_grad=True)
+
+
+def local_micro_batch(model: PipelineModel) -> Any:
+    """A micro-batch as the model spec gives it to this rank, without values; in a fake world."""
+    spec = model.family
+    if not spec.reads_numbers:
+        return spec.localise(spec.dummy_batch())
+    # This model spec looks at values, so it gets a real batch, which becomes fake afterwards.
+    with unset_fake_temporarily():
+        local = spec.localise(spec.dummy_batch())
+    fake = detect_fake_mode()
+    assert fake is not None, "called in a fake world"
+    return replace(
+        local,
+        **{
+            field.name: fake.from_tensor(value)
+            for field in fields(local)
+            if isinstance(value := getattr(local, field.name), Tensor)
+        },
+    )
+
+
+def bytes_of(local: Any) -> int:
+    """Bytes of a local micro-batch, counting shared memory each time."""
+    tensors = [getattr(local, field.name) for field in fields(local)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if isinstance(tensor, Tensor))

@@ -15,8 +15,7 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from data_tools.progress import Progress
 from pretrain.checkpoint import Saver, StoreCoordinator
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import CheckpointConfig, CorpusConfig
 from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import UserError, named

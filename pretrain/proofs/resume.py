@@ -20,8 +20,7 @@ from data_tools.counts import counted
 from data_tools.progress import Progress
 from pretrain.checkpoint import newest_good
 from pretrain.checkpoint.layout import step_of
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import CheckpointConfig, CorpusConfig, TextEvalConfig
 from pretrain.errors import IntegrityError, UserError
 from pretrain.proofs.compare import RunComparison, compare_runs, last_step

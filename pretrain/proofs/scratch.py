@@ -15,8 +15,7 @@ import torch
 
 from pretrain.commands.check import check_data
 from pretrain.config import derived
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import (
     BatchStageConfig,

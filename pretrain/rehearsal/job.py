@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint
-from pretrain.config.sections import Config, TextConfig
+from pretrain.config.sections import Config, RnnConfig, TextConfig
 from pretrain.distributed.world import DistContext
 from pretrain.megatron import pipeline
 from pretrain.rehearsal.events import Events, What
@@ -63,8 +63,10 @@ def _shortened(config: C, size: int) -> C:
     whole: Any = config  # no class says which kinds of config have a batch
     few = min(FEW, whole.batch.micro_size or FEW)
     if not isinstance(config, TextConfig):
-        batch = whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})
-        return config.model_copy(update={"batch": batch})
+        changed = {"batch": whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})}
+        if isinstance(config, RnnConfig):  # so few streams need not suit the weights of several sources
+            changed["data"] = config.data.model_copy(update={"train": config.data.train[:1]})
+        return config.model_copy(update=changed)
     parallel = config.parallel
     chunks = parallel.virtual_pipeline and min(2, parallel.virtual_pipeline)
     # As many micro-batches as there are stages fill a pipeline.

@@ -25,8 +25,8 @@ from data_tools.tokenizer import Tokenizer
 from pretrain.config.sections import RnnConfig
 from pretrain.data.batch import Batch, BatchRow, make_batch, padding_row
 from pretrain.data.blend import make_blend
+from pretrain.data.dataset import OfShards
 from pretrain.data.order import micro_batch_samples
-from pretrain.data.scored import OfShards
 from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed
@@ -53,6 +53,11 @@ class Streams:
     """Steps of an epoch."""
     spare: int
     """Tokens that an epoch leaves out."""
+
+
+def open_data(config: RnnConfig) -> "tuple[StreamData, LaneData | None]":
+    """Open what a config names; raises UserError or IntegrityError naming the path."""
+    return StreamData.from_config(config), LaneData.from_config(config)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """Text from a recurrent model. Each token is read once, and only the state is kept."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
-from pretrain.checkpoint import resolve
+from pretrain.config.generate_request import GenerateRequest
 from pretrain.distributed.world import init_distributed
 from pretrain.errors import UserError
 from pretrain.rnn.model import Rnn
 from pretrain.rnn.restore import load_rnn
+from pretrain.run.exit import print_error
 from pretrain.sampling import SEEDS, Sampling, choose, show
 
 
@@ -33,19 +33,20 @@ def generate(model: Rnn, prompt: list[int], eod: int, max_tokens: int, sampling:
         yield token
 
 
-def generate_command(checkpoint: str, prompts: Sequence[str], max_tokens: int, sampling: Sampling) -> None:
+def generate_command(request: GenerateRequest) -> None:
     """`pretrain generate`: print each prompt and its continuation; prompt i is drawn with seed + i.
 
     Raises:
         UserError, IntegrityError: no good checkpoint, a prompt that is not Unicode, or a seed that is too
             large.
     """
+    prompts, sampling = request.texts(), request.sampling()
     if not 0 <= sampling.seed <= SEEDS - len(prompts):
         raise UserError(f"--seed {sampling.seed}: at least 0 and at most {SEEDS - len(prompts)}")
     with init_distributed() as world:
         if world.size > 1:
             raise UserError(f"an rnn generates in one process, not as one of {world.size} ranks")
-        saved = load_rnn(resolve(checkpoint, lambda line: print(line, file=sys.stderr)), world.device)
+        saved = load_rnn(request.checkpoint, world.device, print_error)
         texts = []
         for number, prompt in enumerate(prompts):
             try:
@@ -53,6 +54,6 @@ def generate_command(checkpoint: str, prompts: Sequence[str], max_tokens: int, s
             except UserError as error:
                 raise UserError(f"--prompt {prompt!r}: {error}") from None
             own = replace(sampling, seed=sampling.seed + number)
-            drawn = generate(saved.model, ids, saved.tokenizer.eod_id, max_tokens, own)
+            drawn = generate(saved.model, ids, saved.tokenizer.eod_id, request.tokens, own)
             texts.append(saved.tokenizer.decode(list(drawn)))
     show(prompts, texts)

@@ -18,7 +18,7 @@ from pretrain.config.sections import RnnConfig
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.distributed.world import DistContext
 from pretrain.megatron.restore import TOKENIZER_FOLDER
-from pretrain.rnn.data import LaneData, StreamBatch, StreamData
+from pretrain.rnn.data import StreamBatch, open_data
 from pretrain.rnn.model import build_rnn
 from pretrain.rnn.restore import dtype_of
 from pretrain.rnn.score import losses, score_lanes
@@ -33,9 +33,14 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
 
     UNIT = "tokens"
 
-    def __init__(self, config: RnnConfig, world: DistContext, gate: StepSync | None = None) -> None:
-        self.data = StreamData.from_config(config)
-        self.validation = LaneData.from_config(config)
+    def __init__(
+        self,
+        config: RnnConfig,
+        world: DistContext,
+        gate: StepSync | None = None,
+        own: Checkpoint | None = None,
+    ) -> None:
+        self.data, self.validation = open_data(config)
         model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config))
         self.model = model.to(world.device)
         super().__init__(config, world, gate, self.model)
@@ -129,10 +134,6 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
     def facts(self) -> dict[str, str]:
         return {**super().facts(), "tokenizer_fingerprint": self.data.tokenizer.fingerprint}
 
-    def describe(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        return (
-            f"{self.facts()['layout']}, {self.world.device}, {parameters:,} parameters, "
-            f"{counted(self.data.samples_per_epoch, 'sequence')} an epoch, "
-            f"{counted(self.micro_batches, 'micro-batch')} a step"
-        )
+    @property
+    def epoch(self) -> str:
+        return counted(self.data.samples_per_epoch, "sequence")

@@ -6,6 +6,7 @@ RUN/tracking.json  evaluations.jsonl  system.jsonl  artifacts/  profile/  mlflow
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,11 @@ class RunFolder:
     loss_curve = _Below("artifacts/loss.png")
     accuracy_curves = _Below("artifacts/accuracy.png")
     """The picture of the accuracies, for models that have any."""
+
+    @property
+    def quoted(self) -> str:
+        """The path as one word of a shell, for commands in messages."""
+        return shlex.quote(str(self.path))
 
     def rank_log(self, rank: int) -> Path:
         return self.logs / f"rank-{rank:04d}.log"

@@ -112,6 +112,9 @@ def actual_status(folder: RunFolder) -> Status | None:
 
 
 def is_over(folder: RunFolder) -> bool:
-    """Whether no job of the run will write another checkpoint; a stopped run may be requeued."""
+    """Whether no job of the run will write another checkpoint; a run that stopped or crashed may be requeued,
+    unless it was cancelled."""
     status = actual_status(folder)
-    return status is not None and status.state in ("finished", "failed")
+    if status is None or status.state in ("running", "crashed"):
+        return False
+    return not status.goes_on

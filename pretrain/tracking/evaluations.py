@@ -18,7 +18,7 @@ from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder, read_yaml
 from pretrain.tracking.journal import Journal
 from pretrain.tracking.owed import owed_results
-from pretrain.tracking.record import Sent, read_record
+from pretrain.tracking.record import read_record
 
 SEND_SECONDS = 60.0
 NAME = re.compile(r"[\w.\- :/]{1,250}")
@@ -73,7 +73,24 @@ def record_evaluation(
 
 def send_evaluations(run: str | Path) -> bool:
     """Send what is recorded; returns whether MLflow has it now, as `log_evaluation`."""
-    return _send(RunFolder(run))
+    folder = RunFolder(run)
+    if not is_tracked(folder):
+        return False
+    wanted = _owed(folder)
+    problem = upload(folder)
+    if problem is None:
+        return True
+    log.info("the uploader: %s", problem)
+    rest = [words for name, words in _owed(folder).items() if name in wanted]
+    if not rest:
+        return True
+    log.warning(
+        "MLflow does not have yet: %s (see %s); `pretrain sync %s` sends it",
+        ", ".join(rest),
+        folder.tracking_log,
+        folder.quoted,
+    )
+    return False
 
 
 def log_picture(run: str | Path, picture: Path, name: str | None = None) -> bool:
@@ -87,7 +104,7 @@ def log_picture(run: str | Path, picture: Path, name: str | None = None) -> bool
         _copy(picture, folder.artifacts, name)
     except OSError as error:
         raise UserError(f"{folder.path}: {picture} cannot be copied: {error}") from None
-    return _send(folder)
+    return send_evaluations(run)
 
 
 def _copy(source: Path, folder: Path, name: str | None = None) -> None:
@@ -97,10 +114,13 @@ def _copy(source: Path, folder: Path, name: str | None = None) -> None:
         shutil.copy(source, target)
 
 
-def _send(folder: RunFolder) -> bool:
-    if not (read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True):
-        return False
-    wanted = _owed(folder)
+def is_tracked(folder: RunFolder) -> bool:
+    """Whether a run's config enables tracking."""
+    return bool((read_yaml(folder.resolved).get("tracking") or {}).get("enabled", True))
+
+
+def upload(folder: RunFolder) -> str | None:
+    """Run the uploader for what there is now; returns why it did not send everything, None if it did."""
     command = [sys.executable, "-m", "pretrain.tracking.uploader", str(folder.path), "--once"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     try:
@@ -113,22 +133,11 @@ def _send(folder: RunFolder) -> bool:
                 env=environment,
                 timeout=SEND_SECONDS,
             )
-        if answer.returncode == 0:
-            return True
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.info("%s", error)
-    rest = [words for name, words in _owed(folder).items() if name in wanted]
-    if not rest:
-        return True
-    log.warning(
-        "MLflow does not have yet: %s (see %s); `pretrain sync %s` sends it",
-        ", ".join(rest),
-        folder.tracking_log,
-        folder.path,
-    )
-    return False
+        return str(error)
+    return f"exit code {answer.returncode}" if answer.returncode else None
 
 
 def _owed(folder: RunFolder) -> dict[str, str]:
     """Evaluations and files that the run's own server does not have yet."""
-    return owed_results(folder, next(iter(read_record(folder).servers), Sent("")))
+    return owed_results(folder, read_record(folder).own)

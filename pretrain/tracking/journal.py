@@ -11,12 +11,13 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.atomic import write_atomically
+from data_tools.atomic import replacing
 from data_tools.bounded import open_regular
 from pretrain.errors import IntegrityError, named
 
@@ -127,25 +128,26 @@ class Journal:
         The file is replaced, not truncated, so that a reader which follows it notices.
         """
         self.sync()
-        kept: list[bytes] = []
-        later: list[bytes] = []
-        damaged: list[bytes] = []
-        for line in self.path.read_bytes().splitlines():
-            entry = decode(line)
-            (damaged if entry is None else kept if entry["step"] <= step else later).append(line)
-        if later or damaged:
+        with open(self.path, "rb") as lines:
+            counts = Counter(_is_later(line, step) for line in lines)
+        if counts[True] or counts[None]:
             superseded = self.path.with_name("metrics.superseded.jsonl")
-            with named(superseded), open(superseded, "ab") as file:
-                file.writelines(line + b"\n" for line in later + damaged)
-                file.flush()
-                os.fsync(file.fileno())
-            write_atomically(self.path, b"".join(line + b"\n" for line in kept))
+            with (
+                open(self.path, "rb") as lines,
+                replacing(self.path) as kept,
+                named(superseded),
+                open(superseded, "ab") as moved,
+            ):
+                for line in lines:
+                    (kept if _is_later(line, step) is False else moved).write(line)
+                moved.flush()
+                os.fsync(moved.fileno())
             os.close(self._descriptor)
             self._open()
         self._last_step = step
-        if damaged:
-            log.warning("%s: %d damaged line(s) moved to metrics.superseded.jsonl", self.path, len(damaged))
-        return Truncation(len(kept), len(later), len(damaged))
+        if counts[None]:
+            log.warning("%s: %d damaged line(s) moved to metrics.superseded.jsonl", self.path, counts[None])
+        return Truncation(counts[False], counts[True], counts[None])
 
     def close(self) -> None:
         """Write the waiting lines, as far as the disk takes them, and close the file. Raises nothing."""
@@ -226,6 +228,12 @@ def _portable(value: object) -> object:
     if not isinstance(value, float) or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _is_later(line: bytes, step: int) -> bool | None:
+    """Whether a line is of a later step; None if it is damaged."""
+    entry = decode(line)
+    return None if entry is None else entry["step"] > step
 
 
 def _ends_with_newline(path: Path) -> bool:

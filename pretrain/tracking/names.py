@@ -8,7 +8,7 @@ the time goes. Names in `metrics.jsonl` and `evaluations.jsonl` have no groups.
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from pretrain.health.causes import Cause
+from pretrain.health.phase_timer import Cause
 
 OTHER = "other"
 """Group of a metric of the journal that is in none of the groups."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
+from data_tools.bounded import last_lines
 from pretrain.errors import IntegrityError
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import Status
@@ -93,13 +94,8 @@ def _lost(folder: RunFolder, status: Status, found: str) -> str:
 
 def last_step(path: Path) -> int:
     """Step of the last line of a journal; 0 if there is none."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - LAST_BYTES))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return 0
-    return next((int(entry["step"]) for line in reversed(lines) if (entry := decode(line))), 0)
+    lines = reversed(last_lines(path, LAST_BYTES))
+    return next((int(entry["step"]) for line in lines if (entry := decode(line))), 0)
 
 
 def _entries(path: Path, *, whole: bool = True) -> Iterator[Entry]:

@@ -54,6 +54,11 @@ class Record:
 
     servers: tuple[Sent, ...] = ()
 
+    @property
+    def own(self) -> Sent:
+        """The entry of the run's own server, a blank one if nothing has been sent."""
+        return next(iter(self.servers), Sent(""))
+
     def sent_to(self, uri: str) -> Sent:
         """The entry of a server, a blank one if there is none."""
         name = recorded_name(uri)

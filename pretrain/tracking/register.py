@@ -12,7 +12,7 @@ from pathlib import Path
 from data_tools.progress import Progress
 from pretrain.checkpoint import Checkpoint, open_checkpoint, resolve
 from pretrain.errors import UserError
-from pretrain.redact import one_line, redact
+from pretrain.redact import holds_secret, one_line, redact
 from pretrain.run.folder import RunFolder
 from pretrain.tracking.record import real_uri
 from pretrain.tracking.registry import ModelVersion, find_version, register_version
@@ -70,7 +70,7 @@ def _files(path: Path) -> list[Path]:
 def _require_no_secrets(files: list[Path]) -> None:
     """Refuse files with passwords: they cannot be redacted, since their checksums are in the manifest."""
     for file in files:
-        if file.suffix == ".yaml" and redact(text := file.read_text()) != text:
+        if file.suffix == ".yaml" and holds_secret(file.read_text()):
             raise UserError(
                 f"{file}: holds a password, which the registry would show; give it to MLflow by "
                 "MLFLOW_TRACKING_PASSWORD instead"

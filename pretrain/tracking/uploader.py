@@ -120,7 +120,7 @@ class Uploader:
                 self._asked_to_stop
                 or time.monotonic() > max(self._ended, self._last_success) + LINGER_SECONDS
             ):
-                log.warning("giving up; `pretrain sync %s` sends the rest", self._folder.path)
+                log.warning("giving up; `pretrain sync %s` sends the rest", self._folder.quoted)
                 return True
         return False
 

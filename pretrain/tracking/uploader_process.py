@@ -14,7 +14,7 @@ from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import read_status
 from pretrain.tracking.owed import owed
-from pretrain.tracking.record import Sent, read_record
+from pretrain.tracking.record import read_record
 from pretrain.tracking.uploader import GAVE_UP
 
 FINISH_SECONDS = 10.0
@@ -81,16 +81,12 @@ class UploaderProcess:
         self._start()
 
     def _tell_error(self) -> None:
-        sent = self._sent()
-        error = sent.error if sent else None
+        error = read_record(self._folder).own.error
         if error and error != self._last_error:
             log.warning("MLflow does not take the metrics; they wait in %s: %s", self._folder.metrics, error)
         elif self._last_error and not error:
             log.info("MLflow takes the metrics again")
         self._last_error = error
-
-    def _sent(self) -> Sent | None:
-        return next(iter(read_record(self._folder).servers), None)
 
     def finish(self) -> bool:
         """Give the uploader time to send the rest; call it after the final `status.json`.
@@ -112,7 +108,7 @@ class UploaderProcess:
 
     def _tell_rest(self) -> bool:
         """Report what MLflow does not have; returns whether it has everything, however the uploader ended."""
-        sent = self._sent() or Sent("")
+        sent = read_record(self._folder).own
         try:
             rest = owed(self._folder, sent, read_status(self._folder))
         except (OSError, UserError) as error:
@@ -127,6 +123,6 @@ class UploaderProcess:
             ", ".join(rest.values()),
             f" ({sent.error})" if sent.error else "",
             "sending goes on in the background, and if that is cut off " if is_alive else "",
-            self._folder.path,
+            self._folder.quoted,
         )
         return False

@@ -3,23 +3,24 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Module
 
+from data_tools.counts import counted
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
 from pretrain.data.order import micro_batch_samples
 from pretrain.distributed.world import DistContext
+from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.nonfinite import find_nonfinite
+from pretrain.health.probe import Probe, Watched, is_finite, watch
 from pretrain.training.adamw import DataParallelAdamW
 from pretrain.training.descent import DescentTrainer, Gradient
-from pretrain.training.failed_step import MicroBatch, ReplicaStep
 from pretrain.training.step_sync import StepSync
 
 C = TypeVar("C", bound=CnnConfig | RnnConfig)
@@ -36,7 +37,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
 
     def __init__(self, config: C, world: DistContext, gate: StepSync | None, model: Module) -> None:
         super().__init__(config, world, gate)
-        self._model = model
+        self.whole_model = model
         self.optimizer = DataParallelAdamW(config.optimizer, model, world)
         micro_batches = derived.micro_batches(config, world.size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
@@ -50,6 +51,11 @@ class DataParallelTrainer(DescentTrainer[C, B]):
     @abstractmethod
     def units(self) -> int:
         """Images or tokens of a step; there are as many labels."""
+
+    @property
+    @abstractmethod
+    def epoch(self) -> str:
+        """What an epoch holds, in a few words."""
 
     @abstractmethod
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> B:
@@ -97,6 +103,14 @@ class DataParallelTrainer(DescentTrainer[C, B]):
             skipped=jumped,
         )
 
+    def describe(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.whole_model.parameters())
+        micro_batches = counted(self.micro_batches, "micro-batch")
+        return (
+            f"{self.layout_name}, {self.world.device}, {parameters:,} parameters, {self.epoch} an epoch, "
+            f"{micro_batches} a step"
+        )
+
     def backward(self, step: int, batches: list[B]) -> Gradient:
         jumped = self.memory.jumped(step)
         self.reseed(step)
@@ -104,7 +118,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
 
         def where() -> str:
             samples = [self.micro_batch_samples(step, index, jumped) for index in range(self.micro_batches)]
-            return find_nonfinite(self._failed(step, samples, batches, local))
+            return find_nonfinite(ReplicaStep(self, step, samples, batches, local))
 
         return Gradient(loss, norm, norm, where=where)
 
@@ -131,28 +145,44 @@ class DataParallelTrainer(DescentTrainer[C, B]):
         summed, norm = torch.stack([total, self.optimizer.reduce()]).tolist()
         return summed / self.units, norm, local
 
-    def _mean_loss(self, batch: B, micro_batch: int) -> Tensor:
-        """This micro-batch's share of the mean loss of the global batch."""
-        return self.losses(batch, micro_batch) / self.units
 
-    def _failed(
-        self, step: int, samples: Sequence[range], batches: Sequence[B], local: Sequence[Tensor]
-    ) -> ReplicaStep:
-        """The step just computed, so that it can be replayed in search of the first non-finite number."""
-        micro_batches = [
-            MicroBatch(
-                samples=numbers,
-                loss=loss,
-                inputs=self.inputs(index),
-                again=partial(self._mean_loss, batch, index),
-            )
-            for index, (numbers, batch, loss) in enumerate(zip(samples, batches, local, strict=True))
+@dataclass(frozen=True)
+class ReplicaStep:
+    """The `FailedStep` of a data-parallel trainer: a step that it has just computed."""
+
+    trainer: DataParallelTrainer[Any, Any]
+    """Holds the summed gradients of the step."""
+    step: int
+    samples: Sequence[Sequence[int]]
+    batches: Sequence[Any]
+    losses: Sequence[Tensor]
+    """The loss of each micro-batch in the step."""
+
+    @property
+    def world(self) -> DistContext:
+        return self.trainer.world
+
+    def watched(self) -> Sequence[Watched]:
+        return [watch(self.trainer.whole_model)]
+
+    def look(self) -> Evidence:
+        losses = [
+            numbers for numbers, loss in zip(self.samples, self.losses, strict=True) if not is_finite(loss)
         ]
-        return ReplicaStep(self.world, self._model, self.optimizer, micro_batches, lambda: self.reseed(step))
+        named = self.trainer.whole_model.named_parameters()
+        return look(self.world.rank, [Weight(name, each, each.grad) for name, each in named], losses)
 
-    @abstractmethod
-    def validate(self, step: int) -> dict[str, float] | None:
-        """The journal line of a validation after `step` steps; None if the config has no validation data."""
+    def replay(self, probe: Probe) -> None:
+        self.trainer.reseed(self.step)
+        self.trainer.optimizer.forget_gradients()
+        for index, batch in enumerate(self.batches):
+            for what, tensor in self.trainer.inputs(index):
+                probe.note_input(what, tensor, index)
+            with probe.forward(index):
+                loss = self.trainer.losses(batch, index) / self.trainer.units
+            probe.note_loss(loss, index)
+            loss.backward()  # type: ignore[no-untyped-call]
 
-    def files(self) -> dict[str, Path]:
-        return {}
+    def repeats(self) -> bool:
+        """Every loss was finite in the replay; what is left to check is the sum of the gradients."""
+        return not is_finite(self.trainer.optimizer.reduce())

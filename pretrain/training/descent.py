@@ -6,7 +6,7 @@ run is identical to an uninterrupted one. `pretrain.commands.train` drives the w
 """
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -18,12 +18,11 @@ from pretrain.config.sections import DescentConfig
 from pretrain.distributed.gather import gather_texts
 from pretrain.distributed.world import DistContext
 from pretrain.health.phase_timer import Phase
-from pretrain.health.replicas import ReplicaCheck
 from pretrain.health.spikes import SpikeHistory
 from pretrain.health.step_verdict import go_back, judge, refuse_nonfinite, require_rollbacks_left
 from pretrain.training.schedule import learning_rate
 from pretrain.training.step_sync import StepSync
-from pretrain.training.trainer import StepResult
+from pretrain.training.trainer import StepResult, Trainer
 
 C = TypeVar("C", bound=DescentConfig)
 B = TypeVar("B")
@@ -61,19 +60,14 @@ class Gradient:
     """Says where a number first became non-finite; called only when one did."""
 
 
-class DescentTrainer(ABC, Generic[C, B]):
+class DescentTrainer(Trainer[C], Generic[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
-    UNIT: str
-    """What a run counts: "images" or "tokens"."""
     optimizer: AnyOptimizer
 
     def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
-        self.config: C = config
-        self.world = world
-        self.gate = gate or StepSync(world)
+        super().__init__(config, world, gate)
         self.memory = SpikeHistory()
-        self._replica_check = ReplicaCheck(world)
 
     @property
     @abstractmethod
@@ -113,11 +107,7 @@ class DescentTrainer(ABC, Generic[C, B]):
         """Images or tokens that the first `steps` steps train on."""
 
     def step(self, step: int) -> StepResult:
-        """Optimizer step `step`, counted from 0.
-
-        Raises HealthError if the loss or a gradient is not finite and the config says to stop. The weights
-        are then as they were before the step.
-        """
+        """As `Trainer.step`; after a HealthError the weights are as they were before the step."""
         batches = self.gate.fetch(lambda: self.batches(step))
         found = self.backward(step, batches)
         # The verdict comes before the update, from numbers that are the same on every rank, so that all ranks
@@ -138,14 +128,6 @@ class DescentTrainer(ABC, Generic[C, B]):
         if self.memory.rollbacks:
             metrics["rollbacks"] = self.memory.rollbacks
         return StepResult(found.loss, metrics, units - self.units_until(step), verdict.update, verdict.spike)
-
-    def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """Images or tokens per second of the whole world."""
-        return {f"{self.UNIT}_per_second": result.units / seconds}
-
-    def check_replicas(self, step: int) -> None:
-        """Compare what ranks share after `step` steps. Raises HealthError naming what differs."""
-        self._replica_check(step, self.pieces())
 
     @property
     def may_roll_back(self) -> bool:
@@ -180,7 +162,6 @@ class DescentTrainer(ABC, Generic[C, B]):
         return self.optimizer.pieces()
 
     def facts(self) -> dict[str, str]:
-        """What the run's status and the MLflow tags record in addition to the config."""
         return {
             "layout": self.layout_name,
             "device": self.world.device.type,
@@ -201,10 +182,6 @@ class DescentTrainer(ABC, Generic[C, B]):
         }
 
     def load(self, checkpoint: Checkpoint) -> int:
-        """Restore weights, optimizer state and step from a checkpoint of any layout.
-
-        Raises UserError if the checkpoint is of another model or other data.
-        """
         checkpoint.require_data(self.fingerprint, "images" if self.UNIT == "images" else "data")
         load_all(checkpoint, self.pieces(), self.world)
         self.optimizer.updates = checkpoint.part("updates", natural)

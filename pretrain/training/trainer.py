@@ -5,13 +5,20 @@ same order. It is given the loop's `StepSync` and passes it once in every step, 
 changes anything: that is where all ranks agree on signals.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, TypeVar
 
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.sharded_tensor import ShardedTensor
+from pretrain.config.sections import Config
+from pretrain.distributed.world import DistContext
+from pretrain.health.replicas import ReplicaCheck
+from pretrain.training.step_sync import StepSync
+
+C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,19 @@ class StepResult:
     """Whether the loss was far above the ones before."""
 
 
-class Trainer(Protocol):
+class Trainer(ABC, Generic[C]):
     """Model, optimizer and data of one run on this rank."""
 
+    UNIT: str
+    """What a run counts: "images" or "tokens"."""
+
+    def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
+        self.config: C = config
+        self.world = world
+        self.gate = gate or StepSync(world)
+        self._replica_check = ReplicaCheck(world)
+
+    @abstractmethod
     def step(self, step: int) -> StepResult:
         """Optimizer step `step`, counted from 0.
 
@@ -40,30 +57,39 @@ class Trainer(Protocol):
         """
 
     def speed(self, result: StepResult, seconds: float) -> dict[str, float]:
-        """Throughput of a step that took `seconds`, for the journal: tokens or images per second, MFU."""
+        """Throughput of a step that took `seconds`, for the journal: images or tokens per second, MFU."""
+        return {f"{self.UNIT}_per_second": result.units / seconds}
 
+    @abstractmethod
     def validate(self, step: int) -> dict[str, float] | None:
         """The journal line of a validation after `step` steps; None if the config has no validation data."""
 
     def check_replicas(self, step: int) -> None:
         """Compare what ranks share after `step` steps. Raises HealthError naming what differs."""
+        self._replica_check(step, self.pieces())
 
     @property
     def may_roll_back(self) -> bool:
         """Whether a spike goes back to a checkpoint; then one is saved before the first step."""
+        return False
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:
         """Go back to a checkpoint, jumping over the samples up to step `spike`. Returns the steps done."""
+        raise NotImplementedError("called only if the trainer may roll back")
 
+    @abstractmethod
     def pieces(self) -> Iterable[ShardedTensor]:
         """This rank's shards of every tensor that a checkpoint holds."""
 
+    @abstractmethod
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint records besides tensors; `SUSPECT_SINCE` among it while updates are skipped."""
 
     def files(self) -> Mapping[str, bytes | Path]:
         """Files and folders that every checkpoint includes, by their name in it."""
+        return {}
 
+    @abstractmethod
     def load(self, checkpoint: Checkpoint) -> int:
         """Restore everything from a checkpoint of any layout. Returns the steps done.
 
@@ -76,9 +102,12 @@ class Trainer(Protocol):
 
         Raises HealthError if the run has gone back there too often.
         """
+        raise NotImplementedError("called only if the trainer skips updates")
 
+    @abstractmethod
     def facts(self) -> dict[str, str]:
         """What the run's status and the MLflow tags record in addition to the config."""
 
+    @abstractmethod
     def describe(self) -> str:
         """Layout, device and sizes, on one line for the log."""

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -98,18 +97,6 @@ class Sandbox:
         script = f'hostname {name} && mount --bind {self.folder}/hosts /etc/hosts && exec "$0" -D -N {name}'
         slurmd = find_program("slurmd") or "slurmd"
         self._start(name, ["unshare", "--mount", "--uts", "sh", "-c", script, slurmd])
-
-    def kill_node(self, name: str) -> None:
-        """SIGKILL a node's slurmd: its jobs lose their node, as if a machine had lost its network."""
-        process = self.daemons()[name]
-        process.send(signal.SIGKILL)
-        while process.alive:
-            time.sleep(0.02)
-
-    def on_node(self, name: str, command: Sequence[str]) -> None:
-        """Run a command in a node's namespaces, for example a mount that only this node sees."""
-        pid = str(self.daemons()[name].pid)
-        children.run(["nsenter", "--target", pid, "--mount", "--uts", *command], check=True)
 
     def job_processes(self) -> list[tuple[Process, str]]:
         """Processes of jobs, including slurmstepd, and the name of each one's command."""

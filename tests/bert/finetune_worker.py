@@ -29,7 +29,7 @@ def make(world: DistContext, folder: Path, config_path: str, overrides: list[str
     (folder / "config.resolved.yaml").write_text(resolved)
     vocab_size = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["vocab_size"]
     layout = build_parallel_dims(world, config.parallel)
-    family = kind_of(config).family
+    family = kind_of(config).spec
     assert family is not None
     model = PipelineModel(config, layout, vocab_size, family(config, layout), training=True)
     saver = Saver(folder, config.checkpoint, 0, 1, StoreCoordinator(world.store))

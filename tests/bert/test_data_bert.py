@@ -13,7 +13,7 @@ from bert_shards import bert_config, bert_tokenizer, build_bert_shards, prose
 from shard_files import overwrite, refit
 
 from data_tools.tokenizer import BertIds, Tokenizer
-from pretrain.bert.data.batch import BertBatch
+from pretrain.bert.data.rows import BertBatch
 from pretrain.bert.data.text import BertTrainingData, BertValidationData
 from pretrain.config.rules import violations
 from pretrain.data.batch import PADDING_SAMPLE

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from config_files import REPOSITORY
-from ranks import run_ranks
+from ranks import run_pretrain, run_ranks
 
 from data_tools.train_tokenizer import train_tokenizer
 
@@ -114,8 +113,7 @@ def _overridden(text: str, run: list[str]) -> bool:
 
 
 def train(name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pretrain", "train", str(CONFIGS / name), *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    return run_pretrain("train", CONFIGS / name, *overrides)
 
 
 @pytest.mark.parametrize("kind", ["classification", "tagging"])
@@ -163,14 +161,14 @@ def test_bad_input_ends_with_one_message(
 
 @pytest.mark.parametrize("kind", ["classification", "tagging"])
 def test_check_opens_the_files(bert: Path, files: Path, tmp_path: Path, kind: str) -> None:
-    command = [sys.executable, "-m", "pretrain", "check", str(CONFIGS / f"finetune-{kind}.yaml")]
+    command = ["check", str(CONFIGS / f"finetune-{kind}.yaml")]
     command += overrides_for(bert, files, tmp_path / "run", kind)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = run_pretrain(*command)
     assert done.returncode == 0, done.stderr
     classes, examples = ("0, 1", 120) if kind == "classification" else ("B-PER, O", 60)
     assert f"training examples  {examples};" in done.stdout
     assert any(line.split(maxsplit=1) == ["classes", classes] for line in done.stdout.splitlines())
     wrong = [word.replace("/train.", "/nowhere.") for word in command]
-    refused = subprocess.run(wrong, capture_output=True, text=True, timeout=600, check=False)
+    refused = run_pretrain(*wrong)
     assert refused.returncode == 2
     assert f"{files}/nowhere." in refused.stderr

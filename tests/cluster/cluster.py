@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools import children
 from pretrain.errors import UserError
 from pretrain.health.heartbeat import Heartbeat, read_heartbeat
 from pretrain.run.folder import RunFolder
@@ -31,6 +32,20 @@ def wait_until(due: Callable[[], Any], what: str, patience: float = PATIENCE) ->
         assert time.monotonic() < deadline, f"{what} does not come"
         time.sleep(LOOK_SECONDS)
     return value
+
+
+def kill_node(sandbox: Sandbox, name: str) -> None:
+    """SIGKILL a node's slurmd: its jobs lose their node, as if a machine had lost its network."""
+    process = sandbox.daemons()[name]
+    process.send(signal.SIGKILL)
+    while process.alive:
+        time.sleep(0.02)
+
+
+def on_node(sandbox: Sandbox, name: str, *command: str) -> None:
+    """Run a command in a node's namespaces, for example a mount that only this node sees."""
+    pid = str(sandbox.daemons()[name].pid)
+    children.run(["nsenter", "--target", pid, "--mount", "--uts", *command], check=True)
 
 
 @dataclass(frozen=True)

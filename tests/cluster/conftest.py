@@ -27,14 +27,20 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
         )
     cluster = Sandbox(tmp_path_factory.mktemp("cluster"))
     cluster.up(Shape(nodes=4))
-    before = dict(os.environ)
-    os.environ.update(SLURM_CONF=str(cluster.conf), PYTHONPATH=str(REPOSITORY), OMP_NUM_THREADS="1")
     try:
         yield cluster
     finally:
-        os.environ.clear()
-        os.environ.update(before)
         cluster.down()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment(sandbox: Sandbox) -> Iterator[None]:
+    """Jobs inherit it; the tests of other folders, which may run before the cluster is down, do not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(sandbox.conf))
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

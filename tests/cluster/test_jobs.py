@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from bert_shards import bert_tokenizer, build_bert_shards, prose
-from cluster import Hold, JobUnderTest, mlflow_status, submit, wait_until
+from cluster import Hold, JobUnderTest, mlflow_status, on_node, submit, wait_until
 from gan_configs import gan_tree
 from image_shards import build_image_shards, draw
 
@@ -151,14 +151,14 @@ def test_a_node_without_temporary_space_is_named_and_left_out(
 ) -> None:
     space = tmp_path / "tmp"
     space.mkdir()
-    sandbox.on_node("n2", ["mount", "-t", "tmpfs", "-o", "size=1M", "none", str(space)])
+    on_node(sandbox, "n2", "mount", "-t", "tmpfs", "-o", "size=1M", "none", str(space))
     try:
         settings = ("slurm.preflight=true", f'slurm.environment=["TMPDIR={space}"]')
         job = submit(sandbox, config, tmp_path / "run", *settings)
         job.until_attempt(1)
         job.until_requeued()
     finally:
-        sandbox.on_node("n2", ["umount", str(space)])
+        on_node(sandbox, "n2", "umount", str(space))
     assert "MiB are free in" in bad_nodes(job.run.path)["n2"]
     assert job.until_ended().state == "COMPLETED", job.log
     assert "n2" not in job.attempts[-1].nodes

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cluster import kill_node
 
 from pretrain.errors import UserError
 from slurm.quote import for_sbatch
@@ -30,7 +31,7 @@ def test_a_second_sandbox_from_up_to_down(sandbox: Sandbox, tmp_path: Path) -> N
         assert len(sandbox.run("sinfo", "--noheader", "--Node", "--partition=main").splitlines()) == 4
         again = command("up", "--dir", str(other.folder))
         assert (again.returncode, "is up" in again.stderr) == (2, True)
-        other.kill_node("n2")
+        kill_node(other, "n2")
         assert "n2         ended" in command("status", "--dir", str(other.folder)).stdout
         other.start_node("n2")
         other.run("sbatch", "--nodes=2", "--output=/dev/null", "--wrap=srun sleep 600")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Hold, JobUnderTest, has_pending, signal_all, submit, wait_until
+from cluster import Hold, JobUnderTest, has_pending, kill_node, signal_all, submit, wait_until
 
 from pretrain.proofs.compare import compare_runs, newest
 from pretrain.run.status import read_status
@@ -81,7 +81,7 @@ def lost_node(job: JobUnderTest, hold: Hold) -> None:
     """slurmd and all that it runs are gone, as with a machine without power."""
     node = job.attempts[-1].nodes[-1]
     rank = job.rank(1)
-    job.sandbox.kill_node(node)
+    kill_node(job.sandbox, node)
     rank.send(signal.SIGKILL)
     job.until_requeued()
     wait_until(lambda: job.attempts[-1].restart == job.state().restarts, "the next attempt")

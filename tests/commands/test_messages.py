@@ -11,9 +11,10 @@ from data_tools.errors import UserError
 from data_tools.images.pixels import BadImage, decode, read_square
 from pretrain.checkpoint import index
 from pretrain.checkpoint.manifest import parse_manifest
+from pretrain.config.generate_request import GenerateRequest
 from pretrain.errors import IntegrityError
 from pretrain.gan.data import open_images
-from pretrain.gan.generate import generate_images
+from pretrain.gan.generate import generate_command
 from pretrain.tracking.compare import compare_command
 
 OF_AN_INDEX = f'{{"format": "{index.FORMAT}", "format_version": {index.VERSION}, "tensors": '
@@ -54,7 +55,7 @@ def test_a_size_of_images_is_proposed_only_where_a_gan_takes_it(
 @pytest.mark.parametrize(("name", "right"), [("x.jpg", "x.png"), ("x.WEBP", "x.png"), ("a/x.pdf", "a/x.png")])
 def test_a_picture_in_another_format_than_png_is_refused(name: str, right: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"a grid is written as PNG; choose {right}, or a folder"):
-        generate_images("none", name, 4, None, 0, average=True)
+        generate_command(GenerateRequest("none", output=name, count=4, seed=0))
     assert not (tmp_path / name).exists()
 
 

@@ -9,8 +9,6 @@ import random
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from glob import glob
 from itertools import pairwise
@@ -23,6 +21,7 @@ from bert_runs import bert_run
 from chat_runs import gpt_run
 from config_files import REPOSITORY
 from image_shards import build_image_shards, draw
+from ranks import run_pretrain
 from shown_commands import CONFIGS, PAGES, TREE, blocks, commands, parse
 from text_shards import build_shards
 
@@ -291,6 +290,5 @@ def test_what_is_shown_of_a_run_works_on_one(tmp_path: Path, monkeypatch: pytest
         arguments = [word.replace("step-00002000", "step-00000020") for word in words]
         if arguments[0] == "export":
             arguments[2] = f"exported-{len(arguments)}"
-        command = [sys.executable, "-m", "pretrain", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_pretrain(*arguments)
         assert done.returncode == 0, (arguments, done.stderr[-2000:])

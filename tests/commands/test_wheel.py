@@ -34,11 +34,10 @@ class Installed:
 
     def run(self, *command: str, exit_code: int = 0) -> str:
         """What a program of the environment prints, on either stream."""
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run(
             [str(self.python.with_name(command[0])), *command[1:]],
             cwd=self.work,
-            env=environment,
+            env=outside(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -48,6 +47,11 @@ class Installed:
         assert done.returncode == exit_code, done.stdout
         assert "Traceback" not in done.stdout
         return done.stdout
+
+
+def outside() -> dict[str, str]:
+    """The environment without PYTHONPATH, from which pip would take the repository as installed already."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 def copy_of_the_sources(folder: Path) -> Path:
@@ -63,7 +67,7 @@ def copy_of_the_sources(folder: Path) -> Path:
 def build_wheel(source: Path, output: Path) -> Path:
     options = ("--no-deps", "--no-index", "--no-build-isolation", "--no-cache-dir")
     command = [sys.executable, "-m", "pip", "wheel", str(source), *options, "--wheel-dir", str(output)]
-    subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
+    subprocess.run(command, check=True, env=outside(), capture_output=True, timeout=LIMIT)
     [wheel] = output.glob("*.whl")
     return wheel
 
@@ -82,7 +86,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     python = environment / "bin" / "python"
     options = ("--no-deps", "--no-index", "--no-cache-dir")
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", *options, str(wheel)]
-    subprocess.run(command, check=True, capture_output=True, timeout=LIMIT)
+    subprocess.run(command, check=True, env=outside(), capture_output=True, timeout=LIMIT)
     # The dependencies as they are here, without the repository: a .pth file of those folders is not read.
     [site] = (environment / "lib").glob("python*/site-packages")
     here = [path for path in sys.path if path.endswith("site-packages")]
@@ -113,7 +117,7 @@ def test_every_file_of_the_packages_and_every_preset_is_in_the_wheel(installed: 
 def test_a_wheel_of_the_source_distribution_is_the_same(installed: Installed, tmp_path: Path) -> None:
     source = copy_of_the_sources(tmp_path / "source")
     command = [sys.executable, "-c", BUILD_SDIST, str(tmp_path)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=LIMIT)
+    subprocess.run(command, cwd=source, check=True, env=outside(), capture_output=True, timeout=LIMIT)
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         assert not [member.name for member in tar if member.issym()]

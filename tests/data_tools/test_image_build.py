@@ -211,13 +211,13 @@ def test_a_forged_index_is_refused(pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "a" / "index.json"
     honest = path.read_text()
     for old, new, said in (
-        ('"image_size":8', '"image_size":0', "image_size is 0, outside 1 to 4096"),
-        ('"channels":3', '"channels":2', "channels is 2 instead of 1 or 3"),
-        ('"images":30', '"images":31', "images is 31, but the shards add up to 30"),
+        ('"image_size":8', '"image_size":0', "image_size: Input should be greater than or equal to 1, got 0"),
+        ('"channels":3', '"channels":2', "channels: Input should be 1 or 3, got 2"),
+        ('"images":30', '"images":31', "images: is 31, but the shards add up to 30"),
         ('"classes":["0","1","2"]', '"classes":["0","1"]', "labels"),
-        ('"png"', '"jpg"', "encoding is 'jpg' instead of 'png' or 'webp'"),
-        ('"offsets":[', '"offsets":[9999999,', "instead of a number from 512 to"),
-        ('"labels":[0', '"labels":[1', "fingerprint does not fit the rest"),
+        ('"png"', '"jpg"', "encoding: Input should be 'png' or 'webp', got 'jpg'"),
+        ('"offsets":[', '"offsets":[9999999,', "sizes: has 30 entries for 31 images"),
+        ('"labels":[0', '"labels":[1', "fingerprint: does not fit the rest"),
     ):
         assert old in honest
         path.write_text(honest.replace(old, new, 1))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from evals.evaluate import evaluate
+from evals.request import EvalRequest
 from pretrain.distributed.world import DistContext, init_distributed
 
 
@@ -30,7 +31,7 @@ def by_definition(world: DistContext, checkpoint: str, stride: int, windows: int
     sources = open_validation(config)
     assert sources is not None
     layout = build_parallel_dims(world, config.parallel)
-    model = load_model(saved, config, layout, kind_of(config).family(config, layout))
+    model = load_model(saved, config, layout, kind_of(config).spec(config, layout))
     model.wrapped[0].eval()
     length = config.batch.sequence_length
     source = sources[0]
@@ -53,7 +54,8 @@ def main() -> None:
     answers: dict[str, Any] = {}
     with init_distributed() as world:
         for name, run in asked["runs"].items():
-            result = evaluate(asked["checkpoint"], world, **run)
+            options = {key: tuple(value) if isinstance(value, list) else value for key, value in run.items()}
+            result = evaluate(asked["checkpoint"], world, EvalRequest(**options))
             answers[name] = {"step": result.step, "metrics": result.metrics, "spec": result.spec}
             parallel_state.destroy_model_parallel()
         if "brute" in asked:

@@ -27,6 +27,7 @@ from evals.harness.definition import find_definitions
 from evals.harness.model import CheckpointLM
 from evals.harness.run import evaluate_tasks, run_harness
 from evals.harness.tasks import build_task
+from evals.request import EvalRequest
 from pretrain.checkpoint import resolve
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.commands.train import train
@@ -45,7 +46,7 @@ def ours(asked: dict[str, Any], overrides: list[str], world: DistContext) -> dic
     saved = open_saved_model(path)
     config = evaluation_config(path / "config.resolved.yaml", overrides, world.size, data=asked["tasks"])
     layout = build_parallel_dims(world, config.parallel)
-    model = load_model(saved, config, layout, kind_of(config).family(config, layout))
+    model = load_model(saved, config, layout, kind_of(config).spec(config, layout))
     with confined(show=False):
         tasks = {each.name: build_task(each) for each in find_definitions(asked["tasks"], None)}
         run_harness(CheckpointLM(model, load_tokenizer(saved.checkpoint)), tasks, 0)
@@ -110,7 +111,7 @@ def main() -> None:
         export_command(asked["run"], asked["exported"], None, tokenizer=True)
     with init_distributed() as world:
         for name, (shards, stride) in asked["strides"].items():
-            result = evaluate(asked["run"], world, stride=stride, data=[shards])
+            result = evaluate(asked["run"], world, EvalRequest(stride, (shards,)))
             answers[name] = result.metrics["token_perplexity"]
             parallel_state.destroy_model_parallel()
             if asked["config"]:

@@ -18,6 +18,7 @@ from evals.evaluate import evaluate
 from evals.images.extractors import open_extractor
 from evals.images.generated import ImageComparison, compare
 from evals.images.options import ImageEvalOptions
+from evals.request import EvalRequest
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
 from pretrain.distributed.world import DistContext, init_distributed
@@ -66,7 +67,7 @@ def main() -> None:
         if "train" in asked:
             train(load_config(asked["train"], (), world.size), world)
         if "accuracy" in asked:
-            result = evaluate(asked["accuracy"], world)
+            result = evaluate(asked["accuracy"], world, EvalRequest())
             answers["accuracy"] = {"metrics": result.metrics, "spec": result.spec}
         for name, comparison in asked["comparisons"].items():
             answers[name] = answer(comparison, world)

@@ -11,7 +11,8 @@ from typing import Any
 
 from megatron.core import parallel_state
 
-from evals.batch import BatchRequest, evaluate_several
+from evals.batch import evaluate_several
+from evals.command import Command
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
 from pretrain.distributed.world import DistContext, init_distributed
@@ -20,7 +21,7 @@ from pretrain.errors import UserError
 
 def answer(asked: dict[str, Any], world: DistContext) -> Any:
     try:
-        scored = evaluate_several(BatchRequest(**asked), world)
+        scored = evaluate_several(Command(**asked), world)
     except UserError as error:
         return {"refused": str(error)}
     finally:

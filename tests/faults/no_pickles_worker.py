@@ -21,6 +21,7 @@ def run(world: DistContext, name: str, config: str, overrides: list[str], evalua
     from torch.distributed import PrefixStore, barrier
 
     from evals.evaluate import evaluate
+    from evals.request import EvalRequest
     from pretrain.commands.train import train
     from pretrain.config.load import load_config
 
@@ -32,7 +33,7 @@ def run(world: DistContext, name: str, config: str, overrides: list[str], evalua
             shutil.rmtree(Path(loaded.config.run.dir, "checkpoints", "step-00000004"))
         barrier()
     if evaluates:
-        evaluate(loaded.config.run.dir, world)
+        evaluate(loaded.config.run.dir, world, EvalRequest())
         parallel_state.destroy_model_parallel()
 
 

@@ -162,11 +162,11 @@ INDEXES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda shards: (shards / "index.json").write_text(
             (shards / "index.json").read_text().replace('"words": ', '"words": 1')
         ),
-        "index.json: fingerprint does not fit the rest of the index",
+        "index.json: fingerprint: does not fit the rest of the index",
     ),
     "missing": (forget_index, "there are shards but no index.json; copy it over"),
     "unfinished": (unfinished, "this build is not finished; run the same `pretrain data build`"),
-    "outside": (reach_outside, f"shards[0].name is '../other/{FIRST}' instead of a plain file name"),
+    "outside": (reach_outside, "shards.0.name: must be a plain file name such as '000000-000.tar'"),
 }
 
 

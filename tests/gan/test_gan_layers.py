@@ -10,11 +10,10 @@ from gan_configs import gan_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pretrain.gan.ema import Ema
 from pretrain.gan.networks.batch_norm import BatchNorm
 from pretrain.gan.networks.build import build_discriminator, build_generator, shape_of
 from pretrain.gan.networks.spectral import SpectralConv2d, SpectralEmbedding, SpectralLinear, advance
-from pretrain.gan.zero_shards import ZeroShard
+from pretrain.gan.zero_shards import Ema, ZeroShard
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from chat_runs import CONFIG, PAIRS, gpt_run, overrides_for, write_pairs
-from ranks import run_ranks
+from ranks import run_pretrain, run_ranks
 
 from pretrain.errors import UserError
 from pretrain.gpt.chat.talk import require_template
@@ -83,17 +83,12 @@ def _last(overrides: list[str]) -> Any:
     return {text.partition("=")[0]: text for text in overrides}.values()
 
 
-def pretrain(*arguments: str, **how: Any) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "pretrain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, **how)
-
-
 @pytest.fixture(scope="module")
 def learnt(gpt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that knows four answers by heart; its checkpoint of step 60 is kept."""
     folder = tmp_path_factory.mktemp("learnt")
     train = write_pairs(folder / "train.jsonl", PAIRS)
-    done = pretrain("train", str(CONFIG), *training(gpt, train, folder / "run"))
+    done = run_pretrain("train", str(CONFIG), *training(gpt, train, folder / "run"))
     assert done.returncode == 0, done.stderr
     assert "4 conversations in 2 sequences, which they fill to" in done.stderr + done.stdout
     return folder / "run"
@@ -109,7 +104,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(gpt: Path, learnt: Path, tmp_pat
     run = shutil.copytree(learnt, tmp_path / "run")
     shutil.rmtree(run / "checkpoints" / "step-00000120")
     (run / "checkpoints" / "latest").write_text("step-00000060\n")
-    done = pretrain("train", str(CONFIG), *training(gpt, learnt.parent / "train.jsonl", run))
+    done = run_pretrain("train", str(CONFIG), *training(gpt, learnt.parent / "train.jsonl", run))
     assert done.returncode == 0, done.stderr
     assert "resumed from" in done.stderr + done.stdout
     first, again = (open_saved_model(path).checkpoint for path in (learnt, run))
@@ -123,11 +118,11 @@ def test_a_resumed_run_is_the_uninterrupted_one(gpt: Path, learnt: Path, tmp_pat
 def test_what_was_learnt_is_answered(learnt: Path) -> None:
     asked = [f"--prompt={prompt}" for prompt, _ in PAIRS]
     layout = ["--processes", "2", "parallel.tensor=2"]
-    done = pretrain("generate", str(learnt), "--chat", "--greedy", *asked, *layout)
+    done = run_pretrain("generate", str(learnt), "--chat", "--greedy", *asked, *layout)
     assert done.returncode == 0, done.stderr
     expected = "".join(f"=== {n} of 4\n{answer}\n" for n, (_, answer) in enumerate(PAIRS, 1))
     assert done.stdout == expected
-    done = pretrain("generate", str(learnt), "--chat", "--greedy", "--max-tokens=3", input="\nblue?\n")
+    done = run_pretrain("generate", str(learnt), "--chat", "--greedy", "--max-tokens=3", input="\nblue?\n")
     assert (done.returncode, done.stdout) == (0, "the\n")
     assert "the answer is cut off after 3 tokens" in done.stderr
 

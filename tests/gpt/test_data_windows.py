@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pretrain.data.split import cut_position
+from pretrain.data.sources import cut_position
 from pretrain.errors import UserError
-from pretrain.gpt.windows import Windows
+from pretrain.gpt.data import Windows
 
 
 @settings(max_examples=500, deadline=None)

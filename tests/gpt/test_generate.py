@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from config_files import small_config
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ranks import run_ranks
+from ranks import run_pretrain, run_ranks
 from text_shards import build_shards
 
 from data_tools.tokenizer import byte_tokenizer
@@ -113,11 +111,6 @@ def test_logits_that_are_not_finite_are_refused(value: float, greedy: bool) -> N
         choose(torch.tensor([0.0, value]), Sampling(greedy=greedy), torch.Generator())
 
 
-def pretrain(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "pretrain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Run folders of the same training on one process, on two, and with attention reset at document ends.
@@ -142,7 +135,7 @@ tracking: {{enabled: false}}
         "reset": ["data.reset_at_document_end=true"],
     }
     for name, extra in options.items():
-        done = pretrain("train", str(folder / "config.yaml"), f"run.dir={folder / name}", *extra)
+        done = run_pretrain("train", str(folder / "config.yaml"), f"run.dir={folder / name}", *extra)
         assert done.returncode == 0, done.stderr
     return {name: str(folder / name) for name in options}
 
@@ -270,16 +263,16 @@ def test_a_layout_that_does_not_fit_is_refused(random_runs: dict[str, str]) -> N
 
 @pytest.mark.slow
 def test_the_command_prints_prompt_and_continuation(runs: dict[str, str]) -> None:
-    done = pretrain("generate", runs["TP2"], "--prompt", "xyzabc", "--max-tokens", "5", "--greedy")
+    done = run_pretrain("generate", runs["TP2"], "--prompt", "xyzabc", "--max-tokens", "5", "--greedy")
     assert (done.returncode, done.stdout) == (0, "xyzabcdefgh\n"), done.stderr
     several = ("--prompt", "xyz", "--prompt=abcd", "--max-tokens", "3", "--greedy")
-    done = pretrain("generate", runs["TP2"], *several, "--processes", "2", "parallel.pipeline=2")
+    done = run_pretrain("generate", runs["TP2"], *several, "--processes", "2", "parallel.pipeline=2")
     assert (done.returncode, done.stdout) == (0, "=== 1 of 2\nxyzabc\n=== 2 of 2\nabcdefg\n"), done.stderr
 
 
 @pytest.mark.slow
 def test_a_prompt_that_is_not_text_is_refused(runs: dict[str, str]) -> None:
-    done = pretrain("generate", runs["one"], "--prompt", "a\udcff", "--max-tokens", "5")
+    done = run_pretrain("generate", runs["one"], "--prompt", "a\udcff", "--max-tokens", "5")
     assert done.returncode == 2
     assert "--prompt 'a\\udcff': text is not valid Unicode" in done.stderr
     assert "Traceback" not in done.stderr

@@ -5,7 +5,7 @@ from dataclasses import replace
 from bert_shards import bert_config
 
 from pretrain.bert.spec import BertSums
-from pretrain.training.plateau import Plateau
+from pretrain.training.metric_sums import Plateau
 
 GUESSING = BertSums(
     mlm_nll=400,

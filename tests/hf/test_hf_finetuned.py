@@ -1,8 +1,6 @@
 """A fine-tuned BERT in transformers: the answers of the run, from its own tokenizer and model."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 import torch
 from bert_runs import bert_run
 from config_files import REPOSITORY
+from ranks import run_pretrain
 
 NAMES = ["Ada", "Bob", "Cleo"]
 SENTENCES = [
@@ -22,8 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def pretrain(*arguments: str) -> str:
-    command = [sys.executable, "-m", "pretrain", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = run_pretrain(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -113,8 +111,7 @@ def test_what_cannot_be_exported_or_scored(tmp_path: Path) -> None:
     assert json.loads(state.read_text())["labels"] == ["False", "True"]
     for file in (tmp_path / "train.tsv", tmp_path / "dev.tsv"):
         file.write_text(file.read_text().replace("\tTrue", "\tAlways"))
-    command = [sys.executable, "-m", "pretrain", "eval", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = run_pretrain("eval", run)
     assert done.returncode == 2
     assert "train.tsv: its classes are Always, False; those of " in done.stderr
     assert "are False, True: it is not the file that the run was trained on" in done.stderr

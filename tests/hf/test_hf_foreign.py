@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import subprocess
-import sys
 import unicodedata
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import sentencepiece
 import torch
 import yaml
+from ranks import run_pretrain
 from text_shards import build_shards
 from tokenizers import normalizers
 
@@ -48,8 +47,7 @@ def test_a_run_in_bf16_goes_there_and_back(tmp_path: Path) -> None:
         "tracking": {"enabled": False},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "pretrain", "train", str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
+    done = run_pretrain("train", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
     export_command(str(tmp_path / "run"), str(tmp_path / "hf"), None, tokenizer=True)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype="auto")

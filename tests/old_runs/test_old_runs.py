@@ -5,13 +5,11 @@ those of today are equal to the last bit; other processors round differently, he
 """
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+from ranks import run_pretrain
 
 pytestmark = pytest.mark.slow
 RUNS = sorted(Path(__file__).parent.glob("*.tar.gz"))
@@ -23,15 +21,7 @@ def test_a_run_of_version_0_1_goes_on(archive: Path, tmp_path: Path) -> None:
         tar.extractall(tmp_path, filter="data")
     (folder,) = tmp_path.iterdir()
     before = (folder / "run" / "metrics.jsonl").read_text().splitlines()[:4]
-    done = subprocess.run(
-        [sys.executable, "-m", "pretrain", "train", "config.yaml", "run.steps=8"],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run_pretrain("train", "config.yaml", "run.steps=8", cwd=folder)
     assert done.returncode == 0, done.stderr
     after = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     assert after[:4] == before

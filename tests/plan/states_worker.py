@@ -15,8 +15,7 @@ from pretrain.distributed.world import DistContext, init_distributed
 def held(world: DistContext, vocabulary: int, path: str, overrides: list[str]) -> dict[str, int]:
     from megatron.core import parallel_state
 
-    from pretrain.config.load import load_config
-    from pretrain.config.require_kind import require_kind
+    from pretrain.config.load import load_config, require_kind
     from pretrain.config.sections import TextConfig
     from pretrain.kinds import kind_of
     from pretrain.megatron.optimizer import Optimizer
@@ -28,9 +27,7 @@ def held(world: DistContext, vocabulary: int, path: str, overrides: list[str]) -
     config = require_kind(load_config(path, overrides, world.size).config, TextConfig, "this test")
     layout = build_parallel_dims(world, config.parallel)
     with CostCounter() as ledger:
-        model = PipelineModel(
-            config, layout, vocabulary, kind_of(config).family(config, layout), training=True
-        )
+        model = PipelineModel(config, layout, vocabulary, kind_of(config).spec(config, layout), training=True)
         optimizer = Optimizer(config, model)
         gc.collect()
         states = asdict(held_states(model, optimizer))

@@ -5,18 +5,16 @@ from pathlib import Path
 import pytest
 from test_plan_states import BF16, CP, DO, LLAMA, PP, SP, TP, VPP, write_config
 
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
-from pretrain.plan.activations import peak_activations
 from pretrain.plan.cost_counter import CostCounter
 from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.pipeline_order import bubble, passes
-from pretrain.plan.samples import local_micro_batch
-from pretrain.plan.trace import trace
+from pretrain.plan.text_plan import peak_activations
+from pretrain.plan.trace import local_micro_batch, trace
 
 FULL, SELECTIVE = "parallel.recompute=full", "parallel.recompute=selective"
 PP4 = "parallel.pipeline=4"
@@ -48,7 +46,7 @@ def test_predicted_activations_are_those_of_the_whole_schedule(tmp_path: Path, k
         )
         pipeline = config.parallel.pipeline
         micro_batches = 2 * pipeline if config.parallel.virtual_pipeline else max(2, pipeline)
-        family = kind_of(config).family
+        family = kind_of(config).spec
         assert family is not None
         traced = trace(config, 300, family, fused_dropout=True)
         for stage in range(pipeline):

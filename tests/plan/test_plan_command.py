@@ -12,8 +12,7 @@ from text_shards import build_shards
 
 from pretrain.config.hardware import GPUS, make_cluster
 from pretrain.errors import UserError
-from pretrain.plan.command import plan_command
-from pretrain.plan.request import PlanRequest
+from pretrain.plan.command import PlanRequest, plan_command
 
 
 def request(**changes: object) -> PlanRequest:

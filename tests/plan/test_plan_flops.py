@@ -7,8 +7,7 @@ from test_plan_states import LLAMA, write_config
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.megatron.flops import flops_per_token
@@ -16,7 +15,7 @@ from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.cost_counter import CostCounter
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.samples import local_micro_batch
+from pretrain.plan.trace import local_micro_batch
 
 FULL = ["parallel.recompute=full"]
 LENGTH = 40
@@ -33,7 +32,7 @@ def test_flops_are_those_of_a_counted_step(tmp_path: Path, kind: str, overrides:
     config = require_kind(load_config(path, [*sizes, *overrides], 1).config, TextConfig, "this test")
     with fake_world(0, 1, Kind.fake) as world, sdpa_kernel(SDPBackend.MATH):
         layout = build_parallel_dims(world, config.parallel)
-        model = PipelineModel(config, layout, 300, kind_of(config).family(config, layout), training=True)
+        model = PipelineModel(config, layout, 300, kind_of(config).spec(config, layout), training=True)
         local = [local_micro_batch(model)] * 2
         with FlopCounterMode(display=False) as counter, CostCounter() as ledger:
             model.rehearse(local)

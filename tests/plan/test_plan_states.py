@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from ranks import run_ranks
 
-from pretrain.config.load import load_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.plan.states import rank_states
@@ -78,7 +77,7 @@ def test_what_real_ranks_allocate_is_what_the_plan_says(tmp_path: Path) -> None:
         allocated = json.loads(Path(f"{tmp_path}/held-{rank}.json").read_text())
         for name, (path, overrides) in layouts.items():
             planned = require_kind(load_config(path, overrides, RANKS).config, TextConfig, "this test")
-            states = rank_states(planned, VOCABULARY, rank, RANKS, kind_of(planned).family)
+            states = rank_states(planned, VOCABULARY, rank, RANKS, kind_of(planned).spec)
             everything = allocated[name].pop("everything")
             assert allocated[name] == asdict(states), (name, rank)
             # Nothing else stays but small constants, such as rotary frequencies.

@@ -7,8 +7,7 @@ import pytest
 from config_files import REPOSITORY
 
 from pretrain.config.hardware import make_cluster
-from pretrain.config.load import load_config, read_config
-from pretrain.config.require_kind import require_kind
+from pretrain.config.load import load_config, read_config, require_kind
 from pretrain.config.sections import TextConfig
 from pretrain.kinds import kind_of
 from pretrain.megatron.parallel_dims import build_parallel_dims
@@ -79,7 +78,7 @@ def test_every_preset_fits_on_cards_of_80_gb(name: str) -> None:
     vocabulary, _, worlds = PRESETS[name]
     config = require_kind(load_config(path_of(name), (), worlds[0]).config, TextConfig, "this test")
     cluster = make_cluster("h100-80g", worlds[0], None, None, None)
-    assert plan_text(config, vocabulary, cluster, kind_of(config).family).fullest.total <= cluster.usable
+    assert plan_text(config, vocabulary, cluster, kind_of(config).spec).fullest.total <= cluster.usable
 
 
 def path_of(name: str) -> str:
@@ -106,7 +105,7 @@ def test_every_rank_is_built_and_the_sum_is_the_published_size(name: str) -> Non
         with fake_world(rank, config.replica_ranks, Kind.meta) as world:
             layout = build_parallel_dims(world, config.parallel)
             model = PipelineModel(
-                config, layout, vocabulary, kind_of(config).family(config, layout), training=False
+                config, layout, vocabulary, kind_of(config).spec(config, layout), training=False
             )
             found += sum(part.size for part in parameter_shards(model.chunks, layout) if part.primary)
     assert found == parameters

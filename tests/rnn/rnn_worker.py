@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from evals.evaluate import evaluate
+from evals.request import EvalRequest
 from pretrain.commands.train import train
 from pretrain.config.load import load_config
 from pretrain.config.sections import RnnConfig
@@ -75,7 +76,7 @@ def main() -> None:
         for path, overrides in asked["runs"]:
             train(load_config(path, overrides, world.size), world)
         seen = {name: observe(path, world) for name, path in asked["trainers"].items()}
-        scores = {run: dict(evaluate(run, world).metrics) for run in asked["scores"]}
+        scores = {run: dict(evaluate(run, world, EvalRequest()).metrics) for run in asked["scores"]}
         if world.is_first:
             Path(asked["output"]).write_text(json.dumps({"seen": seen, "scores": scores}))
 

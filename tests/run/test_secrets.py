@@ -4,19 +4,18 @@ import json
 import os
 import re
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from config_files import REPOSITORY, write_config
+from config_files import write_config
 from mlflow_server import free_port
+from ranks import run_pretrain
 from text_shards import build_shards
 
 from pretrain.checkpoint.write import SaveJob, complete
 from pretrain.health.stop import StopFiles, StopReason
-from pretrain.redact import write_new
+from pretrain.redact import holds_secret, write_new
 from pretrain.run.folder import RunFolder, write_atomically
 from pretrain.run.logs import setup_logging
 from pretrain.run.status import Status, read_status, write_status
@@ -57,6 +56,13 @@ def test_files_with_a_secret_are_their_owners(url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", URLS)
+def test_a_path_is_no_secret(url: str) -> None:
+    """`pretrain register` refuses files with secrets, and a folder may be named like a query."""
+    assert holds_secret(f"uri: {url}\n")
+    assert not holds_secret("train: /data/x?key=1\nuri: http://host/?page=1\n")
+
+
+@pytest.mark.parametrize("url", URLS)
 def test_what_others_may_read_holds_none(url: str, tmp_path: Path) -> None:
     import logging
 
@@ -91,12 +97,8 @@ def test_a_run_with_a_password_resumes_and_syncs(tmp_path: Path) -> None:
         checkpoint={"every": 1},
     )
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "pretrain", *words]
-        return subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
-
     for steps in (2, 4):
-        done = command("train", config, f"tracking.uri={server}", f"run.steps={steps}")
+        done = run_pretrain("train", config, f"tracking.uri={server}", f"run.steps={steps}")
         assert done.returncode == 0, done.stderr
         assert WORD not in done.stdout + done.stderr
     run = tmp_path / "run"
@@ -106,7 +108,7 @@ def test_a_run_with_a_password_resumes_and_syncs(tmp_path: Path) -> None:
     assert found.keys() >= configs | {f"checkpoints/step-00000004/{name}" for name in configs}
     assert {Path(name).name for name in found} == configs
     assert yaml.safe_load((run / "config.resolved.yaml").read_text())["tracking"]["uri"] == server
-    synced = command("sync", str(run))
+    synced = run_pretrain("sync", str(run))
     assert synced.returncode == 2
     assert re.search(r"MLflow at http://\*\*\*@127\.0\.0\.1:\d+ does not take", synced.stderr), synced.stderr
     assert json.loads((run / "status.json").read_text())["step"] == 4

@@ -9,9 +9,13 @@ import pytest
 from small_run import config_for, open_run
 
 from pretrain.config.sections import CheckpointConfig, GptConfig
-from pretrain.errors import HealthError
+from pretrain.errors import HealthError, StoppedEarly
+from pretrain.run.folder import RunFolder
+from pretrain.run.status import is_over
+from slurm.job import mark_cancelled
 from slurm.status import status_command
 from slurm.submission import Attempt, Submission, new_submission
+from slurm.watch import cancel_command
 
 METRICS = {"loss": 1.0, "tokens_per_second": 128.0}
 Capture = pytest.CaptureFixture[str]
@@ -184,3 +188,27 @@ def test_a_run_of_which_no_job_has_left_a_word(config: GptConfig, capsys: Captur
         raise HealthError("before it began")
     (Path(config.run.dir) / "status.json").unlink(missing_ok=True)
     assert shown(config, capsys)["state"] == "unknown: no job has written status.json"
+
+
+def test_a_run_that_was_cancelled_is_over(config: GptConfig) -> None:
+    """`eval --watch` would wait for its next checkpoint for ever."""
+    with suppress(StoppedEarly), open_run(config) as run:
+        run.begin(0)
+        raise StoppedEarly("by SIGTERM")
+    folder = RunFolder(config.run.dir)
+    assert not is_over(folder)
+    mark_cancelled(folder, "cancelled while its job waited")
+    assert is_over(folder)
+
+
+def test_a_path_with_a_space_is_one_word_of_a_command(
+    config: GptConfig, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "my run"
+    new_submission(run).sent("7")
+    slurm_says(tmp_path, "RUNNING", "None", monkeypatch)
+    scancel = tmp_path / "programs" / "scancel"
+    scancel.write_text("#!/bin/sh\n")
+    scancel.chmod(0o755)
+    cancel_command(str(run), now=False)
+    assert f"`pretrain logs '{run}'` shows it" in capsys.readouterr().out

@@ -1,9 +1,9 @@
 """What is asked of a polynomial."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pretrain.kind import Kind
+from pretrain.kind import Kind, Late
 
 from .config import RULES, PolynomialConfig
 
@@ -11,12 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pretrain.config.load import LoadedConfig
-
-
-def _trainer(config: PolynomialConfig, world: Any, gate: Any, own: Any = None) -> Any:
-    from .trainer import PolynomialTrainer
-
-    return PolynomialTrainer(config, world, gate)
 
 
 def _open(loaded: "LoadedConfig", config: PolynomialConfig, processes: int | None) -> "Tensor":
@@ -39,7 +33,7 @@ POLYNOMIAL = Kind(
     title="a polynomial",
     config=PolynomialConfig,
     rules=RULES,
-    trainer=_trainer,
+    trainer=Late("pretrain.polynomial.trainer:PolynomialTrainer"),
     open_data=_open,
     summary=_summary,
     contents=lambda points: f"{len(points)} points",

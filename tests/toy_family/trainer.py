@@ -34,7 +34,7 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
 
     UNIT = "points"
 
-    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync) -> None:
+    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync, own: object) -> None:
         self.points = read_points(config)
         self.model = torch.nn.Linear(config.model.degree, 1)
         torch.nn.init.zeros_(self.model.weight)
@@ -74,5 +74,6 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
     def validate(self, step: int) -> None:
         return None
 
-    def describe(self) -> str:
-        return f"{self.facts()['layout']}, a polynomial of degree {self.config.model.degree}"
+    @property
+    def epoch(self) -> str:
+        return f"{len(self.points)} points"

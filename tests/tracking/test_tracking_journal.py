@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_lines_are_there_at_once(tmp_path: Path) -> None:
     assert read(journal.path)[1] == {"step": 2, "time": 102.0, "loss": 0.5}
     with pytest.raises(ValueError, match="step 2 after step 3"):
         journal.append(2, {})
+    journal.close()
+
+
+def test_winding_back_needs_no_memory_for_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    line = encode({"step": 1, "loss": 1.0})
+    path.write_bytes(line * 200_000 + encode({"step": 9}))
+    journal = Journal(path)
+    tracemalloc.start()
+    assert journal.truncate_after(8).kept == 200_000
+    assert tracemalloc.get_traced_memory()[1] < path.stat().st_size / 10
+    tracemalloc.stop()
+    assert path.read_bytes() == line * 200_000
     journal.close()
 
 

@@ -14,8 +14,7 @@ from text_shards import build_shards
 from torch.distributed import HashStore
 
 from pretrain.distributed.world import DistContext
-from pretrain.health.causes import Cause, by_cause, shares
-from pretrain.health.phase_timer import Phase, PhaseTimer
+from pretrain.health.phase_timer import Cause, Phase, PhaseTimer, by_cause, shares
 from pretrain.training.profiling.profiler import StepProfiler
 from pretrain.training.profiling.timeline import PHASE, Span, seconds_by_cause
 

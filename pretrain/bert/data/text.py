@@ -10,23 +10,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from pretrain.bert.data.batch import BertBatch
-from pretrain.bert.data.frequent import most_frequent_token
 from pretrain.bert.data.masking import Masker
 from pretrain.bert.data.pairs import Pairs, Sampler, Stretches
 from pretrain.bert.data.rng import HashRng, sample_keys
-from pretrain.bert.data.rows import BertRow, make_bert_batch, room
+from pretrain.bert.data.rows import BertBatch, BertRow, make_bert_batch, room
 from pretrain.config import derived
 from pretrain.config.sections import BertConfig
-from pretrain.data.corpus import CorpusSamples
+from pretrain.data.dataset import CorpusSamples, InTurn, OfShards
 from pretrain.data.order import make_order
-from pretrain.data.scored import InTurn, OfShards
 from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.errors import UserError
 
 VALIDATION_SEED = 0
 """Validation has the same segments and masks in every run, so that scores can be compared."""
+
+
+def open_data(config: BertConfig) -> "tuple[BertTrainingData, BertValidationData | None]":
+    """Open what a config names; raises UserError or IntegrityError naming the path."""
+    return BertTrainingData.from_config(config), BertValidationData.from_config(config)
 
 
 @dataclass(frozen=True)
@@ -180,3 +183,26 @@ def _masker(source: TokenRange, config: BertConfig) -> Masker:
             "shards again"
         )
     return Masker.make(tokenizer, ids, config.data, derived.max_span(config))
+
+
+MOST = 1 << 22
+"""Tokens that are counted, shared among the sources."""
+RUN = 1 << 16
+
+
+def most_frequent_token(sources: Sequence[TokenRange], special: npt.NDArray[np.bool_]) -> int:
+    """The id that occurs most often at the beginnings of these sources; the smallest if several do.
+
+    It is the best guess without looking, and the baseline of MLM accuracy.
+
+    Args:
+        sources: of one tokenizer.
+        special: [vocabulary], ids that are never predicted.
+    """
+    counts = np.zeros(len(special), np.int64)
+    for source in sources:
+        stop = min(source.stop, source.start + MOST // len(sources))
+        for start in range(source.start, stop, RUN):
+            ids = source.reader.read(start, min(stop, start + RUN))
+            counts += np.bincount(ids[ids < len(special)], minlength=len(special))
+    return int(np.where(special, -1, counts).argmax())

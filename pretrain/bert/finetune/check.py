@@ -1,6 +1,5 @@
 """What follows from a config that fine-tunes a BERT, for `pretrain check`."""
 
-import sys
 from collections.abc import Iterator
 
 from data_tools.counts import counted
@@ -8,11 +7,13 @@ from pretrain.bert.finetune.data.data import LabelledTraining
 from pretrain.bert.finetune.data.open import open_examples
 from pretrain.checkpoint.tokenizer import tokenizer_folder
 from pretrain.config import derived
+from pretrain.config.load import LoadedConfig
 from pretrain.config.sections import FinetuneConfig
 from pretrain.megatron.init_from import find_init_from, require_init_from
+from pretrain.run.exit import print_error
 
 
-def check_examples(config: FinetuneConfig) -> LabelledTraining:
+def check_examples(loaded: LoadedConfig, config: FinetuneConfig, processes: int | None) -> LabelledTraining:
     """Open the files that a config names, with the tokenizer of the run that the weights come from, or of the
     run itself.
 
@@ -20,7 +21,7 @@ def check_examples(config: FinetuneConfig) -> LabelledTraining:
         UserError: a file, a column or a label is wrong, or the run that the weights come from does not exist.
         IntegrityError: that run has no good checkpoint.
     """
-    start = require_init_from(find_init_from(config, lambda line: print(line, file=sys.stderr)))
+    start = require_init_from(find_init_from(config, print_error))
     training, _ = open_examples(config, tokenizer_folder(start.checkpoint))
     return training
 

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from pretrain.bert.finetune.data.batch import LabelledBatch
-from pretrain.bert.finetune.data.data import LabelledTraining
+from pretrain.bert.finetune.data.data import LabelledBatch, LabelledTraining
 from pretrain.bert.finetune.data.examples import NO_LABEL
 from pretrain.bert.finetune.model import FinetunedBert, build_finetuned
 from pretrain.config.sections import FinetuneConfig

@@ -3,29 +3,37 @@
 from typing import Any
 
 from pretrain.config.rule import Rule, Setup, Violation, broken_rules
-from pretrain.config.rules import corpus, finetune, loss_health, remote, schedule, service, sources, stages
-from pretrain.config.rules import init_from as warm_start
-from pretrain.config.rules import transformer as text
-from pretrain.config.rules import transformer_unused as text_useless
+from pretrain.config.rules import (
+    corpus,
+    finetune,
+    loss_health,
+    remote,
+    schedule,
+    service,
+    sources,
+    stages,
+    transformer,
+    transformer_unused,
+)
 from pretrain.config.sections import Config
 from pretrain.kinds import kind_of
 
 DESCENT: tuple[Rule[Any], ...] = (*schedule.RULES, *loss_health.RULES, *service.RULES)
 """Rules for every run that minimises one loss."""
 CORPUS: tuple[Rule[Any], ...] = (
-    *text.RULES,
-    *text_useless.USELESS,
+    *transformer.RULES,
+    *transformer_unused.USELESS,
     *sources.RULES,
     *remote.RULES,
     *corpus.RULES,
     *stages.RULES,
-    *warm_start.RULES,
+    *transformer_unused.INIT_FROM,
     *DESCENT,
 )
 """Rules for a transformer on token shards."""
 FINETUNE: tuple[Rule[Any], ...] = (
-    *text.RULES,
-    *text_useless.USELESS,
+    *transformer.RULES,
+    *transformer_unused.USELESS,
     *finetune.RULES,
     *DESCENT,
 )

@@ -1,6 +1,6 @@
-"""Rules between keys of a run that fine-tunes a model."""
+"""Rules between keys of a run that fine-tunes a model: any one, an encoder, a GPT on conversations."""
 
-from pretrain.config.rule import Rule, unless
+from pretrain.config.rule import Rule, Setup, unless
 from pretrain.config.sections import ChatConfig, FinetuneConfig
 
 ENCODER: tuple[Rule[FinetuneConfig], ...] = (
@@ -30,4 +30,14 @@ RULES: tuple[Rule[FinetuneConfig | ChatConfig], ...] = (
         holds=lambda s: s.config.data.validation != s.config.data.train,
         message=("'{data.validation}' is also data.train: the score would be that of data seen in training"),
     ),
+)
+
+
+def _messages(setup: Setup[ChatConfig]) -> bool:
+    return setup.config.data.messages is not None
+
+
+CHAT: tuple[Rule[ChatConfig], ...] = tuple(
+    unless(f"messages have roles and no {key}", f"data.{key}", _messages, "has no effect with data.messages")
+    for key in ("prompt", "response")
 )

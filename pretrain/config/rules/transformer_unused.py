@@ -6,8 +6,9 @@ the gathered keys and values under context parallelism), `num_query_groups` equa
 `distributed_optimizer` and `overlap_grad_reduce` with one replica (presets fit small clusters too).
 """
 
-from pretrain.config.rule import unless
+from pretrain.config.rule import Rule, unless
 from pretrain.config.rules.transformer import TextRule
+from pretrain.config.sections import BertConfig, GptConfig
 
 USELESS: tuple[TextRule, ...] = (
     unless(
@@ -27,5 +28,15 @@ USELESS: tuple[TextRule, ...] = (
         "model.rotary_base",
         lambda s: s.config.model.position_embedding != "rotary",
         "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
+    ),
+)
+
+INIT_FROM: tuple[Rule[GptConfig | BertConfig], ...] = (
+    Rule(
+        name="an embedding is learnt anew beside weights that are not",
+        key="model.init_embeddings",
+        applies=lambda s: s.config.model.init_embeddings == "random",
+        holds=lambda s: s.config.model.init_from is not None,
+        message="random has no effect without model.init_from: everything is drawn then; remove it",
     ),
 )

@@ -6,10 +6,9 @@ from pydantic import Field
 
 from pretrain.config.sections.common import ModelConfig
 from pretrain.config.sections.descent import DescentConfig
-from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.resume import SCORED_SHARDS, must_agree
 from pretrain.config.sections.section import GlobalSize, MicroSize, Section, Width
-from pretrain.config.sections.source import Sources
+from pretrain.config.sections.source import ImageDataConfig, Sources
 
 
 class CnnModelConfig(ModelConfig):

@@ -6,9 +6,9 @@ from pydantic import BeforeValidator, Field
 
 from pretrain.config.gan_losses import LOSSES, published
 from pretrain.config.sections.common import Config, EvalConfig, HealthConfig, ModelConfig
-from pretrain.config.sections.images import ImageDataConfig
 from pretrain.config.sections.resume import LAYOUT, OPTIMIZER, must_agree
 from pretrain.config.sections.section import Count, GlobalSize, MicroSize, Section, Width
+from pretrain.config.sections.source import ImageDataConfig
 
 if TYPE_CHECKING:
     LossName = str

@@ -60,3 +60,7 @@ class ShardDataConfig(Section):
         None
     )
     """Bytes of shards kept there, of which those that were opened longest ago make room; null: 64 GiB."""
+
+
+class ImageDataConfig(ShardDataConfig):
+    """Where images come from. A path may stand for a list of one source of weight 1."""

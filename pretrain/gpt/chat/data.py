@@ -4,6 +4,7 @@ Which conversations share a sequence follows from their lengths alone.
 """
 
 import hashlib
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,6 @@ from pretrain.data.batch import PADDING_SAMPLE, Batch
 from pretrain.data.in_memory import InMemoryTraining, InMemoryValidation
 from pretrain.gpt.chat.conversation import read_conversations
 from pretrain.gpt.chat.examples import ChatExample, encode, fitting
-from pretrain.gpt.chat.packing import pack
 from pretrain.gpt.chat.template import ChatTemplate
 
 
@@ -117,3 +117,31 @@ class ChatValidation(InMemoryValidation[ChatSequences, Batch]):
 
     def rows(self, rows: Sequence[tuple[int, int | None]]) -> Batch:
         return self.data.batch(rows)
+
+
+def pack(sizes: Sequence[int], capacity: int) -> list[tuple[int, ...]]:
+    """Put all items into as few bins as best-fit decreasing needs (Johnson 1974).
+
+    The largest item comes first, and each goes into the bin that it fills best.
+
+    Args:
+        sizes: of the items, at most `capacity` each.
+        capacity: of a bin.
+
+    Returns:
+        Items of each bin, in order; bins in the order of their first items.
+    """
+    bins: list[list[int]] = []
+    free: list[tuple[int, int]] = []
+    """(room, bin), sorted; a full bin is not in it."""
+    for item in sorted(range(len(sizes)), key=lambda item: (-sizes[item], item)):
+        place = bisect_left(free, (sizes[item], -1))
+        if place < len(free):
+            room, number = free.pop(place)
+        else:
+            room, number = capacity, len(bins)
+            bins.append([])
+        bins[number].append(item)
+        if room > sizes[item]:
+            insort(free, (room - sizes[item], number))
+    return sorted(tuple(sorted(found)) for found in bins)

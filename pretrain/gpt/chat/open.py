@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.tokenizer import tokenizer_folder
+from pretrain.config.load import LoadedConfig
 from pretrain.config.sections import ChatConfig
 from pretrain.gpt.chat.data import ChatSequences, ChatTraining, ChatValidation
-from pretrain.gpt.chat.saved_template import template_of
-from pretrain.gpt.chat.template import ChatTemplate
-from pretrain.megatron.init_from import InitFrom
+from pretrain.gpt.chat.template import ChatTemplate, template_of
+from pretrain.megatron.init_from import InitFrom, find_init_from, require_init_from
+from pretrain.run.exit import print_error
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ def open_chat(config: ChatConfig, start: InitFrom) -> OpenedChat:
     seed, batch = config.run.seed, config.batch
     training = ChatTraining.over(train, tokenizer, folder, seed, batch.global_size, batch.micro_size)
     return OpenedChat(template, training, ChatValidation(validation) if validation else None)
+
+
+def check_conversations(loaded: LoadedConfig, config: ChatConfig, processes: int | None) -> ChatTraining:
+    """`open_chat` for `pretrain check`, before a run is opened."""
+    return open_chat(config, require_init_from(find_init_from(config, print_error))).training
 
 
 def _template(config: ChatConfig, start: Checkpoint) -> ChatTemplate:

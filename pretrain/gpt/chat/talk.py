@@ -10,12 +10,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pretrain.config.generate_request import GenerateRequest
 from pretrain.distributed.world import init_distributed, read_rank_info
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message
-from pretrain.gpt.chat.saved_template import template_of
-from pretrain.gpt.chat.template import ChatTemplate
-from pretrain.gpt.generate import TextGenerator, continue_texts, open_text_generator, progress_printer, spread
+from pretrain.gpt.chat.template import ChatTemplate, template_of
+from pretrain.gpt.generate import (
+    TextGenerator,
+    continue_texts,
+    open_text_generator,
+    progress_printer,
+    spawn_ranks,
+)
 from pretrain.megatron.restore import SavedModel
 from pretrain.sampling import SEEDS, Sampling, require_seed, show
 
@@ -23,30 +29,30 @@ HELP = "/reset begins anew, /exit or ctrl-D ends"
 
 
 def answer(
-    speaker: TextGenerator,
+    generator: TextGenerator,
     template: ChatTemplate,
     conversations: Sequence[Sequence[Message]],
     max_tokens: int,
     sampling: Sampling,
     tell: Callable[[str], None],
-    hear: Callable[[int], None] = lambda _: None,
+    on_token: Callable[[int], None] = lambda _: None,
 ) -> list[str]:
     """What the assistant says next in each conversation; all ranks together.
 
     Args:
-        speaker: the text generator.
+        generator: with model and tokenizer.
         template: the template that it was trained with.
         conversations: from their first message to a user's.
         sampling: how to draw; conversation i with seed + i.
         tell: told of conversations that the model does not see whole, and of answers that were cut off.
-        hear: told of each token of the first answer as it is drawn.
+        on_token: told of each token of the first answer as it is drawn.
     """
-    tokenizer, length = speaker.tokenizer, speaker.saved.config.batch.sequence_length
+    tokenizer, length = generator.tokenizer, generator.saved.config.batch.sequence_length
     texts = [template.tokens(tokenizer, messages, answer=True) for messages in conversations]
     for text in texts:
         if len(text) > length:
             tell(f"the conversation has {len(text):,} tokens; the model sees the last {length:,} of them")
-    drawn = continue_texts(speaker.model, texts, tokenizer.eod_id, max_tokens, sampling, tell=hear)
+    drawn = continue_texts(generator.model, texts, tokenizer.eod_id, max_tokens, sampling, tell=on_token)
     for number, row in enumerate(drawn, 1):
         if len(row) == max_tokens:
             which = f"answer {number}" if len(drawn) > 1 else "the answer"
@@ -54,30 +60,17 @@ def answer(
     return [tokenizer.decode(row) for row in drawn]
 
 
-def chat_command(
-    checkpoint: str,
-    prompts: Sequence[str],
-    max_tokens: int,
-    sampling: Sampling,
-    *,
-    processes: int | None = None,
-    overrides: Sequence[str] = (),
-) -> None:
-    """`pretrain generate --chat`.
-
-    Args:
-        checkpoint: run directory (its newest good checkpoint) or one step folder in it.
-        prompts: what a user says, each in a conversation of its own; none: standard input.
-        processes: ranks to start on this machine.
-        overrides: as in `pretrain.gpt.generate.open_text_generator`.
+def chat_command(request: GenerateRequest) -> None:
+    """`pretrain generate --chat`: each prompt, or line of standard input, begins a conversation of its own.
 
     Raises:
         UserError: the checkpoint has no chat template, there is nothing to answer, or as in
             `open_text_generator`.
     """
-    place = read_rank_info(os.environ)
+    prompts, sampling, max_tokens = request.texts(), request.sampling(), request.tokens
+    info = read_rank_info(os.environ)
     talking = not prompts and sys.stdin.isatty()
-    several = place.launcher != "alone" or (processes or 1) > 1
+    several = info.launcher != "alone" or (request.processes or 1) > 1
     if several and not prompts:
         raise UserError(
             "--chat with several processes answers each --prompt; standard input is for one process"
@@ -88,12 +81,10 @@ def chat_command(
             raise UserError("nothing to answer: give --prompt, or lines on standard input")
     for prompt in prompts:
         _require_text(prompt)
-    options = ["--chat", f"--max-tokens={max_tokens}", *sampling.options()]
-    options += [f"--prompt={prompt}" for prompt in prompts]
-    spread(place, processes, [*options, "--", checkpoint, *overrides])
+    spawn_ranks(info, request, prompts, sampling, "--chat")
     require_seed(sampling)
-    with init_distributed(place) as world:
-        generator = open_text_generator(checkpoint, world, overrides, require_template)
+    with init_distributed(info) as world:
+        generator = open_text_generator(request.checkpoint, world, request.overrides or (), require_template)
         template = template_of(generator.saved.checkpoint)
         assert template is not None, "required above"
         if talking:
@@ -114,7 +105,7 @@ def require_template(saved: SavedModel) -> None:
         )
 
 
-def _lines(raw: bytes) -> list[str]:
+def _lines(raw: bytes) -> tuple[str, ...]:
     """The lines of standard input. Raises UserError naming the line."""
     found = []
     for number, line in enumerate(raw.splitlines(), 1):
@@ -122,7 +113,7 @@ def _lines(raw: bytes) -> list[str]:
             found.append(line.decode("utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(f"standard input, line {number}: is not UTF-8 text: {error.reason}") from None
-    return [line for line in found if line.strip()]
+    return tuple(line for line in found if line.strip())
 
 
 def _require_text(prompt: str) -> None:
@@ -136,11 +127,11 @@ def _require_text(prompt: str) -> None:
         raise UserError(f"the prompt {prompt!r} is not valid Unicode: {error.reason}") from None
 
 
-def _talk(speaker: TextGenerator, template: ChatTemplate, max_tokens: int, sampling: Sampling) -> None:
+def _talk(generator: TextGenerator, template: ChatTemplate, max_tokens: int, sampling: Sampling) -> None:
     """A conversation at the terminal; turn i is drawn with seed + i."""
     import readline  # noqa: F401 - gives `input` its editing and history
 
-    print(f"{speaker.saved.checkpoint.path}: {HELP}")
+    print(f"{generator.saved.checkpoint.path}: {HELP}")
     messages: list[Message] = []
     while True:
         try:
@@ -152,7 +143,8 @@ def _talk(speaker: TextGenerator, template: ChatTemplate, max_tokens: int, sampl
                 print("the conversation begins anew")
             elif said.strip():
                 _require_text(said)
-                messages = _turn(speaker, template, [*messages, Message("user", said)], max_tokens, sampling)
+                asked = [*messages, Message("user", said)]
+                messages = _turn(generator, template, asked, max_tokens, sampling)
         except EOFError:
             print()
             return
@@ -161,7 +153,7 @@ def _talk(speaker: TextGenerator, template: ChatTemplate, max_tokens: int, sampl
 
 
 def _turn(
-    speaker: TextGenerator,
+    generator: TextGenerator,
     template: ChatTemplate,
     messages: list[Message],
     max_tokens: int,
@@ -171,12 +163,12 @@ def _turn(
     # Incremental: a token may be part of a character.
     characters = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def hear(token: int) -> None:
-        print(characters.decode(speaker.tokenizer.decode_bytes([token])), end="", flush=True)
+    def on_token(token: int) -> None:
+        print(characters.decode(generator.tokenizer.decode_bytes([token])), end="", flush=True)
 
     later: list[str] = []
     own = replace(sampling, seed=(sampling.seed + len(messages) // 2) % SEEDS)
-    (reply,) = answer(speaker, template, [messages], max_tokens, own, later.append, hear)
+    (reply,) = answer(generator, template, [messages], max_tokens, own, later.append, on_token)
     print(characters.decode(b"", final=True))
     for line in later:
         print(line, file=sys.stderr)

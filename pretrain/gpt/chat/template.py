@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data_tools.bounded import read_bytes
 from data_tools.tokenizer import Tokenizer
+from pretrain.checkpoint import Checkpoint
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message, as_json
 from pretrain.gpt.chat.renderer import Renderer
@@ -124,3 +125,8 @@ class ChatTemplate:
             end = ids.index(tokenizer.eod_id, begin) + 1
             said[begin:end] = [True] * (end - begin)
         return ids, said
+
+
+def template_of(checkpoint: Checkpoint) -> ChatTemplate | None:
+    """The template that the model was trained with; None if it was not trained on conversations."""
+    return ChatTemplate.read(checkpoint.path / FILE) if FILE in checkpoint.files else None

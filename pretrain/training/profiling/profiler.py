@@ -14,8 +14,7 @@ from pretrain.config.derived import PROFILED_FROM
 from pretrain.distributed.gather import gather_texts
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
-from pretrain.health.causes import Cause, shares
-from pretrain.health.phase_timer import Phase, PhaseTimer
+from pretrain.health.phase_timer import Cause, Phase, PhaseTimer, shares
 from pretrain.training.profiling.timeline import PHASE, Span, seconds_by_cause
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,7 @@ behind arithmetic costs nothing here, as it costs the step nothing.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from pretrain.health.causes import Cause, cause_of
-from pretrain.health.phase_timer import Phase
+from pretrain.health.phase_timer import Cause, Phase, cause_of
 
 COLLECTIVES = ("gloo:", "nccl:", "ncclDevKernel", "ncclKernel")
 """Name prefixes of communication spans: gloo's operations, NCCL's kernels."""

@@ -1,8 +1,8 @@
-"""What the commands that write a directory have in common: options, and how they end."""
+"""Options that several commands share, and how those that write a directory end."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -16,6 +16,24 @@ if TYPE_CHECKING:
 Given = TypeVar("Given", bound="Options")
 Report = TypeVar("Report")
 
+INPUT = typer.Option(
+    "--input",
+    "-i",
+    help="File, folder, glob or fsspec URL; may be repeated. .txt .parquet, JSON lines, .gz .zst",
+)
+TextInputOption = Annotated[list[str], INPUT]
+TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]
+DocumentOption = Annotated[
+    Literal["file", "line", "blank-line"],
+    typer.Option(help="What a document is in .txt: the file, a line, or lines up to a blank one."),
+]
+LineBytesOption = Annotated[
+    int, typer.Option(min=1, help="Most bytes of a line, a paragraph or the text of a row.")
+]
+FormatOption = Annotated[
+    Literal["auto", "txt", "jsonl", "parquet"],
+    typer.Option(help="Read every file as this, whatever its ending."),
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="New or empty directory.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")]
 RestartOption = Annotated[
