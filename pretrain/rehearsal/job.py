@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint
-from pretrain.config.sections import Config, RnnConfig, TextConfig
+from pretrain.config.sections import Config, TextConfig
 from pretrain.distributed.world import DistContext
 from pretrain.megatron import pipeline
 from pretrain.rehearsal.events import Events, What
@@ -33,13 +33,17 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
     Raises:
         UserError: there is no C++ compiler (`pretrain.rehearsal.shim`).
     """
-    stages = config.parallel.pipeline if isinstance(config, TextConfig) else 1
+    short: Any
+    if isinstance(config, TextConfig):
+        stages, short = config.parallel.pipeline, _short_transformer(config, size)
+    else:
+        stages, short = 1, _few_samples(config, size)
     for stage in range(stages):
         with _trainer(config, stage * size // stages, size, build) as (trainer, _):
             layout = trainer.facts()["layout"]
     print(f"model: {layout}, built for {stages} of {counted(size, 'rank')}; the others are like these")
     for stage in sorted({0, min(1, stages - 1), stages - 1}):
-        with _trainer(_shortened(config, size), stage * size // stages, size, build) as (trainer, events):
+        with _trainer(short, stage * size // stages, size, build) as (trainer, events):
             events.clear()
             trainer.step(0)
             waits = counted(events.of(What.SYNC).total(), "time")
@@ -58,16 +62,18 @@ def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple
         yield build(config, world, StepSync(world), None), events
 
 
-def _shortened(config: C, size: int) -> C:
+def _few_samples(config: Any, size: int) -> Any:
+    """The same job with few samples, of one source: its weights need not suit so few."""
+    few = min(FEW, config.batch.micro_size or FEW)
+    batch = config.batch.model_copy(update={"micro_size": few, "global_size": few * size})
+    sources = config.data.train
+    train = sources[:1] if isinstance(sources, tuple) else sources
+    return config.model_copy(update={"batch": batch, "data": config.data.model_copy(update={"train": train})})
+
+
+def _short_transformer(config: TextConfig, size: int) -> TextConfig:
     """The same layout with few samples, and layers that are alike only once in each chunk."""
-    whole: Any = config  # no class says which kinds of config have a batch
-    few = min(FEW, whole.batch.micro_size or FEW)
-    if not isinstance(config, TextConfig):
-        changed = {"batch": whole.batch.model_copy(update={"micro_size": few, "global_size": few * size})}
-        if isinstance(config, RnnConfig):  # so few streams need not suit the weights of several sources
-            changed["data"] = config.data.model_copy(update={"train": config.data.train[:1]})
-        return config.model_copy(update=changed)
-    parallel = config.parallel
+    parallel, few = config.parallel, min(FEW, config.batch.micro_size)
     chunks = parallel.virtual_pipeline and min(2, parallel.virtual_pipeline)
     # As many micro-batches as there are stages fill a pipeline.
     samples = few * parallel.pipeline * size // config.replica_ranks
