@@ -22,7 +22,8 @@ import torch
 import torch.distributed as dist
 
 from data_tools.atomic import write_atomically
-from pretrain.distributed.world import RankInfo, choose_device, read_rank_info, rendezvous
+from pretrain.distributed.launcher import RankInfo, read_rank_info
+from pretrain.distributed.world import choose_device, rendezvous
 from pretrain.errors import UserError, machine_error
 from pretrain.run.exit import print_error
 from pretrain.run.limits import open_files_wanted, raise_open_files
@@ -30,7 +31,7 @@ from pretrain.tracking.facts import environment_facts
 from slurm.findings import RankFinding, new_findings, write_finding
 from slurm.submission import Submission
 
-MEETING = timedelta(seconds=120)
+RENDEZVOUS_TIMEOUT = timedelta(seconds=120)
 GRACE_SECONDS = 3.0
 """How long a rank that knows of a failure waits for ranks that have not reported yet."""
 SMALLEST_DISK = 1 << 30
@@ -44,7 +45,7 @@ LOOK_SECONDS, LOOKS_PER_SECOND = 0.2, 1000
 CODE = ("data_tools", "pretrain", "evals", "slurm")
 
 
-def look(finding: RankFinding, device: torch.device, gpus: int | None, size: int) -> RankFinding:
+def check_node(finding: RankFinding, device: torch.device, gpus: int | None, size: int) -> RankFinding:
     """Run the checks that a rank can do on its own. `size`: ranks of the job."""
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     if device.type == "cuda":
@@ -52,13 +53,15 @@ def look(finding: RankFinding, device: torch.device, gpus: int | None, size: int
         name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
     else:
         free, name, count = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "cpu", 0
+    facts = environment_facts().items()
+    versions = {name: value for name, value in facts if name == "python" or name.startswith("version.")}
     seen = replace(
         finding,
         device=name,
         devices=count,
         free_bytes=free,
         disk_bytes=disk,
-        versions={**_versions(), "code": code_fingerprint()},
+        versions=versions | {"code": code_fingerprint()},
     )
     if gpus is not None and count not in (1, gpus):
         return replace(seen, error=f"{count} GPUs are visible, the job asked for {gpus}")
@@ -72,10 +75,10 @@ def look(finding: RankFinding, device: torch.device, gpus: int | None, size: int
 def all_are_well(folder: Path, rank: int, size: int) -> bool:
     """Wait until every rank has reported; returns whether none has found anything wrong.
 
-    Rank 0 reads each report once and writes a verdict for the others, so a job of N ranks reads N files and
-    N verdicts, and not N^2 files.
+    Rank 0 reads each report once and writes a verdict for the others, so a job of N ranks reads N reports,
+    and not N^2.
     """
-    deadline = time.monotonic() + MEETING.total_seconds()
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
     verdict, read = folder / VERDICT, dict[str, RankFinding]()
     while time.monotonic() < deadline:
         if rank == 0:
@@ -92,15 +95,15 @@ def all_are_well(folder: Path, rank: int, size: int) -> bool:
     return False
 
 
-def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFinding:
+def all_reduce_once(finding: RankFinding, device: torch.device, rank_info: RankInfo) -> RankFinding:
     """Join the rendezvous of all ranks, read the clock, and all-reduce a vector."""
-    joined = rendezvous(place, MEETING.total_seconds())
+    joined = rendezvous(rank_info, RENDEZVOUS_TIMEOUT.total_seconds())
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=joined.store,
-        rank=place.rank,
-        world_size=place.size,
-        timeout=MEETING,
+        rank=rank_info.rank,
+        world_size=rank_info.size,
+        timeout=RENDEZVOUS_TIMEOUT,
     )
     dist.barrier()
     measured = replace(finding, clock=time.time())
@@ -129,11 +132,6 @@ def code_fingerprint() -> str:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _versions() -> dict[str, str]:
-    facts = environment_facts()
-    return {name: value for name, value in facts.items() if name == "python" or name.startswith("version.")}
 
 
 def _matmul(device: torch.device) -> float:
@@ -166,11 +164,12 @@ def main(arguments: Sequence[str]) -> int:
     finding = RankFinding(rank_info.rank, socket.gethostname())
     try:
         device = choose_device(rank_info)
-        finding = look(finding, device, int(gpus) if gpus and device.type == "cuda" else None, rank_info.size)
+        gpus_asked = int(gpus) if gpus and device.type == "cuda" else None
+        finding = check_node(finding, device, gpus_asked, rank_info.size)
         write_finding(folder, finding)
         if not all_are_well(folder, rank_info.rank, rank_info.size):
             return 4
-        finding = meet(finding, device, rank_info)
+        finding = all_reduce_once(finding, device, rank_info)
     except Exception as error:  # a broken driver, link or disk may raise anything: it becomes the finding
         finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
     try:
