@@ -34,7 +34,7 @@ class FakeGpu(TorchDispatchMode):
         super().__init__()
         self._events = events
         self._fake = FakeTensorMode()
-        self._pinned: dict[int, torch.UntypedStorage] = {}
+        self._pinned: dict[int, torch.UntypedStorage] = {}  # held, so that no other gets its number
         self._stack = ExitStack()
         self._without_cpu: set[str] = set()
 
@@ -182,11 +182,13 @@ def read_back(tensor: Tensor) -> Tensor:
 
 
 def _copied(source: Tensor, result: Tensor) -> Tensor:
+    """A copy, with the values that the host knows of."""
     if result.device.type == "cpu":
         return read_back(source)
-    sent = getattr(source, SENT, None) if _is_fake(source) else source.clone()
-    if sent is not None and sent.numel() <= FEW:
-        setattr(result, SENT, sent)
+    if source.numel() <= FEW:
+        sent = getattr(source, SENT, None) if _is_fake(source) else source.clone()
+        if sent is not None:
+            setattr(result, SENT, sent)
     return result
 
 
