@@ -61,6 +61,8 @@ def broadcast_text(world: DistContext, text: str) -> str:
     raw = text.encode()
     size = torch.tensor([len(raw)], dtype=torch.int64)
     torch.distributed.broadcast(size, src=0)
+    if not size:
+        return ""
     data = torch.frombuffer(bytearray(raw.ljust(int(size), b"\0")), dtype=torch.uint8)[: int(size)].clone()
     torch.distributed.broadcast(data, src=0)
     return bytes(data.numpy()).decode()
