@@ -6,6 +6,8 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
 from torch import Tensor
 
 from pretrain.gpt import spec
@@ -34,6 +36,14 @@ def _read(whole: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return reading
 
 
+def _summed_on_cpu(whole: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def summing(*args: Any) -> Tensor:
+        dist.all_reduce(torch.ones(1), group=parallel_state.get_data_parallel_group())
+        return whole(*args)
+
+    return summing
+
+
 def _synchronised(reduce: Callable[[StepSync], None]) -> Callable[[StepSync], None]:
     def waiting(gate: StepSync) -> None:
         torch.cuda.current_stream().synchronize()
@@ -53,7 +63,9 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "a number is read in each step": lambda: patch.object(
         pipeline.PipelineModel, "_divisors", _read(pipeline.PipelineModel._divisors)
     ),
-    "label counts are summed on the CPU": lambda: patch.object(pipeline, "to_device", _stays),
+    "label counts are summed on the CPU": lambda: patch.object(
+        pipeline.PipelineModel, "_divisors", _summed_on_cpu(pipeline.PipelineModel._divisors)
+    ),
     "the stream is synchronised": lambda: patch.object(StepSync, "reduce", _synchronised(StepSync.reduce)),
     "gradient norms are read one by one": lambda: patch.object(Optimizer, "gradient_norm", _norm_by_norm),
 }
