@@ -11,7 +11,6 @@ from pretrain.kind import LAYOUT_KEYS, Evaluation, Generation, Inheritance, Kind
 PUBLISHED_VOCABULARY = 50_257
 """Ids of GPT-2's tokenizer."""
 _SPEC = Late("pretrain.gpt.spec:GptSpec")
-_FAKE_RUN = Late("pretrain.plan.fake_run:run_transformer")
 
 
 def _generate(request: GenerateRequest) -> None:
@@ -36,7 +35,6 @@ GPT = Kind(
     ),
     summary=summary,
     contents=contents,
-    fake_run=_FAKE_RUN,
     spec=_SPEC,
     planning=Planning(
         partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
@@ -57,9 +55,6 @@ CHAT = Kind(
     open_data=Late("pretrain.gpt.chat.data:check_conversations"),
     summary=summary,
     contents=contents,
-    fake_run=_FAKE_RUN,
-    # A GPT's: the chat loss picks tokens by values, which a fake run does not have.
-    spec=_SPEC,
     evaluation=Evaluation(
         score=Late("evals.families.chat:evaluate_chat"),
         tasks=("answers", "harness"),
