@@ -11,7 +11,7 @@ from pretrain.kind import LAYOUT_KEYS, Evaluation, Generation, Inheritance, Kind
 PUBLISHED_VOCABULARY = 50_257
 """Ids of GPT-2's tokenizer."""
 _SPEC = Late("pretrain.gpt.spec:GptSpec")
-_FAKE_RUN = Late("pretrain.plan.fake_run:run_transformer")
+_FAKE_RUN = partial(Late("pretrain.plan.fake_run:run_transformer"), _SPEC)
 
 
 def _generate(request: GenerateRequest) -> None:
@@ -39,7 +39,7 @@ GPT = Kind(
     fake_run=_FAKE_RUN,
     spec=_SPEC,
     planning=Planning(
-        partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
+        partial(Late("pretrain.plan.table:show_text_plan"), _SPEC, PUBLISHED_VOCABULARY), PLAN_OPTIONS
     ),
     evaluation=evaluation(
         Late("evals.families.gpt:evaluate_gpt"), ("perplexity", "harness"), options=frozenset({"stride"})

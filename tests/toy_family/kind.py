@@ -1,6 +1,7 @@
 """What is asked of a polynomial."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pretrain.kind import Kind, Late
@@ -28,14 +29,15 @@ def _summary(
         yield "points", str(len(points))
 
 
+_TRAINER = Late("pretrain.polynomial.trainer:PolynomialTrainer")
 POLYNOMIAL = Kind(
     name="polynomial",
     title="a polynomial",
     config=PolynomialConfig,
     rules=RULES,
-    trainer=Late("pretrain.polynomial.trainer:PolynomialTrainer"),
+    trainer=_TRAINER,
     open_data=_open,
     summary=_summary,
     contents=lambda points: f"{len(points)} points",
-    fake_run=Late("pretrain.plan.fake_run:take_step"),
+    fake_run=partial(Late("pretrain.plan.fake_run:take_step"), _TRAINER),
 )
