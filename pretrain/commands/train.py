@@ -5,10 +5,8 @@
 """
 
 import logging
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,21 +22,19 @@ from pretrain.checkpoint import (
     open_checkpoint,
     trim,
 )
-from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.load import LoadedConfig
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.unreached import unreached
 from pretrain.cpu.products.settle import FACT, as_begun
 from pretrain.distributed.collectives import broadcast_from_rank0
-from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, OutputError, UserError
-from pretrain.health.heartbeat import last_place, rank_name
+from pretrain.health.heartbeat import rank_name
 from pretrain.health.nonfinite import require_finite
 from pretrain.health.phase_timer import Phase, by_cause, shares
 from pretrain.health.stragglers import Stragglers
 from pretrain.kinds import kind_of
 from pretrain.megatron.restore import RESOLVED_CONFIG
-from pretrain.run.folder import RunFolder
 from pretrain.run.signals import Signals
 from pretrain.training.profiling.profiler import StepProfiler
 from pretrain.training.session import Session
@@ -49,28 +45,6 @@ log = logging.getLogger(__name__)
 
 BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
 """Makes a run's trainer on this rank; see `Kind.trainer`."""
-
-
-def train_command(path: str, processes: int | None, overrides: Sequence[str], signals: Signals) -> None:
-    """`pretrain train`.
-
-    Args:
-        processes: ranks to start on this machine; None: only this process, or one of a launcher's.
-        signals: being caught since the command was called.
-
-    Raises:
-        UserError: everything that is wrong with the config, at once.
-        StoppedEarly: a signal came.
-    """
-    place = read_rank_info(os.environ)
-    ranks = ranks_to_start(place, processes)
-    loaded = load_config(path, overrides, max(ranks, place.size))
-    if ranks > 1:
-        command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
-        beats = RunFolder(loaded.config.run.dir).heartbeat
-        sys.exit(spawn(command, ranks, signals, partial(last_place, beats)))
-    with init_distributed(place, loaded.config.health.join_timeout, signals.pending) as world:
-        train(loaded, world, signals)
 
 
 def train(loaded: LoadedConfig, world: DistContext, signals: Signals | None = None) -> None:
