@@ -38,7 +38,7 @@ FLOORS = (
     ("pretrain/training",),
     ("pretrain/megatron",),
     ("pretrain/gpt", "pretrain/bert", "pretrain/rnn", "pretrain/cnn", "pretrain/gan"),
-    ("evals", "pretrain/plan", "pretrain/hf"),
+    ("evals", "pretrain/plan", "pretrain/hf", "pretrain/rehearsal"),
     (RECORDS,),
     ("pretrain/commands",),
     ("pretrain/proofs", "slurm"),

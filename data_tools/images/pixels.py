@@ -103,19 +103,17 @@ def _whiten(opened: Image.Image, data: bytes) -> None:
     if raw in SCALE and isinstance(key, int):
         opened.info["transparency"] = key * SCALE[raw]
     elif raw == "I;16B":
-        _paint(opened, np.asarray(opened) == key, 65_535)
+        values = np.asarray(opened)
+        opened.frombytes(np.where(values == key, 65_535, values).astype("<u2").tobytes())
+        del opened.info["transparency"]
     elif raw == "RGB;16B":
         high = np.asarray(opened)
         with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
             again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
             low = np.asarray(again)
         found = (high.astype(np.uint16) << 8 | low) == np.array(key, np.uint16)
-        _paint(opened, found.all(-1), (255, 255, 255))
-
-
-def _paint(opened: Image.Image, places: Any, white: Any) -> None:
-    opened.paste(white, (0, 0, *opened.size), Image.fromarray(places))
-    del opened.info["transparency"]
+        opened.paste((255, 255, 255), (0, 0, *opened.size), Image.fromarray(found.all(-1)))
+        del opened.info["transparency"]
 
 
 def _why(error: Exception) -> str:

@@ -43,6 +43,19 @@ def test_gradients_are_written_over_those_of_the_step_before(trainer: Any) -> No
     assert all(map(torch.equal, clean, dirty))
 
 
+def test_a_hook_sees_gradients_that_are_written_into_the_sum_otherwise(trainer: Any) -> None:
+    direct = gradients(trainer, float("nan"))
+    parameters = trainer.model.wrapped[0].params_with_grad
+    seen: list[torch.Tensor] = []
+    handles = [parameter.register_hook(seen.append) for parameter in parameters]
+    hooked = gradients(trainer, float("nan"))
+    for handle in handles:
+        handle.remove()
+    assert len(seen) == 2 * len(parameters)
+    for one, other in zip(direct, hooked, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+
+
 def test_what_no_micro_batch_used_has_a_gradient_of_zero(trainer: Any) -> None:
     (replica,) = trainer.model.wrapped
     for buffer in trainer.model.gradient_buffers():
