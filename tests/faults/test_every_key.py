@@ -91,7 +91,7 @@ LONG = {"run__steps": 20}
 LARGE = {"model__init_std": 0.5}
 """With usual weights the two forms of gelu differ by less than rounding."""
 ROTARY = {"model__position_embedding": "rotary"}
-SCALED = {**ROTARY, "model__rotary_scaling": "linear", "model__rotary_scaling_factor": 4.0}
+SCALED = {**ROTARY, **LARGE, "model__rotary_scaling": "linear", "model__rotary_scaling_factor": 4.0}
 YARN = {**SCALED, "model__rotary_scaling": "yarn", "model__rotary_original_length": 32}
 ENTRIES: dict[str, tuple[Any, ...]] = {
     "run.seed": ("tokens", 1, 2),
@@ -123,7 +123,13 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.rotary_scaling_factor": ("losses", 2.0, 8.0, "weights", SCALED),
     "model.rotary_original_length": ("losses", 8, 128, "weights", YARN),
     "model.rotary_slow_turns": ("losses", None, 3.0, "weights", YARN),
-    "model.rotary_fast_turns": ("losses", None, 8.0, "weights", YARN),
+    "model.rotary_fast_turns": (
+        "losses",
+        None,
+        2.0,
+        "weights",
+        {**YARN, "model__rotary_original_length": 1024},
+    ),
     "model.rotary_attention_factor": ("losses", None, 2.0, "weights", YARN),
     "model.window": ("losses", None, 4, "weights"),
     "model.window_pattern": (

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layouts import LAYOUTS, write_config
+from layouts import LAYOUTS, SP, write_config
 from ranks import run_ranks
 
 WORKER = Path(__file__).with_name("worker.py")
-STEPS, TOLERANCE = 5, 1e-5
+STEPS, TOLERANCE, BF16_TOLERANCE = 5, 1e-5, 5e-3
 MODERN = [
     "batch.sequence_length=64",
     "model.position_embedding=rotary",
@@ -61,6 +61,12 @@ NAMES = ("TP2", "TP2+SP", "PP2", "PP2xVPP2", "CP2", "DP2+distributed", "TP2xCP2+
 EXTRA = {
     "gemma/recompute": (1, "gemma", ["parallel.recompute=selective"]),
     "olmo/recompute": (1, "olmo", ["parallel.recompute=full"]),
+}
+BF16 = ["precision=bf16"]
+EXTRA |= {
+    f"{shape}/bf16 {size}": (size, shape, [*BF16, *more])
+    for shape in ("gemma", "olmo")
+    for size, more in ((1, []), (2, SP))
 }
 MUTATIONS = {
     "drop_norm_reduction": ("gemma", "TP2+SP"),
@@ -117,7 +123,14 @@ def test_layout_equals_one_process(curves: dict[str, Any], shape: str, layout: s
     assert other["replicas_differ"] == []
 
 
-@pytest.mark.parametrize("name", EXTRA)
+@pytest.mark.parametrize("shape", ["gemma", "olmo"])
+def test_bf16_layout_equals_one_process(curves: dict[str, Any], shape: str) -> None:
+    one, other = curves[f"{shape}/bf16 1"]["losses"], curves[f"{shape}/bf16 2"]["losses"]
+    assert other == pytest.approx(one, abs=BF16_TOLERANCE)
+    assert one == pytest.approx(curves[f"{shape}/one"]["losses"], abs=10 * BF16_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [name for name in EXTRA if "recompute" in name])
 def test_recompute_changes_no_bit(curves: dict[str, Any], name: str) -> None:
     assert curves[name]["losses"] == curves[f"{EXTRA[name][1]}/one"]["losses"]
 
