@@ -22,7 +22,7 @@ from data_tools.maps import LocalShards, ShardStore
 from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download, fetch
 from data_tools.sources import is_remote
-from data_tools.tokenizer import DESCRIPTION, LARGEST_FILE, stored_files
+from data_tools.tokenizers.folder import DESCRIPTION, LARGEST_FILE, stored_files
 
 IS_TEXT = re.compile(rb'"kind"\s*:\s*"text"')
 """Matches an index of text. The result for a damaged index does not matter: it is refused when it is read."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -120,6 +121,17 @@ def sentencepiece_model(**options: Any) -> bytes:
         sentence_iterator=documents(300), model_writer=model, **{**settings, **options}
     )
     return model.getvalue()
+
+
+def write_pair(prefix: Path, texts: list[list[int]]) -> None:
+    """A .bin and a .idx as Megatron's `preprocess_data.py` writes them, by its own builder."""
+    import torch
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for ids in texts:
+        builder.add_document(torch.tensor(ids, dtype=torch.int64), [len(ids)])
+    builder.finalize(f"{prefix}.idx")
 
 
 def _train(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from data_tools.errors import UserError
+from data_tools.tokenizers.segments import stretches
 
 Ids = np.ndarray[Any, np.dtype[np.int32]]
 Offsets = np.ndarray[Any, np.dtype[np.int64]]
@@ -17,6 +18,8 @@ BERT_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[MASK]")
 SPACE_SYMBOL = "\u2581"
 """What sentencepiece writes for a space."""
 MOST_ROWS = 1 << 24
+PIECES = 1000
+"""About so many pieces of a vocabulary are tried as texts."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,15 @@ class ForeignCodec(Codec):
         """The roles as these files give them; `eod` is the name or the id that ends a document, if it is
         known."""
 
-    @abstractmethod
     def names(self) -> list[str]:
-        """Texts to try: how the vocabulary spells special ids, and some thousand others."""
+        """Texts to try: how the vocabulary spells special ids, pieces of several words, and some thousand
+        others."""
+        others = [piece.decode("utf-8", "ignore") for piece in self.pieces if piece]
+        inner = [text for text in others if " " in text.strip()]
+        return [*self.roles.special, *inner, *others[:: max(1, len(others) // PIECES)]]
+
+    def segments(self, parts: Iterable[str]) -> Iterator[str]:
+        return stretches(parts, cuts=bool(self.settings.cuts))
 
     @property
     def files(self) -> Mapping[str, bytes]:

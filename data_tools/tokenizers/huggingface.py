@@ -7,7 +7,7 @@ that the library gets, each has a secret name.
 
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,6 @@ from data_tools.bounded import parse_json
 from data_tools.errors import UserError
 from data_tools.tokenizers.codec import BERT_PIECES, SPACE_SYMBOL, BertIds, ForeignCodec, Ids, Offsets, Roles
 from data_tools.tokenizers.hf_files import BERT_ROLES, CONFIG, SPECIAL, named_tokens, read_object
-from data_tools.tokenizers.segments import stretches
 from data_tools.typed import natural
 
 MODELS = ("BPE", "WordPiece", "Unigram")
@@ -24,8 +23,6 @@ DECODERS = ("ByteLevel", "WordPiece", "Metaspace", "Replace", "ByteFallback", "F
 MODEL_CONFIG = "config.json"
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|end|>", "[SEP]")
 """How well-known tokenizers name the end of a document, for a file that is alone."""
-PIECES = 1000
-"""About so many pieces of a vocabulary are tried as texts."""
 
 
 class HuggingFaceCodec(ForeignCodec):
@@ -177,15 +174,6 @@ class HuggingFaceCodec(ForeignCodec):
                 if "SpecialToken" not in item:
                     break
                 yield self._control(item["SpecialToken"]["id"])
-
-    def names(self) -> list[str]:
-        """As `ForeignCodec.names`."""
-        others = [piece.decode("utf-8", "ignore") for piece in self.pieces if piece]
-        inner = [text for text in others if text.strip().count(" ")]
-        return [*self._special, *inner, *others[:: max(1, len(others) // PIECES)]]
-
-    def segments(self, parts: Iterable[str]) -> Iterator[str]:
-        return stretches(parts, cuts=bool(self.settings.cuts))
 
     def encode(self, text: str) -> Ids:
         # encode_batch_fast leaves out the offsets of tokens, which take a third of the time.

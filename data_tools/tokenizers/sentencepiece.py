@@ -1,6 +1,6 @@
 """A sentencepiece `.model` from anywhere, encoded by sentencepiece itself."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,6 @@ from data_tools.errors import UserError
 from data_tools.tokenizers.codec import BERT_PIECES, BertIds, ForeignCodec, Ids, Offsets, Roles
 from data_tools.tokenizers.hf_files import BERT_ROLES, CONFIG, SPECIAL, named_tokens, read_object
 from data_tools.tokenizers.own import pieces_of
-from data_tools.tokenizers.segments import stretches
-
-PIECES = 1000
 
 
 class SentencePieceCodec(ForeignCodec):
@@ -64,15 +61,6 @@ class SentencePieceCodec(ForeignCodec):
             BertIds(*bert) if None not in bert else None,  # type: ignore[arg-type]
             self._special,
         )
-
-    def names(self) -> list[str]:
-        """As `ForeignCodec.names`."""
-        others = [piece.decode("utf-8", "ignore") for piece in self.pieces if piece]
-        inner = [text for text in others if text.strip().count(" ")]
-        return [*self._special, *inner, *others[:: max(1, len(others) // PIECES)]]
-
-    def segments(self, parts: Iterable[str]) -> Iterator[str]:
-        return stretches(parts, cuts=bool(self.settings.cuts))
 
     def encode(self, text: str) -> Ids:
         ids: Ids = self._processor.encode(text.encode("utf-8"), return_type="numpy")

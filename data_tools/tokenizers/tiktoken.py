@@ -7,7 +7,7 @@ published encodings are known by the hash of the file; for other ranks, `--encod
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,9 +16,7 @@ import numpy as np
 
 from data_tools.errors import UserError
 from data_tools.tokenizers.codec import ForeignCodec, Ids, Roles
-from data_tools.tokenizers.segments import stretches
 
-PIECES = 1000
 END = "<|endoftext|>"
 
 
@@ -116,14 +114,6 @@ class TiktokenCodec(ForeignCodec):
             raise UserError(f"{chosen!r} is none of its special tokens ({', '.join(self._special)})")
         end = self._special[chosen] if isinstance(chosen, str) else chosen
         return Roles(end, (), None, self._special)
-
-    def names(self) -> list[str]:
-        """As `ForeignCodec.names`."""
-        others = [piece.decode("utf-8", "ignore") for piece in self.pieces if piece]
-        return [*self._special, *others[:: max(1, len(others) // PIECES)]]
-
-    def segments(self, parts: Iterable[str]) -> Iterator[str]:
-        return stretches(parts, cuts=bool(self.settings.cuts))
 
     def encode(self, text: str) -> Ids:
         text.encode("utf-8")  # the library would replace lone surrogates

@@ -8,11 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sentencepiece
 import tiktoken.load
-from foreign_tokenizers import KINDS, LOSSLESS, documents, llama2, make, sentencepiece_model, unigram
+from foreign_tokenizers import (
+    KINDS,
+    LOSSLESS,
+    documents,
+    llama2,
+    make,
+    sentencepiece_model,
+    unigram,
+    write_pair,
+)
 from tokenizers import Tokenizer as Library
 from typer.testing import CliRunner
 
@@ -183,6 +191,7 @@ def test_a_build_from_a_tokenizer_that_changes_texts_says_so(loaded: Loaded, tmp
     assert ids == [*tokenizer.encode(texts[0]), 3, *tokenizer.encode(texts[1]), 3] and ids.count(3) == 2
     assert reader.index.lossy is True and reader.tokenizer().loss == tokenizer.loss
     assert (reader.index.bytes, reader.index.words) == (24, 6)
+    assert tokenizer.facts["tokenizer_loss"] == tokenizer.loss  # what the result of an evaluation says
     assert '"lossy": true' in (tmp_path / "shards/index.json").read_text()
     said = CliRunner().invoke(app, ["inspect", str(tmp_path / "shards")]).output
     assert "the tokenizer changes texts: 'W' comes back as 'w'" in said and "[CLS] 2" in said
@@ -276,16 +285,6 @@ def test_bad_tokenizers_are_refused_in_one_message(loaded: Loaded, tmp_path: Pat
             build_shards(Path(str(tokenizer)), tmp_path / f"out{number}", "a", **options)
         assert said in str(caught.value) and "\n" not in str(caught.value), str(caught.value)
         assert caught.value.exit_code == 2
-
-
-def write_pair(prefix: Path, texts: list[list[int]]) -> None:
-    torch = pytest.importorskip("torch")
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-    for ids in texts:
-        builder.add_document(torch.tensor(ids, dtype=torch.int64), [len(ids)])
-    builder.finalize(f"{prefix}.idx")
 
 
 def test_shards_of_megatron_are_those_of_the_texts(

@@ -191,5 +191,5 @@ def test_damaged_tokenizers_are_named(tokenizers: dict[str, Tokenizer], tmp_path
             Tokenizer.load(tmp_path)
     for text in ("[]", "{", '{"type": "bpe"}'):
         description.write_text(text)
-        with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
+        with pytest.raises(UserError, match=r"tokenizer\.json"):  # it may be anybody's
             Tokenizer.load(tmp_path)
