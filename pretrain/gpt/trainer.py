@@ -14,13 +14,13 @@ class GptTrainer(CorpusTrainer[GptConfig]):
     """A trainer on windows of text."""
 
     def open_data(self) -> tuple[TrainingData, ValidationData | None]:
-        return open_data(self.corpus)
+        return open_data(self.config)
 
-    def family(self) -> GptSpec:
-        return GptSpec(self.corpus, self.layout)
+    def spec(self) -> GptSpec:
+        return GptSpec(self.config, self.layout)
 
     def files(self) -> Mapping[str, bytes | Path]:
         """Also the chat template of the run that it starts from, which goes with that run's tokenizer."""
-        same_tokenizer = self.corpus.model.init_embeddings == "pretrained"
+        same_tokenizer = self.config.model.init_embeddings == "pretrained"
         template = template_of(self.start.checkpoint) if self.start and same_tokenizer else None
         return {**super().files(), **({FILE: template.source.encode()} if template else {})}
