@@ -21,7 +21,8 @@ from data_tools.train_tokenizer import train_tokenizer
 from pretrain.bert.data.text import BertTrainingData
 from pretrain.bert.trainer import BertTrainer
 from pretrain.config.sections import BertConfig
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 
 VOCAB, BATCH, SEQUENCE, BATCHES_A_TURN = 2000, 64, 128, 40
 MASKINGS = ("token", "whole_word", "span")

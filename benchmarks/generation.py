@@ -16,7 +16,8 @@ from measure import Report, Table, Target, main, ratio, spread, take_turns, time
 
 from pretrain.checkpoint.tensors import TensorSource
 from pretrain.config.sections import GptConfig, ParallelConfig
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 from pretrain.gpt.generate import generate
 from pretrain.gpt.spec import GptSpec
 from pretrain.hf.exporter import export_command

@@ -35,7 +35,8 @@ OURS = ("stage 0, fp32", "stage 2, fp32", "stage 2, bf16")
 
 def make_step(case: Case, contender: str, shards: str, stack: ExitStack) -> Callable[[], object]:
     """A contender's step, in a world of one."""
-    from pretrain.distributed.world import RankInfo, init_distributed
+    from pretrain.distributed.launcher import RankInfo
+    from pretrain.distributed.world import init_distributed
     from pretrain.gan.networks.build import channels_last
     from pretrain.gan.trainer import GanTrainer
 

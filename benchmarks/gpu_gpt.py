@@ -66,7 +66,8 @@ def our_tree(case: Case, folder: Path, shards: Path) -> dict[str, Any]:
 def our_step(case: Case, folder: Path, shards: Path, stack: ExitStack) -> Callable[[], object]:
     """The step of our trainer in a world of one."""
     from pretrain.config.sections import GptConfig
-    from pretrain.distributed.world import RankInfo, init_distributed
+    from pretrain.distributed.launcher import RankInfo
+    from pretrain.distributed.world import init_distributed
     from pretrain.gpt.trainer import GptTrainer
 
     world = stack.enter_context(init_distributed(RankInfo(0, 1, 0, "alone")))

@@ -18,7 +18,8 @@ from generation import SEQUENCE, SHAPE, VOCABULARY, write_model
 from measure import Report, Table, Target, main, ratio, spread, take_turns, timed
 
 from pretrain.config.sections import GptConfig, ParallelConfig
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 from pretrain.gpt.data import ValidationData
 from pretrain.gpt.spec import GptSpec
 from pretrain.megatron.parallel_dims import build_parallel_dims

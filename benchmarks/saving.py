@@ -22,7 +22,8 @@ from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint import Saver, StoreCoordinator, verify
 from pretrain.checkpoint.sharded_tensor import ShardedTensor
 from pretrain.config.sections import CheckpointConfig
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 from pretrain.gpt.trainer import GptTrainer
 
 THREADS, STEPS_BETWEEN = 2, 3

@@ -24,7 +24,8 @@ from saving import SMALL, THREADS, Bench
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.checkpoint.sharded_tensor import ShardedTensor
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 from pretrain.gpt.trainer import GptTrainer
 
 BILLION = ("model.num_layers=20", "model.hidden_size=2048", "model.num_attention_heads=16")

@@ -53,7 +53,8 @@ def our_step(
     seat: Seat, folder: Path, shape: Settings, precision: str, overrides: tuple[str, ...], stack: ExitStack
 ) -> Step:
     """The step of our trainer."""
-    from pretrain.distributed.world import RankInfo, init_distributed
+    from pretrain.distributed.launcher import RankInfo
+    from pretrain.distributed.world import init_distributed
     from pretrain.gpt.trainer import GptTrainer
 
     own = Path(tempfile.mkdtemp(dir=folder))

@@ -59,7 +59,8 @@ def bert_config(folder: Path, precision: str) -> Any:
 def our_step(_: Seat, folder: Path, precision: str, stack: ExitStack) -> Step:
     """The step of our trainer in a world of one."""
     from pretrain.bert.trainer import BertTrainer
-    from pretrain.distributed.world import RankInfo, init_distributed
+    from pretrain.distributed.launcher import RankInfo
+    from pretrain.distributed.world import init_distributed
 
     config = bert_config(folder, precision)
     trainer = BertTrainer(config, stack.enter_context(init_distributed(RankInfo(0, 1, 0, "alone"))))

@@ -262,11 +262,6 @@ def _plan(options: BuildOptions, inputs: Inputs, tokenizer: Tokenizer) -> dict[s
     }
 
 
-def _count_sentences(shards: list[Shard]) -> int | None:
-    counts = [block.sents for shard in shards for block in shard.blocks if block.sents is not None]
-    return sum(counts) if counts else None
-
-
 def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionResult]) -> ShardIndex:
     """Write the files beside the shards; the index comes last and makes the directory readable."""
     directory = workspace.directory
@@ -276,6 +271,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
         raise UserError("--input: there is no text in it, so there is nothing to build")
     shutil.rmtree(directory / "tokenizer", ignore_errors=True)  # left by a build that was killed here
     tokenizer.save(directory / "tokenizer")
+    sentences = [block.sents for shard in shards for block in shard.blocks if block.sents is not None]
     index = make_index(
         dtype=token_dtype(tokenizer.vocab_size),
         tokenizer_fingerprint=tokenizer.fingerprint,
@@ -286,7 +282,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
         bytes=sum(result.bytes for result in results),
         words=sum(result.words for result in results),
         shards=tuple(shards),
-        sentences=_count_sentences(shards),
+        sentences=sum(sentences) if sentences else None,
         lossy=True if tokenizer.loss else None,
     )
     write_skipped(directory, all_skipped(results))

@@ -229,20 +229,20 @@ class CachedShards(ShardStore):
     def __init__(self, url: str, cache: ShardCache) -> None:
         self._url, self._cache = url.rstrip("/"), cache
 
-    def place(self, shard: ShardFile) -> str:
+    def location(self, shard: ShardFile) -> str:
         return f"{self._url}/{shard.name}"
 
     def check(self, shard: ShardFile) -> None:
         """Raise UserError for a shard that is larger than the cache."""
         if shard.size > self._cache.limit:
             raise UserError(
-                f"{self.place(shard)}: {shard.size:,} bytes are more than data.cache_bytes "
+                f"{self.location(shard)}: {shard.size:,} bytes are more than data.cache_bytes "
                 f"{self._cache.limit:,}; the nearest legal is {shard.size}"
             )
 
     def open(self, shard: ShardFile) -> BinaryIO:
         """The shard's file; raises as `ShardCache.open` does."""
-        return self._cache.open(self.place(shard), shard)
+        return self._cache.open(self.location(shard), shard)
 
     def is_gone(self, shard: ShardFile, inode: int) -> bool:
         return self._cache.is_gone(shard, inode)

@@ -19,7 +19,7 @@ MAX_OPEN_SHARDS = 256
 class ShardStore(Protocol):
     """Where the shards of a directory are opened."""
 
-    def place(self, shard: ShardFile) -> str:
+    def location(self, shard: ShardFile) -> str:
         """Path or URL of a shard, for messages."""
 
     def check(self, shard: ShardFile) -> None:
@@ -38,7 +38,7 @@ class LocalShards(ShardStore):
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def place(self, shard: ShardFile) -> str:
+    def location(self, shard: ShardFile) -> str:
         return str(self._directory / shard.name)
 
     def check(self, shard: ShardFile) -> None:

@@ -21,8 +21,7 @@ from typing import IO, Any, cast
 
 from data_tools.errors import UserError
 from data_tools.left_out import HIDDEN, LeftOut, check_left_out, ending_of, is_hidden, together
-from data_tools.remote import filesystem_of
-from data_tools.remote_input import RemoteInput
+from data_tools.remote import RemoteInput, filesystem_of
 
 TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
 TOKENS, BIN = "megatron", ".bin"

@@ -5,7 +5,7 @@ import hashlib
 import io
 import mmap
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -32,8 +32,8 @@ class ShardVerdict:
 
     number: int
     faults: tuple[str, ...]
-    starts_document: bool
-    ends_document: bool
+    starts_document: bool = True
+    ends_document: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,10 @@ def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) ->
     """
     opened = open_directory(directory, cache)
     index = read_index(opened.local, opened.named)
-    verdicts: dict[int, ShardVerdict] = {}
-    numbers = list(range(len(index.shards)))
-    with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for verdict in run_tasks(_VerifyShard(opened), numbers, workers, progress.advance):
-            verdicts[verdict.number] = verdict
+    verdicts = verify_shards(_VerifyShard(opened), index.shards, workers)
     faults = _directory_faults(opened, index)
     before = True
-    for number in numbers:
-        verdict = verdicts[number]
+    for number, verdict in enumerate(verdicts):
         faults += [f"{index.shards[number].name}: {fault}" for fault in verdict.faults]
         if not verdict.faults and before != verdict.starts_document:
             what = "does not begin with a document" if before else "begins a document within another"
@@ -73,6 +68,16 @@ def verify(directory: str, workers: int = 1, cache: ShardCache | None = None) ->
         f"{counted(index.documents, 'document')}"
     )
     return VerifyReport(counts, tuple(faults))
+
+
+def verify_shards(
+    verify_one: Callable[[int, Report], ShardVerdict], shards: Sequence[ShardFile], workers: int
+) -> list[ShardVerdict]:
+    """The verdicts on all shards, in order; `verify_one` can be sent to workers."""
+    numbers = list(range(len(shards)))
+    with Progress("verifying shards", sum(shard.size for shard in shards), "B") as progress:
+        verdicts = run_tasks(verify_one, numbers, workers, progress.advance)
+        return sorted(verdicts, key=lambda verdict: verdict.number)
 
 
 def _directory_faults(directory: ShardDirectory, index: ShardIndex) -> list[str]:
@@ -125,7 +130,7 @@ def gathered(faults: list[str], directory: ShardDirectory, shard: ShardFile) -> 
     try:
         yield
     except (UserError, IntegrityError) as error:
-        faults.append(str(error).removeprefix(f"{directory.store.place(shard)}: "))
+        faults.append(str(error).removeprefix(f"{directory.store.location(shard)}: "))
     except (OSError, tarfile.TarError) as error:
         faults.append(f"cannot be read as a tar: {error}")
 

@@ -67,11 +67,10 @@ Result = TypeVar("Result", bound=Finished)
 
 
 class Workspace:
-    """The paths of a build in its directory."""
+    """The paths of a build in its directory; `work`: the folder of temporaries and results in it."""
 
-    def __init__(self, directory: Path, layout: OutputLayout = SHARDS) -> None:
-        self.directory, self.layout = directory, layout
-        self.work = directory / WORK_DIR
+    def __init__(self, directory: Path, layout: OutputLayout = SHARDS, work: str = WORK_DIR) -> None:
+        self.directory, self.layout, self.work = directory, layout, directory / work
 
     def save(self, number: int, result: "DataclassInstance") -> None:
         write_atomically(self.work / f"{number:06d}.json", json.dumps(asdict(result)))

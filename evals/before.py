@@ -39,7 +39,10 @@ def misfits(entry: SuiteEntry, config: Config) -> Iterator[tuple[str, str]]:
         if name not in evaluation.options:
             yield name, f"has no effect on a {kind}; remove it"
     if "extractor" in evaluation.options:
-        yield from _images(entry)
+        try:
+            entry.images.check_extractor()
+        except UserError as error:
+            yield "extractor", str(error)
     if evaluation.one_file and len(entry.data) > 1:
         yield "data", f"{entry.data[1]}: one file at a time; the tasks of a suite have one each"
     if not entry.data and not evaluation.scores_training and not _validates(config):
@@ -49,13 +52,6 @@ def misfits(entry: SuiteEntry, config: Config) -> Iterator[tuple[str, str]]:
         for path in (given,) if isinstance(given, str) else given:
             if not is_remote(path) and not Path(path).exists():
                 yield key, f"{path} does not exist"
-
-
-def _images(entry: SuiteEntry) -> Iterator[tuple[str, str]]:
-    try:
-        entry.images.check_extractor()
-    except UserError as error:
-        yield "extractor", str(error)
 
 
 def _validates(config: Config) -> bool:

@@ -15,8 +15,9 @@ from evals.evaluate import evaluate
 from evals.images.options import NO_IMAGE_OPTIONS, ImageEvalOptions
 from evals.request import EvalRequest, say
 from evals.result import Result, require_writable, write_text
+from pretrain.distributed.launcher import ranks_to_start, read_rank_info
 from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import UserError
 from pretrain.redact import write_new
 from pretrain.run.folder import RunFolder

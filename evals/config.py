@@ -11,7 +11,6 @@ from pathlib import Path
 from data_tools.sources import is_remote
 from evals.scored import evaluation_of
 from pretrain.config import derived
-from pretrain.config.evaluation import LAYOUT, SHARDS
 from pretrain.config.load import LoadedConfig, read_config, require_kind
 from pretrain.config.node import ConfigError
 from pretrain.config.rule import PROCESSES, Violation
@@ -20,6 +19,7 @@ from pretrain.config.rules.remote import CACHE_OF_NOTHING
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import Config, ParallelConfig, RnnConfig, TextConfig
 from pretrain.errors import UserError
+from pretrain.kind import LAYOUT_KEYS, SHARD_KEYS
 
 
 def evaluation_config(
@@ -112,7 +112,7 @@ def _broken(config: Config, world_size: int | None, data: Sequence[str]) -> list
 
 def _settable(violation: Violation) -> Violation:
     """The violation with only those remedies that an evaluation allows: the model cannot change."""
-    keys = {*LAYOUT, *SHARDS, PROCESSES}
+    keys = {*LAYOUT_KEYS, *SHARD_KEYS, PROCESSES}
     remedies = {key: values for key, values in violation.suggestions.items() if key in keys}
     return replace(violation, suggestions=remedies)
 

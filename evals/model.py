@@ -38,7 +38,7 @@ class Task(Protocol):
     """The definition of every metric, and of the terms that they use."""
 
     @property
-    def data(self) -> ValidationDataset:
+    def data(self) -> ValidationDataset[Any]:
         """Validation data of the model's kind."""
 
     def family(self, layout: ParallelDims) -> ModelSpec[Any, Any]:
@@ -100,7 +100,7 @@ def open_sources(config: CorpusConfig, tokenizer: Tokenizer, request: EvalReques
     return found
 
 
-def _score(model: PipelineModel, data: ValidationDataset, layout: ParallelDims) -> MetricSums:
+def _score(model: PipelineModel, data: ValidationDataset[Any], layout: ParallelDims) -> MetricSums:
     """As `score`, with a progress bar on rank 0."""
     if not layout.world.is_first:
         return score(model, data)

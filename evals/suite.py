@@ -29,9 +29,12 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _PATHS = ("extractor", "inception_weights")
 
 
-def _paths(value: Any) -> Any:
-    """One path, or a list of them, as a tuple."""
+def one_or_more(value: Any) -> Any:
+    """One text, or a list of them, as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Paths = Annotated[tuple[PathText, ...], BeforeValidator(one_or_more)]
 
 
 def _label(text: str) -> str:
@@ -46,7 +49,28 @@ def _tasks(value: Any) -> Any:
     return tuple(value)
 
 
-class SuiteEntry(Section):
+class ImageOptionsSection(Section):
+    """The options about a GAN's images."""
+
+    extractor: PathText | None = None
+    """Run of a classifier in whose features to compare images."""
+    inception_weights: PathText | None = None
+    """Inception as TorchScript, which gives FID."""
+    inception_sha256: Name | None = None
+    """What that file's SHA-256 must be."""
+    resize: Literal["file", "antialias"] | None = None
+    """Who resizes images for Inception; null: its file."""
+    samples: Count | None = None
+    """Images to generate; null: as many as there are real ones."""
+    seed: int | None = Field(None, ge=0, le=LARGEST_COUNT)
+    """Seed of the generated images; null: 1234."""
+
+    @property
+    def images(self) -> ImageEvalOptions:
+        return ImageEvalOptions(**{each.name: getattr(self, each.name) for each in fields(ImageEvalOptions)})
+
+
+class SuiteEntry(ImageOptionsSection):
     """One thing to score. Keys that are left out are as for `pretrain eval` without its options."""
 
     task: Literal["perplexity", "masked", "answers", "accuracy", "images", "harness"]
@@ -55,33 +79,17 @@ class SuiteEntry(Section):
     of a GAN's images to real ones. harness: tasks of lm-evaluation-harness, of a GPT."""
     name: Annotated[Name, AfterValidator(_label)] | None = None
     """Stands before the names of its metrics, as in `wiki/token_perplexity`; null: nothing does."""
-    data: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
+    data: Paths = ()
     """Shard directories, or for a fine-tuned model one file; none: the run's validation data."""
     stride: Count | None = None
     """perplexity: tokens that a window moves on; null: a whole sequence."""
     max_windows: Count | None = None
     """perplexity, masked: score the first this many sequences of each source of the run's validation data;
     null: as many as the run's `eval.max_windows` says. Not with `data`, which is scored whole."""
-    extractor: PathText | None = None
-    """images: run of a classifier whose features to compare."""
-    inception_weights: PathText | None = None
-    """images: TorchScript file of Inception."""
-    inception_sha256: Name | None = None
-    """images: what that file's SHA-256 must be."""
-    resize: Literal["file", "antialias"] | None = None
-    """images: who resizes them for Inception; null: its file."""
-    samples: Count | None = None
-    """images: how many to generate; null: as many as real ones."""
-    seed: int | None = Field(None, ge=0, le=LARGEST_COUNT)
-    """images: seed of the generated ones; null: 1234."""
-    tasks: Annotated[tuple[PathText, ...], BeforeValidator(_paths)] = ()
+    tasks: Paths = ()
     """harness: task files, or names of tasks in `task_folder`."""
     task_folder: PathText | None = None
     """harness: folder of task files; null: configs/eval/tasks, or the presets of that name."""
-
-    @property
-    def images(self) -> ImageEvalOptions:
-        return ImageEvalOptions(**{each.name: getattr(self, each.name) for each in fields(ImageEvalOptions)})
 
     @property
     def overrides(self) -> list[str]:
@@ -156,14 +164,15 @@ def _numbered(file: SuiteFile) -> list[tuple[str, SuiteEntry]]:
     return [(f"tasks.{number}", entry) for number, entry in enumerate(file.tasks)]
 
 
-def _useless(key: str, entry: SuiteEntry, place: SourceLocation) -> list[Problem]:
+def _useless(key: str, entry: SuiteEntry, location: SourceLocation) -> list[Problem]:
     given = entry.model_fields_set - {"task", "name"}
     useless = sorted(name for name in given if name not in _OPTIONS[entry.task] and getattr(entry, name))
     found = [
-        Problem(place, f"{key}.{name}", f"has no effect on task {entry.task}; remove it") for name in useless
+        Problem(location, f"{key}.{name}", f"has no effect on task {entry.task}; remove it")
+        for name in useless
     ]
     if entry.task == "harness" and not entry.tasks:
-        found.append(Problem(place, f"{key}.tasks", "name at least one task of the harness"))
+        found.append(Problem(location, f"{key}.tasks", "name at least one task of the harness"))
     if entry.data and entry.max_windows is not None:
-        found.append(Problem(place, f"{key}.max_windows", "has no effect with data; remove one of them"))
+        found.append(Problem(location, f"{key}.max_windows", "has no effect with data; remove one of them"))
     return found

@@ -155,7 +155,7 @@ def train(
     from pretrain.run.signals import Signals
 
     with Signals() as signals:  # before the imports, which take seconds: a signal must not be lost in them
-        from pretrain.commands.train import train_command
+        from pretrain.commands.launch import train_command
 
         train_command(config, processes, overrides or (), signals)
 

@@ -66,6 +66,35 @@ class Planning:
     """Options that have an effect, of those that not every plan has: --search, --vocab-size, --tokens."""
 
 
+LAYOUT_KEYS = (
+    "parallel.tensor",
+    "parallel.pipeline",
+    "parallel.virtual_pipeline",
+    "parallel.context",
+    "parallel.sequence",
+    "batch.micro_size",
+)
+"""How an evaluation is spread over ranks."""
+SHARD_KEYS = (
+    "eval.max_windows",
+    "data.train",
+    "data.validation",
+    "data.cache_dir",
+    "data.cache_bytes",
+)
+"""What is read from token shards."""
+CACHE_KEYS = ("data.cache_dir", "data.cache_bytes")
+"""Where shards that are named by a URL are cached."""
+
+
+def scored_shards(config: Any, named: bool) -> list[str]:
+    """Directories of a config that an evaluation reads; none if the data to score is given separately."""
+    if named:
+        return []
+    sources = getattr(config.data, "validation", None) or config.data.train
+    return [source.path for source in sources]
+
+
 @dataclass(frozen=True)
 class Evaluation(Generic[C]):
     """`pretrain eval` of a kind."""
@@ -78,7 +107,7 @@ class Evaluation(Generic[C]):
     """Directories and files whose contents decide the numbers, of a config; with True: beside the data that
     is named to be scored."""
     keys: tuple[str, ...]
-    """Keys of the config that have an effect on it (`pretrain.config.evaluation`)."""
+    """Keys of the config that have an effect on it, such as `LAYOUT_KEYS`; all others belong to training."""
     stands_for: tuple[str, ...] = ("data.validation",)
     """Keys that --data replaces, which have no effect beside it."""
     forgets: tuple[str, ...] = ()

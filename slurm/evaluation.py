@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 
 from evals.before import definitions, misfits, plain_entry
-from evals.images.options import ImageEvalOptions
 from evals.suite import SuiteEntry, load_suite
 from pretrain.config.load import read_config
 from pretrain.config.sections import Config
@@ -81,11 +79,8 @@ def _config_of(run: RunFolder) -> Config | None:
 def _entries(evaluation: EvaluationSection, config: Config) -> Iterator[tuple[str, SuiteEntry]]:
     """What to score, each with the prefix of its keys. Raises UserError if there is no such task."""
     if evaluation.suite is None:
-        options = ImageEvalOptions(
-            **{each.name: getattr(evaluation, each.name) for each in fields(ImageEvalOptions)}
-        )
         data, stride = evaluation.data, evaluation.stride
-        yield "evaluation", plain_entry(config.model.kind, data, stride, options)
+        yield "evaluation", plain_entry(config.model.kind, data, stride, evaluation.images)
         return
     suite = load_suite(evaluation.suite)
     if wrong := suite.misfit(config.model.kind):

@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from pretrain.distributed.world import RankInfo, choose_device, read_rank_info, rendezvous
+from pretrain.distributed.launcher import RankInfo, read_rank_info
+from pretrain.distributed.world import choose_device, rendezvous
 from pretrain.errors import UserError, machine_error
 from pretrain.run.exit import print_error
 from pretrain.tracking.facts import environment_facts
 from slurm.findings import RankFinding, read_findings, write_finding
 from slurm.submission import Submission
 
-MEETING = timedelta(seconds=120)
+RENDEZVOUS_TIMEOUT = timedelta(seconds=120)
 GRACE_SECONDS = 3.0
 """How long a rank that knows of a failure waits for ranks that have not reported yet."""
 SMALLEST_DISK = 1 << 30
@@ -38,7 +39,7 @@ VECTOR = {"cpu": 1 << 20, "cuda": 1 << 28}
 CODE = ("data_tools", "pretrain", "evals", "slurm")
 
 
-def look(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFinding:
+def check_node(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFinding:
     """Run the checks that a rank can do on its own."""
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     if device.type == "cuda":
@@ -46,13 +47,15 @@ def look(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFi
         name, count = torch.cuda.get_device_name(device), torch.cuda.device_count()
     else:
         free, name, count = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "cpu", 0
+    facts = environment_facts().items()
+    versions = {name: value for name, value in facts if name == "python" or name.startswith("version.")}
     seen = replace(
         finding,
         device=name,
         devices=count,
         free_bytes=free,
         disk_bytes=disk,
-        versions={**_versions(), "code": code_fingerprint()},
+        versions=versions | {"code": code_fingerprint()},
     )
     if gpus is not None and count not in (1, gpus):
         return replace(seen, error=f"{count} GPUs are visible, the job asked for {gpus}")
@@ -63,7 +66,7 @@ def look(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFi
 
 def all_are_well(folder: Path, size: int) -> bool:
     """Wait until every rank has reported; returns whether none has found anything wrong."""
-    deadline = time.monotonic() + MEETING.total_seconds()
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
     while time.monotonic() < deadline:
         found = read_findings(folder)
         if any(each.error for each in found):
@@ -75,15 +78,15 @@ def all_are_well(folder: Path, size: int) -> bool:
     return False
 
 
-def meet(finding: RankFinding, device: torch.device, place: RankInfo) -> RankFinding:
+def all_reduce_once(finding: RankFinding, device: torch.device, rank_info: RankInfo) -> RankFinding:
     """Join the rendezvous of all ranks, read the clock, and all-reduce a vector."""
-    joined = rendezvous(place, MEETING.total_seconds())
+    joined = rendezvous(rank_info, RENDEZVOUS_TIMEOUT.total_seconds())
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         store=joined.store,
-        rank=place.rank,
-        world_size=place.size,
-        timeout=MEETING,
+        rank=rank_info.rank,
+        world_size=rank_info.size,
+        timeout=RENDEZVOUS_TIMEOUT,
     )
     dist.barrier()
     measured = replace(finding, clock=time.time())
@@ -112,11 +115,6 @@ def code_fingerprint() -> str:
         for path in sorted((root / package).rglob("*.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _versions() -> dict[str, str]:
-    facts = environment_facts()
-    return {name: value for name, value in facts.items() if name == "python" or name.startswith("version.")}
 
 
 def _matmul(device: torch.device) -> float:
@@ -149,11 +147,11 @@ def main(arguments: Sequence[str]) -> int:
     finding = RankFinding(rank_info.rank, socket.gethostname())
     try:
         device = choose_device(rank_info)
-        finding = look(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
+        finding = check_node(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
         write_finding(folder, finding)
         if not all_are_well(folder, rank_info.size):
             return 4
-        finding = meet(finding, device, rank_info)
+        finding = all_reduce_once(finding, device, rank_info)
     except Exception as error:  # a broken driver, link or disk may raise anything: it becomes the finding
         finding = replace(finding, error=f"{type(error).__name__}: {error}".splitlines()[0])
     try:

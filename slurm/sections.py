@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
+from evals.suite import ImageOptionsSection, Paths
 from pretrain.config.load import read_section
 from pretrain.config.node import ConfigError, Problem, SourceLocation
 from pretrain.config.rule import Setup, broken_rules
@@ -13,20 +14,10 @@ from pretrain.config.sections import Section, SlurmConfig
 from pretrain.config.sections.section import Count, Name, PathText, Texts
 
 
-def _one_or_more(value: object) -> object:
-    """One text, or a list of them, as a tuple."""
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
-
-
-Paths = Annotated[tuple[PathText, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
-
-
 class BuildSection(Section):
     """What builds of text and of images, and cleanings, are given."""
 
-    input: Paths
+    input: Annotated[Paths, Field(min_length=1)]
     """Files, folders, globs or URLs; one, or a list."""
     output: PathText
     """Directory to write, on a file system that all nodes see."""
@@ -136,7 +127,7 @@ class ImagesJob(Section):
     slurm: SlurmConfig = SlurmConfig()
 
 
-class EvaluationSection(Section):
+class EvaluationSection(ImageOptionsSection):
     """What `pretrain eval` is given."""
 
     run: PathText | None = None
@@ -145,22 +136,10 @@ class EvaluationSection(Section):
     """Score every new checkpoint while the run goes on, not the newest alone once it has ended."""
     suite: PathText | None = None
     """File that lists what to score (configs/eval); null: what `pretrain eval` scores without one."""
-    data: Annotated[tuple[PathText, ...], BeforeValidator(_one_or_more)] = ()
+    data: Paths = ()
     """Shards to score in place of the run's validation data; one directory, or a list."""
     stride: Count | None = None
     """Tokens that a window moves on; null: a whole sequence."""
-    extractor: PathText | None = None
-    """For a GAN: run of a classifier in whose features to compare images."""
-    inception_weights: PathText | None = None
-    """For a GAN: Inception as TorchScript, which gives FID."""
-    inception_sha256: Name | None = None
-    """What that file's SHA-256 must be."""
-    resize: Literal["file", "antialias"] | None = None
-    """Who resizes images for Inception; null: its file."""
-    samples: Count | None = None
-    """Images to generate; null: as many as there are real ones."""
-    seed: Annotated[int, Field(ge=0)] | None = None
-    """Seed of the generated images; null: 1234."""
 
 
 class EvaluationJob(Section):

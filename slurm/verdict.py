@@ -12,6 +12,10 @@ from slurm.submission import Attempt, Phase
 
 AGAIN = 75
 STOPPED_BY_VERDICT = 4
+MEANINGS = {
+    137: ": a rank was killed (SIGKILL), most often for want of memory",
+    139: ": a rank crashed (SIGSEGV)",
+}
 IN_VAIN = 2
 """Restarts in a row without a step of progress before a job stops."""
 
@@ -26,11 +30,8 @@ class JobVerdict:
 
 def before(attempts: Sequence[Attempt], max_restarts: int) -> JobVerdict:
     """Whether the last of the attempts, which has just begun, may continue: code 0 if so."""
-    restarts = len(attempts) - 1
-    if restarts > max_restarts:
-        return JobVerdict(
-            STOPPED_BY_VERDICT, f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
-        )
+    if len(attempts) - 1 > max_restarts:
+        return _no_more(max_restarts)
     # An attempt that only found a bad node has not tried to train.
     tried = [attempt for attempt in attempts[:-1] if attempt.phase != "preflight"] + [attempts[-1]]
     if len(tried) > IN_VAIN and len({attempt.step for attempt in tried[-IN_VAIN - 1 :]}) == 1:
@@ -59,18 +60,13 @@ def after(
         return JobVerdict(0, "all steps are done")
     if code != AGAIN:
         return JobVerdict(
-            code, said or f"{phase} ended with exit code {code}{_meaning(code)}; see the log above"
+            code, said or f"{phase} ended with exit code {code}{MEANINGS.get(code, '')}; see the log above"
         )
     if len(attempts) > max_restarts:
-        return JobVerdict(
-            STOPPED_BY_VERDICT, f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
-        )
+        return _no_more(max_restarts)
     return JobVerdict(AGAIN, said or f"stopped in {phase}; nothing is lost")
 
 
-def _meaning(code: int) -> str:
-    known = {
-        137: ": a rank was killed (SIGKILL), most often for want of memory",
-        139: ": a rank crashed (SIGSEGV)",
-    }
-    return known.get(code, "")
+def _no_more(max_restarts: int) -> JobVerdict:
+    text = f"{counted(max_restarts, 'restart')} did not suffice (slurm.max_restarts)"
+    return JobVerdict(STOPPED_BY_VERDICT, text)

@@ -1,4 +1,5 @@
-"""What it takes to add a kind of model, a new folder and one line; or a loss of a GAN, one record.
+"""What it takes to add a kind of model, a new folder and one line; an optimizer, a file and one line; or a
+loss of a GAN, one record.
 
 A copy of the product gets it, and the copy's own commands do with it what they do with any.
 """
@@ -10,9 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from config_files import REPOSITORY
 from image_shards import build_image_shards
+from text_shards import build_shards
 
+from pretrain.checkpoint import open_checkpoint
 from pretrain.kinds import RECORDS, every_kind
 
 pytestmark = pytest.mark.slow
@@ -46,6 +50,38 @@ optimizer: {{lr: 1e-3}}
 loss: {{kind: least_squares}}
 data: {{train: {shards}}}
 tracking: {{enabled: false}}
+"""
+
+
+LION_LINE = '        "lion": OptimizerRecord("Chen et al. 2023", Late("pretrain.lion:make"), ("exp_avg",)),\n'
+LION = """\
+import torch
+
+class Lion(torch.optim.Optimizer):
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for weight in (each for each in group["params"] if each.grad is not None):
+                mean = self.state[weight]["exp_avg"]
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(torch.sign(torch.lerp(weight.grad, mean, beta1)), alpha=group["lr"])
+                mean.lerp_(weight.grad, 1 - beta2)
+
+def make(groups, settings):
+    return Lion(groups, {"lr": settings.lr, "betas": (settings.beta1, settings.beta2)})
+"""
+
+
+GPT = """
+run: {dir: gpt, steps: 1}
+model: {kind: gpt, num_layers: 1, hidden_size: 16, num_attention_heads: 2}
+batch: {global_size: 4, sequence_length: 16}
+optimizer: {kind: lion, lr: 0.01, weight_decay: 0}
+schedule: {kind: constant}
+data: {train: shards}
+checkpoint: {every: 1}
+tracking: {enabled: false}
 """
 
 
@@ -189,3 +225,31 @@ def test_a_loss_of_a_gan_is_one_record(tmp_path: Path) -> None:
         check=True,
     )
     assert "least_squares: Mao et al. 2017." in done.stdout
+
+
+def test_an_optimizer_is_a_file_and_one_line(tmp_path: Path) -> None:
+    """Lion (Chen et al. 2023, algorithm 2): a GPT trains with it, sharded, and resumes on another layout; the
+    second update moves each weight by the learning rate, in the direction of a sign."""
+    product = copied(tmp_path / "product")
+    (product / "pretrain" / "lion.py").write_text(LION)
+    table = product / "pretrain" / "config" / "optimizers.py"
+    last = "        ADAMW: OptimizerRecord("
+    table.write_text(table.read_text().replace(last, LION_LINE + last))
+    before, after = files_of(REPOSITORY), files_of(product)
+    assert after.keys() - before.keys() == {"pretrain/lion.py"}
+    assert [name for name in before if before[name] != after[name]] == ["pretrain/config/optimizers.py"]
+    build_shards(
+        product / "shards", [f"document {number} has words and {number * 7} more" for number in range(40)]
+    )
+    (product / "gpt.yaml").write_text(GPT)
+    wrong = refusal(product, "check", "--no-data", "gpt.yaml", "optimizer.kind=lien")
+    assert "must be lion or adamw, got 'lien' (did you mean 'lion'?)" in wrong
+    answer(product, "train", "gpt.yaml", "parallel.distributed_optimizer=true", "--processes", "2")
+    answer(product, "train", "gpt.yaml", "run.steps=2")
+    one, two = (open_checkpoint(product / "gpt" / "checkpoints" / f"step-0000000{step}") for step in (1, 2))
+    for key in one.keys("weights"):
+        moved = (two.read(key) - one.read(key)).abs()
+        rate = torch.full_like(moved[moved > 0], 0.01)
+        torch.testing.assert_close(moved[moved > 0], rate, rtol=1e-3, atol=0)
+        assert f"optimizer.exp_avg.{key}" in set(two.keys("optimizer"))
+    assert not any("exp_avg_sq" in key for key in two.keys("optimizer"))

@@ -14,7 +14,7 @@ from data_tools.clean.duplicates import PairJob, kept_documents, removals, slice
 from data_tools.clean.filtering import FilterJob, FilterResult, parse_result
 from data_tools.clean.options import CleanOptions, check_options
 from data_tools.clean.report import REPORT_NAME, CleanReport, read_report
-from data_tools.clean.writing import WriteJob, WriteResult, WrittenText
+from data_tools.clean.writing import WriteJob, WriteResult
 from data_tools.divided import Divided, all_skipped, workers_of
 from data_tools.index_file import WORK_DIR
 from data_tools.left_out import LeftOut
@@ -59,6 +59,10 @@ def prepare_clean(options: CleanOptions) -> tuple[Inputs, Divided[FilterResult]]
     Raises UserError for unusable options and input.
     """
     check_options(options)
+    if options.language is not None:
+        from data_tools.clean.judge import check_language
+
+        check_language(options.language)
     inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
     check_read_options(ReadOptions(options.text_key, options.document, options.line_bytes), inputs.files)
     refuse_inside_output(inputs.files, options.output)
@@ -79,7 +83,8 @@ def _without_duplicates(
     from data_tools.clean.keys import band_count
 
     directory, workers = workspace.directory, workers_of(options)
-    stage = f"{WORK_DIR}/{_digest(filtered)}"
+    content = json.dumps([[asdict(file) for file in result.shards] for result in filtered])
+    stage = f"{WORK_DIR}/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
     (directory / stage).mkdir(exist_ok=True)
     parts = slices(band_count(options), kept_documents(filtered))
     with Progress("finding duplicates", len(parts), "ranges") as progress:
@@ -87,18 +92,13 @@ def _without_duplicates(
         for _ in run_tasks(job, parts, workers, progress.advance):
             pass
     store_removals(directory, stage, removals(directory / stage, parts, options.exact))
-    results = WrittenText(directory, stage).finished(len(filtered), partial(parse, WriteResult))
+    results = Workspace(directory, work=stage).finished(len(filtered), partial(parse, WriteResult))
     workspace.clean(results)
     pending = [number for number in range(len(filtered)) if number not in results]
     with Progress("writing", len(pending), "partitions") as progress:
         for result in run_tasks(WriteJob(str(directory), stage), pending, workers, progress.advance):
             results[result.number] = result
     return [results[number] for number in sorted(results)]
-
-
-def _digest(filtered: Sequence[FilterResult]) -> str:
-    content = [[asdict(file) for file in result.shards] for result in filtered]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def _report(

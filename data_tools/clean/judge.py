@@ -4,9 +4,12 @@ language.
 Both run without a network: no model is downloaded, since py3langid's is part of its package.
 """
 
+import difflib
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Any
 
 from datatrove.data import Document
 from datatrove.pipeline.filters import (
@@ -18,8 +21,8 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.word_tokenizers import WordTokenizer
 
-from data_tools.clean.language import identifier
 from data_tools.clean.options import CleanOptions
+from data_tools.errors import UserError
 from data_tools.sentences import sentences
 
 LANGUAGE_CHARACTERS = 16_384
@@ -120,3 +123,21 @@ def _filters(options: CleanOptions) -> list[BaseFilter]:
         "fineweb": FineWebQualityFilter(language=words),
     }
     return [made[name] for name in options.rules]
+
+
+def check_language(code: str) -> None:
+    """Raise UserError for an unknown language."""
+    known = identifier().labels
+    if code not in known:
+        nearest = difflib.get_close_matches(code.lower()[:2], known, 3, 0) or sorted(known)[:3]
+        raise UserError(
+            f"--language {code}: an ISO 639-1 code that py3langid knows, such as {', '.join(nearest)}"
+        )
+
+
+@lru_cache(maxsize=1)
+def identifier() -> Any:
+    """The language model, which takes half a second to load, once in each process."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -95,7 +95,3 @@ def check_options(options: CleanOptions) -> None:
             version(name)
         except PackageNotFoundError:
             raise UserError(f"pretrain data clean: needs {name}; pip install 'pretrain[clean]'") from None
-    if options.language is not None:
-        from data_tools.clean.language import check_language
-
-        check_language(options.language)

@@ -52,17 +52,9 @@ class WriteJob:
             int(exact.sum()),
             len(exact) - int(exact.sum()),
         )
-        WrittenText(directory, self.stage).save(number, result)
+        Workspace(directory, work=self.stage).save(number, result)
         report(1)
         return result
-
-
-class WrittenText(Workspace):
-    """Where the results of this stage are stored: in its own folder, beside those of the first stage."""
-
-    def __init__(self, directory: Path, stage: str) -> None:
-        super().__init__(directory)
-        self.work = directory / stage
 
 
 def _copy(directory: Path, source: str, target: str, stays: list[bool]) -> None:

@@ -25,11 +25,10 @@ from data_tools.images.index import (
     read_image_index,
     write_image_index,
 )
-from data_tools.images.picture import Picture
-from data_tools.images.pixels import BadImage, Square, encode, read_square
+from data_tools.images.pixels import encode, read_square
 from data_tools.images.reader import ImageReader
 from data_tools.images.records import ImageColumns, read_declared, read_labels, read_pictures
-from data_tools.images.sources import ImageInputs, find_images
+from data_tools.images.sources import ImageInputs, Picture, find_images
 from data_tools.images.writer import ImageWriter
 from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.partition import Partition, make_partitions
@@ -118,13 +117,14 @@ class ImageJob:
         for unit in partition.units:
             reported = 0
             for record in read_pictures(unit, options.columns, left_out):
-                try:
-                    if isinstance(record, BadRecord):
-                        raise _Skip(record)
-                    label = self._label(record, numbers)
-                    square = _square(record, options)
-                except _Skip as skip:
-                    skipped.append(skip.record)
+                if not isinstance(record, BadRecord):
+                    try:
+                        label = self._label(record, numbers)
+                        square = read_square(record.data, options.size, options.channels)
+                    except ValueError as error:
+                        record = BadRecord(record.file, record.where, str(error))
+                if isinstance(record, BadRecord):
+                    skipped.append(record)
                     check_skipped(skipped, options.max_bad_records)
                     continue
                 writer.add(encode(square.picture, options.encoding), label)
@@ -142,30 +142,16 @@ class ImageJob:
         return result
 
     def _label(self, record: Picture, numbers: dict[str, int]) -> int | None:
+        """The number of an image's class. Raises ValueError for an image that has none, or another one."""
         if not numbers:
             return None
         if record.label is None:
-            reason = "has no label, and others have; --labels none leaves all of them out"
-            raise _Skip(BadRecord(record.file, record.where, reason))
+            raise ValueError("has no label, and others have; --labels none leaves all of them out")
         if record.label not in numbers:
-            reason = f"its class {record.label!r} is not one of the {len(numbers)} classes of --classes"
-            raise _Skip(BadRecord(record.file, record.where, reason))
+            raise ValueError(
+                f"its class {record.label!r} is not one of the {len(numbers)} classes of --classes"
+            )
         return numbers[record.label]
-
-
-class _Skip(Exception):
-    """A record that is left out."""
-
-    def __init__(self, record: BadRecord) -> None:
-        super().__init__(str(record))
-        self.record = record
-
-
-def _square(record: Picture, options: ImageBuildOptions) -> Square:
-    try:
-        return read_square(record.data, options.size, options.channels)
-    except BadImage as error:
-        raise _Skip(BadRecord(record.file, record.where, str(error))) from None
 
 
 def build_images(options: ImageBuildOptions) -> ImageReport:

@@ -18,7 +18,6 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from data_tools.images.colour import to_srgb
 from data_tools.images.damage import find_damage
-from data_tools.images.transparency import whiten
 
 MAX_PIXELS = 89_478_485
 """A quarter of a gigabyte at 24 bits: Pillow's own limit. A larger image counts as a decompression bomb."""
@@ -27,6 +26,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 """Tags of a TIFF."""
+SCALE = {"L;2": 85, "L;4": 17}
+"""Pillow scales these pixels to 0 to 255, but not the transparency key."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -61,7 +62,7 @@ def read_square(data: bytes, size: int, channels: int) -> Square:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
                 _refuse_bomb(opened.size)
-                whiten(opened, data)
+                _whiten(opened, data)
                 opened.load()
                 if fault := find_damage(opened, data):
                     raise BadImage(f"not a readable image: {fault}")
@@ -88,6 +89,31 @@ def _refuse_bomb(size: tuple[int, int]) -> None:
     width, height = size
     if width * height > MAX_PIXELS:
         raise BadImage(f"a decompression bomb: {width} x {height} pixels, more than {MAX_PIXELS:,}")
+
+
+def _whiten(opened: Image.Image, data: bytes) -> None:
+    """Make the transparent pixels of a PNG white where Pillow would not; all others are left to Pillow.
+
+    opened: not loaded yet. data: the file that it was opened from.
+    """
+    key, tiles = opened.info.get("transparency"), getattr(opened, "tile", None)
+    if opened.format != "PNG" or key is None or not tiles:
+        return
+    raw: Any = tiles[0].args
+    if raw in SCALE and isinstance(key, int):
+        opened.info["transparency"] = key * SCALE[raw]
+    elif raw == "I;16B":
+        values = np.asarray(opened)
+        opened.frombytes(np.where(values == key, 65_535, values).astype("<u2").tobytes())
+        del opened.info["transparency"]
+    elif raw == "RGB;16B":
+        high = np.asarray(opened)
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+            again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
+            low = np.asarray(again)
+        found = (high.astype(np.uint16) << 8 | low) == np.array(key, np.uint16)
+        opened.paste((255, 255, 255), (0, 0, *opened.size), Image.fromarray(found.all(-1)))
+        del opened.info["transparency"]
 
 
 def _why(error: Exception) -> str:

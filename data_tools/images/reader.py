@@ -72,8 +72,8 @@ class ImageReader:
             which, index = self._find(number)
             shard = self.index.shards[which]
             raise IntegrityError(
-                f"{self._store.place(shard)}: image {image_key(shard.name, index)} {error}; copy the shard "
-                "again or build the directory again"
+                f"{self._store.location(shard)}: image {image_key(shard.name, index)} {error}; copy the "
+                "shard again or build the directory again"
             ) from None
 
     def _find(self, number: int) -> tuple[int, int]:

@@ -12,8 +12,7 @@ from typing import Any
 from data_tools.bad_records import BadRecord
 from data_tools.errors import UserError
 from data_tools.images.labels import check_labels, class_of, declared_classes
-from data_tools.images.picture import MAX_BYTES, Picture, too_large
-from data_tools.images.sources import ImageFile
+from data_tools.images.sources import MAX_BYTES, ImageFile, Picture, too_large
 from data_tools.images.tars import read_samples, read_tar_labels
 from data_tools.left_out import LeftOut
 from data_tools.parquet import DamagedParquet, check_once, open_parquet, read_rows

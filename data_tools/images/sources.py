@@ -15,7 +15,8 @@ from data_tools.left_out import LeftOut, check_left_out, together
 from data_tools.sources import InputFile, check_readable_once, find_files, is_remote
 
 FORMATS = {**dict.fromkeys(ENDINGS, "image"), ".tar": "tar", ".parquet": "parquet"}
-
+MAX_BYTES = 256 << 20
+"""Of one image file; anything larger is a bad record."""
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 """Names of image folders that are splits of a data set and not classes."""
 
@@ -28,11 +29,26 @@ class ImageFile(InputFile):
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image file's bytes; `where` is as in `BadRecord`. `label` None: it has no class."""
+
+    file: str
+    where: str
+    data: bytes
+    label: str | None
+
+
+@dataclass(frozen=True)
 class ImageInputs:
     """The files to read, in order, and the files in input folders that are not read."""
 
     files: tuple[ImageFile, ...]
     left_out: LeftOut
+
+
+def too_large(size: int) -> str:
+    """The reason for a bad record: the file is larger than `MAX_BYTES`."""
+    return f"{size:,} bytes, more than the {MAX_BYTES:,} that one image may have"
 
 
 def find_images(arguments: tuple[str, ...], labels: bool, allow_left_out: bool = False) -> ImageInputs:

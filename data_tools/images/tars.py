@@ -21,9 +21,8 @@ from typing import IO, Any, NamedTuple
 
 from data_tools.bad_records import BadRecord, unreadable
 from data_tools.images.labels import NO_CLASS
-from data_tools.images.picture import MAX_BYTES, Picture, too_large
 from data_tools.images.pixels import ENDINGS
-from data_tools.images.sources import ImageFile
+from data_tools.images.sources import MAX_BYTES, ImageFile, Picture, too_large
 from data_tools.left_out import BESIDE, HIDDEN, METADATA, LeftOut, ending_of, is_hidden
 from data_tools.sources import READ_CHUNK, open_raw
 from data_tools.tar import TAR_BLOCK
@@ -90,11 +89,11 @@ def read_samples(file: ImageFile, with_labels: bool, left_out: LeftOut) -> Itera
     contents, last = _scan(file), ""
     for kind, (count, size) in contents.left_out.kinds.items():
         left_out.add(kind, size, count)
-    samples, places = _samples(contents)
+    samples, runs = _samples(contents)
     try:
         with _open(file) as stream:
             for key, members in samples.items():
-                record = _sample(file, stream, members, places[key], with_labels, left_out)
+                record = _sample(file, stream, members, runs[key], with_labels, left_out)
                 if record is not None:
                     yield record
                     last = key
@@ -208,7 +207,7 @@ def _sample(
     file: ImageFile,
     stream: IO[bytes],
     members: Sequence[Member],
-    places: int,
+    runs: int,
     with_labels: bool,
     left_out: LeftOut,
 ) -> Picture | BadRecord | None:
@@ -221,7 +220,7 @@ def _sample(
             left_out.add(ending_of(member.name), member.size)
         return None
     key, label = members[0].key, None
-    if reason := _fault(members, pictures, classes if with_labels else [], places):
+    if reason := _fault(members, pictures, classes if with_labels else [], runs):
         return BadRecord(file.url, f"sample {key}", reason)
     if with_labels and classes:
         label = _text(stream, classes[0])
@@ -242,12 +241,12 @@ def _ends_as_picture(member: Member) -> bool:
 
 
 def _fault(
-    members: Sequence[Member], pictures: Sequence[Member], classes: Sequence[Member], places: int
+    members: Sequence[Member], pictures: Sequence[Member], classes: Sequence[Member], runs: int
 ) -> str:
     """Why members are not a sample with one image; empty if they are."""
-    if places > 1:
+    if runs > 1:
         return (
-            f"comes at {places} places of the tar; members of a sample lie next to each other, as `tar "
+            f"comes at {runs} places of the tar; members of a sample lie next to each other, as `tar "
             "--sort=name` puts them"
         )
     if len(pictures) != 1:

@@ -9,15 +9,16 @@ from data_tools.counts import counted
 from data_tools.directory import ShardDirectory, open_directory
 from data_tools.images.index import ImageIndex, ImageShard, image_key, read_image_index
 from data_tools.images.pixels import BadImage, decode
-from data_tools.pool import Report, run_tasks
-from data_tools.progress import Progress
+from data_tools.pool import Report
 from data_tools.verify import (
+    ShardVerdict,
     VerifyReport,
     checksum_faults,
     few,
     foreign_shards,
     gathered,
     member_places,
+    verify_shards,
 )
 
 
@@ -30,13 +31,8 @@ def verify_images(directory: str, workers: int = 1, cache: ShardCache | None = N
     opened = open_directory(directory, cache)
     index = read_image_index(opened.local, opened.named)
     faults = foreign_shards(opened, index.shards)
-    found: dict[int, tuple[str, ...]] = {}
-    numbers = list(range(len(index.shards)))
-    with Progress("verifying shards", sum(shard.size for shard in index.shards), "B") as progress:
-        for number, shard_faults in run_tasks(_VerifyShard(opened), numbers, workers, progress.advance):
-            found[number] = shard_faults
-    for number in numbers:
-        faults += [f"{index.shards[number].name}: {fault}" for fault in found[number]]
+    for verdict in verify_shards(_VerifyShard(opened), index.shards, workers):
+        faults += [f"{index.shards[verdict.number].name}: {fault}" for fault in verdict.faults]
     counts = (
         f"{counted(len(index.shards), 'shard')}, {counted(index.images, 'image')}, "
         f"{counted(len(index.classes), 'class')}"
@@ -50,14 +46,14 @@ class _VerifyShard:
 
     directory: ShardDirectory
 
-    def __call__(self, number: int, report: Report) -> tuple[int, tuple[str, ...]]:
+    def __call__(self, number: int, report: Report) -> ShardVerdict:
         index = read_image_index(self.directory.local)
         shard = index.shards[number]
         faults: list[str] = []
         with gathered(faults, self.directory, shard), self.directory.store.open(shard) as file:
             faults += checksum_faults(file, shard, report)
             faults += _image_faults(file, shard, index)
-        return number, few(faults)
+        return ShardVerdict(number, few(faults))
 
 
 def _image_faults(file: BinaryIO, shard: ImageShard, index: ImageIndex) -> list[str]:

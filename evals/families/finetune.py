@@ -12,8 +12,7 @@ from evals.model import evaluate_model
 from evals.perplexity import error_of_share, require_finite
 from evals.request import EvalRequest
 from evals.result import Result
-from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation
-from pretrain.bert.finetune.data.open import open_examples
+from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation, open_examples
 from pretrain.bert.finetune.predictions import collect
 from pretrain.bert.finetune.spec import FinetuneSpec, FinetuneSums
 from pretrain.checkpoint import Checkpoint

@@ -17,8 +17,7 @@ from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.megatron.restore import RESOLVED_CONFIG
 from pretrain.rnn.data import LaneData
-from pretrain.rnn.restore import load_rnn
-from pretrain.rnn.score import score_lanes
+from pretrain.rnn.score import load_rnn, score_lanes
 
 DEFINITIONS = {name: text for name, text in PERPLEXITIES.items() if name != "window"} | {
     "NLL": "sum of -ln p(token | tokens before it in its lane) over the scored tokens, in nats, from float32 "

@@ -19,7 +19,7 @@ _OR_FIELD = _TEMPLATES[:3]
 class TaskExample:
     """One line of a file."""
 
-    place: str
+    location: str
     """File and line."""
     fields: Mapping[str, Any]
 
@@ -84,5 +84,5 @@ def _require(definition: Definition, key: str, name: str, examples: Sequence[Tas
         what = "null in the field" if name in example.fields else "no field"
         fields = hint(name, example.fields, "it has")
         raise UserError(
-            f"{example.place}: has {what} '{name}' ({fields}), which {key} of {definition.file.path} names"
+            f"{example.location}: has {what} '{name}' ({fields}), which {key} of {definition.file.path} names"
         )

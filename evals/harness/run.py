@@ -18,13 +18,13 @@ from evals.request import LayoutOf
 from evals.result import Result, spec_of
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
-from pretrain.config.evaluation import LAYOUT
 from pretrain.config.load import require_kind
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.distributed.collectives import broadcast_from_rank0
 from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.gpt.spec import GptSpec
+from pretrain.kind import LAYOUT_KEYS
 from pretrain.megatron.restore import RESOLVED_CONFIG, SavedModel, load_model
 
 LIBRARIES = ("pretrain", "torch", "megatron-core", "lm_eval")
@@ -46,7 +46,7 @@ def evaluate_tasks(
     Args:
         tasks: task files, or names of tasks in `folder`.
         folder: as for `find_definitions`.
-        overrides: `section.key=value` texts; `pretrain.config.evaluation.LAYOUT` says which.
+        overrides: `section.key=value` texts; `pretrain.kind.LAYOUT_KEYS` says which.
         layout_of: creates the process groups, or returns existing ones.
 
     Returns:
@@ -58,7 +58,7 @@ def evaluate_tasks(
     """
     definitions = find_definitions(tasks, folder)
     opened = open_checkpoint(path)
-    found = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, data=tasks, known=LAYOUT)
+    found = evaluation_config(path / RESOLVED_CONFIG, overrides, world.size, data=tasks, known=LAYOUT_KEYS)
     config = require_kind(found, DecoderConfig, "lm-evaluation-harness")
     with confined(show=world.is_first):
         built = {definition.name: build_task(definition) for definition in definitions}

@@ -38,18 +38,18 @@ class Generation:
 def generation_of(definition: Definition) -> Generation:
     """The settings in a definition's `generation_kwargs`; raises UserError naming what is wrong with them."""
     given = definition.settings.get("generation_kwargs")
-    place = f"{definition.file.path}: generation_kwargs"
+    where = f"{definition.file.path}: generation_kwargs"
     if given is not None and not isinstance(given, dict):
         raise UserError(
-            f"{place} must be a mapping such as {{until: ['.'], max_gen_toks: 20}}, got {given!r}"
+            f"{where} must be a mapping such as {{until: ['.'], max_gen_toks: 20}}, got {given!r}"
         )
     for key in given or {}:
         if key not in _KNOWN:
-            raise UserError(f"{place}.{key} has no effect ({hint(key, _KNOWN)})")
+            raise UserError(f"{where}.{key} has no effect ({hint(key, _KNOWN)})")
     try:
         return parse_generation(given or {})
     except (ValueError, TypeError) as error:
-        raise UserError(f"{place}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
 def parse_generation(given: Mapping[str, Any]) -> Generation:

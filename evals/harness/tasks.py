@@ -44,8 +44,8 @@ def requests_fingerprint(task: Any) -> str:
 def _built(**_: Any) -> None: ...
 
 
-def _unusable(place: str, error: Exception) -> UserError:
-    return UserError(f"{place}: the harness cannot use it: {type(error).__name__}: {error}")
+def _unusable(location: str, error: Exception) -> UserError:
+    return UserError(f"{location}: the harness cannot use it: {type(error).__name__}: {error}")
 
 
 def _harness_task(definition: Definition, examples: dict[str, list[TaskExample]]) -> Any:
@@ -65,7 +65,7 @@ def _harness_task(definition: Definition, examples: dict[str, list[TaskExample]]
         task = ConfigurableTask(config=settings)
     except Exception as error:  # the constructor renders the first example
         first = examples[settings.get("test_split") or settings["validation_split"]][0]
-        raise _unusable(f"{definition.file.path}: {first.place}", error) from error
+        raise _unusable(f"{definition.file.path}: {first.location}", error) from error
     task.set_fewshot_seed(FEWSHOT_SEED)
     if task.config.num_fewshot is None:
         task.set_config("num_fewshot", 0)
@@ -78,7 +78,7 @@ def _check_answers(definition: Definition, task: Any, examples: dict[str, list[T
         return
     split = task.config.test_split or task.config.validation_split
     documents = task.eval_docs
-    locations = [example.place for example in examples[split]]
+    locations = [example.location for example in examples[split]]
     if len(locations) != len(documents):  # process_docs has dropped some examples
         locations = [f"{definition.file.path}: document {number}" for number in range(len(documents))]
     for location, document in zip(locations, documents, strict=True):

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 
-from pretrain.config.evaluation import LAYOUT
 from pretrain.config.rules import CORPUS, FINETUNE, finetune
 from pretrain.config.rules import bert as bert_data
 from pretrain.config.sections import (
@@ -14,7 +13,7 @@ from pretrain.config.sections import (
     TaggerConfig,
 )
 from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
-from pretrain.kind import Evaluation, Inheritance, Kind, Late, Planning
+from pretrain.kind import LAYOUT_KEYS, Evaluation, Inheritance, Kind, Late, Planning
 
 PUBLISHED_VOCABULARY = 30_522
 """Ids of the original's tokenizer."""
@@ -63,7 +62,7 @@ CLASSIFIER = Kind(
         score=Late("evals.families.finetune:evaluate_finetuned"),
         tasks=("accuracy",),
         reads=_labelled_files,
-        keys=(*LAYOUT, "data.train", "data.validation"),
+        keys=(*LAYOUT_KEYS, "data.train", "data.validation"),
         one_file=True,
     ),
     export=EXPORT,

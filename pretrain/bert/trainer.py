@@ -10,7 +10,7 @@ class BertTrainer(CorpusTrainer[BertConfig]):
     """A trainer on masked sentences."""
 
     def open_data(self) -> tuple[BertTrainingData, BertValidationData | None]:
-        return open_data(self.corpus)
+        return open_data(self.config)
 
-    def family(self) -> BertSpec:
-        return BertSpec(self.corpus, self.layout)
+    def spec(self) -> BertSpec:
+        return BertSpec(self.config, self.layout)

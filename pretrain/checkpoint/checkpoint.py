@@ -124,7 +124,7 @@ class Checkpoint:
         self.load([shard])
         return shard.tensor
 
-    def load(self, pieces: Iterable[ShardedTensor]) -> None:
+    def load(self, shards: Iterable[ShardedTensor]) -> None:
         """Fill the tensor of every shard in place, whatever parallel dims the checkpoint was written on.
 
         Raises:
@@ -132,18 +132,12 @@ class Checkpoint:
                 is copied then.
             IntegrityError: the files are not as the index says.
         """
-        wanted = list(pieces)
+        wanted = list(shards)
         for shard in wanted:
             self._match(shard)
         with torch.no_grad():
             for shard in wanted:
                 self._fill(shard)
-
-    def unread(self, keys: Iterable[str], group: Group | None = None) -> tuple[str, ...]:
-        """Tensors of a group (or of all) that are not among `keys`, the logical names that a model
-        requested."""
-        asked = set(keys)
-        return tuple(key for key in self.keys(group) if key not in asked)
 
     def require_all_read(self, keys: Iterable[str], group: Group | None = None) -> None:
         """Refuse a model that leaves out part of the checkpoint; `keys` are the requests of all ranks
@@ -151,7 +145,8 @@ class Checkpoint:
 
         Raises UserError: names the tensors that no rank requested.
         """
-        if left := self.unread(keys, group):
+        asked = set(keys)
+        if left := [key for key in self.keys(group) if key not in asked]:
             names = ", ".join(f"{key} {self.index[key].describe}" for key in left[:5])
             more = f" and {len(left) - 5} more" if len(left) > 5 else ""
             raise UserError(
@@ -213,19 +208,19 @@ class Checkpoint:
             raise UserError(f"{self.path}: holds no tensor {key}{asked}{hint}")
         return self.index[key]
 
-    def _match(self, piece: ShardedTensor) -> None:
-        asked = f"{list(piece.global_shape)} {dtype_name(piece.tensor.dtype)}"
-        tensor = self._find(piece.key, f", which the model has as {asked}")
-        if (tensor.shape, tensor.dtype) != (piece.global_shape, dtype_name(piece.tensor.dtype)):
-            what = "shape" if tensor.shape != piece.global_shape else "dtype"
+    def _match(self, shard: ShardedTensor) -> None:
+        asked = f"{list(shard.global_shape)} {dtype_name(shard.tensor.dtype)}"
+        tensor = self._find(shard.key, f", which the model has as {asked}")
+        if (tensor.shape, tensor.dtype) != (shard.global_shape, dtype_name(shard.tensor.dtype)):
+            what = "shape" if tensor.shape != shard.global_shape else "dtype"
             raise UserError(
-                f"{self.path}: {piece.key} is {tensor.describe} in the checkpoint and {asked} in the model: "
+                f"{self.path}: {shard.key} is {tensor.describe} in the checkpoint and {asked} in the model: "
                 f"the {what} differs, so it is of another model or precision"
             )
 
-    def _fill(self, piece: ShardedTensor) -> None:
-        target, extent, copied = piece.tensor.detach(), piece.extent, 0
-        for stored in self.index[piece.key].pieces:
+    def _fill(self, shard: ShardedTensor) -> None:
+        target, extent, copied = shard.tensor.detach(), shard.extent, 0
+        for stored in self.index[shard.key].shards:
             if not _may_meet(stored.extent, extent):
                 continue
             source = self._open(stored.file).tensor(stored.name)
@@ -238,7 +233,7 @@ class Checkpoint:
             copied += copy_overlap(source, stored.extent, target, extent)
         if copied != extent.size:
             raise IntegrityError(
-                f"{self.path}: {piece.name}: {extent.size - copied} of {extent.size} elements are in no file"
+                f"{self.path}: {shard.name}: {extent.size - copied} of {extent.size} elements are in no file"
             )
 
     def _open(self, name: str) -> TensorFile:
@@ -269,10 +264,3 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     Raises IntegrityError: no manifest, or a damaged manifest, index or state.
     """
     return Checkpoint(path)
-
-
-def load(path: Path | str, pieces: Iterable[ShardedTensor]) -> Checkpoint:
-    """Open a checkpoint and fill `pieces` from it; raises what `Checkpoint` and `Checkpoint.load` raise."""
-    checkpoint = Checkpoint(path)
-    checkpoint.load(pieces)
-    return checkpoint

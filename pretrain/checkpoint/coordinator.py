@@ -52,19 +52,6 @@ class LocalCoordinator:
             self._values.pop(key, None)
 
 
-class Store(Protocol):
-    """The part of `torch.distributed.Store` that is used here."""
-
-    def set(self, key: str, value: bytes, /) -> None: ...
-
-    def get(self, key: str, /) -> bytes: ...
-
-    def wait(self, keys: list[str], timeout: timedelta, /) -> None:
-        """Wait until all keys are set; RuntimeError after the timeout."""
-
-    def delete_key(self, key: str, /) -> bool: ...
-
-
 class StoreCoordinator:
     """Over a `torch.distributed.Store`, through a connection of its own.
 
@@ -80,7 +67,7 @@ class StoreCoordinator:
             store: is cloned. Typed loosely because torch's own stubs lack `clone`.
             prefix: separates this coordinator's keys from other keys in the store.
         """
-        self._store: Store = store.clone()
+        self._store = store.clone()
         self._prefix = prefix
 
     def put(self, key: str, value: bytes) -> None:

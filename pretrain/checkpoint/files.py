@@ -43,7 +43,7 @@ class DurableFile:
         self._hash = hashlib.sha256()
         self._size = 0
         self._buffer = memoryview(mmap.mmap(-1, CHUNK))  # page-aligned, as direct I/O requires
-        self._held = 0
+        self._filled = 0
         self._direct = False
         self._hasher: ThreadPoolExecutor | None = None
 
@@ -51,11 +51,11 @@ class DurableFile:
         view = memoryview(data).cast("B")
         self._size += len(view)
         while view:
-            part = view[: CHUNK - self._held]
-            self._buffer[self._held : self._held + len(part)] = part
-            self._held += len(part)
+            part = view[: CHUNK - self._filled]
+            self._buffer[self._filled : self._filled + len(part)] = part
+            self._filled += len(part)
             view = view[len(part) :]
-            if self._held == CHUNK:
+            if self._filled == CHUNK:
                 self._write_chunk()
 
     def _write_chunk(self) -> None:
@@ -68,14 +68,14 @@ class DurableFile:
                 self._put(self._buffer)
         finally:
             hashed.result()
-        self._held = 0
+        self._filled = 0
 
     def _write_rest(self) -> None:
-        rest = self._buffer[: self._held]
+        rest = self._buffer[: self._filled]
         self._hash.update(rest)
         self._pass_the_cache(False)  # direct I/O takes only whole blocks
         self._put(rest)
-        self._held = 0
+        self._filled = 0
 
     def _put(self, view: memoryview) -> None:
         while view:

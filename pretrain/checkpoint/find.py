@@ -14,9 +14,9 @@ from pretrain.checkpoint.layout import (
     set_aside,
     step_of,
     steps_in,
+    suspect_since,
 )
 from pretrain.checkpoint.manifest import verify
-from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import foreign
 from pretrain.errors import IntegrityError, UserError
 

@@ -136,7 +136,7 @@ def tiling_fault(whole: Shape, extents: Sequence[Extent]) -> str | None:
                 return f"boxes {first} and {second} overlap"
     covered = sum(region.size for region in regions)
     if covered != prod(whole):
-        return f"{prod(whole) - covered} of {prod(whole)} elements are in no piece"
+        return f"{prod(whole) - covered} of {prod(whole)} elements are in no shard"
     return None
 
 
@@ -144,8 +144,8 @@ def _range_fault(ranges: list[tuple[int, int]], size: int) -> str | None:
     reached = 0
     for start, stop in sorted(ranges):
         if start > reached:
-            return f"elements {reached}:{start} are in no piece"
+            return f"elements {reached}:{start} are in no shard"
         if start < reached:
-            return f"elements {start}:{min(reached, stop)} are in two pieces"
+            return f"elements {start}:{min(reached, stop)} are in two shards"
         reached = stop
-    return None if reached == size else f"elements {reached}:{size} are in no piece"
+    return None if reached == size else f"elements {reached}:{size} are in no shard"

@@ -54,7 +54,7 @@ class LogicalTensor:
     dtype: str
     """Name in safetensors, such as F32."""
     group: Group
-    pieces: tuple[StoredShard, ...]
+    shards: tuple[StoredShard, ...]
 
     @property
     def describe(self) -> str:
@@ -66,7 +66,7 @@ class LogicalTensor:
             "shape": list(self.shape),
             "dtype": self.dtype,
             "group": self.group,
-            "pieces": [shard.to_json() for shard in self.pieces],
+            "pieces": [shard.to_json() for shard in self.shards],
         }
 
     @classmethod
@@ -110,7 +110,7 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
                     f"checkpoint not written: {key} is {tensor.describe} ({tensor.group}) on {writer}, "
                     f"{known.describe} ({known.group}) on another rank"
                 )
-            shards.setdefault(key, []).extend(tensor.pieces)
+            shards.setdefault(key, []).extend(tensor.shards)
     index = {
         key: LogicalTensor(key, tensor.shape, tensor.dtype, tensor.group, tuple(shards[key]))
         for key, tensor in sorted(merged.items())
@@ -123,9 +123,9 @@ def merge(parts: Iterable[tuple[str, Index]]) -> dict[str, LogicalTensor]:
 def coverage_fault(index: Index) -> str | None:
     """The first logical tensor whose shards do not tile it, and where; None if all do."""
     for key, tensor in index.items():
-        if fault := tiling_fault(tensor.shape, [shard.extent for shard in tensor.pieces]):
-            files = ", ".join(sorted({shard.file for shard in tensor.pieces})[:4]) or "no file"
-            return f"{key} {tensor.describe}: {fault} (pieces in {files})"
+        if fault := tiling_fault(tensor.shape, [shard.extent for shard in tensor.shards]):
+            files = ", ".join(sorted({shard.file for shard in tensor.shards})[:4]) or "no file"
+            return f"{key} {tensor.describe}: {fault} (shards in {files})"
     return None
 
 
@@ -151,7 +151,7 @@ def parse(text: bytes, where: str) -> dict[str, LogicalTensor]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(f"{where}: not an index of a checkpoint: {misread(error)}") from error
     for key, tensor in index.items():
-        for shard in tensor.pieces:
+        for shard in tensor.shards:
             if PurePosixPath(shard.file).name != shard.file or shard.file in ("", "..", "."):
                 raise IntegrityError(
                     f"{where}: {key!r:.60} lies in {shard.file!r:.60}, which is no file of the checkpoint"

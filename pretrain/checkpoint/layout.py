@@ -3,12 +3,18 @@
 import re
 from pathlib import Path
 
+from data_tools.bounded import read_json
+
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 MANIFEST = "manifest.json"
 INDEX = "index.json"
 STATE = "state.json"
 TOKENIZER_FOLDER = "tokenizer"
+SUSPECT_SINCE = "suspect_since"
+"""Key of `state.json`: the step, counted from 1, from which on every update was skipped; null in a good
+checkpoint. A skipped update changes no weights, so a checkpoint saved then is complete, and yet not good: no
+finite step could be computed from it, because of its weights or of the samples."""
 OWN_FILES = frozenset({MANIFEST, INDEX, STATE})
 
 _STEP = re.compile(r"step-(\d{8,})")
@@ -46,3 +52,13 @@ def set_aside(folder: Path) -> list[Path]:
 def leftovers(folder: Path) -> list[Path]:
     """Folders and files of saves and deletions that did not finish."""
     return sorted(path for end in (".tmp-*", ".*.tmp", ".trash-*") for path in folder.glob(end))
+
+
+def suspect_since(path: Path) -> int | None:
+    """The value of `SUSPECT_SINCE` in the checkpoint at `path`; also None if it cannot be read."""
+    try:
+        state = read_json(path / STATE)
+    except (OSError, ValueError):
+        return None
+    since = state.get(SUSPECT_SINCE) if isinstance(state, dict) else None
+    return since if isinstance(since, int) and not isinstance(since, bool) else None

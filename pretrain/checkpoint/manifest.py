@@ -162,18 +162,10 @@ def _check(path: Path, name: str, expected: FileRecord) -> Fault | None:
             kind = "a symlink" if stat.S_ISLNK(status.st_mode) else "not a plain file"
             return Fault(name, f"is {kind}; a checkpoint holds plain files")
         if status.st_size != expected.size:
-            alien = foreign(file)
-            cause = (
-                f"; it is {alien}"
-                if alien
-                else ", so it was cut off"
-                if status.st_size < expected.size
-                else ""
-            )
+            cause = _pickle_note(file) or ", so it was cut off" * (status.st_size < expected.size)
             return Fault(name, f"{status.st_size} bytes, {expected.size} were written{cause}")
         if file_record(file).sha256 != expected.sha256:
-            alien = foreign(file)
-            return Fault(name, "content does not match its checksum" + (f"; it is {alien}" if alien else ""))
+            return Fault(name, "content does not match its checksum" + _pickle_note(file))
     except FileNotFoundError:
         return Fault(name, f"missing; {expected.size} bytes were written")
     except OSError as error:
@@ -215,14 +207,14 @@ def _structure(path: Path, manifest: Manifest) -> list[Fault]:
         index = parse((path / INDEX).read_bytes(), INDEX)
         if fault := coverage_fault(index):
             return [Fault(INDEX, fault)]
-        named = {shard.file for tensor in index.values() for shard in tensor.pieces}
+        named = {shard.file for tensor in index.values() for shard in tensor.shards}
         if unlisted := sorted(named - manifest.files.keys()):
             return [Fault(unlisted[0], f"is named in {INDEX} but not listed in the manifest")]
         headers = {name: read_header(path / name) for name in sorted(named)}
     except IntegrityError as error:
         return [Fault(INDEX, str(error))]
     for tensor in index.values():
-        for shard in tensor.pieces:
+        for shard in tensor.shards:
             entry = headers[shard.file].get(shard.name)
             expected = shard.extent.shape if shard.extent.flat is None else (shard.extent.size,)
             if entry is None or (entry.dtype, entry.shape) != (tensor.dtype, expected):

@@ -30,7 +30,7 @@ from pretrain.checkpoint.write import (
     complete,
     publish,
     require_space,
-    write_pieces,
+    write_shards,
 )
 from pretrain.errors import UserError
 
@@ -94,11 +94,11 @@ class SaveTarget:
         return checkpoints_folder(self.run_dir)
 
 
-def run_save(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
+def run_save(job: SaveJob, team: Team, target: SaveTarget) -> SaveOutcome:
     """This rank's part of a save, from its first message to the outcome. Errors become a failed outcome, not
     exceptions."""
     try:
-        return (_lead if team.rank == 0 else _follow)(job, team, place)
+        return (_lead if team.rank == 0 else _follow)(job, team, target)
     except Exception as error:
         return _failure(error)
 
@@ -111,13 +111,13 @@ def _failure(error: Exception) -> SaveOutcome:
     return SaveOutcome(False, reason, fatal=True)
 
 
-def _follow(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
+def _follow(job: SaveJob, team: Team, target: SaveTarget) -> SaveOutcome:
     team.put(f"need/{team.rank}", str(job.bytes_needed(leads=False)).encode())
     begin = json.loads(team.get("begin"))
     if "folder" not in begin:
         return SaveOutcome.parse(team.get("verdict"))
     try:
-        written = write_pieces(place.folder / begin["folder"], team.rank, job, place.on_event)
+        written = write_shards(target.folder / begin["folder"], team.rank, job, target.on_event)
         answer = json.dumps(written.to_json()).encode()
     except Exception as error:
         answer = json.dumps({"failure": asdict(_failure(error))}).encode()
@@ -125,13 +125,13 @@ def _follow(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
     return SaveOutcome.parse(team.get("verdict"))
 
 
-def _lead(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
+def _lead(job: SaveJob, team: Team, target: SaveTarget) -> SaveOutcome:
     temporary: Path | None = None
     try:
         needs = [int(team.get(f"need/{rank}")) for rank in range(1, team.world_size)]
-        temporary = _begin(job, place, sum(needs) + job.bytes_needed(leads=True))
+        temporary = _begin(job, target, sum(needs) + job.bytes_needed(leads=True))
         team.put("begin", json.dumps({"folder": temporary.name}).encode())
-        verdict = _gather_and_publish(job, team, place, temporary)
+        verdict = _gather_and_publish(job, team, target, temporary)
     except Exception as error:
         verdict = _failure(error)
         if temporary is None:
@@ -147,24 +147,24 @@ def _lead(job: SaveJob, team: Team, place: SaveTarget) -> SaveOutcome:
     return verdict
 
 
-def _begin(job: SaveJob, place: SaveTarget, needed: int) -> Path:
+def _begin(job: SaveJob, target: SaveTarget, needed: int) -> Path:
     if job.refusal is not None:
         raise job.refusal
-    place.folder.mkdir(parents=True, exist_ok=True)
-    for path in leftovers(place.folder):  # left by a failed save: it may be what fills the disk
+    target.folder.mkdir(parents=True, exist_ok=True)
+    for path in leftovers(target.folder):  # left by a failed save: it may be what fills the disk
         remove(path)
-    require_space(place.folder, job.step, needed)
-    temporary = place.folder / f".tmp-{step_name(job.step)}-{secrets.token_hex(4)}"
+    require_space(target.folder, job.step, needed)
+    temporary = target.folder / f".tmp-{step_name(job.step)}-{secrets.token_hex(4)}"
     temporary.mkdir()
-    sync_folder(place.folder)
+    sync_folder(target.folder)
     return temporary
 
 
-def _gather_and_publish(job: SaveJob, team: Team, place: SaveTarget, temporary: Path) -> SaveOutcome:
+def _gather_and_publish(job: SaveJob, team: Team, target: SaveTarget, temporary: Path) -> SaveOutcome:
     failures: list[tuple[int, SaveOutcome]] = []
     written: dict[int, WrittenFiles] = {}
     try:
-        written[0] = write_pieces(temporary, 0, job, place.on_event)
+        written[0] = write_shards(temporary, 0, job, target.on_event)
     except Exception as error:
         failures.append((0, _failure(error)))
     for rank in range(
@@ -183,10 +183,10 @@ def _gather_and_publish(job: SaveJob, team: Team, place: SaveTarget, temporary: 
         reasons = "; ".join(f"rank {rank}: {failure.reason}" for rank, failure in failures[:4])
         more = f"; and {len(failures) - 4} more ranks" if len(failures) > 4 else ""
         return SaveOutcome(False, reasons + more, fatal=any(failure.fatal for _, failure in failures))
-    size = complete(temporary, job, written, place.on_event)
-    messages = drop_later(place.folder, job.step)
-    messages += publish(temporary, job.step, place.on_event)
-    messages += _guarded(lambda: retire(place.folder, job.step, place.keep, place.on_event))
+    size = complete(temporary, job, written, target.on_event)
+    messages = drop_later(target.folder, job.step)
+    messages += publish(temporary, job.step, target.on_event)
+    messages += _guarded(lambda: retire(target.folder, job.step, target.keep, target.on_event))
     return SaveOutcome(True, size=size, messages=tuple(messages))
 
 

@@ -6,9 +6,15 @@ from pathlib import Path
 
 from data_tools.atomic import sync_folder
 from pretrain.checkpoint.files import remove, told
-from pretrain.checkpoint.layout import checkpoints_folder, leftovers, set_aside, step_of, steps_in
+from pretrain.checkpoint.layout import (
+    checkpoints_folder,
+    leftovers,
+    set_aside,
+    step_of,
+    steps_in,
+    suspect_since,
+)
 from pretrain.checkpoint.manifest import read_manifest
-from pretrain.checkpoint.suspect import suspect_since
 from pretrain.errors import IntegrityError
 
 

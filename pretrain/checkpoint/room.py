@@ -20,11 +20,11 @@ SHARE = 0.9
 """Usable share of the free memory; the rest is for other allocations of the process."""
 
 
-def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
+def missing_room(shards: Sequence[ShardedTensor], team: Team) -> str:
     """Ask all ranks, which call this together.
 
     Args:
-        pieces: what this rank is to copy.
+        shards: what this rank is to copy.
         team: all ranks; its keys are for this question alone.
 
     Returns:
@@ -33,7 +33,7 @@ def missing_room(pieces: Sequence[ShardedTensor], team: Team) -> str:
     Raises:
         CoordinationError: a rank does not answer.
     """
-    size = sum(_memory_of_copy(shard.tensor) for shard in pieces)
+    size = sum(_memory_of_copy(shard.tensor) for shard in shards)
     team.put(f"room/{team.rank}", json.dumps([socket.gethostname(), size, available_memory()]).encode())
     if team.rank == 0:
         team.put("room", _judge([json.loads(team.get(f"room/{rank}")) for rank in range(team.world_size)]))

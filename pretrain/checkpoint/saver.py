@@ -45,17 +45,17 @@ class _HostCopies:
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, str], torch.Tensor] = {}
 
-    def take(self, pieces: Sequence[ShardedTensor]) -> tuple[ShardedTensor, ...]:
+    def take(self, shards: Sequence[ShardedTensor]) -> tuple[ShardedTensor, ...]:
         """The shards with copies of their tensors, which training does not change."""
         kept: dict[tuple[str, str], torch.Tensor] = {}
-        for shard in pieces:
+        for shard in shards:
             source = shard.tensor.detach()
             buffer = self._buffers.get((shard.group, shard.name))
             if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
                 buffer = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
             kept[shard.group, shard.name] = buffer.copy_(source)
         self._buffers = kept
-        return tuple(replace(shard, tensor=kept[shard.group, shard.name]) for shard in pieces)
+        return tuple(replace(shard, tensor=kept[shard.group, shard.name]) for shard in shards)
 
 
 class _Pending:
@@ -111,7 +111,7 @@ class Saver:
             timeout: seconds to wait for another rank's part of a save.
         """
         self._settings = settings
-        self._place = SaveTarget(Path(run_dir), Retention(settings.keep_last, settings.keep_every), on_event)
+        self._target = SaveTarget(Path(run_dir), Retention(settings.keep_last, settings.keep_every), on_event)
         self._rank, self._world_size = rank, world_size
         self._coordinator, self._timeout = coordinator, timeout
         self._say = say if rank == 0 else lambda _: None
@@ -128,7 +128,7 @@ class Saver:
     def save(
         self,
         step: int,
-        pieces: Sequence[ShardedTensor],
+        shards: Sequence[ShardedTensor],
         state: Mapping[str, Any],
         files: Mapping[str, bytes | Path] | None = None,
         *,
@@ -138,7 +138,7 @@ class Saver:
 
         Args:
             step: optimizer steps done.
-            pieces: the shards of this rank; those it owns are written. Empty on a rank that owns nothing.
+            shards: the shards of this rank; those it owns are written. Empty on a rank that owns nothing.
             state: JSON-able, the same on all ranks; rank 0's is stored.
             files: further files by relative name (config.yaml, tokenizer/): content, or a file or folder to
                 copy.
@@ -156,19 +156,19 @@ class Saver:
         started = time.monotonic()
         before = self.join()
         text = json.dumps(dict(state), indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
-        job = replace(SaveJob.of(step, pieces, text, files or {}), refusal=self._refusal())
+        job = replace(SaveJob.of(step, shards, text, files or {}), refusal=self._refusal())
         self._attempts += 1
-        prefix = f"{self._place.folder}/{self._attempts}"
+        prefix = f"{self._target.folder}/{self._attempts}"
         team = Team(self._rank, self._world_size, self._coordinator, self._timeout, prefix)
         self._forget_previous(team)
         if self._settings.async_ and self._attempts == 1 and not last:
-            self._copies = self._make_copies(job.pieces, team)
+            self._copies = self._make_copies(job.shards, team)
         if self._copies is not None and not last:
-            job = replace(job, pieces=self._copies.take(job.pieces))
+            job = replace(job, shards=self._copies.take(job.shards))
             stalled = time.monotonic() - started
-            self._pending = _Pending(step, started, stalled, lambda: run_save(job, team, self._place))
+            self._pending = _Pending(step, started, stalled, lambda: run_save(job, team, self._target))
             return before
-        verdict = run_save(job, team, self._place)
+        verdict = run_save(job, team, self._target)
         now = time.monotonic()
         return self._settle(step, verdict, now - started, now - started, ends=last)
 
@@ -210,9 +210,9 @@ class Saver:
             return error
         return None
 
-    def _make_copies(self, pieces: Sequence[ShardedTensor], team: Team) -> _HostCopies | None:
+    def _make_copies(self, shards: Sequence[ShardedTensor], team: Team) -> _HostCopies | None:
         """Called before the first save; None, on all ranks, if the machines have no room for the copies."""
-        missing = missing_room(pieces, team)
+        missing = missing_room(shards, team)
         if missing:
             self._say(
                 f"checkpoint.async has no effect: {missing}; every save holds training up until it is done"
@@ -223,7 +223,7 @@ class Saver:
         if self._rank == 0 and self._attempts > 2:
             # When a save begins, every rank has joined the one before the last, so nobody reads its keys any
             # more.
-            old = replace(team, prefix=f"{self._place.folder}/{self._attempts - 2}")
+            old = replace(team, prefix=f"{self._target.folder}/{self._attempts - 2}")
             for key in ("begin", "verdict"):
                 old.forget(key)
 
@@ -232,7 +232,7 @@ class Saver:
     ) -> SaveReport:
         self._failed_in_a_row = 0 if verdict.ok else self._failed_in_a_row + 1
         verdict = with_count(verdict, self._failed_in_a_row, self._settings.max_failures)
-        path = self._place.folder / step_name(step) if verdict.ok else None
+        path = self._target.folder / step_name(step) if verdict.ok else None
         self.newest = step if verdict.ok else self.newest
         self.last = SaveReport(step, verdict.ok, verdict.reason, verdict.size, seconds, stalled, path)
         for message in verdict.messages:

@@ -42,7 +42,7 @@ class ShardedTensor:
         expected = self.shape if self.flat is None else (self.extent.size,)
         if tuple(self.tensor.shape) != expected:
             raise ValueError(
-                f"{self.key}: tensor has shape {list(self.tensor.shape)}, the piece {list(expected)}"
+                f"{self.key}: tensor has shape {list(self.tensor.shape)}, the shard {list(expected)}"
             )
 
     @property

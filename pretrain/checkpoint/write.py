@@ -22,10 +22,9 @@ from pretrain.checkpoint.files import (
     write_durably,
 )
 from pretrain.checkpoint.index import LogicalTensor, StoredShard, dump, merge
-from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name
+from pretrain.checkpoint.layout import INDEX, LATEST, MANIFEST, OWN_FILES, STATE, step_name, suspect_since
 from pretrain.checkpoint.manifest import dump_manifest, name_problem
 from pretrain.checkpoint.sharded_tensor import GROUPS, ShardedTensor
-from pretrain.checkpoint.suspect import suspect_since
 from pretrain.checkpoint.tensors import dtype_name, file_size, write_tensors
 from pretrain.redact import opener_for
 
@@ -37,7 +36,7 @@ class SaveJob:
     """Everything that a rank contributes to a save; it does not change while it is written."""
 
     step: int
-    pieces: tuple[ShardedTensor, ...]
+    shards: tuple[ShardedTensor, ...]
     """The shards that this rank owns."""
     state: bytes
     """Content of state.json; rank 0's is written."""
@@ -48,7 +47,7 @@ class SaveJob:
 
     @classmethod
     def of(
-        cls, step: int, pieces: Sequence[ShardedTensor], state: bytes, files: Mapping[str, bytes | Path]
+        cls, step: int, shards: Sequence[ShardedTensor], state: bytes, files: Mapping[str, bytes | Path]
     ) -> "SaveJob":
         """Keep the non-empty shards that the rank owns; check the names of the files.
 
@@ -58,24 +57,24 @@ class SaveJob:
             problem = "which is written by the save itself" if name in OWN_FILES else name_problem(name)
             if problem or name.endswith(".safetensors"):
                 raise ValueError(f"cannot store {name!r}, {problem or 'which looks like a file of tensors'}")
-        owned = tuple(p for p in pieces if p.owner and (p.extent.size or not prod(p.global_shape)))
+        owned = tuple(p for p in shards if p.owner and (p.extent.size or not prod(p.global_shape)))
         return cls(step, owned, state, files)
 
     def bytes_needed(self, leads: bool) -> int:
         """Bytes that this rank will write; if it `leads`, plus a generous estimate for rank 0's own files."""
         size = sum(file_size(_named(shards)) for shards in self._groups().values())
-        size += sum(400 + 2 * len(shard.name) for shard in self.pieces)  # its entries in index.json
+        size += sum(400 + 2 * len(shard.name) for shard in self.shards)  # its entries in index.json
         if leads:
             size += len(self.state) + (64 << 10) + sum(_size(source) for source in self.files.values())
         return size
 
     def _groups(self) -> dict[str, list[ShardedTensor]]:
-        by_group = {group: [shard for shard in self.pieces if shard.group == group] for group in GROUPS}
+        by_group = {group: [shard for shard in self.shards if shard.group == group] for group in GROUPS}
         return {group: shards for group, shards in by_group.items() if shards}
 
 
-def _named(pieces: Sequence[ShardedTensor]) -> list[tuple[str, Any]]:
-    return [(shard.name, shard.tensor) for shard in pieces]
+def _named(shards: Sequence[ShardedTensor]) -> list[tuple[str, Any]]:
+    return [(shard.name, shard.tensor) for shard in shards]
 
 
 def _size(source: bytes | Path) -> int:
@@ -104,7 +103,7 @@ class WrittenFiles:
         return cls(files, tensors)
 
 
-def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> WrittenFiles:
+def write_shards(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> WrittenFiles:
     """Write this rank's tensors into `folder`, one file per group, fsynced."""
     files: dict[str, FileRecord] = {}
     tensors: dict[str, LogicalTensor] = {}
@@ -117,7 +116,7 @@ def write_pieces(folder: Path, rank: int, job: SaveJob, on_event: OnEvent) -> Wr
         for shard in shards:
             stored = (StoredShard(name, shard.name, shard.extent),)
             known = tensors.get(shard.key)
-            before = known.pieces if known else ()
+            before = known.shards if known else ()
             tensors[shard.key] = LogicalTensor(
                 shard.key, shard.global_shape, dtype_name(shard.tensor.dtype), shard.group, before + stored
             )

@@ -1,9 +1,8 @@
 """The record of image classifiers: what each command asks of this kind."""
 
-from pretrain.config import evaluation
 from pretrain.config.rules import DESCENT, cnn, remote, replicated, sources
 from pretrain.config.sections import CnnConfig
-from pretrain.kind import Evaluation, Kind, Late
+from pretrain.kind import CACHE_KEYS, Evaluation, Kind, Late, scored_shards
 
 CNN = Kind(
     name="cnn",
@@ -18,8 +17,8 @@ CNN = Kind(
     evaluation=Evaluation(
         score=Late("evals.families.cnn:evaluate_classifier"),
         tasks=("accuracy",),
-        reads=evaluation.scored_shards,
-        keys=evaluation.CACHE,
+        reads=scored_shards,
+        keys=CACHE_KEYS,
         is_extractor=True,
     ),
 )

@@ -9,18 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_tools.counts import counted
-from pretrain.checkpoint import Checkpoint
-from pretrain.cnn.model import build_cnn, shifted
+from pretrain.cnn.model import Cnn, build_cnn, shifted
 from pretrain.cnn.score import Classifier, Scores, score_images
 from pretrain.config.sections import CnnConfig
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
 from pretrain.data.sources import shard_cache
-from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed
 from pretrain.training.data_parallel import DataParallelTrainer
-from pretrain.training.step_sync import StepSync
 
 
 def open_training_images(config: CnnConfig) -> ImageData:
@@ -52,28 +49,14 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
 
     UNIT = "images"
 
-    def __init__(
-        self,
-        config: CnnConfig,
-        world: DistContext,
-        gate: StepSync | None = None,
-        own: Checkpoint | None = None,
-    ) -> None:
-        self.data = open_training_images(config)
-        self.validation = open_validation_images(config, self.data)
-        model = build_cnn(
-            config.model, self.data.channels, self.data.size, self.data.num_classes, config.run.seed
-        ).to(world.device)
-        self.classifier = Classifier(model, config.precision, world.device)
-        super().__init__(config, world, gate, model)
-
-    @property
-    def fingerprint(self) -> str:
-        return self.data.fingerprint
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return " ".join(source.reader.fingerprint for source in self.validation) or NO_VALIDATION
+    def build_model(self) -> Cnn:
+        config, data = self.config, open_training_images(self.config)
+        self.data, self.validation = data, open_validation_images(config, data)
+        self.fingerprint, scored = data.fingerprint, [source.reader.fingerprint for source in self.validation]
+        self.validation_fingerprint = " ".join(scored) or NO_VALIDATION
+        model = build_cnn(config.model, data.channels, data.size, data.num_classes, config.run.seed)
+        self.classifier = Classifier(model, config.precision, self.world.device)
+        return model
 
     @property
     def units(self) -> int:

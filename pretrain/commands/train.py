@@ -5,10 +5,8 @@
 """
 
 import logging
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,21 +22,19 @@ from pretrain.checkpoint import (
     open_checkpoint,
     trim,
 )
-from pretrain.config.load import LoadedConfig, load_config
+from pretrain.config.load import LoadedConfig
 from pretrain.config.resolved import config_to_yaml
 from pretrain.config.unreached import unreached
 from pretrain.cpu.products.settle import FACT, as_begun
 from pretrain.distributed.collectives import broadcast_from_rank0
-from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import DistContext, init_distributed, ranks_to_start, read_rank_info
+from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, OutputError, UserError
-from pretrain.health.heartbeat import last_place, rank_name
+from pretrain.health.heartbeat import rank_name
 from pretrain.health.nonfinite import require_finite
 from pretrain.health.phase_timer import Phase, by_cause, shares
 from pretrain.health.stragglers import Stragglers
 from pretrain.kinds import kind_of
 from pretrain.megatron.restore import RESOLVED_CONFIG
-from pretrain.run.folder import RunFolder
 from pretrain.run.signals import Signals
 from pretrain.training.profiling.profiler import StepProfiler
 from pretrain.training.session import Session
@@ -49,28 +45,6 @@ log = logging.getLogger(__name__)
 
 BuildTrainer = Callable[[Any, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
 """Makes a run's trainer on this rank; see `Kind.trainer`."""
-
-
-def train_command(path: str, processes: int | None, overrides: Sequence[str], signals: Signals) -> None:
-    """`pretrain train`.
-
-    Args:
-        processes: ranks to start on this machine; None: only this process, or one of a launcher's.
-        signals: being caught since the command was called.
-
-    Raises:
-        UserError: everything that is wrong with the config, at once.
-        StoppedEarly: a signal came.
-    """
-    place = read_rank_info(os.environ)
-    ranks = ranks_to_start(place, processes)
-    loaded = load_config(path, overrides, max(ranks, place.size))
-    if ranks > 1:
-        command = [sys.executable, "-m", "pretrain", "train", "--", path, *overrides]
-        beats = RunFolder(loaded.config.run.dir).heartbeat
-        sys.exit(spawn(command, ranks, signals, partial(last_place, beats)))
-    with init_distributed(place, loaded.config.health.join_timeout, signals.pending) as world:
-        train(loaded, world, signals)
 
 
 def train(loaded: LoadedConfig, world: DistContext, signals: Signals | None = None) -> None:
@@ -106,13 +80,13 @@ class _Loop:
         self.config = loaded.config
         self.world = world
         self.run = run
-        self.gate = StepSync(world, run.pulse, run.pending)
+        self.step_sync = StepSync(world, run.pulse, run.pending)
         together = partial(broadcast_from_rank0, world)
         self.products = world.products and as_begun(world.products, run.folder, together)
         # The checkpoint to resume from, and the later one that was passed over for skipped updates.
         found, self.gone_back_from = broadcast_from_rank0(world, self.find)
         self.found = open_checkpoint(found) if found is not None else None
-        self.trainer = build(self.config, world, self.gate, self.found)
+        self.trainer = build(self.config, world, self.step_sync, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
         self.stragglers = Stragglers(world.size, lambda rank: rank_name(run.folder.heartbeat, rank))
         self.passes = 0
@@ -227,7 +201,7 @@ class _Loop:
             self.stop(index, interrupted.signal)
         seconds = time.perf_counter() - began
         self.passes += 1
-        assert self.gate.passed == self.passes, "a trainer passes its gate once a step, or signals are lost"
+        assert self.step_sync.passed == self.passes, "passed once a step, or signals are lost"
         run.pulse.mark(Phase.JOURNAL)
         run.log_step(step, self.metrics(result, seconds))
         if result.spike:
@@ -328,7 +302,7 @@ class _Loop:
             metrics["spike"] = 1
         elif not result.updated:
             metrics["skipped"] = 1
-        ratio = self.stragglers.add(self.gate.own_seconds) if self.world.is_first else None
+        ratio = self.stragglers.add(self.step_sync.own_seconds) if self.world.is_first else None
         if ratio is not None:
             metrics["straggler_ratio"] = ratio
         return metrics

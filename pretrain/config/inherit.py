@@ -23,7 +23,7 @@ INIT_FROM = ("model", "init_from")
 
 def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     """The config with the keys of the run that weights come from; problems are added to `problems`."""
-    model = mapping(mapping(tree).get("model", Node({}, tree.place)))
+    model = mapping(mapping(tree).get("model", Node({}, tree.location)))
     kind, source = model.get("kind"), model.get("init_from")
     name = "" if kind is None else str(kind.value)
     inherits = kind_named(name).inherits if name in RECORDS else None
@@ -41,23 +41,23 @@ def with_inherited(tree: Node, problems: list[Problem]) -> Node:
     try:
         run = _read(path, wanted)
     except UserError as error:
-        problems.append(Problem(source.place, dotted(INIT_FROM), str(error)))
+        problems.append(Problem(source.location, dotted(INIT_FROM), str(error)))
         return tree
     theirs = {key: node for key, node in mapping(find(run, ("model",))[0]).items() if key not in OWN}
-    lower: dict[str, Node] = {"model": Node(theirs, run.place)}
+    lower: dict[str, Node] = {"model": Node(theirs, run.location)}
     length, _ = find(run, ("batch", "sequence_length"))
-    lower["batch"] = Node({"sequence_length": length}, run.place)
+    lower["batch"] = Node({"sequence_length": length}, run.location)
     problems += [
-        Problem(model[key].place, f"model.{key}", _differs(model[key], node, where))
+        Problem(model[key].location, f"model.{key}", _differs(model[key], node, where))
         for key, node in theirs.items()
         if key in model and plain(model[key]) != plain(node)
     ]
     own_length, given = find(tree, ("batch", "sequence_length"))
-    learned = plain(theirs.get("position_embedding", Node("learned", run.place))) == "learned"
+    learned = plain(theirs.get("position_embedding", Node("learned", run.location))) == "learned"
     if given and learned and plain(own_length) != plain(length):
         text = f"{_differs(own_length, length, where)}, which has a vector for each position"
-        problems.append(Problem(own_length.place, "batch.sequence_length", text))
-    return merge(Node(lower, run.place), tree)
+        problems.append(Problem(own_length.location, "batch.sequence_length", text))
+    return merge(Node(lower, run.location), tree)
 
 
 def goes_on(run_dir: str, kind: str) -> bool:

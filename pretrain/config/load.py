@@ -111,7 +111,7 @@ def read_config(
     values = plain(tree)
     kind, wrong = kind_of(values)
     if wrong:
-        problems.append(Problem(find(tree, KIND)[0].place, dotted(KIND), wrong))
+        problems.append(Problem(find(tree, KIND)[0].location, dotted(KIND), wrong))
         if kind is None:  # which other keys may exist depends on it
             raise ConfigError(problems)
         values["model"]["kind"] = kind
@@ -176,7 +176,7 @@ def _read_tree(path: str, overrides: Sequence[str], under: str | None) -> tuple[
     tree = merge(tree, _parse_overrides(overrides, problems))
     if overrides:
         text += _as_comments("command line:", "\n".join(overrides))
-    tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.place)
+    tree = Node({key: child for key, child in mapping(tree).items() if key != "base"}, tree.location)
     return tree, text, problems
 
 
@@ -184,8 +184,8 @@ def _reading_order(path: str) -> Callable[[Problem], tuple[bool, bool, str, int]
     """Sort key of problems: the file itself, then its base, then the command line; within a file by line."""
 
     def key(problem: Problem) -> tuple[bool, bool, str, int]:
-        place = problem.place
-        return place.layer == "command line", place.file != path, place.file, place.line
+        location = problem.location
+        return location.layer == "command line", location.file != path, location.file, location.line
 
     return key
 
@@ -199,7 +199,7 @@ def _read_file(path: str, is_base: bool) -> _File:
     if not isinstance(tree.value, dict):
         what = "a list" if isinstance(tree.value, list) else show(tree.value)
         raise ConfigError(
-            [Problem(tree.place, "", f"a config is a mapping of sections (`model:` ...), got {what}")]
+            [Problem(tree.location, "", f"a config is a mapping of sections (`model:` ...), got {what}")]
         )
     return _File(tree, text, tuple(problems))
 
@@ -246,7 +246,9 @@ def _read_base(path: str, file: _File, problems: list[Problem]) -> _File | None:
     if node is None:
         return None
     if not isinstance(node.value, str) or not node.value:
-        problems.append(Problem(node.place, "base", f"must be the path of a config, got {show(plain(node))}"))
+        problems.append(
+            Problem(node.location, "base", f"must be the path of a config, got {show(plain(node))}")
+        )
         return None
     base_path = os.path.join(os.path.dirname(path), node.value)
     try:
@@ -255,64 +257,66 @@ def _read_base(path: str, file: _File, problems: list[Problem]) -> _File | None:
         problems += error.problems
         return None
     except UserError as error:
-        problems.append(Problem(node.place, "base", str(error)))
+        problems.append(Problem(node.location, "base", str(error)))
         return None
     inner = mapping(base.tree).get("base")
     if inner is not None:
-        problems.append(Problem(inner.place, "base", f"{path} uses this file as its base; a base has none"))
+        problems.append(
+            Problem(inner.location, "base", f"{path} uses this file as its base; a base has none")
+        )
     return base
 
 
 def _parse_overrides(overrides: Sequence[str], problems: list[Problem]) -> Node:
     """All `section.key=value` texts as one tree; a key that is given twice is a problem."""
-    place = SourceLocation("command line")
-    layer = Node({}, place)
+    location = SourceLocation("command line")
+    layer = Node({}, location)
     given: set[tuple[str, ...]] = set()
     for override in overrides:
         key, equals, value = override.partition("=")
         path = tuple(key.split("."))
         if not equals or not all(path) or len(path) > MAX_DEPTH:
-            problems.append(Problem(place, "", f"expected section.key=value, got {show(override)}"))
+            problems.append(Problem(location, "", f"expected section.key=value, got {show(override)}"))
             continue
         if path[0] == "base":
-            problems.append(Problem(place, "base", "stands in the file, not on the command line"))
+            problems.append(Problem(location, "base", "stands in the file, not on the command line"))
             continue
         if any(path[: len(other)] == other or other[: len(path)] == path for other in given):
-            problems.append(Problem(place, key, "duplicate key; it is given twice"))
+            problems.append(Problem(location, key, "duplicate key; it is given twice"))
             continue
         try:
-            node, end, found = _parse_value(value, place)
+            node, end, found = _parse_value(value, location)
         except ConfigError as error:
-            problems += [Problem(place, key, f"{one.text}, in {show(value)}") for one in error.problems]
+            problems += [Problem(location, key, f"{one.text}, in {show(value)}") for one in error.problems]
             continue
         if isinstance(node.value, str) and "\n" in value.strip() and "\n" not in node.value:
             text = f"YAML makes {show(node.value)} of {show(value)}; write \\n in double quotation marks"
-            problems.append(Problem(place, key, text))
+            problems.append(Problem(location, key, text))
         if end < len(value.rstrip()):
             problems.append(
-                Problem(place, key, f"{show(value)} is cut short by YAML; put it in quotation marks")
+                Problem(location, key, f"{show(value)} is cut short by YAML; put it in quotation marks")
             )
-        problems += [Problem(place, ".".join((key, one.key)).strip("."), one.text) for one in found]
+        problems += [Problem(location, ".".join((key, one.key)).strip("."), one.text) for one in found]
         given.add(path)
         for part in reversed(path):
-            node = Node({part: node}, place)
+            node = Node({part: node}, location)
         layer = merge(layer, node)
     return layer
 
 
-def _parse_value(text: str, place: SourceLocation) -> tuple[Node, int, list[Problem]]:
+def _parse_value(text: str, location: SourceLocation) -> tuple[Node, int, list[Problem]]:
     """As `parse_yaml`, but keeps bytes of a file name that are not UTF-8, which no YAML text may contain."""
-    node, end, problems = parse_yaml(masked(text), lambda line: place)
+    node, end, problems = parse_yaml(masked(text), lambda line: location)
     return _unmasked(node) if is_foreign(text) else node, end, problems
 
 
 def _unmasked(node: Node) -> Node:
     value = node.value
     if isinstance(value, dict):
-        return Node({key: _unmasked(child) for key, child in value.items()}, node.place)
+        return Node({key: _unmasked(child) for key, child in value.items()}, node.location)
     if isinstance(value, list):
-        return Node([_unmasked(child) for child in value], node.place)
-    return Node(unmasked(value), node.place) if isinstance(value, str) else node
+        return Node([_unmasked(child) for child in value], node.location)
+    return Node(unmasked(value), node.location) if isinstance(value, str) else node
 
 
 def _as_comments(title: str, text: str) -> str:
@@ -323,7 +327,7 @@ def _sources(tree: Node, top: type[Section]) -> Mapping[str, SourceLocation]:
     sources = {}
     for path, _ in leaf_keys(top):
         node, written = find(tree, path)
-        sources[dotted(path)] = node.place if written else SourceLocation("default")
+        sources[dotted(path)] = node.location if written else SourceLocation("default")
     return MappingProxyType(sources)
 
 

@@ -32,12 +32,12 @@ class SourceLocation:
 class Problem:
     """One thing that is wrong in a config."""
 
-    place: SourceLocation
+    location: SourceLocation
     key: str
     text: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place), self.key, self.text) if part)
+        return ": ".join(part for part in (str(self.location), self.key, self.text) if part)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Node:
     """A mapping, a list or a scalar, and its source; children of a mapping keep the order of the file."""
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
-    place: SourceLocation
+    location: SourceLocation
 
 
 class ConfigError(UserError):
@@ -95,7 +95,7 @@ def merge(lower: Node, upper: Node) -> Node:
     merged = dict(lower.value)
     for key, child in upper.value.items():
         merged[key] = merge(merged[key], child) if key in merged else child
-    return Node(merged, lower.place)
+    return Node(merged, lower.location)
 
 
 def mapping(node: Node) -> Mapping[str, Node]:

@@ -87,9 +87,29 @@ def unless(name: str, key: str, useless: Callable[[Setup[R]], bool], message: st
 
     def given(setup: Setup[R]) -> bool:
         value = setup.value(key)
-        return value is not None and value is not False
+        return value is not None and value is not False and value != ()
 
     return Rule(name, key, applies=given, holds=lambda setup: not useless(setup), message=message)
+
+
+def only_with(name: str, key: str, other: str, *values: str) -> Rule[Any]:
+    """A rule that `key` is given only where the key `other` has one of these values, else without effect."""
+    short, (*firsts, last) = other.rpartition(".")[2], values
+    right = f" to {', '.join(firsts)} or {last}" if firsts else f": {last}"
+    message = f"has no effect with {short} {{{other}}}; remove it, or set {short}{right}"
+    return unless(name, key, lambda setup: setup.value(other) not in values, message)
+
+
+def only_beside(name: str, key: str, other: str) -> Rule[Any]:
+    """A rule that `key` is given only where the key `other` is, else without effect."""
+    message = f"has no effect without {other}; set {other}, or remove it"
+    return unless(name, key, lambda setup: setup.value(other) is None, message)
+
+
+def not_beside(name: str, key: str, other: str) -> Rule[Any]:
+    """A rule that only one of two keys is given."""
+    message = f"and {other} exclude each other; remove one of them"
+    return unless(name, key, lambda setup: setup.value(other) is not None, message)
 
 
 def number(key: str) -> Number[Any]:
@@ -121,8 +141,8 @@ def divides(
 ) -> Rule[R]:
     """A rule that the number of `key` divides that of the key `whole`, which counts as `value`."""
     small, large = number(key), value or number(whole)
-    mend = divisors(key, large) | multiples(whole, small, value) | (remedies or {})
-    return Rule(name, key, lambda s: large(s) % small(s) == 0, message, applies, mend)
+    found = divisors(key, large) | multiples(whole, small, value) | (remedies or {})
+    return Rule(name, key, lambda s: large(s) % small(s) == 0, message, applies, found)
 
 
 def multiple_of(
@@ -135,8 +155,8 @@ def multiple_of(
     remedies: Remedies[Any] | None = None,
 ) -> Rule[R]:
     """A rule that the number of `key` is a multiple of `unit`."""
-    given, mend = number(key), multiples(key, unit) | (remedies or {})
-    return Rule(name, key, lambda s: given(s) % unit(s) == 0, message, applies, mend)
+    given, found = number(key), multiples(key, unit) | (remedies or {})
+    return Rule(name, key, lambda s: given(s) % unit(s) == 0, message, applies, found)
 
 
 @dataclass(frozen=True)

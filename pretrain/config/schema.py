@@ -61,11 +61,11 @@ def keys_of(section: type[Section]) -> dict[str, FieldInfo]:
     """The fields of a section by the name they have in a file."""
     keys = {field.alias or name: field for name, field in section.model_fields.items()}
     if issubclass(section, Config):
-        return {name: keys[name] for name in sorted(keys, key=_place)}
+        return {name: keys[name] for name in sorted(keys, key=_position)}
     return keys
 
 
-def _place(section: str) -> int:
+def _position(section: str) -> int:
     """Position of a section in a file; sections that few kinds have come before those that all have."""
     return ORDER.index(section if section in ORDER else "loss")
 
@@ -163,8 +163,8 @@ def problems_of(error: ValidationError, tree: Node, top: type[Section]) -> list[
         path = detail["loc"]
         if detail["type"] == "extra_forbidden":
             hint, meant = _unknown_key(top, path)
-            place = find(tree, path)[0].place
-            problems.append(Problem(place, dotted(path), hint))
+            location = find(tree, path)[0].location
+            problems.append(Problem(location, dotted(path), hint))
             if meant:
                 unknown[(*path[:-1], meant)] = hint
     for detail in details:
@@ -172,7 +172,7 @@ def problems_of(error: ValidationError, tree: Node, top: type[Section]) -> list[
         if detail["type"] == "extra_forbidden" or (detail["type"] == "missing" and path in unknown):
             continue
         node, _ = find(tree, path)
-        problems.append(Problem(node.place, dotted(path), _wrong_value(top, dict(detail))))
+        problems.append(Problem(node.location, dotted(path), _wrong_value(top, dict(detail))))
     return problems
 
 

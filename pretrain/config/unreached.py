@@ -30,7 +30,7 @@ def unreached(config: Config) -> Iterator[tuple[str, str]]:
         yield from _rate(config)
         yield from _spikes(config)
     if isinstance(config, GanConfig):
-        yield from _game(config)
+        yield from _gan(config)
 
 
 def _rate(config: DescentConfig) -> Iterator[tuple[str, str]]:
@@ -60,7 +60,7 @@ def _spikes(config: DescentConfig) -> Iterator[tuple[str, str]]:
         )
 
 
-def _game(config: GanConfig) -> Iterator[tuple[str, str]]:
+def _gan(config: GanConfig) -> Iterator[tuple[str, str]]:
     updates, every = config.run.steps * config.loss.discriminator_steps, config.loss.penalty_every
     if every is not None and every >= updates:
         text = f"{every} is no less than the {updates} updates of D in the run: the first alone has penalties"

@@ -71,35 +71,35 @@ class _Loader(yaml.SafeLoader):
 class _Reader:
     """Turns composed nodes into `Node`s, once per use of an alias and within a budget."""
 
-    def __init__(self, place: Callable[[int], SourceLocation]) -> None:
-        self.place = place
+    def __init__(self, location: Callable[[int], SourceLocation]) -> None:
+        self.location = location
         self.problems: list[Problem] = []
         self._left = MAX_NODES
         self._open: set[int] = set()
 
     def note(self, line: int, text: str, key: str = "") -> None:
-        self.problems.append(Problem(self.place(line), key, text))
+        self.problems.append(Problem(self.location(line), key, text))
 
-    def read(self, node: yaml.Node, key: str, place: SourceLocation | None = None) -> Node:
-        place = place or self.place(node.start_mark.line + 1)
+    def read(self, node: yaml.Node, key: str, location: SourceLocation | None = None) -> Node:
+        location = location or self.location(node.start_mark.line + 1)
         self._left -= 1
         if self._left < 0:
             raise ConfigError(
-                [Problem(place, key, f"more than {MAX_NODES:,} values: an alias inside an alias?")]
+                [Problem(location, key, f"more than {MAX_NODES:,} values: an alias inside an alias?")]
             )
         if id(node) in self._open:
-            raise ConfigError([Problem(place, key, "an alias contains itself")])
+            raise ConfigError([Problem(location, key, "an alias contains itself")])
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
-                return Node(self._mapping(node, key), place)
+                return Node(self._mapping(node, key), location)
             if isinstance(node, yaml.SequenceNode):
                 return Node(
                     [self.read(child, f"{key}[{i}]") for i, child in enumerate(node.value)],
-                    place,
+                    location,
                 )
             assert isinstance(node, yaml.ScalarNode)
-            return Node(self._scalar(node, key, place), place)
+            return Node(self._scalar(node, key, location), location)
         finally:
             self._open.discard(id(node))
 
@@ -120,9 +120,11 @@ class _Reader:
             if _CONTROL.search(name):
                 self.note(line, f"a key holds a control character: {_shown(name)}", key)
                 continue
-            child = self.read(value_node, path, self.place(line))
+            child = self.read(value_node, path, self.location(line))
             if name in own:
-                self.note(line, f"duplicate key; it was given in line {own[name].place.line} already", path)
+                self.note(
+                    line, f"duplicate key; it was given in line {own[name].location.line} already", path
+                )
             else:
                 own[name] = child
         return merged | own
@@ -140,7 +142,7 @@ class _Reader:
         return result
 
     def _scalar(
-        self, node: yaml.ScalarNode, key: str, place: SourceLocation
+        self, node: yaml.ScalarNode, key: str, location: SourceLocation
     ) -> str | int | float | bool | None:
         text = str(node.value)
         match node.tag.removeprefix(TAG):
@@ -151,7 +153,7 @@ class _Reader:
             case "int":
                 if len(text) <= 300:
                     return int(text)
-                self.note(place.line, f"number too large: {_shown(text)}", key)
+                self.note(location.line, f"number too large: {_shown(text)}", key)
                 return None
             case "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
@@ -164,19 +166,19 @@ def _shown(text: str) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def parse_yaml(text: str, place: Callable[[int], SourceLocation]) -> tuple[Node, int, list[Problem]]:
+def parse_yaml(text: str, location: Callable[[int], SourceLocation]) -> tuple[Node, int, list[Problem]]:
     """Read one YAML document.
 
-    `place` makes a SourceLocation of a line number (1 is the first line). Returns the tree, the offset in
+    `location` makes a SourceLocation of a line number (1 is the first line). Returns the tree, the offset in
     `text` at which the value ends, and the problems that were found. Raises ConfigError if nothing can be
     read: broken syntax, NUL bytes, alias bombs, deep nesting.
     """
-    reader = _Reader(place)
+    reader = _Reader(location)
     bad = re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
     if bad:
         line = text.count("\n", 0, bad.start()) + 1
         what = "a NUL byte" if bad.group() == "\0" else f"the control character {_shown(bad.group())}"
-        raise ConfigError([Problem(place(line), "", f"{what} in the text; this is no YAML file")])
+        raise ConfigError([Problem(location(line), "", f"{what} in the text; this is no YAML file")])
     try:
         loader = _Loader(text, reader.note)
         node = loader.get_single_node()
@@ -184,11 +186,11 @@ def parse_yaml(text: str, place: Callable[[int], SourceLocation]) -> tuple[Node,
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise ConfigError(
-            [Problem(place(mark.line + 1 if mark else 1), "", f"not readable as YAML: {what}")]
+            [Problem(location(mark.line + 1 if mark else 1), "", f"not readable as YAML: {what}")]
         ) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         what = " ".join(str(error).split())
-        raise ConfigError([Problem(place(1), "", f"not readable as YAML: {what}")]) from None
+        raise ConfigError([Problem(location(1), "", f"not readable as YAML: {what}")]) from None
     if node is None:
-        return Node(None, place(1)), 0, reader.problems
+        return Node(None, location(1)), 0, reader.problems
     return reader.read(node, ""), node.end_mark.index, reader.problems

@@ -8,6 +8,7 @@ on the method, on the shapes and on the processor.
 Shape legend: M rows, I inputs, O outputs of this rank.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from torch.utils.flop_counter import mm_flop, register_flop_formula
 
 from pretrain.cpu.products.choice import FEW_ROWS, in_force
 from pretrain.cpu.products.method import METHODS, Method, onednn
+
+CLAIM = "claim_gradient_sum"
+"""Attribute of a weight whose gradients are summed: returns the sum, [O, I] in fp32, and whether to write
+over it; None if autograd must return the gradient."""
 
 
 def _method(rows_MI: Tensor, other: Tensor, work: str) -> Method:
@@ -48,9 +53,14 @@ def _shaped(made: Tensor, like: Tensor) -> Tensor:
     return shaped
 
 
-def _weight_gradient(gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
-    """The gradient of the weight, [O, I]."""
-    return _method(gradient_MO, x_MI, "weight_gradient").weight_gradient(gradient_MO, x_MI)
+def _weight_gradient(gradient_MO: Tensor, x_MI: Tensor, weight: Tensor) -> Tensor | None:
+    """The gradient of the weight, [O, I]; None if it went straight into the sum over micro-batches."""
+    method = _method(gradient_MO, x_MI, "weight_gradient")
+    claim: Callable[[], tuple[Tensor, bool] | None] | None = getattr(weight, CLAIM, None)
+    if claim is None or (claimed := claim()) is None:
+        return method.weight_gradient(gradient_MO, x_MI)
+    method.sum_weight_gradient(gradient_MO, x_MI, *claimed)
+    return None
 
 
 def _count(x_shape: Any, weight_shape: Any, *_: Any, **__: Any) -> int:
@@ -103,7 +113,7 @@ class _Linear(torch.autograd.Function):
                 sending = dist.all_reduce(x_gradient, group=ctx.group, async_op=True)
         rows = gradient.flatten(0, -2)
         if of_weight:
-            weight_gradient = _weight_gradient(rows, x.flatten(0, -2))
+            weight_gradient = _weight_gradient(rows, x.flatten(0, -2), weight)
         if of_bias:
             bias_gradient = rows.sum(0)
         if sending is not None:

@@ -61,20 +61,6 @@ class TrainingDataset(Protocol):
         """
 
 
-class ValidationDataset(Protocol):
-    """Samples for validation, each scored once."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints give equal samples."""
-
-    def batches(self, size: int, micro_size: int) -> int:
-        """Number of micro-batches that each of `size` data-parallel ranks gets."""
-
-    def micro_batches(self, rank: int, size: int, micro_size: int) -> Iterator[Any]:
-        """The micro-batches of one rank: the same number on every rank, all of `micro_size` rows."""
-
-
 B = TypeVar("B")
 """A micro-batch."""
 
@@ -98,8 +84,14 @@ class OfShards(ABC):
         return None if sources is None else cls.over(sources, config)
 
 
-class InTurn(ABC, Generic[B]):
-    """Ranks take turns at the samples, in order; rows after the last sample are padding."""
+class ValidationDataset(ABC, Generic[B]):
+    """Samples for validation, each scored once: ranks take turns at them, in order, and rows after the last
+    sample are padding."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal samples."""
 
     @property
     @abstractmethod

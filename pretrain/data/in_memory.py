@@ -13,7 +13,7 @@ from typing import Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from data_tools.tokenizer import Tokenizer
-from pretrain.data.dataset import InTurn
+from pretrain.data.dataset import ValidationDataset
 from pretrain.data.order import InSteps, SampleOrder, make_order
 
 
@@ -86,7 +86,7 @@ class InMemoryTraining(InSteps, ABC, Generic[H, B]):
 
 
 @dataclass(frozen=True)
-class InMemoryValidation(InTurn[B], Generic[H, B]):
+class InMemoryValidation(ValidationDataset[B], Generic[H, B]):
     """The samples of a validation file, each once, in the file's order."""
 
     data: H

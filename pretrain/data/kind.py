@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pretrain.config import evaluation as keys
-from pretrain.kind import Evaluation, Export, Late
+from pretrain.kind import LAYOUT_KEYS, SHARD_KEYS, Evaluation, Export, Late, scored_shards
 
 if TYPE_CHECKING:
     from evals.request import EvalRequest
@@ -24,15 +23,15 @@ EXPORT = Export(Late("pretrain.hf.exporter:export_command"), frozenset({"shard_b
 def evaluation(
     score: "Callable[[Path, DistContext, EvalRequest], Result]",
     tasks: tuple[str, ...],
-    layout: tuple[str, ...] = keys.LAYOUT,
+    layout: tuple[str, ...] = LAYOUT_KEYS,
     options: frozenset[str] = frozenset(),
 ) -> Evaluation[Any]:
     """Evaluation on shards: the checkpoint has its own tokenizer, and limits apply to the run's data only."""
     return Evaluation(
         score=score,
         tasks=tasks,
-        reads=keys.scored_shards,
-        keys=(*layout, *keys.SHARDS),
+        reads=scored_shards,
+        keys=(*layout, *SHARD_KEYS),
         stands_for=("data.train", "data.validation"),
         forgets=("data.tokenizer",),
         forgets_with_data=("eval.max_windows",),

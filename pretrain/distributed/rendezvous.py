@@ -27,6 +27,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from data_tools import children
+from pretrain.distributed.launcher import HELD
 from pretrain.distributed.ranks import some_ranks
 from pretrain.distributed.secret import VARIABLE, job_secret
 from pretrain.distributed.store import Impostor, StoreServer, knock
@@ -45,8 +46,6 @@ PART_SECONDS = 4.0
 this rank a few seconds after them (`--wait`, which must leave time for the uploader too)."""
 FAILED_PART_SECONDS = 2.0
 """The same, if the rank ends with an error."""
-HELD = "PRETRAIN_STORE_IS_HELD"
-"""Set by `spawn`, which runs the store itself."""
 _PORT = "pretrain/port"
 """Key in the agent's store with the port of the ranks' own store."""
 _JOINED, _COUNT, _OUTCOME = "joined", "count", "outcome"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import IO
 
 from data_tools.children import Child
+from pretrain.distributed.launcher import HELD
 from pretrain.distributed.ranks import process_state
-from pretrain.distributed.rendezvous import HELD
 from pretrain.distributed.secret import VARIABLE, new_secret
 from pretrain.distributed.store import StoreServer
 from pretrain.errors import HealthError

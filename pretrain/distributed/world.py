@@ -1,14 +1,8 @@
-"""Rank info: which rank this process is, of how many, and on which device.
-
-A command runs in one of three ways, told apart by the environment: as one rank of `srun` (SLURM_*), as one
-rank of `torchrun` (RANK, WORLD_SIZE), or alone, as in a step of one task (`srun --pty bash`, or that of
-`salloc`). Alone with `--processes N` it starts N ranks of itself on this machine (`spawn.py`), which then
-find themselves in torchrun's variables.
-"""
+"""The world of ranks that a process joins, and the device that it computes on."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +15,7 @@ from pretrain.cpu import megatron as cpu_backend
 from pretrain.cpu.gloo import share_devices
 from pretrain.cpu.products.settle import Settled, settled
 from pretrain.distributed import objects
+from pretrain.distributed.launcher import RankInfo, read_rank_info
 from pretrain.distributed.rendezvous import (
     FAILED_PART_SECONDS,
     JOIN_SECONDS,
@@ -33,17 +28,6 @@ from pretrain.distributed.rendezvous import (
 from pretrain.errors import StoppedEarly, UserError
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-
-
-@dataclass(frozen=True)
-class RankInfo:
-    """The rank of this process, before the rendezvous."""
-
-    rank: int
-    size: int
-    local_rank: int
-    launcher: str
-    """srun, torchrun, or alone."""
 
 
 @dataclass(frozen=True)
@@ -63,53 +47,6 @@ class DistContext:
     def is_first(self) -> bool:
         """Whether this is rank 0, the one that prints and writes."""
         return self.rank == 0
-
-
-def read_rank_info(environment: Mapping[str, str]) -> RankInfo:
-    """Read rank and size from the launcher's variables.
-
-    Raises UserError: the variables contradict one another.
-    """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK"), "torchrun"
-    elif "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment:
-        # A batch script has SLURM_PROCID too, but only a step that srun started has a step id.
-        names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"), "srun"
-    else:
-        _refuse_half_a_launcher(environment)
-        return RankInfo(0, 1, 0, "alone")
-    try:
-        rank, size, local_rank = (int(environment[name]) for name in names)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{launcher} should set {', '.join(names)} to integers: {error}") from None
-    if not 0 <= rank < size:
-        raise UserError(f"{launcher} says rank {rank} of {size} ranks ({names[0]}, {names[1]})")
-    if launcher == "srun" and size == 1:
-        return RankInfo(0, 1, 0, "alone")  # no rendezvous needed, whether the task is a shell or this command
-    return RankInfo(rank, size, local_rank, launcher)
-
-
-def _refuse_half_a_launcher(environment: Mapping[str, str]) -> None:
-    """Raise UserError if one variable is missing: each rank would train alone, all of them in one run."""
-    for name, other in (("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")):
-        if name in environment:
-            raise UserError(
-                f"{name}={environment[name]} is set and {other} is not; torchrun sets both; "
-                f"to run without one, unset {name}"
-            )
-
-
-def ranks_to_start(place: RankInfo, processes: int | None) -> int:
-    """How many ranks of itself a command with `--processes` starts; 1: none, it does the work itself.
-
-    Raises UserError: a launcher has started another number of them.
-    """
-    if place.launcher == "alone":
-        return processes or 1
-    if processes not in (None, place.size):
-        ranks = "1 rank" if place.size == 1 else f"{place.size} ranks"
-        raise UserError(f"--processes {processes}: {place.launcher} has started {ranks} already")
-    return 1
 
 
 def choose_device(place: RankInfo) -> torch.device:

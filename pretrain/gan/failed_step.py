@@ -13,22 +13,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pretrain.distributed.world import DistContext
-from pretrain.gan.network_tensors import NetworkTensors
+from pretrain.gan.zero_shards import NetworkTensors
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.probe import Probe, Watched, is_finite, watch
 
 NAMES = ("the loss", "the penalty")
 """Names of the first numbers of a micro-batch."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """One micro-batch of this rank, which can be computed again."""
-
-    samples: Sequence[int]
-    """Indices of its images."""
-    again: Callable[[], Sequence[Tensor]]
-    """Computes its numbers once more: the loss, and what it is made of."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +30,12 @@ class FailedUpdate:
     """In the order in which they run."""
     learner: NetworkTensors
     """The one that was being updated."""
-    shares: Sequence[Share]
+    samples: Sequence[Sequence[int]]
+    """Indices of the images of each micro-batch of this rank."""
+    again: Sequence[Callable[[], Sequence[Tensor]]]
+    """Compute the numbers of each micro-batch once more: the loss, and what it is made of."""
     together: bool
     """Whether batch normalisation runs over the images of all ranks, which spreads a bad number to all."""
-
-    @property
-    def samples(self) -> Sequence[Sequence[int]]:
-        return [share.samples for share in self.shares]
 
     def watched(self) -> Sequence[Watched]:
         engines = [network.engine for network in self.networks]
@@ -66,10 +55,10 @@ class FailedUpdate:
     def _summed(self) -> Iterator[Weight]:
         """The learner's weights with the gradient of the whole update; nothing if its norm is finite."""
         named = self.learner.engine.parameters
-        gradients = [self._gradients(share.again()[0]) for share in self.shares]
+        gradients = [self._gradients(compute()[0]) for compute in self.again]
         flat = torch.stack([torch.cat([each.flatten().float() for each in one]) for one in gradients]).sum(0)
         dist.all_reduce(flat)
-        flat /= self.world.size * len(self.shares)
+        flat /= self.world.size * len(self.again)
         if math.isfinite(float(flat.norm())):
             return
         parts = torch.split(flat, [each.numel() for each in gradients[0]])
@@ -82,9 +71,9 @@ class FailedUpdate:
         return torch.autograd.grad(loss, parameters)
 
     def replay(self, probe: Probe) -> None:
-        for index, share in enumerate(self.shares):
+        for index, compute in enumerate(self.again):
             with probe.forward(index):
-                numbers = share.again()
+                numbers = compute()
             named = list(zip(NAMES, numbers, strict=False))
             # Reversed: the penalty is part of the loss, so it is named first.
             for what, number in reversed(named):

@@ -1,9 +1,8 @@
 """The record of GANs: what each command asks of this kind."""
 
-from pretrain.config import evaluation
 from pretrain.config.rules import gan, remote, service, sources
 from pretrain.config.sections import GanConfig
-from pretrain.kind import Evaluation, Export, Generation, Kind, Late, Planning
+from pretrain.kind import CACHE_KEYS, Evaluation, Export, Generation, Kind, Late, Planning, scored_shards
 
 GAN = Kind(
     name="gan",
@@ -19,8 +18,8 @@ GAN = Kind(
     evaluation=Evaluation(
         score=Late("evals.families.gan:evaluate_gan"),
         tasks=("images",),
-        reads=evaluation.scored_shards,
-        keys=("data.train", *evaluation.CACHE),
+        reads=scored_shards,
+        keys=("data.train", *CACHE_KEYS),
         options=frozenset(
             {"extractor", "inception_weights", "inception_sha256", "resize", "samples", "seed"}
         ),

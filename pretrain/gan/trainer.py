@@ -25,14 +25,13 @@ from pretrain.errors import HealthError, may_be_missing
 from pretrain.gan.collapse import CollapseHistory, are_alike
 from pretrain.gan.data import open_images
 from pretrain.gan.engine import Engine
-from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks.build import build_discriminator, build_generator, channels_last, shape_of
 from pretrain.gan.samples import diversity, grid, pixels, sample, save_png
 from pretrain.gan.settings import micro_batches, micro_size
 from pretrain.gan.statistics import measure_statistics
 from pretrain.gan.step import GanStep
 from pretrain.gan.streams import fixed_latents
-from pretrain.gan.zero_shards import Ema, write_back
+from pretrain.gan.zero_shards import Ema, NetworkTensors, write_back
 from pretrain.run.folder import RunFolder
 from pretrain.training.descent import load_all
 from pretrain.training.step_sync import StepSync
@@ -50,10 +49,10 @@ class GanTrainer(Trainer[GanConfig]):
         self,
         config: GanConfig,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
-        super().__init__(config, world, gate)
+        super().__init__(config, world, step_sync)
         self.data = open_images(config, world.size)
         self.shape = shape_of(config.model, config.loss, self.data.channels, self.data.num_classes)
         seed = config.run.seed
@@ -62,7 +61,7 @@ class GanTrainer(Trainer[GanConfig]):
             for name, build in (("generator", build_generator), ("discriminator", build_discriminator))
         )
         self.ema = Ema(self.generator.parts, config.model.ema_decay)
-        self.game = GanStep(config, world, self.data, self.generator, self.discriminator)
+        self.gan_step = GanStep(config, world, self.data, self.generator, self.discriminator)
         self.memory = CollapseHistory()
 
     @property
@@ -82,16 +81,16 @@ class GanTrainer(Trainer[GanConfig]):
         """
         rounds = self.config.loss.discriminator_steps
         updates = range(step * rounds, (step + 1) * rounds)
-        self.game.images = self.gate.fetch(lambda: self.game.read(updates))
+        self.gan_step.images = self.step_sync.fetch(lambda: self.gan_step.read(updates))
         found: dict[str, float] = {}
         for update in updates:
-            found |= self.game.discriminator_update(update)
-        found |= self.game.generator_update(step, updates[-1])
+            found |= self.gan_step.discriminator_update(update)
+        found |= self.gan_step.generator_update(step, updates[-1])
         self.ema.update(step)
         loss = found["loss_d"] + found["loss_g"]
         metrics = {"loss": loss, **found, **self._norms(), "lr": self.config.optimizer.lr}
         metrics["images"] = (step + 1) * self.images_per_step
-        self._judge_game(step, found["loss_d"], metrics)
+        self._judge_progress(step, found["loss_d"], metrics)
         return StepResult(loss, metrics, self.images_per_step, updated=True, spike=False)
 
     def _norms(self) -> dict[str, float]:
@@ -100,7 +99,7 @@ class GanTrainer(Trainer[GanConfig]):
             "grad_norm_g": self.generator.engine.gradient_norm,
         }
 
-    def _judge_game(self, step: int, loss_d: float, metrics: dict[str, float]) -> None:
+    def _judge_progress(self, step: int, loss_d: float, metrics: dict[str, float]) -> None:
         had_ended = self.memory.has_ended(self.config.loss)
         self.memory = self.memory.after(loss_d)
         if self.config.health.on_collapse == "ignore" or not self.memory.has_ended(self.config.loss):

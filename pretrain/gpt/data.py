@@ -24,7 +24,7 @@ from pretrain.data.batch import (
     padding_row,
     plain_positions,
 )
-from pretrain.data.dataset import CorpusSamples, InTurn, OfShards
+from pretrain.data.dataset import CorpusSamples, OfShards, ValidationDataset
 from pretrain.data.order import make_order
 from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.errors import UserError
@@ -161,7 +161,7 @@ class TrainingData(CorpusSamples[Batch]):
 
 
 @dataclass(frozen=True)
-class ValidationData(OfShards, InTurn[Batch]):
+class ValidationData(OfShards, ValidationDataset[Batch]):
     """Every label of the validation sources, scored once: see `Windows`."""
 
     sources: tuple[TokenRange, ...]

@@ -15,8 +15,9 @@ from pretrain.config.load import load_config, require_kind
 from pretrain.config.schema import nearest_name
 from pretrain.config.sections import DecoderConfig, ParallelConfig
 from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.launcher import RankInfo, ranks_to_start, read_rank_info
 from pretrain.distributed.spawn import spawn
-from pretrain.distributed.world import DistContext, RankInfo, init_distributed, ranks_to_start, read_rank_info
+from pretrain.distributed.world import DistContext, init_distributed
 from pretrain.errors import UserError
 from pretrain.gpt.decoding import Decoder
 from pretrain.gpt.spec import GptSpec

@@ -2,12 +2,11 @@
 
 from functools import partial
 
-from pretrain.config.evaluation import LAYOUT
 from pretrain.config.generate_request import OF_TEXT, GenerateRequest
 from pretrain.config.rules import CORPUS, FINETUNE, finetune
 from pretrain.config.sections import ChatConfig, DecoderModelConfig, GptConfig
 from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
-from pretrain.kind import Evaluation, Generation, Inheritance, Kind, Late, Planning
+from pretrain.kind import LAYOUT_KEYS, Evaluation, Generation, Inheritance, Kind, Late, Planning
 
 PUBLISHED_VOCABULARY = 50_257
 """Ids of GPT-2's tokenizer."""
@@ -55,7 +54,7 @@ CHAT = Kind(
     rules=(*FINETUNE, *finetune.CHAT),
     inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
     trainer=Late("pretrain.gpt.chat.trainer:ChatTrainer"),
-    open_data=Late("pretrain.gpt.chat.open:check_conversations"),
+    open_data=Late("pretrain.gpt.chat.data:check_conversations"),
     summary=summary,
     contents=contents,
     fake_run=_FAKE_RUN,
@@ -66,7 +65,7 @@ CHAT = Kind(
         tasks=("answers", "harness"),
         reads=_chat_reads,
         keys=(
-            *LAYOUT,
+            *LAYOUT_KEYS,
             *(f"data.{key}" for key in ("validation", "prompt", "response", "messages", "too_long")),
         ),
         one_file=True,

@@ -10,7 +10,7 @@ class GptTrainer(CorpusTrainer[GptConfig]):
     """A trainer on windows of text."""
 
     def open_data(self) -> tuple[TrainingData, ValidationData | None]:
-        return open_data(self.corpus)
+        return open_data(self.config)
 
-    def family(self) -> GptSpec:
-        return GptSpec(self.corpus, self.layout)
+    def spec(self) -> GptSpec:
+        return GptSpec(self.config, self.layout)

@@ -14,7 +14,8 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from pretrain.config.sections import TextConfig
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 from pretrain.errors import IntegrityError
 from pretrain.hf.architecture import Architecture, of_real_tokens
 from pretrain.hf.layered import Read, build_layered

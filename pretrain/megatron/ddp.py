@@ -1,24 +1,36 @@
-"""megatron-core's data-parallel wrapper of a chunk, without the cost of zeroing gradients."""
+"""megatron-core's data-parallel wrapper of a chunk, without the cost of zeroing and copying gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from torch import Tensor
 
+from pretrain.cpu.linear import CLAIM
+
 
 class DDP(DistributedDataParallel):  # type: ignore[misc]
     """The first micro-batch of a step overwrites the gradients of the step before.
 
     megatron-core zeroes the buffer and then adds every micro-batch to it: two more passes over memory.
-    `begin` and `complete` enclose the micro-batches of a step. Without them, `zero_grad_buffer` works as in
-    megatron-core.
+    Products on a CPU write into the buffer directly. `begin` and `complete` enclose the micro-batches of a
+    step. Without them, `zero_grad_buffer` works as in megatron-core.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         self._stale: set[Tensor] = set()
         super().__init__(*arguments, **more)
+        for parameter in self.params_with_grad:
+            setattr(parameter, CLAIM, partial(self._claim, parameter))
+
+    def _claim(self, parameter: Any) -> tuple[Tensor, bool] | None:
+        if parameter._backward_hooks:  # they want to see the gradient, as those of a probe
+            return None
+        first = parameter in self._stale
+        self._stale.discard(parameter)
+        return parameter.main_grad, first
 
     def begin(self) -> None:
         """Begin a step: the gradients in the buffer no longer count."""

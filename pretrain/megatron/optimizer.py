@@ -1,4 +1,4 @@
-"""AdamW over a model-parallel model, and its state as logical tensors.
+"""The optimizer of a model-parallel model, and its state as logical tensors.
 
 megatron-core reduces gradients and shards states. Its own way of saving states is not used: with torch's
 AdamW it gives all parameters one shared `step` tensor on load, and it gathers a sharded state on one rank.
@@ -7,7 +7,7 @@ Here every rank names the shards that it holds, and states are set in place.
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,14 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
 from pretrain.checkpoint.sharded_tensor import ShardedTensor
+from pretrain.config.optimizers import ADAMW, OPTIMIZERS
+from pretrain.config.sections import OptimizerConfig as Settings
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.sharding import ParameterShard, parameter_shards
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 FUSED_ADAM = "FusedAdam"
 """The class name that Transformer Engine and Apex both use."""
 
@@ -68,8 +69,11 @@ class Optimizer:
         )
         # A chain of one optimizer: megatron-core adds a second one only for experts.
         (self._megatron,) = getattr(whole, "chained_optimizers", [whole])
-        self._adam: torch.optim.Optimizer = self._megatron.optimizer
-        if not self._is_torch and type(self._adam).__name__ != FUSED_ADAM:
+        self._inner: torch.optim.Optimizer = self._megatron.optimizer
+        self._state, self._updates = OPTIMIZERS[settings.kind].state, 0
+        if settings.kind != ADAMW:
+            self._inner = self._megatron.optimizer = _made_for(self._inner.param_groups, settings)
+        elif not (self._is_torch_adam or self._is_fused_adam):
             raise RuntimeError(f"megatron-core made a {self.name}; how it counts its steps is not known")
         self._megatron.zero_grad()
         self._prime()
@@ -77,7 +81,7 @@ class Optimizer:
     @property
     def name(self) -> str:
         """The class that steps: torch's AdamW, or the FusedAdam of a library that megatron-core prefers."""
-        return class_name(type(self._adam))
+        return class_name(type(self._inner))
 
     def _prime(self) -> None:
         """Create every state before the first step, so that a checkpoint can be loaded into it.
@@ -85,35 +89,38 @@ class Optimizer:
         torch counts steps in each parameter's state, Transformer Engine and Apex in each group. The latter
         two begin at 1 if they find no count.
         """
-        for group in self._adam.param_groups:
-            if self._is_torch:
+        for group in self._inner.param_groups:
+            if self._is_torch_adam:
                 group["fused"] = True
-            else:
+            if self._is_fused_adam:
                 group["step"] = 0
             for main in group["params"]:
-                state = self._adam.state[main]
-                state.update({name: torch.zeros_like(main) for name in MOMENTS})
-                if self._is_torch:
+                state = self._inner.state[main]
+                state.update({name: torch.zeros_like(main) for name in self._state})
+                if not self._is_fused_adam:
                     state["step"] = torch.zeros((), dtype=torch.float32, device=main.device)
 
     @property
-    def _is_torch(self) -> bool:
-        return isinstance(self._adam, torch.optim.Adam)
+    def _is_torch_adam(self) -> bool:
+        return isinstance(self._inner, torch.optim.Adam)
+
+    @property
+    def _is_fused_adam(self) -> bool:
+        return type(self._inner).__name__ == FUSED_ADAM
 
     @property
     def updates(self) -> int:
-        """Updates done: Adam's own step count."""
-        if self._is_torch:
-            return next((int(state["step"]) for state in self._adam.state.values()), 0)
-        # The count of a group without parameters on this rank stays behind.
-        return max((int(group["step"]) for group in self._adam.param_groups), default=0)
+        """Updates done."""
+        return self._updates
 
     @updates.setter
     def updates(self, value: int) -> None:
-        for group in self._adam.param_groups:
-            if not self._is_torch:
+        self._updates = value
+        if self._is_fused_adam:
+            for group in self._inner.param_groups:
                 group["step"] = value
-        for state in self._adam.state.values() if self._is_torch else ():
+            return
+        for state in self._inner.state.values():
             state["step"].fill_(value)
 
     @torch.no_grad()
@@ -124,7 +131,7 @@ class Optimizer:
 
     @torch.no_grad()
     def update(self, learning_rate: float, gradient_norm: float) -> None:
-        """Clip and take one AdamW step.
+        """Clip and take one step.
 
         Args:
             learning_rate: of this step.
@@ -132,17 +139,18 @@ class Optimizer:
         """
         if not math.isfinite(gradient_norm):
             raise ValueError(f"refusing to step with a gradient norm of {gradient_norm}")
-        for group in self._adam.param_groups:
+        for group in self._inner.param_groups:
             group["lr"] = learning_rate * group.get("lr_mult", 1.0)
             group["weight_decay"] = self._weight_decay * group.get("wd_mult", 1.0)
         clipped = 0 < self._clip < gradient_norm
         self._scale_gradients(self._clip / (gradient_norm + 1e-6) if clipped else 1.0)
         self._megatron.step_with_ready_grads()
+        self._updates += 1
 
     def _scale_gradients(self, factor: float) -> None:
-        if self._is_torch:
+        if self._is_torch_adam:
             # The fused update divides by this on the way, which saves a pass over all gradients.
-            adam: Any = self._adam
+            adam: Any = self._inner
             adam.grad_scale = None
             if factor != 1:
                 adam.grad_scale = torch.tensor(1 / factor, device=self._model.layout.device)
@@ -153,9 +161,9 @@ class Optimizer:
     def tensors(self) -> list[Tensor]:
         """Everything that this rank's optimizer steps on and remembers; in fp32 that includes the weights."""
         found: list[Tensor] = []
-        for group in self._adam.param_groups:
+        for group in self._inner.param_groups:
             for main in group["params"]:
-                states = self._adam.state[main].values()
+                states = self._inner.state[main].values()
                 found += [main, *(state for state in states if isinstance(state, Tensor))]
         return found
 
@@ -175,7 +183,7 @@ class Optimizer:
                 continue
             flat = (first - part.start, last - part.start) if sharded else None
             owner = part.primary if sharded else _is_owner(part, layout)
-            states = {name: self._adam.state[holding.main][name] for name in MOMENTS}
+            states = {name: self._inner.state[holding.main][name] for name in self._state}
             if mixed:
                 states["master"] = holding.main
             for name, state in states.items():
@@ -200,7 +208,18 @@ class Optimizer:
             return None
         run = self._megatron._get_model_param_range_map(parameter)["param"]
         group, order = self._megatron.model_param_group_index_map[parameter]
-        return _Holding(run.start, run.end, self._adam.param_groups[group]["params"][order])
+        return _Holding(run.start, run.end, self._inner.param_groups[group]["params"][order])
+
+
+def _made_for(groups: Sequence[dict[str, Any]], settings: Settings) -> torch.optim.Optimizer:
+    """The optimizer of a config over megatron-core's groups, whose tensors may be parts of parameters."""
+    # torch refuses such parts where an optimizer is made, and takes them afterwards, as megatron-core does.
+    made = OPTIMIZERS[settings.kind].make(
+        [{**group, "params": [torch.zeros(1)]} for group in groups], settings
+    )
+    for group, given in zip(made.param_groups, groups, strict=True):
+        group["params"] = given["params"]
+    return made
 
 
 def class_name(cls: type) -> str:

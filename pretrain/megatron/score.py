@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import reduce
 from itertools import islice
 from operator import add
+from typing import Any
 
 from pretrain.data.dataset import ValidationDataset
 from pretrain.megatron.pipeline import PipelineModel
@@ -14,7 +15,7 @@ MICRO_BATCHES_PER_CALL = 16
 
 
 def score(
-    model: PipelineModel, data: ValidationDataset, advance: Callable[[int], None] = lambda _: None
+    model: PipelineModel, data: ValidationDataset[Any], advance: Callable[[int], None] = lambda _: None
 ) -> MetricSums:
     """Loss of every label of `data`, each once, over all ranks together.
 

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint
@@ -29,10 +29,12 @@ from pretrain.training.metric_sums import Plateau
 from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
+C = TypeVar("C", bound=TextConfig)
+
 log = logging.getLogger(__name__)
 
 
-class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
+class MegatronTrainer(DescentTrainer[C, AnyBatch], Generic[C]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and what is built."""
 
     UNIT = "tokens"
@@ -40,9 +42,9 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
 
     def __init__(
         self,
-        config: TextConfig,
+        config: C,
         world: DistContext,
-        gate: StepSync | None = None,
+        step_sync: StepSync | None = None,
         own: Checkpoint | None = None,
     ) -> None:
         """Open the data and build the model and its optimizer.
@@ -50,34 +52,28 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         Args:
             own: the run's own checkpoint, which is loaded next; then `model.init_from` is not read.
         """
-        super().__init__(config, world, gate)
+        super().__init__(config, world, step_sync)
         self.start = open_init_from(config, own, log.warning, partial(broadcast_from_rank0, world))
         self.layout = build_parallel_dims(world, config.parallel)
         self.data, self.validation = self.open_data()
         self.model = self.build_model()
-        self.model.before_reduction(self.gate.reduce)
+        self.model.before_reduction(self.step_sync.reduce)
         self.optimizer = Optimizer(config, self.model)
         self.growing = rampup_dataset(config, self.data)
+        self.fingerprint = self.growing.fingerprint
+        self.validation_fingerprint = self.validation.fingerprint if self.validation else NO_VALIDATION
         self._plateau = Plateau(config)
         peak = peak_flops(config, world.device)
         self._peak = peak * world.size if peak else None
         self._stage = self.growing.stage(0)
 
     @abstractmethod
-    def open_data(self) -> tuple[TrainingDataset, ValidationDataset | None]:
+    def open_data(self) -> tuple[TrainingDataset, ValidationDataset[Any] | None]:
         """The training and validation data of the config."""
 
     @abstractmethod
     def build_model(self) -> PipelineModel:
         """The model of the config, with new weights or with those of the run that weights come from."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.growing.fingerprint
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return self.validation.fingerprint if self.validation else NO_VALIDATION
 
     @property
     def layout_name(self) -> str:
@@ -136,7 +132,7 @@ class MegatronTrainer(DescentTrainer[TextConfig, AnyBatch]):
         """Loss on the validation data after `step` steps; None if the config has none."""
         if self.validation is None:
             return None
-        sums = score(self.model, self.validation, self.gate.validated)
+        sums = score(self.model, self.validation, self.step_sync.validated)
         more = {f"validation_{name}": value for name, value in sums.metrics.items()}
         return {"validation_loss": sums.loss, **more, "tokens": tokens_until(self.config, step)}
 

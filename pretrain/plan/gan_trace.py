@@ -98,7 +98,7 @@ def _image_batch(shape: GanShape, count: int) -> ImageBatch:
 
 
 def _tensors_of(engine: "_Engine") -> Any:
-    """Stands in for `gan.network_tensors.NetworkTensors`."""
+    """Stands in for `gan.zero_shards.NetworkTensors`."""
     return SimpleNamespace(engine=engine, whole=lambda: dict(engine.module.named_parameters()))
 
 
@@ -146,7 +146,7 @@ def _draw(_seed: int, _who: str, _update: int, size: int, latent_size: int) -> D
 
 
 class _Means:
-    """Stands in for `gan.update_means.UpdateMeans`, with no values to judge."""
+    """Stands in for `gan.step.UpdateMeans`, with no values to judge."""
 
     def __init__(self, *_: Any) -> None:
         self._count = 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint, open_checkpoint
 from pretrain.checkpoint.layout import checkpoints_folder, step_name
+from pretrain.config.optimizers import OPTIMIZERS
 from pretrain.config.sections import CheckpointConfig, CorpusConfig, ParallelConfig, TextEvalConfig
 from pretrain.distributed.spawn import spawn
 from pretrain.errors import IntegrityError, UserError
@@ -160,17 +161,17 @@ def first_difference(before: Sequence[Checkpoint], after: Sequence[Checkpoint], 
         after: both runs' checkpoints of step 1.
 
     Returns:
-        A sentence. Initial weights are compared first, then gradients (Adam's first moments after one step),
-        then updates.
+        A sentence. Initial weights are compared first, then gradients (the optimizer's first state after one
+        step, such as Adam's first moment), then updates.
     """
     keys = sorted(before[0].keys("weights"), key=forward_order)
     for key in keys:
         a, b = (saved.read(key) for saved in before)
         if not same_bits(a, b):
             return f"the initial weights of {key} differ: {describe_difference(a, b)}"
-    worst = (0.0, "")
+    worst, moment = (0.0, ""), OPTIMIZERS[config.optimizer.kind].state[0]
     for key in keys:
-        distance = apart(*(saved.read(f"optimizer.exp_avg.{key}") for saved in after))
+        distance = apart(*(saved.read(f"optimizer.{moment}.{key}") for saved in after))
         worst = max(worst, (distance, key))
         if not distance <= GRADIENT_TOLERANCE[config.precision]:
             return f"{key} is the first whose gradient in step 1 differs, by {distance:.1e} of its norm"

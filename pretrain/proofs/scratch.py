@@ -29,7 +29,7 @@ from pretrain.config.sections import (
 from pretrain.config.stages import tokens_until
 from pretrain.cpu.products.choice import available_here
 from pretrain.cpu.products.settle import decide
-from pretrain.distributed.world import read_rank_info
+from pretrain.distributed.launcher import read_rank_info
 from pretrain.errors import UserError
 from pretrain.run.folder import RunFolder, write_atomically
 

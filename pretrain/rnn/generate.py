@@ -9,7 +9,7 @@ from pretrain.config.generate_request import GenerateRequest
 from pretrain.distributed.world import init_distributed
 from pretrain.errors import UserError
 from pretrain.rnn.model import Rnn
-from pretrain.rnn.restore import load_rnn
+from pretrain.rnn.score import load_rnn
 from pretrain.run.exit import print_error
 from pretrain.sampling import SEEDS, Sampling, choose, show
 

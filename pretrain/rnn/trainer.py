@@ -16,15 +16,12 @@ from data_tools.counts import counted
 from pretrain.checkpoint import Checkpoint, ShardedTensor
 from pretrain.config.sections import RnnConfig
 from pretrain.data.dataset import NO_VALIDATION
-from pretrain.distributed.world import DistContext
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.rnn.data import StreamBatch, open_data
-from pretrain.rnn.model import build_rnn
-from pretrain.rnn.restore import dtype_of
-from pretrain.rnn.score import losses, score_lanes
+from pretrain.rnn.model import Rnn, build_rnn
+from pretrain.rnn.score import dtype_of, losses, score_lanes
 from pretrain.seeds import stream_seed
 from pretrain.training.data_parallel import DataParallelTrainer
-from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import StepResult
 
 
@@ -33,30 +30,20 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
 
     UNIT = "tokens"
 
-    def __init__(
-        self,
-        config: RnnConfig,
-        world: DistContext,
-        gate: StepSync | None = None,
-        own: Checkpoint | None = None,
-    ) -> None:
+    def build_model(self) -> Rnn:
+        config, device = self.config, self.world.device
         self.data, self.validation = open_data(config)
-        model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config))
-        self.model = model.to(world.device)
-        super().__init__(config, world, gate, self.model)
+        self.fingerprint = self.data.fingerprint
+        self.validation_fingerprint = self.validation.fingerprint if self.validation else NO_VALIDATION
+        self.model = build_rnn(config.model, self.data.vocab_size, config.run.seed, dtype_of(config)).to(
+            device
+        )
         no_state = self.model.no_state(config.batch.micro_size)
         self.carried = [no_state.clone() for _ in range(self.micro_batches)]
         """[B, L, C] for each micro-batch: the state after the step before."""
         self._after: dict[int, Tensor] = {}
         """The same after the current step."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.data.fingerprint
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return self.validation.fingerprint if self.validation else NO_VALIDATION
+        return self.model
 
     @property
     def units(self) -> int:
@@ -100,7 +87,7 @@ class RnnTrainer(DataParallelTrainer[RnnConfig, StreamBatch]):
         if self.validation is None:
             return None
         micro_size = self.config.batch.micro_size
-        scored = score_lanes(self.model, self.validation, self.world, micro_size, self.gate.validated)
+        scored = score_lanes(self.model, self.validation, self.world, micro_size, self.step_sync.validated)
         return {"validation_loss": scored.loss, "tokens": step * self.units}
 
     def roll_back(self, checkpoint: Checkpoint, spike: int) -> int:

@@ -16,7 +16,7 @@ from pretrain.run.folder import RunFolder, read_yaml
 from pretrain.run.status import actual_status
 from pretrain.tracking.curves import Curves
 from pretrain.tracking.journal import lines_of, read
-from pretrain.tracking.plot import running_mean, thin
+from pretrain.tracking.plot import new_figure, running_mean, thin
 from pretrain.tracking.reach import require_lines
 
 NONE = "-"
@@ -145,30 +145,23 @@ def draw(runs: Sequence[ComparedRun], picture: Path) -> None:
 
     Raises UserError: no run has a loss; the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     units = {run.unit for run in runs}
-    unit = units.pop() if len(units) == 1 else None
-    figure = Figure(figsize=(10, 5.625), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    across = (units.pop() if len(units) == 1 else None) or "step"
+    figure, axes = new_figure("", "loss: line training (running mean), points validation", across)
     drawn = False
     for number, run in enumerate(runs):
         for name, style, label in (("loss", "-", None), ("validation_loss", "o--", _legend(run.name))):
-            points = run.curves.over(name, unit or "step")
+            points = run.curves.over(name, across)
             if not len(points):
                 continue
             drawn = True
             line = thin(running_mean(points) if name == "loss" else points)
             faint = 0.5 if name == "loss" else 1.0
             axes.plot(*line.T, style, color=f"C{number % 10}", alpha=faint, markersize=4, label=label)
-        if not len(run.curves.over("validation_loss", unit or "step")):
+        if not len(run.curves.over("validation_loss", across)):
             axes.plot([], [], color=f"C{number % 10}", label=_legend(run.name))
     if not drawn:
         raise UserError("--plot: no run has a loss yet")
-    axes.set(xlabel=unit or "step", ylabel="loss: line training (running mean), points validation")
-    axes.grid(alpha=0.25)
     axes.legend()
     try:
         figure.savefig(picture, format="png")

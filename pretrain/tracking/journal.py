@@ -29,6 +29,8 @@ LONGEST_LINE = 1 << 20
 LARGEST = 1 << 53
 """Whole numbers below this are exact in every JSON reader (RFC 8259, section 6)."""
 MAX_PENDING_BYTES = 64 * 2**20
+CHUNK = 1 << 17
+"""Bytes that a `Follower` reads at once."""
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +162,55 @@ class Journal:
             os.close(self._descriptor)
 
 
+class Follower:
+    """Reads the complete lines of a file that another process appends to or replaces. It need not exist."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        """Bytes read, always at the end of a line."""
+        self._descriptor: int | None = None
+
+    def was_replaced(self) -> bool:
+        """Whether the path now names another file, or one shorter than what has been read."""
+        if self._descriptor is None:
+            return False
+        try:
+            now = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(now, os.fstat(self._descriptor)) or now.st_size < self.offset
+
+    def read(self) -> list[Entry]:
+        """The next lines, up to about 128 KiB of them; none if there is nothing new."""
+        if self._descriptor is None:
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return []
+        size, data = CHUNK, b""
+        while b"\n" not in data:  # a line longer than a chunk
+            data = os.pread(self._descriptor, size, self.offset)
+            if len(data) < size and b"\n" not in data:
+                return []
+            size *= 2
+        whole = data[: data.rindex(b"\n") + 1]
+        entries = []
+        for line in whole.splitlines():
+            entry = decode(line)
+            if entry is None:
+                log.warning("%s: passed over a line that is no JSON: %r", self.path, line[:60])
+            else:
+                entries.append(entry)
+        self.offset += len(whole)
+        return entries
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 def read(path: Path) -> list[Entry]:
     """All lines of a journal, in order, without a torn last line (from a writer that is active, or was
     killed).
@@ -171,7 +222,8 @@ def read(path: Path) -> list[Entry]:
     return list(lines_of(path))
 
 
-def lines_of(path: Path) -> Iterator[Entry]:
+def lines_of(path: Path, *, skip_damaged: bool = False) -> Iterator[Entry]:
+    """As `read`, one by one; with `skip_damaged`, damaged lines are passed over."""
     with open_regular(path) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -179,13 +231,8 @@ def lines_of(path: Path) -> Iterator[Entry]:
             entry = decode(line) if len(line) <= LONGEST_LINE else None
             if entry is not None:
                 yield entry
-            elif line.endswith(b"\n") or len(line) > LONGEST_LINE:
-                raise IntegrityError(no_line(path, number, line))
-
-
-def no_line(path: Path, number: int, line: bytes) -> str:
-    """The message that a line of a journal is malformed."""
-    return f"{path}:{number}: not a line of a journal: {line[:60]!r}"
+            elif not skip_damaged and (line.endswith(b"\n") or len(line) > LONGEST_LINE):
+                raise IntegrityError(f"{path}:{number}: not a line of a journal: {line[:60]!r}")
 
 
 def curve(entries: list[Entry], name: str) -> Iterator[tuple[int, float]]:

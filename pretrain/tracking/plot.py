@@ -41,7 +41,7 @@ def plot_loss_curve(journal: Path, picture: Path, title: str = "") -> bool:
     losses = {name: points for name in LOSSES if len(points := curves.over(name))}
     if not losses and not len(validation):
         return False
-    figure, axes = _figure(title, "loss (nats per token)" if "tokens" in curves.names else "loss")
+    figure, axes = new_figure(title, "loss (nats per token)" if "tokens" in curves.names else "loss")
     for name, points in losses.items():
         label, colour = LOSSES[name]
         axes.plot(*thin(points).T, color=colour, alpha=0.3, linewidth=1, label=label)
@@ -72,7 +72,7 @@ def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
     names = sorted({name.removeprefix("training_").removeprefix("validation_") for name in known})
     if not names:
         return False
-    figure, axes = _figure(title, "accuracy")
+    figure, axes = new_figure(title, "accuracy")
     for number, name in enumerate(names):
         colour = f"C{number}"
         if len(points := curves.over(f"training_{name}")):
@@ -88,14 +88,15 @@ def plot_accuracy_curves(journal: Path, picture: Path, title: str = "") -> bool:
     return True
 
 
-def _figure(title: str, what: str) -> tuple["Figure", "Axes"]:
+def new_figure(title: str, what: str, across: str = "step") -> tuple["Figure", "Axes"]:
+    """A figure of 1600 x 900 pixels, with the names of its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 5.625), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.set(xlabel="step", ylabel=what)
+    axes.set(xlabel=across, ylabel=what)
     shown = printable(title)
     axes.set_title(shown if len(shown) <= LONGEST_TITLE else f"...{shown[-LONGEST_TITLE:]}", parse_math=False)
     axes.grid(alpha=0.25)

@@ -7,14 +7,14 @@ only part of it.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
 
 from data_tools.bounded import last_lines
 from pretrain.errors import IntegrityError
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import Status
-from pretrain.tracking.journal import LONGEST_LINE, Entry, decode, no_line
+from pretrain.tracking.journal import Entry, decode, lines_of
 
 LAST_BYTES = 1 << 16
 BARE = {"step", "time"}
@@ -99,17 +99,7 @@ def last_step(path: Path) -> int:
 
 
 def _entries(path: Path, *, whole: bool = True) -> Iterator[Entry]:
-    """Lines of a journal except a torn last one; none if there is no file. With `whole` a damaged line is an
-    error, else it is skipped."""
-    try:
-        with open(path, "rb") as file:
-            for number in count(1):
-                line = file.readline(LONGEST_LINE)
-                if entry := decode(line):
-                    yield entry
-                elif not line:
-                    return
-                elif whole and (line.endswith(b"\n") or len(line) == LONGEST_LINE):
-                    raise IntegrityError(no_line(path, number, line))
-    except FileNotFoundError:
-        return
+    """Lines of a journal; none if there is no file. With `whole` a damaged line is an error, else it is
+    skipped."""
+    with suppress(FileNotFoundError):
+        yield from lines_of(path, skip_damaged=not whole)

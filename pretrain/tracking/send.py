@@ -18,8 +18,7 @@ from pretrain.errors import UserError
 from pretrain.redact import redact
 from pretrain.run.folder import RunFolder, read_yaml
 from pretrain.run.status import Status, actual_status
-from pretrain.tracking.follow import Follower
-from pretrain.tracking.journal import Entry
+from pretrain.tracking.journal import Entry, Follower
 from pretrain.tracking.names import Naming, as_it_is, of_evaluation, of_journal
 from pretrain.tracking.owed import artifacts
 from pretrain.tracking.plot import plot_accuracy_curves, plot_loss_curve

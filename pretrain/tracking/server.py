@@ -1,6 +1,6 @@
 """One MLflow run on one server: found again by our run's id, and asked what it has before more is sent.
 
-Only this file and `registry` import mlflow. Nothing here retries: after an error the caller makes a new
+Only this file and `register` import mlflow. Nothing here retries: after an error the caller makes a new
 `ServerRun`.
 """
 

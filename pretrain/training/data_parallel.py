@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint
 from pretrain.config import derived
 from pretrain.config.sections import CnnConfig, RnnConfig
 from pretrain.data.order import micro_batch_samples
@@ -20,8 +21,8 @@ from pretrain.distributed.world import DistContext
 from pretrain.health.evidence import Evidence, Weight, look
 from pretrain.health.nonfinite import find_nonfinite
 from pretrain.health.probe import Probe, Watched, is_finite, watch
-from pretrain.training.adamw import DataParallelAdamW
 from pretrain.training.descent import DescentTrainer, Gradient
+from pretrain.training.optimizer import DataParallelOptimizer
 from pretrain.training.step_sync import StepSync
 
 C = TypeVar("C", bound=CnnConfig | RnnConfig)
@@ -34,15 +35,21 @@ log = logging.getLogger(__name__)
 class DataParallelTrainer(DescentTrainer[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
-    optimizer: DataParallelAdamW
+    optimizer: DataParallelOptimizer
 
-    def __init__(self, config: C, world: DistContext, gate: StepSync | None, model: Module) -> None:
-        super().__init__(config, world, gate)
-        self.whole_model = model
-        self.optimizer = DataParallelAdamW(config.optimizer, model, world)
+    def __init__(
+        self, config: C, world: DistContext, step_sync: StepSync | None = None, own: Checkpoint | None = None
+    ) -> None:
+        super().__init__(config, world, step_sync)
         micro_batches = derived.micro_batches(config, world.size)
         assert micro_batches is not None, "the rules between keys let no other batch through"
         self.micro_batches = micro_batches
+        self.whole_model = self.build_model().to(world.device)
+        self.optimizer = DataParallelOptimizer(config.optimizer, self.whole_model, world)
+
+    @abstractmethod
+    def build_model(self) -> Module:
+        """Open the data and build the model for them, with new weights."""
 
     @property
     def layout_name(self) -> str:
@@ -140,7 +147,7 @@ class DataParallelTrainer(DescentTrainer[C, B]):
             (losses / self.units).backward()  # type: ignore[no-untyped-call]
             local.append(losses.detach().double())
             total += local[-1]
-        self.gate.reduce()
+        self.step_sync.reduce()
         dist.all_reduce(total)
         return float(total) / self.units, self.optimizer.reduce(), local
 

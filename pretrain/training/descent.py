@@ -64,19 +64,13 @@ class DescentTrainer(Trainer[C], Generic[C, B]):
     """Model, optimizer and data of one run on this rank; a subclass says what is read and minimised."""
 
     optimizer: AnyOptimizer
+    fingerprint: str
+    """Of the training data."""
+    validation_fingerprint: str
 
-    def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
-        super().__init__(config, world, gate)
+    def __init__(self, config: C, world: DistContext, step_sync: StepSync | None) -> None:
+        super().__init__(config, world, step_sync)
         self.memory = SpikeHistory()
-
-    @property
-    @abstractmethod
-    def fingerprint(self) -> str:
-        """Fingerprint of the training data."""
-
-    @property
-    @abstractmethod
-    def validation_fingerprint(self) -> str: ...
 
     @property
     @abstractmethod
@@ -108,14 +102,14 @@ class DescentTrainer(Trainer[C], Generic[C, B]):
 
     def step(self, step: int) -> StepResult:
         """As `Trainer.step`; after a HealthError the weights are as they were before the step."""
-        batches = self.gate.fetch(lambda: self.batches(step))
+        batches = self.step_sync.fetch(lambda: self.batches(step))
         found = self.backward(step, batches)
         # The verdict comes before the update, from numbers that are the same on every rank, so that all ranks
         # update or none does.
         verdict = judge(self.config, self.memory, found.loss, found.judged)
         rate = learning_rate(self.config, step)
         if verdict.update:
-            self.gate.mark(Phase.UPDATE)
+            self.step_sync.mark(Phase.UPDATE)
             self.optimizer.update(rate, found.norm)
         window = derived.spike_window(self.config)
         self.memory = self.memory.after(found.loss, updated=verdict.update, window=window)

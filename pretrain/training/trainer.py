@@ -43,10 +43,10 @@ class Trainer(ABC, Generic[C]):
     UNIT: str
     """What a run counts: "images" or "tokens"."""
 
-    def __init__(self, config: C, world: DistContext, gate: StepSync | None) -> None:
+    def __init__(self, config: C, world: DistContext, step_sync: StepSync | None) -> None:
         self.config: C = config
         self.world = world
-        self.gate = gate or StepSync(world)
+        self.step_sync = step_sync or StepSync(world)
         self._replica_check = ReplicaCheck(world)
 
     @abstractmethod

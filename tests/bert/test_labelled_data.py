@@ -10,8 +10,13 @@ from data_tools.tokenizer import BertIds, own_tokenizer
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.bert.finetune.data.conll import read_conll
 from pretrain.bert.finetune.data.data import LabelledData, LabelledTraining, LabelledValidation, fingerprint
-from pretrain.bert.finetune.data.examples import NO_LABEL, encode_row, encode_sentence
-from pretrain.bert.finetune.data.labels import Labels, training_labels
+from pretrain.bert.finetune.data.examples import (
+    NO_LABEL,
+    Labels,
+    encode_row,
+    encode_sentence,
+    training_labels,
+)
 from pretrain.bert.finetune.predictions import Predictions, entities
 from pretrain.data.table import TextRow, read_table
 from pretrain.errors import UserError

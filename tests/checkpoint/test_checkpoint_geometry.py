@@ -73,7 +73,7 @@ def test_a_missing_or_doubled_piece_is_found(
     shape, extents, _ = case
     one = data.draw(st.sampled_from(extents))
     rest = [extent for extent in extents if extent is not one]
-    assert "in no piece" in (tiling_fault(shape, rest) or "")
+    assert "in no shard" in (tiling_fault(shape, rest) or "")
     assert tiling_fault(shape, [*extents, one]) is not None
 
 

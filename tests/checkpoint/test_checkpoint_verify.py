@@ -162,7 +162,7 @@ def test_a_foreign_checkpoint_with_sound_checksums_is_refused(tmp_path: Path) ->
         if path.is_file() and path.name != "manifest.json":
             files[path.relative_to(folder).as_posix()] = file_record(path)
     (folder / "manifest.json").write_bytes(dump_manifest(1, files))
-    assert "w [50] F32: box [0:50]: elements 25:50 are in no piece" in str(verify(folder)[0])
+    assert "w [50] F32: box [0:50]: elements 25:50 are in no shard" in str(verify(folder)[0])
 
 
 def test_no_good_checkpoint_is_an_error_not_step_0(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_shifts_move_over_black_and_stay_in_bounds() -> None:
             {"batch__micro_size": 3},
             r"global_size: 8 images are not a multiple of micro_size x processes = 3 x 1 .*nearest",
         ),
-        ({"eval__every": 5}, r"eval\.every: has no effect without validation data; set data\.validation"),
+        ({"eval__every": 5}, r"eval\.every: has no effect without data\.validation; set data\.validation"),
         ({"data__validation": "SHARDS"}, r"is also in data\.train: the accuracy would be"),
         ({"model__num_layers": 2}, r"'num_layers' has no effect here: it belongs to model\.kind gpt"),
         ({"schedule__min_lr": 0.1}, r"has no effect with kind constant"),

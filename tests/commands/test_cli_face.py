@@ -54,6 +54,16 @@ def test_check_without_data_imports_nothing_heavy(tmp_path: Path) -> None:
     assert imported_by("check", config, "--no-data", "--show") == set()
 
 
+def test_starting_ranks_imports_nothing_heavy() -> None:
+    """Each rank has to; the command that starts them would keep them waiting for it."""
+    program = (
+        "import sys, pretrain.commands.launch\n"
+        f"sys.exit(' '.join(name for name in {HEAVY!r} if name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
 @pytest.mark.slow
 def test_help_answers_in_under_a_second() -> None:
     """Of a processor, whatever else it does."""

@@ -60,8 +60,8 @@ model.width model.stages model.features model.cell
 model.architecture model.image_size model.latent_size model.generator_channels model.discriminator_channels
 model.max_channels model.conditional model.batch_norm model.spectral_norm model.ema_decay
 batch.global_size batch.sequence_length
-optimizer.lr optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.weight_decay optimizer.clip_grad
-optimizer.discriminator_lr
+optimizer.kind optimizer.lr optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.weight_decay
+optimizer.clip_grad optimizer.discriminator_lr
 schedule.kind schedule.warmup_steps schedule.min_lr schedule.warmup_tokens schedule.decay_tokens
 schedule.sequence_length.0.until schedule.sequence_length.0.sequence_length
 schedule.sequence_length.0.global_size schedule.batch_size.0.until schedule.batch_size.0.global_size

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.cpu.linear import linear
+from pretrain.cpu.products.method import METHODS
 
 SHAPES = {
     "wide": ((7, 3, 16), 40),
@@ -80,6 +81,20 @@ def test_gradients_of_what_needs_none_are_not_computed() -> None:
     with FlopCounterMode(display=False) as counter:
         linear(torch.randn(3, 8), weight).sum().backward()
     assert counter.get_total_flops() == 2 * (2 * 3 * 8 * 4)  # forward, and the weight's gradient
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_sum_of_gradients_begins_anew_or_goes_on(method: str) -> None:
+    """In fp32, whatever it held before; `widened` rounds nothing on the way: 257 is no bf16."""
+    dtype = torch.bfloat16 if method == "widened" else torch.float32
+    gradient = torch.tensor([[1.0, 2], [3, 255]]).to(dtype)
+    x = torch.tensor([[1.0, 1, 2], [1, 0, 1]]).to(dtype)
+    made = gradient.double().t() @ x.double()
+    total = torch.full((2, 3), float("nan"))
+    METHODS[method].sum_weight_gradient(gradient, x, total, first=True)
+    assert torch.equal(total.double(), made)
+    METHODS[method].sum_weight_gradient(gradient, x, total, first=False)
+    assert torch.equal(total.double(), 2 * made)
 
 
 def test_the_output_can_be_written_to() -> None:

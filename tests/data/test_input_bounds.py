@@ -12,7 +12,7 @@ from config_files import small_config
 from pretrain.config.load import load_config
 from pretrain.data.table import read_lines, read_table
 from pretrain.errors import UserError
-from pretrain.plan.pipeline_order import passes
+from pretrain.plan.text_plan import passes
 
 
 @pytest.mark.parametrize("command", ["check", "plan", "train", "submit"])

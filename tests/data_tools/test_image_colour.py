@@ -173,6 +173,9 @@ def test_the_transparent_colour_of_a_png_is_white_at_any_depth() -> None:
     for value, key, expected in ((0, 0, 255), (40_000, 40_000, 255), (40_001, 40_000, 156), (255, 0, 1)):
         grey = np.full((4, 4), value, ">u2")
         assert first(png(16, 0, grey, struct.pack(">H", key))) == [expected] * 3, value
+    stripes = np.tile(np.array([0, 40_000, 0, 0], ">u2"), (4, 1))  # Pillow pastes into half of a row
+    row = read_square(png(16, 0, stripes, struct.pack(">H", 0)), 4, 1).picture
+    assert np.asarray(row).tolist() == [[255, 156, 255, 255]] * 4
     for value, expected in ((0x1234, 255), (0x1235, 0x12), (0x1134, 0x11)):
         colours = np.full((4, 12), value, ">u2")
         assert first(png(16, 2, colours, struct.pack(">HHH", *[0x1234] * 3))) == [expected] * 3, value

@@ -9,8 +9,9 @@ import pytest
 from config_files import REPOSITORY, write_config
 from mlflow_server import free_port
 
+from pretrain.distributed.launcher import RankInfo, ranks_to_start, read_rank_info
 from pretrain.distributed.secret import new_secret
-from pretrain.distributed.world import RankInfo, ranks_to_start, read_rank_info, rendezvous
+from pretrain.distributed.world import rendezvous
 from pretrain.errors import UserError
 
 INTERACTIVE = {

@@ -18,10 +18,11 @@ from torch.distributed import PrefixStore, TCPStore
 
 from pretrain.config.sections import ParallelConfig
 from pretrain.distributed import rendezvous as meeting
+from pretrain.distributed.launcher import RankInfo
 from pretrain.distributed.rendezvous import expected_hosts, meet_ranks
 from pretrain.distributed.secret import job_secret, new_secret
 from pretrain.distributed.store import StoreServer, knock
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.world import init_distributed
 from pretrain.errors import HealthError, StoppedEarly, UserError
 from pretrain.megatron.parallel_dims import build_parallel_dims
 

@@ -64,7 +64,7 @@ def of_a_gan(config: GanConfig, world: DistContext) -> dict[str, Any]:
             for name, engine in engines.items()
         },
         "dtype": str(engines["G"].dtype),
-        "micro_batches": [micro.samples.stop for micro in trainer.game._micro_batches("generator", 0)],
+        "micro_batches": [micro.samples.stop for micro in trainer.gan_step._micro_batches("generator", 0)],
         "images": digest([trainer.data.images(range(24)).images]),
     }
     results = [trainer.step(step).metrics for step in range(STEPS)]

@@ -36,7 +36,7 @@ from pretrain.run.status import actual_status
 from pretrain.tracking import journal
 from pretrain.tracking.compare import _read as read_run
 from pretrain.tracking.compare import _rows as rows_of
-from pretrain.tracking.follow import Follower
+from pretrain.tracking.journal import Follower
 from pretrain.tracking.names import of_journal
 from pretrain.tracking.reach import require_checkpoints_lines
 from pretrain.tracking.record import Sent, choose_uri, page_of, read_record, write_sent

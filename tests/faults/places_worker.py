@@ -46,7 +46,7 @@ def networks(trainer: Any) -> dict[str, torch.nn.Module]:
     """By the beginning of their modules' names."""
     if isinstance(trainer, GanTrainer):
         return {f"{network.engine.name}.": network.engine.module for network in trainer.networks}
-    return {"": trainer._model}
+    return {"": trainer.whole_model}
 
 
 def found(trainer: Any, name: str, kind: str) -> Any:

@@ -63,7 +63,7 @@ def one_step_tensor() -> Any:
 
     def restore(optimizer: Optimizer, value: int) -> None:
         shared = torch.full((), float(value))
-        for state in optimizer._adam.state.values():
+        for state in optimizer._inner.state.values():
             state["step"] = shared
 
     return _restoring(restore)

@@ -11,7 +11,7 @@ from ranks import run_ranks
 
 from data_tools.tokenizer import Tokenizer
 from pretrain.bert.data.text import BertTrainingData
-from pretrain.bert.finetune.data.open import open_labelled
+from pretrain.bert.finetune.data.data import open_labelled
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import (

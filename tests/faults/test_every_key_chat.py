@@ -8,8 +8,7 @@ from chat_runs import LENGTH, chat_config, gpt_run, write_jsonl
 from pretrain.config.node import dotted
 from pretrain.config.schema import leaf_keys
 from pretrain.config.sections import ChatConfig, GptConfig
-from pretrain.gpt.chat.data import ChatTraining
-from pretrain.gpt.chat.open import open_chat
+from pretrain.gpt.chat.data import ChatTraining, open_chat
 from pretrain.megatron.init_from import find_init_from, require_init_from
 
 ROWS = [

@@ -18,8 +18,7 @@ from pretrain.config.sections import ChatConfig
 from pretrain.data.batch import PADDING_SAMPLE
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message, as_json
-from pretrain.gpt.chat.data import ChatSequences, ChatTraining, pack
-from pretrain.gpt.chat.open import open_chat
+from pretrain.gpt.chat.data import ChatSequences, ChatTraining, open_chat, pack
 from pretrain.gpt.chat.template import ChatTemplate
 from pretrain.hf.tokenizer import write_tokenizer
 from pretrain.megatron.init_from import find_init_from, require_init_from

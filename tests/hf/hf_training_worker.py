@@ -190,7 +190,8 @@ def texts_of(run: Path, exported: Path) -> dict[str, list[str]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from data_tools.tokenizer import Tokenizer
-    from pretrain.distributed.world import RankInfo, init_distributed
+    from pretrain.distributed.launcher import RankInfo
+    from pretrain.distributed.world import init_distributed
     from pretrain.gpt.generate import generate_texts
     from pretrain.sampling import Sampling
 

@@ -8,7 +8,8 @@ import torch
 from small_run import config_for
 from text_shards import build_shards
 
-from pretrain.distributed.world import RankInfo, init_distributed
+from pretrain.distributed.launcher import RankInfo
+from pretrain.distributed.world import init_distributed
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +41,19 @@ def test_gradients_are_written_over_those_of_the_step_before(trainer: Any) -> No
     clean, dirty = gradients(trainer, 0.0), gradients(trainer, float("nan"))
     assert sum(float(each.abs().sum()) for each in clean) > 0
     assert all(map(torch.equal, clean, dirty))
+
+
+def test_a_hook_sees_gradients_that_are_written_into_the_sum_otherwise(trainer: Any) -> None:
+    direct = gradients(trainer, float("nan"))
+    parameters = trainer.model.wrapped[0].params_with_grad
+    seen: list[torch.Tensor] = []
+    handles = [parameter.register_hook(seen.append) for parameter in parameters]
+    hooked = gradients(trainer, float("nan"))
+    for handle in handles:
+        handle.remove()
+    assert len(seen) == 2 * len(parameters)
+    for one, other in zip(direct, hooked, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
 
 
 def test_what_no_micro_batch_used_has_a_gradient_of_zero(trainer: Any) -> None:

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from pretrain.config.gan_losses import GanLoss
 from pretrain.gan import step as game
 from pretrain.gan.engine import Engine
-from pretrain.gan.network_tensors import NetworkTensors
 from pretrain.gan.networks import batch_norm
+from pretrain.gan.zero_shards import NetworkTensors
 
 
 def two_backward_passes() -> Any:

@@ -92,7 +92,7 @@ def measure(world: DistContext, changes: dict[str, Any]) -> dict[str, Any]:
 
             return call
 
-        game = trainer.game
+        game = trainer.gan_step
         game.discriminator_update = booked(game.discriminator_update, "discriminator")  # type: ignore[method-assign]
         game.generator_update = booked(game.generator_update, "generator")  # type: ignore[method-assign]
         trainer.step(2)

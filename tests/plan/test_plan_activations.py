@@ -12,8 +12,7 @@ from pretrain.megatron.parallel_dims import build_parallel_dims
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.plan.cost_counter import CostCounter
 from pretrain.plan.fake_world import Kind, fake_world
-from pretrain.plan.pipeline_order import bubble, passes
-from pretrain.plan.text_plan import peak_activations
+from pretrain.plan.text_plan import bubble, passes, peak_activations
 from pretrain.plan.trace import local_micro_batch, trace
 
 FULL, SELECTIVE = "parallel.recompute=full", "parallel.recompute=selective"

@@ -100,6 +100,7 @@ def test_the_next_checkpoint_is_told_as_it_is_on_the_disk(tmp_path: Path) -> Non
     checkpoint.mkdir(parents=True)
     (checkpoint / "manifest.json").touch()
     command = [sys.executable, "-m", "slurm.checkpoints", str(tmp_path / LATIN), str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    # as where the locale is not C, in which Python would print such bytes
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run(command, env=environment, capture_output=True, check=True)
     assert done.stdout == os.fsencode(checkpoint) + b"\n"

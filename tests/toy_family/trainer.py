@@ -9,10 +9,8 @@ from torch import Tensor
 
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.order import micro_batch_samples
-from pretrain.distributed.world import DistContext
 from pretrain.errors import UserError
 from pretrain.training.data_parallel import DataParallelTrainer
-from pretrain.training.step_sync import StepSync
 
 from .config import PolynomialConfig
 
@@ -34,20 +32,14 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
 
     UNIT = "points"
 
-    def __init__(self, config: PolynomialConfig, world: DistContext, gate: StepSync, own: object) -> None:
-        self.points = read_points(config)
-        self.model = torch.nn.Linear(config.model.degree, 1)
+    def build_model(self) -> torch.nn.Linear:
+        self.points = read_points(self.config)
+        self.fingerprint = hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
+        self.validation_fingerprint = NO_VALIDATION
+        self.model = torch.nn.Linear(self.config.model.degree, 1)
         torch.nn.init.zeros_(self.model.weight)
         torch.nn.init.zeros_(self.model.bias)
-        super().__init__(config, world, gate, self.model)
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(self.points.numpy().tobytes()).hexdigest()
-
-    @property
-    def validation_fingerprint(self) -> str:
-        return NO_VALIDATION
+        return self.model
 
     @property
     def units(self) -> int:

@@ -11,8 +11,7 @@ from pretrain.errors import IntegrityError
 from pretrain.redact import one_line, redact
 from pretrain.run.folder import RunFolder
 from pretrain.tracking.facts import environment_facts
-from pretrain.tracking.follow import CHUNK, Follower
-from pretrain.tracking.journal import Journal, encode
+from pretrain.tracking.journal import CHUNK, Follower, Journal, encode
 from pretrain.tracking.plot import plot_accuracy_curves, plot_loss_curve, running_mean, thin
 from pretrain.tracking.record import LOCAL, Record, Sent, choose_uri, read_record, write_sent
 

@@ -38,8 +38,8 @@ class Sampler(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __call__(self, index: int, chance: HashRng) -> Segments:
-        """Sample `index`; everything random about it comes from `chance`."""
+    def __call__(self, index: int, rng: HashRng) -> Segments:
+        """Sample `index`; everything random about it comes from `rng`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stretches:
     def __len__(self) -> int:
         return -(-self.source.tokens // self.room)
 
-    def __call__(self, index: int, chance: HashRng) -> Segments:
+    def __call__(self, index: int, rng: HashRng) -> Segments:
         """Stretch `index`; the last one may be shorter. Nothing about it is random."""
         start = self.source.start + index * self.room
         return Segments((start, min(start + self.room, self.source.stop)), None, NO_LABEL)
@@ -80,20 +80,20 @@ class Pairs:
     def __len__(self) -> int:
         return self._document_count + (self._stop - self._start - 1) // self._room
 
-    def __call__(self, index: int, chance: HashRng) -> Segments:
+    def __call__(self, index: int, rng: HashRng) -> Segments:
         document, starts, end = self._chunk(index)
         target = self._room
-        if chance.happens(self._short_probability):
-            target = 2 + chance.below(self._room - 1)
+        if rng.happens(self._short_probability):
+            target = 2 + rng.below(self._room - 1)
         # As many sentences as reach the target, and at least two.
         count = max(2, min(bisect_left(starts, starts[0] + target), len(starts)))
         end = starts[count] if count < len(starts) else end
-        middle = starts[1 + chance.below(count - 1)]
+        middle = starts[1 + rng.below(count - 1)]
         first, second = (starts[0], middle), (middle, end)
-        label = RANDOM if chance.below(2) else FOLLOWS
+        label = RANDOM if rng.below(2) else FOLLOWS
         if label == RANDOM:
-            second = self._elsewhere(document, end - middle, chance)
-        return _truncated(first, second, label, target, chance)
+            second = self._elsewhere(document, end - middle, rng)
+        return _truncated(first, second, label, target, rng)
 
     def _chunk(self, index: int) -> tuple[tuple[int, int], list[int], int]:
         """The document of a chunk, where its sentences begin (two or more), and where the last one ends."""
@@ -140,10 +140,10 @@ class Pairs:
             return self._first_sentence + self._sentence_count - number
         return self._sentences.before(self._documents.at(number)) - number
 
-    def _elsewhere(self, document: tuple[int, int], length: int, chance: HashRng) -> tuple[int, int]:
+    def _elsewhere(self, document: tuple[int, int], length: int, rng: HashRng) -> tuple[int, int]:
         """Whole sentences of another document, of `length` tokens on average if it has as many."""
         low, high = (self._sentences.before(edge) for edge in document)
-        number = self._first_sentence + chance.below(self._sentence_count - (high - low))
+        number = self._first_sentence + rng.below(self._sentence_count - (high - low))
         # `number` was drawn from the sentences of other documents, so this document's are skipped.
         if number >= low:
             number += high - low
@@ -158,13 +158,13 @@ class Pairs:
         above = self._sentences.before(asked)
         end = min(self._sentences.at(above) if above < len(self._sentences) else self._length, other[1])
         below = self._sentences.at(above - 1)
-        if below > start and not chance.happens((asked - below) / (end - below)):
+        if below > start and not rng.happens((asked - below) / (end - below)):
             end = below
         return start, end
 
 
 def _truncated(
-    first: tuple[int, int], second: tuple[int, int], label: int, most: int, chance: HashRng
+    first: tuple[int, int], second: tuple[int, int], label: int, most: int, rng: HashRng
 ) -> Segments:
     """Cut both segments to `most` tokens together: the longer one first, by random parts at both ends.
 
@@ -177,9 +177,9 @@ def _truncated(
     # The longer one is cut until both are equally long; then both in turn, the second one first.
     lead = min(excess, abs(a - b))
     cut_a = (lead if a > b else 0) + (excess - lead) // 2
-    return Segments(_cut(first, cut_a, chance), _cut(second, excess - cut_a, chance), label)
+    return Segments(_cut(first, cut_a, rng), _cut(second, excess - cut_a, rng), label)
 
 
-def _cut(segment: tuple[int, int], tokens: int, chance: HashRng) -> tuple[int, int]:
-    front = chance.below(tokens + 1)
+def _cut(segment: tuple[int, int], tokens: int, rng: HashRng) -> tuple[int, int]:
+    front = rng.below(tokens + 1)
     return segment[0] + front, segment[1] - (tokens - front)

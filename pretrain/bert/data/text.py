@@ -18,7 +18,7 @@ from pretrain.bert.data.rng import HashRng, sample_keys
 from pretrain.bert.data.rows import BertBatch, BertRow, make_bert_batch, room
 from pretrain.config import derived
 from pretrain.config.sections import BertConfig
-from pretrain.data.dataset import CorpusSamples, InTurn, OfShards
+from pretrain.data.dataset import CorpusSamples, OfShards, ValidationDataset
 from pretrain.data.order import make_order
 from pretrain.data.sources import TokenRange, fingerprint_of, open_training
 from pretrain.errors import UserError
@@ -94,7 +94,7 @@ class BertTrainingData(CorpusSamples[BertBatch]):
 
 
 @dataclass(frozen=True)
-class BertValidationData(OfShards, InTurn[BertBatch]):
+class BertValidationData(OfShards, ValidationDataset[BertBatch]):
     """Every sample of the validation sources, once."""
 
     sources: tuple[TokenRange, ...]

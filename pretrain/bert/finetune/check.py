@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from data_tools.counts import counted
-from pretrain.bert.finetune.data.data import LabelledTraining
-from pretrain.bert.finetune.data.open import open_examples
+from pretrain.bert.finetune.data.data import LabelledTraining, open_examples
 from pretrain.checkpoint.tokenizer import tokenizer_folder
 from pretrain.config import derived
 from pretrain.config.load import LoadedConfig

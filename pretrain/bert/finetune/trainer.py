@@ -3,52 +3,38 @@
 from pathlib import Path
 from typing import Any
 
-from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation
-from pretrain.bert.finetune.data.open import open_examples
+from pretrain.bert.finetune.data.data import LabelledTraining, LabelledValidation, open_examples
 from pretrain.bert.finetune.model import HEAD, POOLER
 from pretrain.bert.finetune.predictions import collect
 from pretrain.bert.finetune.spec import FinetuneSpec
-from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.tokenizer import tokenizer_folder
 from pretrain.config.sections import FinetuneConfig
 from pretrain.distributed.collectives import broadcast_from_rank0
-from pretrain.distributed.world import DistContext
 from pretrain.errors import may_be_missing
 from pretrain.megatron.init_from import require_init_from
 from pretrain.megatron.load_pretrained import load_weights
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.restore import LABELS
 from pretrain.megatron.trainer import MegatronTrainer, log
-from pretrain.training.step_sync import StepSync
 
 PREDICTIONS = "predictions.jsonl"
 
 
-class FinetuneTrainer(MegatronTrainer):
+class FinetuneTrainer(MegatronTrainer[FinetuneConfig]):
     """A trainer of a pretrained model on labelled examples."""
-
-    def __init__(
-        self,
-        config: FinetuneConfig,
-        world: DistContext,
-        gate: StepSync | None = None,
-        own: Checkpoint | None = None,
-    ) -> None:
-        self.finetuning = config
-        super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[LabelledTraining, LabelledValidation | None]:
         """Open the files of the config, encoded with the pretrained model's tokenizer."""
-        return open_examples(self.finetuning, tokenizer_folder(require_init_from(self.start).checkpoint))
+        return open_examples(self.config, tokenizer_folder(require_init_from(self.start).checkpoint))
 
     def build_model(self) -> PipelineModel:
         """The encoder with a new head, and the weights of the run that they come from."""
         data = self.data
         assert isinstance(data, LabelledTraining)
-        spec = FinetuneSpec.of(self.finetuning, self.layout, data)
+        spec = FinetuneSpec.of(self.config, self.layout, data)
         model = PipelineModel(self.config, self.layout, data.vocab_size, spec, training=True)
         start = require_init_from(self.start)
-        if self.finetuning.model.init == "pretrained" and not start.is_own:
+        if self.config.model.init == "pretrained" and not start.is_own:
             checkpoint = start.checkpoint
             pooled = f"{POOLER}weight" in set(checkpoint.keys())
             # A BERT that was pretrained without next-sentence prediction has no pooler.
@@ -76,4 +62,4 @@ class FinetuneTrainer(MegatronTrainer):
         return super().state(step) | {LABELS: list(data.data.labels.names)}
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | {"init": self.finetuning.model.init}
+        return super().facts() | {"init": self.config.model.init}

@@ -1,6 +1,6 @@
 """Rules between keys of the samples of a BERT."""
 
-from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.rule import Rule, Setup, only_with, unless
 from pretrain.config.sections import BertConfig
 from pretrain.config.stages import stages
 
@@ -24,12 +24,7 @@ RULES: tuple[Rule[BertConfig], ...] = (
         ),
         remedies={"batch.sequence_length": lambda s: range(_shortest(s), 64)},
     ),
-    unless(
-        "only spans have a length",
-        "data.max_span",
-        lambda s: s.config.data.masking != "span",
-        "has no effect unless spans are masked; remove it, or set data.masking: span",
-    ),
+    only_with("only spans have a length", "data.max_span", "data.masking", "span"),
     unless(
         "only pairs are cut short",
         "data.short_sequence_probability",

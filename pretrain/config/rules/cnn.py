@@ -1,6 +1,6 @@
 """Rules between keys of a run that trains a convolutional classifier."""
 
-from pretrain.config.rule import Rule, unless
+from pretrain.config.rule import Rule, only_beside
 from pretrain.config.rules.sources import trained_on
 from pretrain.config.sections import CnnConfig
 
@@ -14,10 +14,5 @@ RULES: tuple[Rule[CnnConfig], ...] = (
             "training; build shards of other images"
         ),
     ),
-    unless(
-        "validating needs images",
-        "eval.every",
-        lambda s: s.config.data.validation is None,
-        "has no effect without validation data; set data.validation",
-    ),
+    only_beside("validating needs images", "eval.every", "data.validation"),
 )

@@ -1,6 +1,6 @@
 """Rules between keys of a run on token shards: what it trains and validates on."""
 
-from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.rule import Rule, Setup, not_beside, unless
 from pretrain.config.rules.sources import trained_on
 from pretrain.config.sections import TokenConfig
 
@@ -12,12 +12,7 @@ def _no_validation(setup: Setup[TokenConfig]) -> bool:
 
 
 RULES: tuple[Rule[TokenConfig], ...] = (
-    unless(
-        "one way of validating",
-        "data.validation_fraction",
-        lambda s: s.config.data.validation is not None,
-        "and data.validation exclude each other; remove one of them",
-    ),
+    not_beside("one way of validating", "data.validation_fraction", "data.validation"),
     Rule(
         name="validation data is not trained on",
         key="data.validation",

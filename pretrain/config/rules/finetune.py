@@ -1,6 +1,6 @@
 """Rules between keys of a run that fine-tunes a model: any one, an encoder, a GPT on conversations."""
 
-from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.rule import Rule, Setup, only_beside, unless
 from pretrain.config.sections import ChatConfig, FinetuneConfig
 
 ENCODER: tuple[Rule[FinetuneConfig], ...] = (
@@ -17,12 +17,7 @@ ENCODER: tuple[Rule[FinetuneConfig], ...] = (
 )
 
 RULES: tuple[Rule[FinetuneConfig | ChatConfig], ...] = (
-    unless(
-        "validating needs a development file",
-        "eval.every",
-        lambda s: s.config.data.validation is None,
-        "has no effect without data.validation",
-    ),
+    only_beside("validating needs a development file", "eval.every", "data.validation"),
     Rule(
         name="the development file is not trained on",
         key="data.validation",

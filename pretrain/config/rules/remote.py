@@ -1,7 +1,7 @@
 """Rules of shards that are named by a URL, and of the folder that they are cached in."""
 
 from data_tools.sources import is_remote
-from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.rule import Rule, Setup, only_beside, unless
 from pretrain.config.sections import CnnConfig, GanConfig, TokenConfig
 
 CACHE_OF_NOTHING = "a cache needs remote shards"
@@ -30,10 +30,5 @@ RULES: tuple[Rule[ShardsConfig], ...] = (
         lambda s: not _remote(s),
         "has no effect on shards that are not named by a URL; remove it",
     ),
-    unless(
-        "a bound needs a cache",
-        "data.cache_bytes",
-        lambda s: s.config.data.cache_dir is None,
-        "has no effect without data.cache_dir; remove it, or name a folder",
-    ),
+    only_beside("a bound needs a cache", "data.cache_bytes", "data.cache_dir"),
 )

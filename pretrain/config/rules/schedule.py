@@ -3,7 +3,7 @@
 import math
 
 from pretrain.config import derived
-from pretrain.config.rule import Rule, Setup, unless
+from pretrain.config.rule import Rule, Setup, only_with
 from pretrain.config.sections import DescentConfig
 
 
@@ -66,12 +66,7 @@ _POSSIBLE: tuple[Rule[DescentConfig], ...] = (
 )
 
 _USELESS: tuple[Rule[DescentConfig], ...] = tuple(
-    unless(
-        f"a constant schedule has no {what}",
-        key,
-        lambda s: s.config.schedule.kind == "constant",
-        "has no effect with kind constant; remove it, or set kind to cosine, linear or wsd",
-    )
+    only_with(f"a constant schedule has no {what}", key, "schedule.kind", "cosine", "linear", "wsd")
     for what, key in (("min_lr", "schedule.min_lr"), ("decay", "schedule.decay_steps"))
 )
 

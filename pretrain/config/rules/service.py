@@ -5,7 +5,7 @@ Legal on purpose: `tracking.uri` with `enabled: false`, since `pretrain sync` re
 
 from pretrain.config import derived
 from pretrain.config.database_uri import unknown_option
-from pretrain.config.rule import Rule, multiple_of, number, unless
+from pretrain.config.rule import Rule, multiple_of, number, only_beside, only_with, unless
 from pretrain.config.sections import Config
 from pretrain.config.sections.slurm import seconds_of
 
@@ -13,6 +13,7 @@ TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "
 LARGEST_SIGNAL = 65_535
 """sbatch stores the seconds of --signal in 16 bits."""
 
+_IN_CONTAINER = ("slurm.container", "pyxis", "apptainer")
 SLURM: tuple[Rule[Config], ...] = (
     unless(
         "tasks per node are those of a job on CPUs",
@@ -20,18 +21,8 @@ SLURM: tuple[Rule[Config], ...] = (
         lambda s: s.config.slurm.gpus_per_node is not None,
         "has no effect with gpus_per_node, as each GPU has one process; remove one of them",
     ),
-    unless(
-        "an image is for a container",
-        "slurm.container_image",
-        lambda s: s.config.slurm.container == "none",
-        "has no effect with container none; set container: pyxis or apptainer",
-    ),
-    unless(
-        "mounts are for a container",
-        "slurm.container_mounts",
-        lambda s: s.config.slurm.container == "none" and bool(s.config.slurm.container_mounts),
-        "has no effect with container none; set container: pyxis or apptainer",
-    ),
+    only_with("an image is for a container", "slurm.container_image", *_IN_CONTAINER),
+    only_with("mounts are for a container", "slurm.container_mounts", *_IN_CONTAINER),
     unless(
         "a chain is for jobs that are not requeued",
         "slurm.chain",
@@ -69,18 +60,9 @@ RULES: tuple[Rule[Config], ...] = (
         "{checkpoint.keep_every} is not a multiple of checkpoint.every {checkpoint.every}",
         applies=lambda s: bool(s.config.checkpoint.keep_every and s.config.checkpoint.every),
     ),
-    unless(
-        "keeping checkpoints needs checkpoints",
-        "checkpoint.keep_every",
-        lambda s: s.config.checkpoint.every is None,
-        "has no effect without checkpoint.every; set checkpoint.every, or remove it",
-    ),
-    unless(
-        "asynchronous saving needs saves during the run",
-        "checkpoint.async",
-        lambda s: s.config.checkpoint.every is None,
-        "has no effect without checkpoint.every, as only the end of the run is saved; set checkpoint.every",
-    ),
+    only_beside("keeping checkpoints needs checkpoints", "checkpoint.keep_every", "checkpoint.every"),
+    # Only the end of the run is saved without it.
+    only_beside("asynchronous saving needs saves during the run", "checkpoint.async", "checkpoint.every"),
     unless(
         "comparing replicas needs several ranks",
         "health.replica_check_every",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from itertools import pairwise
 
-from pretrain.config.rule import Remedies, Rule, Setup, unless
+from pretrain.config.rule import Remedies, Rule, Setup, not_beside, only_beside, only_with, unless
 from pretrain.config.rules.transformer import BATCH_RULES, PIPELINE_RULES
 from pretrain.config.sections import CorpusConfig
 from pretrain.config.stages import stages
@@ -97,29 +97,19 @@ _IN_TOKENS: tuple[Rule[CorpusConfig], ...] = (
         lambda s: s.config.schedule.sequence_length is not None,
         "and schedule.sequence_length exclude each other; the latter's stages may have a global_size",
     ),
-    unless(
-        "a warm-up in tokens needs a decay in tokens",
-        "schedule.warmup_tokens",
-        lambda s: s.config.schedule.decay_tokens is None,
-        "has no effect without schedule.decay_tokens",
+    only_beside(
+        "a warm-up in tokens needs a decay in tokens", "schedule.warmup_tokens", "schedule.decay_tokens"
     ),
-    unless(
-        "one length of the decay",
-        "schedule.decay_steps",
-        lambda s: s.config.schedule.decay_tokens is not None,
-        "and schedule.decay_tokens exclude each other; remove one of them",
-    ),
+    not_beside("one length of the decay", "schedule.decay_steps", "schedule.decay_tokens"),
     unless(
         "a warm-up in the decay's unit",
         "schedule.warmup_steps",
         lambda s: s.value("schedule.warmup_steps") != 0 and s.config.schedule.decay_tokens is not None,
         "has no effect with schedule.decay_tokens; give schedule.warmup_tokens",
     ),
-    unless(
-        "only cosine and linear decays are counted in tokens",
-        "schedule.decay_tokens",
-        lambda s: s.config.schedule.kind not in ("cosine", "linear"),
-        "has no effect with this schedule.kind; it is for cosine and linear",
+    only_with(
+        *("only cosine and linear decays are counted in tokens", "schedule.decay_tokens"),
+        *("schedule.kind", "cosine", "linear"),
     ),
     Rule(
         name="warm-up in tokens ends before the decay",

@@ -6,7 +6,7 @@ the gathered keys and values under context parallelism), `num_query_groups` equa
 `distributed_optimizer` and `overlap_grad_reduce` with one replica (presets fit small clusters too).
 """
 
-from pretrain.config.rule import Rule, unless
+from pretrain.config.rule import Rule, only_with, unless
 from pretrain.config.rules.transformer import TextRule
 from pretrain.config.sections import BertConfig, GptConfig
 
@@ -23,11 +23,8 @@ USELESS: tuple[TextRule, ...] = (
         lambda s: s.config.parallel.virtual_pipeline == 1,
         "1 has no effect; remove it, or set it to 2 or more",
     ),
-    unless(
-        "rotary_base needs rotary positions",
-        "model.rotary_base",
-        lambda s: s.config.model.position_embedding != "rotary",
-        "has no effect with position_embedding learned; remove it, or set position_embedding: rotary",
+    only_with(
+        "rotary_base needs rotary positions", "model.rotary_base", "model.position_embedding", "rotary"
     ),
 )
 

@@ -1,12 +1,18 @@
-"""What runs have that minimise one loss with AdamW along a schedule."""
+"""What runs have that minimise one loss along a schedule."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from pretrain.config.optimizers import ADAMW, OPTIMIZERS, published
 from pretrain.config.sections.common import Config, HealthConfig
 from pretrain.config.sections.resume import OPTIMIZER, may_change, must_agree
 from pretrain.config.sections.section import LARGEST_COUNT, Count, Section
+
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[tuple(OPTIMIZERS)]
 
 
 class LossHealthConfig(HealthConfig):
@@ -30,10 +36,11 @@ class LossHealthConfig(HealthConfig):
 
 
 class OptimizerConfig(Section):
-    """AdamW (Loshchilov & Hutter 2019)."""
+    """How a gradient becomes an update of the weights."""
 
     RESUME = OPTIMIZER
 
+    kind: OptimizerName = Field(ADAMW, description=published())
     lr: float = Field(gt=0)
     """Peak learning rate."""
     beta1: float = Field(0.9, ge=0, lt=1)

@@ -45,6 +45,10 @@ class Choice:
         kind = _NAMES.get(dtype)
         return METHODS[TORCH if kind is None else self.methods[CLASSES.index(f"{kind}.{work}")]]
 
+    def widens(self, dtype: torch.dtype) -> bool:
+        """Whether gradients in this dtype are computed in fp32, since its own products are slow here."""
+        return self.method(dtype, "input_gradient") is METHODS["widened"]
+
     @property
     def text(self) -> str:
         """The shortest text of the choice; `parse` reads it."""

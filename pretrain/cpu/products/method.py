@@ -33,6 +33,10 @@ class Method(Protocol):
         """The gradient of W, [O, I]."""
         ...
 
+    def sum_weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor, sum_OI: Tensor, first: bool) -> None:
+        """Add the gradient of W to a sum in fp32, or write it over what is there if it is the first."""
+        ...
+
 
 class Torch:
     """torch's own: MKL in fp32, oneDNN in bf16 if the processor has AVX-512, else torch's own loops."""
@@ -48,6 +52,20 @@ class Torch:
 
     def weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
         return gradient_MO.t() @ x_MI
+
+    def sum_weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor, sum_OI: Tensor, first: bool) -> None:
+        if gradient_MO.dtype != sum_OI.dtype:
+            _sum(self.weight_gradient(gradient_MO, x_MI), sum_OI, first)
+            return
+        # A beta of zero ignores what is in the sum, NaN included.
+        torch.addmm(sum_OI, gradient_MO.t(), x_MI, beta=0 if first else 1, out=sum_OI)
+
+
+def _sum(gradient_OI: Tensor, sum_OI: Tensor, first: bool) -> None:
+    if first:
+        sum_OI.copy_(gradient_OI)
+    else:
+        sum_OI.add_(gradient_OI)
 
 
 class OneDnn:
@@ -75,10 +93,13 @@ class OneDnn:
             return self.forward(x_MI.t(), gradient_MO.t(), None).t()
         return self.forward(gradient_MO.t(), x_MI.t(), None)
 
+    def sum_weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor, sum_OI: Tensor, first: bool) -> None:
+        _sum(self.weight_gradient(gradient_MO, x_MI), sum_OI, first)
+
 
 class Widened:
     """bf16 computed in fp32 by torch's own method and rounded at the end: the same sums as a product in
-    bf16."""
+    bf16. A sum in fp32 gets them without rounding."""
 
     _own = Torch()
 
@@ -94,6 +115,9 @@ class Widened:
 
     def weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor) -> Tensor:
         return self._own.weight_gradient(gradient_MO.float(), x_MI.float()).to(gradient_MO.dtype)
+
+    def sum_weight_gradient(self, gradient_MO: Tensor, x_MI: Tensor, sum_OI: Tensor, first: bool) -> None:
+        self._own.sum_weight_gradient(gradient_MO.float(), x_MI.float(), sum_OI, first)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType({"torch": Torch(), "onednn": OneDnn(), "widened": Widened()})

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pretrain.config.generate_request import GenerateRequest
-from pretrain.distributed.world import init_distributed, read_rank_info
+from pretrain.distributed.launcher import read_rank_info
+from pretrain.distributed.world import init_distributed
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message
 from pretrain.gpt.chat.template import ChatTemplate, template_of

@@ -4,36 +4,22 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pretrain.checkpoint import Checkpoint
 from pretrain.config.sections import ChatConfig
-from pretrain.distributed.world import DistContext
-from pretrain.gpt.chat.data import ChatTraining, ChatValidation
-from pretrain.gpt.chat.open import open_chat
+from pretrain.gpt.chat.data import ChatTraining, ChatValidation, open_chat
 from pretrain.gpt.chat.spec import ChatSpec
 from pretrain.gpt.chat.template import FILE
 from pretrain.megatron.init_from import require_init_from
 from pretrain.megatron.load_pretrained import load_pretrained
 from pretrain.megatron.pipeline import PipelineModel
 from pretrain.megatron.trainer import MegatronTrainer, log
-from pretrain.training.step_sync import StepSync
 
 
-class ChatTrainer(MegatronTrainer):
+class ChatTrainer(MegatronTrainer[ChatConfig]):
     """A trainer of a pretrained GPT on conversations."""
-
-    def __init__(
-        self,
-        config: ChatConfig,
-        world: DistContext,
-        gate: StepSync | None = None,
-        own: Checkpoint | None = None,
-    ) -> None:
-        self.chat = config
-        super().__init__(config, world, gate, own)
 
     def open_data(self) -> tuple[ChatTraining, ChatValidation | None]:
         """Open the files of the config, encoded with the pretrained model's tokenizer."""
-        self.opened = open_chat(self.chat, require_init_from(self.start))
+        self.opened = open_chat(self.config, require_init_from(self.start))
         training, validation = self.opened.training, self.opened.validation
         for sequences in (training.data, *([validation.data] if validation else [])):
             log.info("%s", sequences.describe())
@@ -41,7 +27,7 @@ class ChatTrainer(MegatronTrainer):
 
     def build_model(self) -> PipelineModel:
         vocab_size = self.data.vocab_size
-        spec = ChatSpec(self.chat, self.layout, vocab_size)
+        spec = ChatSpec(self.config, self.layout, vocab_size)
         model = PipelineModel(self.config, self.layout, vocab_size, spec, training=True)
         load_pretrained(require_init_from(self.start), model.chunks, self.layout)
         return model

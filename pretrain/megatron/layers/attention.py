@@ -19,6 +19,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
+from pretrain.cpu.products.choice import in_force
+
 
 def zigzag_positions(rank: int, size: int, sequence_length: int) -> Tensor:
     """Positions of the sequence that context rank `rank` of `size` holds, [sequence_length / size] int64.
@@ -165,6 +167,9 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query_SBNH, key_SBGH, value_SBGH))
         if self.cache is not None:
             k, v = self.cache.extend(k, v)
+        if self.training and q.device.type == "cpu" and in_force().widens(q.dtype):
+            # torch's backward pass in bf16 takes five times as long where bf16 is slow.
+            q, k, v = q.float(), k.float(), v.float()
         dropout = self.dropout if self.training else 0.0
         # Heads differ between tensor parallel ranks, so their dropout masks must too. Under sequence
         # parallelism the whole layer already runs in that random stream.
@@ -181,4 +186,4 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
                 scale=self.scale,
                 enable_gqa=self.grouped,
             )
-        return out_BNSH.permute(2, 0, 1, 3).flatten(2)
+        return out_BNSH.permute(2, 0, 1, 3).flatten(2).to(query_SBNH.dtype)

@@ -1,4 +1,4 @@
-"""AdamW over a model that every rank holds whole; all gradients are summed over ranks in one message."""
+"""The optimizer of a model that every rank holds whole; gradients are summed over ranks in one message."""
 
 from collections.abc import Iterator
 
@@ -7,13 +7,12 @@ import torch.distributed as dist
 from torch.nn import Module
 
 from pretrain.checkpoint.sharded_tensor import ShardedTensor
+from pretrain.config.optimizers import OPTIMIZERS
 from pretrain.config.sections import OptimizerConfig
 from pretrain.distributed.world import DistContext
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
-
-class DataParallelAdamW:
+class DataParallelOptimizer:
     """The optimizer. Reduction and update are separate calls, so that a verdict can stand between them."""
 
     def __init__(self, settings: OptimizerConfig, model: Module, world: DistContext) -> None:
@@ -28,17 +27,17 @@ class DataParallelAdamW:
             # Biases and norms are not decayed.
             {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
         ]
-        betas = (settings.beta1, settings.beta2)
-        self._adam = torch.optim.AdamW(groups, settings.lr, betas, settings.eps)
+        record = OPTIMIZERS[settings.kind]
+        self._torch, self._state = record.make(groups, settings), record.state
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
-            self._adam.state[parameter] = {name: torch.zeros_like(parameter) for name in MOMENTS}
-            self._adam.state[parameter]["step"] = torch.zeros((), dtype=torch.float32)
+            self._torch.state[parameter] = {name: torch.zeros_like(parameter) for name in self._state}
+            self._torch.state[parameter]["step"] = torch.zeros((), dtype=torch.float32)
 
     def forget_gradients(self) -> None:
         """Zero the gradients before the first micro-batch of a step."""
         # `reduce` needs a gradient for every parameter on every rank, so they are zeroed, not removed.
-        self._adam.zero_grad(set_to_none=False)
+        self._torch.zero_grad(set_to_none=False)
 
     def reduce(self) -> float:
         """Sum the gradients over all ranks and return the 2-norm of the sum."""
@@ -56,27 +55,27 @@ class DataParallelAdamW:
                 assert parameter.grad is not None
                 # The same epsilon as torch's clip_grad_norm_.
                 parameter.grad.mul_(self._clip / (norm + 1e-6))
-        for group in self._adam.param_groups:
+        for group in self._torch.param_groups:
             group["lr"] = learning_rate
-        self._adam.step()
+        self._torch.step()
         self._updates += 1
 
     @property
     def updates(self) -> int:
-        """Updates done: Adam's own step count."""
+        """Updates done."""
         return self._updates
 
     @updates.setter
     def updates(self, updates: int) -> None:
         self._updates = updates
-        for state in self._adam.state.values():
+        for state in self._torch.state.values():
             state["step"].fill_(updates)
 
     def pieces(self) -> Iterator[ShardedTensor]:
-        """Weights and both moments. Every rank holds all of them; rank 0 writes them."""
+        """Weights and the optimizer's state. Every rank holds all of them; rank 0 writes them."""
         owner = self.world.is_first
         for name, parameter in self._named.items():
             yield ShardedTensor.whole(name, parameter.detach(), owner=owner)
-            for moment in MOMENTS:
-                state = self._adam.state[parameter][moment]
-                yield ShardedTensor.whole(f"optimizer.{moment}.{name}", state, "optimizer", owner)
+            for kept in self._state:
+                state = self._torch.state[parameter][kept]
+                yield ShardedTensor.whole(f"optimizer.{kept}.{name}", state, "optimizer", owner)
