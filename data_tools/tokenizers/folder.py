@@ -145,10 +145,8 @@ def _foreign_file(path: Path) -> tuple[type[ForeignCodec], Path]:
             if path.name.endswith(kind.ENDING):
                 return kind, path
     known = ", ".join(f"*{kind.ENDING}" for kind in KINDS)
-    found = f"holds no {known}" if path.exists() else "no such file or folder"
-    raise UserError(
-        f"{path}: not a tokenizer directory or file ({found}); `pretrain data tokenizer` makes one"
-    )
+    why = f"holds no {known}" if path.exists() else "no such file or folder"
+    raise UserError(f"{path}: not a tokenizer directory or file ({why}); `pretrain data tokenizer` makes one")
 
 
 def _read_description(directory: Path) -> dict[str, Any] | None:
