@@ -135,7 +135,8 @@ class ForeignCodec(Codec):
         self.settings = settings
         self.pieces = self.read(files[name])
         self.roles = self.roles_from(files, end_of_document if settings.eod is None else settings.eod)
-        self.settings = replace(settings, eod=self.roles.eod)
+        rows = None if settings.rows == len(self.pieces) else settings.rows
+        self.settings = replace(self.settings, eod=self.roles.eod, rows=rows)
         if settings.rows is not None:
             if settings.rows > MOST_ROWS:
                 raise UserError(f"{settings.rows:,} ids are more than the {MOST_ROWS:,} allowed")
