@@ -3,7 +3,7 @@
 from functools import partial
 
 from pretrain.config.generate_request import OF_TEXT, GenerateRequest
-from pretrain.config.rules import CORPUS, FINETUNE, finetune
+from pretrain.config.rules import CORPUS, FINETUNE, decoder, finetune
 from pretrain.config.sections import ChatConfig, DecoderModelConfig, GptConfig
 from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 from pretrain.kind import LAYOUT_KEYS, Evaluation, Generation, Inheritance, Kind, Late, Planning
@@ -27,7 +27,7 @@ GPT = Kind(
     name="gpt",
     title="a gpt",
     config=GptConfig,
-    rules=CORPUS,
+    rules=(*CORPUS, *decoder.RULES),
     inherits=Inheritance(("gpt",), DecoderModelConfig),
     trainer=Late("pretrain.gpt.trainer:GptTrainer"),
     open_data=partial(
@@ -49,7 +49,7 @@ CHAT = Kind(
     name="gpt-chat",
     title="a gpt-chat",
     config=ChatConfig,
-    rules=(*FINETUNE, *finetune.CHAT),
+    rules=(*FINETUNE, *decoder.RULES, *finetune.CHAT),
     inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
     trainer=Late("pretrain.gpt.chat.trainer:ChatTrainer"),
     open_data=Late("pretrain.gpt.chat.data:check_conversations"),

@@ -78,7 +78,13 @@ class ChatSpec(GptSpec):
         logits_MV = without_padding(chosen_MV, self.vocab_size, self.layout.tensor_rank)
         group = parallel_state.get_tensor_model_parallel_group()
         right = most_likely(logits_MV, self.layout.tensor_rank, group) == labels_M
-        nll_M = cross_entropy(logits_MV, labels_M, self.layout.parallel.tensor)
+        nll_M = cross_entropy(
+            logits_MV,
+            labels_M,
+            self.layout.parallel.tensor,
+            self.layout.tensor_rank,
+            self.config.model.z_loss,
+        )
         exact = nll_M.detach().double()
         count = exact.new_full((), len(labels_M))
         report = [exact.sum(), count, right.double().sum(), exact.square().sum()]
