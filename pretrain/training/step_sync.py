@@ -122,4 +122,4 @@ class _GpuCompute:
         """Seconds that the host took less; 0 if `end` was not called, as by GANs."""
         if self._host_seconds is None or not self.ended():
             return 0.0
-        return max(0.0, self._began.elapsed_time(self._ended) / 1000 - self._host_seconds)
+        return max(0.0, float(self._began.elapsed_time(self._ended)) / 1000 - self._host_seconds)
