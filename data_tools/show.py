@@ -1,7 +1,10 @@
 """What `pretrain data inspect` shows of a shard directory."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +29,6 @@ def describe(directory: str, documents: int = 5, cache: ShardCache | None = None
 
 def _counts(reader: ShardReader) -> Table:
     index, tokenizer = reader.index, reader.tokenizer()
-    table = Table(title=Text(f"{reader.path}"), show_header=False, title_justify="left")
     count = index.sentences
     each = "" if count is None else f"{count:,} ({count / index.documents:,.1f} a document)"
     rows: dict[str, str | Text] = {
@@ -35,11 +37,18 @@ def _counts(reader: ShardReader) -> Table:
         **({"sentences": each} if each else {}),
         "text": f"{amount(index.bytes, 'B')}, {index.words:,} words",
         "bytes per token": f"{index.bytes / index.tokens:.3f}",
-        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, {tokenizer.roles}",
-        **({"lossy": Text(f"the tokenizer changes texts: {tokenizer.loss}")} if index.lossy else {}),
+        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, {escape(tokenizer.roles)}",
+        **({"lossy": escape(f"the tokenizer changes texts: {tokenizer.loss}")} if index.lossy else {}),
         "tokenizer fingerprint": index.tokenizer_fingerprint[:16],
         "fingerprint": index.fingerprint[:16],
     }
+    return facts_table(reader.path, rows)
+
+
+def facts_table(title: str, rows: Mapping[str, str]) -> Table:
+    """A table of facts by name."""
+    # a Text object, since a path may hold what rich would read as markup
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, value)
     return table

@@ -146,9 +146,7 @@ def _foreign_file(path: Path) -> tuple[type[ForeignCodec], Path]:
                 return kind, path
     known = ", ".join(f"*{kind.ENDING}" for kind in KINDS)
     why = f"holds no {known}" if path.exists() else "no such file or folder"
-    raise UserError(
-        f"{path}: not a tokenizer directory or file ({why}); `pretrain data tokenizer` makes one"
-    )
+    raise UserError(f"{path}: not a tokenizer directory or file ({why}); `pretrain data tokenizer` makes one")
 
 
 def _read_description(directory: Path) -> dict[str, Any] | None:
