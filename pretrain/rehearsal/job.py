@@ -16,7 +16,7 @@ from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import Trainer
 
 C = TypeVar("C", bound=Config)
-Build = Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]
+Build = Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
 
 FEW = 2
 """Samples in a micro-batch; batch normalisation needs two."""
@@ -50,7 +50,7 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
 
 
 @contextmanager
-def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple[Trainer, Events]]:
+def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple[Trainer[Any], Events]]:
     """The trainer of a rank, whose weights are neither drawn nor read."""
     with (
         rehearsed_world(rank, size) as (world, events),
