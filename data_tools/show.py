@@ -44,7 +44,7 @@ def _counts(reader: ShardReader) -> Table:
     return facts_table(reader.path, rows)
 
 
-def facts_table(title: str, rows: Mapping[str, str]) -> Table:
+def facts_table(title: str, rows: Mapping[str, str | Text]) -> Table:
     """A table of facts by name."""
     # a Text object, since a path may hold what rich would read as markup
     table = Table(title=Text(title), show_header=False, title_justify="left")
