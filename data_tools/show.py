@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -36,8 +37,8 @@ def _counts(reader: ShardReader) -> Table:
         **({"sentences": each} if each else {}),
         "text": f"{amount(index.bytes, 'B')}, {index.words:,} words",
         "bytes per token": f"{index.bytes / index.tokens:.3f}",
-        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, {tokenizer.roles}",
-        **({"lossy": Text(f"the tokenizer changes texts: {tokenizer.loss}")} if index.lossy else {}),
+        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, {escape(tokenizer.roles)}",
+        **({"lossy": escape(f"the tokenizer changes texts: {tokenizer.loss}")} if index.lossy else {}),
         "tokenizer fingerprint": index.tokenizer_fingerprint[:16],
         "fingerprint": index.fingerprint[:16],
     }

@@ -135,7 +135,9 @@ class ForeignCodec(Codec):
         self.settings = settings
         self.pieces = self.read(files[name])
         self.roles = self.roles_from(files, end_of_document if settings.eod is None else settings.eod)
-        self.settings = replace(settings, eod=self.roles.eod)
+        self.unused = 0 if settings.rows is None else max(0, settings.rows - len(self.pieces))
+        rows = settings.rows if self.unused else None
+        self.settings = replace(self.settings, eod=self.roles.eod, rows=rows)
         if settings.rows is not None:
             if settings.rows > MOST_ROWS:
                 raise UserError(f"{settings.rows:,} ids are more than the {MOST_ROWS:,} allowed")
@@ -144,7 +146,7 @@ class ForeignCodec(Codec):
                     f"the tokenizer has {len(self.pieces):,} ids and the embedding {settings.rows:,} rows: "
                     "it is of another model"
                 )
-            self.pieces = [*self.pieces, *[b""] * (settings.rows - len(self.pieces))]
+            self.pieces = [*self.pieces, *[b""] * self.unused]
         if settings.loss is not None:
             self.loss = settings.loss
 

@@ -18,6 +18,7 @@ from pretrain.kind import LAYOUT_KEYS, Evaluation, Inheritance, Kind, Late, Plan
 PUBLISHED_VOCABULARY = 30_522
 """Ids of the original's tokenizer."""
 _FROM_BERT = Inheritance(("bert",), EncoderModelConfig)
+_SPEC = Late("pretrain.bert.spec:BertSpec")
 
 
 def _labelled_files(config: FinetuneConfig, named: bool) -> list[str]:
@@ -38,9 +39,9 @@ BERT = Kind(
     ),
     summary=summary,
     contents=contents,
-    spec=Late("pretrain.bert.spec:BertSpec"),
+    spec=_SPEC,
     planning=Planning(
-        partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
+        partial(Late("pretrain.plan.table:show_text_plan"), _SPEC, PUBLISHED_VOCABULARY), PLAN_OPTIONS
     ),
     evaluation=evaluation(Late("evals.families.bert:evaluate_bert"), ("masked",)),
     export=EXPORT,

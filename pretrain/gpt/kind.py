@@ -37,7 +37,7 @@ GPT = Kind(
     contents=contents,
     spec=_SPEC,
     planning=Planning(
-        partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
+        partial(Late("pretrain.plan.table:show_text_plan"), _SPEC, PUBLISHED_VOCABULARY), PLAN_OPTIONS
     ),
     evaluation=evaluation(
         Late("evals.families.gpt:evaluate_gpt"), ("perplexity", "harness"), options=frozenset({"stride"})

@@ -191,6 +191,8 @@ def windows(*fields: str) -> Part:
             "use_sliding_window": model.window is not None,
             "layer_types": layers,
         }
+        if model.window is None and "layer_types" in fields:
+            del found["sliding_window"]  # some classes take no null, and no layer reads it
         return {name: found[name] for name in fields if name in found}
 
     patterns = {} if "layer_types" in fields else {"window_pattern": (None, ("window",))}

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_tools.counts import counted
 from data_tools.errors import IntegrityError
 from data_tools.tokenizer import Tokenizer
+from data_tools.tokenizers.codec import ForeignCodec
 from data_tools.tokenizers.registry import KINDS
 from data_tools.tokenizers.trial_texts import trial_texts
 from pretrain.errors import UserError
@@ -73,10 +75,12 @@ def find_tokenizer(folder: Path, vocab_size: int) -> FoundTokenizer:
 
 
 def _notes(tokenizer: Tokenizer) -> list[str]:
-    unused = int((tokenizer.piece_lengths == 0).sum()) - len(set(tokenizer.special.values()))
     notes = [f"{tokenizer.model_type} tokenizer: {tokenizer.roles}"]
-    if unused > 0:
-        notes.append(f"{unused:,} rows of the embedding stand for no text")
+    unused = tokenizer.codec.unused if isinstance(tokenizer.codec, ForeignCodec) else 0
+    if unused:
+        notes.append(
+            f"{counted(unused, 'row')} of the embedding {'stand' if unused > 1 else 'stands'} for no text"
+        )
     if tokenizer.loss:
         notes.append(f"the tokenizer changes texts: {tokenizer.loss}")
     return notes

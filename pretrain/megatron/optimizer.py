@@ -140,7 +140,8 @@ class Optimizer:
         else:
             square = torch.zeros((), device=self._model.layout.device)
         dist.all_reduce(square, group=self._megatron.get_grad_stats_parallel_group())
-        return square.double().sqrt()
+        norm: Tensor = square.double().sqrt()
+        return norm
 
     @torch.no_grad()
     def update(self, learning_rate: float, gradient_norm: float) -> None:

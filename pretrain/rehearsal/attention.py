@@ -22,7 +22,12 @@ def attention(
 ) -> Any:
     """torch's function for [B, N, S, H]: flash where nothing is masked, else the memory-efficient kernel."""
     if query.device.type != "cuda":
-        given = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        given: dict[str, Any] = {
+            "dropout_p": dropout_p,
+            "is_causal": is_causal,
+            "scale": scale,
+            "enable_gqa": enable_gqa,
+        }
         return _PLAIN(query, key, value, attn_mask, **given)
     if attn_mask is None and query.dtype != torch.float32:
         return aten._scaled_dot_product_flash_attention(

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pretrain.rehearsal.events import Event, Events, What
 
 aten = torch.ops.aten
+_DispatchMode: Any = TorchDispatchMode
 READS = (aten._local_scalar_dense, aten.is_nonzero, aten.equal)
 SIZED_BY_VALUES = (aten.nonzero, aten.masked_select, aten._unique2, aten.unique_consecutive, aten.bincount)
 """Operations whose result has a size that the host must wait for."""
@@ -27,7 +28,7 @@ SENT, FEW = "sent_by_host", 1024
 """Attribute of a tensor with the values that the host has sent, if they are few."""
 
 
-class FakeGpu(TorchDispatchMode):
+class FakeGpu(_DispatchMode):  # type: ignore[misc]
     """Sends each operation to the CPU, or to fake tensors, and notes what a GPU would wait for."""
 
     def __init__(self, events: Events) -> None:

@@ -72,7 +72,8 @@ def rehearsed_world(rank: int, size: int) -> Iterator[tuple[DistContext, Events]
 
 def _groups(gpu: FakeGpu) -> Iterator[tuple[Any, str, Any]]:
     """(where, name, replacement) for groups in which only this rank is present."""
-    init, new = dist.init_process_group, dist.new_group
+    init: Any = dist.init_process_group
+    new: Any = dist.new_group
 
     def init_world(*_: Any, rank: int, world_size: int, **__: Any) -> None:
         init("fake", store=FakeStore(), rank=rank, world_size=world_size)

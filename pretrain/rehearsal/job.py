@@ -16,7 +16,7 @@ from pretrain.training.step_sync import StepSync
 from pretrain.training.trainer import Trainer
 
 C = TypeVar("C", bound=Config)
-Build = Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer]
+Build = Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
 
 FEW = 2
 """Samples in a micro-batch; batch normalisation needs two."""
@@ -33,11 +33,10 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
     Raises:
         UserError: there is no C++ compiler (`pretrain.rehearsal.shim`).
     """
-    short: Any
-    if isinstance(config, TextConfig):
-        stages, short = config.parallel.pipeline, _short_transformer(config, size)
-    else:
-        stages, short = 1, _few_samples(config, size)
+    whole: Any = config  # no class says which kinds of config have a batch, or a pipeline
+    is_pipeline = hasattr(getattr(whole, "parallel", None), "pipeline")
+    stages = whole.parallel.pipeline if is_pipeline else 1
+    short = _short_transformer(whole, size) if is_pipeline else _few_samples(whole, size)
     for stage in range(stages):
         with _trainer(config, stage * size // stages, size, build) as (trainer, _):
             layout = trainer.facts()["layout"]
@@ -51,7 +50,7 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
 
 
 @contextmanager
-def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple[Trainer, Events]]:
+def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple[Trainer[Any], Events]]:
     """The trainer of a rank, whose weights are neither drawn nor read."""
     with (
         rehearsed_world(rank, size) as (world, events),

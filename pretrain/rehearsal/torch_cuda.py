@@ -77,8 +77,8 @@ def replacements(events: Events) -> Iterator[tuple[Any, str, Any]]:
     }
     zero = ("memory_allocated", "memory_reserved", "memory_cached")
     answers |= {f"{most}{name}": 0 for name in zero for most in ("", "max_")}
-    nothing = ("init", "_lazy_init", "set_device", "empty_cache", "ipc_collect", "reset_peak_memory_stats")
-    nothing += ("reset_max_memory_allocated", "reset_max_memory_cached", "reset_accumulated_memory_stats")
+    nothing = ["init", "_lazy_init", "set_device", "empty_cache", "ipc_collect", "reset_peak_memory_stats"]
+    nothing += ["reset_max_memory_allocated", "reset_max_memory_cached", "reset_accumulated_memory_stats"]
     answers |= dict.fromkeys(nothing)
     for name, answer in answers.items():
         yield torch.cuda, name, _always(answer)

@@ -47,7 +47,8 @@ class DataParallelOptimizer:
         dist.all_reduce(flat)
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
-        return flat.double().norm()
+        norm: Tensor = flat.double().norm()
+        return norm
 
     def update(self, learning_rate: float, norm: float) -> None:
         """Clip the summed gradients, whose norm is `norm`, and take a step."""

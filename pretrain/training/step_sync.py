@@ -6,7 +6,7 @@ done before is complete and can be saved. The same message carries each rank's o
 
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -81,7 +81,8 @@ class StepSync:
         """
         if self._compute is not None:
             self._compute.end()
-        self._pulse.mark(Phase.REDUCTION, reached=self._compute and self._compute.ended)
+        reached = None if self._compute is None else self._compute.ended
+        self._pulse.mark(Phase.REDUCTION, reached=reached)
 
     def _behind(self) -> float:
         """Seconds that the GPU took longer to compute than the host to ask for it. The step is over."""
@@ -106,7 +107,8 @@ class _GpuCompute:
     """The GPU's forward and backward passes of a step, timed without waiting for them."""
 
     def __init__(self) -> None:
-        self._began, self._ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        event: Any = torch.cuda.Event  # without types
+        self._began, self._ended = event(enable_timing=True), event(enable_timing=True)
         self._began.record()
         self._host_began = time.monotonic()
         self._host_seconds: float | None = None
@@ -122,4 +124,4 @@ class _GpuCompute:
         """Seconds that the host took less; 0 if `end` was not called, as by GANs."""
         if self._host_seconds is None or not self.ended():
             return 0.0
-        return max(0.0, self._began.elapsed_time(self._ended) / 1000 - self._host_seconds)
+        return max(0.0, float(self._began.elapsed_time(self._ended)) / 1000 - self._host_seconds)

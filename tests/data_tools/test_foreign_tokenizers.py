@@ -161,6 +161,7 @@ def test_roles_are_read_from_the_files(loaded: Loaded, tmp_path: Path) -> None:
     chosen = Tokenizer.load(path, end_of_document="<|eot_id|>")
     assert (chosen.eod_id, chosen.begin_ids) == (402, (400,))
     assert chosen.fingerprint != loaded["llama3"][1].fingerprint
+    assert Tokenizer.load(path, rows=403).fingerprint == loaded["llama3"][1].fingerprint
     wide = Tokenizer.load(path, rows=512)
     assert wide.vocab_size == 512 and wide.decode([450]) == "" and wide.encode("the") == chosen.encode("the")
     wide.save(tmp_path / "wide")

@@ -111,7 +111,7 @@ AS_OURS = {"add_dummy_prefix": False}
             r"'\u2581' comes back as ' '",
         ),
         ({}, r"'\u2581' comes back as ' '"),
-        ({"remove_extra_whitespaces": True}, "'  ' comes back as ''"),
+        ({"remove_extra_whitespaces": True}, "' ' comes back as ''"),
         ({"normalization_rule_name": "nfkc"}, r"'\ufb01' comes back as 'fi'"),
         ({"byte_fallback": False}, "comes back as"),
     ],

@@ -27,6 +27,7 @@ SHAPES = {
         "model.activation=geglu_tanh",
         "model.head_size=12",
         "model.norm_position=both",
+        "model.zero_centered_norm=true",
         "model.window=9",
         "model.window_pattern=[window, full]",
         "model.attention_scale=0.5",

@@ -215,11 +215,11 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         q, k, v = (x.permute(1, 2, 0, 3) for x in (query_SBNH, key_SBGH, value_SBGH))
         if self.cache is not None:
             k, v = self.cache.extend(k, v)
+        if self.window is not None and self.window < k.shape[2]:
+            k, v, attention_mask = self._in_window(q, k, v, attention_mask)
         if self.training and q.device.type == "cpu" and in_force().widens(q.dtype):
             # torch's backward pass in bf16 takes five times as long where bf16 is slow.
             q, k, v = q.float(), k.float(), v.float()
-        if self.window is not None and self.window < k.shape[2]:
-            k, v, attention_mask = self._in_window(q, k, v, attention_mask)
         dropout = self.dropout if self.training else 0.0
         # Heads differ between tensor parallel ranks, so their dropout masks must too. Under sequence
         # parallelism the whole layer already runs in that random stream.
