@@ -8,9 +8,6 @@ belongs to the range in which it begins), and a large parquet file into ranges o
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-
-from data_tools.megatron_input import document_bounds
 from data_tools.parquet import DamagedParquet, open_parquet
 from data_tools.sources import TOKENS, InputFile
 
@@ -80,6 +77,10 @@ def _units(file: InputFile, document: str, target: int) -> list[Unit]:
 
 
 def _token_units(file: InputFile, target: int) -> list[Unit]:
+    import numpy as np  # the commands are listed without it
+
+    from data_tools.megatron_input import document_bounds
+
     bounds = document_bounds(file.url)
     firsts = sorted({int(at) for at in np.searchsorted(bounds[:-1], range(0, file.size, target))})
     return [

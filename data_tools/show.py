@@ -1,5 +1,7 @@
 """What `pretrain data inspect` shows of a shard directory."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -27,10 +29,9 @@ def describe(directory: str, documents: int = 5, cache: ShardCache | None = None
 
 def _counts(reader: ShardReader) -> Table:
     index, tokenizer = reader.index, reader.tokenizer()
-    table = Table(title=Text(f"{reader.path}"), show_header=False, title_justify="left")
     count = index.sentences
     each = "" if count is None else f"{count:,} ({count / index.documents:,.1f} a document)"
-    rows = {
+    rows: dict[str, str | Text] = {
         "tokens": f"{index.tokens:,} ({index.dtype})",
         "documents": f"{index.documents:,} ({index.tokens / index.documents:,.1f} tokens each)",
         **({"sentences": each} if each else {}),
@@ -41,6 +42,13 @@ def _counts(reader: ShardReader) -> Table:
         "tokenizer fingerprint": index.tokenizer_fingerprint[:16],
         "fingerprint": index.fingerprint[:16],
     }
+    return facts_table(reader.path, rows)
+
+
+def facts_table(title: str, rows: Mapping[str, str | Text]) -> Table:
+    """A table of facts by name."""
+    # a Text object, since a path may hold what rich would read as markup
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, value)
     return table

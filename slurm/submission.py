@@ -108,13 +108,7 @@ class Submission:
             file.write(json.dumps(asdict(attempt)) + "\n")
 
     def _lines(self) -> Iterator[Attempt]:
-        try:
-            text = read_bytes(self.path / "attempts.jsonl", SMALL_FILE)
-        except FileNotFoundError:
-            return
-        except UnfitFileError as error:
-            raise UserError(f"{error.filename} {error.strerror}") from None
-        for line in text.split(b"\n"):
+        for line in _read(self.path / "attempts.jsonl").split(b"\n"):
             with suppress(ValueError):  # torn by a kill
                 yield parse(Attempt, line)
 
@@ -146,13 +140,18 @@ def new_folder(parent: Path, prefix: str) -> Path:
 
 
 def bad_nodes(run: Path) -> dict[str, str]:
+    text = _read(run / FOLDER / "exclude").decode(errors="replace")
+    return {name: reason for name, _, reason in (line.partition(" ") for line in text.splitlines()) if name}
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file, b"" if there is none. Raises UserError for one that must not be read."""
     try:
-        text = read_bytes(run / FOLDER / "exclude", SMALL_FILE).decode(errors="replace")
+        return read_bytes(path, SMALL_FILE)
     except FileNotFoundError:
-        return {}
+        return b""
     except UnfitFileError as error:
         raise UserError(f"{error.filename} {error.strerror}") from None
-    return {name: reason for name, _, reason in (line.partition(" ") for line in text.splitlines()) if name}
 
 
 def exclude_nodes(run: Path, reasons: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.atomic import replacing
-
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,7 @@ def store_lines(directory: Path, name: str) -> Iterator[Any]:
 
 
 def describe(directory: Path, name: str) -> StoredFile:
-    digest = hashlib.sha256()
     with open(directory / name, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-        return StoredFile(name, file.tell(), digest.hexdigest())
+        return StoredFile(
+            name, os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        )

@@ -10,6 +10,7 @@ from data_tools.counts import counted
 from data_tools.images.index import image_key
 from data_tools.images.reader import ImageReader
 from data_tools.progress import amount
+from data_tools.show import facts_table
 
 MOST_ROWS = 20
 
@@ -27,16 +28,13 @@ def _counts(reader: ImageReader) -> Table:
     index = reader.index
     stored = sum(sum(shard.sizes) for shard in index.shards)
     colours = "colour" if index.channels == 3 else "grey"
-    table = Table(title=Text(reader.path), show_header=False, title_justify="left")
     rows = {
         "images": f"{index.images:,} ({amount(stored / index.images, 'B')} each)",
         "pixels": f"{index.image_size} x {index.image_size}, {colours}, {index.encoding}",
         "classes": f"{len(index.classes):,}" if index.classes else "none",
         "fingerprint": index.fingerprint[:16],
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table
+    return facts_table(reader.path, rows)
 
 
 def _classes(reader: ImageReader) -> list[Table]:

@@ -18,7 +18,7 @@ from pretrain.kind import LAYOUT_KEYS, Evaluation, Inheritance, Kind, Late, Plan
 PUBLISHED_VOCABULARY = 30_522
 """Ids of the original's tokenizer."""
 _FROM_BERT = Inheritance(("bert",), EncoderModelConfig)
-_FAKE_RUN = Late("pretrain.plan.fake_run:run_transformer")
+_SPEC = Late("pretrain.bert.spec:BertSpec")
 
 
 def _labelled_files(config: FinetuneConfig, named: bool) -> list[str]:
@@ -39,10 +39,9 @@ BERT = Kind(
     ),
     summary=summary,
     contents=contents,
-    fake_run=_FAKE_RUN,
-    spec=Late("pretrain.bert.spec:BertSpec"),
+    spec=_SPEC,
     planning=Planning(
-        partial(Late("pretrain.plan.table:show_text_plan"), PUBLISHED_VOCABULARY), PLAN_OPTIONS
+        partial(Late("pretrain.plan.table:show_text_plan"), _SPEC, PUBLISHED_VOCABULARY), PLAN_OPTIONS
     ),
     evaluation=evaluation(Late("evals.families.bert:evaluate_bert"), ("masked",)),
     export=EXPORT,
@@ -57,7 +56,6 @@ CLASSIFIER = Kind(
     open_data=Late("pretrain.bert.finetune.check:check_examples"),
     summary=Late("pretrain.bert.finetune.check:summary"),
     contents=Late("pretrain.bert.finetune.check:contents"),
-    fake_run=partial(_FAKE_RUN, spec=Late("pretrain.bert.finetune.spec:FinetuneSpec.of")),
     evaluation=Evaluation(
         score=Late("evals.families.finetune:evaluate_finetuned"),
         tasks=("accuracy",),

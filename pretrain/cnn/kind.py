@@ -13,7 +13,6 @@ CNN = Kind(
     open_data=Late("pretrain.cnn.check:check_images"),
     summary=Late("pretrain.cnn.check:summary"),
     contents=Late("pretrain.cnn.check:contents"),
-    fake_run=Late("pretrain.plan.fake_run:take_step"),
     evaluation=Evaluation(
         score=Late("evals.families.cnn:evaluate_classifier"),
         tasks=("accuracy",),

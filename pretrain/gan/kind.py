@@ -13,7 +13,6 @@ GAN = Kind(
     open_data=Late("pretrain.gan.check:check_images"),
     summary=Late("pretrain.gan.check:summary"),
     contents=Late("pretrain.gan.check:contents"),
-    fake_run=Late("pretrain.plan.fake_run:take_step"),
     planning=Planning(Late("pretrain.plan.gan_table:show_gan_plan")),
     evaluation=Evaluation(
         score=Late("evals.families.gan:evaluate_gan"),

@@ -81,19 +81,37 @@ def write_tokenizer(
     }
     with named(folder / "tokenizer_config.json"):
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    if template is not None:
-        with named(folder / FILE):
-            (folder / FILE).write_text(template.source)
-        prove_template(folder, tokenizer, template)
+    write_template(folder, tokenizer, template)
 
 
-def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    """Render and encode conversations with both. Raises UserError if one gives different ids."""
+def write_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    """Write the template of a model's conversations, if it has one, beside its tokenizer.
+
+    Raises UserError if transformers makes other tokens of one.
+    """
+    if template is None:
+        return
+    with named(folder / FILE):
+        (folder / FILE).write_text(template.source)
+    if said := template_difference(folder, tokenizer, template):
+        raise UserError(f"{template.where}: {said}; --no-tokenizer exports without template and tokenizer")
+
+
+def template_difference(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> str:
+    """Render and encode conversations with both; a conversation, if any, that gets different ids.
+
+    Raises UserError if the template fails, or transformers cannot load the tokenizer.
+    """
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder)
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # anything, of files that others wrote
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: transformers cannot load the tokenizer: {reason[0]}") from None
+    special = (END, "\0", *tokenizer.special)
     pieces = [
-        text for text in _trials(tokenizer)[:60] if END not in text and "\0" not in text and text.strip()
+        text for text in _trials(tokenizer)[:60] if text.strip() and not any(name in text for name in special)
     ]
     for first, second in zip(pieces[::2], pieces[1::2], strict=False):
         messages = [Message("user", first), Message("assistant", second), Message("user", first)]
@@ -103,10 +121,8 @@ def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -
                 as_json(messages[:count]), add_generation_prompt=answer, return_dict=False
             )
             if ours != found:
-                raise UserError(
-                    f"{template.where}: transformers makes other tokens of a conversation that begins with "
-                    f"{first[:60]!r}; --no-tokenizer exports without template and tokenizer"
-                )
+                return f"transformers makes other tokens of a conversation that begins with {first[:60]!r}"
+    return ""
 
 
 def why_not(tokenizer: Tokenizer) -> str | None:

@@ -13,17 +13,20 @@ from pretrain.config.hardware import KERNEL_SECONDS, RESERVE, SPREAD, STREAM, Cl
 from pretrain.config.sections import CorpusConfig, TextConfig
 from pretrain.config.stages import tokens_until
 from pretrain.errors import UserError
-from pretrain.kinds import kind_of
+from pretrain.megatron.model_spec import SpecOf
 from pretrain.plan.command import PlanRequest, print_json
 from pretrain.plan.search import search_command
 from pretrain.plan.text_plan import StageMemory, TextPlan, plan_text
 from pretrain.plan.timing import Communication
 
 
-def show_text_plan(assumed: int, config: CorpusConfig, request: PlanRequest, cluster: Cluster) -> None:
+def show_text_plan(
+    spec_of: SpecOf, assumed: int, config: CorpusConfig, request: PlanRequest, cluster: Cluster
+) -> None:
     """Print the plan.
 
     Args:
+        spec_of: makes the model spec.
         assumed: ids of the published tokenizer, for configs whose data is not here yet.
         config: of the run; it fits the cluster (`config.rules`), except in a search.
         request: the command's options.
@@ -34,8 +37,6 @@ def show_text_plan(assumed: int, config: CorpusConfig, request: PlanRequest, clu
     """
     began = time.perf_counter()
     vocabulary, where = _vocabulary(config, request, assumed)
-    spec_of = kind_of(config).spec
-    assert spec_of is not None, "the record of what reads a corpus has it"
     if request.search:
         search_command(config, vocabulary, cluster, spec_of, as_json=request.json)
         return

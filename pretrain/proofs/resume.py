@@ -10,7 +10,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -108,12 +109,8 @@ def _train(scratch: Path, config: CorpusConfig, processes: int, title: str) -> N
     began = time.monotonic()
     run = Path(config.run.dir)
     first = _first_step(run)
-    with Relay() as relay:
-        process, log = _start(relay, scratch, config, processes)
-        try:
-            _follow(process, run, f"training, {title}", first, config.run.steps, lambda: False)
-        finally:
-            _kill(process)
+    with _training(scratch, config, processes) as (relay, process, log):
+        _follow(process, run, f"training, {title}", first, config.run.steps, lambda: False)
     if code := relay.code(process):
         _fail(relay, title, code, log)
     print(
@@ -137,13 +134,9 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
         def due(target: int = target, saved: Path = saved) -> bool:
             return last_step(run) >= target and saved.exists()
 
-        with Relay() as relay:
-            process, log = _start(relay, scratch, config, processes)
-            try:
-                _follow(process, run, "training, to be killed", 0, target, due)
-                time.sleep(random.random() * 0.05 / hurry)
-            finally:
-                _kill(process)
+        with _training(scratch, config, processes) as (relay, process, log):
+            _follow(process, run, "training, to be killed", 0, target, due)
+            time.sleep(random.random() * 0.05 / hurry)
         if relay.number or process.returncode not in (0, -signal.SIGKILL):
             _fail(relay, "the run to be killed", relay.code(process), log)
         found, _ = newest_good(run)
@@ -157,13 +150,19 @@ def _train_and_kill(scratch: Path, config: CorpusConfig, processes: int, steps: 
     )
 
 
-def _start(relay: Relay, scratch: Path, config: CorpusConfig, processes: int) -> tuple[Child, Path]:
-    """Start `pretrain train`. With several ranks, killing their parent kills them too."""
+@contextmanager
+def _training(scratch: Path, config: CorpusConfig, processes: int) -> Iterator[tuple[Relay, Child, Path]]:
+    """`pretrain train` and its log, killed at the end of the block, and its ranks with it."""
     name = Path(config.run.dir).name
     path, log = write_config(scratch, name, config), scratch / f"{name}.log"
     command = [sys.executable, "-m", "pretrain", "train", "--processes", str(processes), "--", str(path)]
-    with open(log, "ab") as output:
-        return relay.start(command, stdout=output, stderr=output), log
+    with open(log, "ab") as output, Relay() as relay:
+        process = relay.start(command, stdout=output, stderr=output)
+        try:
+            yield relay, process, log
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _follow(process: Child, run: Path, title: str, first: int, last: int, due: Callable[[], bool]) -> None:
@@ -181,12 +180,6 @@ def _first_step(run: Path) -> int:
     """The step that a run resumes from."""
     found, _ = newest_good(run)
     return (step_of(found.name) or 0) if found is not None else 0
-
-
-def _kill(process: Child) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
 
 
 def _fail(relay: Relay, title: str, code: int, log: Path) -> NoReturn:

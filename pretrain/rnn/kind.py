@@ -17,7 +17,6 @@ RNN = Kind(
     open_data=partial(Late("pretrain.data.check:open_tokens"), Late("pretrain.rnn.data:open_data")),
     summary=Late("pretrain.rnn.check:summary"),
     contents=contents,
-    fake_run=Late("pretrain.plan.fake_run:take_step"),
     evaluation=evaluation(
         Late("evals.families.rnn:evaluate_rnn"), ("perplexity",), layout=("batch.micro_size",)
     ),

@@ -132,7 +132,7 @@ def test_the_rate_follows_tokens() -> None:
         ({"schedule__warmup_tokens": 5}, "no effect without schedule.decay_tokens"),
         ({"schedule__decay_tokens": 50, "schedule__decay_steps": 5}, "exclude each other"),
         ({"schedule__decay_tokens": 50, "schedule__warmup_steps": 5}, "give schedule.warmup_tokens"),
-        ({"schedule__decay_tokens": 50, "schedule__kind": "constant"}, "it is for cosine and linear"),
+        ({"schedule__decay_tokens": 50, "schedule__kind": "constant"}, "set kind to cosine or linear"),
         ({"schedule__decay_tokens": 50, "schedule__warmup_tokens": 50}, "leaves nothing"),
     ],
 )

@@ -1,5 +1,6 @@
 """Names of run folders: any that a file system takes, on the disk, in configs and in MLflow's URIs."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from config_files import REPOSITORY, write_config
+from rich.console import Console
 from small_run import config_for, train
 from text_shards import build_shards
 
+from evals.result import Result
 from pretrain.config.database_uri import database_path, database_uri
 from pretrain.config.load import load_config, read_config
 from pretrain.config.node import ConfigError
@@ -19,7 +22,7 @@ from pretrain.config.resolved import config_to_yaml
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import read_status, write_status
 from pretrain.tracking.compare import compare_command
-from pretrain.tracking.plot import plot_loss_curve
+from pretrain.tracking.plot import LONGEST_TITLE, new_figure, plot_loss_curve
 from pretrain.tracking.record import Record, Sent, choose_uri, read_record, write_sent
 from pretrain.tracking.sync import sync_command
 
@@ -178,5 +181,15 @@ def test_a_picture_is_drawn_of_a_run_of_any_name(
     (tmp_path / name).mkdir()
     train(config_for(tmp_path / name, None, enabled=False))
     assert plot_loss_curve(tmp_path / name / "metrics.jsonl", tmp_path / "loss.png", name)
+    assert len(new_figure(name, "loss")[1].get_title()) <= 3 + LONGEST_TITLE  # it fits
     compare_command([str(tmp_path / name)], str(tmp_path / "compared.png"))
     assert "[a]*$x$'" in capsys.readouterr().out or name != ODD
+
+
+def test_scores_are_shown_under_the_name_that_is_on_the_disk() -> None:
+    """Brackets are no markup."""
+    spec = {"definitions": {"loss": "in nats " * 12}, "summary": "scored x[b]y"}
+    console = Console(file=io.StringIO(), width=200)
+    Result("runs/[red]a[/]/checkpoints/step-00000001", 1, {"loss": 1.5}, spec).show(console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "runs/[red]a[/]/checkpoints/step-00000001 (step 1)" in said and "scored x[b]y" in said

@@ -37,5 +37,4 @@ POLYNOMIAL = Kind(
     open_data=_open,
     summary=_summary,
     contents=lambda points: f"{len(points)} points",
-    fake_run=Late("pretrain.plan.fake_run:take_step"),
 )

@@ -156,7 +156,7 @@ def _write(path: Path, trial: Trial) -> None:
 
 
 def measure(here: dict[str, str], methods: Methods = METHODS) -> Trial:
-    """Time every method that is available; takes some hundred milliseconds."""
+    """Time every method that is available; takes a second of CPU time where bf16 is slow."""
     began = time.perf_counter()
     times: Times = {}
     draw = torch.Generator().manual_seed(0)
