@@ -17,6 +17,7 @@ NAMES = (
     "bert_samples",
     "reading",
     "building",
+    "tokenizing",
     "data_growth",
     "planning",
     "anchors",

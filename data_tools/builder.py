@@ -3,9 +3,11 @@
 import shutil
 import time
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from data_tools.bad_records import BadRecord, write_skipped
 from data_tools.blocks import BLOCK_TOKENS, PartitionWriter
@@ -13,20 +15,24 @@ from data_tools.divided import Divided, all_skipped
 from data_tools.errors import UserError
 from data_tools.index import Shard, ShardIndex, make_index, token_dtype, write_index
 from data_tools.left_out import LeftOut
-from data_tools.partition import Partition, make_partitions
+from data_tools.megatron_input import token_documents
+from data_tools.partition import Partition, Unit, make_partitions
 from data_tools.pool import Report
 from data_tools.reader import ShardReader
 from data_tools.records import LINE_BYTES, Document, ReadOptions, check_read_options, read_partition
 from data_tools.sentences import SentenceMarks, sentences
-from data_tools.sources import Inputs, find_inputs, is_remote, plan_of_inputs, refuse_inside_output
-from data_tools.tokenizer import Tokenizer, segments
+from data_tools.sources import TOKENS, Inputs, find_inputs, is_remote, plan_of_inputs, refuse_inside_output
+from data_tools.tokenizer import Tokenizer
 from data_tools.typed import parse
 from data_tools.workspace import PLAN_NAME, Workspace
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """The arguments of a build. `max_bad_records` 0 stops at the first one; `workers` 0 is one per core."""
+    """The arguments of a build. `max_bad_records` 0 stops at the first one; `workers` 0 is one per core.
+
+    end_of_document, encoding: as in `Tokenizer.load`. lossy: the tokenizer changes texts.
+    """
 
     inputs: tuple[str, ...]
     tokenizer: str
@@ -41,6 +47,9 @@ class BuildOptions:
     sentences: str = "none"
     restart: bool = False
     allow_left_out: bool = False
+    end_of_document: str | None = None
+    encoding: str | None = None
+    lossy: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class BuildReport:
     """What a build did. `resumed` counts partitions that an earlier, interrupted build had finished."""
 
     index: ShardIndex
+    tokenizer: Tokenizer
     files: int
     left_out: LeftOut
     empty_documents: int
@@ -76,10 +86,7 @@ class PartitionJob:
     """Everything a worker needs to turn a partition into shards; called once per partition."""
 
     options: BuildOptions
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.options.tokenizer)
+    tokenizer: Tokenizer
 
     def __call__(self, partition: Partition, report: Report) -> PartitionResult:
         """Write the partition's shards and record it as finished; reports bytes of input processed."""
@@ -90,8 +97,14 @@ class PartitionJob:
         counts = _Counts()
         skipped: list[BadRecord] = []
         read, most = _read_options(options), options.max_bad_records
-        for document in read_partition(partition, read, most, skipped, lambda: counts.bytes, report):
-            self._write(document, writer, counts)
+        for unit in partition.units:
+            if unit.file.format == TOKENS:
+                self._write_tokens(unit, writer, counts)
+                report(unit.weight)
+                continue
+            alone = Partition(partition.number, (unit,))
+            for document in read_partition(alone, read, most, skipped, lambda: counts.bytes, report):
+                self._write(document, writer, counts)
         result = PartitionResult(partition.number, writer.close(), skipped=tuple(skipped), **asdict(counts))
         workspace.save(partition.number, result)
         return result
@@ -101,9 +114,11 @@ class PartitionJob:
         marks: SentenceMarks | None = None
         if self.options.sentences != "none":
             marks = SentenceMarks(sentences(document.parts, self.options.sentences), self.tokenizer)
-        for segment in segments(document.parts if marks is None else marks):
+        for segment in self.tokenizer.segments(document.parts if marks is None else marks):
             if not tokens:
                 writer.start_document()
+                writer.add(np.array(self.tokenizer.begin_ids, np.int32))
+                tokens = len(self.tokenizer.begin_ids)
             ids = self.tokenizer.encode_segment(segment)
             writer.add(ids, None if marks is None else marks.within(segment, ids))
             tokens += len(ids)
@@ -116,6 +131,20 @@ class PartitionJob:
         writer.end_document()
         counts.documents += 1
         counts.tokens += tokens + 1
+
+    def _write_tokens(self, unit: Unit, writer: PartitionWriter, counts: "_Counts") -> None:
+        for ids in token_documents(unit.file.url, unit.start, unit.stop, self.tokenizer):
+            if not len(ids):
+                counts.empty_documents += 1
+                continue
+            writer.start_document()
+            writer.add(ids)
+            writer.end_document()
+            text = self.tokenizer.decode_bytes(ids.tolist(), begins=True)
+            counts.documents += 1
+            counts.tokens += len(ids) + 1
+            counts.bytes += len(text)
+            counts.words += len(text.decode("utf-8", "replace").split())
 
 
 @dataclass
@@ -140,6 +169,7 @@ def build(options: BuildOptions) -> BuildReport:
     )
     return BuildReport(
         index=index,
+        tokenizer=tokenizer,
         files=len(inputs.files),
         left_out=inputs.left_out,
         empty_documents=sum(result.empty_documents for result in results),
@@ -156,12 +186,28 @@ def prepare(options: BuildOptions) -> tuple[Inputs, Divided[PartitionResult], To
     Raises UserError for unusable options and input.
     """
     _check_options(options)
-    tokenizer = Tokenizer.load(options.tokenizer)
-    inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out)
+    tokenizer = _open_tokenizer(options)
+    inputs = find_inputs(list(options.inputs), options.input_format, options.allow_left_out, tokens=True)
     _check_documents(options, inputs)
     partitions, plan = make_partitions(inputs.files, options.document), _plan(options, inputs, tokenizer)
-    work = Divided(options, partitions, plan, partial(parse, PartitionResult), PartitionJob(options))
+    work = Divided(
+        options, partitions, plan, partial(parse, PartitionResult), PartitionJob(options, tokenizer)
+    )
     return inputs, work, tokenizer
+
+
+def _open_tokenizer(options: BuildOptions) -> Tokenizer:
+    tokenizer = Tokenizer.load(
+        options.tokenizer, end_of_document=options.end_of_document, encoding=options.encoding
+    )
+    if tokenizer.loss and not options.lossy:
+        raise UserError(
+            f"--tokenizer {options.tokenizer}: changes texts: {tokenizer.loss}; --lossy takes it, and the "
+            "index says so"
+        )
+    if options.lossy and not tokenizer.loss:
+        raise UserError(f"--lossy: has no effect: {options.tokenizer} gives every text back")
+    return tokenizer
 
 
 def _read_options(options: BuildOptions) -> ReadOptions:
@@ -192,6 +238,8 @@ def _check_documents(options: BuildOptions, inputs: Inputs) -> None:
             "--sentences lines: with --document line every document is one sentence; documents that are "
             "separated by blank lines need --document blank-line"
         )
+    if options.sentences != "none" and TOKENS in formats:
+        raise UserError(f"--sentences {options.sentences}: has no effect on .bin, which holds tokens")
     refuse_inside_output(inputs.files, options.output)
     if options.workers > 1 and any(file.url.startswith("memory://") for file in inputs.files):
         raise UserError("--input memory://: exists in this process alone; use --workers 1")
@@ -235,6 +283,7 @@ def _finish(workspace: Workspace, tokenizer: Tokenizer, results: list[PartitionR
         words=sum(result.words for result in results),
         shards=tuple(shards),
         sentences=sum(sentences) if sentences else None,
+        lossy=True if tokenizer.loss else None,
     )
     write_skipped(directory, all_skipped(results))
     shutil.copyfile(workspace.work / PLAN_NAME, directory / PLAN_NAME)

@@ -46,10 +46,10 @@ def tokenizer(
     output: OutputOption,
     inputs: Annotated[list[str] | None, INPUT] = None,
     model_type: Annotated[
-        Literal["bpe", "unigram", "char", "byte"], typer.Option(help="Kind of tokenizer.")
+        Literal["bpe", "unigram", "char", "byte", "wordpiece"], typer.Option(help="Kind of tokenizer.")
     ] = "bpe",
     vocab_size: Annotated[
-        int | None, typer.Option(help="All ids, with the 256 bytes and 2 specials; char and byte need none.")
+        int | None, typer.Option(help="All ids, special ones included; char, byte and wordpiece need none.")
     ] = None,
     text_key: TextKeyOption = "text",
     document: DocumentOption = "file",
@@ -59,9 +59,10 @@ def tokenizer(
     bert: Annotated[
         bool, typer.Option("--bert", help="Add [PAD] [CLS] [SEP] [MASK], which BERT needs.")
     ] = False,
+    cased: Annotated[bool, typer.Option("--cased", help="Keep capitals and accents (wordpiece).")] = False,
     allow_left_out: AllowLeftOutOption = False,
 ) -> None:
-    """Train a tokenizer that gives every text back byte for byte."""
+    """Train a tokenizer that gives every text back byte for byte, or BERT's WordPiece."""
     from data_tools.records import ReadOptions
     from data_tools.sources import find_inputs
     from data_tools.train_tokenizer import train_tokenizer, training_texts
@@ -78,7 +79,7 @@ def tokenizer(
         raise UserError("options about reading have no effect on a byte tokenizer, which is not trained")
     found = find_inputs(inputs or [], input_format, allow_left_out)
     texts = training_texts(found.files, read, most, skipped)
-    trained = train_tokenizer(texts, model_type, vocab_size, bert=bert)
+    trained = train_tokenizer(texts, model_type, vocab_size, bert=bert, cased=cased)
     try:
         trained.save(output)
     except OSError as error:
@@ -86,6 +87,8 @@ def tokenizer(
     typer.echo(
         f"{output}: {trained.model_type} tokenizer of {trained.vocab_size:,} ids, {trained.fingerprint[:16]}"
     )
+    if trained.loss:
+        typer.echo(f"it changes texts: {trained.loss}; pretrain data build takes it with --lossy")
     print_left_out(found.left_out)
     print_skipped(skipped, None)
 
@@ -94,7 +97,14 @@ def tokenizer(
 def build(
     inputs: TextInputOption,
     output: OutputOption,
-    tokenizer: Annotated[str, typer.Option("--tokenizer", "-t", help="Tokenizer directory.")],
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer",
+            "-t",
+            help="Tokenizer directory, tokenizer.json or its folder, .model or .tiktoken.",
+        ),
+    ],
     workers: WorkersOption = None,
     bad_records: BadRecordsOption = "stop",
     text_key: TextKeyOption = "text",
@@ -109,6 +119,13 @@ def build(
     restart: RestartOption = False,
     allow_left_out: AllowLeftOutOption = False,
     part: PartOption = None,
+    lossy: Annotated[bool, typer.Option("--lossy", help="Take a tokenizer that changes texts.")] = False,
+    end_of_document: Annotated[
+        str | None, typer.Option(help="Special token that ends a document, if the tokenizer does not say.")
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Whose pattern a .tiktoken file is for, such as cl100k_base.")
+    ] = None,
 ) -> None:
     """Turn text into token shards; interrupted, the same command goes on where it was."""
     from data_tools.builder import BuildOptions
@@ -128,6 +145,9 @@ def build(
         sentences=sentences,
         restart=restart,
         allow_left_out=allow_left_out,
+        end_of_document=end_of_document,
+        encoding=encoding,
+        lossy=lossy,
     )
     report = whole_or_part(options, run_build, part)
     if report is not None:
@@ -142,6 +162,10 @@ def _print_report(output: Path, report: "BuildReport") -> None:
         f"{index.bytes / index.tokens:.3f} bytes per token, {counted(len(index.shards), 'shard')}, "
         f"{report.seconds:.1f} s"
     )
+    if not report.tokenizer.is_ours:
+        typer.echo(f"{report.tokenizer.model_type} tokenizer: {report.tokenizer.roles}")
+    if report.tokenizer.loss:
+        typer.echo(f"the tokenizer changes texts: {report.tokenizer.loss}")
     if report.resumed:
         typer.echo(f"{report.resumed} of {report.partitions} partitions were done before")
     if report.empty_documents:

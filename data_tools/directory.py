@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_tools.atomic import write_atomically
-from data_tools.bounded import SMALL_FILE
+from data_tools.bounded import SMALL_FILE, parse_json
 from data_tools.cache import CachedShards, ShardCache
 from data_tools.errors import UserError
 from data_tools.index_file import INDEX_BYTES, INDEX_NAME, ShardFile, index_kind
@@ -22,7 +22,7 @@ from data_tools.maps import LocalShards, ShardStore
 from data_tools.private import make_private_folder, open_private
 from data_tools.remote import download, fetch
 from data_tools.sources import is_remote
-from data_tools.tokenizer import MODEL_BYTES
+from data_tools.tokenizers.folder import DESCRIPTION, LARGEST_FILE, stored_files
 
 IS_TEXT = re.compile(rb'"kind"\s*:\s*"text"')
 """Matches an index of text. The result for a damaged index does not matter: it is refused when it is read."""
@@ -131,8 +131,10 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _fetch_tokenizer(url: str) -> dict[str, bytes]:
-    description = fetch(f"{url}/tokenizer.json", SMALL_FILE)
-    files = {"tokenizer/tokenizer.json": description}
-    if b'"byte"' not in description:
-        files["tokenizer/tokenizer.model"] = fetch(f"{url}/tokenizer.model", MODEL_BYTES)
-    return files
+    description = fetch(f"{url}/{DESCRIPTION}", SMALL_FILE)
+    try:
+        names = stored_files(parse_json(description))
+    except (ValueError, AttributeError):  # whoever loads it reports the damage
+        names = ()
+    files = {name: fetch(f"{url}/{name}", LARGEST_FILE) for name in names if ".." not in name}
+    return {f"tokenizer/{name}": content for name, content in {DESCRIPTION: description, **files}.items()}

@@ -66,7 +66,7 @@ class ShardIndex(Index):
     """What a shard directory holds; `bytes` and `words` count the documents' text.
 
     Bytes are those of UTF-8, words are separated by whitespace. `sentences` is None where they are not kept;
-    the file then has no such key.
+    `lossy` is True where the tokenizer changes texts, else None. The file has no key that is None.
     """
 
     KIND: ClassVar[str] = "text"
@@ -83,6 +83,7 @@ class ShardIndex(Index):
     shards: tuple[Shard, ...]
     fingerprint: Sha256
     sentences: Positive | None = None
+    lossy: Literal[True] | None = None
 
     @property
     def item_size(self) -> int:

@@ -19,7 +19,7 @@ Report = TypeVar("Report")
 INPUT = typer.Option(
     "--input",
     "-i",
-    help="File, folder, glob or fsspec URL; may be repeated. .txt .parquet, JSON lines, .gz .zst",
+    help="File, folder, glob or fsspec URL; repeatable. .txt .parquet, JSON lines, .gz .zst, Megatron's .bin",
 )
 TextInputOption = Annotated[list[str], INPUT]
 TextKeyOption = Annotated[str, typer.Option(help="Key (.jsonl) or column (.parquet) that holds the text.")]

@@ -6,9 +6,13 @@ belongs to the range in which it begins), and a large parquet file into ranges o
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
+
+from data_tools.megatron_input import document_bounds
 from data_tools.parquet import DamagedParquet, open_parquet
-from data_tools.sources import InputFile
+from data_tools.sources import TOKENS, InputFile
 
 SMALLEST_TARGET = 4 << 20
 LARGEST_TARGET = 256 << 20
@@ -17,7 +21,8 @@ TARGET_PARTITIONS = 64
 
 @dataclass(frozen=True)
 class Unit:
-    """A file, or a part [start, stop) of it: bytes of a line-oriented file, row groups of parquet.
+    """A file, or a part [start, stop) of it: bytes of a line-oriented file, row groups of parquet, documents
+    of Megatron's.
 
     `stop` None is the end; `weight` is in bytes of stored input.
     """
@@ -67,9 +72,20 @@ def _units(file: InputFile, document: str, target: int) -> list[Unit]:
             Unit(file, start, min(start + target, file.size), min(target, file.size - start))
             for start in starts
         ]
+    if file.format == TOKENS:
+        return _token_units(file, target)
     if file.size > target and file.format == "parquet":
         return _row_group_units(file, target)
     return [Unit(file, 0, None, file.size)]
+
+
+def _token_units(file: InputFile, target: int) -> list[Unit]:
+    bounds = document_bounds(file.url)
+    firsts = sorted({int(at) for at in np.searchsorted(bounds[:-1], range(0, file.size, target))})
+    return [
+        Unit(file, first, last, int(bounds[last] - bounds[first]))
+        for first, last in pairwise([*firsts, len(bounds) - 1])
+    ]
 
 
 def _row_group_units(file: InputFile, target: int) -> list[Unit]:

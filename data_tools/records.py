@@ -17,7 +17,7 @@ from data_tools.errors import UserError
 from data_tools.parquet import check_once, read_rows
 from data_tools.partition import Partition, Unit
 from data_tools.pool import Report
-from data_tools.sources import READ_CHUNK, InputFile, open_raw, open_text_bytes
+from data_tools.sources import READ_CHUNK, TOKENS, InputFile, open_raw, open_text_bytes
 from data_tools.typed import json_type
 
 WHOLE_FILE_BYTES = 4 << 20
@@ -52,10 +52,12 @@ def check_read_options(options: ReadOptions, files: Sequence[InputFile]) -> None
         raise UserError(
             f"--document {options.document}: has an effect on .txt alone, and there is none in the input"
         )
-    if options.text_key != "text" and formats == {"txt"}:
-        raise UserError(f"--text-key {options.text_key}: has no effect on .txt")
-    if options.line_bytes != LINE_BYTES and formats == {"txt"} and options.document == "file":
-        raise UserError(f"--line-bytes {options.line_bytes}: has no effect on .txt files that are read whole")
+    if options.text_key != "text" and formats <= {"txt", TOKENS}:
+        raise UserError(f"--text-key {options.text_key}: has no effect on .txt and .bin")
+    if options.line_bytes != LINE_BYTES and formats <= {"txt", TOKENS} and options.document == "file":
+        raise UserError(
+            f"--line-bytes {options.line_bytes}: has no effect on .txt files that are read whole, nor on .bin"
+        )
 
 
 def read_documents(unit: Unit, options: ReadOptions) -> Iterator[Document | BadRecord]:

@@ -37,7 +37,7 @@ class SentenceMarks:
     """
 
     def __init__(self, pieces: Iterable[str], tokenizer: Tokenizer) -> None:
-        self._pieces, self._lengths = pieces, tokenizer.piece_lengths
+        self._pieces, self._tokenizer = pieces, tokenizer
         self._starts: deque[int] = deque()  # character offsets of sentences that no segment has consumed yet
         self._read = self._asked = 0
         self._carried = False
@@ -56,9 +56,7 @@ class SentenceMarks:
         self._asked = stop
         if not segment.isascii():
             offsets = [len(segment[:offset].encode("utf-8")) for offset in offsets]
-        ends = np.cumsum(self._lengths[ids])
-        begins = np.concatenate([[0], ends[:-1]])
-        found = np.searchsorted(begins, offsets)
+        found = np.searchsorted(self._tokenizer.token_starts(segment, ids), offsets)
         if self._carried:
             found = np.concatenate([[0], found])
         # A sentence that starts within the last token is assigned to the start of the next segment.

@@ -29,13 +29,14 @@ def _counts(reader: ShardReader) -> Table:
     table = Table(title=Text(f"{reader.path}"), show_header=False, title_justify="left")
     count = index.sentences
     each = "" if count is None else f"{count:,} ({count / index.documents:,.1f} a document)"
-    rows = {
+    rows: dict[str, str | Text] = {
         "tokens": f"{index.tokens:,} ({index.dtype})",
         "documents": f"{index.documents:,} ({index.tokens / index.documents:,.1f} tokens each)",
         **({"sentences": each} if each else {}),
         "text": f"{amount(index.bytes, 'B')}, {index.words:,} words",
         "bytes per token": f"{index.bytes / index.tokens:.3f}",
-        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, end of document {index.eod_id}",
+        "tokenizer": f"{tokenizer.model_type}, {tokenizer.vocab_size:,} ids, {tokenizer.roles}",
+        **({"lossy": Text(f"the tokenizer changes texts: {tokenizer.loss}")} if index.lossy else {}),
         "tokenizer fingerprint": index.tokenizer_fingerprint[:16],
         "fingerprint": index.fingerprint[:16],
     }

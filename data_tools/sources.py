@@ -24,6 +24,8 @@ from data_tools.left_out import HIDDEN, LeftOut, check_left_out, ending_of, is_h
 from data_tools.remote import RemoteInput, filesystem_of
 
 TEXT_FORMATS = {".txt": "txt", ".jsonl": "jsonl", ".parquet": "parquet"}
+TOKENS, BIN = "megatron", ".bin"
+"""The format and the ending of Megatron's token files."""
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
 READ_CHUNK = 1 << 20
 SNIFFED = 1 << 16
@@ -61,16 +63,25 @@ def is_remote(url: str) -> bool:
     return "://" in url
 
 
-def find_inputs(arguments: list[str], input_format: str = "auto", allow_left_out: bool = False) -> Inputs:
+def find_inputs(
+    arguments: list[str],
+    input_format: str = "auto",
+    allow_left_out: bool = False,
+    *,
+    tokens: bool = False,
+) -> Inputs:
     """Expand the `--input` arguments of a command that reads text.
 
     `input_format` other than "auto" reads every file as that format whatever its ending. Raises UserError for
     an argument that matches nothing, an unknown ending, a file that is given twice or not readable, and where
-    more bytes would be left out than read, unless `allow_left_out`.
+    more bytes would be left out than read, unless `allow_left_out`. With `tokens`, a `.bin` file with its
+    `.idx` beside it holds tokens of Megatron.
     """
     known = f"{', '.join(TEXT_FORMATS)} (+ .gz, .zst)"
 
     def kind_of(url: str) -> tuple[str | None, str | None]:
+        if tokens and input_format == "auto" and os.path.isfile(index_of(url)):
+            return TOKENS, None
         return _format(url, input_format)
 
     found = [
@@ -107,15 +118,22 @@ def find_files(argument: str, kind_of: KindOf, known: str, endings: str) -> Inpu
     for url, size, marker in found:
         kind, compression = kind_of(url)
         if kind is not None:
+            if kind == TOKENS:
+                marker += f"|{os.stat(index_of(url)).st_mtime_ns}"
             files.append(InputFile(url, size, kind, compression, marker))
         elif not is_folder:
             raise UserError(f"--input {url}: unknown ending; {known}")
-        elif not _is_report(url, urls):
+        elif not _is_report(url, urls) and url not in map(index_of, urls):
             left_out.add(ending_of(url), size)
     if not files:
         rest = f"; left out: {left_out}" if left_out.files else ""
         raise UserError(f"--input {argument}: no file ends in {endings}{rest}")
     return Inputs(tuple(files), left_out, is_folder)
+
+
+def index_of(url: str) -> str:
+    """The `.idx` file of a `.bin` file; empty for another."""
+    return f"{url.removesuffix(BIN)}.idx" if url.endswith(BIN) else ""
 
 
 def _is_report(url: str, urls: set[str]) -> bool:

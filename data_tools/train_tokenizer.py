@@ -1,4 +1,4 @@
-"""Trains a sentencepiece tokenizer on text.
+"""Trains a tokenizer on text.
 
 The training is deterministic, without normalisation, and leaves a token for every byte.
 """
@@ -14,9 +14,14 @@ from data_tools.partition import make_partitions
 from data_tools.progress import Progress
 from data_tools.records import ReadOptions, check_read_options, read_documents
 from data_tools.sources import InputFile
-from data_tools.tokenizer import BERT_PIECES, MODEL_TYPES, Tokenizer, byte_tokenizer
+from data_tools.tokenizer import Tokenizer, byte_tokenizer, own_tokenizer
+from data_tools.tokenizers.codec import BERT_PIECES
+from data_tools.tokenizers.own import MODEL_TYPES
+from data_tools.train_wordpiece import train_wordpiece
 
 BYTE_VOCAB_SIZE = 257
+WORDPIECE, WORDPIECE_IDS = "wordpiece", 30_522
+"""The kind that BERT has, and how many ids its uncased one has."""
 RESERVED = 258  # 256 bytes, the unknown piece (never used) and the end of a document
 LINE_CHARACTERS = 1024
 SAMPLE_LINES = 1_000_000
@@ -50,16 +55,20 @@ def train_tokenizer(
     sample_lines: int = SAMPLE_LINES,
     *,
     bert: bool = False,
+    cased: bool = False,
 ) -> Tokenizer:
     """Train on texts; the same texts give the same tokenizer.
 
     At most `sample_lines` lines are used, drawn evenly from all of them. `vocab_size` counts every id,
     including the 256 bytes and the end of a document; None is allowed for char (all characters) and byte.
-    `bert` adds its special pieces, which take 4 of the ids. Raises UserError if the text cannot give that
+    `bert` adds its special pieces, which take 4 of the ids. `cased` is for wordpiece alone, which has BERT's
+    pieces anyway. Raises UserError if the text cannot give that
     many pieces, naming the largest possible number.
     """
-    if model_type not in MODEL_TYPES:
-        raise UserError(f"--model-type {model_type}: known are {', '.join(MODEL_TYPES)}")
+    if model_type not in (*MODEL_TYPES, WORDPIECE):
+        raise UserError(f"--model-type {model_type}: known are {', '.join(MODEL_TYPES)}, {WORDPIECE}")
+    if cased and model_type != WORDPIECE:
+        raise UserError(f"--cased: has no effect on --model-type {model_type}, which keeps every text")
     special = list(BERT_PIECES) if bert else []
     if model_type == "byte":
         if bert:
@@ -70,6 +79,10 @@ def train_tokenizer(
     lines = sample(training_lines(texts), sample_lines)
     if not lines:
         raise UserError("--input: there is no text to train a tokenizer on")
+    if model_type == WORDPIECE:
+        if bert:
+            raise UserError(f"--bert: has no effect on --model-type {WORDPIECE}, which always is BERT's")
+        return train_wordpiece(lines, vocab_size or WORDPIECE_IDS, cased=cased)
     reserved = RESERVED + len(special)
     if vocab_size is not None and vocab_size <= reserved:
         raise UserError(
@@ -79,13 +92,15 @@ def train_tokenizer(
         return _char_tokenizer(lines, vocab_size, special)
     if vocab_size is None:
         raise UserError(f"--vocab-size is needed for --model-type {model_type}")
-    return Tokenizer(model_type, _train(lines, model_type, vocab_size, special))
+    return own_tokenizer(model_type, _train(lines, model_type, vocab_size, special))
 
 
 def _char_tokenizer(lines: list[str], vocab_size: int | None, special: list[str]) -> Tokenizer:
     """One id per character of the lines, or of the most frequent ones if `vocab_size` is less."""
     everything = RESERVED + len(special) + len(set().union(*lines)) + 1
-    tokenizer = Tokenizer("char", _train(lines, "char", min(vocab_size or everything, everything), special))
+    tokenizer = own_tokenizer(
+        "char", _train(lines, "char", min(vocab_size or everything, everything), special)
+    )
     if vocab_size is not None and tokenizer.vocab_size < vocab_size:
         raise UserError(_explain_largest(vocab_size, tokenizer.vocab_size))
     return tokenizer

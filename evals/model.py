@@ -115,7 +115,7 @@ def _spec(
     """Everything needed to reproduce the metrics."""
     return {
         **spec_of(task.NAME, task.DEFINITIONS, opened, layout.world, LIBRARIES),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
+        **tokenizer.facts,
         "sequence_length": config.batch.sequence_length,
         **task.spec(),
         "precision": config.precision,

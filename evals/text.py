@@ -63,6 +63,6 @@ def text_size(ranges: Iterable[tuple[ShardReader, int, int]], tokenizer: Tokeniz
             counter.add(tokenizer.decode_bytes(documents[0].tolist()))
             for document in documents[1:]:
                 counter.end_document()
-                counter.add(tokenizer.decode_bytes(document.tolist()))
+                counter.add(tokenizer.decode_bytes(document.tolist(), begins=True))
         counter.end_document()
     return TextSize(counter.bytes, counter.words)

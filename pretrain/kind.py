@@ -168,8 +168,6 @@ class Kind(Generic[C, D]):
     known, data not opened."""
     contents: Callable[[D], str]
     """What was opened, in a few words, for the dry run."""
-    fake_run: Callable[[C, D, int], None]
-    """Builds the model, takes a step as one rank of so many without a GPU, and says so."""
     spec: "Callable[[C, ParallelDims], ModelSpec[Any, Any]] | None" = None
     """Makes the model spec that a plan runs; None: it does not run in the megatron-core loop."""
     inherits: Inheritance | None = None

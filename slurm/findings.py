@@ -5,7 +5,7 @@ Files, not messages: a node that is so bad that it hangs cannot keep the others 
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,13 +62,12 @@ def write_finding(folder: Path, finding: RankFinding) -> None:
     write_atomically(folder / f"rank-{finding.rank:04d}.json", json.dumps(asdict(finding)) + "\n")
 
 
-def read_findings(folder: Path) -> list[RankFinding]:
-    """The reports of all ranks so far, by rank; a damaged file counts as no report."""
-    found = []
+def new_findings(folder: Path, known: Container[str] = ()) -> Iterator[tuple[str, RankFinding]]:
+    """(file name, report) of all ranks so far but the known ones; a damaged file counts as no report."""
     for path in sorted(folder.glob("rank-*.json")):
-        with suppress(OSError, ValueError):
-            found.append(parse(RankFinding, read_bytes(path, SMALL_FILE)))
-    return found
+        if path.name not in known:
+            with suppress(OSError, ValueError):
+                yield path.name, parse(RankFinding, read_bytes(path, SMALL_FILE))
 
 
 def judge_nodes(folder: Path, hosts: Sequence[str]) -> NodeFindings:
@@ -77,7 +76,7 @@ def judge_nodes(folder: Path, hosts: Sequence[str]) -> NodeFindings:
     Args:
         hosts: all nodes of the job.
     """
-    found = read_findings(folder)
+    found = [finding for _, finding in new_findings(folder)]
     silent = {host: "did not answer" for host in hosts if not any(each.host == host for each in found)}
     alone = {
         each.host: f"rank {each.rank}: {each.error}"

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,12 +21,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from data_tools.atomic import write_atomically
 from pretrain.distributed.launcher import RankInfo, read_rank_info
 from pretrain.distributed.world import choose_device, rendezvous
 from pretrain.errors import UserError, machine_error
 from pretrain.run.exit import print_error
+from pretrain.run.limits import open_files_wanted, raise_open_files
 from pretrain.tracking.facts import environment_facts
-from slurm.findings import RankFinding, read_findings, write_finding
+from slurm.findings import RankFinding, new_findings, write_finding
 from slurm.submission import Submission
 
 RENDEZVOUS_TIMEOUT = timedelta(seconds=120)
@@ -36,11 +39,14 @@ SMALLEST_DISK = 1 << 30
 MATMUL = {"cpu": 512, "cuda": 8192}
 VECTOR = {"cpu": 1 << 20, "cuda": 1 << 28}
 """Size of the all-reduced vector in bytes."""
+VERDICT, GO, NO = "verdict", "go\n", "no\n"
+LOOK_SECONDS, LOOKS_PER_SECOND = 0.2, 1000
+"""How often a rank looks for the verdict, and all ranks together do at most."""
 CODE = ("data_tools", "pretrain", "evals", "slurm")
 
 
-def check_node(finding: RankFinding, device: torch.device, gpus: int | None) -> RankFinding:
-    """Run the checks that a rank can do on its own."""
+def check_node(finding: RankFinding, device: torch.device, gpus: int | None, size: int) -> RankFinding:
+    """Run the checks that a rank can do on its own. `size`: ranks of the job."""
     disk = shutil.disk_usage(tempfile.gettempdir()).free
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -59,22 +65,33 @@ def check_node(finding: RankFinding, device: torch.device, gpus: int | None) -> 
     )
     if gpus is not None and count not in (1, gpus):
         return replace(seen, error=f"{count} GPUs are visible, the job asked for {gpus}")
+    if (files := raise_open_files()) < (wanted := open_files_wanted(size)):
+        return replace(seen, error=f"{files} open files are allowed (ulimit -Hn), {wanted} are needed")
     if disk < SMALLEST_DISK:
         return replace(seen, error=f"{disk / 2**20:,.0f} MiB are free in {tempfile.gettempdir()}")
     return replace(seen, matmul_seconds=_matmul(device))
 
 
-def all_are_well(folder: Path, size: int) -> bool:
-    """Wait until every rank has reported; returns whether none has found anything wrong."""
+def all_are_well(folder: Path, rank: int, size: int) -> bool:
+    """Wait until every rank has reported; returns whether none has found anything wrong.
+
+    Rank 0 reads each report once and writes a verdict for the others, so a job of N ranks reads N reports,
+    and not N^2.
+    """
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT.total_seconds()
+    verdict, read = folder / VERDICT, dict[str, RankFinding]()
     while time.monotonic() < deadline:
-        found = read_findings(folder)
-        if any(each.error for each in found):
+        if rank == 0:
+            read |= dict(new_findings(folder, read))
+            bad = any(each.error for each in read.values())
+            if bad or len(read) == size:
+                write_atomically(verdict, GO if not bad else NO)
+        with suppress(OSError):
+            if verdict.read_text() == GO:
+                return True
             time.sleep(GRACE_SECONDS)  # others may be about to report
             return False
-        if len(found) == size:
-            return True
-        time.sleep(0.2)
+        time.sleep(max(LOOK_SECONDS, size / LOOKS_PER_SECOND))
     return False
 
 
@@ -147,9 +164,10 @@ def main(arguments: Sequence[str]) -> int:
     finding = RankFinding(rank_info.rank, socket.gethostname())
     try:
         device = choose_device(rank_info)
-        finding = check_node(finding, device, int(gpus) if gpus and device.type == "cuda" else None)
+        gpus_asked = int(gpus) if gpus and device.type == "cuda" else None
+        finding = check_node(finding, device, gpus_asked, rank_info.size)
         write_finding(folder, finding)
-        if not all_are_well(folder, rank_info.size):
+        if not all_are_well(folder, rank_info.rank, rank_info.size):
             return 4
         finding = all_reduce_once(finding, device, rank_info)
     except Exception as error:  # a broken driver, link or disk may raise anything: it becomes the finding

@@ -154,7 +154,5 @@ def variables(slurm: SlurmConfig) -> tuple[tuple[str, str], ...]:
     return (
         ("NCCL_DEBUG", "WARN"),
         ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1"),
-        # keeps the overlap of tensor parallelism in order (Megatron-LM)
-        ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
         ("PYTHONUNBUFFERED", "1"),
     )

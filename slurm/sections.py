@@ -46,9 +46,15 @@ class TextSection(ReadingSection):
     """What `pretrain data build` is given; its options of the same names say more."""
 
     tokenizer: PathText
-    """Tokenizer directory."""
+    """Tokenizer directory, or one of the files that `--tokenizer` takes."""
     sentences: Literal["none", "split", "lines"] = "none"
     """Keep where sentences begin, for BERT."""
+    lossy: bool = False
+    """Take a tokenizer that changes texts."""
+    end_of_document: Name | None = None
+    """Special token that ends a document, if the tokenizer does not say."""
+    encoding: Name | None = None
+    """Whose pattern a .tiktoken file is for."""
 
 
 class TextJob(Section):

@@ -164,7 +164,8 @@ def test_its_config_is_checked_with_its_own_rules_and_its_own_data(product: Path
 def test_it_is_tried_at_its_full_size_without_a_gpu(product: Path) -> None:
     said = answer(product, "train", "a.yaml", "--dry-run", "--processes", "4")
     assert "data: opened, 32 points" in said
-    assert said.endswith("step: one of rank 0, with 2 samples of its own this would run")
+    assert "built for 1 of 4 ranks" in said
+    assert said.endswith("the host waits for its GPU 1 time this would run")
 
 
 def test_it_is_submitted_as_any_other(product: Path) -> None:

@@ -52,7 +52,7 @@ def evaluate_rnn(path: Path, world: DistContext, request: EvalRequest) -> Result
     size = broadcast_from_rank0(world, lambda: astuple(text_size(ranges, saved.tokenizer)))
     spec = {
         **spec_of("perplexity", DEFINITIONS, saved.checkpoint, world),
-        "tokenizer_fingerprint": fingerprint,
+        **saved.tokenizer.facts,
         "data": [
             {
                 "path": absolute(each.source.path),

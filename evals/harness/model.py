@@ -25,7 +25,8 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
     """Every rank gets the same requests, and all compute together; to the harness they are one model.
 
     A context begins as a document does: after the end of another, unless the model was trained with attention
-    reset there. `loglikelihood_rolling` puts that end before the text once, and does not score it.
+    reset there, or else with what its tokenizer puts before a text. `loglikelihood_rolling` puts one token
+    before the text, and does not score it.
 
     Args:
         model: a GPT, on any parallel dims; `generate_until` supports only tensor and pipeline parallelism.
@@ -41,13 +42,18 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         config = model.config
         self._model, self._tokenizer = model, tokenizer
         alone = config.resets_at_document_end
-        self._prefix = [] if alone else [tokenizer.eod_id]
+        self._prefix = list(tokenizer.begin_ids) or ([] if alone else [tokenizer.eod_id])
         self.max_length = config.batch.sequence_length
         self.cut = 0
 
     @property
     def eot_token_id(self) -> int:
         return self._tokenizer.eod_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that has no context."""
+        return [self.eot_token_id, *self._tokenizer.begin_ids][-1]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Ids of a text, preceded by the end of a document unless told otherwise."""
@@ -96,7 +102,7 @@ class CheckpointLM(TemplateLM):  # type: ignore[misc]
         for number, request in enumerate(requests):
             rolling = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0], add_special_tokens=False),
-                prefix_token=self.eot_token_id,
+                prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
             )

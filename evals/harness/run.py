@@ -78,7 +78,7 @@ def evaluate_tasks(
     meanings = {name: meaning for one in metrics for name, (_, meaning) in one.items()}
     spec = {
         **spec_of("harness", meanings, opened, world, LIBRARIES),
-        "tokenizer_fingerprint": tokenizer.fingerprint,
+        **tokenizer.facts,
         "tasks": {each.name: _task_spec(each, built[each.name]) for each in definitions},
         "contexts_cut": lm.cut,
         "bootstraps": BOOTSTRAPS,

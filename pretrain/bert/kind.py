@@ -17,8 +17,8 @@ from pretrain.kind import LAYOUT_KEYS, Evaluation, Inheritance, Kind, Late, Plan
 
 PUBLISHED_VOCABULARY = 30_522
 """Ids of the original's tokenizer."""
-_FROM_BERT = Inheritance(("bert",), EncoderModelConfig)
 _SPEC = Late("pretrain.bert.spec:BertSpec")
+_FROM_BERT = Inheritance(("bert",), EncoderModelConfig)
 
 
 def _labelled_files(config: FinetuneConfig, named: bool) -> list[str]:
@@ -39,7 +39,6 @@ BERT = Kind(
     ),
     summary=summary,
     contents=contents,
-    fake_run=partial(Late("pretrain.plan.fake_run:run_transformer"), _SPEC),
     spec=_SPEC,
     planning=Planning(
         partial(Late("pretrain.plan.table:show_text_plan"), _SPEC, PUBLISHED_VOCABULARY), PLAN_OPTIONS
@@ -57,9 +56,6 @@ CLASSIFIER = Kind(
     open_data=Late("pretrain.bert.finetune.check:check_examples"),
     summary=Late("pretrain.bert.finetune.check:summary"),
     contents=Late("pretrain.bert.finetune.check:contents"),
-    fake_run=partial(
-        Late("pretrain.plan.fake_run:run_finetuning"), Late("pretrain.bert.finetune.spec:FinetuneSpec.of")
-    ),
     evaluation=Evaluation(
         score=Late("evals.families.finetune:evaluate_finetuned"),
         tasks=("accuracy",),

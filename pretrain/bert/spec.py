@@ -14,6 +14,7 @@ from torch import Tensor
 from pretrain.bert.data.rows import BertBatch
 from pretrain.bert.model import Bert, build_bert
 from pretrain.config.sections import BertConfig
+from pretrain.data.transfer import to_device
 from pretrain.megatron.layers.attention import gathered_positions, zigzag_positions
 from pretrain.megatron.layers.vocabulary import cross_entropy, most_likely
 from pretrain.megatron.model_spec import ModelSpec
@@ -166,7 +167,7 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
         device = self.layout.device
 
         def there(tensor: Tensor) -> Tensor:
-            return tensor.contiguous().to(device, non_blocking=True)
+            return to_device(tensor.contiguous(), device)
 
         return LocalBertBatch(
             tokens=there(batch.tokens[:, own]),
@@ -190,7 +191,7 @@ class BertSpec(ModelSpec[BertBatch, LocalBertBatch]):
         seen = real_BS | ~real_BS.any(1, keepdim=True)
         if self.layout.parallel.context > 1:
             seen = seen[:, gathered_positions(self.layout.parallel.context, real_BS.shape[1])]
-        return seen[:, None, None].to(self.layout.device, non_blocking=True)
+        return to_device(seen[:, None, None], self.layout.device)
 
     def run(self, chunk: Bert, local: LocalBertBatch) -> Tensor | tuple[Tensor, Tensor | None]:
         """On the last chunk: logits of the chosen positions and of the pairs."""

@@ -16,7 +16,7 @@ from pretrain.checkpoint.layout import (
     steps_in,
     suspect_since,
 )
-from pretrain.checkpoint.manifest import verify
+from pretrain.checkpoint.manifest import CheckFiles, check_files, verify
 from pretrain.checkpoint.tensors import foreign
 from pretrain.errors import IntegrityError, UserError
 
@@ -40,7 +40,9 @@ def newest_good(run_dir: Path | str) -> tuple[Path | None, list[tuple[Path, str]
 
 
 @told()
-def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> FoundCheckpoint:
+def find_good(
+    run_dir: Path | str, doubted: Mapping[int, str] | None = None, check: CheckFiles = check_files
+) -> FoundCheckpoint:
     """The newest good checkpoint of a run: it verifies, and a finite step was taken from its weights.
 
     `latest` is only a hint for people; what counts is the folders. Call `clean` first if the run is to
@@ -50,6 +52,7 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
 
     Args:
         doubted: by step, why a checkpoint is to be passed over if there is an earlier one.
+        check: reads every byte of a checkpoint's files.
 
     Raises:
         IntegrityError: there are checkpoints, and none is good. A run must not start over silently.
@@ -63,7 +66,7 @@ def find_good(run_dir: Path | str, doubted: Mapping[int, str] | None = None) -> 
         passed_over.append((folder / hint, f"does not exist, though {LATEST} names it"))
     doubts, second_best, suspect = dict(doubted or {}), list[Path](), None
     for step, path in steps.items():
-        if faults := verify(path):
+        if faults := verify(path, check):
             more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
             passed_over.append((path, f"{faults[0]}{more}"))
             continue

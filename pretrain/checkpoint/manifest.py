@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -114,18 +114,34 @@ def read_manifest(path: Path) -> Manifest:
         raise IntegrityError(f"{where}: cannot be read: {error.strerror}") from None
 
 
-def verify(path: Path | str, threads: int | None = None) -> list[Fault]:
+CheckFiles = Callable[[Path], "list[Fault]"]
+"""Finds what is wrong with the contents of the files in a manifest."""
+
+
+def check_files(path: Path, part: int = 0, parts: int = 1) -> list[Fault]:
+    """What is wrong with the files of a manifest that can be read, or with one of several parts of them.
+
+    Reads every byte of these files once, in one thread per core, up to 8.
+    """
+    files = read_manifest(path).files
+    # Large files first, so that no single thread or part is left with one at the end.
+    names = sorted(files, key=lambda name: (-files[name].size, name))[part::parts]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return [fault for fault in pool.map(lambda name: _check(path, name, files[name]), names) if fault]
+
+
+def verify(path: Path | str, check: CheckFiles = check_files) -> list[Fault]:
     """Everything that is wrong with the checkpoint folder `path`; empty: it is what was written.
 
-    Reads every byte once, in `threads` threads (default: one per core, up to 8).
+    `check`: reads every byte.
     """
     try:
-        return _faults(Path(path), threads or min(8, os.cpu_count() or 1))
+        return _faults(Path(path), check)
     except OSError as error:
         return [Fault("", f"{error.filename or path} cannot be read: {error.strerror or error}")]
 
 
-def _faults(path: Path, threads: int) -> list[Fault]:
+def _faults(path: Path, check: CheckFiles) -> list[Fault]:
     if path.is_symlink() or not path.is_dir():
         return [Fault("", _not_a_folder(path))]
     try:
@@ -139,10 +155,7 @@ def _faults(path: Path, threads: int) -> list[Fault]:
             Fault("", f"the folder is named {path.name} but was written as {step_name(manifest.step)}")
         )
     faults += _unexpected(path, manifest)
-    with ThreadPoolExecutor(threads) as pool:
-        # Large files first, so that no single thread is left with one at the end.
-        names = sorted(manifest.files, key=lambda name: -manifest.files[name].size)
-        faults += [f for f in pool.map(lambda name: _check(path, name, manifest.files[name]), names) if f]
+    faults += check(path)
     return faults or _structure(path, manifest)
 
 

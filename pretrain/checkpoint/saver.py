@@ -53,7 +53,9 @@ class _HostCopies:
             buffer = self._buffers.get((shard.group, shard.name))
             if buffer is None or buffer.shape != source.shape or buffer.dtype != source.dtype:
                 buffer = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
-            kept[shard.group, shard.name] = buffer.copy_(source)
+            kept[shard.group, shard.name] = buffer.copy_(source, non_blocking=True)
+        if any(shard.tensor.is_cuda for shard in shards):
+            torch.cuda.current_stream().synchronize()  # once, not for every tensor
         self._buffers = kept
         return tuple(replace(shard, tensor=kept[shard.group, shard.name]) for shard in shards)
 

@@ -15,6 +15,7 @@ from pretrain.config.sections import CnnConfig
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.images import ImageData, ImageSource, open_images
 from pretrain.data.sources import shard_cache
+from pretrain.data.transfer import to_device
 from pretrain.errors import UserError
 from pretrain.seeds import stream_seed
 from pretrain.training.data_parallel import DataParallelTrainer
@@ -63,17 +64,17 @@ class CnnTrainer(DataParallelTrainer[CnnConfig, tuple[Tensor, Tensor]]):
         return self.config.batch.global_size
 
     def batch(self, step: int, micro_batch: int, jumped: int = 0) -> tuple[Tensor, Tensor]:
-        """This rank's images, uint8 [B, C, H, W], and labels, int64 [B], on its device."""
+        """This rank's images, uint8 [B, C, H, W], and labels, int64 [B]."""
         ids = self.micro_batch_samples(step, micro_batch, jumped)
         images, labels = self.data.images(ids)
         assert labels is not None
         if self.config.data.shift:
             keys = [stream_seed(self.config.run.seed, "shift", sample) for sample in ids]
             images = shifted(images, self.config.data.shift, keys)
-        return images.to(self.world.device), labels.to(self.world.device)
+        return images, labels
 
     def losses(self, batch: tuple[Tensor, Tensor], micro_batch: int) -> Tensor:
-        images, labels = batch
+        images, labels = (to_device(each, self.world.device) for each in batch)
         return functional.cross_entropy(self.classifier.logits(images), labels, reduction="sum")
 
     def validate(self, step: int) -> dict[str, float] | None:

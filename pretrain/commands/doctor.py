@@ -24,12 +24,15 @@ from rich.table import Table
 
 from data_tools import children
 from pretrain.errors import UserError
+from pretrain.run.limits import CONNECTIONS_PER_RANK, OWN_FILES, raise_open_files
 from pretrain.run.memory import available_memory
 
 PACKAGE = "pretrain"
 GIB = 2**30
 LEAST_PYTHON = (3, 11)
 LEAST_SHARED_MEMORY = 256 * 2**20
+MANY_RANKS = 1024
+"""Ranks of a job that the limit of open files should allow."""
 EXCHANGE_SECONDS = 90
 SHOWN_PACKAGES = ("torch", "megatron-core", "mlflow", "sentencepiece", "webdataset")
 
@@ -217,6 +220,10 @@ def _resources() -> Iterator[DoctorFinding]:
     yield DoctorFinding("disk free here", f"{free / GIB:.1f} GiB", "note" if cost else "ok", cost)
     if not os.access(".", os.W_OK):
         yield DoctorFinding("working directory", "no permission to write", "note", "give an absolute run.dir")
+    files = raise_open_files()
+    ranks = (files - OWN_FILES) // CONNECTIONS_PER_RANK
+    cost = f"enough for {max(ranks, 0):,} ranks; a larger job needs a higher `ulimit -Hn`"
+    yield DoctorFinding("open files", f"{files:,}", "ok" if ranks >= MANY_RANKS else "note", cost)
     if os.path.isdir("/dev/shm"):
         shared = shutil.disk_usage("/dev/shm").total
         tight = shared < LEAST_SHARED_MEMORY
@@ -230,7 +237,7 @@ def _compiler() -> DoctorFinding:
         if path:
             return DoctorFinding("C++ compiler", path, "ok")
     return DoctorFinding(
-        "C++ compiler", "missing", "note", "packages without a wheel for this machine do not install"
+        "C++ compiler", "missing", "note", "no `--dry-run`; packages without a wheel do not install"
     )
 
 

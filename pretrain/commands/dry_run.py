@@ -1,4 +1,4 @@
-"""`pretrain train --dry-run`: a fake run of the whole job at its full size, in one process and without a GPU.
+"""`pretrain train --dry-run`: a rehearsal of the whole job at its full size, in one process, without a GPU.
 
 What would stop the job in its first seconds on a cluster stops it here: a wrong key, data that does not
 exist, a layout in which the model cannot be built, a step that does not run.
@@ -43,7 +43,9 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     changes = RunFolder(config.run.dir).require_fit(config_to_yaml(config), config.run.resume)
     there = "goes on with the run in it" if RunFolder(config.run.dir).is_run else "is new"
     print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
-    kind.fake_run(config, data, size)
+    from pretrain.rehearsal.job import rehearse
+
+    rehearse(config, size, kind.trainer)
     print("this would run")
 
 

@@ -14,8 +14,10 @@ from typing import Any, NoReturn
 from pretrain.checkpoint import (
     SUSPECT_SINCE,
     Checkpoint,
+    Fault,
     Retention,
     Saver,
+    SharedCheck,
     StoreCoordinator,
     clean,
     find_good,
@@ -27,6 +29,7 @@ from pretrain.config.resolved import config_to_yaml
 from pretrain.config.unreached import unreached
 from pretrain.cpu.products.settle import FACT, as_begun
 from pretrain.distributed.collectives import broadcast_from_rank0
+from pretrain.distributed.help import decide_with_help
 from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError, OutputError, UserError
 from pretrain.health.heartbeat import rank_name
@@ -84,7 +87,7 @@ class _Loop:
         together = partial(broadcast_from_rank0, world)
         self.products = world.products and as_begun(world.products, run.folder, together)
         # The checkpoint to resume from, and the later one that was passed over for skipped updates.
-        found, self.gone_back_from = broadcast_from_rank0(world, self.find)
+        found, self.gone_back_from = self.find_together()
         self.found = open_checkpoint(found) if found is not None else None
         self.trainer = build(self.config, world, self.step_sync, self.found)
         self.profiler = StepProfiler(loaded.config.train.profile, run.folder.profile, run.pulse, world)
@@ -157,15 +160,24 @@ class _Loop:
         log.info("resumed from %s", checkpoint.path)
         return done, checkpoint.state.get("run")
 
-    def find(self, doubted: Mapping[int, str] | None = None) -> tuple[str | None, str | None]:
+    def find_together(self, doubted: Mapping[int, str] | None = None) -> tuple[str | None, str | None]:
         """The newest good checkpoint of the run folder, and the later one at which updates were being
-        skipped.
+        skipped. Each rank reads a part of their files.
 
         `doubted`: as for `find_good`.
         """
+        shared = SharedCheck(self.world.rank, self.world.size)
+        found, suspect = decide_with_help(
+            self.world, lambda ask: self._find(doubted, shared.over(ask)), shared.work
+        )
+        return found, suspect
+
+    def _find(
+        self, doubted: Mapping[int, str] | None, check: Callable[[Path], list[Fault]]
+    ) -> tuple[str | None, str | None]:
         for line in clean(self.run.folder.path):
             log.info("%s", line)
-        found = find_good(self.run.folder.path, doubted)
+        found = find_good(self.run.folder.path, doubted, check)
         for other, reason in found.passed_over:
             log.warning("passed over %s: %s", other, reason)
         if found.path is None:
@@ -283,7 +295,7 @@ class _Loop:
         # If the step after a checkpoint is a spike with any samples, the weights may be the cause.
         again = self.rolled_back_to[-2:] == [spike, spike]
         doubted = {spike: "its next step is a spike of other samples too"} if again else {}
-        found, _ = broadcast_from_rank0(self.world, lambda: self.find(doubted))
+        found, _ = self.find_together(doubted)
         if found is None:
             raise HealthError(f"step {spike + 1}: the loss is a spike, with no checkpoint to go back to")
         done = self.trainer.roll_back(open_checkpoint(found), spike)

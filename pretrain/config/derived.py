@@ -4,12 +4,14 @@ This is the only place where a `null` becomes a number, so trainer, check and do
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 from pretrain.config.sections import (
     BertConfig,
     CnnConfig,
     Config,
     DecoderConfig,
+    DecoderModelConfig,
     DescentConfig,
     RnnConfig,
     TextConfig,
@@ -20,13 +22,49 @@ PROFILED_FROM = 5
 """The first step of a job that is profiled: earlier ones allocate memory and connect to other ranks."""
 
 
+def gated(model: TextModelConfig) -> bool:
+    """Whether the feed-forward layer has a gate beside its input."""
+    return "glu" in model.activation
+
+
 def ffn_hidden_size(model: TextModelConfig) -> int:
-    """Width of the feed-forward layer: 4 x hidden, or for swiglu 8/3 x hidden up to a multiple of 64."""
+    """Width of the feed-forward layer: 4 x hidden, or with a gate 8/3 x hidden up to a multiple of 64."""
     if model.ffn_hidden_size is not None:
         return model.ffn_hidden_size
-    if model.activation == "swiglu":
+    if gated(model):
         return -(-8 * model.hidden_size // (3 * 64)) * 64
     return 4 * model.hidden_size
+
+
+def head_size(model: TextModelConfig) -> int:
+    """Width of one attention head."""
+    return getattr(model, "head_size", None) or model.hidden_size // model.num_attention_heads
+
+
+def rotary_size(model: TextModelConfig) -> int:
+    """Numbers of each head that rotary positions turn."""
+    return int(head_size(model) * (getattr(model, "rotary_fraction", None) or 1))
+
+
+def rotary_turns(model: DecoderModelConfig) -> tuple[float, float]:
+    """Turns within `rotary_original_length` of frequencies that are scaled whole, and of those that are not
+    scaled (llama3, yarn)."""
+    fast = 32.0 if model.rotary_scaling == "yarn" else 4.0
+    return model.rotary_slow_turns or 1.0, model.rotary_fast_turns or fast
+
+
+def has_window(model: DecoderModelConfig, layer: int) -> bool:
+    """Whether a layer, from 0, attends within `window` alone."""
+    pattern = model.window_pattern or ("window",)
+    return model.window is not None and pattern[layer % len(pattern)] == "window"
+
+
+def windows(model: TextModelConfig) -> list[int | None]:
+    """Tokens that a token attends to in each layer; None: all that it may see."""
+    if getattr(model, "window", None) is None:
+        return [None] * model.num_layers
+    decoder = cast(DecoderModelConfig, model)
+    return [decoder.window if has_window(decoder, layer) else None for layer in range(model.num_layers)]
 
 
 def query_groups(model: TextModelConfig) -> int:
@@ -131,25 +169,34 @@ class ParameterCount:
 
 
 def layer_matrices(model: TextModelConfig) -> int:
-    """Elements of one layer's matrices: attention h(2q + 2k), feed-forward 2hf (3hf for swiglu)."""
+    """Elements of one layer's matrices: attention h(2q + 2k), feed-forward 2hf (3hf with a gate)."""
     hidden, ffn = model.hidden_size, ffn_hidden_size(model)
-    key_value = hidden // model.num_attention_heads * query_groups(model)
-    up = 2 * ffn if model.activation == "swiglu" else ffn
-    return hidden * (2 * hidden + 2 * key_value) + hidden * up + ffn * hidden
+    query, key_value = _widths(model)
+    up = 2 * ffn if gated(model) else ffn
+    return hidden * (2 * query + 2 * key_value) + hidden * up + ffn * hidden
+
+
+def _widths(model: TextModelConfig) -> tuple[int, int]:
+    """Of all queries of a token, and of all its keys or values."""
+    return head_size(model) * model.num_attention_heads, head_size(model) * query_groups(model)
 
 
 def count_parameters(config: TextConfig, vocab_size: int) -> ParameterCount:
     """Parameters by formula: `layer_matrices`, biases, norms and embeddings."""
     model = config.model
     hidden, ffn = model.hidden_size, ffn_hidden_size(model)
-    head_size = hidden // model.num_attention_heads
-    query, key_value = head_size * model.num_attention_heads, head_size * query_groups(model)
-    up = 2 * ffn if model.activation == "swiglu" else ffn
-    weights = layer_matrices(model)
-    biases = (query + 2 * key_value + hidden + up + hidden) if model.bias else 0
-    norm = 2 * hidden if model.normalization == "layernorm" else hidden
+    query, key_value = _widths(model)
+    up = 2 * ffn if gated(model) else ffn
+    layer = layer_matrices(model)
+    layer += (query + 2 * key_value + hidden + up + hidden) if model.bias else 0
+    per_width = 2 if model.normalization == "layernorm" else 1
+    norm = per_width * hidden
+    layer += (4 if getattr(model, "norm_position", "pre") == "both" else 2) * norm
+    layer += query + 2 * key_value if getattr(model, "qkv_bias", False) else 0
+    normed = {None: 0, "head": 2 * head_size(model), "whole": query + key_value}
+    layer += per_width * normed[getattr(model, "qk_norm", None)]
     positions = config.batch.sequence_length * hidden if model.position_embedding == "learned" else 0
-    embedding, layers = vocab_size * hidden + positions, model.num_layers * (weights + biases + 2 * norm)
+    embedding, layers = vocab_size * hidden + positions, model.num_layers * layer
     if isinstance(config, BertConfig):
         embedding += 2 * hidden  # token types
         if config.model.norm_position == "post":

@@ -94,9 +94,9 @@ def install() -> bool:
         True if patches were needed, False on a machine with CUDA.
     """
     require_tested_megatron()
-    if torch.cuda.is_available() or torch.cuda.current_device is _cpu_device:
+    if torch.cuda.is_available() or torch.cuda.current_device is cpu_device:
         return False
-    torch.cuda.current_device = _cpu_device
+    torch.cuda.current_device = cpu_device
     torch.cuda.synchronize = lambda *args, **kwargs: None
     torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     _use_cpu_generator()
@@ -133,7 +133,7 @@ def _use_products() -> None:
     layers.linear_with_grad_accumulation_and_async_allreduce = linear_on_cpu
 
 
-def _cpu_device() -> Any:
+def cpu_device() -> Any:
     return "cpu"
 
 

@@ -44,7 +44,7 @@ def broadcast_from_rank0(world: DistContext, decide: Callable[[], T]) -> T:
             kind = "OutputError" if refused else "UserError"
             message = refused or f"rank 0 failed: {type(error).__name__}: {error}"
             answer = json.dumps({"error": kind, "message": message})
-    text = _share_text(world, answer)
+    text = broadcast_text(world, answer)
     if failure is not None:
         raise failure
     outcome = json.loads(text)
@@ -54,13 +54,15 @@ def broadcast_from_rank0(world: DistContext, decide: Callable[[], T]) -> T:
     return value
 
 
-def _share_text(world: DistContext, text: str) -> str:
-    """Broadcast the text that rank 0 passed."""
+def broadcast_text(world: DistContext, text: str) -> str:
+    """The text that rank 0 passed."""
     if world.size == 1:
         return text
     raw = text.encode()
     size = torch.tensor([len(raw)], dtype=torch.int64)
     torch.distributed.broadcast(size, src=0)
+    if not size:
+        return ""
     data = torch.frombuffer(bytearray(raw.ljust(int(size), b"\0")), dtype=torch.uint8)[: int(size)].clone()
     torch.distributed.broadcast(data, src=0)
     return bytes(data.numpy()).decode()

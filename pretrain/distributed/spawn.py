@@ -21,6 +21,7 @@ from pretrain.distributed.ranks import process_state
 from pretrain.distributed.secret import VARIABLE, new_secret
 from pretrain.distributed.store import StoreServer
 from pretrain.errors import HealthError
+from pretrain.run.limits import raise_open_files
 from pretrain.run.relay import Relay
 from pretrain.run.signals import HANDLED, Signals
 
@@ -57,6 +58,7 @@ def spawn(
         The exit code of the whole command: 0 if every rank ended with 0; 75 if ranks stopped early with a
         checkpoint; otherwise the code of the first rank that failed.
     """
+    raise_open_files()
     secret = new_secret()
     store = StoreServer(socket.create_server(("127.0.0.1", 0), backlog=socket.SOMAXCONN), secret.encode())
     ranks: list[_Rank] = []

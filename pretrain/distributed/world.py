@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
 
 import torch
 import torch.distributed as dist
@@ -26,8 +27,20 @@ from pretrain.distributed.rendezvous import (
     meet_ranks,
 )
 from pretrain.errors import StoppedEarly, UserError
+from pretrain.run.limits import raise_open_files
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+GPU_ENVIRONMENT = MappingProxyType(
+    {
+        # Keeps kernels in the order of their launches, on which megatron-core's overlap of communication
+        # relies (its `ModelParallelConfig`).
+        ("CUDA_DEVICE_MAX_CONNECTIONS",): "1",
+        # Sequences and batches that grow would leave memory in pieces of the wrong size.
+        ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"): "expandable_segments:True",
+    }
+)
+"""Read by CUDA and torch when a first tensor goes to a GPU: (name, older names), and the value that
+is set if the user has set none."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +57,23 @@ class DistContext:
     """The methods by which all ranks multiply with weights; None on GPUs."""
 
     @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
     def is_first(self) -> bool:
         """Whether this is rank 0, the one that prints and writes."""
         return self.rank == 0
 
 
 def choose_device(place: RankInfo) -> torch.device:
-    """One GPU per rank if there are GPUs, else the CPU.
+    """One GPU per rank if there are GPUs, else the CPU. Sets the environment that CUDA is to start in.
 
     Raises UserError: more ranks than GPUs on this machine.
     """
+    for names, value in GPU_ENVIRONMENT.items():
+        if not any(name in os.environ for name in names):
+            os.environ[names[0]] = value
     if not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
@@ -88,6 +108,7 @@ def init_distributed(
         UserError, HealthError, StoppedEarly: see `rendezvous.meet_ranks`, and `products.settle.settled`.
     """
     place = place or read_rank_info(os.environ)
+    raise_open_files()
     device = choose_device(place)
     cpu_backend.install()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -110,17 +131,20 @@ def init_distributed(
         patience = PART_SECONDS if isinstance(error, StoppedEarly) else FAILED_PART_SECONDS
         raise
     finally:
-        _forget_layout()
+        forget_layout()
         dist.destroy_process_group()
         joined.part(patience)
 
 
-def _forget_layout() -> None:
-    """Destroy Megatron's groups, or it would take them for those of the next world in this process."""
+def forget_layout() -> None:
+    """Destroy groups that libraries keep, or they would take them for those of this process's next world."""
     parallel_state = sys.modules.get("megatron.core.parallel_state")
     # not imported here: it takes seconds to load, and only text trainers use it
     if parallel_state is not None:
         parallel_state.destroy_model_parallel()
+    if "deepspeed" in sys.modules:
+        sys.modules["deepspeed.comm.comm"].cdb = None  # type: ignore[attr-defined]
+        sys.modules["deepspeed.utils.groups"]._WORLD_GROUP = None  # type: ignore[attr-defined]
 
 
 def rendezvous(place: RankInfo, patience: float, given_up: Callable[[], int] = lambda: 0) -> Rendezvous:

@@ -1,22 +1,18 @@
 """The record of GANs: what each command asks of this kind."""
 
-from functools import partial
-
 from pretrain.config.rules import gan, remote, service, sources
 from pretrain.config.sections import GanConfig
 from pretrain.kind import CACHE_KEYS, Evaluation, Export, Generation, Kind, Late, Planning, scored_shards
 
-_TRAINER = Late("pretrain.gan.trainer:GanTrainer")
 GAN = Kind(
     name="gan",
     title="a GAN",
     config=GanConfig,
     rules=(*gan.RULES, *sources.TRAINING, *remote.RULES, *service.RULES),
-    trainer=_TRAINER,
+    trainer=Late("pretrain.gan.trainer:GanTrainer"),
     open_data=Late("pretrain.gan.check:check_images"),
     summary=Late("pretrain.gan.check:summary"),
     contents=Late("pretrain.gan.check:contents"),
-    fake_run=partial(Late("pretrain.plan.fake_run:take_step"), _TRAINER),
     planning=Planning(Late("pretrain.plan.gan_table:show_gan_plan")),
     evaluation=Evaluation(
         score=Late("evals.families.gan:evaluate_gan"),

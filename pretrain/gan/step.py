@@ -20,6 +20,7 @@ from pretrain.config.gan_losses import LOSSES
 from pretrain.config.sections import GanConfig
 from pretrain.data.images import ImageBatch, ImageData
 from pretrain.data.order import micro_batch_samples
+from pretrain.data.transfer import to_device
 from pretrain.distributed.ranks import some_ranks
 from pretrain.distributed.world import DistContext
 from pretrain.errors import HealthError
@@ -268,18 +269,18 @@ class GanStep:
         """Images [B, C, H, W] in [-1, 1], and labels [B] for a conditional model."""
         pixels, labels = self.images[samples]
         device, dtype = self._world.device, self._discriminator.dtype
-        images = (pixels.to(device).float() / 127.5 - 1).to(dtype)
+        images = (to_device(pixels, device).float() / 127.5 - 1).to(dtype)
         conditional = self._config.model.conditional and labels is not None
-        return images, labels.to(device) if conditional and labels is not None else None
+        return images, to_device(labels, device) if conditional and labels is not None else None
 
     def _noise(self, numbers: Draw) -> Tensor:
-        return numbers.latents.to(self._world.device, self._generator.dtype)
+        return to_device(numbers.latents, self._world.device).to(self._generator.dtype)
 
     def _changes(self, *numbers: Tensor) -> Changes:
-        return Changes(self._config.loss.augment, torch.cat(numbers).to(self._world.device))
+        return Changes(self._config.loss.augment, to_device(torch.cat(numbers), self._world.device))
 
     def _penalty(self, numbers: Draw, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
-        mix = numbers.mix.to(self._world.device, real.dtype)
+        mix = to_device(numbers.mix, self._world.device).to(real.dtype)
         answer = partial(self._augmented_answer, self._changes(numbers.real_changes), labels)
         return penalty(self._config.loss, answer, real, fake, mix)
 

@@ -39,8 +39,15 @@ def generate(
     sampling: Sampling,
     *,
     cached: bool = True,
+    begin: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Draw tokens for each prompt, as the beginning of a document; otherwise as `continue_texts`."""
+    """Draw tokens for each prompt, as the beginning of a document; otherwise as `continue_texts`.
+
+    begin: what the tokenizer puts before each text.
+    """
+    if begin:
+        texts = [[*begin, *prompt] for prompt in prompts]
+        return continue_texts(model, texts, eod, max_tokens, sampling, cached=cached)
     # A document begins after the end of another, so the prompt follows that token. But a model whose
     # attention was reset at the ends of documents never saw the token together with what follows it.
     alone = model.config.resets_at_document_end
@@ -158,7 +165,15 @@ def generate_texts(
     generator = open_text_generator(checkpoint, world, overrides)
     tokenizer, length = generator.tokenizer, generator.saved.config.batch.sequence_length
     ids = [_encode(tokenizer, prompt, length, progress_printer(world)) for prompt in prompts]
-    drawn = generate(generator.model, ids, tokenizer.eod_id, max_tokens, sampling, cached=cached)
+    drawn = generate(
+        generator.model,
+        ids,
+        tokenizer.eod_id,
+        max_tokens,
+        sampling,
+        cached=cached,
+        begin=tokenizer.begin_ids,
+    )
     return [tokenizer.decode(row) for row in drawn]
 
 

@@ -3,7 +3,7 @@
 from functools import partial
 
 from pretrain.config.generate_request import OF_TEXT, GenerateRequest
-from pretrain.config.rules import CORPUS, FINETUNE, finetune
+from pretrain.config.rules import CORPUS, FINETUNE, decoder, finetune
 from pretrain.config.sections import ChatConfig, DecoderModelConfig, GptConfig
 from pretrain.data.kind import EXPORT, PLAN_OPTIONS, contents, evaluation, summary
 from pretrain.kind import LAYOUT_KEYS, Evaluation, Generation, Inheritance, Kind, Late, Planning
@@ -11,7 +11,6 @@ from pretrain.kind import LAYOUT_KEYS, Evaluation, Generation, Inheritance, Kind
 PUBLISHED_VOCABULARY = 50_257
 """Ids of GPT-2's tokenizer."""
 _SPEC = Late("pretrain.gpt.spec:GptSpec")
-_FAKE_RUN = partial(Late("pretrain.plan.fake_run:run_transformer"), _SPEC)
 
 
 def _generate(request: GenerateRequest) -> None:
@@ -28,7 +27,7 @@ GPT = Kind(
     name="gpt",
     title="a gpt",
     config=GptConfig,
-    rules=CORPUS,
+    rules=(*CORPUS, *decoder.RULES),
     inherits=Inheritance(("gpt",), DecoderModelConfig),
     trainer=Late("pretrain.gpt.trainer:GptTrainer"),
     open_data=partial(
@@ -36,7 +35,6 @@ GPT = Kind(
     ),
     summary=summary,
     contents=contents,
-    fake_run=_FAKE_RUN,
     spec=_SPEC,
     planning=Planning(
         partial(Late("pretrain.plan.table:show_text_plan"), _SPEC, PUBLISHED_VOCABULARY), PLAN_OPTIONS
@@ -51,15 +49,12 @@ CHAT = Kind(
     name="gpt-chat",
     title="a gpt-chat",
     config=ChatConfig,
-    rules=(*FINETUNE, *finetune.CHAT),
+    rules=(*FINETUNE, *decoder.RULES, *finetune.CHAT),
     inherits=Inheritance(("gpt", "gpt-chat"), DecoderModelConfig),
     trainer=Late("pretrain.gpt.chat.trainer:ChatTrainer"),
     open_data=Late("pretrain.gpt.chat.data:check_conversations"),
     summary=summary,
     contents=contents,
-    fake_run=_FAKE_RUN,
-    # A GPT's: the chat loss picks tokens by values, which a fake run does not have.
-    spec=_SPEC,
     evaluation=Evaluation(
         score=Late("evals.families.chat:evaluate_chat"),
         tasks=("answers", "harness"),

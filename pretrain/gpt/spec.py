@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pretrain.config.sections import DecoderConfig
 from pretrain.data.batch import Batch, every_label, plain_positions
+from pretrain.data.transfer import to_device
 from pretrain.gpt.model import GPT, build_gpt
 from pretrain.megatron.layers.attention import attention_mask, zigzag_positions
 from pretrain.megatron.model_spec import ModelSpec
@@ -68,22 +69,27 @@ class GptSpec(ModelSpec[Batch, LocalGptBatch]):
     def without_labels(self, batch: Batch) -> Batch:
         return replace(batch, loss_mask=torch.zeros_like(batch.loss_mask))
 
+    def own_positions(self, length: int) -> Tensor | slice:
+        """Positions of a sequence that this context parallel rank has."""
+        rank, size = self.layout.context_rank, self.layout.parallel.context
+        return zigzag_positions(rank, size, length) if size > 1 else slice(None)
+
     def localise(self, batch: Batch) -> LocalGptBatch:
         rank, size = self.layout.context_rank, self.layout.parallel.context
         length = batch.tokens.shape[1]
-        positions = zigzag_positions(rank, size, length) if size > 1 else slice(None)
+        positions = self.own_positions(length)
         mask = attention_mask(batch.document_ids, rank, size, length)
         device = self.layout.device
 
         def part(tensor: Tensor) -> Tensor:
-            return tensor[:, positions].contiguous().to(device, non_blocking=True)
+            return to_device(tensor[:, positions].contiguous(), device)
 
         return LocalGptBatch(
             tokens=part(batch.tokens),
             labels=part(batch.labels),
             loss_mask=part(batch.loss_mask),
             position_ids=part(batch.position_ids),
-            attention_mask=None if mask is None else mask.to(device, non_blocking=True),
+            attention_mask=None if mask is None else to_device(mask, device),
         )
 
     def run(self, chunk: GPT, local: LocalGptBatch) -> Tensor:

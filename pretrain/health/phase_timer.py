@@ -57,26 +57,43 @@ class Moment(NamedTuple):
     """Monotonic seconds."""
 
 
+_Marks = tuple[Moment, Moment | None, Callable[[], bool] | None]
+"""The last mark, the one before, and whether the GPU has reached the last."""
+
+
 class PhaseTimer:
     """The phase timer of one rank."""
 
     def __init__(self) -> None:
-        self.now = Moment(0, Phase.START, 0, time.monotonic())
+        self._marks: _Marks = Moment(0, Phase.START, 0, time.monotonic()), None, None
         self._own = 0.0
         self._step_began: float | None = None
         self._steps: deque[float] = deque(maxlen=50)
         self._spent: dict[Phase, float] = {}
         self._listener: Callable[[Phase], None] | None = None
 
-    def mark(self, phase: Phase, step: int | None = None, part: int = 0) -> None:
+    @property
+    def now(self) -> Moment:
+        """What this rank is doing, with its GPU if that is behind."""
+        moment, before, reached = self._marks
+        return before if before is not None and reached is not None and not reached() else moment
+
+    def mark(
+        self,
+        phase: Phase,
+        step: int | None = None,
+        part: int = 0,
+        reached: Callable[[], bool] | None = None,
+    ) -> None:
         """Mark that a phase begins, or that a part of it is done.
 
         Args:
             phase: what begins.
             step: counted from 1; None: the same as before.
             part: parts done.
+            reached: whether the GPU has got there; called by any thread. None: it does not matter.
         """
-        moment, before = time.monotonic(), self.now
+        moment, (before, *_) = time.monotonic(), self._marks
         self._spent[before.phase] = self._spent.get(before.phase, 0.0) + moment - before.since
         if before.phase in OWN:
             self._own += moment - before.since
@@ -84,7 +101,8 @@ class PhaseTimer:
             if self._step_began is not None:
                 self._steps.append(moment - self._step_began)
             self._step_began = moment
-        self.now = Moment(before.step if step is None else step, phase, part, moment)
+        now = Moment(before.step if step is None else step, phase, part, moment)
+        self._marks = now, before, reached
         if self._listener is not None:
             self._listener(phase)
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from data_tools.progress import Progress, amount
+from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint
 from pretrain.checkpoint.new_folder import new_folder
 from pretrain.checkpoint.tensors import DTYPES, TensorSource
@@ -24,7 +25,7 @@ from pretrain.hf.param_mapping import ParamMapping
 from pretrain.hf.proof import prove
 from pretrain.hf.registry import architecture_of
 from pretrain.hf.shards import write_shards
-from pretrain.hf.tokenizer import OURS, why_not, write_tokenizer
+from pretrain.hf.tokenizer import OURS, why_not, write_template, write_tokenizer
 from pretrain.megatron.restore import SavedModel, open_saved_model, saved_labels
 from pretrain.run.exit import print_error
 
@@ -56,19 +57,14 @@ def export_command(
     own = load_tokenizer(saved.checkpoint) if keeps_tokenizer(saved.checkpoint) else None
     if own is not None and tokenizer and (reason := why_not(own)):
         raise UserError(f"{saved.checkpoint.path}: {reason}; --no-tokenizer exports without it")
-    ids = {} if own is None else {"eos": own.eod_id}
-    if own is not None and own.bert_ids:
-        ids["pad"] = own.bert_ids.pad
+    ids = {} if own is None else _ids(own)
     with new_folder(output) as folder:
         largest = _write_weights(saved, architecture, folder, shard_bytes or SHARD_BYTES)
         _write_config(saved, architecture, ids, folder)
-        if own is not None:
+        if own is not None and own.is_ours:
             own.save(folder / OURS)
-            if tokenizer:
-                begins = not saved.config.resets_at_document_end
-                template = template_of(saved.checkpoint)
-                length = saved.config.batch.sequence_length
-                write_tokenizer(folder, own, length, begins=begins, template=template)
+        if own is not None and tokenizer:
+            _write_tokenizer(saved, own, folder)
         class_name = architecture.class_of(saved.config)
         difference = prove(architecture, saved.config, saved.vocab_size, saved.checkpoint.read, folder)
     with_tokenizer = "with tokenizer" if own is not None and tokenizer else "without tokenizer"
@@ -76,6 +72,25 @@ def export_command(
         f"{output}: {class_name} of step {saved.checkpoint.step}, {with_tokenizer}, largest file "
         f"{amount(largest, 'B')}; logits differ by {difference:.1e} from ours"
     )
+
+
+def _ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """What config.json calls special ids."""
+    begin = (tokenizer.eod_id,) if tokenizer.is_ours else tokenizer.begin_ids
+    ids = {"eos": tokenizer.eod_id, **({"bos": begin[0]} if begin else {})}
+    return ids | ({"pad": tokenizer.bert_ids.pad} if tokenizer.bert_ids else {})
+
+
+def _write_tokenizer(saved: SavedModel, own: Tokenizer, folder: Path) -> None:
+    """The files that a tokenizer was read from; of one of ours, also what transformers loads."""
+    template = template_of(saved.checkpoint)
+    if own.is_ours:
+        begins = not saved.config.resets_at_document_end
+        length = saved.config.batch.sequence_length
+        write_tokenizer(folder, own, length, begins=begins, template=template)
+    else:
+        own.write_original(folder)
+        write_template(folder, own, template)
 
 
 def _write_weights(saved: SavedModel, architecture: Architecture, folder: Path, most: int) -> int:
@@ -116,8 +131,7 @@ def _write_config(
     dtype = "bfloat16" if saved.config.precision == "bf16" else "float32"
     kind(**arguments, architectures=[class_name], dtype=dtype).save_pretrained(folder)
     if architecture.generates and ids:
-        eod = ids["eos"]
         generation = transformers.GenerationConfig(  # type: ignore[no-untyped-call]
-            bos_token_id=eod, eos_token_id=eod, pad_token_id=eod
+            bos_token_id=ids.get("bos"), eos_token_id=ids["eos"], pad_token_id=ids["eos"]
         )
         generation.save_pretrained(folder)

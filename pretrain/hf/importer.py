@@ -4,7 +4,7 @@ Such a run can be scored, generate text, and serve as `model.init_from`. Each te
 written and released; then the checkpoint is loaded and its logits are compared with those of transformers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from data_tools.bounded import read_json
+from data_tools.tokenizers.hf_files import CONFIG
 from data_tools.typed import misread
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.layout import CHECKPOINTS, step_name
@@ -29,7 +30,9 @@ from pretrain.hf.param_mapping import ParamMapping
 from pretrain.hf.proof import prove
 from pretrain.hf.registry import ARCHITECTURES
 from pretrain.hf.shards import TensorFolder
+from pretrain.hf.tokenizer import template_difference
 from pretrain.kinds import kind_named
+from pretrain.megatron.init import initial_weight
 
 NO_DATA = "imported-without-data"
 """In place of the shards of a run that was trained elsewhere."""
@@ -57,36 +60,66 @@ def import_command(folder: str, output: str) -> None:
     names = _plain_names(tensors, architecture)
     config = _our_config(output, architecture, their_config, names, tensors)
     mappings = list(architecture.links(config, their_config.vocab_size))
-    _check(tensors, names, mappings, architecture.copies(config))
+    heads = architecture.lacking(their_config.architectures[0])
+    drawn = {link.key: link for link in mappings if link.key.startswith(heads or ("\0",))}
+    _check(tensors, names, [link for link in mappings if link.key not in drawn], architecture.copies(config))
     found = find_tokenizer(source, their_config.vocab_size)
     template, left = _template(source, found)
     class_name = architecture.class_of(config)
     with new_folder(output) as run:
-        weights = list(_sources(tensors, names, mappings, config))
+        weights = list(_sources(tensors, names, mappings, config, drawn))
         vocab_size = their_config.vocab_size
         write_run(run, folder, config, vocab_size, weights, found.tokenizer, template, found.files)
         checkpoint = open_checkpoint(run / CHECKPOINTS / step_name(0))
-        difference = prove(architecture, config, vocab_size, checkpoint.read, source)
+        new = {
+            name: part
+            for key, link in drawn.items()
+            for name, part in zip(link.names, link.split(checkpoint.read(key)), strict=True)
+        }
+        new |= {copy: new[name] for copy, name in architecture.copies(config).items() if name in new}
+        difference = prove(architecture, config, vocab_size, checkpoint.read, source, new)
     what = "with" if found.tokenizer else "without"
     print(
         f"{output}: {class_name} as model.kind {config.model.kind}, {what} tokenizer; logits differ by "
         f"{difference:.1e} from those of transformers"
     )
+    if drawn:
+        what = ", ".join(head.rstrip(".") for head in heads)
+        print(f"drawn at random, since a {their_config.architectures[0]} has none: {what}")
     if found.tokenizer is None:
         print(f"no tokenizer came along: {found.why}")
+    for note in found.notes:
+        print(note)
     if left:
         print(left)
 
 
 def _template(folder: Path, found: FoundTokenizer) -> tuple[ChatTemplate | None, str]:
-    """The chat template, or why it stays behind: its tokens would differ with a tokenizer that is not
-    ours."""
+    """The chat template, or why it stays behind."""
     path = folder / FILE
-    if not path.is_file():
+    template = ChatTemplate.read(path) if path.is_file() else _configured_template(folder / CONFIG)
+    if template is None:
         return None, ""
-    if found.is_ours:
-        return ChatTemplate.read(path), ""
-    return None, f"{path} did not come along: a template goes with a tokenizer of ours"
+    why = "it goes with its tokenizer"
+    if found.tokenizer is not None:
+        try:
+            why = "" if found.is_ours else template_difference(folder, found.tokenizer, template)
+        except UserError as error:
+            why = str(error)
+    return (None, f"{template.where} did not come along: {why}") if why else (template, "")
+
+
+def _configured_template(path: Path) -> ChatTemplate | None:
+    """The template that a tokenizer_config.json holds; of several, the one that is called default."""
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path).get("chat_template")
+    except (ValueError, AttributeError):
+        raise UserError(f"{path}: is no JSON object") from None
+    if isinstance(found, list):
+        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+    return ChatTemplate(found, str(path)) if isinstance(found, str) else None
 
 
 def _read_config(folder: Path) -> tuple[Any, Architecture]:
@@ -105,7 +138,7 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
     if isinstance(labels, int) and labels > MOST_LABELS:  # transformers would create a name for each
         raise UserError(f"{path}: num_labels is {labels}; at most {MOST_LABELS:,} are supported")
     for architecture in ARCHITECTURES:
-        if wanted in architecture.classes():
+        if wanted in architecture.classes:
             kind = getattr(transformers, wanted).config_class
             if values.get("model_type") != kind.model_type:
                 raise UserError(
@@ -115,10 +148,11 @@ def _read_config(folder: Path) -> tuple[Any, Architecture]:
             if values.get("quantization_config"):
                 raise UserError(f"{path}: quantization_config: quantised weights are not supported")
             try:
+                architecture.require_known(values)
                 return kind.from_dict(values), architecture
             except Exception as error:
                 raise UserError(f"{path}: {str(error).strip().splitlines()[-1]}") from None
-    known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.classes())
+    known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.classes)
     told = " ".join(str(wanted).split())[:60]
     raise UserError(f"{path}: architecture {told} is not supported; {known} are")
 
@@ -202,15 +236,21 @@ def _check(
 
 
 def _sources(
-    tensors: TensorFolder, names: Mapping[str, str], links: Sequence[ParamMapping], config: Any
+    tensors: TensorFolder,
+    names: Mapping[str, str],
+    links: Sequence[ParamMapping],
+    config: Any,
+    drawn: Container[str],
 ) -> Iterator[TensorSource]:
-    """Our logical tensors, each made from theirs when it is written."""
+    """Our logical tensors, each made when it is written: from theirs, or drawn as for a new run."""
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     for link in links:
-
-        def make(link: ParamMapping = link) -> Tensor:
-            return link.join([tensors.read(names[name]).to(dtype) for name in link.names])
-
         with torch.device("meta"):
             shape = tuple(link.join([torch.empty(shape) for shape in link.shapes]).shape)
+
+        def make(link: ParamMapping = link, shape: tuple[int, ...] = shape) -> Tensor:
+            if link.key in drawn:
+                return initial_weight(link.key, shape, config.model, config.run.seed).to(dtype)
+            return link.join([tensors.read(names[name]).to(dtype) for name in link.names])
+
         yield TensorSource(link.key, shape, dtype, make)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pretrain.config.derived import windows
 from pretrain.config.sections import ParallelConfig, TextConfig
 from pretrain.distributed.world import DistContext
 from pretrain.megatron.model_spec import SpecOf
@@ -64,7 +65,14 @@ def build_layered(
     layer = [part for part in parts if FIRST in part.key]
     chunk: Any = model.chunks[0]
     block = chunk.encoder if hasattr(chunk, "encoder") else chunk.decoder
-    every = EveryLayer(block.layers[0], config.model.num_layers, lambda number: _fill(layer, read, number))
+    attention = block.layers[0].self_attention.core_attention
+    seen = windows(config.model)
+
+    def fill(number: int) -> None:
+        _fill(layer, read, number)
+        attention.window = seen[number]
+
+    every = EveryLayer(block.layers[0], config.model.num_layers, fill)
     block.layers = torch.nn.ModuleList([every])
     chunk.eval()
     return model

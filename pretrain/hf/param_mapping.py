@@ -1,8 +1,5 @@
 """Parameter mappings: how a logical tensor of ours is split into Hugging Face's, and joined again, bit by
-bit.
-
-Shape legend: H hidden, F feed-forward width, N heads, G key/value heads, D head size, V vocabulary.
-"""
+bit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.config.derived import ffn_hidden_size, padded_vocab_size, query_groups
-from pretrain.config.sections import TextModelConfig
-
-Shape = tuple[int, ...]
+from pretrain.hf.modules import Module, Shape, Sizes
 
 
 @dataclass(frozen=True)
@@ -33,103 +27,89 @@ class ParamMapping:
     """Inverse of `split`; rows that pad the vocabulary are zero."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The numbers that shapes are made of."""
+def mappings(
+    module: Module, names: Sequence[str], sizes: Sizes, *, transposed: bool = False
+) -> Iterator[ParamMapping]:
+    """Of the weight and the bias of a module.
 
-    hidden: int
-    ffn: int
-    heads: int
-    groups: int
-    vocabulary: int
-    rows: int
-    """Rows of the embedding, including padding."""
-
-    @classmethod
-    def of(cls, model: TextModelConfig, vocab_size: int) -> "Sizes":
-        return cls(
-            model.hidden_size,
-            ffn_hidden_size(model),
-            model.num_attention_heads,
-            query_groups(model),
-            vocab_size,
-            padded_vocab_size(vocab_size, model.vocab_multiple),
-        )
-
-    @property
-    def head(self) -> int:
-        return self.hidden // self.heads
-
-
-def same(key: str, name: str, *shape: int) -> ParamMapping:
-    return ParamMapping(key, (name,), (shape,), lambda whole: (whole,), lambda parts: parts[0])
-
-
-def transposed(key: str, name: str, rows: int, columns: int) -> ParamMapping:
-    """Ours is [rows, columns], theirs the transpose."""
-    return ParamMapping(
-        key, (name,), ((columns, rows),), lambda whole: (whole.t(),), lambda parts: parts[0].t()
-    )
-
-
-def vocabulary(key: str, name: str, sizes: Sizes, *shape: int) -> ParamMapping:
-    """A tensor with a row for each id: without the rows that pad it."""
-
-    def pad(parts: Sequence[Tensor]) -> Tensor:
-        after = [0, 0] * len(shape) + [0, sizes.rows - sizes.vocabulary]
-        return F.pad(parts[0], after)
-
-    return ParamMapping(
-        key, (name,), ((sizes.vocabulary, *shape),), lambda whole: (whole[: sizes.vocabulary],), pad
-    )
-
-
-def gated(key: str, names: tuple[str, str], sizes: Sizes, *shape: int) -> ParamMapping:
-    """Gate and up projection, [F, ...] each, one after the other in ours."""
-    return ParamMapping(
-        key,
-        names,
-        ((sizes.ffn, *shape),) * 2,
-        lambda whole: torch.split(whole, sizes.ffn),
-        lambda parts: torch.cat([*parts]),
-    )
-
-
-def qkv(key: str, names: tuple[str, str, str], sizes: Sizes, *shape: int) -> ParamMapping:
-    """Query, key and value: [N D, ...], [G D, ...], [G D, ...] there.
-
-    Ours has, for each key/value head, its queries, its key and its value.
+    Args:
+        names: their modules, with a `*` for the number of the layer. Three of a `linear_qkv` are query, key
+            and value, and two of a gated `linear_fc1` are gate and up projection; one holds them all, one
+            after the other.
+        transposed: they store weights as [in, out].
     """
+    modules = [name.replace("*", str(module.layer)) for name in names]
+    for kind, shape in (("weight", module.shape), ("bias", module.shape[:1])):
+        if not getattr(module, kind):
+            continue
+        theirs = tuple(f"{name}.{kind}" for name in modules)
+        found = _parts(module.key(kind), theirs, module.name, shape, sizes)
+        if len(theirs) < len(found.shapes):
+            found = _fused(found)
+        if transposed and len(shape) == 2:
+            found = _transposed(found)
+        yield found
+
+
+def _parts(key: str, names: tuple[str, ...], module: str, shape: Shape, sizes: Sizes) -> ParamMapping:
+    if module.endswith("linear_qkv"):
+        return _qkv(key, names, sizes, shape[1:])
+    if module in ("embedding.word_embeddings", "output_layer"):
+        return _vocabulary(key, names, sizes, shape[1:])
+    share = shape[0] // len(names)
+    shapes = ((share, *shape[1:]),) * len(names)
+    return ParamMapping(key, names, shapes, lambda whole: torch.split(whole, share), _joined)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
+
+
+def _qkv(key: str, names: tuple[str, ...], sizes: Sizes, into: Shape) -> ParamMapping:
+    """Query, key and value, one after the other there. Ours has, for each key/value head, its queries, its
+    key and its value."""
     shares = [sizes.heads // sizes.groups * sizes.head, sizes.head, sizes.head]
 
     def split(whole: Tensor) -> Sequence[Tensor]:
-        grouped = whole.view(sizes.groups, sum(shares), *shape)
-        return [part.reshape(-1, *shape) for part in torch.split(grouped, shares, 1)]
+        grouped = whole.view(sizes.groups, sum(shares), *into)
+        return [part.reshape(-1, *into) for part in torch.split(grouped, shares, 1)]
 
     def join(parts: Sequence[Tensor]) -> Tensor:
-        grouped = [
-            part.reshape(sizes.groups, share, *shape) for part, share in zip(parts, shares, strict=True)
-        ]
-        return torch.cat(grouped, 1).view(-1, *shape)
+        grouped = [part.view(sizes.groups, share, *into) for part, share in zip(parts, shares, strict=True)]
+        return torch.cat(grouped, 1).view(-1, *into)
 
-    shapes = tuple((sizes.groups * share, *shape) for share in shares)
-    return ParamMapping(key, names, shapes, split, join)
+    return ParamMapping(key, names, tuple((sizes.groups * share, *into) for share in shares), split, join)
 
 
-def fused_qkv(key: str, name: str, sizes: Sizes, *, bias: bool) -> ParamMapping:
-    """As `qkv`, with the three joined along the last axis of a single transposed tensor (GPT-2)."""
-    three = qkv(key, ("q", "k", "v"), sizes, *(() if bias else (sizes.hidden,)))
-
-    def split(whole: Tensor) -> Sequence[Tensor]:
-        return (torch.cat([*three.split(whole)]).t() if not bias else torch.cat([*three.split(whole)]),)
-
-    def join(parts: Sequence[Tensor]) -> Tensor:
-        return three.join(torch.split(parts[0] if bias else parts[0].t(), sizes.hidden))
-
-    shape = (3 * sizes.hidden,) if bias else (sizes.hidden, 3 * sizes.hidden)
-    return ParamMapping(key, (name,), (shape,), split, join)
+def _vocabulary(key: str, names: tuple[str, ...], sizes: Sizes, into: Shape) -> ParamMapping:
+    """A row for each id: theirs has none that pad it."""
+    after = [0, 0] * len(into) + [0, sizes.rows - sizes.vocabulary]
+    return ParamMapping(
+        key,
+        names,
+        ((sizes.vocabulary, *into),),
+        lambda whole: (whole[: sizes.vocabulary],),
+        lambda parts: F.pad(parts[0], after),
+    )
 
 
-def pair(key: str, name: str, *shape: int) -> Iterator[ParamMapping]:
-    yield same(f"{key}.weight", f"{name}.weight", *shape)
-    yield same(f"{key}.bias", f"{name}.bias", shape[0])
+def _fused(three: ParamMapping) -> ParamMapping:
+    """The same with all parts in one tensor."""
+    rows = [shape[0] for shape in three.shapes]
+    return ParamMapping(
+        three.key,
+        three.names,
+        ((sum(rows), *three.shapes[0][1:]),),
+        lambda whole: (torch.cat([*three.split(whole)]),),
+        lambda parts: three.join(torch.split(parts[0], rows)),
+    )
+
+
+def _transposed(mapping: ParamMapping) -> ParamMapping:
+    return ParamMapping(
+        mapping.key,
+        mapping.names,
+        tuple(shape[::-1] for shape in mapping.shapes),
+        lambda whole: [part.t() for part in mapping.split(whole)],
+        lambda parts: mapping.join([part.t() for part in parts]),
+    )

@@ -4,9 +4,10 @@ Both compute in fp32, whatever the weights are stored in. Neither is in memory a
 at a time (`layered`), theirs is mapped from its files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,9 +25,18 @@ TOLERANCE = 5e-5
 """Largest difference of two logits, relative to the largest logit if that is above 1. Rounding alone can make
 1.5e-5: seen on a processor without AVX-512, where the same sums have another order."""
 ROWS, LENGTH, SEED = 2, 32, 20_240
+WINDOW = 8
+"""Tokens of a window in the proof, so that it hides some of `LENGTH`."""
 
 
-def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read: Read, folder: Path) -> float:
+def prove(
+    architecture: Architecture,
+    config: TextConfig,
+    vocab_size: int,
+    read: Read,
+    folder: Path,
+    drawn: Mapping[str, Tensor] = MappingProxyType({}),
+) -> float:
     """Compare the two models on random tokens.
 
     Args:
@@ -35,6 +45,10 @@ def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read:
         vocab_size: ids of the tokenizer, without padding.
         read: returns our weights.
         folder: what transformers loads.
+        drawn: weights that the folder does not have, by their names there.
+
+    Tokens stand at positions from 0 to the last that the model is made for, and a window of attention is
+    smaller in both models, so that positions and windows show in the logits of a few tokens.
 
     Returns:
         The largest difference, measured as for `TOLERANCE`.
@@ -47,17 +61,42 @@ def prove(architecture: Architecture, config: TextConfig, vocab_size: int, read:
     tokens_BS = torch.randint(0, vocab_size, (ROWS, length), generator=generator)
     types_BS = (torch.arange(length) > length // 2).long().expand(ROWS, -1)
     real_BS = torch.arange(length) < torch.tensor([[length], [max(1, length - length // 4)]])
-    inputs = {"input_ids": tokens_BS}
+    inputs = {"input_ids": tokens_BS, "attention_mask": torch.ones_like(tokens_BS)}
+    positions_S = _positions(length, config.batch.sequence_length)
+    inputs["position_ids"] = positions_S.expand(ROWS, -1)
     if architecture.reads_padding:
         inputs |= {"token_type_ids": types_BS, "attention_mask": real_BS.long()}
     class_name = architecture.class_of(config)
+    config, changed = _small_window(config)
     with torch.no_grad():
-        theirs = _their_logits(folder, class_name, inputs, real_BS if architecture.reads_padding else None)
+        model = _their_model(folder, class_name, drawn, changed)
+        theirs = _their_logits(model, inputs, real_BS if architecture.reads_padding else None)
         with init_distributed(RankInfo(0, 1, 0, "alone")) as world, _own_groups():
             chunk = build_layered(config, vocab_size, read, world, architecture.family).chunks[0]
-            ours = architecture.logits(chunk, tokens_BS, types_BS, real_BS)
+            if (rotary := getattr(chunk, "rotary_pos_emb", None)) is not None:
+                chunk.rotary_pos_emb = _At(rotary, positions_S)
+            ours = architecture.logits(chunk, tokens_BS, positions_S, types_BS, real_BS)
     width = max(vocab_size, len(architecture.labels or ()))
     return _difference([each[..., :width] for each in ours], theirs, folder)
+
+
+def _positions(length: int, count: int) -> Tensor:
+    """[length]: half of them the first ones, the others spread over all `count`."""
+    near = length // 2
+    return torch.cat([torch.arange(near), torch.linspace(near, count - 1, length - near).long()])
+
+
+class _At(torch.nn.Module):
+    """Rotary angles at some positions, where a model asks for those of the first ones."""
+
+    def __init__(self, inner: Any, positions_S: Tensor) -> None:
+        super().__init__()
+        self.inner, self.positions_S = inner, positions_S
+        self.get_rotary_seq_len = inner.get_rotary_seq_len
+
+    def forward(self, *_length: Any, **_options: Any) -> Tensor:
+        angles: Tensor = self.inner(int(self.positions_S[-1]) + 1)
+        return angles[self.positions_S]
 
 
 @contextmanager
@@ -69,26 +108,49 @@ def _own_groups() -> Iterator[None]:
         parallel_state.destroy_model_parallel()
 
 
-def _their_logits(
-    folder: Path, class_name: str, inputs: dict[str, Tensor], real_BS: Tensor | None
-) -> list[Tensor]:
-    """[rows, V] of the tokens, or [B, classes] of texts, and, for a BERT with pairs, [B, 2].
+def _small_window(config: TextConfig) -> tuple[TextConfig, dict[str, int]]:
+    """The config with a smaller window, if it has one, and what to change in theirs."""
+    window = getattr(config.model, "window", None)
+    if window is None:
+        return config, {}
+    window = min(window, WINDOW)
+    model = config.model.model_copy(update={"window": window})
+    return config.model_copy(update={"model": model}), {"sliding_window": window}
 
-    `real_BS` says which tokens of a BERT count.
-    """
+
+def _their_model(
+    folder: Path, class_name: str, drawn: Mapping[str, Tensor], changed: Mapping[str, int]
+) -> Any:
+    """As transformers loads it. Raises IntegrityError if it lacks more than what was drawn."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     kind = getattr(transformers, class_name)
     model, found = kind.from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False, output_loading_info=True
+        folder,
+        dtype="auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        attn_implementation="eager",  # the only one that has every option
+        **changed,
     )
+    if drawn:
+        found["missing_keys"] = {*found["missing_keys"]} & {*model.load_state_dict(drawn, strict=False)[0]}
     wrong = [
         f"{what.replace('_', ' ')}: {', '.join(map(str, names))}" for what, names in found.items() if names
     ]
     if wrong:
         raise IntegrityError(f"{folder}: transformers loads {class_name} with {'; '.join(wrong)}")
     _compute_in_fp32(model.eval())
+    return model
+
+
+def _their_logits(model: Any, inputs: dict[str, Tensor], real_BS: Tensor | None) -> list[Tensor]:
+    """[rows, V] of the tokens, or [B, classes] of texts, and, for a BERT with pairs, [B, 2].
+
+    `real_BS` says which tokens of a BERT count.
+    """
     answer = model(**inputs)
     if real_BS is None:
         return [answer.logits.flatten(0, 1)]

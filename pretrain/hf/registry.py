@@ -3,12 +3,10 @@
 from pretrain.config.sections import TextConfig
 from pretrain.errors import UserError
 from pretrain.hf.architecture import Architecture
-from pretrain.hf.bert import HfBert, HfMegatronBert
-from pretrain.hf.finetuned_bert import HfFinetunedBert, HfFinetunedMegatronBert
-from pretrain.hf.gpt2 import HfGpt2
-from pretrain.hf.llama import HfLlama
+from pretrain.hf.decoders import DECODERS
+from pretrain.hf.encoders import ENCODERS, finetuned
 
-ARCHITECTURES: tuple[Architecture, ...] = (HfGpt2(), HfLlama(), HfMegatronBert(), HfBert())
+ARCHITECTURES: tuple[Architecture, ...] = (*DECODERS, *ENCODERS)
 
 
 def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Architecture:
@@ -21,16 +19,15 @@ def architecture_of(config: TextConfig, labels: tuple[str, ...] = ()) -> Archite
     Raises:
         UserError: there is none; names the keys that rule out the nearest one.
     """
-    known = (*ARCHITECTURES, HfFinetunedBert(labels), HfFinetunedMegatronBert(labels))
+    known = (*ARCHITECTURES, *(finetuned(each, labels) for each in ENCODERS))
     candidates = [each for each in known if isinstance(config, each.holds)]
     if not candidates:
         kinds = " and ".join(sorted({each.kind for each in ARCHITECTURES}))
         raise UserError(f"pretrain export writes model.kind {kinds}; this is {config.model.kind}")
-    obstacles = {each: each.obstacles(config) for each in candidates}
-    best = min(candidates, key=lambda each: len(obstacles[each]))
-    if obstacles[best]:
+    best = min(candidates, key=lambda each: len(each.obstacles(config)))
+    if obstacles := best.obstacles(config):
         raise UserError(
             f"no model of transformers that is known here is like this one; {best.class_of(config)} is "
-            f"nearest, and has no place for {', '.join(obstacles[best])}"
+            f"nearest, and has no place for {', '.join(obstacles)}"
         )
     return best

@@ -15,11 +15,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-from data_tools.tokenizer import BERT_PIECES, SEGMENT_CHARACTERS, SPACE_SYMBOL, Tokenizer
+from data_tools.tokenizer import Tokenizer
+from data_tools.tokenizers.codec import BERT_PIECES, SPACE_SYMBOL
+from data_tools.tokenizers.segments import SEGMENT_CHARACTERS
+from data_tools.tokenizers.trial_texts import trial_texts
 from pretrain.errors import UserError, named
 from pretrain.gpt.chat.conversation import Message, as_json
 from pretrain.gpt.chat.template import END, FILE, ChatTemplate
-from pretrain.hf.trial_texts import trial_texts
 
 OURS = "pretrain-tokenizer"
 """Folder in an export: our own tokenizer, as `Tokenizer.save` writes it, for a later import."""
@@ -43,7 +45,7 @@ def write_tokenizer(
 
     Args:
         folder: the export.
-        tokenizer: ours; not unigram.
+        tokenizer: of any kind; one that was made elsewhere is written as it was.
         sequence_length: tokens that the model sees.
         begins: a text is encoded with the end of a document before it, as the model was trained; not for the
             texts of a BERT, which get [CLS] and [SEP].
@@ -52,6 +54,12 @@ def write_tokenizer(
     Raises:
         UserError: a text, or a conversation, is encoded differently.
     """
+    if not tokenizer.is_ours:
+        tokenizer.write_original(folder)
+        if template is not None:
+            with named(folder / FILE):
+                (folder / FILE).write_text(template.source)
+        return
     library = as_library_tokenizer(tokenizer, begins=begins)
     prove(tokenizer, library)
     library.save(str(folder / "tokenizer.json"))
@@ -73,19 +81,37 @@ def write_tokenizer(
     }
     with named(folder / "tokenizer_config.json"):
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    if template is not None:
-        with named(folder / FILE):
-            (folder / FILE).write_text(template.source)
-        prove_template(folder, tokenizer, template)
+    write_template(folder, tokenizer, template)
 
 
-def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> None:
-    """Render and encode conversations with both. Raises UserError if one gives different ids."""
+def write_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    """Write the template of a model's conversations, if it has one, beside its tokenizer.
+
+    Raises UserError if transformers makes other tokens of one.
+    """
+    if template is None:
+        return
+    with named(folder / FILE):
+        (folder / FILE).write_text(template.source)
+    if said := template_difference(folder, tokenizer, template):
+        raise UserError(f"{template.where}: {said}; --no-tokenizer exports without template and tokenizer")
+
+
+def template_difference(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -> str:
+    """Render and encode conversations with both; a conversation, if any, that gets different ids.
+
+    Raises UserError if the template fails, or transformers cannot load the tokenizer.
+    """
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder)
+    try:
+        theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # anything, of files that others wrote
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{folder}: transformers cannot load the tokenizer: {reason[0]}") from None
+    special = (END, "\0", *tokenizer.special)
     pieces = [
-        text for text in _trials(tokenizer)[:60] if END not in text and "\0" not in text and text.strip()
+        text for text in _trials(tokenizer)[:60] if text.strip() and not any(name in text for name in special)
     ]
     for first, second in zip(pieces[::2], pieces[1::2], strict=False):
         messages = [Message("user", first), Message("assistant", second), Message("user", first)]
@@ -95,10 +121,8 @@ def prove_template(folder: Path, tokenizer: Tokenizer, template: ChatTemplate) -
                 as_json(messages[:count]), add_generation_prompt=answer, return_dict=False
             )
             if ours != found:
-                raise UserError(
-                    f"{template.where}: transformers makes other tokens of a conversation that begins with "
-                    f"{first[:60]!r}; --no-tokenizer exports without template and tokenizer"
-                )
+                return f"transformers makes other tokens of a conversation that begins with {first[:60]!r}"
+    return ""
 
 
 def why_not(tokenizer: Tokenizer) -> str | None:

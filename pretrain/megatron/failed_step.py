@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
 from torch.nn import Module
 
 from pretrain.data.dataset import AnyBatch
@@ -24,7 +25,7 @@ class TextStep:
         batches: Sequence[AnyBatch],
         local: LocalLoss,
         reseed: Callable[[], None],
-        norm: Callable[[], float],
+        norm: Callable[[], Tensor],
     ) -> None:
         """Keep what is needed to repeat a step.
 
@@ -86,7 +87,7 @@ class TextStep:
     def repeats(self) -> bool:
         self._reseed()
         again = self._model.backward(self._batches)
-        sums, (norms,) = again.over_world(self._norm())
+        sums, norms, _ = again.over_world(self._norm())
         return not math.isfinite(norms + sums.loss)
 
 

@@ -17,10 +17,10 @@ contains counts. TF32 and fp32 peaks are lower, so fp32 runs report no MFU."""
 def flops_per_token(config: TextConfig, vocab_size: int, length: int) -> float:
     """FLOPs of the forward and backward matrix multiplications of one token, in samples of `length` tokens.
 
-    6 per element of a matrix that is multiplied with (2 forward, 4 backward) plus 12 x layers x hidden x
-    sequence for attention scores and values, as if none were masked (Chowdhery et al. 2022, "PaLM", appendix
-    B). Recomputation is not counted. The heads of a BERT see only the tokens to predict, or only the first
-    one.
+    6 per element of a matrix that is multiplied with (2 forward, 4 backward) plus 12 x layers x heads x head
+    size x sequence for attention scores and values, as if none were masked (Chowdhery et al. 2022, "PaLM",
+    appendix B); of a sequence longer than a layer's window, the window counts. Recomputation is not counted.
+    The heads of a BERT see only the tokens to predict, or only the first one.
     """
     model = config.model
     hidden = model.hidden_size
@@ -29,7 +29,8 @@ def flops_per_token(config: TextConfig, vocab_size: int, length: int) -> float:
         head = config.data.mask_probability * (head + hidden**2)
         head += (hidden**2 + 2 * hidden) / length if config.data.nsp else 0
     matrices = model.num_layers * derived.layer_matrices(model)
-    return 6 * (matrices + head) + 12 * model.num_layers * hidden * length
+    attended = sum(min(length, window or length) for window in derived.windows(model))
+    return 6 * (matrices + head) + 12 * derived.head_size(model) * model.num_attention_heads * attended
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:

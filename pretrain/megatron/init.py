@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from pretrain.config.derived import linear_init_std
 from pretrain.config.sections import TextModelConfig
@@ -24,22 +25,24 @@ def initialise(
 ) -> None:
     """Set every parameter.
 
-    Norms are 1, biases 0, embeddings normal with `init_std`, and matrices normal with `linear_init_std`.
-    Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford et al. 2019,
-    section 2.3).
+    Norms are 1 (zero-centered ones 0), biases 0, embeddings normal with `init_std`, and matrices normal with
+    `linear_init_std`. Matrices that write into the residual stream are smaller by sqrt(2 num_layers) (Radford
+    et al. 2019, section 2.3).
     """
     for part in parameter_shards(chunks, layout):
-        target = part.view(part.parameter.data.view(-1))
-        if part.key.endswith("bias"):
-            target.zero_()
-        elif "norm" in part.key.rsplit(".", 2)[-2]:
-            target.fill_(1.0)
-        else:
-            embeds = part.key.endswith("embeddings.weight")
-            std = model.init_std if embeds else linear_init_std(model)
-            if part.key.endswith(RESIDUAL_PROJECTIONS):
-                std /= math.sqrt(2 * model.num_layers)
-            generator = torch.Generator().manual_seed(stream_seed(seed, part.key))
-            whole = torch.randn(part.global_shape, generator=generator) * std
-            box = tuple(slice(o, o + s) for o, s in zip(part.offset, part.shape, strict=True))
-            target.copy_(whole[box])
+        whole = initial_weight(part.key, part.global_shape, model, seed)
+        box = tuple(slice(o, o + s) for o, s in zip(part.offset, part.shape, strict=True))
+        part.view(part.parameter.data.view(-1)).copy_(whole[box])
+
+
+def initial_weight(key: str, shape: Sequence[int], model: TextModelConfig, seed: int) -> Tensor:
+    """The whole tensor of a logical name, as in `initialise`."""
+    if key.endswith("bias"):
+        return torch.zeros(1).expand(shape)
+    if "norm" in key.rsplit(".", 2)[-2]:
+        return torch.full((1,), 0.0 if getattr(model, "zero_centered_norm", False) else 1.0).expand(shape)
+    std = model.init_std if key.endswith("embeddings.weight") else linear_init_std(model)
+    if key.endswith(RESIDUAL_PROJECTIONS):
+        std /= math.sqrt(2 * model.num_layers)
+    generator = torch.Generator().manual_seed(stream_seed(seed, key))
+    return torch.randn(tuple(shape), generator=generator) * std

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer import get_standard_config_overrides as standard_weight_decay
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
@@ -124,10 +125,23 @@ class Optimizer:
             state["step"].fill_(value)
 
     @torch.no_grad()
-    def gradient_norm(self) -> float:
-        """Prepare the reduced gradients and return their global 2-norm; NaN or infinite if any of them is."""
+    def gradient_norm(self) -> Tensor:
+        """Prepare the reduced gradients and return their global 2-norm; NaN or infinite if any of them is.
+
+        megatron-core's own reads the norm of every gradient from the GPU, one by one.
+
+        Returns:
+            [] float64 on the device: the host need not wait for it.
+        """
         self._megatron.prepare_grads()
-        return float(self._megatron.get_grad_norm())
+        gradients = self._megatron.get_main_grads_for_grad_norm()
+        if gradients:
+            square = torch.stack(torch._foreach_norm(gradients)).norm().square()
+        else:
+            square = torch.zeros((), device=self._model.layout.device)
+        dist.all_reduce(square, group=self._megatron.get_grad_stats_parallel_group())
+        norm: Tensor = square.double().sqrt()
+        return norm
 
     @torch.no_grad()
     def update(self, learning_rate: float, gradient_norm: float) -> None:
@@ -135,7 +149,7 @@ class Optimizer:
 
         Args:
             learning_rate: of this step.
-            gradient_norm: as `gradient_norm()` returned it; must be finite.
+            gradient_norm: the value of what `gradient_norm()` returned; must be finite.
         """
         if not math.isfinite(gradient_norm):
             raise ValueError(f"refusing to step with a gradient norm of {gradient_norm}")
@@ -153,7 +167,7 @@ class Optimizer:
             adam: Any = self._inner
             adam.grad_scale = None
             if factor != 1:
-                adam.grad_scale = torch.tensor(1 / factor, device=self._model.layout.device)
+                adam.grad_scale = torch.full((), 1 / factor, device=self._model.layout.device)
         elif factor != 1:
             gradients = [p.grad for p in self._megatron.get_parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, factor)

@@ -1,6 +1,9 @@
 """Parallel dimensions: this rank's coordinates in the tensor, pipeline, context and data parallel groups."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -55,13 +58,14 @@ def build_parallel_dims(world: DistContext, parallel: ParallelConfig) -> Paralle
 
     The caller has checked that the sizes divide the world (`config.rules`).
     """
-    parallel_state.initialize_model_parallel(
-        parallel.tensor,
-        parallel.pipeline,
-        parallel.virtual_pipeline,
-        context_parallel_size=parallel.context,
-        create_gloo_process_groups=False,  # only megatron's own checkpoints need them
-    )
+    with patch.object(parallel_state, "create_group", _without_gloo) if world.on_gpu else nullcontext():
+        parallel_state.initialize_model_parallel(
+            parallel.tensor,
+            parallel.pipeline,
+            parallel.virtual_pipeline,
+            context_parallel_size=parallel.context,
+            create_gloo_process_groups=False,  # only megatron's own checkpoints need them
+        )
     return ParallelDims(
         world=world,
         parallel=parallel,
@@ -71,6 +75,18 @@ def build_parallel_dims(world: DistContext, parallel: ParallelConfig) -> Paralle
         data_rank=parallel_state.get_data_parallel_rank(),
         data_size=parallel_state.get_data_parallel_world_size(),
     )
+
+
+_CREATE_GROUP = parallel_state.create_group
+
+
+def _without_gloo(*args: Any, backend: str | None = None, **kwargs: Any) -> Any:
+    """A group of megatron-core's, for tensors on GPUs alone.
+
+    By default it takes over both backends of the world. Each group's gloo would connect every rank to every
+    other, and nothing in these groups is sent from the host.
+    """
+    return _CREATE_GROUP(*args, backend=backend or "nccl", **kwargs)
 
 
 def world_sum(values: torch.Tensor) -> torch.Tensor:

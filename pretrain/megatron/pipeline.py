@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pretrain.config.sections import TextConfig
 from pretrain.data.dataset import AnyBatch
+from pretrain.data.transfer import to_device
 from pretrain.megatron.ddp import DDP
 from pretrain.megatron.init import initialise
 from pretrain.megatron.model_spec import ModelSpec
@@ -39,17 +40,23 @@ class LocalLoss:
     micro_batches: tuple[Tensor, ...]
     """Fields of `totals` for each micro-batch, float64; none before the last pipeline stage."""
 
-    def over_world(self, *numbers: float) -> tuple[MetricSums, list[float]]:
-        """Sum over all ranks, with further numbers in the same message; the same result on every rank."""
-        width = len(fields(self.totals))
-        total = torch.zeros(width + len(numbers), dtype=torch.float64)
-        total[width:] = torch.tensor(numbers, dtype=torch.float64)
-        total = total.to(self.layout.device)
+    def over_world(self, norm: Tensor | None = None) -> tuple[MetricSums, float, float]:
+        """Sum over all ranks; on a GPU, the one place in a step where the host waits for it.
+
+        Args:
+            norm: this rank's gradient norm, [] float64 on the device, summed in the same message.
+
+        Returns:
+            The sums of losses and of norms, the same on every rank, and this rank's norm.
+        """
+        width, device = len(fields(self.totals)), self.layout.device
+        own = torch.zeros(1, dtype=torch.float64, device=device) if norm is None else norm[None]
+        total = torch.cat([own.new_zeros(width), own])
         # Tensor parallel ranks hold the same losses, so only one of them counts.
         if self.layout.is_last_stage and self.layout.tensor_rank == 0:
             total[:width] += torch.stack(self.micro_batches).sum(0)
-        summed = world_sum(total).tolist()
-        return self.totals(*summed[:width]), summed[width:]
+        *summed, norms, mine = torch.cat([world_sum(total), own]).tolist()
+        return self.totals(*summed), norms, mine
 
 
 class PipelineModel:
@@ -148,7 +155,7 @@ class PipelineModel:
             self.megatron.finalize_model_grads_func, self.megatron.no_sync_func = settings
 
     def rehearse(self, local: Sequence[Any]) -> None:
-        """As `backward` without the sum over ranks, for a fake run: its tensors have no values.
+        """As `backward` without the sum over ranks, on tensors without values.
 
         Args:
             local: micro-batches as the model spec's `localise` returns them.
@@ -184,8 +191,7 @@ class PipelineModel:
         """
         for chunk in self.wrapped:
             chunk.eval()
-        loss, _ = self._run(self._whole_rounds(batches), forward_only=True).over_world()
-        return loss
+        return self._run(self._whole_rounds(batches), forward_only=True).over_world()[0]
 
     @torch.no_grad()
     def outputs(self, batches: Sequence[AnyBatch], run: Callable[[Any, Any], Any] | None = None) -> list[Any]:
@@ -248,7 +254,7 @@ class PipelineModel:
     def _divisors(self, batches: Sequence[AnyBatch]) -> Tensor:
         """How many labels each loss has in the global batch, [losses] float32, at least 1."""
         counts = torch.tensor([self.family.labels(batch) for batch in batches], dtype=torch.float64).sum(0)
-        counts = counts.to(self.layout.device)
+        counts = to_device(counts, self.layout.device)
         dist.all_reduce(counts, group=parallel_state.get_data_parallel_group())
         return counts.clamp(min=1).float()
 

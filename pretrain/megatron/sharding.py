@@ -17,6 +17,7 @@ from megatron.core.tensor_parallel.layers import (
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
+from pretrain.megatron.layers.norm import WholeNorm
 from pretrain.megatron.parallel_dims import ParallelDims
 
 WORD_EMBEDDING = "embedding.word_embeddings.weight"
@@ -105,7 +106,7 @@ def _logical_name(name: str, parameter: torch.nn.Parameter) -> tuple[str, bool]:
 
 def _split_dimension(module: torch.nn.Module, local: str) -> int | None:
     """Dimension along which tensor parallelism splits a parameter; None if every rank has all of it."""
-    if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding):
+    if isinstance(module, ColumnParallelLinear | VocabParallelEmbedding | WholeNorm):
         return 0
     if isinstance(module, RowParallelLinear):
         # The bias is added after the sum over ranks, so every rank has all of it.

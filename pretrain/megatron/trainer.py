@@ -85,9 +85,8 @@ class MegatronTrainer(DescentTrainer[C, AnyBatch], Generic[C]):
         if step == self._stage.first:
             self.memory = self.memory.without_losses()  # losses at another length cannot be compared
         local = self.model.backward(batches)
-        norm = self.optimizer.gradient_norm()
         # One message carries the loss and every rank's norm, so all ranks judge the same numbers.
-        sums, (norms,) = local.over_world(norm)
+        sums, norms, norm = local.over_world(self.optimizer.gradient_norm())
         for warning in self._plateau.after(step, sums):
             log.warning("step %d: %s", step + 1, warning)
         # These are of one batch, so they do not get the names that an evaluation gives its results.

@@ -1,8 +1,8 @@
 """Any rank of a world of any size in one process: torch's fake process group, and tensors without memory.
 
-Collectives of the fake group return at once. Tensors are either on device meta, which is fastest; or in
+Collectives of the fake group return at once. Tensors are either on device meta, which is fastest, or in
 torch's fake tensor mode on the CPU, which also chooses kernels as real tensors do (attention saves what a
-fused kernel saves); or real, with this rank's values. The code that runs is that of training.
+fused kernel saves). The code that runs is that of training on a CPU; `pretrain.rehearsal` runs that of GPUs.
 """
 
 import enum
@@ -30,8 +30,6 @@ class Kind(enum.Enum):
     """Only shapes."""
     fake = "fake"
     """Only shapes, on a simulated CPU."""
-    real = "real"
-    """Values, to which the other ranks add nothing."""
 
 
 @contextmanager
@@ -39,7 +37,7 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[DistContext]:
     """Be rank `rank` of `size`.
 
     Yields:
-        The world; tensors that are made in the context take no memory, unless they are real.
+        The world; tensors that are made in the context take no memory.
 
     Raises:
         RuntimeError: on a machine with visible GPUs, where megatron-core would use them.
@@ -52,8 +50,7 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[DistContext]:
         with ExitStack() as stack:
             for target, name, stand_in in _stand_ins(kind):
                 stack.enter_context(patch.object(target, name, stand_in))
-            if kind is not Kind.real:
-                stack.enter_context(torch.device("meta") if kind is Kind.meta else FakeTensorMode())
+            stack.enter_context(torch.device("meta") if kind is Kind.meta else FakeTensorMode())
             yield DistContext(rank, size, 0, torch.device("meta" if kind is Kind.meta else "cpu"), store)
     finally:
         parallel_state.destroy_model_parallel()
@@ -62,11 +59,9 @@ def fake_world(rank: int, size: int, kind: Kind) -> Iterator[DistContext]:
 
 def _stand_ins(kind: Kind) -> list[tuple[Any, str, Any]]:
     """What cannot run without values: (where, name, replacement)."""
-    # As if every rank of the group had the same object.
-    found: list[tuple[Any, str, Any]] = [(dist, "all_gather_object", _everyone_agrees)]
-    if kind is Kind.real:
-        return found
-    found += [
+    found: list[tuple[Any, str, Any]] = [
+        # As if every rank of the group had the same object.
+        (dist, "all_gather_object", _everyone_agrees),
         (model, "initialise", lambda *_: None),
         (CudaRNGStatesTracker, "fork", lambda self, name="": nullcontext()),
         (CudaRNGStatesTracker, "add", lambda self, name, seed: None),

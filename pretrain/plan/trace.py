@@ -1,7 +1,7 @@
 """What one micro-batch costs in each kind of chunk, measured by running it on fake tensors.
 
-All layers of a model are alike, so chunks of one and of two layers are run, and others follow from the
-difference: nothing here depends on the model's depth.
+All layers of a model are alike but for their windows, so chunks of one and of two layers are run, with
+windows and without, and others follow from the differences: nothing here depends on the model's depth.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from pretrain.config.derived import windows as windows_of
 from pretrain.config.sections import TextConfig
 from pretrain.megatron.layers.transformer import parameter_dtype
 from pretrain.megatron.model_spec import SpecOf
@@ -99,12 +100,26 @@ def trace(config: TextConfig, vocab_size: int, spec_of: SpecOf, *, fused_dropout
         fused_dropout: whether attention saves no dropout mask, as on a GPU. torch's fused CPU kernel has no
             dropout, and the fallback saves all scores.
     """
-    one = trace_shallow(config, vocab_size, spec_of, 1, fused_dropout=fused_dropout)
+    windows = windows_of(config.model)
+    full = windows.count(None) / len(windows)
+
+    def of(layers: int) -> Trace:
+        """A chunk whose layers have windows as often as those of the model on average."""
+        if 0 < full < 1:
+            with_window, without = (
+                trace_shallow(alike, vocab_size, spec_of, layers, fused_dropout=fused_dropout)
+                for alike in (_with_model(config, window_pattern=None), _with_model(config, window=None))
+            )
+            return with_window.extended(without, full)
+        return trace_shallow(config, vocab_size, spec_of, layers, fused_dropout=fused_dropout)
+
+    one = of(1)
     layers = config.model.num_layers // (config.parallel.pipeline * _chunks(config))
-    if layers == 1:
-        return one
-    two = trace_shallow(config, vocab_size, spec_of, 2, fused_dropout=fused_dropout)
-    return one.extended(two, layers - 1)
+    return one if layers == 1 else one.extended(of(2), layers - 1)
+
+
+def _with_model(config: T, **keys: Any) -> T:
+    return config.model_copy(update={"model": config.model.model_copy(update=keys)})
 
 
 def _chunks(config: TextConfig) -> int:
@@ -124,8 +139,7 @@ def shallow(config: T, layers: int, chunks: int | None) -> T:
     alone = parallel.model_copy(
         update={"virtual_pipeline": chunks, "distributed_optimizer": False, "overlap_grad_reduce": False}
     )
-    model = config.model.model_copy(update={"num_layers": depth})
-    return config.model_copy(update={"model": model, "parallel": alone})
+    return _with_model(config, num_layers=depth).model_copy(update={"parallel": alone})
 
 
 def without_attention_dropout(stack: ExitStack) -> None:

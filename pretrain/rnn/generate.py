@@ -50,7 +50,7 @@ def generate_command(request: GenerateRequest) -> None:
         texts = []
         for number, prompt in enumerate(prompts):
             try:
-                ids = saved.tokenizer.encode(prompt)
+                ids = [*saved.tokenizer.begin_ids, *saved.tokenizer.encode(prompt)]
             except UserError as error:
                 raise UserError(f"--prompt {prompt!r}: {error}") from None
             own = replace(sampling, seed=sampling.seed + number)

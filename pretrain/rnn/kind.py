@@ -8,17 +8,15 @@ from pretrain.config.sections import RnnConfig
 from pretrain.data.kind import contents, evaluation
 from pretrain.kind import Generation, Kind, Late
 
-_TRAINER = Late("pretrain.rnn.trainer:RnnTrainer")
 RNN = Kind(
     name="rnn",
     title="a recurrent model",
     config=RnnConfig,
     rules=(*replicated.rules("streams"), *corpus.RULES, *sources.RULES, *remote.RULES, *DESCENT),
-    trainer=_TRAINER,
+    trainer=Late("pretrain.rnn.trainer:RnnTrainer"),
     open_data=partial(Late("pretrain.data.check:open_tokens"), Late("pretrain.rnn.data:open_data")),
     summary=Late("pretrain.rnn.check:summary"),
     contents=contents,
-    fake_run=partial(Late("pretrain.plan.fake_run:take_step"), _TRAINER, one_source=True),
     evaluation=evaluation(
         Late("evals.families.rnn:evaluate_rnn"), ("perplexity",), layout=("batch.micro_size",)
     ),

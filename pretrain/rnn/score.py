@@ -11,6 +11,7 @@ from torch import Tensor
 from data_tools.tokenizer import Tokenizer
 from pretrain.checkpoint import Checkpoint, ShardedTensor
 from pretrain.config.sections import RnnConfig
+from pretrain.data.transfer import to_device
 from pretrain.distributed.world import DistContext
 from pretrain.megatron.restore import TOKENIZER_FOLDER, open_saved
 from pretrain.rnn.data import LaneData, StreamBatch
@@ -46,9 +47,9 @@ def losses(model: Rnn, batch: StreamBatch, state_BLC: Tensor) -> tuple[Tensor, T
         the last token.
     """
     device = state_BLC.device
-    state_BLC = state_BLC.masked_fill(batch.fresh.to(device)[:, None, None], 0)
+    state_BLC = state_BLC.masked_fill(to_device(batch.fresh, device)[:, None, None], 0)
     tokens, labels, counts = (
-        part.to(device) for part in (batch.batch.tokens, batch.batch.labels, batch.batch.loss_mask)
+        to_device(part, device) for part in (batch.batch.tokens, batch.batch.labels, batch.batch.loss_mask)
     )
     logits_BSV, after_BLC = model(tokens, state_BLC)
     found = cross_entropy_in_place(logits_BSV.flatten(0, 1), labels.flatten()).view(labels.shape)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.nn import Module
 
 from pretrain.checkpoint.sharded_tensor import ShardedTensor
@@ -39,14 +40,15 @@ class DataParallelOptimizer:
         # `reduce` needs a gradient for every parameter on every rank, so they are zeroed, not removed.
         self._torch.zero_grad(set_to_none=False)
 
-    def reduce(self) -> float:
-        """Sum the gradients over all ranks and return the 2-norm of the sum."""
+    def reduce(self) -> Tensor:
+        """Sum the gradients over all ranks and return the 2-norm of the sum, [] float64 on the device."""
         gradients = [p.grad for p in self._named.values() if p.grad is not None]
         flat = torch.cat([gradient.view(-1) for gradient in gradients])
         dist.all_reduce(flat)
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
-        return float(flat.double().norm())
+        norm: Tensor = flat.double().norm()
+        return norm
 
     def update(self, learning_rate: float, norm: float) -> None:
         """Clip the summed gradients, whose norm is `norm`, and take a step."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
-from data_tools.tokenizer import BertIds, Tokenizer
+from data_tools.tokenizer import BertIds, own_tokenizer
 from data_tools.train_tokenizer import train_tokenizer
 from pretrain.bert.finetune.data.conll import read_conll
 from pretrain.bert.finetune.data.data import LabelledData, LabelledTraining, LabelledValidation, fingerprint
@@ -137,7 +137,7 @@ def test_a_word_without_a_token_does_not_give_its_class_to_the_next(tmp_path: Pa
         normalization_rule_name="nmt_nfkc",
         minloglevel=2,
     )
-    tokenizer = Tokenizer("char", (tmp_path / "m.model").read_bytes())
+    tokenizer = own_tokenizer("char", (tmp_path / "m.model").read_bytes())
     sentence = read_conll_text("a no\n\u00a0 yes\nb no\n")
     with pytest.raises(UserError, match=r"a\.conll:2: the word '\\xa0' is nothing to this tokenizer"):
         encode_sentence(sentence, "a.conll", tokenizer, SPECIAL, LABELS, 32)

@@ -18,6 +18,7 @@ from pretrain.checkpoint import (
     Retention,
     Saver,
     ShardedTensor,
+    SharedCheck,
     clean,
     find,
     find_good,
@@ -367,3 +368,22 @@ def test_a_pickle_in_a_checkpoints_place_is_named(tmp_path: Path) -> None:
     place.write_bytes(buffer.getvalue())
     with pytest.raises(IntegrityError, match="zip archive"):
         newest_good(tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES[:6])
+def test_ranks_read_each_file_once_and_find_what_one_finds(tmp_path: Path, name: str) -> None:
+    save_steps(tmp_path, 100, 200)
+    path, ranks = step_dir(tmp_path, 200), [SharedCheck(rank, 4) for rank in range(4)]
+    answers: list[list[str]] = []
+
+    def ask(text: str) -> list[str]:
+        answers.append([each.work(text) for each in ranks])
+        return answers[-1]
+
+    assert verify(path, ranks[0].over(ask)) == []
+    flip(path / name, 0)
+    assert find_good(tmp_path, check=ranks[0].over(ask)).path == step_dir(tmp_path, 100)
+    assert verify(path, ranks[0].over(ask)) == verify(path) != []
+    assert len({answer for answer in answers[1] if name in answer}) == 1
+    path.joinpath("manifest.json").unlink()
+    assert "rank 2" in ranks[2].work(str(path))

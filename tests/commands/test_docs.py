@@ -9,7 +9,7 @@ import yaml
 from config_files import REPOSITORY
 from shown_commands import CONFIGS, PAGES, code, command_lines, parse
 
-from data_tools.tokenizer import SEGMENT_CHARACTERS
+from data_tools.tokenizers.segments import SEGMENT_CHARACTERS
 from pretrain.config.load import load_config
 from pretrain.config.node import ConfigError, dotted
 from pretrain.config.schema import every_key

@@ -20,6 +20,7 @@ import yaml
 from bert_runs import bert_run
 from chat_runs import gpt_run
 from config_files import REPOSITORY
+from foreign_tokenizers import make, write_pair
 from image_shards import build_image_shards, draw
 from ranks import run_pretrain
 from shown_commands import CONFIGS, PAGES, TREE, blocks, commands, parse
@@ -92,6 +93,8 @@ def give_input(path: Path, *, images: bool) -> None:
         return
     if images:
         draw(path, 20, classes=10)
+    elif path.suffix == ".bin":
+        write_pair(path.with_suffix(""), [[116, 104, 101, 256]] * 400)
     elif path.suffix:
         path.write_text(prose(0, 400))
     else:
@@ -142,7 +145,10 @@ class Scene:
         if "--input" in given:
             give_input(Path(given["--input"]), images=name == "images")
         if "--tokenizer" in given and "tokenizer" not in self.makes:
-            byte_tokenizer().save(Path(given["--tokenizer"]))
+            if "--lossy" in arguments:
+                make("wordpiece", Path(given["--tokenizer"]))
+            else:
+                byte_tokenizer().save(Path(given["--tokenizer"]))
         call(smaller(arguments))
 
     def _submit(self, positional: list[str], options: dict[str, Any]) -> None:

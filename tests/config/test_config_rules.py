@@ -17,6 +17,7 @@ from pretrain.config.sections import GptConfig
 from pretrain.gpt.kind import GPT
 
 # rule -> changes of the small config, world size, a legal value of a key that must be suggested (or None)
+ROTARY = {"model__position_embedding": "rotary"}
 BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] = {
     "a database's options are ones that SQLite has": ({"tracking__uri": "sqlite:///a?x=1.db"}, None, None),
     "heads divide hidden": ({"model__num_attention_heads": 5}, None, ("model.num_attention_heads", 4)),
@@ -146,6 +147,43 @@ BROKEN: dict[str, tuple[dict[str, Any], int | None, tuple[str, float] | None]] =
     "sequence parallelism needs tensor parallelism": ({"parallel__sequence": True}, None, None),
     "one model chunk is no virtual pipeline": ({"parallel__virtual_pipeline": 1}, None, None),
     "rotary_base needs rotary positions": ({"model__rotary_base": 1000}, None, None),
+    "rotary_fraction needs rotary positions": ({"model__rotary_fraction": 0.5}, None, None),
+    "rotary_scaling needs rotary positions": (
+        {"model__rotary_scaling": "linear", "model__rotary_scaling_factor": 2.0},
+        None,
+        None,
+    ),
+    "rotary positions turn pairs": ({**ROTARY, "model__head_size": 9}, None, ("model.head_size", 10)),
+    "a rotary factor needs a way of scaling": ({**ROTARY, "model__rotary_scaling_factor": 2.0}, None, None),
+    "rotary scaling needs a factor": ({**ROTARY, "model__rotary_scaling": "linear"}, None, None),
+    "scaling by turns needs an original length": (
+        {**ROTARY, "model__rotary_scaling": "yarn", "model__rotary_scaling_factor": 2.0},
+        None,
+        None,
+    ),
+    "rotary_original_length is for scaling by turns": (
+        {**ROTARY, "model__rotary_original_length": 32},
+        None,
+        None,
+    ),
+    "rotary_slow_turns is for scaling by turns": ({**ROTARY, "model__rotary_slow_turns": 2.0}, None, None),
+    "rotary_fast_turns is for scaling by turns": ({**ROTARY, "model__rotary_fast_turns": 2.0}, None, None),
+    "only yarn sharpens attention": ({**ROTARY, "model__rotary_attention_factor": 2.0}, None, None),
+    "slow is slower than fast": (
+        {**ROTARY, "model__rotary_scaling": "llama3", "model__rotary_slow_turns": 5.0},
+        None,
+        None,
+    ),
+    "a norm of all heads is RMSNorm": ({"model__qk_norm": "whole"}, None, None),
+    "a zero-centered norm is RMSNorm": ({"model__zero_centered_norm": True}, None, None),
+    "qkv_bias is for layers without biases": ({"model__qkv_bias": True}, None, None),
+    "a pattern needs a window": ({"model__window_pattern": ["window"]}, None, None),
+    "a window needs a layer": ({"model__window": 8, "model__window_pattern": ["full"]}, None, None),
+    "a pattern fits into the layers": (
+        {"model__window": 8, "model__window_pattern": ["window"] * 99},
+        None,
+        None,
+    ),
     "a constant schedule has no min_lr": (
         {"schedule__kind": "constant", "schedule__min_lr": 0.0},
         None,
@@ -201,6 +239,9 @@ LEGAL: list[tuple[dict[str, Any], int | None]] = [
     ({}, None),
     ({}, 4),
     ({"model__num_query_groups": 4}, None),
+    ({**ROTARY, "model__head_size": 10, "model__num_attention_heads": 3}, None),
+    ({**ROTARY, "model__head_size": 9, "model__rotary_fraction": 0.5}, None),
+    ({"model__window": 10_000, "model__window_pattern": ["window", "full"]}, None),
     ({"parallel__tensor": 2, "parallel__sequence": True}, 2),
     ({"parallel__context": 2, "parallel__distributed_optimizer": True}, 2),
     ({"parallel__pipeline": 2, "parallel__virtual_pipeline": 2}, 4),

@@ -54,6 +54,11 @@ MUST_AGREE = words("""
 run.seed
 model.kind model.num_layers model.hidden_size model.num_attention_heads model.num_query_groups
 model.ffn_hidden_size model.position_embedding model.rotary_base model.normalization model.norm_epsilon
+model.scale_embeddings model.head_size model.qkv_bias model.qk_norm model.rotary_fraction model.rotary_scaling
+model.rotary_scaling_factor model.rotary_original_length model.rotary_slow_turns model.rotary_fast_turns
+model.rotary_attention_factor model.zero_centered_norm model.window model.window_pattern.0
+model.attention_scale
+model.attention_softcap model.logit_softcap model.z_loss
 model.norm_position model.activation model.bias model.tie_embeddings model.dropout model.init_std
 model.linear_init_std model.vocab_multiple model.init model.init_embeddings
 model.width model.stages model.features model.cell
@@ -115,6 +120,8 @@ IN_LISTS: dict[str, list[Any]] = {
 }
 """Lists of sections -> what they hold beside the key that changes."""
 SPECIAL: dict[str, tuple[Any, Any]] = {
+    "model.rotary_scaling_factor": (2.0, 4.0),
+    "model.window_pattern": (("window",), ("full",)),
     "data.labels": (("a", "c"), ("b", "c")),
     "slurm.time": ("1:00:00", "2:00:00"),
     "slurm.directives": (("--mail-type=END",), ("--mail-type=FAIL",)),

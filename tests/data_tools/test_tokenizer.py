@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_tools import tokenizer as module
 from data_tools.errors import IntegrityError, UserError
-from data_tools.tokenizer import Tokenizer, byte_tokenizer, segments
+from data_tools.tokenizer import Tokenizer, byte_tokenizer
+from data_tools.tokenizers import segments as module
+from data_tools.tokenizers.segments import segments
 from data_tools.train_tokenizer import sample, train_tokenizer, training_lines
 
 AWKWARD = [
@@ -190,5 +191,5 @@ def test_damaged_tokenizers_are_named(tokenizers: dict[str, Tokenizer], tmp_path
             Tokenizer.load(tmp_path)
     for text in ("[]", "{", '{"type": "bpe"}'):
         description.write_text(text)
-        with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
+        with pytest.raises(UserError, match=r"tokenizer\.json"):  # it may be anybody's
             Tokenizer.load(tmp_path)

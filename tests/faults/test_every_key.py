@@ -90,6 +90,9 @@ ROLL_BACK = {"health__on_spike": "rollback", "checkpoint__every": 10}
 LONG = {"run__steps": 20}
 LARGE = {"model__init_std": 0.5}
 """With usual weights the two forms of gelu differ by less than rounding."""
+ROTARY = {"model__position_embedding": "rotary"}
+SCALED = {**ROTARY, **LARGE, "model__rotary_scaling": "linear", "model__rotary_scaling_factor": 4.0}
+YARN = {**SCALED, "model__rotary_scaling": "yarn", "model__rotary_original_length": 32}
 ENTRIES: dict[str, tuple[Any, ...]] = {
     "run.seed": ("tokens", 1, 2),
     "run.steps": ("rates", 10, 20),
@@ -103,6 +106,43 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.normalization": ("parameters", "layernorm", "rmsnorm"),
     "model.norm_epsilon": ("losses", 1e-5, 0.1, "weights"),
     "model.activation": ("losses", "gelu", "gelu_tanh", "weights", LARGE),
+    "model.scale_embeddings": ("losses", False, True, "weights"),
+    "model.head_size": ("parameters", None, 24),
+    "model.qkv_bias": ("parameters", False, True, {"model__bias": False}),
+    "model.qk_norm": ("parameters", "head", "whole", {"model__normalization": "rmsnorm"}),
+    "model.norm_position": ("parameters", "output", "both"),
+    "model.zero_centered_norm": ("losses", False, True, {"model__normalization": "rmsnorm"}),
+    "model.rotary_fraction": ("losses", None, 0.5, "weights", ROTARY),
+    "model.rotary_scaling": (
+        "losses",
+        "linear",
+        "llama3",
+        "weights",
+        {**SCALED, "model__rotary_original_length": 32},
+    ),
+    "model.rotary_scaling_factor": ("losses", 2.0, 8.0, "weights", SCALED),
+    "model.rotary_original_length": ("losses", 8, 128, "weights", YARN),
+    "model.rotary_slow_turns": ("losses", None, 3.0, "weights", YARN),
+    "model.rotary_fast_turns": (
+        "losses",
+        None,
+        2.0,
+        "weights",
+        {**YARN, "model__rotary_original_length": 1024},
+    ),
+    "model.rotary_attention_factor": ("losses", None, 2.0, "weights", YARN),
+    "model.window": ("losses", None, 4, "weights"),
+    "model.window_pattern": (
+        "losses",
+        ["window", "full"],
+        ["full", "window"],
+        "weights",
+        {"model__window": 4},
+    ),
+    "model.attention_scale": ("losses", None, 1.0, "weights", LARGE),
+    "model.attention_softcap": ("losses", None, 1.0, "weights", LARGE),
+    "model.logit_softcap": ("losses", None, 1.0, "weights", LARGE),
+    "model.z_loss": ("losses", None, 1.0, "weights"),
     "model.bias": ("parameters", True, False),
     "model.tie_embeddings": ("parameters", True, False),
     "model.init_from": ("weights", None, "RUN"),

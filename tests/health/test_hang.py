@@ -1,5 +1,6 @@
 """Who is named as the one that the others wait for, and how long a phase may last."""
 
+import itertools
 import json
 import math
 import threading
@@ -87,20 +88,31 @@ def test_limits_of_phases(
     assert phase_limit(timeout, Moment(5, phase, part, 0.0), usual) == limit
 
 
-def test_a_pulse_counts_own_time_alone() -> None:
+def test_a_pulse_counts_own_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.accumulate((0, 0, 2, 50, 3, 0, 0, 0, 0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     pulse = PhaseTimer()
     pulse.mark(Phase.DATA, 1)
-    pulse.now = pulse.now._replace(since=pulse.now.since - 2)
     pulse.mark(Phase.REDUCTION)
-    pulse.now = pulse.now._replace(since=pulse.now.since - 50)
     pulse.mark(Phase.COMPUTE)
-    pulse.now = pulse.now._replace(since=pulse.now.since - 3)
     pulse.mark(Phase.UPDATE)
-    assert pulse.lap() == pytest.approx(5, abs=2) and pulse.lap() == 0
+    assert pulse.lap() == 5 and pulse.lap() == 0
     assert pulse.usual_step is None
     for step in range(2, 6):
         pulse.mark(Phase.DATA, step)
     assert pulse.usual_step is not None
+
+
+def test_a_phase_begins_when_the_gpu_gets_there() -> None:
+    pulse, reached = PhaseTimer(), False
+    pulse.mark(Phase.COMPUTE, 1)
+    pulse.mark(Phase.REDUCTION, reached=lambda: reached)
+    assert pulse.now.phase is Phase.COMPUTE
+    reached = True
+    assert pulse.now.phase is Phase.REDUCTION
+    reached = False
+    pulse.mark(Phase.UPDATE)
+    assert pulse.now.phase is Phase.UPDATE
 
 
 def test_a_heartbeat_is_one_small_file_of_one_job(tmp_path: Path) -> None:

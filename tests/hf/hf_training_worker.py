@@ -20,7 +20,11 @@ from safetensors.torch import load_file
 from text_shards import build_shards
 
 STEPS, LENGTH, LAYERS, HIDDEN, HEADS = 10, 16, 2, 32, 4
-LAYOUTS = {"TP2": ["parallel.tensor=2"], "PP2": ["parallel.pipeline=2"]}
+LAYOUTS = {
+    "TP2": ["parallel.tensor=2", "parallel.sequence=true"],
+    "PP2": ["parallel.pipeline=2"],
+    "CP2": ["parallel.context=2"],
+}
 ADAM = {"betas": (0.9, 0.95), "eps": 1e-8}
 CLIP, WEIGHT_DECAY = 1.0, 0.1
 RATES = (5e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 7.5e-4, 5e-4, 2.5e-4)
@@ -47,10 +51,24 @@ def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
         "pad_token_id": None,
         "vocab_size": vocabularies["bert"],
     }
+    llama = {
+        "vocab_size": vocabularies["gpt"],
+        "max_position_embeddings": LENGTH,
+        "hidden_size": HIDDEN,
+        "intermediate_size": 48,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": EPSILON,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    }
+    scaled = {"factor": 4.0, "original_max_position_embeddings": 4}  # so that it shows in 16 positions
+    scaled |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **scaled}}
     models = {
         "gpt2": hf.GPT2LMHeadModel(
             hf.GPT2Config(
-                vocab_size=vocabularies["gpt2"],
+                vocab_size=vocabularies["gpt"],
                 n_positions=LENGTH,
                 n_embd=HIDDEN,
                 n_layer=LAYERS,
@@ -61,17 +79,21 @@ def make_models(vocabularies: dict[str, int]) -> dict[str, Any]:
                 attn_pdrop=0.0,
             )
         ),
-        "llama": hf.LlamaForCausalLM(
-            hf.LlamaConfig(
-                vocab_size=vocabularies["llama"],
-                max_position_embeddings=LENGTH,
-                hidden_size=HIDDEN,
-                intermediate_size=48,
-                num_hidden_layers=LAYERS,
-                num_attention_heads=HEADS,
-                num_key_value_heads=2,
-                rms_norm_eps=EPSILON,
-                rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        "llama": hf.LlamaForCausalLM(hf.LlamaConfig(**llama)),
+        "llama3": hf.LlamaForCausalLM(hf.LlamaConfig(**llama | rope, tie_word_embeddings=True)),
+        "mistral": hf.MistralForCausalLM(hf.MistralConfig(**llama, sliding_window=5, head_dim=12)),
+        "qwen2": hf.Qwen2ForCausalLM(hf.Qwen2Config(**llama)),
+        "qwen3": hf.Qwen3ForCausalLM(hf.Qwen3Config(**llama, head_dim=16)),
+        "olmo2": hf.Olmo2ForCausalLM(hf.Olmo2Config(**llama)),
+        "gemma2": hf.Gemma2ForCausalLM(
+            hf.Gemma2Config(
+                **llama,
+                head_dim=12,
+                query_pre_attn_scalar=16,
+                sliding_window=5,
+                final_logit_softcapping=3.0,
+                attn_logit_softcapping=2.0,
+                attn_implementation="eager",
             )
         ),
         "bert": hf.BertForPreTraining(hf.BertConfig(**bert)),
@@ -254,10 +276,12 @@ def compare(folder: Path) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     text = build_shards(folder / "text", [f"def f{n}(x):\n    return x * {n}\n" * 3 for n in range(60)])
     pairs = easy_bert_shards(folder / "pairs")
-    shards = {"gpt2": text, "llama": text, "bert": pairs, "megatron-bert": pairs}
-    tokenizers = {name: Tokenizer.load(path / "tokenizer") for name, path in shards.items()}
-    vocabularies = {name: tokenizer.vocab_size for name, tokenizer in tokenizers.items()}
+    vocabularies = {
+        name: Tokenizer.load(path / "tokenizer").vocab_size for name, path in (("gpt", text), ("bert", pairs))
+    }
     models, found, configs = make_models(vocabularies), {}, []
+    shards = {name: pairs if "bert" in name else text for name in models}
+    tokenizers = {name: Tokenizer.load(path / "tokenizer") for name, path in shards.items()}
     for name, model in models.items():
         model.save_pretrained(folder / name)
         tokenizers[name].save(folder / name / "pretrain-tokenizer")
@@ -279,12 +303,12 @@ def compare(folder: Path) -> dict[str, Any]:
             run, out = folder / f"{name}-{layout}", folder / f"{name}-{layout}-out"
             export_command(str(run), str(out), None, tokenizer=True)
             exported = type(model).from_pretrained(out).eval()
-            found[name]["apart"][layout] = logits_apart(model, exported, vocabularies[name])
+            found[name]["apart"][layout] = logits_apart(model, exported, tokenizers[name].vocab_size)
         import_command(str(out), str(folder / f"{name}-back"))
-        found[name]["back"] = same_checkpoint(run, folder / f"{name}-back", vocabularies[name])
+        found[name]["back"] = same_checkpoint(run, folder / f"{name}-back", tokenizers[name].vocab_size)
         back = open_checkpoint(resolve(folder / f"{name}-back"))
         found[name]["tokenizer"] = back.state["tokenizer_fingerprint"] == tokenizers[name].fingerprint
-        if "bert" not in name:
+        if name in ("gpt2", "llama", "mistral"):
             found[name]["texts"] = texts_of(run, out)
     return found
 

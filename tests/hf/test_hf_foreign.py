@@ -17,6 +17,7 @@ from tokenizers import normalizers
 
 from data_tools.embedded import language_reference
 from data_tools.tokenizer import byte_tokenizer
+from data_tools.tokenizers.trial_texts import trial_texts
 from pretrain.checkpoint import open_checkpoint
 from pretrain.checkpoint.tokenizer import load_tokenizer
 from pretrain.errors import UserError
@@ -24,7 +25,6 @@ from pretrain.hf.exporter import export_command
 from pretrain.hf.foreign_tokenizer import find_tokenizer
 from pretrain.hf.importer import import_command
 from pretrain.hf.tokenizer import OURS, as_library_tokenizer, prove
-from pretrain.hf.trial_texts import trial_texts
 from pretrain.megatron.restore import TOKENIZER_FOLDER
 from pretrain.run.folder import RunFolder
 from pretrain.run.status import actual_status
@@ -103,58 +103,61 @@ AS_OURS = {"add_dummy_prefix": False}
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "loss"),
     [
-        (AS_OURS, ""),
-        ({**AS_OURS, "allow_whitespace_only_pieces": True}, ""),
-        ({**AS_OURS, "user_defined_symbols": ["<pad>", "a b", "\u2581\u2581"]}, ""),
-        ({}, "puts a space before every text (add_dummy_prefix)"),
-        ({**AS_OURS, "remove_extra_whitespaces": True}, "drops spaces (remove_extra_whitespaces)"),
-        ({**AS_OURS, "normalization_rule_name": "nfkc"}, "replaces characters by others (nfkc)"),
-        ({**AS_OURS, "byte_fallback": False}, "not all 256 byte pieces"),
-        # Ours cuts a text before it encodes it, after a newline.
-        ({**AS_OURS, "user_defined_symbols": ["\n\n"]}, "other tokens of a text than sentencepiece"),
+        (AS_OURS, r"'\u2581' comes back as ' '"),
+        (
+            {**AS_OURS, "user_defined_symbols": ["<pad>", "a b", "\u2581\u2581"]},
+            r"'\u2581' comes back as ' '",
+        ),
+        ({}, r"'\u2581' comes back as ' '"),
+        ({"remove_extra_whitespaces": True}, "'  ' comes back as ''"),
+        ({"normalization_rule_name": "nfkc"}, r"'\ufb01' comes back as 'fi'"),
+        ({"byte_fallback": False}, "comes back as"),
     ],
 )
-def test_a_sentencepiece_model_of_others_comes_along_if_it_keeps_every_byte(
-    tmp_path: Path, options: dict[str, Any], said: str
+def test_a_sentencepiece_model_comes_along_and_what_it_changes_is_said(
+    tmp_path: Path, options: dict[str, Any], loss: str
 ) -> None:
     model = sentencepiece_model(**options)
     (tmp_path / "tokenizer.model").write_bytes(model)
     found = find_tokenizer(tmp_path, VOCABULARY)
-    if said:
-        assert found.tokenizer is None and said in found.why
-        assert found.files == {"tokenizer.model": hashlib.sha256(model).hexdigest()}
-    else:
-        assert found.tokenizer is not None and found.tokenizer.model == model, found.why
-        assert (found.why, found.files, found.is_ours) == ("", {}, False)
+    assert found.tokenizer is not None and not found.is_ours
+    assert found.tokenizer.fingerprint == hashlib.sha256(model).hexdigest()
+    assert (
+        loss in found.tokenizer.loss and f"the tokenizer changes texts: {found.tokenizer.loss}" in found.notes
+    )
 
 
 def test_an_import_keeps_the_tokenizer_or_what_can_be_known_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Rows that pad the embedding stand for no id: the weights come, and their tokenizer does not."""
+    """Rows that pad the embedding stand for no text; files that only transformers can convert stay behind."""
     model = sentencepiece_model(**AS_OURS)
-    for name, rows, kept in (("same", VOCABULARY, True), ("padded", VOCABULARY + 4, False)):
+    for name, rows, kept in (
+        ("same", VOCABULARY, True),
+        ("padded", VOCABULARY + 4, True),
+        ("old", 400, False),
+    ):
         folder = llama(tmp_path / name, rows)
-        (folder / "tokenizer.model").write_bytes(model)
+        (folder / ("tokenizer.model" if kept else "vocab.txt")).write_bytes(model)
         (folder / "added_tokens.json").write_text('{"<pad>": 420}')
         import_command(str(folder), str(tmp_path / f"{name}-run"))
         said = capsys.readouterr().out
         assert ("with tokenizer" in said) == kept
-        assert (f"has 420 ids and the embedding {rows} rows, some of which stand for no text" in said) != kept
+        assert ("4 rows of the embedding stand for no text" in said) == (name == "padded")
         run = open_checkpoint(tmp_path / f"{name}-run/checkpoints/step-00000000")
         assert run.state["vocab_size"] == rows
-        assert (f"{TOKENIZER_FOLDER}/tokenizer.model" in run.files) == kept
+        assert (f"{TOKENIZER_FOLDER}/original/tokenizer.model" in run.files) == kept
         status = actual_status(RunFolder(tmp_path / f"{name}-run"))
         assert status is not None and (status.state, status.step) == ("finished", 0)
         assert status.facts["imported_from"] == str(folder)
         assert status.run == run.state["run"]
         left = run.state.get("tokenizer_left_behind", {})
-        assert left.get("tokenizer.model") == (None if kept else hashlib.sha256(model).hexdigest())
-        assert sorted(left) == ([] if kept else ["added_tokens.json", "tokenizer.model"])
+        assert left.get("vocab.txt") == (None if kept else hashlib.sha256(model).hexdigest())
+        assert sorted(left) == ([] if kept else ["added_tokens.json", "vocab.txt"])
         with nullcontext() if kept else pytest.raises(UserError, match=r"stayed behind .*; train it on"):
-            load_tokenizer(run)
+            assert load_tokenizer(run).vocab_size == rows
     folder = llama(tmp_path / "fewer", VOCABULARY - 1)
     (folder / "tokenizer.model").write_bytes(model)
     with pytest.raises(UserError, match="has 420 ids and the embedding 419 rows: it is of another model"):

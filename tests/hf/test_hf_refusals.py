@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.errors import IntegrityError, UserError
-from pretrain.hf import llama
+from pretrain.hf.decoders import LLAMA
 from pretrain.hf.exporter import export_command
 from pretrain.hf.importer import import_command
-from pretrain.hf.param_mapping import ParamMapping, gated
 from pretrain.hf.registry import architecture_of
 
 WEIGHTS = "model.safetensors"
@@ -85,7 +84,7 @@ def test_an_architecture_that_is_not_known(model: Path) -> None:
     [
         ({"hidden_act": "relu"}, "hidden_act: 'relu'"),
         ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "'linear'"),
-        ({"head_dim": 4}, "head_dim: 4"),
+        ({"residual_multiplier": 0.5}, "residual_multiplier: 0.5 is not known here"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not 'llama'"),
         ({"num_attention_heads": 3, "num_key_value_heads": 3}, "config.json"),
@@ -174,10 +173,8 @@ def test_a_tokenizer_of_another_model(model: Path) -> None:
 
 
 def test_logits_that_differ_end_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def swapped(key: str, names: tuple[str, str], *sizes: Any) -> ParamMapping:
-        return gated(key, (names[1], names[0]), *sizes)
-
-    monkeypatch.setattr(llama, "gated", swapped)
+    fc1 = "decoder.layers.*.mlp.linear_fc1"
+    monkeypatch.setitem(LLAMA.names, fc1, LLAMA.names[fc1][::-1])  # type: ignore[arg-type]
     refused(model, "the logits of the two models differ by", error=IntegrityError)
 
 

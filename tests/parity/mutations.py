@@ -93,6 +93,38 @@ def sum_head_gradients() -> Any:
     return mock.patch.object(encoder, "gather_from_sequence_parallel_region", summed)
 
 
+def drop_head_norm_reduction() -> Any:
+    """Every rank keeps the gradient of a norm of queries and keys that its own heads gave."""
+
+    def forget(config: Any, model: Any) -> None:
+        config.qk_layernorm = False
+
+    return mock.patch("pretrain.gpt.model.set_attention_factor", forget)
+
+
+def drop_whole_norm_reduction() -> Any:
+    """A norm over all heads sums squares over ranks, but not their gradients."""
+    return mock.patch("pretrain.megatron.layers.norm.copy_to_tensor_model_parallel_region", lambda x: x)
+
+
+def forget_window_on_one_rank() -> Any:
+    """Of the ranks that share a sequence, one looks beyond its window."""
+    import pretrain.megatron.layers.attention as attention
+
+    honest = attention.within_window
+
+    def forgetful(mask: Any, window: int, queries: int, keys: int, rank: int, *more: Any) -> torch.Tensor:
+        return honest(mask, keys if rank else window, queries, keys, rank, *more)
+
+    return mock.patch.object(attention, "within_window", forgetful)
+
+
+def normaliser_of_a_part() -> Any:
+    """The z-loss sees the label's logit on one rank alone."""
+    name = "pretrain.megatron.layers.vocabulary.reduce_from_tensor_model_parallel_region"
+    return mock.patch(name, lambda x: x)
+
+
 MUTATIONS: dict[str, Callable[[], Any]] = {
     function.__name__: function
     for function in (
@@ -103,6 +135,10 @@ MUTATIONS: dict[str, Callable[[], Any]] = {
         batch_p2p_when_interleaved,
         keep_gradient_alias,
         sum_head_gradients,
+        drop_head_norm_reduction,
+        drop_whole_norm_reduction,
+        forget_window_on_one_rank,
+        normaliser_of_a_part,
     )
 }
 

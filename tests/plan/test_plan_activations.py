@@ -18,6 +18,7 @@ from pretrain.plan.trace import local_micro_batch, trace
 FULL, SELECTIVE = "parallel.recompute=full", "parallel.recompute=selective"
 PP4 = "parallel.pipeline=4"
 SIZES = ["model.num_layers=8", "model.hidden_size=64", "batch.sequence_length=128"]
+PATTERN = "model.window_pattern=[window, window, window, full]"
 LAYOUTS = {
     "TP2 SP": (2, [TP, SP, BF16, "model.num_layers=3"]),
     "TP2, attention recomputed": (2, [TP, SELECTIVE, "model.num_layers=2"]),
@@ -29,6 +30,8 @@ LAYOUTS = {
         [PP4, "parallel.virtual_pipeline=2", TP, SP, FULL, BF16],
     ),
     "CP2": (2, [CP, BF16, "model.num_layers=2"]),
+    "PP2, one layer in four without a window": (2, [PP, "model.window=32", PATTERN]),
+    "CP2, windows and soft-caps": (2, [CP, "model.window=32", "model.attention_softcap=9"]),
     "DP2, Llama": (2, [DO, *LLAMA, "model.num_layers=3"]),
 }
 

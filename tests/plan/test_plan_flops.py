@@ -18,12 +18,18 @@ from pretrain.plan.fake_world import Kind, fake_world
 from pretrain.plan.trace import local_micro_batch
 
 FULL = ["parallel.recompute=full"]
+WIDE = [
+    "model.head_size=20",
+    "model.activation=geglu",
+    "model.attention_softcap=9",
+    "model.norm_position=both",
+]
 LENGTH = 40
 """Of which BERT predicts six tokens, 15 %."""
 
 
 @pytest.mark.parametrize(
-    ("kind", "overrides"), [("gpt", []), ("gpt", LLAMA), ("gpt", FULL), ("bert", [])], ids=str
+    ("kind", "overrides"), [("gpt", []), ("gpt", LLAMA), ("gpt", WIDE), ("gpt", FULL), ("bert", [])], ids=str
 )
 def test_flops_are_those_of_a_counted_step(tmp_path: Path, kind: str, overrides: list[str]) -> None:
     """Without and with recomputation; attention runs unfused, as one matrix product after another."""
@@ -42,3 +48,13 @@ def test_flops_are_those_of_a_counted_step(tmp_path: Path, kind: str, overrides:
         head = 2 * LENGTH * 6 * 300 * config.model.hidden_size
         predicted += (predicted - head) / 3
     assert counter.get_total_flops() == pytest.approx(predicted, rel=1e-3)
+
+
+def test_a_window_counts_instead_of_a_longer_sequence(tmp_path: Path) -> None:
+    path = str(write_config(tmp_path, "gpt"))
+    windows = ["model.window=10", "model.window_pattern=[window, window, full]"]
+    plain, windowed = (
+        flops_per_token(require_kind(load_config(path, more, 1).config, TextConfig, "this test"), 300, LENGTH)
+        for more in ([], windows)
+    )
+    assert plain - windowed == 12 * 24 * 3 * (LENGTH - 10)  # of four layers three have the window

@@ -29,6 +29,15 @@ def llama(layers: int, width: int, ffn: int, vocabulary: int) -> int:
     return 2 * vocabulary * width + layers * (4 * width * width + 3 * width * ffn + 2 * width) + width
 
 
+def modern(
+    layers: int, width: int, ffn: int, vocabulary: int, heads: tuple[int, int, int], norms: int, tied: bool
+) -> int:
+    """As `llama`, with heads, key/value heads and the size of each, and the vectors of a layer's norms."""
+    queries, keys, size = heads
+    layer = 2 * width * size * (queries + keys) + 3 * width * ffn + norms
+    return (1 if tied else 2) * vocabulary * width + layers * layer + width
+
+
 PADDED = 50_304
 """Rows of an embedding that eight ranks share."""
 PRESETS: dict[str, tuple[int, int, tuple[int, ...]]] = {
@@ -47,15 +56,35 @@ PRESETS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "gpt/gpt3-13b": (PADDED, gpt(40, 5120, 2048, PADDED), (16, 512)),
     "gpt/gpt3-175b": (PADDED, gpt(96, 12288, 2048, PADDED), (128, 512, 1024)),
     "gpt/llama-7b": (32_000, 6_738_415_616, (8, 256, 512)),
+    "gpt/llama3.1-8b": (128_256, 8_030_261_248, (8, 64, 1024)),
+    "gpt/llama3.1-70b": (128_256, 70_553_706_496, (128, 512, 1024)),
+    "gpt/llama3.1-405b": (128_256, 405_853_388_800, (896, 7168)),
+    "gpt/qwen3-0.6b": (151_936, 596_049_920, (1, 8, 64)),
+    "gpt/qwen3-1.7b": (151_936, 1_720_574_976, (4, 16, 128)),
+    "gpt/qwen3-4b": (151_936, 4_022_468_096, (8, 32, 256)),
+    "gpt/qwen3-8b": (151_936, 8_190_735_360, (8, 64, 1024)),
+    "gpt/qwen3-14b": (151_936, 14_768_307_200, (32, 128, 1024)),
+    "gpt/qwen3-32b": (151_936, 32_762_123_264, (64, 256, 1024)),
+    "gpt/olmo2-7b": (100_352, 7_298_617_344, (8, 64, 512)),
+    "gpt/olmo2-13b": (100_352, 13_716_198_400, (16, 128, 1024)),
     "bert/base": (30_522, 110_106_428, (8, 32)),
     "bert/large": (30_522, 336_226_108, (8, 32)),
 }
 
 
 def test_the_formulas_give_what_papers_and_weights_say() -> None:
-    """GPT-2's as published on the Hub; GPT-3's round to the names of table 2.1."""
+    """As published on the Hub; those of GPT-3 round to the names of table 2.1."""
     assert gpt(12, 768, 1024) == 124_439_808 and gpt(48, 1600, 1024) == 1_557_611_200
     assert llama(32, 4096, 11_008, 32_000) == 6_738_415_616
+    for name, found in {
+        "llama3.1-8b": modern(32, 4096, 14_336, 128_256, (32, 8, 128), 2 * 4096, False),
+        "llama3.1-70b": modern(80, 8192, 28_672, 128_256, (64, 8, 128), 2 * 8192, False),
+        "llama3.1-405b": modern(126, 16_384, 53_248, 128_256, (128, 8, 128), 2 * 16_384, False),
+        "qwen3-0.6b": modern(28, 1024, 3072, 151_936, (16, 8, 128), 2 * 1024 + 2 * 128, True),
+        "qwen3-32b": modern(64, 5120, 25_600, 151_936, (64, 8, 128), 2 * 5120 + 2 * 128, False),
+        "olmo2-13b": modern(40, 5120, 13_824, 100_352, (40, 40, 128), 4 * 5120, False),
+    }.items():
+        assert PRESETS[f"gpt/{name}"][1] == found, name
     assert round(gpt(96, 12288, 2048) / 1e9) == 175 and gpt(40, 5120, 2048) // 10**8 == 128
 
 

@@ -1,7 +1,6 @@
 """What is asked of a polynomial."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pretrain.kind import Kind, Late
@@ -29,15 +28,13 @@ def _summary(
         yield "points", str(len(points))
 
 
-_TRAINER = Late("pretrain.polynomial.trainer:PolynomialTrainer")
 POLYNOMIAL = Kind(
     name="polynomial",
     title="a polynomial",
     config=PolynomialConfig,
     rules=RULES,
-    trainer=_TRAINER,
+    trainer=Late("pretrain.polynomial.trainer:PolynomialTrainer"),
     open_data=_open,
     summary=_summary,
     contents=lambda points: f"{len(points)} points",
-    fake_run=partial(Late("pretrain.plan.fake_run:take_step"), _TRAINER),
 )

@@ -11,6 +11,7 @@ from pretrain.bert.finetune.data.data import LabelledBatch, LabelledTraining
 from pretrain.bert.finetune.data.examples import NO_LABEL
 from pretrain.bert.finetune.model import FinetunedBert, build_finetuned
 from pretrain.config.sections import FinetuneConfig
+from pretrain.data.transfer import to_device
 from pretrain.megatron.model_spec import ModelSpec
 from pretrain.megatron.parallel_dims import ParallelDims
 from pretrain.training.metric_sums import MetricSums
@@ -95,15 +96,18 @@ class FinetuneSpec(ModelSpec[LabelledBatch, LocalLabelled]):
 
     def localise(self, batch: LabelledBatch) -> LocalLabelled:
         """The whole batch on this rank's device; a rule refuses context parallelism."""
-        device = self.layout.device
         positions = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
         mask = None if bool(batch.padding_mask.all()) else batch.padding_mask[:, None, None]
+
+        def there(tensor: Tensor) -> Tensor:
+            return to_device(tensor, self.layout.device)
+
         return LocalLabelled(
-            tokens=batch.tokens.to(device),
-            token_types=batch.token_types.to(device),
-            position_ids=positions.to(device),
-            attention_mask=None if mask is None else mask.to(device),
-            labels=batch.labels.to(device),
+            tokens=there(batch.tokens),
+            token_types=there(batch.token_types),
+            position_ids=there(positions),
+            attention_mask=None if mask is None else there(mask),
+            labels=there(batch.labels),
         )
 
     def run(self, chunk: FinetunedBert, local: LocalLabelled) -> Tensor:

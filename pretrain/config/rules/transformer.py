@@ -38,6 +38,11 @@ def _grouped(setup: TextSetup) -> bool:
     return setup.config.model.num_query_groups is not None
 
 
+def _shared_width(setup: TextSetup) -> bool:
+    """Whether heads share the hidden size, as they do unless they have a size of their own."""
+    return getattr(setup.config.model, "head_size", None) is None
+
+
 def _head_size(setup: TextSetup) -> float:
     return setup.config.model.hidden_size / setup.config.model.num_attention_heads
 
@@ -106,11 +111,14 @@ MODEL_RULES: tuple[TextRule, ...] = (
         HEADS,
         HIDDEN,
         "{model.num_attention_heads} heads do not divide model.hidden_size {model.hidden_size}",
+        applies=_shared_width,
     ),
     Rule(
         name="rotary head size is even",
         key=HEADS,
-        applies=lambda s: s.config.model.position_embedding == "rotary" and _head_size(s).is_integer(),
+        applies=lambda s: (
+            s.config.model.position_embedding == "rotary" and _shared_width(s) and _head_size(s).is_integer()
+        ),
         holds=lambda s: _head_size(s) % 2 == 0,
         message=lambda s: (
             f"rotary positions turn pairs of numbers, and {s.config.model.num_attention_heads} heads of "

@@ -6,13 +6,13 @@ from pydantic import Field
 
 from pretrain.config.sections.resume import PREDICTED, SAME_RUN, must_agree
 from pretrain.config.sections.section import Count, PathText
-from pretrain.config.sections.text import CorpusConfig, TextDataConfig, TextModelConfig
+from pretrain.config.sections.text import Activation, CorpusConfig, TextDataConfig, TextModelConfig
 
 
 class EncoderModelConfig(TextModelConfig):
     """A bidirectional encoder."""
 
-    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
+    activation: Activation = "gelu"
     """Feed-forward activation; the original has gelu."""
     norm_epsilon: float = Field(1e-12, gt=0)
     """Added to the variance in the normalisation."""

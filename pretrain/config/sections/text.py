@@ -20,6 +20,8 @@ from pretrain.config.sections.section import (
 from pretrain.config.sections.source import ShardDataConfig, Sources
 from pretrain.config.sections.stages import CorpusScheduleConfig
 
+Activation = Literal["gelu", "gelu_tanh", "swiglu", "geglu", "geglu_tanh"]
+
 
 class TextModelConfig(ModelConfig):
     """A transformer."""
@@ -27,7 +29,8 @@ class TextModelConfig(ModelConfig):
     num_layers: Layers
     """Transformer layers; a multiple of pipeline x virtual_pipeline."""
     hidden_size: Width
-    """Width of the residual stream; a multiple of `num_attention_heads`."""
+    """Width of the residual stream; a multiple of `num_attention_heads` unless heads have a size of their
+    own."""
     num_attention_heads: Count
     """Attention heads; a multiple of `parallel.tensor`. With rotary positions their size is even."""
     num_query_groups: Count | None = None
@@ -35,7 +38,7 @@ class TextModelConfig(ModelConfig):
     heads, and is a multiple of `parallel.tensor`."""
     ffn_hidden_size: Width | None = None
     """Width of the feed-forward layer; null: 4 x `hidden_size`, or 8/3 of it rounded up to a multiple of 64
-    for swiglu."""
+    if it is gated."""
     position_embedding: Literal["learned", "rotary"] = "learned"
     """learned: one vector per position up to `batch.sequence_length`. rotary: RoPE (Su et al. 2021)."""
     rotary_base: Count | None = None
@@ -44,8 +47,9 @@ class TextModelConfig(ModelConfig):
     """Normalisation before attention, before the feed-forward layer and at the end."""
     norm_epsilon: float = Field(1e-5, gt=0)
     """Added to the variance in the normalisation."""
-    activation: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu_tanh"
-    """Feed-forward activation; gelu_tanh is GPT-2's approximation, swiglu is Shazeer (2020)."""
+    activation: Activation = "gelu_tanh"
+    """Feed-forward activation; gelu_tanh is GPT-2's approximation. swiglu, geglu and geglu_tanh are gated
+    (Shazeer 2020)."""
     bias: bool = True
     """Biases in the linear layers."""
     dropout: float = Field(0.0, ge=0, lt=1)

@@ -8,6 +8,8 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from pretrain.config.sections import ChatConfig
+from pretrain.data.batch import Batch
+from pretrain.data.transfer import to_device
 from pretrain.gpt.model import GPT
 from pretrain.gpt.spec import GptSpec, LocalGptBatch
 from pretrain.megatron.layers.vocabulary import cross_entropy, most_likely, without_padding
@@ -38,6 +40,13 @@ class ChatSums(MetricSums):
 
 
 @dataclass(frozen=True)
+class LocalChatBatch(LocalGptBatch):
+    """As `LocalGptBatch`; chosen: [M] int64, positions in [B x S] whose labels count."""
+
+    chosen: Tensor
+
+
+@dataclass(frozen=True)
 class ChatSpec(GptSpec):
     """A decoder with a loss on some of the tokens.
 
@@ -49,6 +58,13 @@ class ChatSpec(GptSpec):
     vocab_size: int
     totals: ClassVar[type[MetricSums]] = ChatSums
 
+    def localise(self, batch: Batch) -> LocalChatBatch:
+        """Positions of answers are found here, on the CPU, where nothing has to wait."""
+        whole = super().localise(batch)
+        own = self.own_positions(batch.tokens.shape[1])
+        chosen = (batch.loss_mask[:, own] > 0).flatten().nonzero()[:, 0]
+        return LocalChatBatch(**vars(whole), chosen=to_device(chosen, self.layout.device))
+
     def run(self, chunk: GPT, local: LocalGptBatch) -> Tensor:
         """On the last chunk: logits, [B, S, V]."""
         output: Tensor = chunk(local.tokens, local.position_ids, local.attention_mask)
@@ -56,12 +72,20 @@ class ChatSpec(GptSpec):
 
     def losses(self, output: Tensor, local: LocalGptBatch) -> tuple[Tensor, Tensor]:
         """Losses where `loss_mask` says so; logits of other positions are not used."""
-        counts = local.loss_mask > 0
-        labels_M = local.labels[counts]
-        logits_MV = without_padding(output[counts], self.vocab_size, self.layout.tensor_rank)
+        assert isinstance(local, LocalChatBatch)
+        labels_M = local.labels.flatten()[local.chosen]
+        chosen_MV = output.flatten(0, 1)[local.chosen]
+        logits_MV = without_padding(chosen_MV, self.vocab_size, self.layout.tensor_rank)
         group = parallel_state.get_tensor_model_parallel_group()
         right = most_likely(logits_MV, self.layout.tensor_rank, group) == labels_M
-        nll_M = cross_entropy(logits_MV, labels_M, self.layout.parallel.tensor)
+        nll_M = cross_entropy(
+            logits_MV,
+            labels_M,
+            self.layout.parallel.tensor,
+            self.layout.tensor_rank,
+            self.config.model.z_loss,
+        )
         exact = nll_M.detach().double()
-        report = [exact.sum(), counts.double().sum(), right.double().sum(), exact.square().sum()]
+        count = exact.new_full((), len(labels_M))
+        report = [exact.sum(), count, right.double().sum(), exact.square().sum()]
         return nll_M.sum()[None], torch.stack(report)

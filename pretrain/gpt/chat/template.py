@@ -1,12 +1,14 @@
 """From a conversation to tokens: one Jinja template, which training and generation both render.
 
 A template is written as for transformers: it gets `messages`, `add_generation_prompt`, `bos_token` and
-`eos_token`, in a sandbox (`ImmutableSandboxedEnvironment`) in a process of its own. Both tokens are the end
-of a document, the only special piece that every tokenizer of a GPT has. The default template uses it alone as
-a separator, and roles are plain words: no text is ever encoded into it, so no message can pass for one of
-another role, and a message has the same tokens whatever stands before it.
+`eos_token`, in a sandbox (`ImmutableSandboxedEnvironment`) in a process of its own. With a tokenizer of ours,
+both tokens are the end of a document, its only special piece. The default template uses it alone as a
+separator, and roles are plain words. With a tokenizer that was made elsewhere, a template may also write its
+special tokens by name. No message is ever encoded into a special token, so none can pass for one of another
+role.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from data_tools.bounded import read_bytes
 from data_tools.tokenizer import Tokenizer
+from data_tools.tokenizers.hf_files import CONFIG, named_tokens
 from pretrain.checkpoint import Checkpoint
 from pretrain.errors import UserError
 from pretrain.gpt.chat.conversation import Message, as_json
@@ -38,7 +41,8 @@ END = "<|endoftext|>"
 MOST_BYTES = 1 << 20
 """Size of the largest template."""
 MARK = "\0"
-"""Stands for the end of a document while a template is rendered; no message contains it."""
+"""In no message. While a template is rendered, it stands for the end of a document of a tokenizer of ours, or
+within the names of special tokens that a message spells."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,6 @@ class ChatTemplate:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: is not UTF-8 text: {error}") from None
-        if END in text:
-            raise UserError(f"{path}: spells {END}, which a message may hold too; write {{{{ eos_token }}}}")
         template = cls(text, str(path))
         _ = template._renderer
         return template
@@ -84,20 +86,34 @@ class ChatTemplate:
             answer: end where the assistant's next message begins (`add_generation_prompt`).
 
         Raises:
-            UserError: the template refuses the conversation, or fails.
+            UserError: the template refuses the conversation, or fails, or spells what only a tokenizer made
+                elsewhere has.
         """
+        if tokenizer.is_ours and END in self.source:
+            raise UserError(
+                f"{self.where}: spells {END}, which a message may hold too; write {{{{ eos_token }}}}"
+            )
+        named = {name: value for name, value in tokenizer.special.items() if len(name) > 1}
+        special = named or {MARK: tokenizer.eod_id}
+        names = re.compile("|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)))
         text = self._renderer.render(
             {
-                "messages": as_json(messages),
+                "messages": [
+                    {**message, "content": _hidden(message["content"], names)}
+                    for message in as_json(messages)
+                ],
                 "add_generation_prompt": answer,
-                "bos_token": MARK,
-                "eos_token": MARK,
+                **_token_names(tokenizer),
             }
         )
         ids: list[int] = []
-        for number, piece in enumerate(text.split(MARK)):
-            ids += [tokenizer.eod_id] if number else []
+        begin = 0
+        for found in (*names.finditer(text), None):
+            piece = text[begin : found.start() if found else None].replace(MARK, "")
             ids += tokenizer.encode(piece) if piece else []
+            if found:
+                ids.append(special[found[0]])
+                begin = found.end()
         return ids
 
     def answers(self, tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
@@ -125,6 +141,24 @@ class ChatTemplate:
             end = ids.index(tokenizer.eod_id, begin) + 1
             said[begin:end] = [True] * (end - begin)
         return ids, said
+
+
+def _hidden(content: str, names: re.Pattern[str]) -> str:
+    """A message in which no name of a special token is spelt as it stands."""
+    while (found := names.search(content)) and found[0] != MARK:
+        content = f"{content[: found.start() + 1]}{MARK}{content[found.start() + 1 :]}"
+    return content
+
+
+def _token_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """What a template calls the special tokens, such as eos_token."""
+    if tokenizer.is_ours:
+        return {"bos_token": MARK, "eos_token": MARK}
+    by_id = {value: name for name, value in tokenizer.special.items()}
+    found = {"eos_token": by_id[tokenizer.eod_id]} if tokenizer.eod_id in by_id else {}
+    if tokenizer.begin_ids:
+        found["bos_token"] = by_id.get(tokenizer.begin_ids[0], "")
+    return found | named_tokens(CONFIG, tokenizer.codec.files)
 
 
 def template_of(checkpoint: Checkpoint) -> ChatTemplate | None:

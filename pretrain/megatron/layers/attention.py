@@ -1,12 +1,13 @@
 """Core attention on torch's scaled_dot_product_attention, in place of megatron's unfused one.
 
 It supports tensor parallelism (heads are split before it), context parallelism (keys and values are gathered;
-the sequence is laid out in zigzag order so that every rank does the same work) and masks.
+the sequence is laid out in zigzag order so that every rank does the same work), masks, windows and soft-caps.
 
 Shape legend: S local sequence, K keys (= S x context parallel size), B micro-batch, N local heads, G local
 key/value heads, H head size.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -66,6 +67,45 @@ def attention_mask(
     return visible[:, None]
 
 
+def within_window(
+    mask: Tensor | None,
+    window: int,
+    queries: int,
+    keys: int,
+    context_rank: int,
+    context_size: int,
+    device: torch.device,
+) -> Tensor:
+    """Which keys each local query may see, of the `window` tokens that end with its own.
+
+    Args:
+        mask: boolean, broadcastable to [B, N, S, K]; None: all that are not behind the query.
+        window: tokens, at least 1.
+        queries: S, the last tokens of the sequence if it is on one rank.
+        keys: K.
+        context_rank: rank in the context parallel group.
+        context_size: size of that group.
+        device: of the result.
+
+    Returns:
+        Boolean, [B or 1, N or 1, S, K] or [S, K].
+    """
+    if context_size > 1:
+        query_S = zigzag_positions(context_rank, context_size, keys)
+        key_K = gathered_positions(context_size, keys)
+    else:
+        key_K = torch.arange(keys)
+        query_S = key_K[keys - queries :]
+    query_S1, key_K = query_S.to(device)[:, None], key_K.to(device)
+    inside = key_K > query_S1 - window
+    return inside & (key_K <= query_S1 if mask is None else mask)
+
+
+def capped(scores: Tensor, cap: float) -> Tensor:
+    """Scores, any shape, bent so that they stay within plus and minus `cap`."""
+    return torch.tanh(scores / cap) * cap
+
+
 class _GatherSequence(torch.autograd.Function):
     """All-gather along dimension 0; its gradient is the reduce-scatter of the gradients."""
 
@@ -111,7 +151,11 @@ class LayerCache:
 class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
     """The `core_attention` slot of a megatron-core layer.
 
-    The constructor's arguments are the slot's.
+    The constructor's arguments are the slot's, and two more.
+
+    Args:
+        windows: how many tokens each layer of the whole model attends to, None for all; empty: all to all.
+        softcap: what scores are bent to stay within; None: they are not.
     """
 
     def __init__(
@@ -124,6 +168,8 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         softmax_scale: float | None = None,
         cp_comm_type: str | None = None,
         pg_collection: Any = None,
+        windows: Sequence[int | None] = (),
+        softcap: float | None = None,
     ) -> None:
         super().__init__(config=config)
         self.causal = attn_mask_type == AttnMaskType.causal
@@ -132,6 +178,8 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         self.context_group = pg_collection.cp if config.context_parallel_size > 1 else None
         self.grouped = config.num_query_groups != config.num_attention_heads
         self.cache: LayerCache | None = None
+        self.window = windows[layer_number - 1] if windows else None
+        self.softcap = softcap
 
     def forward(
         self,
@@ -170,20 +218,57 @@ class SDPACoreAttention(MegatronModule):  # type: ignore[misc]
         if self.training and q.device.type == "cpu" and in_force().widens(q.dtype):
             # torch's backward pass in bf16 takes five times as long where bf16 is slow.
             q, k, v = q.float(), k.float(), v.float()
+        if self.window is not None and self.window < k.shape[2]:
+            k, v, attention_mask = self._in_window(q, k, v, attention_mask)
         dropout = self.dropout if self.training else 0.0
         # Heads differ between tensor parallel ranks, so their dropout masks must too. Under sequence
         # parallelism the whole layer already runs in that random stream.
         fork = dropout > 0 and not self.config.sequence_parallel
         with tensor_parallel.get_cuda_rng_tracker().fork() if fork else nullcontext():
-            out_BNSH = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=attention_mask,
-                dropout_p=dropout,
-                # torch's causal mask starts at the first key, so it is wrong for a query behind cached keys.
-                is_causal=self.causal and attention_mask is None and q.shape[2] == k.shape[2],
-                scale=self.scale,
-                enable_gqa=self.grouped,
-            )
+            # torch's causal mask starts at the first key, so it is wrong for a query behind cached keys.
+            causal = self.causal and attention_mask is None and q.shape[2] == k.shape[2]
+            if self.softcap is not None:
+                out_BNSH = self._soft_capped(q, k, v, attention_mask, causal, dropout)
+            else:
+                out_BNSH = F.scaled_dot_product_attention(
+                    q,
+                    k,
+                    v,
+                    attn_mask=attention_mask,
+                    dropout_p=dropout,
+                    is_causal=causal,
+                    scale=self.scale,
+                    enable_gqa=self.grouped,
+                )
         return out_BNSH.permute(2, 0, 1, 3).flatten(2).to(query_SBNH.dtype)
+
+    def _in_window(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values that some query has in its window, [B, G, K, H], and which of them each may see."""
+        assert self.window is not None
+        queries, keys = q.shape[2], k.shape[2]
+        if self.context_group is not None:
+            rank, size = self.context_group.rank(), self.context_group.size()
+            return k, v, within_window(mask, self.window, queries, keys, rank, size, q.device)
+        first = max(0, keys - queries - self.window + 1)
+        k, v, mask = k[:, :, first:], v[:, :, first:], None if mask is None else mask[..., first:]
+        if queries == 1:
+            return k, v, mask
+        return k, v, within_window(mask, self.window, queries, keys - first, 0, 1, q.device)
+
+    def _soft_capped(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float
+    ) -> Tensor:
+        """Attention with bent scores, [B, N, S, H]; torch's fused kernels cannot bend them."""
+        assert self.softcap is not None
+        grouped_q = q.reshape(q.shape[0], k.shape[1], -1, *q.shape[2:])  # [B, G, N / G, S, H]
+        scale = q.shape[-1] ** -0.5 if self.scale is None else self.scale
+        scores = capped((grouped_q @ k.unsqueeze(2).mT).float() * scale, self.softcap)
+        if causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            mask = mask.unsqueeze(2) if mask.dim() == 4 else mask  # [B, 1, S, K] beside groups
+            scores = scores.masked_fill(~mask, float("-inf"))
+        weights = F.dropout(scores.softmax(-1).to(v.dtype), dropout)
+        return (weights @ v.unsqueeze(2)).flatten(1, 2)

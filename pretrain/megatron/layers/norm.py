@@ -9,6 +9,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import (
+    copy_to_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
@@ -31,6 +36,44 @@ class RMSNorm(torch.nn.RMSNorm):
         _tag(self, config)
 
 
+class ZeroCenteredRMSNorm(RMSNorm):
+    """The same with 1 + weight in place of the weight, in fp32, as Gemma has it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; the last dimension is normalised."""
+        weight = 1 + self.weight.float()
+        return F.rms_norm(x.float(), self.normalized_shape, weight, self.eps).to(x.dtype)
+
+
+class WholeNorm(torch.nn.Module):
+    """RMSNorm over all heads of queries or keys, which tensor parallel ranks share.
+
+    Args:
+        config: megatron-core's.
+        hidden_size: H, of one head.
+        eps: added to the mean of squares.
+        heads: of the whole layer.
+    """
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float, heads: int) -> None:
+        super().__init__()
+        self.eps, self.tensor_parallel = eps, config.tensor_model_parallel_size > 1
+        self.width = heads * hidden_size
+        local = self.width // config.tensor_model_parallel_size
+        self.weight = torch.nn.Parameter(torch.empty(local, dtype=config.params_dtype))
+        set_tensor_model_parallel_attributes(self.weight, self.tensor_parallel, 0, 1)
+
+    def forward(self, x_SBNH: Tensor) -> Tensor:
+        """The same shape; N local heads."""
+        flat = x_SBNH.flatten(2).float()
+        squares = flat.square().sum(-1, keepdim=True)
+        if self.tensor_parallel:
+            # Each rank's output depends on the squares of all, so both passes sum over the ranks.
+            squares = copy_to_tensor_model_parallel_region(reduce_from_tensor_model_parallel_region(squares))
+        normed = flat * torch.rsqrt(squares / self.width + self.eps) * self.weight
+        return normed.to(x_SBNH.dtype).view_as(x_SBNH)
+
+
 def _tag(norm: torch.nn.Module, config: TransformerConfig) -> None:
     for parameter in norm.parameters():
         parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
@@ -38,6 +81,8 @@ def _tag(norm: torch.nn.Module, config: TransformerConfig) -> None:
 
 def norm_class(model: TextModelConfig) -> type[LayerNorm] | type[RMSNorm]:
     """The class for the model's norm slots."""
+    if getattr(model, "zero_centered_norm", False):
+        return ZeroCenteredRMSNorm
     return RMSNorm if model.normalization == "rmsnorm" else LayerNorm
 
 
@@ -63,5 +108,18 @@ class PostNormResidual(torch.nn.Module):
             x = F.dropout(x if bias is None else x + bias, dropout, training)
             normed: Tensor = self.norm(residual + x)
             return normed
+
+        return add
+
+
+class OutputNormResidual(PostNormResidual):
+    """The same slot, with the norm of what the sublayer adds (OLMo 2)."""
+
+    def forward(
+        self, training: bool, fused: bool
+    ) -> Callable[[tuple[Tensor, Tensor | None], Tensor, float], Tensor]:
+        def add(output: tuple[Tensor, Tensor | None], residual: Tensor, dropout: float) -> Tensor:
+            x, bias = output
+            return residual + F.dropout(self.norm(x if bias is None else x + bias), dropout, training)
 
         return add

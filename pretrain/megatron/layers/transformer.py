@@ -10,7 +10,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from pretrain.config.derived import ffn_hidden_size, query_groups
+from pretrain.config.derived import ffn_hidden_size, gated, head_size, query_groups
 from pretrain.config.sections import TextConfig, TextModelConfig
 from pretrain.megatron.layers.attention import SDPACoreAttention
 from pretrain.megatron.layers.linear import ColumnLinear, RowLinear
@@ -20,6 +20,8 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
     "swiglu": F.silu,
+    "geglu": F.gelu,
+    "geglu_tanh": functools.partial(F.gelu, approximate="tanh"),
 }
 
 
@@ -43,11 +45,12 @@ def transformer_config(config: TextConfig, device: torch.device) -> TransformerC
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
         num_query_groups=query_groups(model),
+        kv_channels=head_size(model),
         ffn_hidden_size=ffn_hidden_size(model),
         normalization="RMSNorm" if model.normalization == "rmsnorm" else "LayerNorm",
         layernorm_epsilon=model.norm_epsilon,
         add_bias_linear=model.bias,
-        gated_linear_unit=model.activation == "swiglu",
+        gated_linear_unit=gated(model),
         activation_func=ACTIVATIONS[model.activation],
         hidden_dropout=model.dropout,
         attention_dropout=model.dropout,

@@ -5,7 +5,10 @@ Shape legend: V local vocabulary, padding rows included; ... any shape, the same
 
 import torch
 import torch.distributed as dist
-from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
+from megatron.core.tensor_parallel import (
+    reduce_from_tensor_model_parallel_region,
+    vocab_parallel_cross_entropy,
+)
 from torch import Tensor
 
 from pretrain.training.cross_entropy import cross_entropy_in_place
@@ -25,20 +28,46 @@ def without_padding(logits: Tensor, vocab_size: int, tensor_rank: int) -> Tensor
     return logits
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, tensor_size: int) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, tensor_size: int, tensor_rank: int = 0, z_loss: float | None = None
+) -> Tensor:
     """Negative log-likelihood of each label, [...] float32.
 
     Args:
         logits: [..., V]; overwritten.
         labels: [...] int64, ids of the whole vocabulary.
         tensor_size: tensor parallel ranks that the vocabulary is split over.
+        tensor_rank: which part of the vocabulary these logits are of.
+        z_loss: weight of the squared logarithm of the softmax's denominator in the gradient; the value is
+            without it.
     """
+    if z_loss is not None:
+        # That logarithm is the loss plus the label's logit, which must be read before it is overwritten.
+        label_logits = _at_labels(logits, labels, tensor_size, tensor_rank)
+        losses = cross_entropy(logits, labels, tensor_size)
+        penalty = z_loss * (losses + label_logits).square()
+        return losses + (penalty - penalty.detach())
     if tensor_size > 1 or logits.is_cuda:
-        losses: Tensor = vocab_parallel_cross_entropy(logits, labels.contiguous())
-        return losses
+        return vocab_parallel_cross_entropy(logits, labels.contiguous())  # type: ignore[no-any-return]
     # megatron's own makes three times as many passes over the logits, and three all-reduces.
     flat = cross_entropy_in_place(logits.flatten(0, -2).float(), labels.flatten())
     return flat.view(labels.shape)
+
+
+def _at_labels(logits: Tensor, labels: Tensor, tensor_size: int, tensor_rank: int) -> Tensor:
+    """The logit of each label, [...] float32, whichever rank has it."""
+    local = labels - tensor_rank * logits.shape[-1]
+    here = (local >= 0) & (local < logits.shape[-1])
+    columns = torch.where(here, local, 0).flatten()
+    rows = torch.arange(len(columns), device=columns.device)
+    # `gather` would keep the logits for its backward pass.
+    found = logits.flatten(0, -2)[rows, columns].view(labels.shape).float()
+    if tensor_size == 1:
+        return found
+    # megatron would add up a copy of what is not contiguous, and return what it was given.
+    own = torch.where(here, found, 0.0).contiguous()
+    summed: Tensor = reduce_from_tensor_model_parallel_region(own)
+    return summed
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""The kinds of tokenizer: a file each, and a line in `registry.py`."""

@@ -1,0 +1,86 @@
+"""A job at its full size, rehearsed in one process: some of its ranks are built and take a step."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+from data_tools.counts import counted
+from pretrain.checkpoint import Checkpoint
+from pretrain.config.sections import Config, TextConfig
+from pretrain.distributed.world import DistContext
+from pretrain.megatron import pipeline
+from pretrain.rehearsal.events import Events, What
+from pretrain.rehearsal.gpu import rehearsed_world
+from pretrain.training.step_sync import StepSync
+from pretrain.training.trainer import Trainer
+
+C = TypeVar("C", bound=Config)
+Build = Callable[[C, DistContext, StepSync, Checkpoint | None], Trainer[Any]]
+
+FEW = 2
+"""Samples in a micro-batch; batch normalisation needs two."""
+
+
+def rehearse(config: C, size: int, build: Build[C]) -> None:
+    """Build a rank of each pipeline stage, take a step on some of them, and say so.
+
+    Args:
+        config: must fit the world (`config.rules`).
+        size: ranks of the job.
+        build: makes the trainer of the kind.
+
+    Raises:
+        UserError: there is no C++ compiler (`pretrain.rehearsal.shim`).
+    """
+    short: Any
+    if isinstance(config, TextConfig):
+        stages, short = config.parallel.pipeline, _short_transformer(config, size)
+    else:
+        stages, short = 1, _few_samples(config, size)
+    for stage in range(stages):
+        with _trainer(config, stage * size // stages, size, build) as (trainer, _):
+            layout = trainer.facts()["layout"]
+    print(f"model: {layout}, built for {stages} of {counted(size, 'rank')}; the others are like these")
+    for stage in sorted({0, min(1, stages - 1), stages - 1}):
+        with _trainer(short, stage * size // stages, size, build) as (trainer, events):
+            events.clear()
+            trainer.step(0)
+            waits = counted(events.of(What.SYNC).total(), "time")
+        print(f"step: one of stage {stage}, with the code for GPUs; the host waits for its GPU {waits}")
+
+
+@contextmanager
+def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple[Trainer[Any], Events]]:
+    """The trainer of a rank, whose weights are neither drawn nor read."""
+    with (
+        rehearsed_world(rank, size) as (world, events),
+        patch.object(pipeline, "initialise", lambda *_: None),
+        patch.object(Checkpoint, "load", lambda *_: None),
+        patch.object(Checkpoint, "require_all_read", lambda *_: None),
+    ):
+        yield build(config, world, StepSync(world), None), events
+
+
+def _few_samples(config: Any, size: int) -> Any:
+    """The same job with few samples, of one source: its weights need not suit so few."""
+    few = min(FEW, config.batch.micro_size or FEW)
+    batch = config.batch.model_copy(update={"micro_size": few, "global_size": few * size})
+    sources = config.data.train
+    train = sources[:1] if isinstance(sources, tuple) else sources
+    return config.model_copy(update={"batch": batch, "data": config.data.model_copy(update={"train": train})})
+
+
+def _short_transformer(config: TextConfig, size: int) -> TextConfig:
+    """The same layout with few samples, and layers that are alike only once in each chunk."""
+    parallel, few = config.parallel, min(FEW, config.batch.micro_size)
+    chunks = parallel.virtual_pipeline and min(2, parallel.virtual_pipeline)
+    # As many micro-batches as there are stages fill a pipeline.
+    samples = few * parallel.pipeline * size // config.replica_ranks
+    batch = config.batch.model_copy(update={"micro_size": few, "global_size": samples})
+    model = config.model.model_copy(update={"num_layers": parallel.pipeline * (chunks or 1)})
+    parallel = parallel.model_copy(update={"virtual_pipeline": chunks})
+    schedule = config.schedule.model_copy(update={"batch_size": None})
+    return config.model_copy(
+        update={"batch": batch, "model": model, "parallel": parallel, "schedule": schedule}
+    )
