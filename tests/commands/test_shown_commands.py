@@ -198,7 +198,7 @@ class Scene:
 
 def fitting(config: Config) -> list[str]:
     """Overrides for the size of a stand-in: a thousandth of one is too little to validate on."""
-    return ["data.validation_fraction=0.1"] if getattr(config.data, "validation_fraction", None) else []
+    return ["data.validation_fraction=0.2"] if getattr(config.data, "validation_fraction", None) else []
 
 
 def give_shards(path: Path, config: Config) -> None:

@@ -94,7 +94,10 @@ CNN: Entries = {
     "health.max_rollbacks": ("rollback", 1, 2, "losses", ROLL_BACK),
 }
 SHARED = tuple(ELSEWHERE)
-UNSEEN = {"model.kind": "it decides which of the trainers is built; any other name is refused"}
+UNSEEN = {
+    "model.kind": "it decides which of the trainers is built; any other name is refused",
+    "optimizer.kind": "there is one so far; another one trains and resumes in test_extension",
+}
 KINDS: dict[str, tuple[type[Any], Entries]] = {"gan": (GanConfig, GAN), "cnn": (CnnConfig, CNN)}
 SEEN: dict[tuple[str, str], Effect] = {
     (kind, key): two(key, *entry[:-1], **entry[-1]) if isinstance(entry[-1], dict) else two(key, *entry)
@@ -113,8 +116,8 @@ SMALL = {"model__generator_channels": 2, "model__discriminator_channels": 2, "ev
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_key_has_an_entry(kind: str) -> None:
     config, entries = KINDS[kind]
-    known = [*entries, *SHARED, *UNSEEN]
-    assert sorted(known) == sorted(dotted(path) for path, _ in leaf_keys(config))
+    keys = {dotted(path) for path, _ in leaf_keys(config)}
+    assert sorted([*entries, *SHARED, *(UNSEEN.keys() & keys)]) == sorted(keys)
 
 
 def write(folder: Path, kind: str, keys: dict[str, Any]) -> str:
