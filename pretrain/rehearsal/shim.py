@@ -35,13 +35,12 @@ def _library() -> ctypes.CDLL:
     torch = _torch()
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch / "lib" / name), mode=ctypes.RTLD_GLOBAL)
-    path = built_library()
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(built_library()))
     except OSError as error:  # a home mounted noexec, or a file that was damaged
         raise UserError(
-            f"the pretended GPU cannot be loaded: {error}; remove {path}, or set XDG_CACHE_HOME to a folder "
-            "from which programs may run"
+            f"the pretended GPU cannot be loaded: {error}; remove this file, or name in "
+            "XDG_CACHE_HOME a folder from which programs may run"
         ) from None
     library.fake_cuda.argtypes, library.fake_cuda.restype = [ctypes.c_bool], None
     return library
