@@ -1,5 +1,6 @@
-// One pretended GPU for a torch that sees none: enough for fake tensors on cuda:0 and for autograd's thread.
-// `fake_cuda(true)` puts it in, `fake_cuda(false)` takes it out. No kernel is ever launched.
+// One pretended GPU for a torch that sees none, whether or not it was built with CUDA: enough for fake tensors on
+// cuda:0 and for autograd's thread. `fake_cuda(true)` puts it in, `fake_cuda(false)` takes it out. No kernel is
+// ever launched.
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 

@@ -1,12 +1,14 @@
 """Builds and loads `fake_cuda.cpp`, which makes torch believe in a GPU.
 
-torch's builds without CUDA refuse a backward pass of CUDA tensors, even of fake ones. Nothing in Python can
-change that, so a C++ compiler is needed: once for each version of torch, after which the library is cached.
+Where there is no GPU, torch refuses a backward pass of CUDA tensors, even of fake ones. Nothing in Python can
+change that, so a C++ compiler is needed: once for each build of torch, after which the library is cached. The
+library replaces what a CUDA build has registered as well as what a CPU build lacks.
 """
 
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import tempfile
 from functools import cache
@@ -23,7 +25,7 @@ COMPILERS = ("c++", "g++", "clang++")
 def pretend_gpu(on: bool) -> None:
     """Put the pretended GPU into torch, or take it out again.
 
-    Raises UserError: there is no C++ compiler, or it failed.
+    Raises UserError: there is no C++ compiler, it failed, or its library cannot be loaded.
     """
     _library().fake_cuda(on)
 
@@ -33,7 +35,13 @@ def _library() -> ctypes.CDLL:
     torch = _torch()
     for name in ("libc10.so", "libtorch_cpu.so"):
         ctypes.CDLL(str(torch / "lib" / name), mode=ctypes.RTLD_GLOBAL)
-    library = ctypes.CDLL(str(built_library()))
+    try:
+        library = ctypes.CDLL(str(built_library()))
+    except OSError as error:  # a home mounted noexec, or a file that was damaged
+        raise UserError(
+            f"the pretended GPU cannot be loaded: {error}; remove this file, or name in "
+            "XDG_CACHE_HOME a folder from which programs may run"
+        ) from None
     library.fake_cuda.argtypes, library.fake_cuda.restype = [ctypes.c_bool], None
     return library
 
@@ -47,7 +55,8 @@ def _torch() -> Path:
 def built_library() -> Path:
     """The library for the installed torch, built if the cache has none. Raises UserError as `pretend_gpu`."""
     torch = _torch()
-    source = SOURCE.read_bytes() + (torch / "version.py").read_bytes()
+    # Machines of several architectures may share one home.
+    source = SOURCE.read_bytes() + (torch / "version.py").read_bytes() + platform.machine().encode()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pretrain"
     library = folder / f"fake_cuda-{hashlib.sha256(source).hexdigest()[:16]}.so"
     if library.exists():
@@ -68,8 +77,11 @@ def built_library() -> Path:
             command += ["-lc10", "-ltorch_cpu", "-o", str(made)]
             done = children.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[0]
-                raise UserError(f"{compiler} could not build {SOURCE}: {last}")
+                first = (done.stderr.strip().splitlines() or ["no message"])[0]
+                raise UserError(
+                    f"{compiler} could not build {SOURCE}: {first}; torch needs a compiler that knows C++20, "
+                    "and CXX may name one"
+                )
             made.replace(library)
     except OSError as error:
         raise UserError(f"{library} cannot be built: {error.strerror} ({error.filename})") from None
