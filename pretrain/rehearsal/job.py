@@ -36,7 +36,7 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
     whole: Any = config  # no class says which kinds of config have a batch, or a pipeline
     is_pipeline = hasattr(getattr(whole, "parallel", None), "pipeline")
     stages = whole.parallel.pipeline if is_pipeline else 1
-    short = _short_transformer(whole, size) if is_pipeline else _few_samples(whole, size)
+    short: Any = _short_transformer(whole, size) if is_pipeline else _few_samples(whole, size)
     for stage in range(stages):
         with _trainer(config, stage * size // stages, size, build) as (trainer, _):
             layout = trainer.facts()["layout"]
