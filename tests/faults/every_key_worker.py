@@ -71,6 +71,7 @@ def of_a_trainer(trainer: MegatronTrainer) -> dict[str, Any]:
         "weights": {
             name: float(p.detach().double().std()) for name, p in chunk.named_parameters() if p.numel() > 1
         },
+        "means": {name: float(p.detach().double().mean()) for name, p in chunk.named_parameters()},
         "micro_batches": [list(batch.tokens.shape) for batch in batches],
         "tokens": [hashlib.sha256(batch.tokens.numpy().tobytes()).hexdigest() for batch in batches],
         "samples_per_epoch": trainer.data.samples_per_epoch,
@@ -88,7 +89,9 @@ def of_health(trainer: MegatronTrainer) -> dict[str, Any]:
     """The verdicts on a NaN, on a spike and on a rollback too many."""
     honest = trainer.memory
     with (
-        mock.patch.object(trainer.optimizer, "gradient_norm", return_value=float("nan")),
+        mock.patch.object(
+            trainer.optimizer, "gradient_norm", return_value=torch.tensor(float("nan"), dtype=torch.float64)
+        ),
         mock.patch("pretrain.megatron.trainer.find_nonfinite", return_value=""),
     ):
         nonfinite = [said_by(lambda: trainer.step(STEPS)).split(":")[0] for _ in range(4)]

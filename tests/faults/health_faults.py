@@ -134,10 +134,10 @@ def bad_norm(switch: Switch) -> Any:
     """A rank alone finds the norm not finite, once."""
     honest = Optimizer.gradient_norm
 
-    def gradient_norm(optimizer: Optimizer) -> float:
+    def gradient_norm(optimizer: Optimizer) -> torch.Tensor:
         norm = honest(optimizer)
         switch.on, was_on = False, switch.on
-        return NAN if was_on else norm
+        return torch.full_like(norm, NAN) if was_on else norm
 
     return mock.patch.object(Optimizer, "gradient_norm", gradient_norm)
 

@@ -111,7 +111,7 @@ ENTRIES: dict[str, tuple[Any, ...]] = {
     "model.qkv_bias": ("parameters", False, True, {"model__bias": False}),
     "model.qk_norm": ("parameters", "head", "whole", {"model__normalization": "rmsnorm"}),
     "model.norm_position": ("parameters", "output", "both"),
-    "model.zero_centered_norm": ("losses", False, True, {"model__normalization": "rmsnorm"}),
+    "model.zero_centered_norm": ("means", False, True, {"model__normalization": "rmsnorm"}),
     "model.rotary_fraction": ("losses", None, 0.5, "weights", ROTARY),
     "model.rotary_scaling": (
         "losses",

@@ -63,7 +63,8 @@ def make_model(folder: Path) -> None:
         vocab_size=420, special_tokens=[*SPECIAL], initial_alphabet=alphabet, show_progress=False
     )
     library.train_from_iterator(TEXTS, trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
+    hf: Any = transformers  # whose functions are not all typed
+    tokenizer = hf.PreTrainedTokenizerFast(
         tokenizer_object=library, bos_token=SPECIAL[0], eos_token=SPECIAL[2], chat_template=TEMPLATE
     )
     tokenizer.save_pretrained(folder)
@@ -91,7 +92,8 @@ def perplexities(folder: Path, shards: Path) -> dict[str, float]:
     """By token, word and byte, in a plain loop over windows of whole documents, one after the other."""
     reader = ShardReader(shards)
     ids = torch.tensor(reader.read(0, len(reader)).astype(int))
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    hf: Any = transformers
+    model = hf.AutoModelForCausalLM.from_pretrained(folder).eval()
     total, begin = 0.0, 0
     while begin < len(ids) - 1:
         window = ids[begin : begin + LENGTH + 1]
@@ -99,7 +101,7 @@ def perplexities(folder: Path, shards: Path) -> dict[str, float]:
             logits = model(window[None, :-1]).logits.double()
         total += float(torch.nn.functional.cross_entropy(logits[0], window[1:], reduction="sum"))
         begin += LENGTH
-    text = transformers.AutoTokenizer.from_pretrained(folder).decode(ids[1:])
+    text = hf.AutoTokenizer.from_pretrained(folder).decode(ids[1:])
     documents = text.split(SPECIAL[2])
     counts = {
         "token": len(ids) - 1,
@@ -151,8 +153,9 @@ def answers(own: Tokenizer, world: DistContext) -> dict[str, Any]:
     ids = [template.tokens(own, messages, answer=True) for messages in asked]
     ours = answer(speaker, template, asked, 8, Sampling(greedy=True), lambda _: None)
     parallel_state.destroy_model_parallel()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER / "out")
-    model = transformers.AutoModelForCausalLM.from_pretrained(FOLDER / "out").eval()
+    hf: Any = transformers
+    tokenizer = hf.AutoTokenizer.from_pretrained(FOLDER / "out")
+    model = hf.AutoModelForCausalLM.from_pretrained(FOLDER / "out").eval()
     their_ids, replies = [], []
     for question, given in zip(QUESTIONS, ids, strict=True):
         messages = [{"role": "user", "content": question}]
@@ -187,5 +190,5 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     print(json.dumps(main(), default=str))

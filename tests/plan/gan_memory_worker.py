@@ -71,7 +71,7 @@ def measure(world: DistContext, changes: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with (
         mock.patch.object(gan_trainer, "open_images", lambda *_: images),
-        mock.patch.object(gan_trainer, "ReplicaCheck"),  # which has a table of its own
+        mock.patch("pretrain.training.trainer.ReplicaCheck"),  # which has a table of its own
         make_books() as books,
     ):
         trainer = gan_trainer.GanTrainer(config, world)
