@@ -11,7 +11,6 @@ from pathlib import Path
 from data_tools.counts import counted
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
-from pretrain.config.sections import Config
 from pretrain.errors import UserError
 from pretrain.kinds import kind_of
 from pretrain.run.folder import RunFolder
@@ -47,11 +46,6 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
 
     rehearse(config, size, kind.trainer)
     print("this would run")
-
-
-def _job_size(config: Config) -> int:
-    slurm = config.slurm
-    return slurm.nodes * slurm.gpus_per_node if slurm.nodes and slurm.gpus_per_node else 1
 
 
 def _require_writable(folder: Path) -> None:

@@ -23,7 +23,7 @@ FEW = 2
 
 
 def rehearse(config: C, size: int, build: Build[C]) -> None:
-    """Build a rank of each pipeline stage, take a step on some of them, and say so.
+    """Build the last rank, take a step on the first and the last pipeline stage of a smaller job, and say so.
 
     Args:
         config: must fit the world (`config.rules`).
@@ -36,13 +36,13 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
     whole: Any = config  # no class says which kinds of config have a batch, or a pipeline
     is_pipeline = hasattr(getattr(whole, "parallel", None), "pipeline")
     stages = whole.parallel.pipeline if is_pipeline else 1
-    short = _short_transformer(whole, size) if is_pipeline else _few_samples(whole, size)
-    for stage in range(stages):
-        with _trainer(config, stage * size // stages, size, build) as (trainer, _):
-            layout = trainer.facts()["layout"]
-    print(f"model: {layout}, built for {stages} of {counted(size, 'rank')}; the others are like these")
-    for stage in sorted({0, min(1, stages - 1), stages - 1}):
-        with _trainer(short, stage * size // stages, size, build) as (trainer, events):
+    with _trainer(config, size - 1, size, build) as (trainer, _):
+        layout = trainer.facts()["layout"]
+    built = f"built for the last of {counted(size, 'rank')}"
+    print(f"model: {layout}, {built}; the others are made of the same parts")
+    small, fewer = _small_transformer(whole, size) if is_pipeline else (_few_samples(whole, size), size)
+    for stage in sorted({0, stages - 1}):
+        with _trainer(small, fewer - 1 if stage else 0, fewer, build) as (trainer, events):
             events.clear()
             trainer.step(0)
             waits = counted(events.of(What.SYNC).total(), "time")
@@ -70,16 +70,26 @@ def _few_samples(config: Any, size: int) -> Any:
     return config.model_copy(update={"batch": batch, "data": config.data.model_copy(update={"train": train})})
 
 
-def _short_transformer(config: TextConfig, size: int) -> TextConfig:
-    """The same layout with few samples, and layers that are alike only once in each chunk."""
+def _small_transformer(config: TextConfig, size: int) -> tuple[Any, int]:
+    """The same kind of layout, at most two of each that are alike: stages, chunks, replicas and samples.
+
+    Returns:
+        The config, and the ranks of the job.
+    """
     parallel, few = config.parallel, min(FEW, config.batch.micro_size)
+    stages = min(2, parallel.pipeline)
     chunks = parallel.virtual_pipeline and min(2, parallel.virtual_pipeline)
+    replicas = min(2, size // config.replica_ranks)
     # As many micro-batches as there are stages fill a pipeline.
-    samples = few * parallel.pipeline * size // config.replica_ranks
-    batch = config.batch.model_copy(update={"micro_size": few, "global_size": samples})
-    model = config.model.model_copy(update={"num_layers": parallel.pipeline * (chunks or 1)})
-    parallel = parallel.model_copy(update={"virtual_pipeline": chunks})
-    schedule = config.schedule.model_copy(update={"batch_size": None})
-    return config.model_copy(
-        update={"batch": batch, "model": model, "parallel": parallel, "schedule": schedule}
+    batch = config.batch.model_copy(update={"micro_size": few, "global_size": few * stages * replicas})
+    model = config.model.model_copy(update={"num_layers": stages * (chunks or 1)})
+    update = {"virtual_pipeline": chunks, "pipeline": stages}
+    small = config.model_copy(
+        update={
+            "batch": batch,
+            "model": model,
+            "parallel": parallel.model_copy(update=update),
+            "schedule": config.schedule.model_copy(update={"batch_size": None}),
+        }
     )
+    return small, replicas * small.replica_ranks

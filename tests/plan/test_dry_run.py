@@ -115,15 +115,15 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, tuple[str, st
 @pytest.mark.parametrize(
     ("name", "opened", "built", "steps"),
     [
-        ("gpt", "ids", "TP2 x PP4 x DP8 + SP, built for 4 of 64 ranks", 3),
-        ("rnn", "", "DP64, built for 1 of 64 ranks", 1),
-        ("cnn", "", "DP64, built for 1 of 64 ranks", 1),
-        ("gan", "", "DP64, ZeRO 2 (G) and 3 (D), built for 1 of 64 ranks", 1),
+        ("gpt", "ids", "TP2 x PP4 x DP8 + SP, built for the last of 64 ranks", 2),
+        ("rnn", "", "DP64, built for the last of 64 ranks", 1),
+        ("cnn", "", "DP64, built for the last of 64 ranks", 1),
+        ("gan", "", "DP64, ZeRO 2 (G) and 3 (D), built for the last of 64 ranks", 1),
         # Few rows need not be what the weights of the sources ask for.
-        ("sources", "", "one process, built for 1 of 1 rank", 1),
-        ("classification", "2 examples of 2 classes", "built for 2 of 64 ranks", 2),
-        ("tagging", "2 examples of 2 classes", "built for 2 of 64 ranks", 2),
-        ("chat", "", "built for 2 of 64 ranks", 2),
+        ("sources", "", "one process, built for the last of 1 rank", 1),
+        ("classification", "2 examples of 2 classes", "built for the last of 64 ranks", 2),
+        ("tagging", "2 examples of 2 classes", "built for the last of 64 ranks", 2),
+        ("chat", "", "built for the last of 64 ranks", 2),
     ],
 )
 def test_a_job_is_rehearsed(

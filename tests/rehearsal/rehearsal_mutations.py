@@ -54,7 +54,8 @@ def _synchronised(reduce: Callable[[StepSync], None]) -> Callable[[StepSync], No
 
 def _norm_by_norm(optimizer: Optimizer) -> Tensor:
     optimizer._megatron.prepare_grads()
-    return torch.tensor(float(optimizer._megatron.get_grad_norm()), dtype=torch.float64, device="cuda")
+    norms = [float(gradient.norm()) for gradient in optimizer._megatron.get_main_grads_for_grad_norm()]
+    return torch.tensor(norms, dtype=torch.float64, device="cuda").norm()
 
 
 MUTATIONS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
