@@ -180,6 +180,8 @@ def _unknown_key(top: type[Section], path: KeyPath) -> tuple[str, str | None]:
     word = str(path[-1])
     section = section_at(top, path[:-1])
     here = list(keys_of(section)) if section else []
+    if len(path) == 1:
+        here.append("base")  # of a file, not of the config that it becomes
     kind = "key" if len(path) > 1 else "section or key"
     others = kinds_with(path)
     if others:

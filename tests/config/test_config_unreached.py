@@ -103,7 +103,7 @@ def test_a_game_of_few_steps() -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_shipped_configs_reach_what_they_say(path: Path) -> None:
-    """But the average of the smallest GAN, whose run is short, and a schedule that was cut short as published."""
+    """But the average of the smallest GAN, whose run is short, and a schedule that its authors cut short."""
     keys = [key for key, _ in unreached(read_config(str(path)).config)]
     short = {"gan/quickstart.yaml": ["model.ema_decay"], "gpt/olmo2-7b.yaml": ["schedule.decay_steps"]}
     assert keys == short.get("/".join(path.parts[-2:]), [])
