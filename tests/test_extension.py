@@ -164,7 +164,7 @@ def test_its_config_is_checked_with_its_own_rules_and_its_own_data(product: Path
 def test_it_is_tried_at_its_full_size_without_a_gpu(product: Path) -> None:
     said = answer(product, "train", "a.yaml", "--dry-run", "--processes", "4")
     assert "data: opened, 32 points" in said
-    assert "built for 1 of 4 ranks" in said
+    assert "built for the last of 4 ranks" in said
     assert said.endswith("the host waits for its GPU 1 time this would run")
 
 

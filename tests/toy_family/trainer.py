@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pretrain.data.dataset import NO_VALIDATION
 from pretrain.data.order import micro_batch_samples
+from pretrain.data.transfer import to_device
 from pretrain.errors import UserError
 from pretrain.training.data_parallel import DataParallelTrainer
 
@@ -59,7 +60,7 @@ class PolynomialTrainer(DataParallelTrainer[Any, Tensor]):
         return self.points[[sample % len(self.points) for sample in samples]]
 
     def losses(self, batch: Tensor, micro_batch: int) -> Tensor:
-        x_B, y_B = batch.T
+        x_B, y_B = to_device(batch, self.world.device).T
         powers_BD = torch.stack([x_B**power for power in range(1, self.config.model.degree + 1)], 1)
         return (self.model(powers_BD)[:, 0] - y_B).square().sum()
 
