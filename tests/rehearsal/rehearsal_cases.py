@@ -220,4 +220,5 @@ CASES = (
     _zero(2, 2, "loss.r1=1"),
     _zero(2, 2, "parallel.offload_optimizer=true"),
     _zero(3, 2, "loss.r1=1"),
+    _zero(3, 3, "model.spectral_norm=true", "loss.gradient_penalty=0", "loss.penalty_every=null"),
 )
