@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.counts import counted
+from pretrain.config.inherit import goes_on
 from pretrain.config.load import load_config
 from pretrain.config.resolved import config_to_yaml
 from pretrain.errors import UserError
@@ -42,9 +43,11 @@ def dry_run_command(path: str, overrides: Sequence[str], processes: int | None) 
     changes = RunFolder(config.run.dir).require_fit(config_to_yaml(config), config.run.resume)
     there = "goes on with the run in it" if RunFolder(config.run.dir).is_run else "is new"
     print(f"run.dir: {config.run.dir} {there}" + (f", with other {', '.join(changes)}" if changes else ""))
+    from pretrain.checkpoint import open_checkpoint, resolve
     from pretrain.rehearsal.job import rehearse
 
-    rehearse(config, size, kind.trainer)
+    own = open_checkpoint(resolve(config.run.dir)) if goes_on(config.run.dir, config.model.kind) else None
+    rehearse(config, size, kind.trainer, own)
     print("this would run")
 
 

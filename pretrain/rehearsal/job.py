@@ -22,13 +22,14 @@ FEW = 2
 """Samples in a micro-batch; batch normalisation needs two."""
 
 
-def rehearse(config: C, size: int, build: Build[C]) -> None:
+def rehearse(config: C, size: int, build: Build[C], own: Checkpoint | None = None) -> None:
     """Build the last rank, take a step on the first and the last pipeline stage of a smaller job, and say so.
 
     Args:
         config: must fit the world (`config.rules`).
         size: ranks of the job.
         build: makes the trainer of the kind.
+        own: the checkpoint that the run goes on from; it is not read.
 
     Raises:
         UserError: there is no C++ compiler (`pretrain.rehearsal.shim`).
@@ -36,13 +37,13 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
     whole: Any = config  # no class says which kinds of config have a batch, or a pipeline
     is_pipeline = hasattr(getattr(whole, "parallel", None), "pipeline")
     stages = whole.parallel.pipeline if is_pipeline else 1
-    with _trainer(config, size - 1, size, build) as (trainer, _):
+    with _trainer(config, size - 1, size, build, own) as (trainer, _):
         layout = trainer.facts()["layout"]
     built = f"built for the last of {counted(size, 'rank')}"
     print(f"model: {layout}, {built}; the others are made of the same parts")
     small, fewer = _small_transformer(whole, size) if is_pipeline else (_few_samples(whole, size), size)
     for stage in sorted({0, stages - 1}):
-        with _trainer(small, fewer - 1 if stage else 0, fewer, build) as (trainer, events):
+        with _trainer(small, fewer - 1 if stage else 0, fewer, build, own) as (trainer, events):
             events.clear()
             trainer.step(0)
             waits = counted(events.of(What.SYNC).total(), "time")
@@ -50,7 +51,9 @@ def rehearse(config: C, size: int, build: Build[C]) -> None:
 
 
 @contextmanager
-def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple[Trainer[Any], Events]]:
+def _trainer(
+    config: C, rank: int, size: int, build: Build[C], own: Checkpoint | None
+) -> Iterator[tuple[Trainer[Any], Events]]:
     """The trainer of a rank, whose weights are neither drawn nor read."""
     with (
         rehearsed_world(rank, size) as (world, events),
@@ -58,7 +61,7 @@ def _trainer(config: C, rank: int, size: int, build: Build[C]) -> Iterator[tuple
         patch.object(Checkpoint, "load", lambda *_: None),
         patch.object(Checkpoint, "require_all_read", lambda *_: None),
     ):
-        yield build(config, world, StepSync(world), None), events
+        yield build(config, world, StepSync(world), own), events
 
 
 def _few_samples(config: Any, size: int) -> Any:

@@ -177,7 +177,7 @@ def test_a_template_stays_with_a_tokenizer_of_ours(
     files = open_checkpoint(tmp_path / "run/checkpoints/step-00000000").files
     assert ("chat_template.jinja" in files) == (rows == 257) == ("tokenizer/tokenizer.json" in files)
     assert ("resize_token_embeddings(257) of transformers drops them" in said) == (rows == 260)
-    assert ("a template goes with a tokenizer of ours" in said) == (rows == 260)
+    assert ("did not come along: it goes with its tokenizer" in said) == (rows == 260)
 
 
 NORMALISERS = {

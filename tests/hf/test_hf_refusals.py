@@ -11,6 +11,7 @@ import pytest
 import torch
 from config_files import small_config
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from data_tools.tokenizer import byte_tokenizer
 from pretrain.errors import IntegrityError, UserError
@@ -83,7 +84,7 @@ def test_an_architecture_that_is_not_known(model: Path) -> None:
     ("values", "said"),
     [
         ({"hidden_act": "relu"}, "hidden_act: 'relu'"),
-        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "'linear'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"residual_multiplier": 0.5}, "residual_multiplier: 0.5 is not known here"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
         ({"model_type": "gpt2"}, "model_type 'gpt2' is not 'llama'"),
@@ -168,8 +169,14 @@ def test_files_that_are_damaged(model: Path) -> None:
 def test_a_tokenizer_of_another_model(model: Path) -> None:
     byte_tokenizer().save(model / "pretrain-tokenizer")
     refused(model, "pretrain-tokenizer: the tokenizer has 257 ids and the embedding 31 rows")
-    (model / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 40}}}))
-    refused(model, "tokenizer.json: the tokenizer has 41 ids and the embedding 31 rows")
+    shutil.rmtree(model / "pretrain-tokenizer")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: number for number, character in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.save(str(model / "tokenizer.json"))
+    (model / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    refused(model, "tokenizer.json: the tokenizer has 257 ids and the embedding 31 rows")
 
 
 def test_logits_that_differ_end_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from bert_shards import easy_bert_shards
 from chat_runs import PAIRS, write_pairs
-from ranks import run_ranks
+from ranks import run_pretrain, run_ranks
 from text_shards import build_shards
 
 from data_tools.tokenizer import byte_tokenizer
@@ -103,9 +103,9 @@ def test_check_and_dry_run_need_no_parent_of_a_run_that_goes_on(
     path, overrides = str(runs / f"{kind}.yaml"), overrides_for(runs, kind)
     check_command(path, overrides, None, show=False, data=True)
     assert "no problem found" in capsys.readouterr().out
-    dry_run_command(path, overrides, 1)
-    said = capsys.readouterr().out
-    assert "goes on with the run in it" in said and said.endswith("this would run\n")
+    done = run_pretrain("train", path, *overrides, "--dry-run")
+    said = done.stdout
+    assert "goes on with the run in it" in said and said.endswith("this would run\n"), done.stderr
     anew = [f"run.dir={runs / 'new'}", "run.steps=4"]
     with pytest.raises(UserError, match=rf"model\.init_from: '{runs}/parent-.*' holds no run"):
         check_command(path, anew, None, show=False, data=True)
