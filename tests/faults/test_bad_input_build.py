@@ -54,8 +54,11 @@ def test_text_that_is_none(commands: Commands, good_shards: Path, tmp_path: Path
 def test_a_tokenizer_that_is_none(commands: Commands, good_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     source = ["data", "build", "--input", tmp_path / "a.txt", "--output", tmp_path / "out", "--tokenizer"]
-    for path in (tmp_path / "gone", good_shards):
-        commands.run(*source, path).refused(2, f"{path}: not a tokenizer directory (no tokenizer.json)")
+    for path, why in (
+        (tmp_path / "gone", "no such file or folder"),
+        (good_shards, "holds no *tokenizer.json"),
+    ):
+        commands.run(*source, path).refused(2, f"{path}: not a tokenizer directory or file ({why}")
     assert not (tmp_path / "out").exists()
 
 

@@ -155,5 +155,6 @@ def test_every_key_has_an_entry() -> None:
     mine = {
         dotted(path) for kind in (BertConfig, ClassifierConfig, TaggerConfig) for path, _ in leaf_keys(kind)
     }
-    common = {dotted(path) for path, _ in leaf_keys(GptConfig)} - {"model.init_from"}  # needed here
+    common = {dotted(path) for path, _ in leaf_keys(GptConfig)}
+    common -= {"model.init_from", "model.norm_position"}  # the one is needed here, the other has other values
     assert sorted(mine - common) == sorted([*SAMPLES, *EXAMPLES, *ELSEWHERE])
