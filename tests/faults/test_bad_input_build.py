@@ -54,10 +54,8 @@ def test_text_that_is_none(commands: Commands, good_shards: Path, tmp_path: Path
 def test_a_tokenizer_that_is_none(commands: Commands, good_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     source = ["data", "build", "--input", tmp_path / "a.txt", "--output", tmp_path / "out", "--tokenizer"]
-    for path, why in (
-        (tmp_path / "gone", "no such file or folder"),
-        (good_shards, "holds no *tokenizer.json"),
-    ):
+    wrong = {tmp_path / "gone": "no such file or folder", good_shards: "holds no *.json, *.model, *.tiktoken"}
+    for path, why in wrong.items():
         commands.run(*source, path).refused(2, f"{path}: not a tokenizer directory or file ({why}")
     assert not (tmp_path / "out").exists()
 
